@@ -1,0 +1,97 @@
+"""Several processes that act as one: what counts is the global batch.
+
+Each process, a rank, holds a contiguous share of every global batch. Sums over the batch are
+sums over ranks, so that loss, batch-norm statistics and gradients are those of one process.
+With one process every function here is free.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def num_ranks() -> int:
+    """The number of processes that train together, 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if num_ranks() > 1 else 0
+
+
+def share(size: int) -> slice:
+    """The rows of a global batch of ``size`` that are this rank's: contiguous, even to one row."""
+    ranks, mine = num_ranks(), rank()
+    return slice(size * mine // ranks, size * (mine + 1) // ranks)
+
+
+def sum_in_place(tensor: Tensor) -> Tensor:
+    """Replaces ``tensor`` by its sum over all ranks; no gradient."""
+    if num_ranks() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def global_sum(tensor: Tensor) -> Tensor:
+    """The sum of ``tensor`` over all ranks, through which gradients flow back to every rank."""
+    total: Tensor = _GlobalSum.apply(tensor) if num_ranks() > 1 else tensor
+    return total
+
+
+def sum_gradients(parameters: Iterable[Tensor]) -> None:
+    """Adds up the gradients of all ranks, in one message for each dtype and device."""
+    if num_ranks() == 1:
+        return
+    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for parameter in parameters:
+        if parameter.grad is not None:
+            groups.setdefault((parameter.dtype, parameter.device), []).append(parameter.grad)
+    for gradients in groups.values():
+        flat = sum_in_place(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+        parts = flat.split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def agreed(flag: bool) -> bool:  # noqa: FBT001 - a fact about this rank
+    """Whether the flag is up on any rank, the same answer on all."""
+    if num_ranks() == 1:
+        return flag
+    return bool(sum_in_place(torch.tensor(int(flag))).item())
+
+
+def from_first(text: str) -> str:
+    """The first rank's text, on all."""
+    if num_ranks() == 1:
+        return text
+    texts = [text]
+    dist.broadcast_object_list(texts)
+    return texts[0]
+
+
+def barrier() -> None:
+    """Waits until every rank has come here."""
+    if num_ranks() > 1:
+        dist.barrier()
+
+
+class _GlobalSum(torch.autograd.Function):
+    @staticmethod
+    def forward(tensor: Tensor) -> Tensor:
+        return sum_in_place(tensor.clone())
+
+    @staticmethod
+    def setup_context(ctx: object, inputs: object, output: object) -> None:
+        """Nothing is needed: the derivative of a sum over ranks is the sum over ranks."""
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return sum_in_place(gradient.clone())

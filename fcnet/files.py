@@ -1,0 +1,139 @@
+"""Files that change whole or not at all, and that are not believed before their checksum is."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fcnet.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+_CHECKSUM = re.compile(rb'"checksum": "([0-9a-f]{64})"')
+_NO_CHECKSUM = b'"checksum": "' + b"0" * 64 + b'"'
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary sibling of ``path`` that takes its place when the block ends well.
+
+    The sibling is flushed to the disk before it is renamed and removed when the block fails, so
+    that ``path`` holds its old bytes or its new ones at every moment, and nothing else is left.
+
+    Args:
+        path: the file to create or replace; its folder must exist.
+
+    Yields:
+        The sibling's path, an empty file to be written.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    sibling = Path(name)
+    try:
+        yield sibling
+        sibling.chmod(0o666 & ~_umask())
+        flush(sibling)
+        sibling.replace(path)
+        flush(path.parent)
+    finally:
+        sibling.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes ``text`` to ``path`` whole or not at all, as UTF-8."""
+    with replacing(path) as sibling:
+        sibling.write_bytes(text.encode())
+
+
+def flush(path: Path) -> None:
+    """Waits until what was written to a file or a folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_sealed(stem: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Writes ``STEM.safetensors`` and then ``STEM.json``, which holds the checksums of both.
+
+    The tensors are complete on the disk before the facts name them, so a pair that was cut off
+    has no facts, or facts that do not fit.
+
+    Args:
+        stem: the path without an ending; its folder must exist.
+        tensors: by name, on any device.
+        facts: what JSON can hold.
+    """
+    from safetensors.torch import save_file
+
+    weights, description = _pair(stem)
+    with replacing(weights) as sibling:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, sibling)
+        digest = sha256(sibling)
+    content = {**facts, "tensors": {"file": weights.name, "sha256": digest}, "checksum": "0" * 64}
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    checksum = hashlib.sha256(text.encode()).hexdigest().encode()
+    with replacing(description) as sibling:
+        sibling.write_bytes(text.encode().replace(_NO_CHECKSUM, b'"checksum": "' + checksum + b'"'))
+
+
+def read_sealed(stem: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads what `write_sealed` wrote, or refuses it: every byte of both files is covered.
+
+    Args:
+        stem: the path without an ending.
+
+    Returns:
+        The tensors, on the CPU, and the facts.
+
+    Raises:
+        UserError: a file is missing or is not, to the bit, what was written; the file is named.
+    """
+    from safetensors.torch import load_file
+
+    facts, weights = read_sealed_facts(stem), _pair(stem)[0]
+    if not weights.is_file():
+        raise UserError(f"{weights} is missing")
+    if sha256(weights) != facts["tensors"]["sha256"]:
+        raise UserError(f"{weights} is damaged: its bytes do not have the checksum written in {_pair(stem)[1].name}")
+    return load_file(weights), facts
+
+
+def read_sealed_facts(stem: Path) -> dict[str, Any]:
+    """The facts alone, of a pair whose tensors are not looked at; refuses them as `read_sealed` does."""
+    description = _pair(stem)[1]
+    if not description.is_file():
+        raise UserError(f"{description} is missing")
+    data = description.read_bytes()
+    found = _CHECKSUM.findall(data)
+    if len(found) != 1 or hashlib.sha256(_CHECKSUM.sub(_NO_CHECKSUM, data)).hexdigest().encode() != found[0]:
+        raise UserError(f"{description} is damaged: its bytes do not have the checksum written in it")
+    facts: dict[str, Any] = json.loads(data)
+    return facts
+
+
+def _pair(stem: Path) -> tuple[Path, Path]:
+    return stem.with_name(f"{stem.name}.safetensors"), stem.with_name(f"{stem.name}.json")
+
+
+def _umask() -> int:
+    """The process's file mode mask, which can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
