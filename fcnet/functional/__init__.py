@@ -1,0 +1,21 @@
+"""The mathematics: pure functions of tensors, each in the form that keeps its digits.
+
+Names, arguments, shapes, dtypes and errors are those of `torch.nn.functional`, so that
+``import fcnet.functional as F`` takes its place. Every formula is written with elementary operations
+(exp, log1p, max, sum, where, gather); none calls a loss, an activation or a softmax of torch's.
+"""
+
+from fcnet.functional.activations import logsigmoid, relu, sigmoid
+from fcnet.functional.binary import binary_cross_entropy_with_logits
+from fcnet.functional.categorical import cross_entropy
+from fcnet.functional.probabilities import log_softmax, softmax
+
+__all__ = [
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "log_softmax",
+    "logsigmoid",
+    "relu",
+    "sigmoid",
+    "softmax",
+]
