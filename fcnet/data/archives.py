@@ -1,0 +1,97 @@
+"""Tar archives, read from beginning to end without unpacking them to disk."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import posixpath
+import tarfile
+import zlib
+from typing import IO, TYPE_CHECKING, cast
+
+from fcnet.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+_UNREADABLE = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError)
+
+
+def read_archive(path: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, bytes], set[str]]:
+    """Reads the files that are wanted from a tar archive, which may be compressed.
+
+    Of two members with one name the later counts, and a link counts as the file it leads to, as
+    when unpacking.
+
+    Args:
+        path: the archive; plain, or compressed by gzip, xz or bzip2.
+        wanted: whether the file of this name is wanted.
+
+    Returns:
+        The files by name, and the names of the folders that have an entry of their own. Names have
+        ``/`` between their parts, and no ``./`` or ``/`` in front.
+
+    Raises:
+        UserError: ``path`` is no tar archive, is broken or cut short, or a link leads elsewhere.
+    """
+    files: dict[str, bytes] = {}
+    folders: set[str] = set()
+    links: dict[str, str] = {}
+    try:
+        with _decompressed(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+            for member in archive:
+                name = _normal(member.name)
+                if member.isdir():
+                    folders.add(name)
+                elif wanted(name):
+                    if content := archive.extractfile(member) if member.isreg() else None:
+                        files[name] = content.read()
+                    else:
+                        links[name] = _target(member)
+            _check_end(stream)
+    except _UNREADABLE as error:
+        raise UserError(f"{path} must be a folder or a whole tar archive, got: {error}") from error
+    for name, target in links.items():
+        if target not in files:
+            raise UserError(f"{name} in {path} must be a file, or a link to an image there, got {target}")
+        files[name] = files[target]
+    return files, folders
+
+
+def _target(member: tarfile.TarInfo) -> str:
+    """Where a link leads: a hard link from the archive's root, a symbolic one from its own folder."""
+    start = "" if member.islnk() else posixpath.dirname(member.name)
+    return _normal(posixpath.join(start, member.linkname))
+
+
+def _normal(name: str) -> str:
+    return posixpath.normpath(name).lstrip("/")
+
+
+def _decompressed(path: Path) -> IO[bytes]:
+    with path.open("rb") as file:
+        start = file.read(5)
+    # These read like a file and notice a cut or changed end; tarfile's own streams do not.
+    if start.startswith(b"\xfd7zXZ"):
+        return cast("IO[bytes]", lzma.open(path))
+    if start.startswith(b"\x1f\x8b"):
+        return cast("IO[bytes]", gzip.open(path))
+    if start.startswith(b"BZh"):
+        return cast("IO[bytes]", bz2.open(path))
+    return path.open("rb")
+
+
+def _check_end(stream: IO[bytes]) -> None:
+    """Reads what follows the last member: tarfile takes a cut or a broken header for the end.
+
+    An archive ends with zeros; reading all of them lets the decompressor check its sum as well.
+    """
+    rest = stream.read(512)
+    if not rest:
+        raise tarfile.ReadError("unexpected end of data")
+    while rest:
+        if any(rest):
+            raise tarfile.ReadError("broken header")
+        rest = stream.read(1 << 16)

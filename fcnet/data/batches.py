@@ -1,0 +1,227 @@
+"""Batches as device tensors: an index into images that stay uint8 until the step.
+
+B images of C channels, H rows and W columns in a batch, N in the set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fcnet import distributed
+from fcnet.errors import UserError
+from fcnet.seeds import generator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from fcnet.data.augment import Transform
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """This rank's part of a global batch.
+
+    Attributes:
+        images: float (B, …), normalised, on the device.
+        labels: int64 (B,), class indices, on the device.
+        size: the number of images in the global batch.
+    """
+
+    images: Tensor
+    labels: Tensor
+    size: int
+
+
+def normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """(pixels / 255 − mean) / std, as float32.
+
+    Args:
+        pixels: uint8 (B, C, H, W).
+        mean: float32 (C,), of pixels / 255.
+        std: float32 (C,), of pixels / 255.
+
+    Returns:
+        float32 (B, C, H, W).
+    """
+    return pixels.to(torch.float32).sub_(255.0 * mean[:, None, None]).mul_(1.0 / (255.0 * std[:, None, None]))
+
+
+class Batches:
+    """Images and labels, cut into batches that are made on the device.
+
+    Iterating gives every image once, in order and as it is. `epoch` gives every image once, in an
+    order and with changes that follow from a seed and the epoch's number. The last batch holds
+    what is left.
+
+    Args:
+        images: uint8 (N, C, H, W), or a floating dtype (N, …), which is used as it is.
+        labels: int64 (N,).
+        batch_size: images in a global batch.
+        rows: int64, which of the N images count; None: all.
+        statistics: mean and std, float32 (C,) each, of uint8 images; None divides by 255 alone.
+        augment: changes for the images of an epoch, one after another; uint8 images only.
+        device: where batches are wanted. Images move there whole when they take up at most half
+            of its free memory; otherwise they stay where they are and each batch moves.
+
+    Raises:
+        UserError: a ValueError; shapes or dtypes do not fit.
+
+    Example:
+        >>> images, labels = torch.rand(10, 4), torch.arange(10)
+        >>> batches = Batches(images, labels, batch_size=4)
+        >>> [len(batch.labels) for batch in batches]
+        [4, 4, 2]
+        >>> torch.cat([batch.labels for batch in batches.epoch(seed=0, epoch=0)]).sort().values.tolist()
+        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        batch_size: int = 128,
+        rows: Tensor | None = None,
+        statistics: tuple[Tensor, Tensor] | None = None,
+        augment: Sequence[Transform] = (),
+        device: torch.device | str = "cpu",
+    ) -> None:
+        _check(images, labels, batch_size, augmented=bool(augment))
+        self.device = torch.device(device)
+        self.batch_size = batch_size
+        self.augment = tuple(augment)
+        self.images = _settled(images, self.device)
+        self.labels = labels.to(self.device)
+        self.rows = torch.arange(len(labels)) if rows is None else rows
+        self._rows_of_pixels = self.images.view(len(images), -1)
+        if images.dtype == torch.uint8:
+            mean, std = statistics or (torch.zeros(images.shape[1]), torch.ones(images.shape[1]))
+            self._offset = _for_each_pixel(255.0 * mean.to(self.device), images)
+            self._factor = _for_each_pixel(1.0 / (255.0 * std.to(self.device)), images)
+
+    @property
+    def num_images(self) -> int:
+        """How many images an epoch goes through."""
+        return len(self.rows)
+
+    def __len__(self) -> int:
+        """The number of batches in an epoch."""
+        return -(-self.num_images // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Every image once, in order, unchanged."""
+        return self._batches(self.rows, (), start=0)
+
+    def epoch(self, seed: int, epoch: int, *, start: int = 0, recycle: bool = False) -> Iterator[Batch]:
+        """Every image once, in the order and with the changes of this epoch.
+
+        Args:
+            seed: the run's seed.
+            epoch: the epoch's number, from 0.
+            start: the number of batches to leave out at the beginning.
+            recycle: whether a batch's images may take the memory of the batch before, which is
+                still in the processor's cache; for a loop that keeps none.
+
+        Yields:
+            The batches from ``start`` on, the same whatever ``start`` and the number of ranks.
+        """
+        order = torch.randperm(self.num_images, generator=generator(seed, "order", epoch))
+        drawn = [
+            transform.draw(self.num_images, generator(seed, "augment", place, epoch))
+            for place, transform in enumerate(self.augment)
+        ]
+        memory = torch.empty(self.batch_size, self._rows_of_pixels.shape[1], device=self.device) if recycle else None
+        return self._batches(self.rows[order], drawn, start=start, memory=memory)
+
+    def take(self, rows: Tensor, drawn: Sequence[Tensor] = (), memory: Tensor | None = None) -> Tensor:
+        """The images of some rows, changed as drawn and normalised, on the device.
+
+        Args:
+            rows: int64 (B,), on the device of ``images``.
+            drawn: for each of the changes its numbers, a row an image, on the batches' device.
+            memory: float32 (B or more, C · H · W), where uint8 images are to be made; None: new memory.
+
+        Returns:
+            float32 (B, C, H, W) of uint8 images; others as they are.
+        """
+        shape = self.images.shape[1:]
+        pixels = self._rows_of_pixels.index_select(0, rows).to(self.device, non_blocking=True)
+        if pixels.dtype != torch.uint8:
+            return pixels.view(-1, *shape)
+        if drawn:
+            images = pixels.view(-1, *shape)
+            for transform, numbers in zip(self.augment, drawn, strict=True):
+                images = transform.apply(images, numbers)
+            pixels = images.reshape(pixels.shape)
+        values = torch.empty(pixels.shape, device=self.device) if memory is None else memory[: len(pixels)]
+        return values.copy_(pixels).sub_(self._offset).mul_(self._factor).view(-1, *shape)
+
+    def _batches(
+        self, rows: Tensor, drawn: Sequence[Tensor], *, start: int, memory: Tensor | None = None
+    ) -> Iterator[Batch]:
+        labels = self.labels.index_select(0, rows.to(self.device))
+        rows = rows.to(self.images.device)
+        drawn = [numbers.to(self.device) for numbers in drawn]
+        for first in range(start * self.batch_size, len(rows), self.batch_size):
+            size = min(self.batch_size, len(rows) - first)
+            mine = distributed.share(size)
+            part = slice(first + mine.start, first + mine.stop)
+            images = self.take(rows[part], [numbers[part] for numbers in drawn], memory)
+            yield Batch(images, labels[part], size)
+
+
+def _for_each_pixel(values: Tensor, images: Tensor) -> Tensor:
+    """Values of channels (C,) as a row (C · H · W,)."""
+    return values[:, None, None].expand(images.shape[1:]).reshape(-1)
+
+
+def split_validation(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows to train on and rows to keep aside, the same share of every class.
+
+    Args:
+        labels: int64 (N,).
+        share: the share kept aside, in [0, 1).
+        seed: the run's seed.
+
+    Returns:
+        Two int64 tensors of rows, in order, that together are 0 … N − 1. A class with few rows
+        keeps at least one to train on.
+
+    Example:
+        >>> train, validation = split_validation(torch.tensor([0] * 10 + [1] * 10), 0.1, seed=0)
+        >>> len(train), len(validation)
+        (18, 2)
+    """
+    shuffled = torch.randperm(len(labels), generator=generator(seed, "validation"))
+    kept = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        rows = shuffled[labels[shuffled] == label]
+        kept[rows[: min(round(share * len(rows)), len(rows) - 1)]] = True
+    return (~kept).nonzero().squeeze(1), kept.nonzero().squeeze(1)
+
+
+def _settled(images: Tensor, device: torch.device) -> Tensor:
+    """The images on the device when they fit, else where they are."""
+    if device.type != "cuda" or images.device == device:
+        return images
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return images.to(device) if images.nbytes <= free_bytes // 2 else images
+
+
+def _check(images: Tensor, labels: Tensor, batch_size: int, *, augmented: bool) -> None:
+    if labels.ndim != 1 or len(images) != len(labels):
+        raise UserError(f"expected images (N, …) and labels (N,), got {tuple(images.shape)} and {tuple(labels.shape)}")
+    if labels.dtype != torch.int64:
+        raise UserError(f"labels must be int64, got {labels.dtype}")
+    if images.dtype == torch.uint8 and images.ndim != 4:
+        raise UserError(f"uint8 images must be (N, C, H, W), got {tuple(images.shape)}")
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise UserError(f"images must be uint8 or of a floating dtype, got {images.dtype}")
+    if augmented and images.dtype != torch.uint8:
+        raise UserError(f"images must be uint8 to be augmented, got {images.dtype}")
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, got {batch_size}")

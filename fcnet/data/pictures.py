@@ -1,0 +1,106 @@
+"""One image file, decoded by Pillow into uint8 pixels.
+
+C channels, H rows and W columns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+
+from fcnet.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import numpy.typing as npt
+    from PIL import Image
+
+# Only these, whatever the file's name says: Pillow knows dozens, and hands some to outside programs.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+GREY_MODES = {"1", "L", "LA", "La"}
+# What Pillow raises on broken files, over all the formats above.
+_BROKEN = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+)
+
+
+def decode_image(file: Path | IO[bytes], channels: int, name: str) -> npt.NDArray[np.uint8]:
+    r"""Reads one image.
+
+    Pixels are taken as they are stored: no rotation by EXIF, no colour profile; transparency is
+    dropped, and of an animation the first picture counts. A colour image becomes grey by its luma
+    when one channel is asked for, and a grey one becomes colour by three equal channels.
+
+    Args:
+        file: a path, or an open binary file.
+        channels: 1 (grey) or 3 (red, green, blue).
+        name: what errors call the image.
+
+    Returns:
+        uint8 (C, H, W), an array of its own.
+
+    Raises:
+        UserError: the file cannot be read, is broken or no image, or has more than 8 bits a channel.
+
+    Example:
+        >>> import io
+        >>> decode_image(io.BytesIO(b"P5 2 1 255 \x07\x09"), channels=1, name="two.pgm").tolist()
+        [[[7, 9]]]
+    """
+    if channels not in (1, 3):
+        raise UserError(f"channels must be 1 or 3 to decode {name}, got {channels}")
+    with _opened(file, name) as image:
+        if image.mode.startswith(("I", "F")):
+            raise UserError(f"{name} must have 8 bits a channel, got Pillow's mode {image.mode}")
+        image.load()
+        pixels = np.asarray(_converted(image, "L" if channels == 1 else "RGB"), dtype=np.uint8)
+    return (pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)).copy()
+
+
+def is_grey(file: Path | IO[bytes], name: str) -> bool:
+    """Whether an image is stored without colour, from its header alone; a palette counts as colour.
+
+    Raises:
+        UserError: the file cannot be read, or is no image.
+    """
+    with _opened(file, name) as image:
+        # 16-bit grey is still grey here: `decode_image` refuses it with a better reason.
+        return image.mode in GREY_MODES or image.mode.startswith(("I", "F"))
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode == mode:
+        return image
+    if image.mode == "P":  # Pillow warns unless a palette's transparency is first made a channel
+        image = image.convert("RGBA")
+    return image.convert(mode)
+
+
+@contextlib.contextmanager
+def _opened(file: Path | IO[bytes], name: str) -> Iterator[Image.Image]:
+    """The image, its header read; whatever Pillow makes of a broken one becomes a `UserError`."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            yield image
+    except UserError:
+        raise
+    except UnidentifiedImageError:
+        raise UserError(f"{name} must be an image ({', '.join(FORMATS)}), got something else") from None
+    except (*_BROKEN, Image.DecompressionBombError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UserError(f"{name} must be a whole image, got: {reason}") from error

@@ -1,0 +1,284 @@
+"""Where images come from: each source says what it is made from, and can be decoded once.
+
+What a source yields goes into a store, which is what everything else reads. N images of
+C channels, H rows and W columns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import tarfile
+from dataclasses import dataclass
+from http.client import HTTPException
+from importlib.metadata import version
+from typing import IO, TYPE_CHECKING, Protocol, TypeAlias
+
+import numpy as np
+import torch
+
+from fcnet.data.folders import SPLITS, SplitName, find_images, state
+from fcnet.data.pictures import decode_image, is_grey
+from fcnet.errors import UserError
+from fcnet.seeds import generator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from fcnet.data.folders import ImageFile
+
+__all__ = [
+    "Contents",
+    "Examples",
+    "Fingerprint",
+    "Source",
+    "cifar10",
+    "decode_image",
+    "digits",
+    "images",
+    "synthetic",
+]
+
+Fingerprint: TypeAlias = "Mapping[str, str | int | Sequence[int]]"
+CHUNK_BYTES = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Some decoded images of one split, as many as are handy at once.
+
+    Attributes:
+        split: the split they belong to.
+        pixels: uint8 (N, C, H, W).
+        labels: int64 (N,), each a place among the classes.
+    """
+
+    split: SplitName
+    pixels: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """All that a source holds.
+
+    Attributes:
+        classes: the names of the classes.
+        examples: the images in a fixed order, train before test, decoded as they are asked for.
+    """
+
+    classes: tuple[str, ...]
+    examples: Iterator[Examples]
+
+
+class Source(Protocol):
+    """A set of labelled images that can be decoded."""
+
+    def fingerprint(self) -> Fingerprint:
+        """All that the contents depend on, found without decoding; other contents, another one."""
+
+    def read(self) -> Contents:
+        """Reads the source.
+
+        Raises:
+            UserError: it cannot be read or is not what it should be; perhaps only while the
+                examples are gone through.
+        """
+
+
+def digits() -> Source:
+    """scikit-learn's 1,797 handwritten digits, 8×8, grey, round(x·255/16) of their 17 levels.
+
+    Sorted by class, otherwise in scikit-learn's order, every fifth image is for testing: 360 of
+    them, and of each class a fifth. So the split depends on nothing but the images.
+    """
+    return _Digits()
+
+
+def cifar10(path: Path) -> Source:
+    """CIFAR-10 as torchvision downloads, verifies and reads it.
+
+    Args:
+        path: the folder in which ``cifar-10-batches-py`` or ``cifar-10-python.tar.gz`` lies, or in
+            which they are to be put. What is there is used when its checksums hold.
+    """
+    return _Cifar10(path)
+
+
+def images(path: Path) -> Source:
+    """Image files: a folder ``train/CLASS/…`` and ``test/CLASS/…``, or a tar archive of one.
+
+    They have three channels unless every image is grey, in which case one. All must be of one size.
+
+    Args:
+        path: the folder or the archive; see `find_images` for what may be in it, `decode_image`
+            for how an image becomes pixels.
+    """
+    return _Images(path)
+
+
+def synthetic(shape: Sequence[int], train_size: int, test_size: int, num_classes: int) -> Source:
+    """Made images, always the same ones: noise and on it a faint pattern for each class.
+
+    Args:
+        shape: (C, H, W).
+        train_size: images to train on, of each class as many give or take one.
+        test_size: images to test on.
+        num_classes: 2 or more; no more than ``train_size``.
+
+    Raises:
+        UserError: a number is out of its range.
+
+    Example:
+        >>> contents = synthetic((1, 2, 2), train_size=4, test_size=2, num_classes=2).read()
+        >>> contents.classes
+        ('0', '1')
+        >>> [(examples.split, examples.labels.tolist()) for examples in contents.examples]
+        [('train', [0, 1, 0, 1]), ('test', [0, 1])]
+    """
+    if len(shape) != 3 or min(shape) < 1:
+        raise UserError(f"shape must be three positive numbers (C, H, W), got {list(shape)}")
+    if num_classes < 2:
+        raise UserError(f"num_classes must be at least 2, got {num_classes}")
+    if train_size < num_classes:
+        raise UserError(f"train_size must be at least num_classes ({num_classes}), got {train_size}")
+    if test_size < 1:
+        raise UserError(f"test_size must be at least 1, got {test_size}")
+    return _Synthetic(tuple(shape), train_size, test_size, num_classes)
+
+
+@dataclass(frozen=True)
+class _Digits:
+    def fingerprint(self) -> Fingerprint:
+        return {"kind": "digits", "scikit-learn": version("scikit-learn")}
+
+    def read(self) -> Contents:
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        pixels = np.rint(bunch.images * 255 / 16).astype(np.uint8)[:, None]
+        labels = bunch.target.astype(np.int64)
+        for_test = np.zeros(len(labels), dtype=bool)
+        for_test[np.argsort(labels, kind="stable")[::5]] = True
+        examples = [
+            Examples(split, pixels[rows], labels[rows])
+            for split, rows in zip(SPLITS, (~for_test, for_test), strict=True)
+        ]
+        return Contents(tuple("0123456789"), iter(examples))
+
+
+@dataclass(frozen=True)
+class _Cifar10:
+    path: Path
+
+    def fingerprint(self) -> Fingerprint:
+        # The checksums fix what is read; the path is whose copy of it was asked for.
+        return {"kind": "cifar10", "path": str(self.path.resolve())}
+
+    def read(self) -> Contents:
+        from torchvision.datasets import CIFAR10
+
+        silence = io.StringIO()  # torchvision prints, and draws a progress bar
+        try:
+            with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
+                # The checksums of all files are verified before torchvision unpickles one.
+                parts = [CIFAR10(self.path, train=split == "train", download=True) for split in SPLITS]
+        except (OSError, RuntimeError, HTTPException, tarfile.TarError) as error:
+            raise UserError(
+                f"data.path must be a folder with CIFAR-10, or to download it to, got {self.path}: "
+                "connect to the network, or put cifar-10-python.tar.gz there; "
+                f"torchvision said: {' '.join(str(error).split())}"
+            ) from error
+        examples = (
+            Examples(split, data.data[rows].transpose(0, 3, 1, 2), np.array(data.targets[rows], dtype=np.int64))
+            for split, data in zip(SPLITS, parts, strict=True)
+            for rows in _slices(len(data), data.data[0].nbytes)
+        )
+        return Contents(tuple(parts[0].classes), examples)
+
+
+@dataclass(frozen=True)
+class _Images:
+    path: Path
+
+    def fingerprint(self) -> Fingerprint:
+        return {"kind": "images", **state(self.path), "pillow": version("pillow")}
+
+    def read(self) -> Contents:
+        classes, files = find_images(self.path)
+        return Contents(classes, self._decoded(files))
+
+    def _decoded(self, files: list[ImageFile]) -> Iterator[Examples]:
+        # Stops at the first image in colour; only a source without any has all its headers read.
+        channels = 1 if all(is_grey(_openable(file), self._name(file)) for file in files) else 3
+        first = decode_image(_openable(files[0]), channels, self._name(files[0]))
+        for split in SPLITS:
+            mine = [file for file in files if file.split == split]
+            for rows in _slices(len(mine), first.nbytes):
+                pixels = np.stack([self._pixels(file, first, files[0].name) for file in mine[rows]])
+                yield Examples(split, pixels, np.array([file.label for file in mine[rows]]))
+
+    def _pixels(self, file: ImageFile, like: npt.NDArray[np.uint8], like_name: str) -> npt.NDArray[np.uint8]:
+        pixels = decode_image(_openable(file), like.shape[0], self._name(file))
+        if pixels.shape != like.shape:
+            sizes = f"{_size(like)} pixels as {like_name} is, got {_size(pixels)}"
+            raise UserError(f"{self._name(file)} must be {sizes}")
+        return pixels
+
+    def _name(self, file: ImageFile) -> str:
+        return f"{file.name} in {self.path}"
+
+
+@dataclass(frozen=True)
+class _Synthetic:
+    shape: tuple[int, ...]
+    train_size: int
+    test_size: int
+    num_classes: int
+
+    def fingerprint(self) -> Fingerprint:
+        return {
+            "kind": "synthetic",
+            "shape": self.shape,
+            "train_size": self.train_size,
+            "test_size": self.test_size,
+            "num_classes": self.num_classes,
+            "torch": str(torch.__version__),
+        }
+
+    def read(self) -> Contents:
+        return Contents(tuple(str(label) for label in range(self.num_classes)), self._made())
+
+    def _made(self) -> Iterator[Examples]:
+        faintness = 32
+        pattern = torch.randint(
+            faintness,
+            (self.num_classes, *self.shape),
+            dtype=torch.uint8,
+            generator=generator(0, "synthetic", "pattern"),
+        )
+        for split, size in zip(SPLITS, (self.train_size, self.test_size), strict=True):
+            draws = generator(0, "synthetic", split)
+            for rows in _slices(size, math.prod(self.shape)):
+                labels = torch.arange(rows.start, rows.stop) % self.num_classes
+                pixels = torch.randint(256 - faintness, (len(labels), *self.shape), dtype=torch.uint8, generator=draws)
+                yield Examples(split, pixels.add_(pattern[labels]).numpy(), labels.numpy())
+
+
+def _slices(count: int, bytes_each: int) -> Iterator[slice]:
+    """Cuts ``count`` images into runs of about `CHUNK_BYTES`."""
+    size = max(1, CHUNK_BYTES // bytes_each)
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def _openable(file: ImageFile) -> Path | IO[bytes]:
+    return io.BytesIO(file.content) if isinstance(file.content, bytes) else file.content
+
+
+def _size(pixels: npt.NDArray[np.uint8]) -> str:
+    """Width × height, as image programs give it."""
+    return f"{pixels.shape[2]}×{pixels.shape[1]}"

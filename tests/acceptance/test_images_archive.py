@@ -1,0 +1,28 @@
+"""The archive of real images, read whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fcnet.data.sources import images
+from fcnet.data.store import open_store
+
+ARCHIVE = Path(
+    os.environ.get("FCNET_TEST_DATA") or Path(__file__).parents[2].parent / "shared" / "data" / "cifar10-jpeg.tar.xz"
+)
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not ARCHIVE.exists(), reason=f"{ARCHIVE} is not there")
+def test_the_jpeg_copy_of_cifar10_is_read_whole(tmp_path: Path) -> None:
+    store = open_store(images(ARCHIVE), tmp_path)
+    names = "airplane automobile bird cat deer dog frog horse ship truck"
+    assert store.classes == tuple(names.split())
+    assert store.shape == (3, 32, 32)
+    assert store.train.pixels.shape == (50_000, 3, 32, 32)
+    assert store.test.pixels.shape == (10_000, 3, 32, 32)
+    assert store.train.labels.bincount().tolist() == [5_000] * 10
+    assert store.test.labels.bincount().tolist() == [1_000] * 10

@@ -1,0 +1,598 @@
+"""Sources: what they hold, in which order, and what they say about data that is not as it should be."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import http.server
+import io
+import os
+import pickle
+import tarfile
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from fcnet.data import sources
+from fcnet.data.sources import cifar10, decode_image, digits, images, synthetic
+from fcnet.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from fcnet.data.sources import Source
+
+
+def contents(source: Source) -> tuple[tuple[str, ...], dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]]]:
+    """The classes, and by split all pixels and labels."""
+    read = source.read()
+    examples = list(read.examples)
+    return read.classes, {
+        split: (
+            np.concatenate([some.pixels for some in examples if some.split == split]),
+            np.concatenate([some.labels for some in examples if some.split == split]),
+        )
+        for split in ("train", "test")
+    }
+
+
+def picture(value: int, mode: str = "RGB", size: tuple[int, int] = (3, 2), form: str = "PNG") -> bytes:
+    """One image of one colour, (value, 0, 0) or grey."""
+    colour: Any = {"RGB": (value, 0, 0), "RGBA": (value, 0, 0, 128)}.get(mode, value)
+    file = io.BytesIO()
+    Image.new(mode, size, colour).save(file, form)
+    return file.getvalue()
+
+
+def write(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def pack(
+    path: Path,
+    folder: Path,
+    members: list[str],
+    root: str = "",
+    mode: str = "w",
+    form: int = tarfile.PAX_FORMAT,
+) -> Path:
+    with tarfile.open(path, mode, format=form) as archive:  # type: ignore[call-overload]
+        for member in members:
+            archive.add(folder / member, f"{root}{member}", recursive=False)
+    return path
+
+
+PAIR = {
+    "train/cat/b.png": picture(2),
+    "train/cat/a.png": picture(1),
+    "train/ant/c.PNG": picture(3),
+    "test/cat/d.png": picture(4),
+    "test/ant/e.png": picture(5),
+}
+IN_ORDER = ["train/ant/c.PNG", "train/cat/a.png", "train/cat/b.png", "test/ant/e.png", "test/cat/d.png"]
+
+
+# --- digits -----------------------------------------------------------------------------------------------
+
+
+def test_digits_are_scikit_learns_on_255_levels_each_in_one_split() -> None:
+    from sklearn.datasets import load_digits
+
+    classes, splits = contents(digits())
+    assert classes == tuple("0123456789")
+    assert splits["train"][0].shape == (1437, 1, 8, 8)
+    assert splits["test"][0].shape == (360, 1, 8, 8)
+    expected = sorted(
+        (int(label), bytes(round(x * 255 / 16) for x in image.flat))
+        for image, label in zip(*load_digits(return_X_y=True), strict=True)
+    )
+    got = [(int(label), image.tobytes()) for x, y in splits.values() for image, label in zip(x, y, strict=True)]
+    assert sorted(got) == expected
+
+
+def test_of_every_digit_a_fifth_is_for_testing() -> None:
+    _, splits = contents(digits())
+    train, test = (np.bincount(splits[split][1]) for split in ("train", "test"))
+    assert np.all(np.abs(test - (train + test) / 5) < 1)
+
+
+def test_the_split_of_the_digits_is_this_one_for_ever() -> None:
+    _, splits = contents(digits())
+    digest = hashlib.sha256(splits["test"][0].tobytes() + splits["test"][1].tobytes()).hexdigest()
+    assert digest[:16] == "83c99461e31a2576"
+
+
+# --- synthetic --------------------------------------------------------------------------------------------
+
+
+def test_synthetic_images_have_the_shape_and_the_counts_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "CHUNK_BYTES", 2 * 3 * 4 * 5)
+    classes, splits = contents(synthetic((3, 4, 5), 31, 7, num_classes=4))
+    assert classes == ("0", "1", "2", "3")
+    assert splits["train"][0].shape == (31, 3, 4, 5)
+    assert splits["test"][0].shape == (7, 3, 4, 5)
+    assert splits["train"][1].tolist() == [row % 4 for row in range(31)]
+    assert len(np.unique(np.concatenate([x for x, _ in splits.values()]), axis=0)) == 38
+
+
+def test_synthetic_images_are_the_same_every_time() -> None:
+    first, second = (contents(synthetic((1, 4, 4), 50, 10, num_classes=3))[1]["train"][0] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_the_classes_of_synthetic_images_can_be_told_apart() -> None:
+    _, splits = contents(synthetic((3, 16, 16), 2000, 500, num_classes=5))
+    (x, y), (x_test, y_test) = (
+        (pixels.reshape(len(pixels), -1).astype(float), labels) for pixels, labels in (splits["train"], splits["test"])
+    )
+    means = np.stack([x[y == label].mean(0) for label in range(5)])
+    nearest = (x_test @ means.T - (means**2).sum(1) / 2).argmax(1)
+    assert (nearest == y_test).mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shape": (8, 8)}, "shape must be three positive numbers (C, H, W), got [8, 8]"),
+        ({"shape": (0, 8, 8)}, "shape must be three positive numbers (C, H, W), got [0, 8, 8]"),
+        ({"num_classes": 1}, "num_classes must be at least 2, got 1"),
+        ({"train_size": 4}, "train_size must be at least num_classes (5), got 4"),
+        ({"test_size": 0}, "test_size must be at least 1, got 0"),
+    ],
+)
+def test_a_synthetic_set_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
+    arguments = {"shape": (1, 8, 8), "train_size": 10, "test_size": 5, "num_classes": 5, **changes}
+    with pytest.raises(UserError) as error:
+        synthetic(**arguments)
+    assert str(error.value) == message
+
+
+# --- images: what is read ---------------------------------------------------------------------------------
+
+
+def test_images_come_by_class_and_name_with_their_pixels(tmp_path: Path) -> None:
+    classes, splits = contents(images(write(tmp_path, PAIR)))
+    assert classes == ("ant", "cat")
+    assert splits["train"][1].tolist() == [0, 1, 1]
+    assert splits["train"][0].shape == (3, 3, 2, 3)
+    assert splits["train"][0][:, :, 0, 0].tolist() == [[3, 0, 0], [1, 0, 0], [2, 0, 0]]
+    assert splits["test"][0][:, 0, 1, 2].tolist() == [5, 4]
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz", "w:bz2"])
+@pytest.mark.parametrize("root", ["", "./", "some folder/", "/"])
+def test_an_archive_holds_what_its_folder_holds_whatever_the_order_of_its_members(
+    tmp_path: Path, mode: str, root: str
+) -> None:
+    folder = write(tmp_path / "folder", PAIR)
+    shuffled = [IN_ORDER[place] for place in (3, 1, 4, 0, 2)]
+    archive = pack(tmp_path / "images.archive", folder, shuffled, root, mode)
+    assert repr(contents(images(archive))) == repr(contents(images(folder)))
+
+
+def test_classes_are_in_alphabetical_order(tmp_path: Path) -> None:
+    in_order = ["10", "9", "Apple", "date", "fig", "kiwi", "lime", "pear", "plum"]
+    for name in in_order[::-2] + in_order[1::2]:
+        write(tmp_path, {f"{split}/{name}/1.png": picture(1) for split in ("train", "test")})
+    assert images(tmp_path).read().classes == tuple(in_order)
+
+
+def test_chunks_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = contents(images(write(tmp_path, PAIR)))
+    monkeypatch.setattr(sources, "CHUNK_BYTES", 1)
+    assert len(list(images(tmp_path).read().examples)) == 5
+    assert repr(contents(images(tmp_path))) == repr(whole)
+
+
+def test_hidden_files_other_files_and_other_folders_are_left_alone(tmp_path: Path) -> None:
+    folder = write(tmp_path / "folder", PAIR)
+    expected = repr(contents(images(folder)))
+    write(
+        folder,
+        {
+            "README.md": b"",
+            "train/.DS_Store": b"",
+            "train/cat/.a.png": b"",
+            "train/cat/Thumbs.db": b"",
+            "train/.git/x.png": b"",
+            "train/notes.txt": b"",
+            "valid/dog/1.png": b"",
+        },
+    )
+    names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*"))]
+    archive = pack(tmp_path / "a.tar", folder, names)
+    assert repr(contents(images(folder))) == expected
+    assert repr(contents(images(archive))) == expected
+
+
+def test_images_deeper_in_a_class_belong_to_it_and_links_cannot_go_round(tmp_path: Path) -> None:
+    write(tmp_path, {**PAIR, "train/cat/more/a.png": picture(9)})
+    (tmp_path / "train/cat/round").symlink_to(tmp_path / "train/cat")
+    (tmp_path / "train/cat/z.png").symlink_to(tmp_path / "train/cat/a.png")
+    _, splits = contents(images(tmp_path))
+    assert splits["train"][1].tolist() == [0, 1, 1, 1, 1]
+    assert splits["train"][0][:, 0, 0, 0].tolist() == [3, 1, 2, 9, 1]
+
+
+def test_links_in_an_archive_count_as_what_they_lead_to(tmp_path: Path) -> None:
+    folder = write(tmp_path / "folder", PAIR)
+    (folder / "train/cat/hard.png").hardlink_to(folder / "train/cat/a.png")
+    (folder / "train/ant/soft.png").symlink_to("../cat/b.png")
+    names = ["train/ant/soft.png", *IN_ORDER, "train/cat/hard.png"]
+    archive = pack(tmp_path / "a.tar", folder, names)
+    assert repr(contents(images(archive))) == repr(contents(images(folder)))
+
+
+def test_a_link_that_leads_out_of_an_archive_is_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "folder", PAIR)
+    (folder / "train/ant/soft.png").symlink_to("../../../elsewhere.png")
+    archive = pack(tmp_path / "a.tar", folder, [*IN_ORDER, "train/ant/soft.png"])
+    with pytest.raises(UserError, match=r"^train/ant/soft\.png in .*a\.tar must be a file, or a link"):
+        images(archive).read()
+
+
+def test_grey_images_have_one_channel_and_one_in_colour_makes_three_of_all(tmp_path: Path) -> None:
+    grey = {name: picture(7, "L") for name in IN_ORDER}
+    _, splits = contents(images(write(tmp_path / "grey", {**grey, "train/cat/z.png": picture(1, "1")})))
+    assert splits["train"][0].shape == (4, 1, 2, 3)
+    assert splits["train"][0][:, 0, 0, 0].tolist() == [7, 7, 7, 255]
+    _, splits = contents(images(write(tmp_path / "mixed", {**grey, "test/cat/z.png": picture(9)})))
+    assert splits["train"][0][:, :, 0, 0].tolist() == [[7, 7, 7]] * 3
+    assert splits["test"][0][-1, :, 0, 0].tolist() == [9, 0, 0]
+
+
+# --- images: what is refused ------------------------------------------------------------------------------
+
+NO_IMAGE = "must be an image (JPEG, PNG, BMP, GIF, PPM, TIFF, WEBP), got something else"
+WRONG: list[tuple[dict[str, bytes | None], str]] = [
+    (
+        {"test/cat/d.png": picture(4, size=(5, 4))},
+        "test/cat/d.png in {} must be 3×2 pixels as train/ant/c.PNG is, got 5×4",
+    ),
+    ({"test/cat/d.png": picture(4)[:-30]}, "test/cat/d.png in {} must be a whole image, got: "),
+    (
+        {"test/cat/d.png": b"text"},
+        f"test/cat/d.png in {{}} {NO_IMAGE}",
+    ),
+    (
+        {"train/ant/c.PNG": b""},
+        f"train/ant/c.PNG in {{}} {NO_IMAGE}",
+    ),
+    (
+        {"test/cat/d.png": picture(400, "I;16")},
+        "test/cat/d.png in {} must have 8 bits a channel, got Pillow's mode I;16",
+    ),
+    ({"test/cat/d.png": None}, "every class folder in {} must hold an image, found none in test/cat"),
+    ({"train/dog/f.png": picture(6)}, "expected the same classes in train and test of {}, found dog in train only"),
+    (
+        {"train/dog/f.png": picture(6), "test/cow/f.png": picture(6)},
+        "expected the same classes in train and test of {}, found dog in train only and cow in test only",
+    ),
+    ({"train/f.png": picture(6)}, "expected train/CLASS/… and test/CLASS/… in {}, found train/f.png"),
+]
+
+
+@pytest.mark.parametrize("form", ["folder", "archive"])
+@pytest.mark.parametrize(("changes", "message"), WRONG)
+def test_images_that_are_not_as_they_should_be_are_named(
+    tmp_path: Path, form: str, changes: dict[str, bytes | None], message: str
+) -> None:
+    path = write(tmp_path / "folder", PAIR)
+    write(path, {name: content for name, content in changes.items() if content is not None})
+    for name in (name for name, content in changes.items() if content is None):
+        (path / name).unlink()
+    if form == "archive":
+        names = [str(found.relative_to(path)) for found in path.rglob("*")]
+        path = pack(tmp_path / "a.tar", path, names)
+    with pytest.raises(UserError) as error:
+        contents(images(path))
+    assert str(error.value).startswith(message.format(path))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ({}, "no images"),
+        ({"cat/a.png": picture(1), "dog/a.png": picture(1)}, "cat, dog"),
+        ({"train/cat/a.png": picture(1)}, "train"),
+        ({"train/cat/a.txt": b"", "test/cat/a.txt": b""}, "no images"),
+    ],
+)
+def test_a_source_laid_out_otherwise_says_what_was_found(tmp_path: Path, files: dict[str, bytes], found: str) -> None:
+    folder = write(tmp_path / "folder", files)
+    folder.mkdir(exist_ok=True)
+    archive = pack(tmp_path / "a.tar", folder, list(files))
+    for path in [archive] if found == "no images" and files else [archive, folder]:
+        with pytest.raises(UserError) as error:
+            images(path).read()
+        assert str(error.value) == f"expected train/CLASS/… and test/CLASS/… in {path}, found {found}"
+
+
+def test_split_folders_without_a_class_hold_no_images(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "test").mkdir()
+    with pytest.raises(UserError, match=r"^expected train/CLASS/… and test/CLASS/… in .*, found no images$"):
+        images(tmp_path).read()
+
+
+def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
+    message = rf"^{tmp_path}/nowhere must be a folder or a .*: No such file or directory$"
+    with pytest.raises(UserError, match=message):
+        images(tmp_path / "nowhere").fingerprint()
+    with pytest.raises(UserError, match=r"/nowhere must be a folder .*No such file or directory"):
+        images(tmp_path / "nowhere").read()
+
+
+def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(b"PK\x03\x04" + bytes(2000))
+    with pytest.raises(UserError, match=r"a\.zip must be a folder or a whole tar archive, got: "):
+        images(tmp_path / "a.zip").read()
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz", "w:bz2"])
+def test_an_archive_cut_anywhere_is_refused(tmp_path: Path, mode: str) -> None:
+    archive = pack(tmp_path / "a.tar", write(tmp_path / "folder", PAIR), IN_ORDER, mode=mode)
+    whole = archive.read_bytes()
+    # A plain archive ends with 10,240-byte padding, of which the first kilobyte alone means something.
+    end = whole.rstrip(b"\0") + bytes(512) if mode == "w" else whole
+    for length in sorted({0, 3, len(end) // 3, 512, 1024, 1536, len(end) - 600, len(end) - 1}):
+        if 0 <= length < len(end):
+            archive.write_bytes(whole[:length])
+            with pytest.raises(UserError, match=r"a\.tar must be a folder or a whole tar archive, got: "):
+                images(archive).read()
+
+
+def test_a_broken_header_in_an_archive_does_not_pass_for_its_end(tmp_path: Path) -> None:
+    write(tmp_path / "folder", PAIR)
+    archive = pack(tmp_path / "a.tar", tmp_path / "folder", IN_ORDER, form=tarfile.USTAR_FORMAT)
+    broken = bytearray(archive.read_bytes())
+    broken[broken.index(b"test/cat/d.png")] ^= 1
+    archive.write_bytes(broken)
+    with pytest.raises(UserError, match=r"a\.tar must be a folder or a whole tar archive, got: broken header"):
+        images(archive).read()
+
+
+# --- images: fingerprints ---------------------------------------------------------------------------------
+
+
+def test_every_change_to_a_folder_changes_its_fingerprint(tmp_path: Path) -> None:
+    source = images(write(tmp_path, PAIR))
+    seen = [source.fingerprint()]
+    assert source.fingerprint() == seen[0]
+    name = tmp_path / "train/cat/a.png"
+    times = (name.stat().st_atime_ns, name.stat().st_mtime_ns)
+
+    def same_size_and_time() -> None:
+        name.write_bytes(picture(200, "RGB")[::-1])
+        os.utime(name, ns=times)
+
+    changes: list[Callable[[], object]] = [
+        lambda: os.utime(name, ns=(0, 0)),
+        lambda: name.write_bytes(b"longer" + name.read_bytes()),
+        same_size_and_time,
+        lambda: name.rename(name.with_name("other.png")),
+        lambda: (tmp_path / "train/dog").mkdir(),
+        lambda: (tmp_path / "test/cat/d.png").unlink(),
+    ]
+    for change in changes:
+        change()
+        seen.append(source.fingerprint())
+    assert len({repr(fingerprint) for fingerprint in seen}) == len(changes) + 1
+
+
+def test_hidden_files_do_not_change_a_fingerprint(tmp_path: Path) -> None:
+    before = images(write(tmp_path, PAIR)).fingerprint()
+    write(tmp_path, {"train/cat/.DS_Store": b"x", "train/cat/notes.txt": b"x"})
+    assert images(tmp_path).fingerprint() == before
+
+
+def test_an_archive_and_its_other_name_and_its_changed_self_have_different_fingerprints(tmp_path: Path) -> None:
+    folder = write(tmp_path / "folder", PAIR)
+    archive = pack(tmp_path / "a.tar", folder, IN_ORDER)
+    (tmp_path / "b.tar").hardlink_to(archive)
+    seen = [images(path).fingerprint() for path in (archive, tmp_path / "b.tar", folder)]
+    os.utime(archive, ns=(0, 0))
+    seen.append(images(archive).fingerprint())
+    assert len({repr(fingerprint) for fingerprint in seen}) == 4
+    assert images(archive).fingerprint() == images(archive).fingerprint()
+
+
+def test_every_parameter_of_a_synthetic_set_is_in_its_fingerprint() -> None:
+    made = [
+        ((1, 4, 4), 9, 5, 2),
+        ((1, 4, 5), 9, 5, 2),
+        ((1, 4, 4), 8, 5, 2),
+        ((1, 4, 4), 9, 4, 2),
+        ((1, 4, 4), 9, 5, 3),
+    ]
+    assert len({repr(synthetic(*arguments).fingerprint()) for arguments in made}) == len(made)
+
+
+# --- one image --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP"])
+def test_a_lossless_image_is_decoded_exactly(form: str) -> None:
+    colours = np.arange(0, 2 * 3 * 3 * 10, 10, dtype=np.uint8).reshape(2, 3, 3)
+    file = io.BytesIO()
+    Image.fromarray(colours).save(file, form, **({"lossless": True} if form == "WEBP" else {}))
+    got = decode_image(io.BytesIO(file.getvalue()), 3, "x")
+    np.testing.assert_array_equal(got, colours.transpose(2, 0, 1))
+    assert got.flags.writeable
+    assert got.flags.c_contiguous
+
+
+def test_channels_are_as_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(picture(100))
+    assert decode_image(tmp_path / "x.png", 1, "x")[:, 0, 0].tolist() == [30]
+    assert decode_image(io.BytesIO(picture(100, "L")), 3, "x")[:, 0, 0].tolist() == [100] * 3
+    assert decode_image(io.BytesIO(picture(100, "RGBA")), 3, "x")[:, 0, 0].tolist() == [100, 0, 0]
+    with pytest.raises(UserError, match=r"^channels must be 1 or 3 to decode x, got 4$"):
+        decode_image(tmp_path / "x.png", 4, "x")
+
+
+def test_a_palette_with_transparency_is_decoded_without_a_warning() -> None:
+    paletted = Image.new("P", (2, 1))
+    paletted.putpalette([9, 8, 7, 1, 2, 3])
+    file = io.BytesIO()
+    paletted.save(file, "PNG", transparency=b"\x00\x80")
+    assert decode_image(file, 3, "x")[:, 0, 0].tolist() == [9, 8, 7]
+
+
+def test_a_missing_image_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^x\.png must be a whole image, got: No such file or directory$"):
+        decode_image(tmp_path / "x.png", 3, "x.png")
+
+
+def test_formats_that_call_other_programs_are_not_opened() -> None:
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 2 2\n%%EndComments\nshowpage\n"
+    with pytest.raises(UserError, match="must be an image"):
+        decode_image(io.BytesIO(postscript), 3, "x.png")
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP"])
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_a_damaged_image_is_decoded_or_refused_and_nothing_else(form: str, data: st.DataObject) -> None:
+    rng = np.random.default_rng(0)
+    file = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file, form)
+    damaged = bytearray(file.getvalue()[: data.draw(st.integers(1, len(file.getvalue())))])
+    for _ in range(data.draw(st.integers(0, 3))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    with warnings.catch_warnings(), contextlib.suppress(UserError):
+        warnings.simplefilter("ignore")  # Pillow remarks on some damage that it can live with
+        assert decode_image(io.BytesIO(damaged), 3, "x").shape[0] == 3
+
+
+# --- CIFAR-10 ---------------------------------------------------------------------------------------------
+
+CIFAR_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+BATCHES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
+
+
+def tiny_cifar10() -> dict[str, bytes]:
+    """The files of CIFAR-10's Python version, with ten images in each batch."""
+    rng = np.random.default_rng(0)
+    files = {"batches.meta": {"label_names": CIFAR_CLASSES, "num_cases_per_batch": 10, "num_vis": 3072}}
+    for name in BATCHES:
+        files[name] = {
+            "batch_label": name,
+            "labels": rng.permutation(10).tolist(),
+            "data": rng.integers(0, 256, (10, 3072), dtype=np.uint8),
+            "filenames": [f"{row}.png" for row in range(10)],
+        }
+    return {name: pickle.dumps(content, protocol=2) for name, content in files.items()}
+
+
+@pytest.fixture
+def cifar_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, bytes]:
+    """Makes torchvision take a tiny archive, ``tmp_path/served/cifar-10-python.tar.gz``, for the real one."""
+    from torchvision.datasets import CIFAR10
+
+    files = tiny_cifar10()
+    served = tmp_path / "served"
+    served.mkdir()
+    folder = write(tmp_path / "unpacked" / "cifar-10-batches-py", files)
+    archive = pack(served / "cifar-10-python.tar.gz", folder, list(files), root="cifar-10-batches-py/", mode="w:gz")
+    sums = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    monkeypatch.setattr(CIFAR10, "train_list", [[name, sums[name]] for name in BATCHES[:5]])
+    monkeypatch.setattr(CIFAR10, "test_list", [[name, sums[name]] for name in BATCHES[5:]])
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": sums["batches.meta"]})
+    monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
+    return files
+
+
+@pytest.fixture
+def server(cifar_files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Serves the tiny archive on this machine; yields the requests it was asked."""
+    from torchvision.datasets import CIFAR10
+
+    requests: list[str] = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the standard library's name)
+            requests.append(format % args)
+
+    address = ("127.0.0.1", 0)
+    with http.server.ThreadingHTTPServer(address, functools.partial(Handler, directory=tmp_path / "served")) as serving:
+        monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{serving.server_port}/cifar-10-python.tar.gz")
+        thread = threading.Thread(target=serving.serve_forever)
+        thread.start()
+        yield requests
+        serving.shutdown()
+        thread.join()
+
+
+def check_cifar(files: dict[str, bytes], source: Source) -> None:
+    classes, splits = contents(source)
+    assert classes == tuple(CIFAR_CLASSES)
+    batches = [pickle.loads(files[name]) for name in BATCHES]  # noqa: S301  (written above)
+    for split, part in (("train", batches[:5]), ("test", batches[5:])):
+        pixels = np.concatenate([batch["data"] for batch in part]).reshape(-1, 3, 32, 32)
+        np.testing.assert_array_equal(splits[split][0], pixels)
+        assert splits[split][1].tolist() == [label for batch in part for label in batch["labels"]]
+
+
+def test_cifar10_is_downloaded_once_in_silence_and_read(
+    cifar_files: dict[str, bytes], server: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = cifar10(tmp_path / "data")
+    before = source.fingerprint()
+    check_cifar(cifar_files, source)
+    assert server
+    server.clear()
+    check_cifar(cifar_files, source)
+    assert server == []
+    assert source.fingerprint() == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_cifar10_that_is_there_needs_no_network(cifar_files: dict[str, bytes], tmp_path: Path) -> None:
+    check_cifar(cifar_files, cifar10(tmp_path / "unpacked"))
+    check_cifar(cifar_files, cifar10(tmp_path / "served"))
+
+
+def test_without_a_network_cifar10_says_what_to_do(cifar_files: dict[str, bytes], tmp_path: Path) -> None:
+    (tmp_path / "unpacked/cifar-10-batches-py/data_batch_3").write_bytes(b"changed")
+    for path in (tmp_path / "nowhere", tmp_path / "unpacked"):
+        with pytest.raises(UserError) as error:
+            cifar10(path).read()
+        assert str(error.value).startswith(
+            f"data.path must be a folder with CIFAR-10, or to download it to, got {path}: connect to the network, "
+            "or put cifar-10-python.tar.gz there; torchvision said: "
+        )
+        assert "Connection refused" in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_a_corrupted_download_of_cifar10_is_refused(
+    cifar_files: dict[str, bytes], server: list[str], tmp_path: Path
+) -> None:
+    archive = tmp_path / "served" / "cifar-10-python.tar.gz"
+    corrupted = bytearray(archive.read_bytes())
+    corrupted[len(corrupted) // 2] ^= 1
+    archive.write_bytes(corrupted)
+    with pytest.raises(UserError, match=r"torchvision said: File not found or corrupted\.$"):
+        cifar10(tmp_path / "data").read()
+
+
+def test_a_path_of_cifar10_that_is_a_file_is_refused(cifar_files: dict[str, bytes], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=rf"^data\.path must be a folder with CIFAR-10, .*, got {tmp_path}/file: "):
+        cifar10(tmp_path / "file").read()
