@@ -1,0 +1,54 @@
+"""Rules of fcnet.metrics."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from fcnet.metrics import accuracy, class_figures, wilson_interval
+
+LABELS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60)
+
+
+@given(LABELS)
+def test_figures_are_scikit_learns(pairs: list[tuple[int, int]]) -> None:
+    truth, called = zip(*pairs, strict=True)
+    confusion = confusion_matrix(truth, called, labels=range(4)).tolist()
+    precision, recall, f1, count = precision_recall_fscore_support(
+        truth, called, labels=range(4), zero_division=math.nan
+    )
+    rows = class_figures(confusion)
+    assert [row.count for row in rows] == count.tolist()
+    for ours, theirs in (
+        ([row.precision for row in rows], precision),
+        ([row.recall for row in rows], recall),
+        ([row.f1 for row in rows], f1),
+    ):
+        assert [math.nan if value is None else value for value in ours] == pytest.approx(theirs.tolist(), nan_ok=True)
+    assert accuracy(confusion) == pytest.approx(sum(t == c for t, c in pairs) / len(pairs))
+
+
+@pytest.mark.parametrize(
+    ("hits", "count", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (81, 263, 0.2553, 0.3662)],
+)
+def test_the_interval_is_the_published_one(hits: int, count: int, low: float, high: float) -> None:
+    """Newcombe 1998 prints 0.2553 and 0.3662 for 81 of 263."""
+    assert wilson_interval(hits, count) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_the_interval_holds_the_share_and_stays_in_0_to_1(case: tuple[int, int]) -> None:
+    hits, count = case
+    low, high = wilson_interval(hits, count)
+    assert 0.0 <= low <= hits / count <= high <= 1.0
+    assert high - low > 0.0
+
+
+def test_nothing_seen_means_nothing_known() -> None:
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+    assert math.isnan(accuracy([[0, 0], [0, 0]]))

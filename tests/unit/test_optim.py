@@ -1,0 +1,68 @@
+"""Rules of fcnet.optim and fcnet.seeds."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fcnet.models import MLP
+from fcnet.optim import constant, cosine, parameter_groups, warmed_up
+from fcnet.seeds import derive, generator
+
+
+@given(st.integers(1, 1000))
+def test_cosine_falls_from_1_to_0(num_steps: int) -> None:
+    schedule = cosine(num_steps)
+    factors = [schedule(step) for step in range(num_steps + 1)]
+    assert factors[0] == 1.0
+    assert factors[-1] == pytest.approx(0.0, abs=1e-12)
+    assert all(before > after for before, after in itertools.pairwise(factors))
+
+
+def test_cosine_is_torchs() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.5)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
+    ours = cosine(20)
+    for step in range(20):
+        assert 0.5 * ours(step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        optimizer.step()
+        theirs.step()
+
+
+def test_warmup_rises_evenly_and_then_leaves_the_schedule_alone() -> None:
+    ramp = [warmed_up(constant(), 4)(step) for step in range(6)]
+    assert ramp == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    assert [warmed_up(cosine(20), 4)(step) for step in range(4, 20)] == [cosine(20)(step) for step in range(4, 20)]
+
+
+def test_only_matrices_decay() -> None:
+    model = MLP(6, (5, 4), 3, normalization="batch")
+    decaying, spared = parameter_groups(model, 0.1)
+    assert decaying["weight_decay"] == 0.1
+    assert spared["weight_decay"] == 0.0
+    assert sorted(p.ndim for p in decaying["params"]) == [2, 2, 2]
+    assert {p.ndim for p in spared["params"]} == {1}
+    assert len(decaying["params"]) + len(spared["params"]) == len(list(model.parameters()))
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["order", "augment"]), st.integers(0, 5)), unique=True))
+def test_different_purposes_have_different_seeds(purposes: list[tuple[int, str, int]]) -> None:
+    seeds = [derive(seed, purpose, epoch) for seed, purpose, epoch in purposes]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_number_and_its_text_are_different_purposes() -> None:
+    assert derive(0, 1) != derive(0, "1")
+    assert derive(0, "a", "b") != derive(0, "ab")
+
+
+def test_drawing_leaves_torchs_own_generator_alone() -> None:
+    before = torch.get_rng_state()
+    torch.rand(5, generator=generator(3, "order", 1))
+    torch.testing.assert_close(torch.get_rng_state(), before, rtol=0, atol=0)
