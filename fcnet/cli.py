@@ -1,0 +1,180 @@
+"""What the commands share: flags, one-line errors, exit codes, signals, progress."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from importlib.metadata import version
+from typing import TYPE_CHECKING, NoReturn
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from fcnet import distributed
+from fcnet.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+    from fcnet.training import EpochRecord, Training
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose refusals are one line."""
+
+    def __init__(self, command: str, description: str) -> None:
+        super().__init__(prog=f"python -m fcnet.{command}", description=description, allow_abbrev=False)
+        self.add_argument("--version", action="version", version=f"fcnet {version('fcnet')}")
+
+    def error(self, message: str) -> NoReturn:
+        """Refuses the command line, in the words of `argparse`."""
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM came; not an Exception, so that nothing on the way mistakes it for one."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def command(main: Callable[[list[str]], int]) -> NoReturn:
+    """Runs a command and leaves with its exit code.
+
+    0 when all is well; 2 and one line a mistake on standard error for a user's mistake, be it in
+    the flags, the configuration or the files; 130 or 143 after SIGINT or SIGTERM. Anything else
+    is a bug of ours and shows its traceback.
+
+    Args:
+        main: takes the arguments, returns the exit code.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+    except UserError as error:
+        code = _refuse(str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        code = _refuse(f"{error.filename}: {error.strerror}")
+    except Interrupted as interrupted:
+        _refuse(f"stopped by {signal.Signals(interrupted.number).name}")
+        code = 128 + interrupted.number
+    raise SystemExit(code)
+
+
+@contextlib.contextmanager
+def deferred_signals() -> Iterator[Callable[[], int]]:
+    """While open, SIGINT and SIGTERM only leave their number, so that a step is never cut in two.
+
+    Yields:
+        A function that gives the number of the signal that came, or 0.
+    """
+    came = 0
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        came = number
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that ``--device`` names; with ``auto`` the GPU where there is one.
+
+    Each rank takes the GPU of its number on its machine.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device must be auto, cpu, cuda or another of torch's devices, got {name!r}") from None
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index)
+    try:
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from None
+    return device
+
+
+@contextlib.contextmanager
+def joined_ranks(device: torch.device) -> Iterator[None]:
+    """Joins the other processes where the launcher (`torchrun`) started several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def say(line: str) -> None:
+    """One line on standard output, from the first rank alone."""
+    if distributed.rank() == 0:
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+
+
+def show(training: Training, events: Iterator[EpochRecord | None]) -> None:
+    """Follows a training: a bar on a terminal, and one line an epoch.
+
+    Args:
+        training: what is under way; its figures are read only when the bar is drawn.
+        events: as `fcnet.experiment.carry_out` gives them.
+    """
+    shown = distributed.rank() == 0 and sys.stderr.isatty()
+    with tqdm(total=training.num_steps, initial=training.step, unit="step", disable=not shown) as bar:
+        for record in events:
+            if record is not None:
+                say(epoch_line(record, training.algorithm.epochs))
+            elif bar.update(training.step - bar.n) and distributed.num_ranks() == 1:
+                loss, accuracy = training.tally.read()
+                speed = training.tally.images / max(training.seconds, 1e-9)
+                bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1%}, {speed:,.0f} images/s", refresh=False)
+
+
+def epoch_line(record: EpochRecord, epochs: int) -> str:
+    """One epoch in one line."""
+    kept = ""
+    if record.validation_accuracy is not None:
+        kept = f" · validation loss {record.validation_loss:.4f} accuracy {record.validation_accuracy:.2%}"
+    return (
+        f"epoch {record.epoch:{len(str(epochs))}}/{epochs}"
+        f" · training loss {record.train_loss:.4f} accuracy {record.train_accuracy:.2%}{kept}"
+        f" · {record.images_per_second:,.0f} images/s"
+    )
+
+
+def percent(accuracy: float, interval: tuple[float, float]) -> str:
+    """An accuracy with its interval, as people read it."""
+    low, high = interval
+    return f"{accuracy:.2%} (95 % interval {low:.2%} to {high:.2%})"
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(number)
+
+
+def _refuse(message: str) -> int:
+    sys.stderr.write(message.rstrip("\n") + "\n")
+    return 2

@@ -1,0 +1,102 @@
+"""How good a network is on a set of images: counts first, every figure from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from fcnet import distributed, metrics
+from fcnet.errors import UserError
+from fcnet.losses import CrossEntropy
+from fcnet.models import most_probable
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from fcnet.data.batches import Batches
+    from fcnet.losses import Loss
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was seen on one set of images.
+
+    Attributes:
+        loss: the mean loss.
+        confusion: counts, ``confusion[truth][prediction]``, (C, C).
+    """
+
+    loss: float
+    confusion: tuple[tuple[int, ...], ...]
+
+    @property
+    def count(self) -> int:
+        """The number of images."""
+        return sum(map(sum, self.confusion))
+
+    @property
+    def hits(self) -> int:
+        """The number of images whose most probable class is theirs."""
+        return sum(row[label] for label, row in enumerate(self.confusion))
+
+    @property
+    def accuracy(self) -> float:
+        """Hits as a fraction of all."""
+        return metrics.accuracy(self.confusion)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The accuracy's 95 % interval, by Wilson's score."""
+        return metrics.wilson_interval(self.hits, self.count)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Batches, *, loss: Loss | None = None) -> Evaluation:
+    """Runs a network over a set of images once, in evaluation mode, over all ranks.
+
+    Args:
+        model: images -> logits (B,) for two classes, or (B, C); its mode, and that of each of its
+            parts, is left as it was.
+        batches: the set, in order and unchanged; the model's device.
+        loss: the sum of the losses of a batch; None is the cross-entropy.
+
+    Returns:
+        The mean loss and the counts.
+
+    Raises:
+        UserError: the set is empty.
+
+    Example:
+        >>> from fcnet import MLP
+        >>> from fcnet.data.batches import Batches
+        >>> batches = Batches(torch.rand(6, 4), torch.tensor([0, 1, 2, 0, 1, 2]))
+        >>> evaluate(MLP(4, (), 3), batches).count
+        6
+    """
+    if not batches.num_images:
+        raise UserError("the set to evaluate on must hold at least one image, got 0")
+    loss = loss or CrossEntropy()
+    total = torch.zeros((), dtype=torch.float64, device=batches.device)
+    confusion = torch.zeros((), dtype=torch.int64, device=batches.device)
+    in_training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        for batch in batches:
+            logits = model(batch.images)
+            total += loss(logits, batch.labels)
+            confusion = confusion + _counts(logits, batch.labels)
+    finally:
+        for module in in_training:
+            module.training = True
+    distributed.sum_in_place(total)
+    distributed.sum_in_place(confusion)
+    return Evaluation(total.item() / batches.num_images, tuple(map(tuple, confusion.tolist())))
+
+
+def _counts(logits: Tensor, labels: Tensor) -> Tensor:
+    """``counts[truth][prediction]``, int64 (C, C), without a host sync."""
+    classes = 2 if logits.ndim == 1 else logits.shape[1]
+    cells = labels * classes + most_probable(logits)
+    return cells.new_zeros(classes * classes).scatter_add_(0, cells, torch.ones_like(cells)).view(classes, classes)

@@ -1,0 +1,151 @@
+"""A configuration's experiment from beginning to end in its run folder: train, save, go on, finish."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import time
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fcnet import distributed
+from fcnet.errors import UserError
+from fcnet.evaluation import evaluate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from fcnet.build import Experiment
+    from fcnet.run import Run
+    from fcnet.training import EpochRecord
+
+_STEPS_BETWEEN_AGREEMENTS = 16
+
+
+class Stopped(Exception):  # noqa: N818 - a wish that was granted, not an error
+    """The run was asked to stop; it is saved, and nothing is lost."""
+
+
+def carry_out(
+    experiment: Experiment,
+    run: Run,
+    *,
+    save_seconds: float,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[EpochRecord | None]:
+    """Goes back to the last checkpoint where there is one; the iterator then trains to the end.
+
+    At the end it reads the test set, once, and writes the network and the summary.
+
+    Args:
+        experiment: at its beginning.
+        run: its folder.
+        save_seconds: seconds between checkpoints; 0 saves after every step.
+        stop: asked between steps whether to stop.
+
+    Returns:
+        An iterator: None after each step, a record after each epoch. It raises `Stopped` after a
+        last checkpoint when ``stop`` says so.
+
+    Raises:
+        UserError: the checkpoint does not belong to this data.
+    """
+    torch.set_num_threads(experiment.threads)
+    records = _restore(experiment, run)
+    return _to_the_end(experiment, run, records, save_seconds, stop)
+
+
+def _to_the_end(
+    experiment: Experiment,
+    run: Run,
+    records: list[dict[str, Any]],
+    save_seconds: float,
+    stop: Callable[[], bool],
+) -> Iterator[EpochRecord | None]:
+    training = experiment.training
+    saved = time.monotonic()
+    for record in training.advance():
+        if record is not None:
+            records.append(dataclasses.asdict(record))
+            if distributed.rank() == 0:
+                run.write_records(records)
+        if record is not None or _agreement_due(training.step):
+            stopping = distributed.agreed(stop())
+            if stopping or distributed.agreed(time.monotonic() - saved >= save_seconds):
+                _save(experiment, run)
+                saved = time.monotonic()
+            if stopping:
+                raise Stopped
+        yield record
+    _save(experiment, run)
+    _finish(experiment, run, records)
+
+
+def _agreement_due(step: int) -> bool:
+    """Whether the ranks, who must save and stop at one step, ask each other after this one."""
+    return distributed.num_ranks() == 1 or step % _STEPS_BETWEEN_AGREEMENTS == 0
+
+
+def _restore(experiment: Experiment, run: Run) -> list[dict[str, Any]]:
+    """Goes back to the last checkpoint; returns the records up to it."""
+    found = run.latest()
+    if found is None:
+        return []
+    tensors, facts = found
+    if facts["fingerprint"] != experiment.fingerprint:
+        raise UserError(f"{run.path} was trained on other data than what its configuration names now")
+    torch.set_num_threads(facts["threads"])
+    experiment.training.restore(tensors, facts)
+    return [record for record in run.records() if record["epoch"] <= facts["epoch"]]
+
+
+def _save(experiment: Experiment, run: Run) -> None:
+    tensors, facts = experiment.training.state()
+    facts |= {"fingerprint": experiment.fingerprint, "threads": torch.get_num_threads()}
+    if distributed.rank() == 0:
+        run.save(experiment.training.step, tensors, facts)
+    distributed.barrier()
+
+
+def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> None:
+    """Reads the test set, once, and writes the network and the summary."""
+    training = experiment.training
+    result = evaluate(training.model, experiment.test)
+    if distributed.rank() == 0:
+        made_with = _made_with(experiment)
+        experiment.network.save(run.path / "model", {"made_with": made_with})
+        summary = {
+            "test_accuracy": result.accuracy,
+            "test_interval": result.interval,
+            "test_loss": result.loss,
+            "validation_accuracy": records[-1]["validation_accuracy"],
+            "validation_loss": records[-1]["validation_loss"],
+            "epochs": training.epoch,
+            "steps": training.step,
+            "train_seconds": training.train_seconds,
+            "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
+            "train_images": training.batches.num_images,
+            "validation_images": training.validation.num_images if training.validation else 0,
+            "test_images": experiment.test.num_images,
+        }
+        run.finish(summary | made_with)
+    distributed.barrier()
+
+
+def _made_with(experiment: Experiment) -> dict[str, Any]:
+    """What a run must share with another for the two to be equal to the bit."""
+    device = experiment.test.device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "ranks": distributed.num_ranks(),
+        "fcnet": version("fcnet"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "seed": experiment.training.seed,
+        "data": experiment.fingerprint,
+    }

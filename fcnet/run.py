@@ -1,0 +1,153 @@
+"""The run folder: its configuration, its records, its checkpoints and its end."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fcnet.errors import UserError
+from fcnet.files import read_sealed, write_sealed, write_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_KEPT = 2
+
+
+class Run:
+    """One run's folder.
+
+    Args:
+        path: the folder; `create` makes a new one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._checkpoints = path / "checkpoints"
+
+    @classmethod
+    def create(cls, out: Path | None, name: str, config: str) -> Run:
+        """Makes a new run's folder and writes its configuration.
+
+        Args:
+            out: the folder; None takes ``runs/NAME``, numbered when that is taken.
+            name: what the run is called, for its default folder.
+            config: the whole resolved configuration, as TOML.
+
+        Raises:
+            UserError: ``out`` is taken.
+        """
+        if out is None:
+            run = cls(_claimed(name))
+        else:
+            check_new(out)
+            out.mkdir(parents=True, exist_ok=True)
+            run = cls(out)
+        run._checkpoints.mkdir(exist_ok=True)
+        write_text(run.config, config)
+        return run
+
+    @classmethod
+    def find(cls, out: Path | None, name: str) -> Run | None:
+        """The run to go on with: in ``out``, else the newest of ``runs/NAME``; None where nothing began."""
+        if out is not None:
+            found = [cls(out)]
+        else:
+            numbers = re.compile(re.escape(name) + r"(?:-(\d+))?")
+            folders = [
+                (match, folder) for folder in Path("runs").glob("*") if (match := numbers.fullmatch(folder.name))
+            ]
+            folders.sort(key=lambda pair: int(pair[0][1] or 1), reverse=True)
+            found = [cls(folder) for _, folder in folders]
+        return next((run for run in found if run.started), None)
+
+    @property
+    def started(self) -> bool:
+        """Whether the folder holds a run."""
+        return (self.path / "config.toml").is_file()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end; the summary is written last."""
+        return (self.path / "summary.json").is_file()
+
+    @property
+    def config(self) -> Path:
+        """The file that the run's configuration is in."""
+        return self.path / "config.toml"
+
+    def records(self) -> list[dict[str, Any]]:
+        """The epochs written so far."""
+        file = self.path / "metrics.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+    def write_records(self, records: list[dict[str, Any]]) -> None:
+        """Replaces the epochs, a line each."""
+        lines = [json.dumps(record, allow_nan=False) + "\n" for record in map(_finite, records)]
+        write_text(self.path / "metrics.jsonl", "".join(lines))
+
+    def save(self, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Writes a checkpoint, then removes all but the newest two."""
+        write_sealed(self._checkpoints / f"step-{step:010d}", tensors, facts)
+        for stem in self._stems()[_KEPT:]:
+            stem.with_suffix(".json").unlink(missing_ok=True)
+            stem.with_suffix(".safetensors").unlink(missing_ok=True)
+
+    def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The newest checkpoint that is whole, or None where nothing was saved yet.
+
+        Raises:
+            UserError: there are checkpoints, and every one of them is damaged.
+        """
+        refusal = None
+        for stem in self._stems():
+            try:
+                return read_sealed(stem)
+            except UserError as error:
+                refusal = refusal or error
+        if refusal is not None:
+            raise refusal
+        return None
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Writes the summary, which ends the run, and removes the checkpoints."""
+        write_text(self.path / "summary.json", json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n")
+        shutil.rmtree(self._checkpoints, ignore_errors=True)
+
+    def summary(self) -> dict[str, Any]:
+        """What `finish` wrote."""
+        facts: dict[str, Any] = json.loads((self.path / "summary.json").read_text())
+        return facts
+
+    def _stems(self) -> list[Path]:
+        """The checkpoints whose facts are there, the newest first."""
+        return sorted((file.with_suffix("") for file in self._checkpoints.glob("step-*.json")), reverse=True)
+
+
+def check_new(out: Path) -> None:
+    """Refuses a folder that holds something, unless it is what a run killed in its first moment left."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out must be a folder, got the file {out}")
+    if out.is_dir() and any(entry.name != "checkpoints" and entry.name[0] != "." for entry in out.iterdir()):
+        raise UserError(f"--out must be a new or an empty folder, got {out}; --resume goes on with a run")
+
+
+def _claimed(name: str) -> Path:
+    """The first of runs/NAME, runs/NAME-2, … that nobody has, made."""
+    number = 1
+    while True:
+        folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def _finite(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with null for what is no number, which JSON cannot hold."""
+    return {key: None if isinstance(value, float) and value * 0 != 0 else value for key, value in record.items()}

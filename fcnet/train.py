@@ -1,0 +1,110 @@
+"""``python -m fcnet.train``: trains the network that a configuration file describes."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fcnet import cli, distributed
+from fcnet.build import build
+from fcnet.config import check_agreement, dump_config, load_config
+from fcnet.errors import UserError
+from fcnet.experiment import Stopped, carry_out
+from fcnet.run import Run, check_new
+
+if TYPE_CHECKING:
+    import argparse
+
+    import torch
+
+    from fcnet.config import Config
+
+
+def main(arguments: list[str]) -> int:
+    """Parses the flags, trains, prints; returns the exit code."""
+    flags = _flags(arguments)
+    name = flags.config.stem if flags.config else ""
+    run = Run.find(flags.out, name) if flags.resume else None
+    config = _config(flags, run)
+    if flags.print_config:
+        cli.say(dump_config(config).rstrip())
+        return 0
+    if run is not None and run.finished:
+        cli.say(f"{run.path} is finished: {_result(run)}")
+        return 0
+    if run is None and flags.out is not None:
+        check_new(flags.out)
+    device = cli.choose_device(flags.device)
+    with cli.joined_ranks(device):
+        return _train(config, run, name, flags.out, device=device)
+
+
+def _flags(arguments: list[str]) -> argparse.Namespace:
+    parser = cli.Parser("train", "Train the network that a configuration file describes.")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the experiment, a TOML file")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change one setting; may be given again",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/NAME-OF-THE-CONFIG)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or another of torch's (default: auto)")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
+    parser.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
+    flags = parser.parse_args(arguments)
+    if flags.config is None and not (flags.resume and flags.out):
+        raise UserError("--config FILE must be given, unless --resume --out DIR goes on with a run")
+    if flags.config is None and flags.set:
+        raise UserError(f"--set needs --config FILE, got --set {flags.set[0]} alone")
+    return flags
+
+
+def _config(flags: argparse.Namespace, run: Run | None) -> Config:
+    """What was asked for; where a run is gone on with, its own, which must not differ."""
+    given = load_config(flags.config, flags.set) if flags.config else None
+    if run is None:
+        if given is None:
+            raise UserError(f"--out must hold a run to go on with when there is no --config, got {flags.out}")
+        return given
+    stored = load_config(run.config)
+    if given is not None:
+        check_agreement(given, stored, flags.config, run.config)
+    return stored
+
+
+def _train(config: Config, run: Run | None, name: str, out: Path | None, *, device: torch.device) -> int:
+    experiment = build(config, device)
+    if run is None:
+        made = str(Run.create(out, name, dump_config(config)).path) if distributed.rank() == 0 else ""
+        run = Run(Path(distributed.from_first(made)))
+    cli.say(f"{experiment.describe()}; {run.path}")
+    training = experiment.training
+    with cli.deferred_signals() as came:
+        try:
+            cli.show(
+                training,
+                carry_out(experiment, run, save_seconds=config.train.save_seconds, stop=lambda: came() > 0),
+            )
+        except Stopped:
+            cli.say(
+                f"stopped and saved in epoch {training.epoch + 1} of {config.train.epochs}, step {training.step}; "
+                f"go on with: python -m fcnet.train --resume --out {run.path}"
+            )
+            return 128 + (came() or signal.SIGTERM)
+    cli.say(_result(run))
+    return 0
+
+
+def _result(run: Run) -> str:
+    summary = run.summary()
+    return (
+        f"test accuracy {cli.percent(summary['test_accuracy'], summary['test_interval'])} "
+        f"on {summary['test_images']:,} images after {summary['train_seconds']:.1f} s of training"
+    )
+
+
+if __name__ == "__main__":
+    cli.command(main)
