@@ -1,0 +1,207 @@
+"""Times an epoch against the usual `DataLoader` loop and the machine's floor, interleaved in one run.
+
+The floor is what no training can leave out: one read of the data (a batch's uint8 rows gathered in
+the epoch's random order and turned into float32), the matrix products of the forward and backward
+pass into buffers made beforehand, and the same optimizer's step; with the better of one thread and
+all. Normalisation, activations, loss, counts and everything between are what is to be kept small.
+
+    python scripts/benchmark.py [--repeats 5] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from fcnet import MLP, GradientDescent
+from fcnet.build import choose_threads
+from fcnet.data.batches import Batches
+from fcnet.optim import parameter_groups
+from fcnet.training import Training
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SHAPE = (3, 32, 32)
+FEATURES = 3 * 32 * 32
+CLASSES = 10
+IMAGES = 50_000
+USUAL_IMAGES = 6_400
+LR, MOMENTUM = 1e-3, 0.9
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and a batch size to time."""
+
+    name: str
+    hidden: tuple[int, ...]
+    batch_size: int = 128
+
+
+CASES = (Case("softmax regression", ()), Case("[512, 256]", (512, 256)))
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """Resident images, decoded and transformed one by one, as torchvision's CIFAR10 does it."""
+
+    def __init__(self, pixels: Tensor, labels: Tensor) -> None:
+        self.pixels = pixels.permute(0, 2, 3, 1).contiguous().numpy()
+        self.labels = labels.tolist()
+        self.transform = transforms.Compose(
+            [transforms.ToTensor(), transforms.Normalize((0.49, 0.48, 0.45), (0.25, 0.24, 0.26))]
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
+
+
+def ours(case: Case, pixels: Tensor, labels: Tensor) -> Callable[[], float]:
+    """Seconds an image of an epoch of `fcnet.training`."""
+    model = MLP(FEATURES, case.hidden, CLASSES, generator=torch.Generator().manual_seed(0))
+    mean_and_std = torch.tensor([0.49, 0.48, 0.45]), torch.tensor([0.25, 0.24, 0.26])
+    batches = Batches(pixels, labels, batch_size=case.batch_size, statistics=mean_and_std)
+    optimizer = torch.optim.SGD(parameter_groups(model, 0.0), lr=LR, momentum=MOMENTUM, fused=True)
+    training = Training(model, batches, GradientDescent(optimizer, epochs=1_000_000))
+    events = training.advance()
+    threads = choose_threads(model, case.batch_size)
+
+    def epoch() -> float:
+        torch.set_num_threads(threads)
+        started = time.perf_counter()
+        for _ in itertools.takewhile(lambda record: record is None, events):
+            pass
+        return (time.perf_counter() - started) / len(labels)
+
+    return epoch
+
+
+def usual(case: Case, pixels: Tensor, labels: Tensor) -> Callable[[], float]:
+    """Seconds an image of the loop that tutorials show; a part of an epoch stands for all."""
+    widths = [FEATURES, *case.hidden, CLASSES]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for before, width in itertools.pairwise(widths):
+        layers += [nn.Linear(before, width), nn.ReLU()]
+    model = nn.Sequential(*layers[:-1])
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
+    loader = DataLoader(
+        Pictures(pixels[:USUAL_IMAGES], labels[:USUAL_IMAGES]), batch_size=case.batch_size, shuffle=True
+    )
+
+    def epoch() -> float:
+        torch.set_num_threads(os.cpu_count() or 1)
+        started, total = time.perf_counter(), 0.0
+        for images, targets in loader:
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(images), targets)
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+        return (time.perf_counter() - started) / USUAL_IMAGES
+
+    return epoch
+
+
+def floor(case: Case, pixels: Tensor, threads: int) -> Callable[[], float]:
+    """Seconds an image of what cannot be left out, with some number of threads."""
+    widths = [FEATURES, *case.hidden, CLASSES]
+    flat = pixels.view(len(pixels), -1)
+    weights = [torch.randn(after, before) for before, after in itertools.pairwise(widths)]
+    parameters = [*weights, *(torch.zeros(width) for width in widths[1:])]
+    gradients = [torch.zeros_like(parameter) for parameter in parameters]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    optimizer = torch.optim.SGD(parameters, lr=LR, momentum=MOMENTUM, fused=True)
+    raw = torch.empty(case.batch_size, FEATURES, dtype=torch.uint8)
+    outputs = [torch.randn(case.batch_size, width) for width in widths]
+
+    def step(rows: Tensor) -> None:
+        torch.index_select(flat, 0, rows, out=raw)
+        outputs[0].copy_(raw)
+        for layer, weight in enumerate(weights):
+            torch.mm(outputs[layer], weight.T, out=outputs[layer + 1])
+        for layer in reversed(range(len(weights))):
+            torch.mm(outputs[layer + 1].T, outputs[layer], out=gradients[layer])
+            if layer:
+                torch.mm(outputs[layer + 1], weights[layer], out=outputs[layer])
+        optimizer.step()
+
+    def epoch() -> float:
+        torch.set_num_threads(threads)
+        started = time.perf_counter()
+        parts = torch.randperm(len(pixels)).split(case.batch_size)[:-1]
+        for rows in parts:
+            step(rows)
+        return (time.perf_counter() - started) / (len(parts) * case.batch_size)
+
+    return epoch
+
+
+def measure(case: Case, pixels: Tensor, labels: Tensor, repeats: int) -> dict[str, list[float]]:
+    """Seconds an image of each contender, in turn, after one round that does not count."""
+    contenders = {
+        "ours": ours(case, pixels, labels),
+        "floor, 1 thread": floor(case, pixels, 1),
+        "floor, all threads": floor(case, pixels, os.cpu_count() or 1),
+        "usual loop": usual(case, pixels, labels),
+    }
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    with torch.no_grad():
+        for _ in range(repeats + 1):
+            for name, epoch in contenders.items():
+                with torch.set_grad_enabled(not name.startswith("floor")):
+                    times[name].append(epoch())
+    times = {name: values[1:] for name, values in times.items()}
+    one, every = times.pop("floor, 1 thread"), times.pop("floor, all threads")
+    times["floor"] = min(one, every, key=statistics.median)
+    return times
+
+
+def main() -> int:
+    """Measures, prints a table, and writes JSON lines where asked."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="append a line for each case")
+    flags = parser.parse_args()
+    draws = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (IMAGES, *SHAPE), dtype=torch.uint8, generator=draws)
+    labels = torch.randint(0, CLASSES, (IMAGES,), generator=draws)
+    print(f"{os.cpu_count()} processors, torch {torch.__version__}, Python {platform.python_version()}")
+    print(f"{flags.repeats} interleaved repeats; seconds for {IMAGES:,} images of {SHAPE}, median (least to most)\n")
+    for case in CASES:
+        times = measure(case, pixels, labels, flags.repeats)
+        print(f"{case.name}, batch {case.batch_size}")
+        for name, values in times.items():
+            scaled = sorted(value * IMAGES for value in values)
+            print(f"  {name:12} {statistics.median(scaled):8.3f} s ({scaled[0]:.3f} to {scaled[-1]:.3f})")
+        pairs = list(zip(times["ours"], times["floor"], times["usual loop"], strict=True))
+        over = statistics.median(mine / least for mine, least, _ in pairs)
+        ahead = statistics.median(other / mine for mine, _, other in pairs)
+        print(f"  {over:.2f} × the floor, {ahead:.1f} × faster than the usual loop\n")
+        if flags.json:
+            line = {"case": case.name, "batch_size": case.batch_size, "over_floor": over, "over_usual": ahead}
+            with flags.json.open("a") as file:
+                file.write(json.dumps(line | {"seconds_per_image": times, "torch": torch.__version__}) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
