@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fcnet.functional.derivatives import Context, by_hand
+from fcnet.functional.derivatives import Context, by_hand, derivative_of_plain
 from fcnet.functional.precision import require_floating, widened
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def sigmoid(input: Tensor) -> Tensor:
     if not (input.is_floating_point() or input.is_complex()):
         input = input.to(torch.get_default_dtype())
     require_floating("input", input)
-    return _pointwise(_sigmoid, _sigmoid_slope, input)
+    return _along(_SIGMOID, input)
 
 
 def logsigmoid(input: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def logsigmoid(input: Tensor) -> Tensor:
         The lecture's log-likelihood of logistic regression.
     """
     require_floating("input", input)
-    return _pointwise(_logsigmoid, _logsigmoid_slope, input)
+    return _along(_LOGSIGMOID, input)
 
 
 def relu(input: Tensor) -> Tensor:
@@ -88,51 +88,87 @@ def relu(input: Tensor) -> Tensor:
     """
     if input.dtype == torch.bool or input.is_complex():
         raise NotImplementedError(f"input must be of a real dtype, got {input.dtype}")
-    return input.masked_fill(input < 0, 0)
+    return _along(_RELU, input)
 
 
-def _sigmoid(x: Tensor) -> Tensor:
-    z = decay(x)
-    return z.masked_fill(x >= 0, 1.0) / (1.0 + z)
+class Parts(NamedTuple):
+    """The pieces that activations are made of: x⁻ = min(x, 0), x⁺ = max(x, 0) and e^−|x|."""
+
+    low: Callable[[Tensor], Tensor]
+    high: Callable[[Tensor], Tensor]
+    decay: Callable[[Tensor], Tensor]
+
+
+class Curve(NamedTuple):
+    """An activation, by its parts, and its derivative, at 0 the one from the right."""
+
+    value: Callable[[Tensor, Parts], Tensor]
+    slope: Callable[[Tensor], Tensor]
+
+
+_SMOOTH = Parts(
+    low=lambda x: x.masked_fill(x >= 0, 0.0),
+    high=lambda x: x.masked_fill(x < 0, 0.0),
+    decay=lambda x: torch.where(x < 0, x, -x).exp(),
+)
+"""Can be differentiated to every order; the derivatives at 0 are those from the right."""
+
+_FAST = Parts(
+    low=lambda x: torch.minimum(x, x.new_zeros(())),
+    high=lambda x: torch.maximum(x, x.new_zeros(())),
+    decay=lambda x: x.abs().neg_().exp_(),
+)
+"""The same values without a choice for each element; not to be differentiated."""
+
+
+def _sigmoid_value(x: Tensor, parts: Parts) -> Tensor:
+    return parts.low(x).exp() / (1.0 + parts.decay(x))
 
 
 def _sigmoid_slope(x: Tensor) -> Tensor:
-    """s(x) s(−x): a difference 1 − s(x) would lose the digits of s(−x)."""
-    z = decay(x)
-    return z / (1.0 + z).square()
+    """s(x) s(−x); a difference 1 − s(x) would lose the digits of s(−x)."""
+    z = _FAST.decay(x)
+    return z / (1.0 + z).square_()
 
 
-def _logsigmoid(x: Tensor) -> Tensor:
-    return x.masked_fill(x >= 0, 0.0) - decay(x).log1p()
+def _logsigmoid_value(x: Tensor, parts: Parts) -> Tensor:
+    return parts.low(x) - parts.decay(x).log1p()
 
 
 def _logsigmoid_slope(x: Tensor) -> Tensor:
-    return _sigmoid(-x)
+    return _sigmoid_value(-x, _FAST)
 
 
-def decay(x: Tensor) -> Tensor:
-    """e^−|x|, in (0, 1], with the slope −1 at 0 that the formulas for x ≥ 0 have there."""
-    return torch.where(x < 0, x, -x).exp()
+def _relu_value(x: Tensor, parts: Parts) -> Tensor:
+    return parts.high(x)
 
 
-def _pointwise(value: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
+def _relu_slope(x: Tensor) -> Tensor:
+    return _FAST.low(x).sign_().add_(1.0)
+
+
+_SIGMOID = Curve(_sigmoid_value, _sigmoid_slope)
+_LOGSIGMOID = Curve(_logsigmoid_value, _logsigmoid_slope)
+_RELU = Curve(_relu_value, _relu_slope)
+
+
+def _along(curve: Curve, input: Tensor) -> Tensor:
     x = widened(input)
-    result: Tensor = _Pointwise.apply(x, value, slope) if by_hand(x) else value(x)
+    result: Tensor = _Along.apply(x, curve) if by_hand(x) else curve.value(x, _SMOOTH)
     return result.to(input.dtype)
 
 
-class _Pointwise(torch.autograd.Function):
-    """value(x), with the derivative slope(x)."""
-
+class _Along(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Context, x: Tensor, value: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor]
-    ) -> Tensor:
+    def forward(ctx: Context, x: Tensor, curve: Curve) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.slope = slope
-        return value(x)
+        ctx.slope = curve.slope
+        ctx.plain = lambda x: curve.value(x, _SMOOTH)
+        return curve.value(x, _FAST)
 
     @staticmethod
-    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
-        return grad * ctx.slope(x), None, None
+        if torch.is_grad_enabled():
+            return derivative_of_plain(ctx.plain, x, grad), None
+        return grad * ctx.slope(x), None

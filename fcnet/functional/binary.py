@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from fcnet.functional.activations import decay
 from fcnet.functional.derivatives import Context, by_hand, derivative_of_plain
 from fcnet.functional.precision import narrowed_loss, require_floating, widened
 from fcnet.functional.reductions import reduced, require_reduction, weighted
@@ -20,8 +21,8 @@ def binary_cross_entropy_with_logits(
 ) -> Tensor:
     """−t log s(x) − (1 − t) log s(−x), with s the sigmoid and t the probability of the second class.
 
-    −log s(x) = max(−x, 0) + log(1 + e^−|x|), so the cost is u |x| + log(1 + e^−|x|), where u is the
-    target's share against the sign of x: 1 − t for x ≥ 0, t for x < 0. Nothing is subtracted.
+    With the decision h, 1 for x ≥ 0 and else 0, it is (h − t) x + log(1 + e^−|x|): two terms of which
+    neither is negative, and the first is 0 where the decision is right.
 
     Args:
         input: logits x, any shape, floating.
@@ -49,53 +50,83 @@ def binary_cross_entropy_with_logits(
     require_floating("input", input)
     require_floating("target", target)
     if input.shape != target.shape:
-        raise ValueError(
-            f"expected input and target of one shape, got {tuple(input.shape)} and {tuple(target.shape)}"
-        )
+        raise ValueError(f"expected input and target of one shape, got {tuple(input.shape)} and {tuple(target.shape)}")
+    for name, factor in (("weight", weight), ("pos_weight", pos_weight)):
+        if factor is not None:
+            _require_broadcast(name, factor, input)
     x, t = widened(input), widened(target)
-    if pos_weight is not None:
-        _require_broadcast("pos_weight", pos_weight, input)
-        costs = _plain_cost(x, t, widened(pos_weight))
-    elif by_hand(x) and not t.requires_grad and by_hand(t):
-        costs = _Cost.apply(x, t)
+    if weight is None and pos_weight is None and by_hand(x) and by_hand(t) and not t.requires_grad:
+        loss: Tensor = _Cost.apply(x, t, reduction)
     else:
-        costs = _plain_cost(x, t)
-    if weight is not None:
-        _require_broadcast("weight", weight, input)
-        costs = weighted(costs, widened(weight))
-    return narrowed_loss(reduced(costs, reduction, costs.numel()), torch.result_type(input, target))
+        costs = _plain_costs(x, t, None if pos_weight is None else widened(pos_weight))
+        if weight is not None:
+            costs = weighted(costs, widened(weight))
+        loss = reduced(costs, reduction, costs.numel())
+    return narrowed_loss(loss, torch.promote_types(input.dtype, target.dtype))
 
 
-def _plain_cost(x: Tensor, t: Tensor, pos_weight: Tensor | None = None) -> Tensor:
-    positive = t if pos_weight is None else t * pos_weight
-    negative = 1.0 - t
-    against = torch.where(x < 0, positive, negative)
-    both = decay(x).log1p()
-    if pos_weight is not None:
-        both = weighted(both, positive + negative)
-    return both + weighted(torch.where(x < 0, -x, x), against)
+def _plain_costs(x: Tensor, t: Tensor, pos_weight: Tensor | None) -> Tensor:
+    """The costs by operations that can be differentiated to every order: −|x| is (1 − 2h) x with a constant h."""
+    h = _decision(x)
+    both = ((1.0 - 2.0 * h) * x).exp().log1p()
+    if pos_weight is None:
+        return both + weighted(x, h - t)
+    positive, negative = t * pos_weight, 1.0 - t
+    return weighted(both, positive + negative) + weighted(x, h * negative - (1.0 - h) * positive)
+
+
+def _plain_loss(x: Tensor, t: Tensor, reduction: str) -> Tensor:
+    return reduced(_plain_costs(x, t, None), reduction, x.numel())
+
+
+def _decision(x: Tensor) -> Tensor:
+    """h = 1 for x ≥ 0, else 0."""
+    return (x >= 0).to(x.dtype)
+
+
+def cost_and_slope(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of the costs without weights, and its derivative s(x) − t in the logits, a new tensor.
+
+    Args:
+        x: logits, any shape, float32 or float64.
+        t: the same shape and dtype.
+    """
+    against, decay, costs = _apart(x, t)
+    return costs.sum(), _slope(x, against, decay)
+
+
+def _apart(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """h − t, e^−|x| and the costs."""
+    against = _decision(x).sub_(t)
+    decay = x.abs().neg_().exp_()
+    return against, decay, x.masked_fill(against == 0, 0.0).mul_(against).add_(decay.log1p())
+
+
+def _slope(x: Tensor, against: Tensor, decay: Tensor) -> Tensor:
+    """s(x) − t as h − t ∓ s(−|x|), in the memory of h − t: of a right decision the tail is all there is."""
+    return against.sub_((decay / (1.0 + decay)).copysign_(x))
 
 
 class _Cost(torch.autograd.Function):
-    """The cost without ``pos_weight``, for a target that needs no gradient."""
+    """The loss without weights, for a target that needs no gradient; the derivative is h − t ∓ s(−|x|)."""
 
     @staticmethod
-    def forward(ctx: Context, x: Tensor, t: Tensor) -> Tensor:
-        against = torch.where(x < 0, t, 1.0 - t)
-        size = x.abs()
-        z = size.neg().exp_()
-        ctx.save_for_backward(x, t, against, z)
-        # 0 · ∞ = 0: an infinite logit on the right side costs nothing
-        return size.masked_fill_(against == 0, 0.0).mul_(against).add_(z.log1p())
+    def forward(ctx: Context, x: Tensor, t: Tensor, reduction: str) -> Tensor:
+        against, decay, costs = _apart(x, t)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(x, _slope(x, against, decay))
+            ctx.reduction = reduction
+            ctx.plain = partial(_plain_loss, t=t, reduction=reduction)
+        return reduced(costs, reduction, costs.numel())
 
     @staticmethod
-    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None]:
-        """s(x) − t as ±(u − s(−|x|)): for a target of 0 or 1 no digit of a tail is lost."""
-        x, t, against, z = ctx.saved_tensors
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None, None]:
+        x, slope = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return derivative_of_plain(lambda x: _plain_cost(x, t), x, grad), None
-        slope = against.sub(z / (1.0 + z))
-        return grad * torch.where(x < 0, -slope, slope), None
+            return derivative_of_plain(ctx.plain, x, grad), None, None
+        if ctx.reduction == "mean":
+            grad = grad / x.numel()
+        return slope * grad, None, None
 
 
 def _require_broadcast(name: str, weight: Tensor, input: Tensor) -> None:

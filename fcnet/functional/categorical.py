@@ -6,14 +6,18 @@ N examples, C classes, d1, … further axes. y is the true class, k the class of
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from fcnet.functional.derivatives import Context, by_hand, derivative_of_plain
 from fcnet.functional.precision import narrowed_loss, require_floating, widened
-from fcnet.functional.probabilities import below, log_softmax, plain_log_softmax
+from fcnet.functional.probabilities import below, log_softmax, plain_log_softmax, spoiled
 from fcnet.functional.reductions import reduced, require_reduction, weighted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def cross_entropy(
@@ -73,29 +77,40 @@ def cross_entropy(
     target = _indices(input, target, weight, dim)
     ignored = target == ignore_index
     labels = target.masked_fill(ignored, 0)
+    if w is None and not label_smoothing:
+        total = (~ignored).sum() if reduction == "mean" else 1
+        return narrowed_loss(_surprisal(x, labels, ignored, dim, reduction, total), input.dtype)
     if label_smoothing:
         x = x.masked_fill(ignored.unsqueeze(dim), 0.0)
         costs = _expected_surprisal(x, _one_hot(x, labels, dim), w, label_smoothing, dim).masked_fill(ignored, 0.0)
     else:
         costs = _surprisal(x, labels, ignored, dim)
-        if w is not None:
-            costs = weighted(costs, w[labels])
-    total = 1 if reduction != "mean" else (~ignored if w is None else w[labels].masked_fill(ignored, 0.0)).sum()
-    return narrowed_loss(reduced(costs, reduction, total), input.dtype)
+    if w is None:
+        return narrowed_loss(reduced(costs, reduction, (~ignored).sum()), input.dtype)
+    own = w[labels]
+    if not label_smoothing:
+        costs = weighted(costs, own)
+    counted = own.masked_fill(ignored, 0.0)
+    return narrowed_loss(reduced(costs, reduction, counted.sum()), input.dtype)
 
 
-def _surprisal(x: Tensor, labels: Tensor, ignored: Tensor, dim: int) -> Tensor:
-    """−log p̂_y of labels in [0, C), 0 where ignored."""
+def _surprisal(
+    x: Tensor, labels: Tensor, ignored: Tensor, dim: int, reduction: str = "none", total: Tensor | int = 1
+) -> Tensor:
+    """−log p̂_y of labels in [0, C), 0 where ignored, reduced."""
+    plain = partial(_plain_surprisal, labels=labels, ignored=ignored, dim=dim, reduction=reduction, total=total)
     if by_hand(x):
-        costs: Tensor = _Surprisal.apply(x, labels, ignored, dim)
-        return costs
-    return _plain_surprisal(x, labels, ignored, dim)
+        loss: Tensor = _Surprisal.apply(x, labels, ignored, dim, reduction, total, plain)
+        return loss
+    return plain(x)
 
 
-def _plain_surprisal(x: Tensor, labels: Tensor, ignored: Tensor, dim: int) -> Tensor:
+def _plain_surprisal(
+    x: Tensor, labels: Tensor, ignored: Tensor, dim: int, reduction: str, total: Tensor | int
+) -> Tensor:
     log_probabilities = plain_log_softmax(x.masked_fill(ignored.unsqueeze(dim), 0.0), dim)
     own = _of_labels(log_probabilities, labels.unsqueeze(dim), dim).squeeze(dim)
-    return -own.masked_fill(ignored, 0.0)
+    return reduced(-own.masked_fill(ignored, 0.0), reduction, total)
 
 
 class _Surprisal(torch.autograd.Function):
@@ -103,30 +118,82 @@ class _Surprisal(torch.autograd.Function):
 
     Where y = k, t is R, the others' sum, with all its digits. Elsewhere R ≥ 1, so that t ≥ 0, the
     cost is at least log 2, and what rounding takes from t cannot be seen. It needs no search for k.
+    The derivative is p̂_j for the others; for y it is −R / (1 + t), minus their sum.
     """
 
     @staticmethod
-    def forward(ctx: Context, x: Tensor, labels: Tensor, ignored: Tensor, dim: int) -> Tensor:
+    def forward(
+        ctx: Context,
+        x: Tensor,
+        labels: Tensor,
+        ignored: Tensor,
+        dim: int,
+        reduction: str,
+        total: Tensor | int,
+        plain: Callable[[Tensor], Tensor],
+    ) -> Tensor:
         index, left_out = labels.unsqueeze(dim), ignored.unsqueeze(dim)
-        differences = below(x, x.amax(dim, keepdim=True))
-        own = _of_labels(differences, index, dim).masked_fill_(left_out, 0.0)
-        powers = differences.exp_().masked_fill_(left_out, 0.0).scatter_(dim, index, 0.0)
-        others = powers.sum(dim, keepdim=True)
-        excess = own.expm1().add_(others)
-        ctx.save_for_backward(x, labels, ignored, powers, others, excess)
-        ctx.dim = dim
-        return excess.log1p().sub_(own).squeeze(dim)
+        top = x.amax(dim, keepdim=True)
+        own, powers, others = _apart(below(x, top), top, index, dim, left_out)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(x, powers.scatter_(dim, index, -others), own.exp().add_(others))
+            ctx.dim, ctx.reduction, ctx.total, ctx.plain = dim, reduction, total, plain
+        costs = _log_of_sum(own, others).sub_(own)
+        return costs.squeeze(dim) if reduction == "none" else reduced(costs, reduction, total)
 
     @staticmethod
-    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        """p̂_j for the others; for y minus their sum, −R / (1 + t), which is p̂_y − 1 without the difference."""
-        x, labels, ignored, powers, others, excess = ctx.saved_tensors
-        dim = ctx.dim
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, numerators, denominators = ctx.saved_tensors
         if torch.is_grad_enabled():
-            plain = partial(_plain_surprisal, labels=labels, ignored=ignored, dim=dim)
-            return derivative_of_plain(plain, x, grad), None, None, None
-        scale = grad.unsqueeze(dim) / (1.0 + excess)
-        return (powers * scale).scatter_(dim, labels.unsqueeze(dim), -others * scale), None, None, None
+            return derivative_of_plain(ctx.plain, x, grad), *[None] * 6
+        if ctx.reduction == "none":
+            grad = grad.unsqueeze(ctx.dim)
+        elif ctx.reduction == "mean":
+            grad = grad / ctx.total
+        return numerators * (grad / denominators), *[None] * 6
+
+
+def cost_and_slope(x: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """The sum of the rows' cross-entropies, and its derivative p̂ − t in the logits; t is the smoothed one-hot y.
+
+    With L = log Σ_j e^(x_j − x_k) a row costs L − Σ_j t_j (x_j − x_k). In the slope only the share ε of
+    the true class is a difference, ε (1 − 1/C): the rest is minus the others' sum, as without smoothing.
+
+    Args:
+        x: logits (N, C), float32 or float64.
+        labels: int64 (N,), in [0, C).
+        label_smoothing: ε in [0, 1].
+
+    Returns:
+        A scalar, and a new tensor (N, C).
+    """
+    index, top = labels.unsqueeze(1), x.amax(1, keepdim=True)
+    differences = below(x, top)
+    mean = differences.mean(1, keepdim=True) if label_smoothing else None
+    own, powers, others = _apart(differences, top, index, 1)
+    costs = _log_of_sum(own, others)
+    slope = powers.scatter_(1, index, -others).div_(own.exp().add_(others))
+    if mean is None:
+        return costs.sub_(own).sum(), slope
+    slope.sub_(label_smoothing / x.shape[1]).scatter_add_(1, index, torch.full_like(own, label_smoothing))
+    return costs.sub_(own, alpha=1.0 - label_smoothing).sub_(mean, alpha=label_smoothing).sum(), slope
+
+
+def _apart(
+    differences: Tensor, top: Tensor, index: Tensor, dim: int, left_out: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the differences to class k, which are used up: x_y − x_k, e^(x_j − x_k) but 0 for y, and their sum."""
+    own = spoiled(_of_labels(differences, index, dim), top)
+    powers = differences.exp_()
+    if left_out is not None:
+        own, powers = own.masked_fill_(left_out, 0.0), powers.masked_fill_(left_out, 0.0)
+    powers.scatter_(dim, index, 0.0)
+    return own, powers, powers.sum(dim, keepdim=True)
+
+
+def _log_of_sum(own: Tensor, others: Tensor) -> Tensor:
+    """log Σ_j e^(x_j − x_k), as log(1 + t)."""
+    return own.expm1().add_(others).log1p_()
 
 
 def _expected_surprisal(x: Tensor, target: Tensor, weight: Tensor | None, smoothing: float, dim: int) -> Tensor:
@@ -169,15 +236,19 @@ def _indices(input: Tensor, target: Tensor, weight: Tensor | None, dim: int) -> 
         raise RuntimeError(f"target must be class indices of dtype int64 or uint8, got {target.dtype}")
     if weight is not None and weight.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
         raise RuntimeError(f"expected input and weight of one dtype, got {input.dtype} and {weight.dtype}")
-    return target.long()
+    return target.long() if target.dtype == torch.uint8 else target
 
 
 def _shape_error(input: Tensor, target: Tensor, dim: int) -> Exception:
-    axes = ["N"] * dim + ["C"] + [f"d{axis}" for axis in range(1, input.ndim - dim)]
+    axes = _axes(input, dim)
     expected = f"logits {_tuple(axes)} and target {_tuple(axes[:dim] + axes[dim + 1 :])}"
     text = f"expected {expected}, got {tuple(input.shape)} and {tuple(target.shape)}"
     same_number = target.shape[:1] == input.shape[:1] if dim else target.ndim != 1
     return RuntimeError(text) if same_number else ValueError(text)
+
+
+def _axes(input: Tensor, dim: int) -> list[str]:
+    return ["N"] * dim + ["C"] + [f"d{axis}" for axis in range(1, input.ndim - dim)]
 
 
 def _tuple(names: list[str]) -> str:
@@ -186,9 +257,8 @@ def _tuple(names: list[str]) -> str:
 
 def _require_weight(input: Tensor, weight: Tensor, dim: int) -> None:
     if weight.shape != input.shape[dim : dim + 1]:
-        raise RuntimeError(
-            f"expected weight (C,) for the C of logits, got {tuple(weight.shape)} and {tuple(input.shape)}"
-        )
+        shapes = f"{tuple(input.shape)} and {tuple(weight.shape)}"
+        raise RuntimeError(f"expected logits {_tuple(_axes(input, dim))} and weight (C,), got {shapes}")
 
 
 def _require_probabilities(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> torch.dtype:

@@ -21,7 +21,12 @@ class Context(FunctionCtx):
     """What a forward pass keeps for its backward pass."""
 
     saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+    plain: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]
     dim: int
+    reduction: str
+    total: Tensor | int
 
 
 def by_hand(input: Tensor) -> bool:

@@ -21,6 +21,6 @@ def widened(tensor: Tensor) -> Tensor:
 
 def narrowed_loss(loss: Tensor, dtype: torch.dtype) -> Tensor:
     """A loss in the dtype of its arguments; autocast leaves losses in float32."""
-    if dtype in _NARROW and torch.is_autocast_enabled(loss.device.type):
+    if loss.dtype == dtype or (dtype in _NARROW and torch.is_autocast_enabled(loss.device.type)):
         return loss
     return loss.to(dtype)

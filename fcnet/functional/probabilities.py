@@ -41,10 +41,13 @@ def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor
     x = input if dtype is None else input.to(dtype)
     require_floating("input", x)
     wide = widened(x)
+    result: Tensor
     if not x.numel():
         result = wide.exp()
+    elif by_hand(wide):
+        result = _Softmax.apply(wide, dim)
     else:
-        result = _Softmax.apply(wide, dim) if by_hand(wide) else plain_softmax(wide, dim)
+        result = plain_softmax(wide, dim)
     return _narrowed(result, x)
 
 
@@ -75,17 +78,32 @@ def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Te
     x = input if dtype is None else input.to(dtype)
     require_floating("input", x)
     wide = widened(x)
+    result: Tensor
     if not x.numel():
         result = wide.exp()
+    elif by_hand(wide):
+        result = _LogSoftmax.apply(wide, dim)
     else:
-        result = _LogSoftmax.apply(wide, dim) if by_hand(wide) else plain_log_softmax(wide, dim)
+        result = plain_log_softmax(wide, dim)
     return _narrowed(result, x)
 
 
 def below(x: Tensor, top: Tensor) -> Tensor:
-    """x − top for a top that no x is above, never ∞ − ∞: what equals an infinite top is 0 below it."""
-    largest = torch.finfo(x.dtype).max
-    return (x - top.clamp(-largest, largest)).clamp(max=0.0)
+    """x − top, where top is the largest; what equals an infinite top is 0 below it, not ∞ − ∞.
+
+    A NaN is 0 too: `spoiled` brings it back, for a row at a time. Not to be differentiated.
+    """
+    return (x - top).nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+
+
+def spoiled(rows: Tensor, top: Tensor) -> Tensor:
+    """Makes NaN, in place, what comes from a row that holds one; ``top`` is the rows' largest."""
+    return rows.masked_fill_(top.isnan(), torch.nan)
+
+
+def _below(x: Tensor, top: Tensor) -> Tensor:
+    """x − top, to be differentiated in both arguments; a NaN stays."""
+    return (x - top).masked_fill(top.isinf() & (x == top), 0.0)
 
 
 def plain_softmax(x: Tensor, dim: int) -> Tensor:
@@ -95,21 +113,21 @@ def plain_softmax(x: Tensor, dim: int) -> Tensor:
     others' sum R: p̂_k = 1 / (1 + R), whose derivative knows 1 − p̂_k = R / (1 + R) without a difference.
     """
     top, k = x.detach().max(dim, keepdim=True)
-    powers = below(x, top).exp()
+    powers = _below(x, top).exp()
     return (powers / powers.sum(dim, keepdim=True)).scatter(dim, k, 1.0 / (1.0 + _sum_of_others(x, k, dim)))
 
 
 def plain_log_softmax(x: Tensor, dim: int) -> Tensor:
     """The logarithm of the softmax by differentiable operations; class k apart as in `plain_softmax`."""
     top, k = x.detach().max(dim, keepdim=True)
-    differences = below(x, top)
+    differences = _below(x, top)
     others = differences - differences.exp().sum(dim, keepdim=True).log()
     return others.scatter(dim, k, -_sum_of_others(x, k, dim).log1p())
 
 
 def _sum_of_others(x: Tensor, k: Tensor, dim: int) -> Tensor:
     """Σ_{i≠k} e^(x_i − x_k), differentiable in x_k too."""
-    return below(x, x.gather(dim, k)).scatter(dim, k, -torch.inf).exp().sum(dim, keepdim=True)
+    return _below(x, x.gather(dim, k)).scatter(dim, k, -torch.inf).exp().sum(dim, keepdim=True)
 
 
 def _narrowed(result: Tensor, x: Tensor) -> Tensor:
@@ -124,7 +142,7 @@ class _Softmax(torch.autograd.Function):
     def forward(ctx: Context, x: Tensor, dim: int) -> Tensor:
         top, k = x.max(dim, keepdim=True)
         powers = below(x, top).exp_()
-        probabilities = powers.div_(powers.sum(dim, keepdim=True))
+        probabilities = powers.div_(spoiled(powers.sum(dim, keepdim=True), top))
         ctx.save_for_backward(probabilities, k)
         ctx.dim = dim
         return probabilities
@@ -144,7 +162,7 @@ class _LogSoftmax(torch.autograd.Function):
     def forward(ctx: Context, x: Tensor, dim: int) -> Tensor:
         top, k = x.max(dim, keepdim=True)
         differences = below(x, top)
-        others = differences.exp().scatter_(dim, k, 0.0).sum(dim, keepdim=True)
+        others = spoiled(differences.exp().scatter_(dim, k, 0.0).sum(dim, keepdim=True), top)
         value = differences.sub_(others.log1p_())
         ctx.save_for_backward(value, k)
         ctx.dim = dim
