@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 import fcnet.functional as F
+from fcnet.functional import binary, categorical
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits (B,) or (B, C), labels int64 (B,)) -> the sum of the B losses, a scalar.
@@ -40,22 +41,11 @@ class CrossEntropy:
     def with_slope(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The sum and its derivative in the logits, p̂ − target, in the shape of the logits.
 
-        The derivative of the true class is minus the others' sum, so that it keeps its digits where
-        p̂ is near 1; with C nodes and smoothing ε the same, and ε (p̂ − 1/C) beside it.
+        Where the true class is sure it keeps its digits; see the functions that give it.
         """
         if logits.ndim == 1:
-            target = self._target(logits, labels)
-            total = F.binary_cross_entropy_with_logits(logits, target, reduction="sum")
-            return total, F.sigmoid(logits) - target
-        index = labels.unsqueeze(1)
-        powers = logits - logits.amax(1, keepdim=True)
-        own = powers.gather(1, index)
-        powers.exp_().scatter_(1, index, 0.0)
-        others = powers.sum(1, keepdim=True)
-        excess = own.expm1().add_(others)
-        loss = excess.log1p().sub_(own).sum()
-        scale = excess.add_(1.0).reciprocal_()
-        return loss, powers.mul_(scale).scatter_(1, index, others.mul_(scale).neg_())
+            return binary.cost_and_slope(logits, self._target(logits, labels))
+        return categorical.cost_and_slope(logits, labels, self.label_smoothing)
 
     def _target(self, logits: Tensor, labels: Tensor) -> Tensor:
         target = labels.to(logits.dtype)

@@ -38,7 +38,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "identity": lambda upstream, z: upstream,
     "sigmoid": lambda upstream, z: upstream * F.sigmoid(z) * F.sigmoid(-z),
-    "relu": lambda upstream, z: upstream.masked_fill(z < 0, 0.0),
+    "relu": lambda upstream, z: z.clone().ge_(0.0).mul_(upstream),
 }
 """(∂R/∂a, z) -> ∂R/∂z = ∂R/∂a · g′(z), by the name of g."""
 
