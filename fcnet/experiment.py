@@ -53,6 +53,8 @@ def carry_out(
         UserError: the checkpoint does not belong to this data.
     """
     torch.set_num_threads(experiment.threads)
+    if distributed.rank() == 0:
+        _sweep(run)
     records = _restore(experiment, run)
     return _to_the_end(experiment, run, records, save_seconds, stop)
 
@@ -65,7 +67,7 @@ def _to_the_end(
     stop: Callable[[], bool],
 ) -> Iterator[EpochRecord | None]:
     training = experiment.training
-    saved = time.monotonic()
+    saved, stopping = time.monotonic(), False
     for record in training.advance():
         if record is not None:
             records.append(dataclasses.asdict(record))
@@ -76,9 +78,9 @@ def _to_the_end(
             if stopping or distributed.agreed(time.monotonic() - saved >= save_seconds):
                 _save(experiment, run)
                 saved = time.monotonic()
-            if stopping:
-                raise Stopped
         yield record
+        if stopping:
+            raise Stopped
     _save(experiment, run)
     _finish(experiment, run, records)
 
@@ -86,6 +88,12 @@ def _to_the_end(
 def _agreement_due(step: int) -> bool:
     """Whether the ranks, who must save and stop at one step, ask each other after this one."""
     return distributed.num_ranks() == 1 or step % _STEPS_BETWEEN_AGREEMENTS == 0
+
+
+def _sweep(run: Run) -> None:
+    """Removes what a killed process was writing; `fcnet.files.replacing` names it .NAME.ENDING.xxxxxxxx."""
+    for file in run.path.rglob(".*.*.????????"):
+        file.unlink()
 
 
 def _restore(experiment: Experiment, run: Run) -> list[dict[str, Any]]:

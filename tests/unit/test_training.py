@@ -1,0 +1,396 @@
+"""Rules of fcnet.training."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import json
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fcnet import fit
+from fcnet.data.augment import Flip, Shift
+from fcnet.data.batches import Batches
+from fcnet.errors import UserError
+from fcnet.evaluation import evaluate
+from fcnet.files import read_sealed, write_sealed
+from fcnet.losses import CrossEntropy
+from fcnet.models import MLP
+from fcnet.optim import constant, cosine, parameter_groups, warmed_up
+from fcnet.training import EpochRecord, GradientDescent, Training
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+
+# What the configuration can ask for; fused, as it is built.
+OPTIMIZERS: dict[str, MakeOptimizer] = {
+    "sgd": partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, fused=True),
+    "sgd without momentum": partial(torch.optim.SGD, lr=0.1, fused=True),
+    "adamw": partial(torch.optim.AdamW, lr=0.01, betas=(0.8, 0.95), fused=True),
+}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "logistic regression": {"hidden": ()},
+    "plain": {"hidden": (6, 6), "activation": "sigmoid"},
+    "residual": {"hidden": (6, 6), "activation": "relu", "residual": True},
+    "normalised": {"hidden": (6, 6), "activation": "relu", "normalization": "batch"},
+    "all": {"hidden": (6, 6), "activation": "relu", "normalization": "batch", "dropout": 0.3, "residual": True},
+}
+PIXELS = torch.randint(0, 256, (37, 1, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def network(name: str, num_classes: int = 3, seed: int = 1) -> MLP:
+    return MLP(20, num_classes=num_classes, generator=torch.Generator().manual_seed(seed), **NETWORKS[name])
+
+
+def labels(num_classes: int = 3, size: int = 37) -> Tensor:
+    return torch.randint(num_classes, (size,), generator=torch.Generator().manual_seed(2))
+
+
+def exact_images(size: int = 37) -> Tensor:
+    """Float64, so that two ways to the same number differ in their last digits alone."""
+    return torch.randn(size, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+
+
+def training(
+    name: str = "all", optimizer: str = "adamw", *, epochs: int = 3, seed: int = 5, num_classes: int = 3
+) -> Training:
+    """Everything that a step can change, at its beginning: 5 steps an epoch, the last of 5 images."""
+    target = labels(num_classes)
+    batches = Batches(PIXELS, target, batch_size=8, augment=(Flip(), Shift(1)))
+    model = network(name, num_classes)
+    algorithm = GradientDescent(
+        OPTIMIZERS[optimizer](parameter_groups(model, 0.05)),
+        epochs=epochs,
+        schedule=warmed_up(cosine(5 * epochs), 3),
+        loss=CrossEntropy(0.1),
+    )
+    return Training(model, batches, algorithm, validation=Batches(PIXELS, target, batch_size=10), seed=seed)
+
+
+def figures(record: EpochRecord | None) -> dict[str, Any] | None:
+    """A record without what a clock measured."""
+    if record is None:
+        return None
+    return {
+        key: value for key, value in dataclasses.asdict(record).items() if key not in {"seconds", "images_per_second"}
+    }
+
+
+def timeless(facts: dict[str, Any]) -> dict[str, Any]:
+    """Facts as JSON gives them back, without what a clock measured."""
+    back: dict[str, Any] = json.loads(json.dumps(facts))
+    return {key: value for key, value in back.items() if key not in {"seconds", "seconds_before"}}
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_equal_to_the_bit(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def torchs_loss(logits: Tensor, target: Tensor, smoothing: float) -> Tensor:
+    """The mean loss, by torch."""
+    if logits.ndim == 1:
+        soft = target.to(logits.dtype) * (1 - smoothing) + smoothing / 2
+        return functional.binary_cross_entropy_with_logits(logits, soft)
+    return functional.cross_entropy(logits, target, label_smoothing=smoothing)
+
+
+def textbook(
+    model: MLP, algorithm: GradientDescent, batches: Batches, smoothing: float, seed: int
+) -> Iterator[tuple[float, float]]:
+    """Training as anyone writes it: the mean loss, autograd, the optimizer; mean loss and accuracy of each epoch."""
+    optimizer, step = algorithm.optimizer, 0
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for epoch in range(algorithm.epochs):
+        total, hits = 0.0, 0
+        for batch in batches.epoch(seed, epoch):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * algorithm.schedule(step)
+            optimizer.zero_grad()
+            logits = model(batch.images)
+            loss = torchs_loss(logits, batch.labels, smoothing)
+            loss.backward()
+            optimizer.step()
+            called = (logits > 0).long() if logits.ndim == 1 else logits.argmax(1)
+            total += loss.item() * len(batch.labels)
+            hits += int((called == batch.labels).sum())
+            step += 1
+        yield total / batches.num_images, hits / batches.num_images
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("num_classes", [2, 3])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "all"])
+def test_every_step_is_that_of_plain_torch(name: str, optimizer: str, num_classes: int, smoothing: float) -> None:
+    batches = Batches(exact_images(), labels(num_classes), batch_size=8)  # five batches, the last of 5 images
+    ours = network(name, num_classes).double()
+    theirs = copy.deepcopy(ours)
+
+    def algorithm(model: MLP) -> GradientDescent:
+        made = OPTIMIZERS[optimizer](parameter_groups(model, 0.05))
+        return GradientDescent(made, epochs=2, schedule=cosine(20), loss=CrossEntropy(smoothing))
+
+    expected = textbook(theirs, algorithm(theirs), batches, smoothing, seed=7)
+    for record, (loss, accuracy) in zip(fit(ours, batches, algorithm(ours), seed=7), expected, strict=True):
+        assert record.train_loss == pytest.approx(loss, rel=1e-9)
+        assert record.train_accuracy == accuracy
+        # float64 rounds in another order, and the divisions of AdamW and batch norm make that larger
+        assert_close(weights(ours), weights(theirs), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["plain", "normalised"])
+def test_a_smaller_batch_is_the_mean_over_its_own_images(name: str) -> None:
+    model = network(name).double()
+    images, target = exact_images(3), labels(size=3)
+    expected = torch.autograd.grad(functional.cross_entropy(model(images), target), list(model.parameters()))
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    algorithm = GradientDescent(torch.optim.SGD(model.parameters(), lr=1.0), epochs=1)
+    list(fit(model, Batches(images, target, batch_size=8), algorithm))
+    moved = [start - parameter.detach() for start, parameter in zip(before, model.parameters(), strict=True)]
+    assert_close(moved, list(expected))
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 37, 100])
+def test_training_figures_are_exact_means_over_the_images(batch_size: int) -> None:
+    model = network("plain").double()
+    algorithm = GradientDescent(torch.optim.SGD(model.parameters(), lr=0.0), epochs=1)
+    images, target = exact_images(), labels()
+    (record,) = fit(model, Batches(images, target, batch_size=batch_size), algorithm)
+    logits = model(images)
+    assert record.train_loss == pytest.approx(functional.cross_entropy(logits, target).item(), rel=1e-12)
+    assert record.train_accuracy == (logits.argmax(1) == target).double().mean().item()
+    assert record.step == -(-37 // batch_size)
+
+
+def test_validation_figures_are_those_of_the_network_after_the_epoch() -> None:
+    course = training(epochs=2)
+    for record in course.advance():
+        if record is not None:
+            assert course.validation is not None
+            seen = evaluate(course.model, course.validation)
+            assert (record.validation_loss, record.validation_accuracy) == (seen.loss, seen.accuracy)
+
+
+def test_without_a_validation_set_its_figures_are_none() -> None:
+    (record,) = fit(network("plain"), (PIXELS, labels()), GradientDescent(sgd(network("plain")), epochs=1))
+    assert record.validation_loss is None
+    assert record.validation_accuracy is None
+
+
+def sgd(model: nn.Module, lr: float = 0.1) -> torch.optim.SGD:
+    return torch.optim.SGD(model.parameters(), lr=lr)
+
+
+def test_fit_learns_ones_own_tensors_and_does_nothing_before_it_is_asked() -> None:
+    images = torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
+    target = (images[:, 0] * images[:, 1] > 0).long()  # no straight line separates these
+    model = MLP(4, (32,), 2, generator=torch.Generator().manual_seed(0))
+    before = weights(model)
+    records = fit(model, (images, target), validation=(images[:50], target[:50]))
+    assert_equal_to_the_bit(weights(model), before)
+    first = next(records)
+    assert first.epoch == 1
+    *_, last = records
+    assert (last.epoch, last.step) == (10, 30)
+    assert last.train_loss < first.train_loss
+    assert last.validation_loss is not None
+    assert first.validation_loss is not None
+    assert last.validation_loss < first.validation_loss
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_fit_trains_any_module_of_torchs(num_classes: int) -> None:
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(20, num_classes))
+    target = labels(num_classes)
+    records = list(fit(layers, (PIXELS, target), validation=(PIXELS, target)))
+    assert records[-1].train_loss < records[0].train_loss
+    assert records[-1].validation_accuracy is not None
+
+
+@pytest.mark.parametrize("name", ["plain", "normalised"])
+def test_what_is_frozen_stays_as_it_is(name: str) -> None:
+    model = network(name)
+    frozen = next(model.parameters()).requires_grad_(False)
+    before = frozen.clone()
+    list(fit(model, (PIXELS, labels()), GradientDescent(sgd(model), epochs=2)))
+    assert torch.equal(frozen, before)
+
+
+@pytest.mark.parametrize("name", ["plain", "normalised"])
+def test_a_hook_on_a_layer_is_called_in_training(name: str) -> None:
+    model, seen = network(name), []
+    model.layers[0].register_forward_hook(lambda module, inputs, output: seen.append(output.shape[0]))
+    list(fit(model, Batches(PIXELS, labels(), batch_size=8), GradientDescent(sgd(model), epochs=1)))
+    assert seen == [8, 8, 8, 8, 5]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_one_seed_gives_one_network_to_the_bit_whatever_torchs_own_seed(name: str, optimizer: str) -> None:
+    results = []
+    for ambient in (1, 2):
+        torch.manual_seed(ambient)
+        course = training(name, optimizer)
+        records = [figures(record) for record in course.advance()]
+        results.append((weights(course.model), records))
+    (ours, our_records), (theirs, their_records) = results
+    assert_equal_to_the_bit(ours, theirs)
+    assert our_records == their_records
+
+
+def test_another_seed_gives_another_network() -> None:
+    ours, theirs = (training(seed=seed) for seed in (5, 6))
+    for course in (ours, theirs):
+        list(course.advance())
+    first = "layers.0.weight"
+    assert not torch.equal(weights(ours.model)[first], weights(theirs.model)[first])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_torchs_own_generator_is_left_alone(name: str) -> None:
+    before = torch.get_rng_state()
+    course = training(name)
+    list(course.advance())
+    course.state()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("name", ["plain", "all"])
+def test_a_training_restored_at_any_step_ends_as_if_it_had_never_stopped(
+    name: str, optimizer: str, tmp_path: Path
+) -> None:
+    whole = training(name, optimizer)
+    pauses = 0
+    events: list[dict[str, Any] | None] = []
+    for record in whole.advance():
+        write_sealed(tmp_path / f"{pauses}", *whole.state())
+        events.append(figures(record))
+        pauses += 1
+    assert pauses == whole.num_steps + 3 == 18
+    last, facts = whole.state()
+    for pause in range(pauses):
+        again = training(name, optimizer)
+        again.restore(*read_sealed(tmp_path / f"{pause}"))
+        rest = [figures(record) for record in again.advance()]
+        assert rest == events[pause + 1 :], f"restored at pause {pause}"
+        tensors, other = again.state()
+        assert_equal_to_the_bit(tensors, last)
+        assert timeless(other) == timeless(facts)
+
+
+def test_seconds_go_on_where_a_training_is_restored(tmp_path: Path) -> None:
+    course = training()
+    list(itertools.islice(course.advance(), 8))
+    write_sealed(tmp_path / "saved", *course.state())
+    again = training()
+    again.restore(*read_sealed(tmp_path / "saved"))
+    assert again.train_seconds == course.train_seconds > course.seconds > 0.0
+    *_, record = (record for record in again.advance() if record is not None)
+    assert record.seconds > 0.0
+    assert again.train_seconds > course.train_seconds
+
+
+def test_decay_spares_biases_and_normalisations() -> None:
+    model = network("normalised")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1.0)
+    optimizer = torch.optim.SGD(parameter_groups(model, 0.5), lr=1.0)
+    list(fit(model, (PIXELS, labels()), GradientDescent(optimizer, epochs=1, loss=lambda z, _: 0.0 * z.sum())))
+    for name, parameter in model.named_parameters():
+        expected = 0.5 if parameter.ndim == 2 else 1.0
+        assert torch.equal(parameter, torch.full_like(parameter, expected)), name
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+@pytest.mark.parametrize("name", ["plain", "normalised"])
+def test_bfloat16_learns_what_float32_learns_and_keeps_float32_parameters(name: str, num_classes: int) -> None:
+    losses = []
+    for precision in (torch.float32, torch.bfloat16):
+        model = network(name, num_classes)
+        algorithm = GradientDescent(sgd(model), epochs=3, precision=precision)
+        losses.append([record.train_loss for record in fit(model, (PIXELS, labels(num_classes)), algorithm)])
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    # bfloat16 keeps 8 bits of each product's factors: 2⁻⁹ a factor, a few factors after another
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert losses[1] != losses[0]
+
+
+def test_a_training_set_without_images_is_refused() -> None:
+    model = network("plain")
+    empty = Batches(PIXELS, labels(), rows=torch.arange(0))
+    with pytest.raises(UserError, match="the training set must hold at least one image, got 0"):
+        Training(model, empty, GradientDescent(sgd(model), epochs=1))
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (torch.tensor([-1, 1, 1]), "labels must be 0 to 1, got -1"),
+        (torch.tensor([0, 1, 2]), "labels must be 0 to 1, got 2"),
+    ],
+)
+def test_a_label_outside_the_classes_is_refused(target: Tensor, message: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        next(fit(network("plain", 2), (PIXELS[:3], target)))
+    assert str(refusal.value) == message
+
+
+class NoHostSync(TorchDispatchMode):
+    """Fails on every operation whose result the host must wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        waiting = {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "item", "bincount"}
+        assert name not in waiting, f"{func} waits for the device"
+        assert not (name == "index" and any(a is not None and a.dtype == torch.bool for a in args[1])), func
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_step_waits_for_the_device(name: str, optimizer: str, num_classes: int) -> None:
+    events = training(name, optimizer, num_classes=num_classes).advance()
+    next(events)
+    with NoHostSync():
+        for _ in range(4):
+            assert next(events) is None
+
+
+def test_reading_a_tensor_is_what_the_guard_forbids() -> None:
+    with pytest.raises(AssertionError, match="waits for the device"), NoHostSync():
+        torch.ones(1).item()
+
+
+def test_the_rate_follows_the_schedule_also_in_a_second_training() -> None:
+    model = network("plain")
+    optimizer = sgd(model, lr=0.5)
+    for _ in range(2):
+        *_, last = fit(model, (PIXELS, labels()), GradientDescent(optimizer, epochs=4, schedule=cosine(4)))
+        assert last.lr == pytest.approx(0.5 * cosine(4)(3))
+    *_, last = fit(model, (PIXELS, labels()), GradientDescent(optimizer, epochs=1, schedule=constant()))
+    assert last.lr == 0.5

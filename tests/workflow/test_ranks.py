@@ -1,0 +1,204 @@
+"""Two processes that train together are one process, but for rounding.
+
+`torchrun` starts this file: as a program it does, as one of several ranks, the jobs that the tests
+look at; alone it does the same jobs as one process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.testing import assert_close
+
+import fcnet
+from fcnet import cli, distributed
+from fcnet.build import build
+from fcnet.config import dump_config, load_config
+from fcnet.experiment import Stopped, carry_out
+from fcnet.run import Run
+
+CPU = torch.device("cpu")
+# The batches are odd, and these shares leave 1,321 and 251 training images: one more than a multiple of the
+# batch, so that the last batch of an epoch is a single image, in which one of the ranks has no part.
+CONFIGS = {
+    "normalised": """
+[data]
+validation = 0.08
+augment = { shift = 1 }
+[model]
+hidden = [32, 32]
+normalization = "batch"
+residual = true
+[optimizer]
+name = "sgd"
+lr = 0.05
+nesterov = true
+[train]
+epochs = 3
+batch_size = 165
+label_smoothing = 0.1
+""",
+    "binary": """
+[data]
+classes = ["3", "8"]
+validation = 0.12
+augment = { flip = true, shift = 1 }
+[model]
+kind = "logistic"
+[optimizer]
+lr = 0.01
+[train]
+epochs = 3
+batch_size = 25
+""",
+    "long": """
+[data]
+validation = 0.08
+augment = { shift = 1 }
+[model]
+hidden = [32]
+normalization = "batch"
+[optimizer]
+name = "sgd"
+lr = 0.02
+schedule = "cosine"
+[train]
+epochs = 2
+batch_size = 15
+""",
+}
+LOSSES, ACCURACIES = ("train_loss", "validation_loss"), ("train_accuracy", "validation_accuracy")
+
+
+def learn(folder: Path, name: str, *, until: int | None = None) -> None:
+    """Begins a run and carries it to the end, or until so many steps are made."""
+    config = load_config(folder / f"{name}.toml")
+    experiment = build(config, CPU)
+    run = Run(folder / (name if until is None else f"{name}-stopped"))
+    if distributed.rank() == 0:
+        Run.create(run.path, name, dump_config(config))
+    distributed.barrier()
+    training = experiment.training
+    try:
+        for _ in carry_out(
+            experiment, run, save_seconds=1e9, stop=lambda: until is not None and training.step >= until
+        ):
+            pass
+    except Stopped:
+        assert training.step == until
+
+
+def write_batches(folder: Path, name: str) -> None:
+    """Writes this rank's part of every batch of two epochs."""
+    batches = build(load_config(folder / f"{name}.toml"), CPU).training.batches
+    tensors = {}
+    for epoch in range(2):
+        for number, batch in enumerate(batches.epoch(0, epoch)):
+            tensors[f"{epoch}.{number}.images"] = batch.images
+            tensors[f"{epoch}.{number}.labels"] = batch.labels
+    save_file(tensors, folder / f"batches-{distributed.rank()}.safetensors")
+
+
+def do_jobs(folder: Path) -> None:
+    write_batches(folder, "normalised")
+    learn(folder, "normalised")
+    learn(folder, "binary")
+    learn(folder, "long", until=32)
+
+
+def torchrun(*program: str) -> str:
+    """Runs a program as two ranks; its standard output."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *program]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(fcnet.__file__).parents[1])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """What one process made of the jobs, and what two made."""
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FCNET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        for folder in (one, two):
+            for name, text in CONFIGS.items():
+                (folder / f"{name}.toml").write_text(text)
+        do_jobs(one)
+        learn(one, "long")
+        torchrun(__file__, str(two))
+        torchrun(
+            "-m", "fcnet.train", "--resume", "--out", str(one / "long-stopped"), "--config", str(one / "long.toml")
+        )
+        resumed = build(load_config(two / "long.toml"), CPU)
+        for _ in carry_out(resumed, Run(two / "long-stopped"), save_seconds=1e9):
+            pass
+    torch.set_num_threads(threads)
+    return one, two
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_course(ours: Path, theirs: Path) -> None:
+    """One run is the other but for rounding: the figures of every epoch, and the test set's.
+
+    Sums over a batch are added in another order, 1e-7 of each; some hundred steps make up to 1e-5 of that, and
+    may carry an image or two over the border between classes.
+    """
+    for mine, other in zip(records(ours), records(theirs), strict=True):
+        assert (mine["epoch"], mine["step"], mine["lr"]) == (other["epoch"], other["step"], other["lr"])
+        assert [mine[key] for key in LOSSES] == pytest.approx([other[key] for key in LOSSES], rel=1e-4)
+        assert [mine[key] for key in ACCURACIES] == pytest.approx([other[key] for key in ACCURACIES], abs=2 / 1321)
+    mine, other = (json.loads((run / "summary.json").read_text()) for run in (ours, theirs))
+    assert mine["test_accuracy"] == other["test_accuracy"]
+    assert mine["test_loss"] == pytest.approx(other["test_loss"], rel=1e-4)
+
+
+def test_ranks_see_the_images_of_one_process_in_its_order(folders: tuple[Path, Path]) -> None:
+    one, two = folders
+    whole = load_file(one / "batches-0.safetensors")
+    parts: list[dict[str, Tensor]] = [load_file(two / f"batches-{rank}.safetensors") for rank in range(2)]
+    assert parts[0].keys() == parts[1].keys() == whole.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(torch.cat([part[name] for part in parts]), tensor), name
+    assert {len(part["0.0.labels"]) for part in parts} == {82, 83}
+    assert {len(part["0.8.labels"]) for part in parts} == {0, 1}
+
+
+@pytest.mark.parametrize("name", ["normalised", "binary"])
+def test_two_ranks_learn_what_one_learns(name: str, folders: tuple[Path, Path]) -> None:
+    one, two = folders
+    assert_same_course(two / name, one / name)
+    ours, theirs = (load_file(folder / name / "model.safetensors") for folder in (two, one))
+    assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("begun_by", [0, 1])
+def test_a_run_goes_on_with_another_number_of_ranks(begun_by: int, folders: tuple[Path, Path]) -> None:
+    assert_same_course(folders[begun_by] / "long-stopped", folders[0] / "long")
+
+
+def test_only_the_first_rank_speaks_and_writes(folders: tuple[Path, Path]) -> None:
+    one, two = folders
+    assert {file.name for file in (two / "normalised").iterdir()} == {
+        file.name for file in (one / "normalised").iterdir()
+    }
+    made = json.loads((two / "normalised" / "model.json").read_text())["made_with"]
+    assert made["ranks"] == 2
+
+
+if __name__ == "__main__":
+    with cli.joined_ranks(CPU):
+        do_jobs(Path(sys.argv[1]))

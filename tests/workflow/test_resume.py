@@ -1,0 +1,245 @@
+"""A run that was stopped, or that died, goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from PIL import Image
+
+from fcnet.build import build
+from fcnet.config import dump_config, load_config
+from fcnet.errors import UserError
+from fcnet.experiment import Stopped, carry_out
+from fcnet.run import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from fcnet.build import Experiment
+    from fcnet.config import Config
+    from fcnet.training import EpochRecord
+
+# 90 training images in 12 steps an epoch, the last of two images; 36 steps in all.
+CONFIG = """
+seed = 3
+[data]
+source = "synthetic"
+shape = [1, 6, 6]
+train_size = 100
+test_size = 30
+num_classes = 4
+augment = { flip = true, shift = 1 }
+[model]
+hidden = [12, 12]
+normalization = "batch"
+dropout = 0.2
+residual = true
+[optimizer]
+schedule = "cosine"
+warmup_epochs = 0.5
+[train]
+epochs = 3
+batch_size = 8
+label_smoothing = 0.1
+"""
+CPU = torch.device("cpu")
+OPTIMIZERS = ("sgd", "adamw")
+FINISHED = {"config.toml", "metrics.jsonl", "summary.json", "model.safetensors", "model.json"}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache_and_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def configured(folder: Path, *changes: str) -> Config:
+    file = folder / "config.toml"
+    file.write_text(CONFIG)
+    return load_config(file, changes)
+
+
+def begun(folder: Path, config: Config) -> Run:
+    return Run.create(folder / "run", "run", dump_config(config))
+
+
+def carry_on(
+    experiment: Experiment,
+    run: Run,
+    *,
+    until: int | None = None,
+    save_seconds: float = 1e9,
+    watch: Callable[[], None] = lambda: None,
+) -> list[EpochRecord]:
+    """Goes on with a run, to the end or until it has made so many steps; the records of this part."""
+
+    def stop() -> bool:
+        return until is not None and experiment.training.step >= until
+
+    seen = []
+    try:
+        for record in carry_out(experiment, run, save_seconds=save_seconds, stop=stop):
+            watch()
+            if record is not None:
+                seen.append(record)
+    except Stopped:
+        assert experiment.training.step == until
+    return seen
+
+
+def result(run: Run) -> dict[str, Any]:
+    """All of a finished run but what a clock measured."""
+    records, summary = run.records(), run.summary()
+    for record in records:
+        assert record.pop("seconds") > 0.0
+        assert record.pop("images_per_second") > 0.0
+    assert summary.pop("train_seconds") > 0.0
+    assert {file.name for file in run.path.iterdir()} == FINISHED
+    network = [(run.path / f"model.{ending}").read_bytes() for ending in ("safetensors", "json")]
+    return {"network": network, "records": records, "summary": summary}
+
+
+def uninterrupted(folder: Path, config: Config) -> dict[str, Any]:
+    folder.mkdir()
+    run = begun(folder, config)
+    records = carry_on(build(config, CPU), run)
+    assert [record.epoch for record in records] == [1, 2, 3]
+    return result(run)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_run_stopped_again_and_again_ends_as_the_uninterrupted_one_to_the_bit(optimizer: str, tmp_path: Path) -> None:
+    config = configured(tmp_path, f"optimizer.name={optimizer}")
+    expected = uninterrupted(tmp_path / "whole", config)
+    run = begun(tmp_path, config)
+    for step in (1, 5, 11, 12, 13, 24, 35, 36):
+        carry_on(build(config, CPU), run, until=step)
+        assert not run.finished
+    carry_on(build(config, CPU), run)
+    assert result(run) == expected
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("pauses", [3, 12, 13, 20, 38, 39])
+def test_a_run_that_died_goes_on_from_its_last_checkpoint(optimizer: str, pauses: int, tmp_path: Path) -> None:
+    config = configured(tmp_path, f"optimizer.name={optimizer}")
+    expected = uninterrupted(tmp_path / "whole", config)
+    run = begun(tmp_path, config)
+    experiment = build(config, CPU)
+    events = carry_out(experiment, run, save_seconds=0.0)
+    list(itertools.islice(events, pauses))
+    next(carry_out(build(config, CPU), run, save_seconds=0.0), None)  # it died again, after one event
+    if not run.finished:
+        carry_on(build(config, CPU), run)
+    assert result(run) == expected
+
+
+def test_a_run_stopped_at_the_end_of_an_epoch_shows_the_epoch(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    run, experiment = begun(tmp_path, config), build(config, CPU)
+    events = carry_out(experiment, run, save_seconds=1e9, stop=lambda: experiment.training.epoch == 1)
+    *_, shown = itertools.islice(events, 13)
+    assert shown is not None
+    assert shown.epoch == 1
+    with pytest.raises(Stopped):
+        next(events)
+    assert [record["epoch"] for record in run.records()] == [1]
+
+
+def test_a_run_that_died_before_its_first_checkpoint_begins_again(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    expected = uninterrupted(tmp_path / "whole", config)
+    run = begun(tmp_path, config)
+    list(itertools.islice(carry_out(build(config, CPU), run, save_seconds=1e9), 20))
+    assert len(run.records()) == 1
+    assert run.latest() is None
+    carry_on(build(config, CPU), run)
+    assert result(run) == expected
+
+
+def test_epochs_after_the_checkpoint_are_written_once(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    expected = uninterrupted(tmp_path / "whole", config)
+    run = begun(tmp_path, config)
+    carry_on(build(config, CPU), run, until=5)
+    list(itertools.islice(carry_out(build(config, CPU), run, save_seconds=1e9), 25))
+    assert [record["epoch"] for record in run.records()] == [1, 2]
+    carry_on(build(config, CPU), run, until=13)
+    assert [record["epoch"] for record in run.records()] == [1]
+    carry_on(build(config, CPU), run)
+    assert result(run) == expected
+
+
+@pytest.mark.parametrize("ending", ["json", "safetensors"])
+def test_a_damaged_checkpoint_costs_no_more_than_the_steps_since_the_one_before(ending: str, tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    expected = uninterrupted(tmp_path / "whole", config)
+    run = begun(tmp_path, config)
+    carry_on(build(config, CPU), run, until=17, save_seconds=0.0)
+    (newest,) = run.path.glob(f"checkpoints/step-*17.{ending}")
+    newest.write_bytes(newest.read_bytes()[:-7])
+    experiment = build(config, CPU)
+    events = carry_out(experiment, run, save_seconds=1e9)
+    assert experiment.training.step == 16
+    assert next(events) is None
+    carry_on(build(config, CPU), run)
+    assert result(run) == expected
+
+
+def test_there_are_never_more_than_two_checkpoints_and_none_in_the_end(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    run = begun(tmp_path, config)
+    counts = set()
+
+    def count() -> None:
+        names = {file.name for file in (run.path / "checkpoints").iterdir()}
+        stems = {name.partition(".")[0] for name in names}
+        assert names == {f"{stem}.{ending}" for stem in stems for ending in ("json", "safetensors")}
+        counts.add(len(stems))
+
+    carry_on(build(config, CPU), run, save_seconds=0.0, watch=count)
+    assert counts == {1, 2}
+    result(run)
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    run = begun(tmp_path, config)
+    carry_on(build(config, CPU), run, until=5)
+    for name in (".metrics.jsonl.abcd1234", "checkpoints/.step-0000000006.safetensors.efgh5678"):
+        (run.path / name).write_bytes(b"half of")
+    (run.path / ".gitignore").write_text("*\n")
+    carry_on(build(config, CPU), run, until=6)
+    assert sorted(file.name for file in run.path.rglob(".*")) == [".gitignore"]
+
+
+def test_a_run_goes_on_with_the_threads_it_began_with(tmp_path: Path) -> None:
+    run = begun(tmp_path, configured(tmp_path))
+    carry_on(build(configured(tmp_path, "train.threads=1"), CPU), run, until=5)
+    other = build(configured(tmp_path, "train.threads=2"), CPU)
+    carry_on(other, run, until=6)
+    assert torch.get_num_threads() == 1
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path: Path) -> None:
+    for split, count in (("train", 12), ("test", 4)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "pets" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.new("L", (6, 6), number * (10 if name == "cat" else 20)).save(folder / f"{number}.png")
+    config = configured(tmp_path, "data.source=images", f"data.path={tmp_path / 'pets'}")
+    run = begun(tmp_path, config)
+    carry_on(build(config, CPU), run, until=2)
+    Image.new("L", (6, 6), 255).save(tmp_path / "pets" / "train" / "cat" / "3.png")
+    with pytest.raises(UserError) as refusal:
+        carry_on(build(config, CPU), run)
+    assert str(refusal.value) == f"{run.path} was trained on other data than what its configuration names now"
+    assert json.loads((run.path / "checkpoints" / "step-0000000002.json").read_text())["step"] == 2
