@@ -1,0 +1,99 @@
+"""The same code on a CUDA device."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from fcnet import train
+from fcnet.data import batches as batches_module
+from fcnet.data.augment import Flip, Shift
+from fcnet.data.batches import Batches
+from fcnet.models import MLP
+from fcnet.optim import parameter_groups
+from fcnet.training import GradientDescent, Training
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+CONFIG = """
+[data]
+source = "synthetic"
+shape = [3, 16, 16]
+train_size = 1000
+test_size = 200
+augment = { flip = true, shift = 2 }
+[model]
+hidden = [64, 64]
+normalization = "batch"
+dropout = 0.2
+residual = true
+[train]
+epochs = 4
+batch_size = 96
+"""
+
+
+def trained(folder: Path, name: str, *flags: str) -> tuple[bytes, list[dict[str, Any]]]:
+    """Trains on a device; the network's bytes and the records without the times."""
+    config = folder / "config.toml"
+    config.write_text(CONFIG)
+    assert train.main(["--config", str(config), "--out", str(folder / name), *flags]) == 0
+    lines = (folder / name / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    for record in records:
+        del record["seconds"], record["images_per_second"]
+    return (folder / name / "model.safetensors").read_bytes(), records
+
+
+def test_two_runs_on_one_device_are_equal_to_the_bit(tmp_path: Path) -> None:
+    assert trained(tmp_path, "one", "--device", "cuda") == trained(tmp_path, "other", "--device", "cuda")
+
+
+def test_the_device_learns_what_the_cpu_learns(tmp_path: Path) -> None:
+    without_dropout = ("--set", "model.dropout=0.0")
+    _, there = trained(tmp_path, "there", "--device", "cuda", *without_dropout)
+    _, here = trained(tmp_path, "here", "--device", "cpu", *without_dropout)
+    # the sums of a product are added in another order: rounding grows with the steps
+    assert there[0]["train_loss"] == pytest.approx(here[0]["train_loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_batches_are_the_cpus_whether_or_not_the_images_fit(resident: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not resident:
+        monkeypatch.setattr(batches_module, "_settled", lambda images, device: images)
+    pixels = torch.randint(0, 256, (50, 3, 8, 8), dtype=torch.uint8)
+    labels, statistics = torch.arange(50), (torch.full((3,), 0.5), torch.full((3,), 0.2))
+    here, there = (
+        Batches(pixels, labels, batch_size=16, statistics=statistics, augment=(Flip(), Shift(1)), device=device)
+        for device in ("cpu", "cuda")
+    )
+    for ours, theirs in zip(here.epoch(0, 1), there.epoch(0, 1), strict=True):
+        assert theirs.images.device.type == theirs.labels.device.type == "cuda"
+        assert_close(theirs.images.cpu(), ours.images)
+        assert_close(theirs.labels.cpu(), ours.labels)
+
+
+def test_no_step_waits_for_the_device() -> None:
+    pixels = torch.randint(0, 256, (512, 3, 8, 8), dtype=torch.uint8)
+    batches = Batches(pixels, torch.arange(512) % 10, augment=(Flip(), Shift(1)), device="cuda")
+    model = MLP(192, (32,), 10, normalization="batch", dropout=0.1).cuda()
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.01), lr=1e-3, fused=True)
+    training = Training(model, batches, GradientDescent(optimizer, epochs=2))
+    events = training.advance()
+    next(events)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(len(batches) - 1):
+            next(events)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
