@@ -6,11 +6,16 @@ is taken as 0, so that it takes all of the probability.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from fcnet.functional.derivatives import Context, by_hand
 from fcnet.functional.precision import require_floating, widened
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -38,17 +43,7 @@ def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor
     Source:
         The lecture's softmax function.
     """
-    x = input if dtype is None else input.to(dtype)
-    require_floating("input", x)
-    wide = widened(x)
-    result: Tensor
-    if not x.numel():
-        result = wide.exp()
-    elif by_hand(wide):
-        result = _Softmax.apply(wide, dim)
-    else:
-        result = plain_softmax(wide, dim)
-    return _narrowed(result, x)
+    return _along(dim, input if dtype is None else input.to(dtype), _Softmax, plain_softmax)
 
 
 def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -75,17 +70,7 @@ def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Te
     Source:
         The lecture's softmax function, in its cross-entropy.
     """
-    x = input if dtype is None else input.to(dtype)
-    require_floating("input", x)
-    wide = widened(x)
-    result: Tensor
-    if not x.numel():
-        result = wide.exp()
-    elif by_hand(wide):
-        result = _LogSoftmax.apply(wide, dim)
-    else:
-        result = plain_log_softmax(wide, dim)
-    return _narrowed(result, x)
+    return _along(dim, input if dtype is None else input.to(dtype), _LogSoftmax, plain_log_softmax)
 
 
 def below(x: Tensor, top: Tensor) -> Tensor:
@@ -130,8 +115,19 @@ def _sum_of_others(x: Tensor, k: Tensor, dim: int) -> Tensor:
     return _below(x, x.gather(dim, k)).scatter(dim, k, -torch.inf).exp().sum(dim, keepdim=True)
 
 
-def _narrowed(result: Tensor, x: Tensor) -> Tensor:
-    """Like torch's, which autocast leaves in float32 on CUDA alone."""
+def _along(
+    dim: int, x: Tensor, by_hand_function: type[torch.autograd.Function], plain: Callable[[Tensor, int], Tensor]
+) -> Tensor:
+    """One of the two in the dtype of ``x``; like torch's, autocast leaves it in float32 on CUDA alone."""
+    require_floating("input", x)
+    wide = widened(x)
+    result: Tensor
+    if not x.numel():
+        result = wide - wide.sum(dim, keepdim=True)  # without a value, but it refuses a wrong ``dim``
+    elif by_hand(wide):
+        result = by_hand_function.apply(wide, dim)
+    else:
+        result = plain(wide, dim)
     return result if x.is_cuda and torch.is_autocast_enabled("cuda") else result.to(x.dtype)
 
 

@@ -772,6 +772,7 @@ REFUSALS: list[tuple[Callable[[], Tensor], type[Exception], str]] = [
     (lambda: F.binary_cross_entropy_with_logits(X, X, reduction="avg"), ValueError, "reduction must be one of"),
     (lambda: F.softmax(LABELS, 0), NotImplementedError, "input must be of a floating dtype"),
     (lambda: F.softmax(X, 2), IndexError, "Dimension out of range"),
+    (lambda: F.log_softmax(torch.empty(0, 3), 2), IndexError, "Dimension out of range"),
     (lambda: F.logsigmoid(LABELS), NotImplementedError, "input must be of a floating dtype"),
     (lambda: F.relu(LABELS.bool()), NotImplementedError, "input must be of a real dtype, got torch.bool"),
 ]

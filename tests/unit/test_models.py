@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from fcnet.errors import UserError
-from fcnet.models import MLP, BatchNorm, Dense, Dropout, LogisticRegression, most_probable, probabilities
+from fcnet.models import MLP, Dense, Dropout, LogisticRegression, most_probable, probabilities
+from fcnet.normalization import BatchNorm
 
 
 def seeded(seed: int = 0) -> torch.Generator:

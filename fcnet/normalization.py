@@ -1,0 +1,63 @@
+"""Normalisation of a hidden layer's units over the global batch. B examples, n units."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fcnet import distributed
+
+
+class BatchNorm(nn.Module):
+    """γ (z − μ) / √(σ² + ε) + β, with μ and σ² of each unit over the global batch.
+
+    In training the statistics are the batch's, over all ranks, and running averages are kept; in
+    evaluation the running averages are used.
+
+    Args:
+        num_features: n, the number of units.
+        momentum: the share of the newest batch in the running averages.
+        epsilon: ε, part of the definition: a unit that never varies gives β.
+
+    Source:
+        Ioffe and Szegedy, "Batch normalization", 2015.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, num_features: int, *, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
+        super().__init__()
+        self.momentum, self.epsilon = momentum, epsilon
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, n) -> (B, n)."""
+        if self.training and (distributed.num_ranks() > 1 or len(z) < 2):
+            return self._over_ranks(z)
+        return torch.nn.functional.batch_norm(
+            z,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training,
+            self.momentum,
+            self.epsilon,
+        )
+
+    def _over_ranks(self, z: Tensor) -> Tensor:
+        """The same from sums over all ranks; a batch of one row is allowed."""
+        values = z.float()
+        count = distributed.sum_in_place(torch.full((), float(len(z)), device=z.device))
+        mean = distributed.global_sum(values.sum(0)) / count
+        centered = values - mean
+        variance = distributed.global_sum(centered.square().sum(0)) / count
+        with torch.no_grad():
+            unbiased = variance * (count / (count - 1.0).clamp(min=1.0))
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(unbiased, self.momentum)
+        return (centered * (variance + self.epsilon).rsqrt() * self.weight + self.bias).to(z.dtype)
