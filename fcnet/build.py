@@ -215,13 +215,16 @@ def _check_augmentation(data: config.Data, shape: tuple[int, int, int]) -> None:
 
 def _algorithm(config: config.Config, model: MLP, steps_per_epoch: int) -> GradientDescent:
     section, train = config.optimizer, config.train
+    on_gpu = next(model.parameters()).is_cuda
     groups = optim.parameter_groups(model, section.weight_decay)
     if section.name == "sgd":
         optimizer: torch.optim.Optimizer = torch.optim.SGD(
             groups, lr=section.lr, momentum=section.momentum, nesterov=section.nesterov, fused=True
         )
     else:
-        optimizer = torch.optim.AdamW(groups, lr=section.lr, betas=(section.beta1, section.beta2), fused=True)
+        optimizer = torch.optim.AdamW(
+            groups, lr=section.lr, betas=(section.beta1, section.beta2), fused=True, capturable=on_gpu
+        )
     num_steps = train.epochs * steps_per_epoch
     schedule = optim.cosine(num_steps) if section.schedule == "cosine" else optim.constant()
     if section.warmup_epochs:

@@ -56,6 +56,8 @@ class Data(Section):
     """The share of each class's training images that is kept aside to choose by."""
     augment: Augment = Augment()
     """Changes made to training images."""
+    whiten: Literal[0] = 0
+    """Principal components kept, each scaled to unit variance; 0, the only choice yet, is plain pixels."""
     shape: Annotated[tuple[_Width, _Width, _Width], _List] = (3, 32, 32)
     """For synthetic: channels, height and width."""
     train_size: int = Field(default=10_000, ge=1)

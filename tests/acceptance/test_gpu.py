@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from fcnet.data.augment import Flip, Shift
 from fcnet.data.batches import Batches
 from fcnet.models import MLP
 from fcnet.optim import parameter_groups
-from fcnet.training import GradientDescent, Training
+from fcnet.training import GradientDescent, Training, train_step
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,6 +81,37 @@ def test_batches_are_the_cpus_whether_or_not_the_images_fit(resident: bool, monk
         assert theirs.images.device.type == theirs.labels.device.type == "cuda"
         assert_close(theirs.images.cpu(), ours.images)
         assert_close(theirs.labels.cpu(), ours.labels)
+
+
+@pytest.mark.parametrize("normalization", ["none", "batch"])
+def test_a_captured_step_is_the_step(normalization: Literal["none", "batch"]) -> None:
+    """Gradients by hand for the plain network, by autograd for the normalised one."""
+    pixels = torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8)
+    batches = Batches(pixels, torch.arange(64) % 10, batch_size=64, device="cuda")
+    batch = next(iter(batches))
+
+    def started() -> Training:
+        model = MLP(192, (32,), 10, normalization=normalization, generator=torch.Generator().manual_seed(0)).cuda()
+        optimizer = torch.optim.AdamW(parameter_groups(model, 0.01), lr=1e-3, fused=True, capturable=True)
+        return Training(model.train(), batches, GradientDescent(optimizer, epochs=100))
+
+    plain, captured = started(), started()
+    for _ in range(8):
+        train_step(plain, batch)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            train_step(captured, batch)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        train_step(captured, batch)
+    for _ in range(5):
+        graph.replay()
+    for ours, theirs in zip(captured.model.parameters(), plain.model.parameters(), strict=True):
+        assert_close(ours, theirs)
+    assert captured.tally.hits.item() == plain.tally.hits.item()
 
 
 def test_no_step_waits_for_the_device() -> None:

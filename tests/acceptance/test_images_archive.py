@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from fcnet.data.sources import images
 from fcnet.data.store import open_store
 
-ARCHIVE = Path(
-    os.environ.get("FCNET_TEST_DATA") or Path(__file__).parents[2].parent / "shared" / "data" / "cifar10-jpeg.tar.xz"
-)
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.data
-@pytest.mark.skipif(not ARCHIVE.exists(), reason=f"{ARCHIVE} is not there")
-def test_the_jpeg_copy_of_cifar10_is_read_whole(tmp_path: Path) -> None:
-    store = open_store(images(ARCHIVE), tmp_path)
+def test_the_jpeg_copy_of_cifar10_is_read_whole(tmp_path: Path, image_archive: Path) -> None:
+    store = open_store(images(image_archive), tmp_path)
     names = "airplane automobile bird cat deer dog frog horse ship truck"
     assert store.classes == tuple(names.split())
     assert store.shape == (3, 32, 32)
