@@ -23,7 +23,7 @@ def _as_tuple(value: object) -> object:
 
 
 _List = BeforeValidator(_as_tuple)
-_Width = Annotated[int, Field(ge=1)]
+_Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 class Section(BaseModel):
@@ -56,21 +56,25 @@ class Data(Section):
     """The share of each class's training images that is kept aside to choose by."""
     augment: Augment = Augment()
     """Changes made to training images."""
-    whiten: Literal[0] = 0
+    whiten: int = Field(default=0, ge=0, le=0)
     """Principal components kept, each scaled to unit variance; 0, the only choice yet, is plain pixels."""
-    shape: Annotated[tuple[_Width, _Width, _Width], _List] = (3, 32, 32)
+    shape: Annotated[tuple[_Count, _Count, _Count], _List] = (3, 32, 32)
     """For synthetic: channels, height and width."""
-    train_size: int = Field(default=10_000, ge=1)
+    train_size: _Count = 10_000
     """For synthetic: the number of training images."""
-    test_size: int = Field(default=1_000, ge=1)
+    test_size: _Count = 1_000
     """For synthetic: the number of test images."""
-    num_classes: int = Field(default=10, ge=2)
+    num_classes: int = Field(default=10, ge=2, le=2**31 - 1)
     """For synthetic: the number of classes."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Data:
         if self.source in {"cifar10", "images"} and not self.path:
             raise ValueError(f"path|must be set for the source {self.source}|''")
+        if self.path.encode(errors="ignore").decode() != self.path:
+            raise ValueError(f"path|must be UTF-8|{self.path!r}")
+        if self.source == "synthetic" and self.train_size < self.num_classes:
+            raise ValueError(f"train_size|must be at least num_classes ({self.num_classes})|{self.train_size}")
         if self.classes and (len(self.classes) < 2 or len(set(self.classes)) < len(self.classes)):
             raise ValueError(f"classes|must be at least two different names, or none|{list(self.classes)}")
         return self
@@ -81,7 +85,7 @@ class Model(Section):
 
     kind: Literal["mlp", "logistic"] = "mlp"
     """An MLP, or logistic regression, which has no hidden layer and none of the settings below."""
-    hidden: Annotated[tuple[_Width, ...], _List] = (128,)
+    hidden: Annotated[tuple[_Count, ...], _List] = (128,)
     """The widths of the hidden layers, from the input on."""
     activation: Literal["identity", "sigmoid", "relu"] = "relu"
     """g of the hidden layers."""
@@ -119,7 +123,7 @@ class Optimizer(Section):
     """For adamw: decay of the squared gradient's running mean."""
     schedule: Literal["constant", "cosine"] = "constant"
     """How the learning rate changes over the steps."""
-    warmup_epochs: float = Field(default=0.0, ge=0.0)
+    warmup_epochs: float = Field(default=0.0, ge=0.0, le=2**31 - 1)
     """Epochs over which the learning rate rises from 0 to where the schedule is."""
 
     @model_validator(mode="after")
@@ -132,9 +136,9 @@ class Optimizer(Section):
 class Train(Section):
     """How long, in what portions, and for what."""
 
-    epochs: int = Field(default=15, ge=1)
+    epochs: _Count = 15
     """How often every training image is seen."""
-    batch_size: int = Field(default=128, ge=1)
+    batch_size: _Count = 128
     """Images in a global batch, whatever the number of processes."""
     loss: Literal["cross_entropy"] = "cross_entropy"
     """What is minimised."""
@@ -142,7 +146,7 @@ class Train(Section):
     """ε: the target is (1 − ε) · one-hot + ε / C."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """The dtype of matrix products; parameters and sums stay float32."""
-    threads: int = Field(default=0, ge=0)
+    threads: int = Field(default=0, ge=0, le=1024)
     """Processor threads; 0 chooses by the size of the work."""
     save_seconds: float = Field(default=30.0, ge=0.0)
     """Seconds of training between checkpoints; 0 saves after every step."""
@@ -195,10 +199,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         mistakes += [_sentence(details, places, str(path)) for details in error.errors(include_url=False)]
     if mistakes or config is None:
         raise UserError("\n".join(mistakes))
-    if config.data.path:
-        absolute = str(Path(config.data.path).expanduser().absolute())
-        config = config.model_copy(update={"data": config.data.model_copy(update={"path": absolute})})
-    return config
+    return _with_absolute_path(config, places, str(path))
 
 
 def dump_config(config: Config) -> str:
@@ -218,6 +219,18 @@ def check_agreement(given: Config, stored: Config, given_in: Path, stored_in: Pa
         raise UserError("\n".join(lines))
 
 
+def _with_absolute_path(config: Config, places: dict[str, str], file: str) -> Config:
+    path = config.data.path
+    if not path:
+        return config
+    try:
+        absolute = str(Path(path).expanduser().absolute())
+    except RuntimeError:
+        place = _place(["data", "path"], places, file)
+        raise UserError(f"data.path ({place}) must be in a home that is known, got {path!r}") from None
+    return config.model_copy(update={"data": config.data.model_copy(update={"path": absolute})})
+
+
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -229,8 +242,11 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, objec
 def _override(tree: dict[str, Any], places: dict[str, str], override: str) -> str | None:
     """Puts one ``--set`` into the tree; returns the mistake where it cannot."""
     place = f"--set {override}"
+    if "\n" in override:
+        return f"--set must be one line, got {override!r}"
     key, equals, text = override.partition("=")
-    parts = key.strip().split(".")
+    key = key.strip()
+    parts = key.split(".")
     if not equals or not all(parts):
         return f"--set must be section.key=value, got {override}"
     try:
@@ -247,19 +263,24 @@ def _override(tree: dict[str, Any], places: dict[str, str], override: str) -> st
     section[parts[-1]] = value
     for known in [known for known in places if known.startswith(f"{key}.")]:
         del places[known]
-    places[key.strip()] = place
+    places[key] = place
     return None
 
 
 def _lines_of_keys(text: str) -> Iterator[tuple[str, int]]:
     """Dotted keys and the lines they are set in, for sections that are flat."""
     section = ""
-    for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line):
-            section = header[1].replace(" ", "").replace('"', "") + "."
+    for number, line in enumerate(text.split("\n"), start=1):
+        if header := re.match(r"\s*\[\[?([^\[\]]+)\]", line):
+            section = _bare(header[1]) + "."
             yield section[:-1], number
-        elif key := re.match(r"\s*([\w.\"-]+)\s*=", line):
-            yield section + key[1].replace('"', ""), number
+        elif key := re.match(r"([\w.\"' \t-]+)=", line):
+            yield section + _bare(key[1]), number
+
+
+def _bare(key: str) -> str:
+    """A dotted key without its quotes and the space around its parts."""
+    return re.sub(r"[\s\"']", "", key)
 
 
 def _sentence(details: Any, places: dict[str, str], file: str) -> str:  # noqa: ANN401 - pydantic's dictionary
@@ -267,18 +288,20 @@ def _sentence(details: Any, places: dict[str, str], file: str) -> str:  # noqa: 
     location = [str(part) for part in details["loc"]]
     rule, value = _rule(details), repr(details["input"])
     if details["type"] == "value_error":
-        field, rule, value = str(details["ctx"]["error"]).split("|")
+        field, rule, value = str(details["ctx"]["error"]).split("|", 2)
         location.append(field)
     key = ".".join(location)
-    place = next((places[k] for k in _prefixes(location) if k in places), file)
+    place = _place(location, places, file)
     if details["type"] == "extra_forbidden":
         return f"{key} ({place}) is not a known key{_nearest(key)}"
     return f"{key} ({place}) {rule}, got {value}"
 
 
-def _prefixes(location: list[str]) -> Iterator[str]:
-    for length in range(len(location), 0, -1):
-        yield ".".join(location[:length])
+def _place(location: list[str], places: dict[str, str], file: str) -> str:
+    """Where a key is set, else the first key inside it, else the nearest section around it."""
+    around = [".".join(location[:length]) for length in range(len(location), 0, -1)]
+    inside = [known for known in places if known.startswith(f"{around[0]}.")]
+    return next((places[known] for known in [around[0], *inside, *around] if known in places), file)
 
 
 def _nearest(key: str) -> str:
@@ -298,11 +321,13 @@ def _nearest(key: str) -> str:
 def _rule(details: Any) -> str:  # noqa: ANN401 - pydantic's dictionary
     """What a field must be, in our words."""
     context = details.get("ctx", {})
+    if details["type"] == "literal_error":
+        return f"must be one of {context['expected'].replace(' or ', ', ')}"
     rules = {
         "greater_than": "must be greater than {gt}",
         "greater_than_equal": "must be at least {ge}",
         "less_than": "must be less than {lt}",
-        "literal_error": "must be one of {expected}",
+        "less_than_equal": "must be at most {le}",
         "finite_number": "must be finite",
         "int_type": "must be a whole number",
         "float_type": "must be a number",
@@ -314,4 +339,4 @@ def _rule(details: Any) -> str:  # noqa: ANN401 - pydantic's dictionary
         "missing": "must have one value more",
     }
     template = rules.get(details["type"])
-    return template.format(**context).replace(" or ", ", ") if template else details["msg"].lower()
+    return template.format(**context) if template else details["msg"].lower()
