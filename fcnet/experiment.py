@@ -13,6 +13,7 @@ import torch
 from fcnet import distributed
 from fcnet.errors import UserError
 from fcnet.evaluation import evaluate
+from fcnet.files import sha256
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -104,6 +105,8 @@ def _restore(experiment: Experiment, run: Run) -> list[dict[str, Any]]:
     tensors, facts = found
     if facts["fingerprint"] != experiment.fingerprint:
         raise UserError(f"{run.path} was trained on other data than what its configuration names now")
+    if facts["config"] != sha256(run.config):
+        raise UserError(f"{run.config} must be as it was when the run began, got a change")
     torch.set_num_threads(facts["threads"])
     experiment.training.restore(tensors, facts)
     return [record for record in run.records() if record["epoch"] <= facts["epoch"]]
@@ -111,7 +114,11 @@ def _restore(experiment: Experiment, run: Run) -> list[dict[str, Any]]:
 
 def _save(experiment: Experiment, run: Run) -> None:
     tensors, facts = experiment.training.state()
-    facts |= {"fingerprint": experiment.fingerprint, "threads": torch.get_num_threads()}
+    facts |= {
+        "fingerprint": experiment.fingerprint,
+        "config": sha256(run.config),
+        "threads": torch.get_num_threads(),
+    }
     if distributed.rank() == 0:
         run.save(experiment.training.step, tensors, facts)
     distributed.barrier()

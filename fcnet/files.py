@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-_CHECKSUM = re.compile(rb'"checksum": "([0-9a-f]{64})"')
-_NO_CHECKSUM = b'"checksum": "' + b"0" * 64 + b'"'
+_SEAL = re.compile(rb'"checksum": "([0-9a-f]{64})"\n}\n\Z')
+_OURS = {"tensors", "checksum"}
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextlib.contextmanager
@@ -34,6 +36,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Yields:
         The sibling's path, an empty file to be written.
+
+    Raises:
+        UserError: there is no room for it.
     """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -44,6 +49,10 @@ def replacing(path: Path) -> Iterator[Path]:
         flush(sibling)
         sibling.replace(path)
         flush(path.parent)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise UserError(f"{path} must have room on its disk, got: {error.strerror}") from error
     finally:
         sibling.unlink(missing_ok=True)
 
@@ -77,20 +86,23 @@ def write_sealed(stem: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) 
 
     Args:
         stem: the path without an ending; its folder must exist.
-        tensors: by name, on any device.
-        facts: what JSON can hold.
+        tensors: by name, on any device; they may be views and share memory.
+        facts: what JSON can hold; the names ``tensors`` and ``checksum`` are taken.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     weights, description = _pair(stem)
     with replacing(weights) as sibling:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, sibling)
-        digest = sha256(sibling)
-    content = {**facts, "tensors": {"file": weights.name, "sha256": digest}, "checksum": "0" * 64}
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    checksum = hashlib.sha256(text.encode()).hexdigest().encode()
+        try:
+            save_file(_apart(tensors), sibling)
+        except SafetensorError as error:
+            raise UserError(f"{weights} must be on a disk that takes it, got: {error}") from error
+        content = {name: fact for name, fact in facts.items() if name not in _OURS}
+        content |= {"tensors": {"file": weights.name, "sha256": sha256(sibling)}, "checksum": "0" * 64}
+        data = f"{json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)}\n".encode()
     with replacing(description) as sibling:
-        sibling.write_bytes(text.encode().replace(_NO_CHECKSUM, b'"checksum": "' + checksum + b'"'))
+        sibling.write_bytes(_resealed(data, hashlib.sha256(data).hexdigest()))
 
 
 def read_sealed(stem: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -121,11 +133,28 @@ def read_sealed_facts(stem: Path) -> dict[str, Any]:
     if not description.is_file():
         raise UserError(f"{description} is missing")
     data = description.read_bytes()
-    found = _CHECKSUM.findall(data)
-    if len(found) != 1 or hashlib.sha256(_CHECKSUM.sub(_NO_CHECKSUM, data)).hexdigest().encode() != found[0]:
+    seal = _SEAL.search(data)
+    if seal is None or hashlib.sha256(_resealed(data, "0" * 64)).hexdigest().encode() != seal[1]:
         raise UserError(f"{description} is damaged: its bytes do not have the checksum written in it")
     facts: dict[str, Any] = json.loads(data)
     return facts
+
+
+def _resealed(data: bytes, checksum: str) -> bytes:
+    """A description with another checksum, which is the last of its facts."""
+    return _SEAL.sub(f'"checksum": "{checksum}"\n}}\n'.encode(), data)
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, each in memory of its own as safetensors wants it; copied where it is not."""
+    apart: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        held = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        memory = held.untyped_storage().data_ptr()
+        apart[name] = held.clone() if memory in taken else held
+        taken.add(memory)
+    return apart
 
 
 def _pair(stem: Path) -> tuple[Path, Path]:

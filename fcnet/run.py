@@ -82,7 +82,7 @@ class Run:
     def records(self) -> list[dict[str, Any]]:
         """The epochs written so far."""
         file = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        return [_parsed(line, file) for line in file.read_bytes().splitlines()] if file.is_file() else []
 
     def write_records(self, records: list[dict[str, Any]]) -> None:
         """Replaces the epochs, a line each."""
@@ -90,11 +90,12 @@ class Run:
         write_text(self.path / "metrics.jsonl", "".join(lines))
 
     def save(self, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Writes a checkpoint, then removes all but the newest two."""
+        """Writes a checkpoint, then removes all but the newest two, and what a killed process left of one."""
         write_sealed(self._checkpoints / f"step-{step:010d}", tensors, facts)
-        for stem in self._stems()[_KEPT:]:
-            stem.with_suffix(".json").unlink(missing_ok=True)
-            stem.with_suffix(".safetensors").unlink(missing_ok=True)
+        pairs = [stem for stem in self._stems() if stem.with_suffix(".safetensors").is_file()]
+        for file in sorted(self._checkpoints.glob("step-*")):
+            if file.with_suffix("") not in pairs[:_KEPT]:
+                file.unlink()
 
     def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The newest checkpoint that is whole, or None where nothing was saved yet.
@@ -119,8 +120,8 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """What `finish` wrote."""
-        facts: dict[str, Any] = json.loads((self.path / "summary.json").read_text())
-        return facts
+        file = self.path / "summary.json"
+        return _parsed(file.read_bytes(), file)
 
     def _stems(self) -> list[Path]:
         """The checkpoints whose facts are there, the newest first."""
@@ -131,17 +132,34 @@ def check_new(out: Path) -> None:
     """Refuses a folder that holds something, unless it is what a run killed in its first moment left."""
     if out.exists() and not out.is_dir():
         raise UserError(f"--out must be a folder, got the file {out}")
-    if out.is_dir() and any(entry.name != "checkpoints" and entry.name[0] != "." for entry in out.iterdir()):
+    if out.is_dir() and any(_counts(entry) for entry in out.iterdir()):
         raise UserError(f"--out must be a new or an empty folder, got {out}; --resume goes on with a run")
+
+
+def _counts(entry: Path) -> bool:
+    """Whether an entry of a folder is more than a hidden file or checkpoints that are not begun."""
+    return entry.name[0] != "." and (entry.name != "checkpoints" or any(entry.iterdir()))
+
+
+def _parsed(text: bytes, file: Path) -> dict[str, Any]:
+    """One of the objects that a file of a run holds."""
+    try:
+        facts = json.loads(text)
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict):
+        raise UserError(f"{file} is damaged: expected a JSON object, got {text[:60].decode(errors='replace')!r}")
+    return facts
 
 
 def _claimed(name: str) -> Path:
     """The first of runs/NAME, runs/NAME-2, … that nobody has, made."""
+    Path("runs").mkdir(exist_ok=True)
     number = 1
     while True:
         folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir()
         except FileExistsError:
             number += 1
         else:
