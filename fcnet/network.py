@@ -139,7 +139,9 @@ class Network(nn.Module):
         else:
             name = str(image) if isinstance(image, str | Path) else f"images[{place}]"
             pixels = torch.from_numpy(decode_image(image, self.shape[0], name))
-        if pixels.dtype != torch.uint8 or tuple(pixels.shape) != self.shape:
+        if pixels.dtype != torch.uint8:
+            raise UserError(f"{name} must be uint8, got {pixels.dtype}")
+        if tuple(pixels.shape) != self.shape:
             expected, came = "×".join(map(str, self.shape)), "×".join(map(str, pixels.shape))
             raise UserError(f"{name} must be an image of {expected} (channels, height, width), got {came}")
         return pixels

@@ -143,7 +143,8 @@ class Batches:
             transform.draw(self.num_images, generator(seed, "augment", place, epoch))
             for place, transform in enumerate(self.augment)
         ]
-        memory = torch.empty(self.batch_size, self._rows_of_pixels.shape[1], device=self.device) if recycle else None
+        largest = min(self.batch_size, self.num_images)
+        memory = torch.empty(largest, self._rows_of_pixels.shape[1], device=self.device) if recycle else None
         return self._batches(self.rows[order], drawn, start=start, memory=memory)
 
     def take(self, rows: Tensor, drawn: Sequence[Tensor] = (), memory: Tensor | None = None) -> Tensor:

@@ -96,7 +96,7 @@ def state(path: Path) -> dict[str, str | int]:
     """
     try:
         if not path.is_dir():
-            return {"path": str(path.resolve()), "state": _stamp(path.stat())}
+            return {"state": _stamp(path.stat()), "path": str(path.resolve())}
         digest = hashlib.sha256()
         for name, is_folder, stamp in sorted(_walk(path, stamps=True)):
             digest.update(os.fsencode(f"{name}\0{is_folder}\0{stamp}\0"))
@@ -172,6 +172,8 @@ def _checked_classes(path: Path, names: Grouped) -> tuple[str, ...]:
         raise UserError(f"expected the same classes in train and test of {path}, found {found}")
     if not train:
         raise UserError(f"expected train/CLASS/… and test/CLASS/… in {path}, found no images")
+    if unreadable := {ascii(name) for name in train if name.encode(errors="ignore").decode() != name}:
+        raise UserError(f"class names in {path} must be UTF-8, got {_some(unreadable)}")
     return tuple(sorted(train))
 
 

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 # Only these, whatever the file's name says: Pillow knows dozens, and hands some to outside programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 GREY_MODES = {"1", "L", "LA", "La"}
-# What Pillow raises on broken files, over all the formats above.
+# What Pillow raises on broken files, over all the formats above, and on what is no file.
 _BROKEN = (
     OSError,
     EOFError,
+    AttributeError,
     SyntaxError,
     ValueError,
     IndexError,
@@ -37,7 +38,7 @@ _BROKEN = (
 )
 
 
-def decode_image(file: Path | IO[bytes], channels: int, name: str) -> npt.NDArray[np.uint8]:
+def decode_image(file: Path | IO[bytes] | Image.Image, channels: int, name: str) -> npt.NDArray[np.uint8]:
     r"""Reads one image.
 
     Pixels are taken as they are stored: no rotation by EXIF, no colour profile; transparency is
@@ -45,7 +46,7 @@ def decode_image(file: Path | IO[bytes], channels: int, name: str) -> npt.NDArra
     when one channel is asked for, and a grey one becomes colour by three equal channels.
 
     Args:
-        file: a path, or an open binary file.
+        file: a path, an open binary file, or an image that Pillow has opened, which stays open.
         channels: 1 (grey) or 3 (red, green, blue).
         name: what errors call the image.
 
@@ -90,11 +91,14 @@ def _converted(image: Image.Image, mode: str) -> Image.Image:
 
 
 @contextlib.contextmanager
-def _opened(file: Path | IO[bytes], name: str) -> Iterator[Image.Image]:
+def _opened(file: Path | IO[bytes] | Image.Image, name: str) -> Iterator[Image.Image]:
     """The image, its header read; whatever Pillow makes of a broken one becomes a `UserError`."""
     from PIL import Image, UnidentifiedImageError
 
     try:
+        if isinstance(file, Image.Image):
+            yield file
+            return
         with Image.open(file, formats=FORMATS) as image:
             yield image
     except UserError:
