@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
+import re
 import signal
 import sys
 from importlib.metadata import version
@@ -48,26 +50,28 @@ def command(main: Callable[[list[str]], int]) -> NoReturn:
     """Runs a command and leaves with its exit code.
 
     0 when all is well; 2 and one line a mistake on standard error for a user's mistake, be it in
-    the flags, the configuration or the files; 130 or 143 after SIGINT or SIGTERM. Anything else
-    is a bug of ours and shows its traceback.
+    the flags, the configuration or the files, or where memory is short; 130 or 143 after SIGINT or
+    SIGTERM. Anything else is a bug of ours and shows its traceback. What standard output's encoding
+    lacks is written as an escape.
 
     Args:
         main: takes the arguments, returns the exit code.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()
-    except UserError as error:
-        code = _refuse(str(error))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _fall_silent()
         code = 0
-    except OSError as error:
-        if error.filename is None:
+    except (UserError, OSError, MemoryError, RuntimeError) as error:
+        mistake = _mistake(error)
+        if mistake is None:
             raise
-        code = _refuse(f"{error.filename}: {error.strerror}")
+        code = _refuse(mistake)
     except Interrupted as interrupted:
         _refuse(f"stopped by {signal.Signals(interrupted.number).name}")
         code = 128 + interrupted.number
@@ -104,13 +108,14 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type == "cuda":
+            own = int(os.environ.get("LOCAL_RANK", "0"))
+            device = torch.device("cuda", own if device.index is None else device.index)
     except RuntimeError:
         raise UserError(f"--device must be auto, cpu, cuda or another of torch's devices, got {name!r}") from None
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index)
     try:
         torch.empty(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         raise UserError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from None
     return device
 
@@ -129,10 +134,13 @@ def joined_ranks(device: torch.device) -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """One line on standard output, from the first rank alone."""
+    """One line on standard output, from the first rank alone; nothing ends because nobody reads it any more."""
     if distributed.rank() == 0:
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
+        try:
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _fall_silent()
 
 
 def show(training: Training, events: Iterator[EpochRecord | None]) -> None:
@@ -143,7 +151,8 @@ def show(training: Training, events: Iterator[EpochRecord | None]) -> None:
         events: as `fcnet.experiment.carry_out` gives them.
     """
     shown = distributed.rank() == 0 and sys.stderr.isatty()
-    with tqdm(total=training.num_steps, initial=training.step, unit="step", disable=not shown) as bar:
+    form = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"  # fits into 80 columns
+    with tqdm(total=training.num_steps, initial=training.step, bar_format=form, disable=not shown) as bar:
         for record in events:
             if record is not None:
                 say(epoch_line(record, training.algorithm.epochs))
@@ -173,6 +182,26 @@ def percent(accuracy: float, interval: tuple[float, float]) -> str:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise Interrupted(number)
+
+
+def _fall_silent() -> None:
+    """Sends what is still to be said nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def _mistake(error: Exception) -> str | None:
+    """What the user can mend, a line each; None where the error is a bug of ours."""
+    said = str(error)
+    if isinstance(error, UserError):
+        return said
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else None
+    # On the CPU only torch's words tell that memory is short.
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or re.search("allocate memory|Storage size", said):
+        return f"the network, the data and a batch must fit in memory, got: {' '.join(said.split())}"
+    return None
 
 
 def _refuse(message: str) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fcnet import cli
 from fcnet.build import test_data
 from fcnet.config import load_config
+from fcnet.errors import UserError
 from fcnet.evaluation import evaluate
 from fcnet.files import write_text
 from fcnet.metrics import class_figures
@@ -30,7 +31,10 @@ def main(arguments: list[str]) -> int:
     flags = parser.parse_args(arguments)
     device = cli.choose_device(flags.device)
     network = load(flags.run, device=device)
-    data = load_config(Run(flags.run).config).data
+    run = Run(flags.run)
+    if not run.started:
+        raise UserError(f"{run.path} does not say what it was trained on: {run.config.name} is missing")
+    data = load_config(run.config).data
     result = evaluate(network.model, test_data(data, network, path=flags.data, device=device))
     for line in table(result, network.classes):
         cli.say(line)

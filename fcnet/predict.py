@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
     pairs = list(zip(flags.images, predictions, strict=True))
     if flags.json:
         rows = [{"path": str(path), "class": p.class_name, "probability": p.probability} for path, p in pairs]
-        cli.say(json.dumps(rows, indent=2, ensure_ascii=False))
+        cli.say(json.dumps(rows, indent=2))
     else:
         for path, p in pairs:
             cli.say(f"{path}: {p.class_name} ({p.probability:.1%})")

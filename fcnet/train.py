@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,7 +92,7 @@ def _train(config: Config, run: Run | None, name: str, out: Path | None, *, devi
         except Stopped:
             cli.say(
                 f"stopped and saved in epoch {training.epoch + 1} of {config.train.epochs}, step {training.step}; "
-                f"go on with: python -m fcnet.train --resume --out {run.path}"
+                f"go on with: python -m fcnet.train --resume --out {shlex.quote(str(run.path))}"
             )
             return 128 + (came() or signal.SIGTERM)
     cli.say(_result(run))

@@ -1,0 +1,544 @@
+"""A user's mistake is one line on standard error and exit code 2, and leaves nothing half-written behind."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+import signal
+import sys
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from PIL import Image
+
+from fcnet import cli, evaluate, predict, train
+from fcnet.build import build
+from fcnet.config import dump_config, load_config
+from fcnet.errors import UserError
+from fcnet.experiment import carry_out
+from fcnet.run import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+# 37 training images in 5 steps an epoch; the widths are neither each other's nor the input's.
+CONFIG = """\
+seed = 1
+[data]
+source = "synthetic"
+shape = [1, 4, 4]
+train_size = 40
+test_size = 12
+num_classes = 3
+[model]
+hidden = [6, 5]
+[train]
+epochs = 2
+batch_size = 8
+"""
+COMMANDS = {"train": train.main, "evaluate": evaluate.main, "predict": predict.main}
+STORE = {"store.json"} | {
+    f"{split}_{part}.bin" for split in ("train", "test") for part in ("pixels", "labels", "moments")
+}
+PICTURE = "pets/test/cat/0.png"
+
+ON_PETS = ("data.source=images", "data.path=pets", "train.batch_size=3")
+
+
+# --- what is there before the command ---------------------------------------------------------------------------
+
+
+def write(name: str, content: str | bytes) -> None:
+    file = Path(name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def picture(name: str, size: tuple[int, int] = (4, 4), mode: str = "L", value: int = 0) -> None:
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, value).save(name)
+
+
+def pets(folder: str = "pets", classes: tuple[str, ...] = ("cat", "dog"), size: tuple[int, int] = (4, 4)) -> None:
+    """A folder of grey images, six of each class for training and for testing."""
+    for split, (label, name), number in itertools.product(("train", "test"), enumerate(classes), range(6)):
+        picture(f"{folder}/{split}/{name}/{number}.png", size, value=40 * number + 20 * label)
+
+
+def packed(name: str) -> None:
+    pets("inside")
+    with tarfile.open(name, "w:gz") as archive:
+        archive.add("inside", ".")
+    shutil.rmtree("inside")
+
+
+def cut(name: str, kept: float = 0.5) -> None:
+    """Leaves the first part of a file."""
+    content = Path(name).read_bytes()
+    write(name, content[: int(len(content) * kept)])
+
+
+def flip_a_bit(name: str) -> None:
+    content = bytearray(Path(name).read_bytes())
+    content[len(content) // 2] ^= 1
+    write(name, bytes(content))
+
+
+def replace(name: str, old: str, new: str) -> None:
+    text = Path(name).read_text()
+    assert text.count(old) == 1
+    write(name, text.replace(old, new))
+
+
+def trained_for(steps: int, *changes: str) -> Run:
+    """A run that saved after each of so many steps and then died, or that came to its end before."""
+    settings = load_config(Path("made.toml"), changes)
+    run = Run.create(Path("run"), "run", dump_config(settings))
+    for _ in itertools.islice(carry_out(build(settings, torch.device("cpu")), run, save_seconds=0.0), steps):
+        pass
+    return run
+
+
+def begun(*changes: str) -> None:
+    assert not trained_for(7, *changes).finished
+
+
+def finished(*changes: str) -> None:
+    assert trained_for(1000, *changes).finished
+
+
+def begun_on_pets() -> None:
+    pets()
+    begun(*ON_PETS)
+
+
+def finished_on_pets() -> None:
+    pets()
+    finished(*ON_PETS)
+
+
+def after(*setups: Callable[[], object]) -> Callable[[], object]:
+    """Several setups, one after another."""
+    return lambda: [setup() for setup in setups]
+
+
+def spoil_checkpoints(how: Callable[[str], object], ending: str) -> None:
+    for file in Path("run/checkpoints").glob(f"*.{ending}"):
+        how(str(file))
+
+
+# --- the mistakes -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One way to go wrong.
+
+    Attributes:
+        kind: what is wrong, the test's name.
+        command: the command line after ``python -m fcnet.``.
+        lines: all that is said on standard error; {here} is the working folder, and ~ is any text.
+        setup: makes what is there besides ``made.toml``.
+        said: whether what is about to be trained is said first.
+    """
+
+    kind: str
+    command: list[str]
+    lines: list[str]
+    setup: Callable[[], object] = lambda: None
+    said: bool = False
+
+
+def trained(kind: str, flags: str, *lines: str, setup: Callable[[], object] = lambda: None) -> Mistake:
+    """A mistake of ``train --config made.toml`` and these flags, parted by spaces."""
+    return Mistake(kind, ["train", "--config", "made.toml", *flags.split()], list(lines), setup)
+
+
+def setting(kind: str, change: str, *lines: str) -> Mistake:
+    """A mistake of one ``--set``."""
+    return Mistake(kind, ["train", "--config", "made.toml", "--set", change], list(lines))
+
+
+def config(kind: str, text: str | bytes, *lines: str) -> Mistake:
+    """A mistake inside the configuration file ``x.toml``."""
+    return Mistake(kind, ["train", "--config", "x.toml"], list(lines), lambda: write("x.toml", text))
+
+
+def images(kind: str, setup: Callable[[], object], *lines: str, path: str = "pets", change: str = "seed=1") -> Mistake:
+    """A mistake of training on the images of ``pets``."""
+    flags = ["--set", "data.source=images", "--set", f"data.path={path}", "--set", change]
+    return Mistake(kind, ["train", "--config", "made.toml", *flags], list(lines), setup)
+
+
+def resumed(kind: str, setup: Callable[[], object], *lines: str, flags: str = "", said: bool = True) -> Mistake:
+    """A mistake of going on with ``run``."""
+    return Mistake(kind, ["train", "--resume", "--out", "run", *flags.split()], list(lines), setup, said)
+
+
+def evaluated(kind: str, flags: str, *lines: str, setup: Callable[[], object] = finished_on_pets) -> Mistake:
+    return Mistake(kind, ["evaluate", *flags.split()], list(lines), setup)
+
+
+def predicted(kind: str, flags: str, *lines: str, setup: Callable[[], object] = finished_on_pets) -> Mistake:
+    return Mistake(kind, ["predict", *flags.split()], list(lines), setup)
+
+
+NOT_THERE = "No such file or directory"
+NO_CONFIG = "--config FILE must be given, unless --resume --out DIR goes on with a run"
+FORMATS = "(JPEG, PNG, BMP, GIF, PPM, TIFF, WEBP)"
+LAYOUT = "expected train/CLASS/… and test/CLASS/… in {here}/pets"
+SUM = "is damaged: its bytes do not have the checksum written in"
+NEW = "--resume goes on with a run"
+DEVICES = "--device must be auto, cpu, cuda or another of torch's devices"
+NO_MODEL = "run holds no finished network: model.json is missing"
+# 90,000 pixels times 2³¹ units are more bytes than a process has addresses.
+LARGE = "--set data.shape=[1,300,300] --set data.train_size=3 --set data.test_size=1"
+MEMORY = "the network, the data and a batch must fit in memory, got: ~"
+
+MISTAKES = [
+    # flags
+    Mistake("no flag at all", ["train"], [NO_CONFIG]),
+    Mistake("resume without a folder", ["train", "--resume"], [NO_CONFIG]),
+    Mistake("set without config", ["train", "--set", "seed=1"], [NO_CONFIG]),
+    resumed("set and resume without config", begun, "--set needs --config FILE, got --set seed=2 alone",
+            flags="--set seed=2", said=False),
+    Mistake("flag without its value", ["train", "--config"],
+            ["argument --config: expected one argument; see python -m fcnet.train --help"]),
+    trained("unknown flag", "--epochs 3", "unrecognized arguments: --epochs 3; see python -m fcnet.train --help"),
+    trained("shortened flag", "--dev cpu", "unrecognized arguments: --dev cpu; see python -m fcnet.train --help"),
+    trained("word too many", "more", "unrecognized arguments: more; see python -m fcnet.train --help"),
+    trained("unknown device", "--device gpu", f"{DEVICES}, got 'gpu'"),
+    trained("device without memory", "--device meta", "--device meta cannot be used here: ~"),
+    # the configuration file
+    Mistake("config absent", ["train", "--config", "x.toml"],
+            [f"--config must name a file that can be read, got x.toml: {NOT_THERE}"]),
+    Mistake("config is a folder", ["train", "--config", "."],
+            ["--config must name a file that can be read, got .: Is a directory"]),
+    config("config is not TOML", "seed = 1\nepochs: 3\n", "x.toml must be TOML: ~line 2~"),
+    config("key given twice", "seed = 1\nseed = 2\n", "x.toml must be TOML: ~line 2~"),
+    config("config is not UTF-8", b"# caf\xe9\n", "x.toml must be UTF-8 text"),
+    config("unknown section", "[trian]\nepochs = 3\n", "trian (x.toml:1) is not a known key; the nearest is train"),
+    config("unknown key", "[train]\n\nepoch = 3\n",
+           "train.epoch (x.toml:3) is not a known key; the nearest is train.epochs"),
+    config("key of another section", "[train]\nlr = 3.0\n",
+           "train.lr (x.toml:2) is not a known key; the nearest is optimizer.lr"),
+    config("value of another type", "[train]\nepochs = '3'\n",
+           "train.epochs (x.toml:2) must be a whole number, got '3'"),
+    config("value out of range", "[train]\nepochs = 0\n", "train.epochs (x.toml:2) must be at least 1, got 0"),
+    config("value that is no number", "[optimizer]\nlr = nan\n", "optimizer.lr (x.toml:2) must be finite, got nan"),
+    config("value without bound", "[optimizer]\nlr = inf\n", "optimizer.lr (x.toml:2) must be finite, got inf"),
+    config("unknown choice", "[optimizer]\nname = 'adam'\n",
+           "optimizer.name (x.toml:2) must be one of 'sgd', 'adamw', got 'adam'"),
+    config("number in place of a section", "data = 3\n", "data (x.toml:1) must be a section, got 3"),
+    config("several mistakes at once",
+           "sead = 1\n[model]\nhidden = [8, 0]\ndropout = 1\n[train]\nprecision = 'float64'\n",
+           "model.hidden.1 (x.toml:3) must be at least 1, got 0",
+           "model.dropout (x.toml:4) must be less than 1.0, got 1",
+           "train.precision (x.toml:6) must be one of 'float32', 'bfloat16', got 'float64'",
+           "sead (x.toml:1) is not a known key; the nearest is seed"),
+    config("no path for images", "[data]\nsource = 'images'\n",
+           "data.path (x.toml:1) must be set for the source images, got ''"),
+    # --set
+    setting("set of nothing", "", "--set must be section.key=value, got "),
+    setting("set without a value", "seed", "--set must be section.key=value, got seed"),
+    setting("set without a key", "=3", "--set must be section.key=value, got =3"),
+    setting("set to what is not TOML", "model.hidden=[1", "--set model.hidden=[1: the value must be TOML, got '[1'"),
+    setting("set below a value", "seed.x=1", "--set seed.x=1: seed must be a section, got 1"),
+    setting("set of an unknown key", "train.epoch=1",
+            "train.epoch (--set train.epoch=1) is not a known key; the nearest is train.epochs"),
+    setting("set out of range", "seed=-1", "seed (--set seed=-1) must be at least 0, got -1"),
+    trained("several wrong sets and a right one", "--set seed=x --set train.epochs=3 --set train.threads=-1",
+            "seed (--set seed=x) must be a whole number, got 'x'",
+            "train.threads (--set train.threads=-1) must be at least 0, got -1"),
+    setting("more threads than can be", "train.threads=2000000000",
+            "train.threads (--set train.threads=2000000000) must be at most 1024, got 2000000000"),
+    setting("endless warmup", "optimizer.warmup_epochs=1e308",
+            "optimizer.warmup_epochs (--set optimizer.warmup_epochs=1e308) must be at most 2147483647~, got 1e+308"),
+    # settings that do not go together, or not with the data
+    setting("one class alone is chosen", "data.classes=['1']",
+            "data.classes (--set data.classes=['1']) must be at least two different names, or none, got ['1']"),
+    setting("a class is chosen twice", "data.classes=['1','1']",
+            "data.classes (--set ~) must be at least two different names, or none, got ['1', '1']"),
+    setting("unknown classes", "data.classes=['1','7','x']", "data.classes must be among 0, 1, 2, got 7, x"),
+    setting("shift as large as the image", "data.augment={shift=4}",
+            "data.augment.shift must be less than the images' 4×4 pixels, got 4"),
+    setting("residual without equal neighbours", "model.residual=true",
+            "model.hidden (made.toml:9) must have two neighbours of one width where residual is true, got [6, 5]"),
+    setting("nesterov without momentum", "optimizer={name='sgd',nesterov=true,momentum=0}",
+            "optimizer.momentum (~) must be greater than 0 where nesterov is true, got 0.0"),
+    setting("fewer images than classes", "data.num_classes=41",
+            "data.train_size (made.toml:5) must be at least num_classes (41), got 40"),
+    trained("network that is too large", f"{LARGE} --set model.hidden=[2147483647]", MEMORY),
+    setting("images that are too large", "data.shape=[1,2147483647,2147483647]", MEMORY),
+    # --out
+    trained("out is not empty", "--out run", f"--out must be a new or an empty folder, got run; {NEW}", setup=begun),
+    trained("out is this folder", "--out .", f"--out must be a new or an empty folder, got .; {NEW}"),
+    trained("out is a file", "--out made.toml", "--out must be a folder, got the file made.toml"),
+    trained("out is inside a file", "--out made.toml/run", "made.toml/run: Not a directory"),
+    trained("runs is a file", "", "runs: File exists", setup=lambda: write("runs", "")),
+    trained("runs is a link to nowhere", "", "runs: File exists", setup=lambda: Path("runs").symlink_to("unmounted")),
+    # images
+    images("images absent", lambda: None,
+           f"{{here}}/pets must be a folder or a tar archive that can be read, got: {NOT_THERE}"),
+    images("images behind a link to itself", lambda: Path("pets").symlink_to("pets"),
+           "{here}/pets must be a folder or a tar archive that can be read, got: Too many levels of symbolic links"),
+    images("folder is empty", lambda: Path("pets").mkdir(), f"{LAYOUT}, found no images"),
+    images("folder without train", after(pets, lambda: shutil.rmtree("pets/train")), f"{LAYOUT}, found test"),
+    images("folder without test", after(pets, lambda: shutil.rmtree("pets/test")), f"{LAYOUT}, found train"),
+    images("image beside the classes", after(pets, lambda: picture("pets/train/0.png")),
+           f"{LAYOUT}, found train/0.png"),
+    images("class without an image", after(pets, lambda: Path("pets/train/eel").mkdir()),
+           "every class folder in {here}/pets must hold an image, found none in train/eel"),
+    images("one class alone", lambda: pets(classes=("cat",)), "classes must be two or more, got cat"),
+    images("class in test only", after(pets, lambda: picture("pets/test/eel/0.png")),
+           "expected the same classes in train and test of {here}/pets, found eel in test only"),
+    images("class whose name is not UTF-8", lambda: pets(classes=("cat", "dog\udce9")),
+           "class names in {here}/pets must be UTF-8, got 'dog\\udce9'"),
+    images("class that is not in the folder", pets, "data.classes must be among cat, dog, got eel",
+           change="data.classes=['cat','eel']"),
+    images("image that is cut short",
+           after(pets, lambda: picture("pets/train/cat/9.bmp"), lambda: cut("pets/train/cat/9.bmp")),
+           "train/cat/9.bmp in {here}/pets must be a whole image, got: ~"),
+    images("text in place of an image", after(pets, lambda: write("pets/test/dog/2.png", "no image")),
+           f"test/dog/2.png in {{here}}/pets must be an image {FORMATS}, got something else"),
+    images("image of another size", after(pets, lambda: picture("pets/test/dog/2.png", (5, 4))),
+           "test/dog/2.png in {here}/pets must be 4×4 pixels as train/cat/0.png is, got 5×4"),
+    images("image of 16 bits", after(pets, lambda: picture("pets/train/cat/0.png", mode="I;16")),
+           "train/cat/0.png in {here}/pets must have 8 bits a channel, got Pillow's mode I;16"),
+    images("image behind a link to nowhere", after(pets, lambda: Path("pets/train/cat/9.png").symlink_to("gone")),
+           "{here}/pets must be a folder or a tar archive that can be read, "
+           f"got: {{here}}/pets/train/cat/9.png: {NOT_THERE}"),
+    images("archive that is cut short", after(lambda: packed("pets.tgz"), lambda: cut("pets.tgz", 0.9)),
+           "{here}/pets.tgz must be a folder or a whole tar archive, got: Compressed file ended ~", path="pets.tgz"),
+    images("archive with a changed byte", after(lambda: packed("pets.tgz"), lambda: flip_a_bit("pets.tgz")),
+           "{here}/pets.tgz must be a folder or a whole tar archive, got: ~", path="pets.tgz"),
+    images("no archive", lambda: write("pets.tar", "hello"),
+           "{here}/pets.tar must be a folder or a whole tar archive, got: truncated header", path="pets.tar"),
+    images("empty file", lambda: write("pets.tar", ""),
+           "{here}/pets.tar must be a folder or a whole tar archive, got: empty file", path="pets.tar"),
+    setting("no folder for cifar10", "data={source='cifar10',path='made.toml'}",
+            "data.path must be a folder with CIFAR-10, or to download it to, got {here}/made.toml: ~"),
+    # going on
+    resumed("resume of nothing", lambda: None,
+            "--out must hold a run to go on with when there is no --config, got run", said=False),
+    resumed("resume of a folder without a run", lambda: write("run/notes.txt", ""),
+            f"--out must be a new or an empty folder, got run; {NEW}", flags="--config made.toml", said=False),
+    resumed("resume of a file", lambda: write("run", ""), "--out must be a folder, got the file run",
+            flags="--config made.toml", said=False),
+    resumed("resume with another configuration", begun,
+            "optimizer.lr (made.toml) must be 0.001 as in run/config.toml, got 0.1",
+            "train.epochs (made.toml) must be 2 as in run/config.toml, got 3",
+            flags="--config made.toml --set train.epochs=3 --set optimizer.lr=0.1", said=False),
+    resumed("resume of a finished run with another configuration", finished,
+            "seed (made.toml) must be 1 as in run/config.toml, got 2",
+            flags="--config made.toml --set seed=2", said=False),
+    resumed("resume of a run whose configuration is no TOML", after(begun, lambda: write("run/config.toml", "x")),
+            "run/config.toml must be TOML: ~", said=False),
+    resumed("resume of a run whose configuration was changed to another network",
+            after(begun, lambda: replace("run/config.toml", "    6,\n", "    7,\n")),
+            "run/config.toml must be as it was when the run began, got a change"),
+    resumed("resume of a run whose configuration was changed to another course",
+            after(begun, lambda: replace("run/config.toml", "batch_size = 8", "batch_size = 4")),
+            "run/config.toml must be as it was when the run began, got a change"),
+    resumed("both checkpoints are damaged", after(begun, lambda: spoil_checkpoints(flip_a_bit, "json")),
+            f"run/checkpoints/step-0000000006.json {SUM} it"),
+    resumed("the tensors of both checkpoints are damaged",
+            after(begun, lambda: spoil_checkpoints(flip_a_bit, "safetensors")),
+            f"run/checkpoints/step-0000000006.safetensors {SUM} step-0000000006.json"),
+    resumed("the tensors of both checkpoints are gone",
+            after(begun, lambda: spoil_checkpoints(os.unlink, "safetensors")),
+            "run/checkpoints/step-0000000006.safetensors is missing"),
+    resumed("damaged records", after(begun, lambda: cut("run/metrics.jsonl")),
+            "run/metrics.jsonl is damaged: expected a JSON object, got '{\"epoch\": 1, ~"),
+    resumed("damaged summary", after(finished, lambda: cut("run/summary.json")),
+            "run/summary.json is damaged: expected a JSON object, got '{~", said=False),
+    resumed("image changed since", after(begun_on_pets, lambda: picture("pets/train/cat/0.png", value=9)),
+            "run was trained on other data than what its configuration names now"),
+    resumed("image more since", after(begun_on_pets, lambda: picture("pets/test/cat/9.png", value=9)),
+            "run was trained on other data than what its configuration names now"),
+    resumed("images gone since", after(begun_on_pets, lambda: shutil.rmtree("pets")),
+            f"{{here}}/pets must be a folder or a tar archive that can be read, got: {NOT_THERE}", said=False),
+    # evaluate
+    evaluated("evaluate without a run", "",
+              "the following arguments are required: RUN; see python -m fcnet.evaluate --help"),
+    evaluated("evaluate an absent run", "gone", "RUN must be a run's folder, got gone"),
+    evaluated("evaluate a file", "made.toml", "RUN must be a run's folder, got made.toml"),
+    evaluated("evaluate an unfinished run", "run", NO_MODEL, setup=begun),
+    evaluated("evaluate with an unknown flag", "run --json",
+              "unrecognized arguments: --json; see python -m fcnet.evaluate --help"),
+    evaluated("evaluate on an unknown device", "run --device gpu", f"{DEVICES}, got 'gpu'"),
+    evaluated("evaluate without the configuration", "run",
+              "run does not say what it was trained on: config.toml is missing",
+              setup=after(finished, lambda: Path("run/config.toml").unlink())),
+    evaluated("evaluate on its own data that is gone", "run",
+              f"{{here}}/pets must be a folder or a tar archive that can be read, got: {NOT_THERE}",
+              setup=after(finished_on_pets, lambda: shutil.rmtree("pets"))),
+    evaluated("evaluate on absent data", "run --data gone",
+              f"gone must be a folder or a tar archive that can be read, got: {NOT_THERE}"),
+    evaluated("evaluate a network of made images on others", "run --data pets",
+              "--data must be left out for a network trained on synthetic, got pets", setup=after(finished, pets)),
+    evaluated("evaluate on images of another size", "run --data wide",
+              "wide must hold images of shape (1, 4, 4) for this network, got (1, 4, 5)",
+              setup=after(finished_on_pets, lambda: pets("wide", size=(5, 4)))),
+    evaluated("evaluate on other classes", "run --data zoo",
+              "the classes of the test split must be among cat, eel, got dog",
+              setup=after(finished_on_pets, lambda: pets("zoo", classes=("cat", "eel")))),
+    evaluated("evaluate damaged weights", "run", f"run/model.safetensors {SUM} model.json",
+              setup=after(finished, lambda: flip_a_bit("run/model.safetensors"))),
+    evaluated("evaluate a damaged description", "run", f"run/model.json {SUM} it",
+              setup=after(finished, lambda: flip_a_bit("run/model.json"))),
+    # predict
+    predicted("predict nothing", "run",
+              "the following arguments are required: IMAGE; see python -m fcnet.predict --help"),
+    predicted("predict with an absent run", f"gone {PICTURE}", "RUN must be a run's folder, got gone"),
+    predicted("predict with an unfinished run", f"run {PICTURE}", NO_MODEL, setup=begun_on_pets),
+    predicted("predict with an unknown flag", f"run {PICTURE} --top 5",
+              "unrecognized arguments: --top 5; see python -m fcnet.predict --help"),
+    predicted("predict an absent image", f"run {PICTURE} gone.png",
+              f"gone.png must be a whole image, got: {NOT_THERE}"),
+    predicted("predict a folder", "run pets", "pets must be a whole image, got: Is a directory"),
+    predicted("predict a text", f"run made.toml {PICTURE}",
+              f"made.toml must be an image {FORMATS}, got something else"),
+    predicted("predict an image of another size", "run wide.png",
+              "wide.png must be an image of 1×4×4 (channels, height, width), got 1×4×5",
+              setup=after(finished_on_pets, lambda: picture("wide.png", (5, 4)))),
+    predicted("predict with damaged weights", f"run {PICTURE} --json", f"run/model.safetensors {SUM} model.json",
+              setup=after(finished_on_pets, lambda: flip_a_bit("run/model.safetensors"))),
+    predicted("predict with a damaged description", f"run {PICTURE}", f"run/model.json {SUM} it",
+              setup=after(finished_on_pets, lambda: flip_a_bit("run/model.json"))),
+    predicted("predict without the weights", f"run {PICTURE}", "run/model.safetensors is missing",
+              setup=after(finished_on_pets, lambda: Path("run/model.safetensors").unlink())),
+]  # fmt: skip
+
+
+# --- what comes of them -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An empty working folder beside an empty cache, and the signals and threads of before afterwards."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def leaves(command: list[str], monkeypatch: pytest.MonkeyPatch) -> object:
+    """The exit code of a command line."""
+    name, *flags = command
+    monkeypatch.setattr(sys, "argv", [name, *flags])
+    with pytest.raises(SystemExit) as leaving:
+        cli.command(COMMANDS[name])
+    return leaving.value.code
+
+
+def everything(folder: Path) -> dict[str, bytes | None]:
+    """All that is in a folder: files with what they hold, folders and links without."""
+    return {
+        str(entry.relative_to(folder)): entry.read_bytes() if entry.is_file() else None for entry in folder.rglob("*")
+    }
+
+
+def unfinished_in(cache: Path) -> list[str]:
+    """What is neither a whole store nor a store's lock."""
+    return [
+        entry.name
+        for entry in (cache.iterdir() if cache.is_dir() else ())
+        if not re.fullmatch(r"\.[a-z0-9]+-[0-9a-f]{16}\.lock", entry.name)
+        and not (
+            re.fullmatch(r"[a-z0-9]+-[0-9a-f]{16}", entry.name) and {file.name for file in entry.iterdir()} == STORE
+        )
+    ]
+
+
+def pattern(line: str, here: Path) -> str:
+    return re.escape(line.replace("{here}", str(here))).replace(r"\~", ".*")
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.kind)
+def test_a_mistake_is_a_line_and_code_2_and_leaves_everything_as_it_was(
+    mistake: Mistake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = tmp_path / "here"
+    write("made.toml", CONFIG)
+    mistake.setup()
+    before = everything(here)
+    capsys.readouterr()
+    code = leaves(mistake.command, monkeypatch)
+    out, err = capsys.readouterr()
+    assert re.fullmatch("\n".join(pattern(line, here) for line in mistake.lines) + "\n", err), err
+    assert code == 2
+    assert re.fullmatch(r"[\d,]+ training, .*; run\n" if mistake.said else "", out), out
+    assert everything(here) == before
+    assert unfinished_in(tmp_path / "cache") == []
+
+
+def test_mistakes_are_of_many_kinds() -> None:
+    kinds = [mistake.kind for mistake in MISTAKES]
+    assert len(set(kinds)) == len(kinds) >= 40
+    assert all(mistake.lines for mistake in MISTAKES)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_a_mistake(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("made.toml", CONFIG)
+    assert leaves(["train", "--config", "made.toml", "--device", "cuda"], monkeypatch) == 2
+    assert re.fullmatch(r"--device cuda cannot be used here: .*\n", capsys.readouterr().err)
+    assert everything(Path.cwd()) == {"made.toml": CONFIG.encode()}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_is_a_mistake(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("made.toml", CONFIG)
+    Path("locked").mkdir(mode=0o500)
+    assert leaves(["train", "--config", "made.toml", "--out", "locked/run"], monkeypatch) == 2
+    assert capsys.readouterr().err == "locked/run: Permission denied\n"
+
+
+def test_a_cache_that_is_a_file_is_a_mistake(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("made.toml", CONFIG)
+    monkeypatch.setenv("FCNET_CACHE", "made.toml")
+    assert leaves(["train", "--config", "made.toml"], monkeypatch) == 2
+    expected = (
+        "the cache (FCNET_CACHE) must be a folder with room that can be written, got made.toml: Not a directory\n"
+    )
+    assert capsys.readouterr().err == expected
+    assert everything(Path.cwd()) == {"made.toml": CONFIG.encode()}
+
+
+def test_a_path_that_is_not_utf8_is_a_mistake() -> None:
+    write("made.toml", CONFIG)
+    with pytest.raises(UserError, match=r"^data\.path \(--set data\.path=x\udcff\) must be UTF-8, got '.*x\\udcff'$"):
+        train.main(["--config", "made.toml", "--set", "data.path=x\udcff"])
+    assert everything(Path.cwd()) == {"made.toml": CONFIG.encode()}
+
+
+def test_a_batch_larger_than_the_set_is_the_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("made.toml", CONFIG)
+    assert leaves(["train", "--config", "made.toml", "--set", "train.batch_size=2147483647"], monkeypatch) == 0
+    assert [record["step"] for record in Run(Path("runs/made")).records()] == [1, 2]
+
+
+def test_a_damaged_checkpoint_beside_a_whole_one_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("made.toml", CONFIG)
+    begun()
+    flip_a_bit("run/checkpoints/step-0000000006.json")
+    assert leaves(["train", "--resume", "--out", "run"], monkeypatch) == 0
+    assert Run(Path("run")).finished
