@@ -1,4 +1,4 @@
-"""Rules of fcnet.optim and fcnet.seeds."""
+"""Rules of fcnet.optim."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from fcnet.models import MLP
 from fcnet.optim import constant, cosine, parameter_groups, warmed_up
-from fcnet.seeds import derive, generator
 
 
 @given(st.integers(1, 1000))
@@ -48,21 +47,3 @@ def test_only_matrices_decay() -> None:
     assert sorted(p.ndim for p in decaying["params"]) == [2, 2, 2]
     assert {p.ndim for p in spared["params"]} == {1}
     assert len(decaying["params"]) + len(spared["params"]) == len(list(model.parameters()))
-
-
-@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["order", "augment"]), st.integers(0, 5)), unique=True))
-def test_different_purposes_have_different_seeds(purposes: list[tuple[int, str, int]]) -> None:
-    seeds = [derive(seed, purpose, epoch) for seed, purpose, epoch in purposes]
-    assert len(set(seeds)) == len(seeds)
-    assert all(0 <= seed < 2**63 for seed in seeds)
-
-
-def test_a_number_and_its_text_are_different_purposes() -> None:
-    assert derive(0, 1) != derive(0, "1")
-    assert derive(0, "a", "b") != derive(0, "ab")
-
-
-def test_drawing_leaves_torchs_own_generator_alone() -> None:
-    before = torch.get_rng_state()
-    torch.rand(5, generator=generator(3, "order", 1))
-    torch.testing.assert_close(torch.get_rng_state(), before, rtol=0, atol=0)

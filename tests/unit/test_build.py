@@ -1,0 +1,268 @@
+"""Rules of fcnet.build."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.testing import assert_close
+
+from fcnet import build, config, distributed
+from fcnet.data.augment import Flip, Shift
+from fcnet.errors import UserError
+from fcnet.losses import CrossEntropy
+from fcnet.models import MLP, LogisticRegression
+from fcnet.network import Network
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
+
+
+def configured(data: dict[str, Any] | None = None, **sections: dict[str, Any]) -> config.Config:
+    """100 training images of 4 classes, 25 each, unless told otherwise."""
+    small = {"source": "synthetic", "shape": (1, 6, 5), "train_size": 100, "test_size": 30, "num_classes": 4}
+    return config.Config.model_validate({"data": small | (data or {}), **sections})
+
+
+def built(data: dict[str, Any] | None = None, **sections: dict[str, Any]) -> build.Experiment:
+    return build.build(configured(data, **sections), CPU)
+
+
+def folder_of_images(path: Path, classes: dict[str, int], *, size: tuple[int, int] = (5, 6)) -> Path:
+    """Two images a class in each split, all of one level of grey."""
+    for split in ("train", "test"):
+        for name, level in classes.items():
+            (path / split / name).mkdir(parents=True)
+            for number in range(2):
+                pixels = np.full((size[1], size[0]), level, dtype=np.uint8)
+                Image.fromarray(pixels).save(path / split / name / f"{number}.png")
+    return path
+
+
+def network(classes: tuple[str, ...], shape: tuple[int, int, int] = (1, 6, 5)) -> Network:
+    model = LogisticRegression(30, len(classes))
+    return Network(model, classes=classes, shape=shape, mean=torch.tensor([0.25]), std=torch.tensor([0.5]))
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.0, 0), (0.1, 4 * 2), (0.5, 4 * 12), (0.99, 4 * 24)])
+def test_the_same_share_of_every_class_is_kept_aside(share: float, kept: int) -> None:
+    training = built({"validation": share}).training
+    assert training.batches.num_images == 100 - kept
+    if training.validation is None:
+        assert kept == 0
+        return
+    held = training.validation.rows
+    assert training.validation.labels[held].bincount().tolist() == [kept // 4] * 4
+    assert sorted([*training.batches.rows.tolist(), *held.tolist()]) == list(range(100))
+
+
+def test_pixels_are_normalised_by_the_images_trained_on_alone() -> None:
+    experiment = built({"validation": 0.5, "shape": (3, 6, 5)})
+    batches = experiment.training.batches
+    pixels = batches.images[batches.rows].double() / 255
+    assert_close(experiment.network.mean, pixels.mean((0, 2, 3)).float())
+    assert_close(experiment.network.std, pixels.std((0, 2, 3), correction=0).float())
+    images = torch.cat([batch.images for batch in batches]).double()
+    assert_close(images.mean((0, 2, 3)), torch.zeros(3).double(), rtol=0, atol=1e-6)  # rounding of float32
+    assert_close(images.std((0, 2, 3), correction=0), torch.ones(3).double(), rtol=0, atol=1e-6)
+
+
+def test_the_test_and_validation_images_are_normalised_as_those_trained_on() -> None:
+    experiment = built({"augment": {"flip": True, "shift": 1}})
+    validation = experiment.training.validation
+    assert validation is not None
+    mean, std = experiment.network.mean, experiment.network.std
+    for batches in (validation, experiment.test):
+        pixels = batches.images[batches.rows]
+        assert_close(torch.cat([batch.images for batch in batches]), (pixels / 255 - mean) / std)
+        assert batches.augment == ()
+
+
+def test_two_classes_by_name_make_a_binary_problem() -> None:
+    experiment = built({"classes": ("3", "1"), "validation": 0.2})
+    batches, test = experiment.training.batches, experiment.test
+    assert (batches.num_images, test.num_images) == (2 * 20, 7 + 8)
+    assert experiment.training.validation is not None
+    rows = [*batches.rows.tolist(), *experiment.training.validation.rows.tolist()]
+    assert sorted(rows) == [row for row in range(100) if row % 4 in (1, 3)]
+    all_labels = torch.arange(100) % 4
+    for split, names in ((batches, all_labels[batches.rows]), (test, (torch.arange(30) % 4)[test.rows])):
+        assert split.labels[split.rows].tolist() == [{3: 0, 1: 1}[int(name)] for name in names]
+    assert experiment.network.classes == ("3", "1")
+    assert experiment.network(torch.zeros(2, 1, 6, 5, dtype=torch.uint8)).shape == (2,)
+
+
+def test_without_names_all_classes_count() -> None:
+    experiment = built()
+    assert experiment.network.classes == ("0", "1", "2", "3")
+    assert experiment.test.labels.tolist() == [place % 4 for place in range(30)]
+
+
+def test_names_that_are_no_classes_are_refused() -> None:
+    with pytest.raises(UserError) as error:
+        built({"classes": ("0", "cat", "dog")})
+    assert str(error.value) == "data.classes must be among 0, 1, 2, 3, got cat, dog"
+
+
+@pytest.mark.parametrize("shift", [5, 6])
+def test_a_shift_as_large_as_the_images_is_refused(shift: int) -> None:
+    assert built({"augment": {"shift": 4}}).training.batches.augment
+    with pytest.raises(UserError) as error:
+        built({"augment": {"shift": shift}})
+    assert str(error.value) == f"data.augment.shift must be less than the images' 6×5 pixels, got {shift}"
+
+
+def test_training_images_are_changed_as_asked() -> None:
+    assert built().training.batches.augment == ()
+    flip, shift = built({"augment": {"flip": True, "shift": 2}}).training.batches.augment
+    assert isinstance(flip, Flip)
+    assert isinstance(shift, Shift)
+    assert shift == Shift(2)
+
+
+def test_the_network_is_the_one_described() -> None:
+    model = {"hidden": (7, 7), "activation": "sigmoid", "normalization": "batch", "dropout": 0.25, "residual": True}
+    experiment = built(model=model)
+    expected = MLP(30, (7, 7), 4, activation="sigmoid", normalization="batch", dropout=0.25, residual=True)
+    assert experiment.network.model.arguments == expected.arguments
+    assert experiment.network.model is experiment.training.model
+
+
+def test_logistic_regression_has_none_of_the_settings_of_an_mlp() -> None:
+    model = built(model={"kind": "logistic", "hidden": (7, 7), "normalization": "batch", "dropout": 0.5}).network.model
+    assert isinstance(model, LogisticRegression)
+    assert [tuple(parameter.shape) for parameter in model.parameters()] == [(4, 30), (4,)]
+
+
+def test_the_first_weights_follow_from_the_seed_alone() -> None:
+    def weights(seed: int) -> Tensor:
+        model = build.make_model(config.Config(seed=seed), 30, 4)
+        return torch.cat([parameter.flatten() for parameter in model.parameters()])
+
+    first = weights(1)
+    torch.manual_seed(3)
+    assert_close(weights(1), first, rtol=0, atol=0)
+    assert not torch.equal(weights(2), first)
+
+
+@pytest.mark.parametrize(
+    ("section", "kind", "settings"),
+    [
+        ({"name": "sgd", "momentum": 0.5, "nesterov": True}, torch.optim.SGD, {"momentum": 0.5, "nesterov": True}),
+        ({"name": "adamw", "beta1": 0.8, "beta2": 0.9}, torch.optim.AdamW, {"betas": (0.8, 0.9)}),
+    ],
+)
+def test_matrices_alone_decay(
+    section: dict[str, Any], kind: type[torch.optim.Optimizer], settings: dict[str, Any]
+) -> None:
+    experiment = built(optimizer={"lr": 0.25, "weight_decay": 0.125, **section}, model={"normalization": "batch"})
+    optimizer = experiment.training.algorithm.optimizer
+    assert type(optimizer) is kind
+    for group in optimizer.param_groups:
+        assert {key: group[key] for key in settings} == settings
+        assert group["lr"] == 0.25
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert [decays[id(p)] for p in experiment.network.parameters()] == [
+        0.125 if p.ndim == 2 else 0.0 for p in experiment.network.parameters()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "factors"),
+    [
+        ({"schedule": "constant"}, [1.0, 1.0, 1.0, 1.0]),
+        ({"schedule": "cosine"}, [1.0, 0.75, 0.5, 0.0]),
+        ({"schedule": "constant", "warmup_epochs": 0.75}, [0.25, 1.0, 1.0, 1.0]),
+        ({"schedule": "cosine", "warmup_epochs": 0.75}, [0.25, 0.75, 0.5, 0.0]),
+    ],
+)
+def test_the_schedule_goes_over_all_steps_of_the_training(section: dict[str, Any], factors: list[float]) -> None:
+    train = {"epochs": 3, "batch_size": 23}  # 92 images: 4 steps an epoch, 12 in all
+    training = built(optimizer=section, train=train).training
+    assert training.num_steps == 12
+    assert [training.algorithm.schedule(step) for step in (0, 4, 6, 12)] == pytest.approx(factors)
+
+
+def test_the_rest_of_the_training_is_as_configured() -> None:
+    train = {"epochs": 7, "label_smoothing": 0.1, "precision": "bfloat16", "batch_size": 9, "threads": 5}
+    experiment = built(train=train)
+    algorithm = experiment.training.algorithm
+    assert (algorithm.epochs, algorithm.loss, algorithm.precision) == (7, CrossEntropy(0.1), torch.bfloat16)
+    assert (experiment.training.batches.batch_size, experiment.threads) == (9, 5)
+    assert built().training.algorithm.precision == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("hidden", "ranks", "threads"), [(8, 1, 1), (8, 2, 1), (2000, 1, 6), (2000, 2, 3), (2000, 4, 1), (2000, 9, 1)]
+)
+def test_small_steps_take_one_thread_and_large_ones_share_the_processors(
+    hidden: int, ranks: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)))
+    monkeypatch.setattr(distributed, "num_ranks", lambda: ranks)
+    assert build.choose_threads(MLP(100, (hidden,), 10), 128) == threads
+
+
+def test_what_is_trained_on_what_is_said_in_one_line() -> None:
+    said = built({"classes": ("0", "1"), "validation": 0.2}, model={"hidden": (7,)}, train={"threads": 2}).describe()
+    assert said == (
+        "40 training, 10 validation and 16 test images in 2 classes; layers 30-7-1, 225 parameters; cpu, 2 threads"
+    )
+
+
+def test_a_networks_own_test_split_is_the_one_it_was_trained_beside() -> None:
+    experiment = built({"classes": ("3", "1")})
+    again = build.test_data(configured().data, experiment.network, path=None, device=CPU)
+    assert again.rows.tolist() == experiment.test.rows.tolist()
+    for ours, theirs in zip(again, experiment.test, strict=True):
+        assert_close(ours.images, theirs.images)
+        assert ours.labels.tolist() == theirs.labels.tolist()
+
+
+def test_other_data_is_labelled_by_the_names_of_its_classes(tmp_path: Path) -> None:
+    path = folder_of_images(tmp_path / "other", {"cat": 10, "dog": 20, "zebra": 30})
+    data = config.Data(source="images", path=str(tmp_path / "its own"))
+    (batch,) = build.test_data(data, network(("zebra", "cat")), path=path, device=CPU)
+    levels = (batch.images[:, 0, 0, 0] * 0.5 + 0.25) * 255
+    assert_close(levels, torch.tensor([10.0, 10.0, 30.0, 30.0]))
+    assert batch.labels.tolist() == [1, 1, 0, 0]
+
+
+def refuse_data(data: config.Data, net: Network, path: Path | None) -> str:
+    with pytest.raises(UserError) as error:
+        build.test_data(data, net, path=path, device=CPU)
+    return str(error.value)
+
+
+def test_other_data_that_does_not_fit_the_network_is_refused(tmp_path: Path) -> None:
+    data = config.Data(source="images", path=str(tmp_path))
+    large = folder_of_images(tmp_path / "large", {"cat": 1, "dog": 2}, size=(6, 7))
+    assert refuse_data(data, network(("cat", "dog")), large) == (
+        f"{large} must hold images of shape (1, 6, 5) for this network, got (1, 7, 6)"
+    )
+    cows = folder_of_images(tmp_path / "cows", {"cat": 1, "cow": 2})
+    assert refuse_data(data, network(("cat", "dog")), cows) == (
+        "the classes of the test split must be among cat, cow, got dog"
+    )
+
+
+@pytest.mark.parametrize("source", ["digits", "synthetic"])
+def test_a_network_trained_on_what_has_no_path_takes_no_other_data(source: Any) -> None:
+    assert refuse_data(config.Data(source=source), network(("0", "1")), Path("x")) == (
+        f"--data must be left out for a network trained on {source}, got x"
+    )
+
+
+def test_a_test_split_without_the_networks_classes_is_refused() -> None:
+    data = configured({"test_size": 2}).data
+    assert refuse_data(data, network(("2", "3")), None) == "the test split must hold at least one image, got 0"
