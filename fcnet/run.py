@@ -116,6 +116,10 @@ class Run:
     def finish(self, summary: dict[str, Any]) -> None:
         """Writes the summary, which ends the run, and removes the checkpoints."""
         write_text(self.path / "summary.json", json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n")
+        self.clear()
+
+    def clear(self) -> None:
+        """Removes the checkpoints of a finished run, which a process killed in its last moment leaves."""
         shutil.rmtree(self._checkpoints, ignore_errors=True)
 
     def summary(self) -> dict[str, Any]:

@@ -32,6 +32,7 @@ def main(arguments: list[str]) -> int:
         cli.say(dump_config(config).rstrip())
         return 0
     if run is not None and run.finished:
+        run.clear()
         cli.say(f"{run.path} is finished: {_result(run)}")
         return 0
     if run is None and flags.out is not None:

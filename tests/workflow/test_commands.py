@@ -328,6 +328,16 @@ def test_resume_of_a_finished_run_says_so_and_changes_nothing(command: Callable[
 
 
 @pytest.mark.usefixtures("pets")
+def test_resume_of_a_run_killed_in_its_last_moment_removes_the_checkpoints(command: Callable[..., str]) -> None:
+    command(train.main, "--config", "pets.toml")
+    before = everything("runs")
+    Path("runs/pets/checkpoints").mkdir()
+    Path("runs/pets/checkpoints/step-0000000009.json").write_text("{}")
+    assert command(train.main, "--resume", "--out", "runs/pets").startswith("runs/pets is finished: ")
+    assert everything("runs") == before
+
+
+@pytest.mark.usefixtures("pets")
 @pytest.mark.parametrize(("flags", "run"), [([], "runs/pets"), (["--out", "a/b"], "a/b")])
 def test_resume_of_nothing_starts_from_the_start(flags: list[str], run: str, command: Callable[..., str]) -> None:
     first, *epochs, _ = command(train.main, "--resume", "--config", "pets.toml", *flags).splitlines()
