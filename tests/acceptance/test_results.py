@@ -18,6 +18,11 @@ from fcnet.metrics import wilson_interval
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
+    import numpy.typing as npt
+
+    from fcnet.data.batches import Batches
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 pytestmark = pytest.mark.data
 
@@ -49,16 +54,26 @@ def test_the_mlp_reaches_61_percent(trained: Callable[[str], Trained]) -> None:
 
 
 def test_logistic_regression_is_not_below_scikit_learns(trained: Callable[[str], Trained]) -> None:
+    """Theirs as it comes, and with the penalty that does best on the same validation images."""
     summary, changes = trained("cifar10_logistic")
-    config = load_config(CONFIGS / "cifar10_logistic.toml", changes)
-    experiment = build(config, torch.device("cpu"))
-    training = [(batch.images.flatten(1), batch.labels) for batch in experiment.training.batches]
-    test = [(batch.images.flatten(1), batch.labels) for batch in experiment.test]
-    images, labels = (torch.cat(parts) for parts in zip(*training, strict=True))
-    theirs = LogisticRegression(max_iter=200, C=1e-3).fit(images.numpy(), labels.numpy())
-    test_images, test_labels = (torch.cat(parts) for parts in zip(*test, strict=True))
-    hits = int((torch.from_numpy(theirs.predict(test_images.numpy())) == test_labels).sum())
-    low, high = wilson_interval(hits, len(test_labels))
-    accuracy = hits / len(test_labels)
-    cli.say(f"scikit-learn: {accuracy:.4f} ({low:.4f} to {high:.4f})")
-    assert summary["test_accuracy"] >= accuracy - (high - low) / 2
+    experiment = build(load_config(CONFIGS / "cifar10_logistic.toml", changes), torch.device("cpu"))
+    assert experiment.training.validation is not None
+    sets = experiment.training.batches, experiment.training.validation, experiment.test
+    (train, train_labels), (kept, kept_labels), (test, test_labels) = map(arrays, sets)
+    fitted = [LogisticRegression(C=c, max_iter=2000).fit(train, train_labels) for c in (1.0, 1e-2, 1e-3, 1e-4)]
+    best = max(fitted, key=lambda theirs: theirs.score(kept, kept_labels))
+    for theirs in (fitted[0], best):
+        accuracy = theirs.score(test, test_labels)
+        low, high = wilson_interval(round(accuracy * len(test)), len(test))
+        cli.say(f"scikit-learn with C = {theirs.C}: {accuracy:.4f} ({low:.4f} to {high:.4f})")
+        assert summary["test_accuracy"] >= accuracy - (high - low) / 2
+
+
+def arrays(batches: Batches) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """A set whole, in order: pixels as the network sees them (N, D), and labels (N,)."""
+    parts = list(batches)
+    images, labels = (
+        torch.cat([part.images.flatten(1) for part in parts]),
+        torch.cat([part.labels for part in parts]),
+    )
+    return images.numpy(), labels.numpy()
