@@ -103,8 +103,11 @@ def _apart(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _slope(x: Tensor, against: Tensor, decay: Tensor) -> Tensor:
-    """s(x) − t as h − t ∓ s(−|x|), in the memory of h − t: of a right decision the tail is all there is."""
-    return against.sub_((decay / (1.0 + decay)).copysign_(x))
+    """s(x) − t as h − t ∓ s(−|x|), in the memory of h − t: of a right decision the tail is all there is.
+
+    −0 + 0 is +0, for which h is 1.
+    """
+    return against.sub_((decay / (1.0 + decay)).copysign_(x + 0.0))
 
 
 class _Cost(torch.autograd.Function):

@@ -57,6 +57,7 @@ def test_an_epoch_is_every_image_once_whatever_the_batch_size(seed: int, epoch: 
     assert sorted(labels.tolist()) == LABELS.tolist()
     assert_close(images, normalize(PIXELS[labels], *STATISTICS))
     assert labels.tolist() == gathered(batches(7), seed, epoch)[1].tolist()
+    assert len(list(batches(batch_size).epoch(seed, epoch))) == len(batches(batch_size))
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fcnet.functional as F
+from fcnet.losses import CrossEntropy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -390,19 +391,47 @@ def test_a_confident_log_probability_keeps_its_digits_and_its_gradient() -> None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_no_finite_logit_overflows(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("way", ["hand", "plain"])
+def test_no_finite_logit_overflows(dtype: torch.dtype, way: str) -> None:
+    def found(function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        if way == "plain":
+            gradient, value = torch.func.grad_and_value(lambda x: function(x).sum())(x)
+            return torch.func.vmap(function)(x.unsqueeze(0)).squeeze(0), gradient
+        value, gradient = value_and_gradients(function, x)
+        return value, gradient
+
     large = torch.finfo(dtype).max / 4
     x = torch.tensor([[large, -large, 0.0], [-large, -large, -large]], dtype=dtype)
     for target in (torch.tensor([0, 1]), torch.tensor([1, 2])):
-        value, gradient = value_and_gradients(lambda x: F.cross_entropy(x, target, reduction="none"), x)  # noqa: B023
+        value, gradient = found(lambda x: F.cross_entropy(x, target, reduction="none"))  # noqa: B023
         assert value.isfinite().all()
         assert gradient.isfinite().all()
-    assert_close(F.softmax(x, 1), torch.tensor([[1.0, 0.0, 0.0], [1 / 3, 1 / 3, 1 / 3]], dtype=dtype))
-    value, gradient = value_and_gradients(
-        lambda x: F.binary_cross_entropy_with_logits(x, torch.zeros_like(x), reduction="none"), x
-    )
+    value, gradient = found(lambda x: F.softmax(x, 1))
+    assert_close(value, torch.tensor([[1.0, 0.0, 0.0], [1 / 3, 1 / 3, 1 / 3]], dtype=dtype))
+    assert gradient.isfinite().all()
+    value, gradient = found(lambda x: F.binary_cross_entropy_with_logits(x, torch.zeros_like(x), reduction="none"))
     assert_close(value, x.clamp(min=0) + (x == 0) * math.log(2))
     assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+@pytest.mark.parametrize("way", ["hand", "plain"])
+def test_derivatives_at_0_are_the_formulas_whatever_the_sign_of_0(zero: float, way: str) -> None:
+    t = 0.25
+    for function, expected in (
+        (F.sigmoid, 0.25),
+        (F.logsigmoid, 0.5),
+        (lambda x: F.binary_cross_entropy_with_logits(x, torch.full_like(x, t), reduction="sum"), 0.5 - t),
+        (lambda x: CrossEntropy()(x, torch.zeros_like(x, dtype=torch.int64)), 0.5),
+        (lambda x: CrossEntropy()(x, torch.ones_like(x, dtype=torch.int64)), -0.5),
+    ):
+        x = torch.tensor([zero])
+        if way == "plain":
+            gradient = torch.func.grad(lambda x: function(x).sum())(x)  # noqa: B023
+        else:
+            marked = leaf(x)
+            (gradient,) = torch.autograd.grad(function(marked).sum(), marked)
+        assert_close(gradient.item(), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

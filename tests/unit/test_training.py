@@ -241,6 +241,15 @@ def test_a_hook_on_a_layer_is_called_in_training(name: str) -> None:
     assert seen == [8, 8, 8, 8, 5]
 
 
+def test_every_step_drops_units_of_its_own() -> None:
+    model, dropped = MLP(20, (64,), 3, activation="identity", dropout=0.5), []
+    layer = model.dense_layers()[0].dropout
+    assert layer is not None
+    layer.register_forward_hook(lambda module, inputs, output: dropped.append((output == 0).flatten().tolist()))
+    list(fit(model, Batches(PIXELS[:16], labels(size=16), batch_size=8), GradientDescent(sgd(model), epochs=3)))
+    assert len({tuple(units) for units in dropped}) == len(dropped) == 6
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_one_seed_gives_one_network_to_the_bit_whatever_torchs_own_seed(name: str, optimizer: str) -> None:
