@@ -5,16 +5,23 @@ Names, arguments, shapes, dtypes and errors are those of `torch.nn.functional`, 
 (exp, log1p, max, sum, where, gather); none calls a loss, an activation or a softmax of torch's.
 """
 
-from fcnet.functional.activations import logsigmoid, relu, sigmoid
+from fcnet.functional.activations import elu, gelu, leaky_relu, logsigmoid, relu, sigmoid
 from fcnet.functional.binary import binary_cross_entropy_with_logits
 from fcnet.functional.categorical import cross_entropy
 from fcnet.functional.probabilities import log_softmax, softmax
+from fcnet.functional.scores import hinge_loss, logistic_loss, quadratic_loss
 
 __all__ = [
     "binary_cross_entropy_with_logits",
     "cross_entropy",
+    "elu",
+    "gelu",
+    "hinge_loss",
+    "leaky_relu",
     "log_softmax",
+    "logistic_loss",
     "logsigmoid",
+    "quadratic_loss",
     "relu",
     "sigmoid",
     "softmax",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fcnet.functional.derivatives import Context, by_hand, derivative_of_plain
-from fcnet.functional.precision import require_floating, widened
+from fcnet.functional.precision import require_floating, require_real, widened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,9 +87,102 @@ def relu(input: Tensor) -> Tensor:
     Source:
         The lecture's rectified linear unit.
     """
-    if input.dtype == torch.bool or input.is_complex():
-        raise NotImplementedError(f"input must be of a real dtype, got {input.dtype}")
+    require_real("input", input)
     return _along(_RELU, input)
+
+
+def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
+    """max(0, x) + a · min(0, x), whose derivative is 1 for x > 0 and else a.
+
+    Args:
+        input: any shape, floating.
+        negative_slope: a, the slope below 0.
+
+    Returns:
+        The same shape and dtype.
+
+    Raises:
+        NotImplementedError: ``input`` is not floating.
+
+    Example:
+        >>> leaky_relu(torch.tensor([-2.0, 0.0, 3.0]))
+        tensor([-0.0200,  0.0000,  3.0000])
+
+    Source:
+        The lecture's leaky rectified linear unit.
+    """
+    require_floating("input", input)
+    return _along(
+        Curve(
+            value=lambda x, parts: parts.high(x) + negative_slope * parts.low(x),
+            slope=lambda x: torch.where(x > 0, 1.0, x.new_full((), negative_slope)),
+            parts=_FROM_THE_LEFT,
+        ),
+        input,
+    )
+
+
+def elu(input: Tensor, alpha: float = 1.0) -> Tensor:
+    """max(0, x) + α (e^min(0, x) − 1), whose derivative is 1 for x > 0 and else α e^x.
+
+    `expm1` keeps the digits of e^x − 1 near 0.
+
+    Args:
+        input: any shape, floating.
+        alpha: α; far below 0 the value is −α.
+
+    Returns:
+        The same shape and dtype.
+
+    Raises:
+        NotImplementedError: ``input`` is not floating.
+
+    Example:
+        >>> elu(torch.tensor([-100.0, -1e-8, 3.0]))
+        tensor([-1.0000e+00, -1.0000e-08,  3.0000e+00])
+
+    Source:
+        The lecture's exponential linear unit.
+    """
+    require_floating("input", input)
+    return _along(
+        Curve(
+            value=lambda x, parts: parts.high(x) + alpha * parts.low(x).expm1(),
+            slope=lambda x: torch.where(x > 0, 1.0, alpha * _FAST.low(x).exp_()),
+            parts=_FROM_THE_LEFT,
+        ),
+        input,
+    )
+
+
+def gelu(input: Tensor, approximate: str = "none") -> Tensor:
+    """x Φ(x), with Φ the normal distribution function; or x s(2 √(2/π) (x + 0.044715 x³)) for ``"tanh"``.
+
+    Φ(x) = ½ erfc(−x / √2): unlike ½ (1 + erf(x / √2)) it keeps its digits where it is small. In the
+    same way ½ (1 + tanh v) is written as the sigmoid s(2v).
+
+    Args:
+        input: any shape, floating.
+        approximate: ``"none"``, or ``"tanh"`` for the approximation.
+
+    Returns:
+        The same shape and dtype.
+
+    Raises:
+        NotImplementedError: ``input`` is not floating.
+        RuntimeError: ``approximate`` is unknown.
+
+    Example:
+        >>> gelu(torch.tensor([-5.0, 0.0, 3.0]))
+        tensor([-1.4333e-06,  0.0000e+00,  2.9960e+00])
+
+    Source:
+        The lecture's Gaussian error linear unit; Hendrycks and Gimpel, "Gaussian error linear units", 2016.
+    """
+    require_floating("input", input)
+    if approximate not in _GELUS:
+        raise RuntimeError(f"approximate must be one of {', '.join(_GELUS)}, got {approximate!r}")
+    return _along(_GELUS[approximate], input)
 
 
 class Parts(NamedTuple):
@@ -97,13 +191,6 @@ class Parts(NamedTuple):
     low: Callable[[Tensor], Tensor]
     high: Callable[[Tensor], Tensor]
     decay: Callable[[Tensor], Tensor]
-
-
-class Curve(NamedTuple):
-    """An activation, by its parts, and its derivative, at 0 the one from the right."""
-
-    value: Callable[[Tensor, Parts], Tensor]
-    slope: Callable[[Tensor], Tensor]
 
 
 _SMOOTH = Parts(
@@ -119,6 +206,21 @@ _FAST = Parts(
     decay=lambda x: x.abs().neg_().exp_(),
 )
 """The same values without a choice for each element; not to be differentiated."""
+
+_FROM_THE_LEFT = Parts(
+    low=lambda x: x.masked_fill(x > 0, 0.0),
+    high=lambda x: x.masked_fill(x <= 0, 0.0),
+    decay=_SMOOTH.decay,
+)
+"""Like `_SMOOTH`, but with the derivatives at 0 from the left, which torch takes where ReLU's rule is not asked for."""
+
+
+class Curve(NamedTuple):
+    """An activation by its parts, its derivative, and the parts through which it is differentiated again."""
+
+    value: Callable[[Tensor, Parts], Tensor]
+    slope: Callable[[Tensor], Tensor]
+    parts: Parts = _SMOOTH
 
 
 def _sigmoid_value(x: Tensor, parts: Parts) -> Tensor:
@@ -147,14 +249,49 @@ def _relu_slope(x: Tensor) -> Tensor:
     return _FAST.low(x).sign_().add_(1.0)
 
 
+_FAR = 64.0
+"""Beyond ±64 the tails of Φ and its approximation are 0 in every dtype, so that nothing changes any more."""
+
+
+def _normal(x: Tensor) -> Tensor:
+    """Φ(x) of x in [−64, 64]."""
+    return 0.5 * (x * -math.sqrt(0.5)).erfc()
+
+
+def _gelu_value(x: Tensor, parts: Parts) -> Tensor:
+    return x.clamp(min=-_FAR) * _normal(x.clamp(-_FAR, _FAR))
+
+
+def _gelu_slope(x: Tensor) -> Tensor:
+    """Φ(x) + x φ(x), with the density φ(x) = e^(−x²/2) / √2π."""
+    x = x.clamp(-_FAR, _FAR)
+    return _normal(x) + x * (-0.5 * x.square()).exp_().mul_(1.0 / math.sqrt(2.0 * math.pi))
+
+
+_INNER, _CUBIC = 2.0 * math.sqrt(2.0 / math.pi), 0.044715
+
+
+def _gelu_tanh_value(x: Tensor, parts: Parts) -> Tensor:
+    inside = x.clamp(-_FAR, _FAR)
+    return x.clamp(min=-_FAR) * _sigmoid_value(_INNER * (inside + _CUBIC * inside**3), parts)
+
+
+def _gelu_tanh_slope(x: Tensor) -> Tensor:
+    """s(u) + x s′(u) u′ with u = 2 √(2/π) (x + 0.044715 x³)."""
+    x = x.clamp(-_FAR, _FAR)
+    u = _INNER * (x + _CUBIC * x**3)
+    return _sigmoid_value(u, _FAST) + x * _sigmoid_slope(u) * _INNER * (1.0 + 3.0 * _CUBIC * x.square())
+
+
 _SIGMOID = Curve(_sigmoid_value, _sigmoid_slope)
 _LOGSIGMOID = Curve(_logsigmoid_value, _logsigmoid_slope)
 _RELU = Curve(_relu_value, _relu_slope)
+_GELUS = {"none": Curve(_gelu_value, _gelu_slope), "tanh": Curve(_gelu_tanh_value, _gelu_tanh_slope)}
 
 
 def _along(curve: Curve, input: Tensor) -> Tensor:
     x = widened(input)
-    result: Tensor = _Along.apply(x, curve) if by_hand(x) else curve.value(x, _SMOOTH)
+    result: Tensor = _Along.apply(x, curve) if by_hand(x) else curve.value(x, curve.parts)
     return result.to(input.dtype)
 
 
@@ -163,7 +300,7 @@ class _Along(torch.autograd.Function):
     def forward(ctx: Context, x: Tensor, curve: Curve) -> Tensor:
         ctx.save_for_backward(x)
         ctx.slope = curve.slope
-        ctx.plain = lambda x: curve.value(x, _SMOOTH)
+        ctx.plain = lambda x: curve.value(x, curve.parts)
         return curve.value(x, _FAST)
 
     @staticmethod

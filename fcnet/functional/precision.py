@@ -14,6 +14,12 @@ def require_floating(name: str, tensor: Tensor) -> None:
         raise NotImplementedError(f"{name} must be of a floating dtype, got {tensor.dtype}")
 
 
+def require_real(name: str, tensor: Tensor) -> None:
+    """Refuses booleans and complex numbers, by the error of torch's kernels."""
+    if tensor.dtype == torch.bool or tensor.is_complex():
+        raise NotImplementedError(f"{name} must be of a real dtype, got {tensor.dtype}")
+
+
 def widened(tensor: Tensor) -> Tensor:
     """The tensor in float32 if it is narrower, else as it is."""
     return tensor.float() if tensor.dtype in _NARROW else tensor
