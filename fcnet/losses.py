@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 import fcnet.functional as F
-from fcnet.functional import binary, categorical
+from fcnet.functional import binary, surprisal
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits (B,) or (B, C), labels int64 (B,)) -> the sum of the B losses, a scalar.
@@ -45,7 +45,7 @@ class CrossEntropy:
         """
         if logits.ndim == 1:
             return binary.cost_and_slope(logits, self._target(logits, labels))
-        return categorical.cost_and_slope(logits, labels, self.label_smoothing)
+        return surprisal.cost_and_slope(logits, labels, self.label_smoothing)
 
     def _target(self, logits: Tensor, labels: Tensor) -> Tensor:
         target = labels.to(logits.dtype)

@@ -5,7 +5,10 @@ the epoch's random order and turned into float32), the matrix products of the fo
 pass into buffers made beforehand, and the same optimizer's step; with the better of one thread and
 all. Normalisation, activations, loss, counts and everything between are what is to be kept small.
 
-    python scripts/benchmark.py [--repeats 5] [--json FILE]
+With ``--losses`` it times the cross-entropy, forward and backward, against torch's, with the memory at
+the peak.
+
+    python scripts/benchmark.py [--losses] [--repeats 5] [--json FILE]
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+import fcnet.functional
 from fcnet import MLP, GradientDescent
 from fcnet.build import choose_threads
 from fcnet.data.batches import Batches
@@ -175,16 +179,86 @@ def measure(case: Case, pixels: Tensor, labels: Tensor, repeats: int) -> dict[st
     return times
 
 
+SIZES = ((128, 10), (8192, 10), (65536, 10), (4096, 1000), (2048, 21841))
+LOSS_SECONDS = 0.2
+
+
+def loss_step(cross_entropy: Callable[..., Tensor], x: Tensor, target: Tensor, smoothing: float) -> Callable[[], None]:
+    """The loss and its gradient in the logits."""
+    x = x.clone().requires_grad_()
+
+    def step() -> None:
+        torch.autograd.grad(cross_entropy(x, target, label_smoothing=smoothing), x)
+
+    return step
+
+
+def peak_bytes(step: Callable[[], None]) -> int:
+    """The most memory that torch held at a time during a step, beyond what it held before."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step()
+    results = profile.profiler.kineto_results if profile.profiler else None
+    events = results.events() if results else []
+    changes = [event.nbytes() for event in sorted(events, key=lambda e: e.start_ns()) if event.name() == "[memory]"]
+    return int(max(itertools.accumulate(changes, initial=0)))
+
+
+def compare_losses(repeats: int) -> None:
+    """A table over sizes and kinds of targets: milliseconds and mebibytes, ours and torch's."""
+    print("| logits | target | ours, ms | torch's, ms | ratio | ours, MiB | torch's, MiB |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    draws = torch.Generator().manual_seed(0)
+    for size in SIZES:
+        x = torch.randn(size, generator=draws)
+        labels = torch.randint(size[1], size[:1], generator=draws)
+        soft = torch.rand(size, generator=draws)
+        soft /= soft.sum(1, keepdim=True)
+        for kind, target, smoothing in (("index", labels, 0.0), ("smoothed", labels, 0.1), ("soft", soft, 0.0)):
+            steps = [
+                loss_step(function, x, target, smoothing)
+                for function in (fcnet.functional.cross_entropy, nn.functional.cross_entropy)
+            ]
+            memory = [peak_bytes(step) / 2**20 for step in steps]
+            times = interleaved(steps, repeats)
+            ours, theirs = (1e3 * statistics.median(values) for values in times)
+            ratio = statistics.median(mine / other for mine, other in zip(*times, strict=True))
+            print(
+                f"| {size} | {kind} | {ours:.3f} | {theirs:.3f} | {ratio:.2f} | {memory[0]:.2f} | {memory[1]:.2f} |",
+                flush=True,
+            )
+
+
+def interleaved(steps: list[Callable[[], None]], repeats: int) -> list[list[float]]:
+    """Seconds a call of each, in turn; a repeat makes as many calls as fill `LOSS_SECONDS`."""
+    started = time.perf_counter()
+    for step in steps:
+        step()
+    calls = max(1, round(LOSS_SECONDS * len(steps) / (time.perf_counter() - started)))
+    times: list[list[float]] = [[] for _ in steps]
+    for _ in range(repeats):
+        for step, values in zip(steps, times, strict=True):
+            started = time.perf_counter()
+            for _ in range(calls):
+                step()
+            values.append((time.perf_counter() - started) / calls)
+    return times
+
+
 def main() -> int:
     """Measures, prints a table, and writes JSON lines where asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, help="append a line for each case")
+    parser.add_argument("--losses", action="store_true", help="compare the cross-entropy with torch's instead")
     flags = parser.parse_args()
+    print(f"{os.cpu_count()} processors, torch {torch.__version__}, Python {platform.python_version()}")
+    if flags.losses:
+        print(f"{torch.get_num_threads()} threads; medians of {flags.repeats} interleaved repeats\n")
+        compare_losses(flags.repeats)
+        return 0
     draws = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (IMAGES, *SHAPE), dtype=torch.uint8, generator=draws)
     labels = torch.randint(0, CLASSES, (IMAGES,), generator=draws)
-    print(f"{os.cpu_count()} processors, torch {torch.__version__}, Python {platform.python_version()}")
     print(f"{flags.repeats} interleaved repeats; seconds for {IMAGES:,} images of {SHAPE}, median (least to most)\n")
     for case in CASES:
         times = measure(case, pixels, labels, flags.repeats)

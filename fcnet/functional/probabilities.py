@@ -73,12 +73,12 @@ def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Te
     return _along(dim, input if dtype is None else input.to(dtype), _LogSoftmax, plain_log_softmax)
 
 
-def below(x: Tensor, top: Tensor) -> Tensor:
+def below(x: Tensor, top: Tensor, out: Tensor | None = None) -> Tensor:
     """x − top, where top is the largest; what equals an infinite top is 0 below it, not ∞ − ∞.
 
     A NaN is 0 too: `spoiled` brings it back, for a row at a time. Not to be differentiated.
     """
-    return (x - top).nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+    return torch.sub(x, top, out=out).nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
 
 
 def spoiled(rows: Tensor, top: Tensor) -> Tensor:
@@ -97,6 +97,8 @@ def plain_softmax(x: Tensor, dim: int) -> Tensor:
     Every class but k has p̂ ≤ ½ and the textbook's derivative p̂ (1 − p̂). Class k is written by the
     others' sum R: p̂_k = 1 / (1 + R), whose derivative knows 1 − p̂_k = R / (1 + R) without a difference.
     """
+    if not x.numel():
+        return _of_nothing(x, dim)
     top, k = x.detach().max(dim, keepdim=True)
     powers = _below(x, top).exp()
     return (powers / powers.sum(dim, keepdim=True)).scatter(dim, k, 1.0 / (1.0 + _sum_of_others(x, k, dim)))
@@ -104,10 +106,17 @@ def plain_softmax(x: Tensor, dim: int) -> Tensor:
 
 def plain_log_softmax(x: Tensor, dim: int) -> Tensor:
     """The logarithm of the softmax by differentiable operations; class k apart as in `plain_softmax`."""
+    if not x.numel():
+        return _of_nothing(x, dim)
     top, k = x.detach().max(dim, keepdim=True)
     differences = _below(x, top)
     others = differences - differences.exp().sum(dim, keepdim=True).log()
     return others.scatter(dim, k, -_sum_of_others(x, k, dim).log1p())
+
+
+def _of_nothing(x: Tensor, dim: int) -> Tensor:
+    """What has no value refuses a wrong ``dim`` all the same."""
+    return x - x.sum(dim, keepdim=True)
 
 
 def _sum_of_others(x: Tensor, k: Tensor, dim: int) -> Tensor:
@@ -121,13 +130,7 @@ def _along(
     """One of the two in the dtype of ``x``; like torch's, autocast leaves it in float32 on CUDA alone."""
     require_floating("input", x)
     wide = widened(x)
-    result: Tensor
-    if not x.numel():
-        result = wide - wide.sum(dim, keepdim=True)  # without a value, but it refuses a wrong ``dim``
-    elif by_hand(wide):
-        result = by_hand_function.apply(wide, dim)
-    else:
-        result = plain(wide, dim)
+    result: Tensor = by_hand_function.apply(wide, dim) if x.numel() and by_hand(wide) else plain(wide, dim)
     return result if x.is_cuda and torch.is_autocast_enabled("cuda") else result.to(x.dtype)
 
 
@@ -137,8 +140,9 @@ class _Softmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Context, x: Tensor, dim: int) -> Tensor:
         top, k = x.max(dim, keepdim=True)
-        powers = below(x, top).exp_()
-        probabilities = powers.div_(spoiled(powers.sum(dim, keepdim=True), top))
+        powers = below(x, top).exp_().scatter_(dim, k, torch.zeros_like(top))
+        total = spoiled(powers.sum(dim, keepdim=True), top).add_(1.0)
+        probabilities = powers.div_(total).scatter_(dim, k, total.reciprocal())
         ctx.save_for_backward(probabilities, k)
         ctx.dim = dim
         return probabilities
@@ -158,7 +162,7 @@ class _LogSoftmax(torch.autograd.Function):
     def forward(ctx: Context, x: Tensor, dim: int) -> Tensor:
         top, k = x.max(dim, keepdim=True)
         differences = below(x, top)
-        others = spoiled(differences.exp().scatter_(dim, k, 0.0).sum(dim, keepdim=True), top)
+        others = spoiled(differences.exp().scatter_(dim, k, torch.zeros_like(top)).sum(dim, keepdim=True), top)
         value = differences.sub_(others.log1p_())
         ctx.save_for_backward(value, k)
         ctx.dim = dim

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,10 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fcnet.functional as F
+from fcnet.functional import blocks
 from fcnet.losses import CrossEntropy
 
 if TYPE_CHECKING:
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 
 TORCH = torch.nn.functional
 INF, NAN = math.inf, math.nan
-ELEMENTWISE = ["sigmoid", "logsigmoid", "relu"]
+ELEMENTWISE = ["sigmoid", "logsigmoid", "relu", "leaky_relu", "elu", "gelu"]
 ALONG_AN_AXIS = ["softmax", "log_softmax"]
 Loss = Any  # a function of the logits alone, or of all differentiable arguments
 
@@ -177,11 +180,19 @@ Y = torch.tensor([0, 3, 1, 2, 1])
 MASKED = torch.tensor([0, -100, 1, 2, -100])
 SOFT = torch.softmax(drawn(5, 4, seed=4), 1)
 W = torch.tensor([0.5, 2.0, 1.0, 1.5], dtype=torch.float64)
+SIGNS = torch.tensor([-1, 1, 1, -1])
 BINARY = torch.tensor([0.0, 1.0, 0.3, 1.0], dtype=torch.float64)
 DIFFERENTIABLE: dict[str, tuple[Loss, tuple[Tensor, ...]]] = {
     "sigmoid": (F.sigmoid, (drawn(3, 4),)),
     "logsigmoid": (F.logsigmoid, (drawn(3, 4),)),
     "relu": (F.relu, (drawn(3, 4),)),
+    "leaky_relu": (lambda x: F.leaky_relu(x, 0.2), (drawn(3, 4),)),
+    "elu": (lambda x: F.elu(x, 1.5), (drawn(3, 4),)),
+    "gelu": (F.gelu, (drawn(3, 4),)),
+    "gelu, tanh": (lambda x: F.gelu(x, "tanh"), (drawn(3, 4),)),
+    "logistic": (lambda h: F.logistic_loss(h, SIGNS), (drawn(4),)),
+    "hinge": (lambda h: F.hinge_loss(h, SIGNS, "none"), (drawn(4),)),
+    "quadratic": (lambda h, y: F.quadratic_loss(h, y, "sum"), (drawn(3, 4), drawn(3, 4, seed=5))),
     "softmax": (lambda x: F.softmax(x, 1), (drawn(3, 4),)),
     "log_softmax": (lambda x: F.log_softmax(x, 0), (drawn(3, 4),)),
     "indices": (lambda x: F.cross_entropy(x, Y), (drawn(5, 4),)),
@@ -199,6 +210,7 @@ DIFFERENTIABLE: dict[str, tuple[Loss, tuple[Tensor, ...]]] = {
 scripting = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
 """torch's own forward mode scripts its decompositions when they are first used (torch 2.9 to 2.15)."""
 
+STRAIGHT = [DIFFERENTIABLE[name][0] for name in ("relu", "leaky_relu", "hinge", "quadratic")]
 every_function = pytest.mark.parametrize(("function", "inputs"), DIFFERENTIABLE.values(), ids=[*DIFFERENTIABLE])
 
 
@@ -254,6 +266,19 @@ def test_losses_on_the_meta_device() -> None:
     assert loss.shape == (5, 4)
 
 
+@pytest.mark.parametrize("case", INDEX_CASES, ids=str)
+@pytest.mark.parametrize("soft", [False, True])
+def test_losses_on_fake_tensors(soft: bool, case: dict[str, Any]) -> None:
+    if soft and "ignore_index" in case:
+        return
+    with FakeTensorMode():
+        x = torch.zeros(5, 4, requires_grad=True)
+        target = torch.zeros(5, 4) if soft else torch.zeros(5, dtype=torch.int64)
+        loss = F.cross_entropy(x, target, **options(case, torch.float32))
+        assert loss.shape == ((5,) if case.get("reduction") == "none" else ())
+        assert torch.autograd.grad(loss.sum(), x)[0].shape == (5, 4)
+
+
 class Refusing(TorchDispatchMode):
     """Fails when one of torch's own losses, activations or softmaxes runs."""
 
@@ -297,10 +322,10 @@ def test_no_kernel_of_torchs_and_no_host_sync_runs(
         total = function(*leaves).sum()
         gradients = torch.autograd.grad(total, leaves, create_graph=create_graph)
         if create_graph:
-            again = [g.sum() for g in gradients if g.requires_grad]  # relu's is constant
+            again = [g.sum() for g in gradients if g.requires_grad]  # that of straight lines is constant
             if again:
                 torch.autograd.grad(again, leaves, allow_unused=True)
-    assert "exp" in str(mode.seen) or function is F.relu
+    assert any(word in str(mode.seen) for word in ("exp", "erfc")) or function in STRAIGHT
 
 
 def test_the_refusing_mode_refuses() -> None:
@@ -468,6 +493,131 @@ def test_autocast_leaves_losses_in_float32(dtype: torch.dtype) -> None:
             assert activation(F, name)(x).dtype == dtype
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sums_over_50000_classes_keep_their_digits_in_half_precision(dtype: torch.dtype) -> None:
+    x, y = drawn(3, 50_000, dtype=dtype), torch.tensor([0, 49_999, 7])
+    for function in (
+        lambda x: F.cross_entropy(x, y, reduction="none"),
+        lambda x: F.cross_entropy(x, y, reduction="none", label_smoothing=0.1),
+        lambda x: F.softmax(x, 1),
+        lambda x: F.log_softmax(x, 1),
+    ):
+        half, exact = value_and_gradients(function, x), value_and_gradients(function, x.double())
+        assert_close(half[0].double(), exact[0], rtol=torch.finfo(dtype).eps, atol=torch.finfo(dtype).smallest_normal)
+
+
+@pytest.mark.parametrize("way", ["hand", "plain"])
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_keeps_the_digits_of_its_tail_and_has_limits(approximate: str, way: str) -> None:
+    x = torch.tensor([-INF, -1e30, -9.0, -7.0, 40.0, 1e30, INF])
+
+    def total(x: Tensor) -> Tensor:
+        return F.gelu(x, approximate).sum()
+
+    value, gradient = F.gelu(x, approximate), torch.func.grad(total)(x)
+    if way == "hand":
+        _, gradient = value_and_gradients(total, x)
+        gradient = gradient / 0.5
+    assert_close(value[[0, 1, 4, 5, 6]], torch.tensor([0.0, 0.0, 40.0, 1e30, INF]), rtol=0, atol=0)
+    assert_close(gradient[[0, 1, 4, 5, 6]], torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0]), rtol=0, atol=0)
+    if approximate == "none":
+        tails = [x * 0.5 * math.erfc(-x / math.sqrt(2)) for x in (-9.0, -7.0)]
+    else:
+        steps = [2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3) for x in (-9.0, -7.0)]
+        tails = [x * math.exp(u) / (1 + math.exp(u)) for x, u in zip((-9.0, -7.0), steps, strict=True)]
+    assert_close(value[2:4], torch.tensor(tails), rtol=2e-5, atol=0)
+
+
+def test_elu_keeps_its_digits_near_0_and_ends_at_minus_alpha() -> None:
+    value, gradient = value_and_gradients(lambda x: F.elu(x, 2.0), torch.tensor([-INF, -1e-9, 0.0, 1e-9, INF]))
+    assert_close(value, torch.tensor([-2.0, -2e-9, 0.0, 1e-9, INF]), rtol=1e-6, atol=0)
+    assert_close(gradient / torch.linspace(0.5, 1.5, 5), torch.tensor([0.0, 2.0, 2.0, 1.0, 1.0]))
+
+
+@pytest.mark.parametrize("way", ["hand", "plain"])
+def test_slopes_at_0_are_torchs_but_for_relu(way: str) -> None:
+    x = torch.tensor([0.0, -0.0])
+    for name in ("leaky_relu", "elu"):
+
+        def total(x: Tensor, module: Any = F, name: str = name) -> Tensor:
+            result: Tensor = getattr(module, name)(x, 0.3).sum()
+            return result
+
+        slope = torch.func.grad(total)(x) if way == "plain" else value_and_gradients(total, x)[1] / 0.5
+        assert_close(slope, value_and_gradients(partial(total, module=TORCH), x)[1] / 0.5, rtol=0, atol=0)
+
+
+# --- the lecture's losses of a score ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_losses_of_a_score_are_their_formulas(reduction: str) -> None:
+    h, y = drawn(40), torch.tensor([-1.0, 1.0] * 20, dtype=torch.float64)
+    for function, formula in (
+        (F.logistic_loss, torch.log1p(torch.exp(-y * h))),
+        (F.hinge_loss, torch.maximum(1 - y * h, torch.zeros(()))),
+    ):
+        expected = formula if reduction == "none" else getattr(formula, reduction)()
+        assert_close(function(h, y, reduction), expected)
+        assert_close(function(h, y.long(), reduction), expected)
+    a, b = drawn(5, 3), drawn(5, 3, seed=1)
+    losses = (a - b).norm(dim=1) ** 2
+    assert_close(F.quadratic_loss(a, b, reduction), losses if reduction == "none" else getattr(losses, reduction)())
+
+
+def test_the_logistic_loss_is_the_cross_entropy_of_the_other_labels() -> None:
+    h, y = drawn(50, scale=30.0, dtype=torch.float32), torch.tensor([-1.0, 1.0] * 25)
+    ours = value_and_gradients(lambda h: F.logistic_loss(h, y, "none"), h)
+    theirs = value_and_gradients(lambda h: F.binary_cross_entropy_with_logits(h, (y + 1) / 2, reduction="none"), h)
+    assert_close(ours, theirs, rtol=1e-6, atol=0)
+
+
+def test_the_logistic_loss_keeps_the_digits_of_a_confident_score() -> None:
+    value, slope = value_and_gradients(lambda h: F.logistic_loss(h, torch.ones(1), "sum"), torch.tensor([20.0]))
+    assert_close(value.item(), CONFIDENT, rtol=1e-6, atol=0)
+    assert_close(slope.item() / 0.5, -ALONE, rtol=1e-6, atol=0)
+
+
+def test_the_slope_of_the_hinge_at_its_corner_is_that_of_the_line() -> None:
+    for y in (-1.0, 1.0):
+        _, slope = value_and_gradients(lambda h: F.hinge_loss(h, torch.tensor([y]), "sum"), torch.tensor([y]))  # noqa: B023
+        assert slope.item() == -0.5 * y
+
+
+# --- blocks and memory ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", [{}, {"weight": True}, {"label_smoothing": 0.1}, {"reduction": "none"}], ids=str)
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("shape", [(50, 4), (7, 4, 3, 2)], ids=str)
+def test_blocks_of_rows_change_nothing(
+    shape: tuple[int, ...], soft: bool, case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = drawn(*shape, dtype=torch.float32), classes(*without_classes(shape), num_classes=4)
+    y[0] = -100
+    target = torch.softmax(drawn(*shape, seed=1), 1).float() if soft else y
+
+    def found() -> list[Tensor]:
+        return value_and_gradients(lambda x: F.cross_entropy(x, target, **options(case, torch.float32)), x)
+
+    whole = found()
+    monkeypatch.setattr(blocks, "_BLOCK", 12)
+    assert_close(found(), whole, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("target", ["indices", "smoothed", "soft"])
+def test_the_loss_takes_no_more_memory_than_torchs(target: str, program: Callable[[str], Any]) -> None:
+    peak_bytes = program("benchmark").peak_bytes
+    x = drawn(4096, 300, dtype=torch.float32)
+    y = torch.softmax(x, 1) if target == "soft" else classes(4096, num_classes=300)
+    smoothing = 0.1 if target == "smoothed" else 0.0
+    ours, theirs = (
+        peak_bytes(lambda: value_and_gradients(lambda x: module.cross_entropy(x, y, label_smoothing=smoothing), x))  # noqa: B023
+        for module in (F, TORCH)
+    )
+    assert 2 * x.nbytes < ours <= theirs
+
+
 # --- relations -------------------------------------------------------------------------------------
 
 LOGITS = st.integers(1, 5).flatmap(
@@ -591,7 +741,9 @@ def test_an_ignored_row_reaches_nobody(junk: float, case: dict[str, Any], way: s
 
 def test_where_every_row_is_ignored_the_mean_is_undefined_and_the_sum_0() -> None:
     x, y = drawn(3, 2), torch.full((3,), -100)
-    assert F.cross_entropy(x, y).isnan()
+    value, gradient = value_and_gradients(lambda x: F.cross_entropy(x, y), x)
+    assert value.isnan()
+    assert_close(gradient, torch.zeros_like(x), rtol=0, atol=0)
     assert_close(F.cross_entropy(x, y, reduction="sum").item(), 0.0)
 
 
@@ -702,6 +854,40 @@ def test_second_derivatives_hold_at_0() -> None:
             assert_close(found.item(), expected)
 
 
+@pytest.mark.parametrize("case", [{}, {"label_smoothing": 0.1}, {"weight": True, "reduction": "none"}], ids=str)
+@pytest.mark.parametrize("soft", [False, True])
+def test_memory_may_be_laid_out_in_any_way(soft: bool, case: dict[str, Any]) -> None:
+    x, y = drawn(3, 4, 5, 2, dtype=torch.float32), classes(3, 5, 2, num_classes=4)
+    t = torch.softmax(drawn(3, 4, 5, 2, seed=1), 1).float()
+
+    def found(x: Tensor, target: Tensor) -> list[Tensor]:
+        x = x.detach().requires_grad_()
+        value = F.cross_entropy(x, target, **options(case, torch.float32))
+        return [value.detach(), torch.autograd.grad(value.sum(), x)[0]]
+
+    expected = found(x, t if soft else y)
+    for laid_out in (
+        lambda x: x.contiguous(memory_format=torch.channels_last),
+        lambda x: x.transpose(0, 2).contiguous().transpose(0, 2),
+        lambda x: torch.stack([x, x], -1)[..., 1],
+    ):
+        assert not laid_out(x).is_contiguous()
+        assert_close(found(laid_out(x), laid_out(t) if soft else y), expected)
+    one = x[:1].expand(3, -1, -1, -1)
+    assert_close(found(one, t if soft else y), found(one.contiguous(), t if soft else y), rtol=0, atol=0)
+    assert_close(F.softmax(x.transpose(0, 1), 0), F.softmax(x, 1).transpose(0, 1), rtol=0, atol=0)
+
+
+def test_no_classes_cost_what_torchs_do() -> None:
+    no_class, labels = torch.zeros(2, 0), torch.zeros(2, dtype=torch.int64)
+    for reduction in ("none", "mean", "sum"):
+        for target in (no_class, labels - 100):
+            ours, theirs = (module.cross_entropy(no_class, target, reduction=reduction) for module in (F, TORCH))
+            assert_close(ours, theirs, equal_nan=True)
+    with pytest.raises(IndexError, match="out of bounds"):
+        F.cross_entropy(no_class, labels)
+
+
 def test_one_class_costs_nothing_and_no_rows_sum_to_0() -> None:
     assert_close(F.cross_entropy(drawn(3, 1), torch.zeros(3, dtype=torch.int64)).item(), 0.0, rtol=0, atol=0)
     none = torch.zeros(0, dtype=torch.int64)
@@ -804,6 +990,16 @@ REFUSALS: list[tuple[Callable[[], Tensor], type[Exception], str]] = [
     (lambda: F.log_softmax(torch.empty(0, 3), 2), IndexError, "Dimension out of range"),
     (lambda: F.logsigmoid(LABELS), NotImplementedError, "input must be of a floating dtype"),
     (lambda: F.relu(LABELS.bool()), NotImplementedError, "input must be of a real dtype, got torch.bool"),
+    (lambda: F.elu(LABELS), NotImplementedError, "input must be of a floating dtype, got torch.int64"),
+    (lambda: F.leaky_relu(LABELS), NotImplementedError, "input must be of a floating dtype, got torch.int64"),
+    (lambda: F.gelu(LABELS), NotImplementedError, "input must be of a floating dtype, got torch.int64"),
+    (lambda: F.gelu(X, "erf"), RuntimeError, "approximate must be one of none, tanh, got 'erf'"),
+    (lambda: F.cross_entropy(X[0, 0], X[0, 0]), IndexError, "expected logits (C), (N, C) or (N, C, d1, …), got ()"),
+    (lambda: F.logistic_loss(LABELS, LABELS), NotImplementedError, "score must be of a floating dtype"),
+    (lambda: F.hinge_loss(X, LABELS), ValueError, "expected score and target of one shape, got (4, 10) and (4,)"),
+    (lambda: F.hinge_loss(X, X.bool()), NotImplementedError, "target must be of a real dtype, got torch.bool"),
+    (lambda: F.quadratic_loss(X[0, 0], X[0, 0]), ValueError, "expected prediction (…, K) and target (…, K), got ()"),
+    (lambda: F.quadratic_loss(X, X, "avg"), ValueError, "reduction must be one of none, mean, sum, got 'avg'"),
 ]
 
 

@@ -1,0 +1,215 @@
+"""Prints how far values and derivatives in float32 lie from the truth, ours and torch's, in ulp.
+
+The truth is float64: each function as one over, or the logarithm of, 1 + a sum of powers, which
+loses nothing; its derivative by autograd. A unit in the last place (ulp) of a number is the distance
+between its neighbours in float32, subnormal ones included. Every row has a label or a target, and
+the softmax and its logarithm are looked at for the label's class.
+
+    python scripts/exactness.py [--rows 1000000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import fcnet.functional as F
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Draw = Callable[[int, torch.Generator], tuple[Tensor, ...]]
+
+CLASSES = 10
+CHUNK = 50_000
+
+
+class Case(NamedTuple):
+    """A function in a regime.
+
+    Attributes:
+        regime: where the arguments lie.
+        draw: rows and a generator -> float32 arguments; the first is differentiated in.
+        function: a module (ours or torch's) and the arguments -> one value a row.
+        truth: float64 arguments -> the same values.
+        cancels: whether the derivative is a difference that may be anything small: its ulp is then that
+            of the row's largest.
+    """
+
+    name: str
+    regime: str
+    draw: Draw
+    function: Callable[..., Tensor]
+    truth: Callable[..., Tensor]
+    cancels: bool = False
+
+
+def easy(rows: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Logits of a network that is not sure, and any label."""
+    return 2.0 * torch.randn(rows, CLASSES, generator=draws), torch.randint(CLASSES, (rows,), generator=draws)
+
+
+def confident(rows: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The label's logit is 10 to 80 above all others."""
+    x, y = easy(rows, draws)
+    margin = x.amax(1) + 10.0 + 70.0 * torch.rand(rows, generator=draws)
+    return x.scatter(1, y[:, None], margin[:, None]), y
+
+
+def offset(rows: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The same beside a common offset of 4096."""
+    x, y = confident(rows, draws)
+    return x + 4096.0, y
+
+
+def wide(rows: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Logits whose size is anything from 2⁻²⁰ to 2⁶."""
+    x, y = easy(rows, draws)
+    return x * torch.exp2(-21.0 + 26.0 * torch.rand(rows, 1, generator=draws)), y
+
+
+def soft(rows: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Class probabilities as targets, from even to nearly one-hot, with zeros among them."""
+    x, y = easy(rows, draws)
+    sharpness = torch.exp2(4.0 * torch.rand(rows, 1, generator=draws))
+    t = torch.softmax(sharpness * torch.randn(rows, CLASSES, generator=draws), 1)
+    t = t * (torch.rand(rows, CLASSES, generator=draws) < 0.8)
+    return x, t.scatter_add(1, y[:, None], (1.0 - t.sum(1, keepdim=True)).clamp(min=0.0))
+
+
+def between(low: float, high: float, *, label: bool = False) -> Draw:
+    """Scores spread evenly, and a label of 0 or 1 where asked for."""
+
+    def draw(rows: int, draws: torch.Generator) -> tuple[Tensor, ...]:
+        x = low + (high - low) * torch.rand(rows, generator=draws)
+        return (x, torch.randint(2, (rows,), generator=draws).float()) if label else (x,)
+
+    return draw
+
+
+def odds_against(x: Tensor) -> Tensor:
+    """Σ_{i≠j} e^(x_i − x_j) for every class j, which is 1 / p̂_j − 1."""
+    powers = (x[:, None, :] - x[:, :, None]).exp()
+    return powers.masked_fill(torch.eye(x.shape[1], dtype=torch.bool), 0.0).sum(2)
+
+
+def of_label(values: Tensor, y: Tensor) -> Tensor:
+    """Each row's value of its label's class."""
+    return values.gather(1, y[:, None]).squeeze(1)
+
+
+def true_log_softmax(x: Tensor) -> Tensor:
+    """log p̂_j = −log(1 + Σ_{i≠j} e^(x_i − x_j))."""
+    return -odds_against(x).log1p()
+
+
+def cross_entropy(module: Any, x: Tensor, target: Tensor) -> Tensor:  # noqa: ANN401 - a module
+    """Every row's cost."""
+    costs: Tensor = module.cross_entropy(x, target, reduction="none")
+    return costs
+
+
+def of_element(name: str, **options: str) -> Callable[..., Tensor]:
+    """An activation, by its name."""
+    return lambda module, x: getattr(module, name)(x, **options)
+
+
+LABELLED = (("easy", easy), ("confident", confident), ("confident, offset 4096", offset), ("wide range", wide))
+ALONG: tuple[tuple[str, Callable[..., Tensor], Callable[..., Tensor]], ...] = (
+    ("cross_entropy", cross_entropy, lambda x, y: -of_label(true_log_softmax(x), y)),
+    (
+        "log_softmax",
+        lambda module, x, y: of_label(module.log_softmax(x, 1), y),
+        lambda x, y: of_label(true_log_softmax(x), y),
+    ),
+    (
+        "softmax",
+        lambda module, x, y: of_label(module.softmax(x, 1), y),
+        lambda x, y: of_label(1.0 / (1.0 + odds_against(x)), y),
+    ),
+)
+CASES = (
+    *(Case(name, regime, draw, function, truth) for name, function, truth in ALONG for regime, draw in LABELLED),
+    Case(
+        "cross_entropy",
+        "soft targets",
+        soft,
+        cross_entropy,
+        lambda x, t: -(t * true_log_softmax(x)).sum(1),
+        cancels=True,
+    ),
+    Case(
+        "binary_cross_entropy_with_logits",
+        "−80 to 80",
+        between(-80, 80, label=True),
+        lambda module, x, t: module.binary_cross_entropy_with_logits(x, t, reduction="none"),
+        lambda x, t: (x * (1.0 - 2.0 * t)).exp().log1p(),
+    ),
+    Case("sigmoid", "−100 to 100", between(-100, 100), of_element("sigmoid"), lambda x: 1.0 / (1.0 + (-x).exp())),
+    Case("logsigmoid", "−100 to 100", between(-100, 100), of_element("logsigmoid"), lambda x: -(-x).exp().log1p()),
+    Case(
+        "elu", "−20 to 1", between(-20, 1), of_element("elu"), lambda x: torch.where(x > 0, x, x.clamp(max=0).expm1())
+    ),
+    Case("gelu", "−10 to −1", between(-10, -1), of_element("gelu"), lambda x: 0.5 * x * (-x * 0.5**0.5).erfc()),
+    Case("gelu", "−½ to 10", between(-0.5, 10), of_element("gelu"), lambda x: 0.5 * x * (-x * 0.5**0.5).erfc()),
+)
+
+
+def ulps(found: Tensor, truth: Tensor, scale: Tensor) -> float:
+    """The largest distance of float32 values from float64 truth, in ulp of ``scale``."""
+    _, exponent = torch.frexp(scale)
+    ulp = torch.ldexp(torch.ones_like(truth), (exponent - 24).clamp(min=-149))
+    return float(((found.double() - truth).abs() / ulp).max())
+
+
+def value_and_derivative(function: Callable[..., Tensor], x: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+    """The values, and the derivative of their sum in the first argument."""
+    x = x.clone().requires_grad_()
+    value = function(x, *rest)
+    return value.detach(), torch.autograd.grad(value.sum(), x)[0]
+
+
+def errors(case: Case, rows: int) -> tuple[float, float, float, float]:
+    """The largest errors in ulp: value, ours and torch's; derivative, ours and torch's."""
+    draws = torch.Generator().manual_seed(0)
+    worst = [0.0] * 4
+    for start in range(0, rows, CHUNK):
+        arguments = case.draw(min(CHUNK, rows - start), draws)
+        exact = [a.double() if a.is_floating_point() else a for a in arguments]
+        truth = value_and_derivative(case.truth, *exact)
+        for place, module in enumerate((F, torch.nn.functional)):
+            found = value_and_derivative(lambda *a: case.function(module, *a), *arguments)  # noqa: B023
+            for part in (0, 1):
+                at = 2 * part + place
+                scale = truth[part].abs().amax(1, keepdim=True) if case.cancels and part else truth[part]
+                worst[at] = max(worst[at], ulps(found[part], truth[part], scale))
+    return worst[0], worst[1], worst[2], worst[3]
+
+
+def shown(ulp: float) -> str:
+    """An error for people: from where no digit is right, a power of ten."""
+    return f"{ulp:.1f}" if ulp < 1e4 else f"{ulp:.0e}"
+
+
+def main() -> int:
+    """Measures every case and prints a table in Markdown."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1_000_000, help="random rows a regime")
+    rows = parser.parse_args().rows
+    print(
+        f"torch {torch.__version__}, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}; {rows:,} rows\n"
+    )
+    print("| function | regime | value: ours | torch's | derivative: ours | torch's |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for case in CASES:
+        print(f"| `{case.name}` | {case.regime} | {' | '.join(map(shown, errors(case, rows)))} |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
