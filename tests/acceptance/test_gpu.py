@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import torch
+from torch import Tensor
 from torch.testing import assert_close
 
+import fcnet.functional as F
 from fcnet import train
 from fcnet.data import batches as batches_module
 from fcnet.data.augment import Flip, Shift
@@ -112,6 +114,32 @@ def test_a_captured_step_is_the_step(normalization: Literal["none", "batch"]) ->
     for ours, theirs in zip(captured.model.parameters(), plain.model.parameters(), strict=True):
         assert_close(ours, theirs)
     assert captured.tally.hits.item() == plain.tally.hits.item()
+
+
+@pytest.mark.parametrize("target", ["indices", "smoothed", "soft"])
+def test_a_captured_loss_is_the_loss(target: str) -> None:
+    x = torch.randn(64, 10, device="cuda", requires_grad=True)
+    labels = torch.arange(64, device="cuda") % 11 - 1
+    y = torch.softmax(x.detach(), 1) if target == "soft" else labels.masked_fill(labels < 0, -100)
+
+    def step() -> tuple[Tensor, Tensor]:
+        loss = F.cross_entropy(x, y, label_smoothing=0.1 if target == "smoothed" else 0.0)
+        return loss, torch.autograd.grad(loss, x)[0]
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        x.mul_(2.0)
+    graph.replay()
+    assert_close(captured, step())
+    assert_close(captured[0].cpu(), F.cross_entropy(x.cpu(), y.cpu(), label_smoothing=0.1 * (target == "smoothed")))
 
 
 def test_no_step_waits_for_the_device() -> None:
