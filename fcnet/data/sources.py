@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from fcnet.data.folders import SPLITS, SplitName, find_images, state
+from fcnet.data.npz import read_arrays
 from fcnet.data.pictures import decode_image, is_grey
 from fcnet.errors import UserError
 from fcnet.seeds import generator
@@ -36,6 +37,7 @@ __all__ = [
     "Examples",
     "Fingerprint",
     "Source",
+    "arrays",
     "cifar10",
     "decode_image",
     "digits",
@@ -119,6 +121,15 @@ def images(path: Path) -> Source:
             for how an image becomes pixels.
     """
     return _Images(path)
+
+
+def arrays(path: Path) -> Source:
+    """The arrays of a ``.npz`` file.
+
+    Args:
+        path: the file; see `read_arrays` for what is in it.
+    """
+    return _Arrays(path)
 
 
 def synthetic(shape: Sequence[int], train_size: int, test_size: int, num_classes: int) -> Source:
@@ -231,6 +242,25 @@ class _Images:
 
     def _name(self, file: ImageFile) -> str:
         return f"{file.name} in {self.path}"
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    path: Path
+
+    def fingerprint(self) -> Fingerprint:
+        if not self.path.is_file():
+            raise UserError(f"{self.path} must be a NumPy archive (.npz), got no file")
+        return {"kind": "arrays", **state(self.path)}
+
+    def read(self) -> Contents:
+        classes, parts = read_arrays(self.path)
+        examples = (
+            Examples(split, pixels[rows], labels[rows])
+            for split, (pixels, labels) in parts.items()
+            for rows in _slices(len(labels), pixels[0].nbytes)
+        )
+        return Contents(classes, examples)
 
 
 @dataclass(frozen=True)
