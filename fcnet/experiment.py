@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fcnet.training import EpochRecord
 
 _STEPS_BETWEEN_AGREEMENTS = 16
+_WHITENING = "whitening."
 
 
 class Stopped(Exception):  # noqa: N818 - a wish that was granted, not an error
@@ -109,11 +110,17 @@ def _restore(experiment: Experiment, run: Run) -> list[dict[str, Any]]:
         raise UserError(f"{run.config} must be as it was when the run began, got a change")
     torch.set_num_threads(facts["threads"])
     experiment.training.restore(tensors, facts)
+    if experiment.network.whitening is not None:
+        experiment.network.whitening.load_state_dict(
+            {name: tensors[_WHITENING + name] for name in experiment.network.whitening.state_dict()}
+        )
     return [record for record in run.records() if record["epoch"] <= facts["epoch"]]
 
 
 def _save(experiment: Experiment, run: Run) -> None:
     tensors, facts = experiment.training.state()
+    if experiment.network.whitening is not None:
+        tensors |= {_WHITENING + name: tensor for name, tensor in experiment.network.whitening.state_dict().items()}
     facts |= {
         "fingerprint": experiment.fingerprint,
         "config": sha256(run.config),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from fcnet.data.batches import normalize
 from fcnet.data.sources import decode_image
+from fcnet.data.whitening import Whitening
 from fcnet.errors import UserError
 from fcnet.files import read_sealed, write_sealed
 from fcnet.models import MLP, LogisticRegression, probabilities
@@ -45,25 +47,37 @@ class Network(nn.Module):
         shape: (channels, height, width) of an image.
         mean: float32 (channels,), of pixels / 255, as in training.
         std: likewise.
+        whitening: of normalised images, as in training; None: there was none.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: MLP, *, classes: Sequence[str], shape: Sequence[int], mean: Tensor, std: Tensor) -> None:
+    def __init__(
+        self,
+        model: MLP,
+        *,
+        classes: Sequence[str],
+        shape: Sequence[int],
+        mean: Tensor,
+        std: Tensor,
+        whitening: Whitening | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.classes = tuple(classes)
         self.shape = tuple(shape)
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
+        self.whitening = whitening
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits of uint8 images (B, channels, height, width): (B,) for two classes, else (B, C)."""
         if pixels.dtype != torch.uint8 or tuple(pixels.shape[1:]) != self.shape:
             expected = ", ".join(map(str, self.shape))
             raise UserError(f"expected uint8 images (B, {expected}), got {pixels.dtype} {tuple(pixels.shape)}")
-        logits: Tensor = self.model(normalize(pixels, self.mean, self.std))
+        x = normalize(pixels, self.mean, self.std)
+        logits: Tensor = self.model(x if self.whitening is None else self.whitening(x))
         return logits
 
     @torch.no_grad()
@@ -104,6 +118,7 @@ class Network(nn.Module):
             "shape": list(self.shape),
             "mean": self.mean.tolist(),
             "std": self.std.tolist(),
+            "whiten": 0 if self.whitening is None else len(self.whitening.bias),
             **facts,
         }
         write_sealed(stem, self.state_dict(), content)
@@ -129,6 +144,7 @@ class Network(nn.Module):
             shape=facts["shape"],
             mean=torch.tensor(facts["mean"]),
             std=torch.tensor(facts["std"]),
+            whitening=Whitening(facts["whiten"], math.prod(facts["shape"])) if facts["whiten"] else None,
         )
         network.load_state_dict(tensors)
         return network.to(device).eval()

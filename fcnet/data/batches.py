@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from fcnet.data.augment import Transform
+    from fcnet.data.whitening import Whitening
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Batch:
     """This rank's part of a global batch.
 
     Attributes:
-        images: float (B, …), normalised, on the device.
+        images: float (B, …), normalised, on the device; (B, k) where they are whitened.
         labels: int64 (B,), class indices, on the device.
         size: the number of images in the global batch.
     """
@@ -73,6 +74,7 @@ class Batches:
         rows: int64, which of the N images count; None: all.
         statistics: mean and std, float32 (C,) each, of uint8 images; None divides by 255 alone.
         augment: changes for the images of an epoch, one after another; uint8 images only.
+        whitening: what becomes of normalised images, on ``device``; uint8 images only.
         device: where batches are wanted. Images move there whole when they take up at most half
             of its free memory; otherwise they stay where they are and each batch moves.
 
@@ -97,12 +99,14 @@ class Batches:
         rows: Tensor | None = None,
         statistics: tuple[Tensor, Tensor] | None = None,
         augment: Sequence[Transform] = (),
+        whitening: Whitening | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        _check(images, labels, batch_size, augmented=bool(augment))
+        _check(images, labels, batch_size, changed=bool(augment) or whitening is not None)
         self.device = torch.device(device)
         self.batch_size = batch_size
         self.augment = tuple(augment)
+        self.whitening = whitening
         self.images = _settled(images, self.device)
         self.labels = labels.to(self.device)
         self.rows = torch.arange(len(labels)) if rows is None else rows
@@ -156,7 +160,7 @@ class Batches:
             memory: float32 (B or more, C · H · W), where uint8 images are to be made; None: new memory.
 
         Returns:
-            float32 (B, C, H, W) of uint8 images; others as they are.
+            float32 (B, C, H, W) of uint8 images, or (B, k) whitened; others as they are.
         """
         shape = self.images.shape[1:]
         pixels = self._rows_of_pixels.index_select(0, rows).to(self.device, non_blocking=True)
@@ -168,7 +172,8 @@ class Batches:
                 images = transform.apply(images, numbers)
             pixels = images.reshape(pixels.shape)
         values = torch.empty(pixels.shape, device=self.device) if memory is None else memory[: len(pixels)]
-        return torch.addcmul(self._shift, values.copy_(pixels), self._scale, out=values).view(-1, *shape)
+        values = torch.addcmul(self._shift, values.copy_(pixels), self._scale, out=values)
+        return values.view(-1, *shape) if self.whitening is None else self.whitening(values)
 
     def _batches(
         self, rows: Tensor, drawn: Sequence[Tensor], *, start: int, memory: Tensor | None = None
@@ -222,7 +227,7 @@ def _settled(images: Tensor, device: torch.device) -> Tensor:
     return images.to(device) if images.nbytes <= free_bytes // 2 else images
 
 
-def _check(images: Tensor, labels: Tensor, batch_size: int, *, augmented: bool) -> None:
+def _check(images: Tensor, labels: Tensor, batch_size: int, *, changed: bool) -> None:
     if labels.ndim != 1 or len(images) != len(labels):
         raise UserError(f"expected images (N, …) and labels (N,), got {tuple(images.shape)} and {tuple(labels.shape)}")
     if labels.dtype != torch.int64:
@@ -231,7 +236,7 @@ def _check(images: Tensor, labels: Tensor, batch_size: int, *, augmented: bool) 
         raise UserError(f"uint8 images must be (N, C, H, W), got {tuple(images.shape)}")
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise UserError(f"images must be uint8 or of a floating dtype, got {images.dtype}")
-    if augmented and images.dtype != torch.uint8:
-        raise UserError(f"images must be uint8 to be augmented, got {images.dtype}")
+    if changed and images.dtype != torch.uint8:
+        raise UserError(f"images must be uint8 to be augmented or whitened, got {images.dtype}")
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {batch_size}")

@@ -50,6 +50,7 @@ label_smoothing = 0.1
     "binary": """
 [data]
 classes = ["3", "8"]
+whiten = 20
 validation = 0.12
 augment = { flip = true, shift = 1 }
 [model]

@@ -49,6 +49,8 @@ label_smoothing = 0.1
 """
 CPU = torch.device("cpu")
 OPTIMIZERS = ("sgd", "adamw")
+CLIPPED = ["model.normalization=layer", "model.activation=elu", "optimizer.schedule=linear", "optimizer.clip_norm=0.5"]
+COURSES = [["optimizer.name=sgd"], ["optimizer.name=adamw"], ["data.whiten=9", "model.activation=gelu"], CLIPPED]
 FINISHED = {"config.toml", "metrics.jsonl", "summary.json", "model.safetensors", "model.json"}
 
 
@@ -114,9 +116,11 @@ def uninterrupted(folder: Path, config: Config) -> dict[str, Any]:
     return result(run)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_run_stopped_again_and_again_ends_as_the_uninterrupted_one_to_the_bit(optimizer: str, tmp_path: Path) -> None:
-    config = configured(tmp_path, f"optimizer.name={optimizer}")
+@pytest.mark.parametrize("changes", COURSES, ids=str)
+def test_a_run_stopped_again_and_again_ends_as_the_uninterrupted_one_to_the_bit(
+    changes: list[str], tmp_path: Path
+) -> None:
+    config = configured(tmp_path, *changes)
     expected = uninterrupted(tmp_path / "whole", config)
     run = begun(tmp_path, config)
     for step in (1, 5, 11, 12, 13, 24, 35, 36):
@@ -138,6 +142,18 @@ def test_a_run_that_died_goes_on_from_its_last_checkpoint(optimizer: str, pauses
     next(carry_out(build(config, CPU), run, save_seconds=0.0), None)  # it died again, after one event
     if not run.finished:
         carry_on(build(config, CPU), run)
+    assert result(run) == expected
+
+
+def test_a_run_goes_on_with_the_whitening_that_it_began_with(tmp_path: Path) -> None:
+    config = configured(tmp_path, "data.whiten=9")
+    expected = uninterrupted(tmp_path / "whole", config)
+    run = begun(tmp_path, config)
+    carry_on(build(config, CPU), run, until=5)
+    experiment = build(config, CPU)
+    assert experiment.network.whitening is not None
+    experiment.network.whitening.weight.neg_()  # as another machine's eigenvectors may be
+    carry_on(experiment, run)
     assert result(run) == expected
 
 
