@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from fcnet.data import sources
 from fcnet.data.augment import Flip, Shift
 from fcnet.data.batches import Batches, split_validation
 from fcnet.data.store import mean_and_std, open_store
+from fcnet.data.whitening import find_whitening
 from fcnet.errors import UserError
 from fcnet.models import MLP, LogisticRegression
 from fcnet.network import Network
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
     from fcnet.data.augment import Transform
     from fcnet.data.sources import Source
     from fcnet.data.store import Split, Store
+    from fcnet.data.whitening import Whitening
 
 _EVALUATION_BATCH = 1000
+_WHITENING_BATCH = 4096
 _ONE_THREAD_PRODUCTS = 20_000_000
 
 
@@ -85,17 +89,20 @@ def build(config: config.Config, device: torch.device) -> Experiment:
     statistics = mean_and_std(store.train.moments[train_rows], store.shape[1] * store.shape[2])
     _check_augmentation(config.data, store.shape)
     feed = partial(Batches, store.train.pixels, labels, statistics=statistics, device=device)
+    whitening = _whitening(feed(rows=train_rows), config.data.whiten) if config.data.whiten else None
+    feed = partial(feed, whitening=whitening)
     batches = feed(rows=train_rows, batch_size=config.train.batch_size, augment=_transforms(config.data.augment))
     validation = feed(rows=validation_rows, batch_size=_EVALUATION_BATCH) if len(validation_rows) else None
-    model = make_model(config, store.shape[0] * store.shape[1] * store.shape[2], len(classes)).to(device)
+    model = make_model(config, config.data.whiten or math.prod(store.shape), len(classes)).to(device)
     training = Training(
         model, batches, _algorithm(config, model, len(batches)), validation=validation, seed=config.seed
     )
-    mean, std = statistics
+    mean, std = (values.to(device) for values in statistics)
+    network = Network(model, classes=classes, shape=store.shape, mean=mean, std=std, whitening=whitening)
     return Experiment(
         training=training,
-        test=test_batches(store, classes, statistics, device),
-        network=Network(model, classes=classes, shape=store.shape, mean=mean.to(device), std=std.to(device)),
+        test=test_batches(store, network, device),
+        network=network,
         fingerprint=store.fingerprint,
         threads=config.train.threads or choose_threads(model, config.train.batch_size),
     )
@@ -141,20 +148,18 @@ def test_data(data: config.Data, network: Network, *, path: Path | None, device:
         UserError: the data does not fit the network.
     """
     if path is not None:
-        if data.source not in {"images", "cifar10"}:
+        if data.source not in {"images", "cifar10", "arrays"}:
             raise UserError(f"--data must be left out for a network trained on {data.source}, got {path}")
         data = data.model_copy(update={"path": str(path)})
     store = open_data(data)
     if store.shape != network.shape:
         raise UserError(f"{data.path} must hold images of shape {network.shape} for this network, got {store.shape}")
-    return test_batches(store, network.classes, (network.mean, network.std), device)
+    return test_batches(store, network, device)
 
 
-def test_batches(
-    store: Store, classes: Sequence[str], statistics: tuple[Tensor, Tensor], device: torch.device
-) -> Batches:
-    """The test split of some classes, normalised as in training."""
-    rows, labels = select(store.test, store.classes, classes, "the classes of the test split")
+def test_batches(store: Store, network: Network, device: torch.device) -> Batches:
+    """The test split of a network's classes, normalised and whitened as it was trained."""
+    rows, labels = select(store.test, store.classes, network.classes, "the classes of the test split")
     if not len(rows):
         raise UserError("the test split must hold at least one image, got 0")
     return Batches(
@@ -162,9 +167,16 @@ def test_batches(
         labels,
         rows=rows,
         batch_size=_EVALUATION_BATCH,
-        statistics=statistics,
+        statistics=(network.mean, network.std),
+        whitening=network.whitening,
         device=device,
     )
+
+
+def _whitening(batches: Batches, num_components: int) -> Whitening:
+    """That of a whole training set, which every rank goes through by itself."""
+    parts = (batches.take(rows.to(batches.images.device)) for rows in batches.rows.split(_WHITENING_BATCH))
+    return find_whitening(parts, num_components)
 
 
 def make_model(config: config.Config, in_features: int, num_classes: int) -> MLP:
@@ -193,6 +205,8 @@ def _source(data: config.Data) -> Source:
             return sources.cifar10(Path(data.path))
         case "images":
             return sources.images(Path(data.path))
+        case "arrays":
+            return sources.arrays(Path(data.path))
         case "synthetic":
             return sources.synthetic(data.shape, data.train_size, data.test_size, data.num_classes)
 
@@ -226,7 +240,8 @@ def _algorithm(config: config.Config, model: MLP, steps_per_epoch: int) -> Gradi
             groups, lr=section.lr, betas=(section.beta1, section.beta2), fused=True, capturable=on_gpu
         )
     num_steps = train.epochs * steps_per_epoch
-    schedule = optim.cosine(num_steps) if section.schedule == "cosine" else optim.constant()
+    schedules = {"constant": optim.constant(), "cosine": optim.cosine(num_steps), "linear": optim.linear(num_steps)}
+    schedule = schedules[section.schedule]
     if section.warmup_epochs:
         schedule = optim.warmed_up(schedule, round(section.warmup_epochs * steps_per_epoch))
     return GradientDescent(
@@ -234,6 +249,7 @@ def _algorithm(config: config.Config, model: MLP, steps_per_epoch: int) -> Gradi
         epochs=train.epochs,
         schedule=schedule,
         loss=losses.CrossEntropy(train.label_smoothing),
+        clip_norm=section.clip_norm,
         precision=torch.bfloat16 if train.precision == "bfloat16" else torch.float32,
     )
 

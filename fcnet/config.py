@@ -46,18 +46,18 @@ class Augment(Section):
 class Data(Section):
     """Which images."""
 
-    source: Literal["digits", "cifar10", "images", "synthetic"] = "digits"
+    source: Literal["digits", "cifar10", "images", "arrays", "synthetic"] = "digits"
     """Where images come from."""
     path: str = ""
-    """For cifar10 the folder it is kept in; for images a folder or a tar archive of one."""
+    """For cifar10 the folder it is kept in; for images a folder or a tar archive of one; for arrays a .npz file."""
     classes: Annotated[tuple[str, ...], _List] = ()
     """A subset, by name, in the order of the labels; two make a binary problem; empty: all."""
     validation: float = Field(default=0.1, ge=0.0, lt=1.0)
     """The share of each class's training images that is kept aside to choose by."""
     augment: Augment = Augment()
     """Changes made to training images."""
-    whiten: int = Field(default=0, ge=0, le=0)
-    """Principal components kept, each scaled to unit variance; 0, the only choice yet, is plain pixels."""
+    whiten: int = Field(default=0, ge=0, le=2**31 - 1)
+    """Principal components kept, each scaled to unit variance; 0 is plain pixels."""
     shape: Annotated[tuple[_Count, _Count, _Count], _List] = (3, 32, 32)
     """For synthetic: channels, height and width."""
     train_size: _Count = 10_000
@@ -69,7 +69,7 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Data:
-        if self.source in {"cifar10", "images"} and not self.path:
+        if self.source in {"cifar10", "images", "arrays"} and not self.path:
             raise ValueError(f"path|must be set for the source {self.source}|''")
         if self.path.encode(errors="ignore").decode() != self.path:
             raise ValueError(f"path|must be UTF-8|{self.path!r}")
@@ -87,10 +87,10 @@ class Model(Section):
     """An MLP, or logistic regression, which has no hidden layer and none of the settings below."""
     hidden: Annotated[tuple[_Count, ...], _List] = (128,)
     """The widths of the hidden layers, from the input on."""
-    activation: Literal["identity", "sigmoid", "relu"] = "relu"
+    activation: Literal["identity", "sigmoid", "relu", "leaky_relu", "elu", "gelu"] = "relu"
     """g of the hidden layers."""
-    normalization: Literal["none", "batch"] = "none"
-    """What normalises a hidden layer's z."""
+    normalization: Literal["none", "batch", "layer"] = "none"
+    """What normalises a hidden layer's z: each unit over the batch, or each image over the units."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """The probability that a hidden unit's output is dropped in training."""
     residual: bool = False
@@ -121,7 +121,9 @@ class Optimizer(Section):
     """For adamw: decay of the gradient's running mean."""
     beta2: float = Field(default=0.999, ge=0.0, lt=1.0)
     """For adamw: decay of the squared gradient's running mean."""
-    schedule: Literal["constant", "cosine"] = "constant"
+    clip_norm: float = Field(default=0.0, ge=0.0)
+    """The largest norm of the whole gradient, beyond which it is shortened; 0: any."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
     """How the learning rate changes over the steps."""
     warmup_epochs: float = Field(default=0.0, ge=0.0, le=2**31 - 1)
     """Epochs over which the learning rate rises from 0 to where the schedule is."""

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 import fcnet.functional as F
 from fcnet.errors import UserError
+from fcnet.functional import activations
 from fcnet.normalization import BatchNorm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-ActivationName = Literal["identity", "sigmoid", "relu"]
-NormalizationName = Literal["none", "batch"]
+ActivationName = Literal["identity", "sigmoid", "relu", "leaky_relu", "elu", "gelu"]
+NormalizationName = Literal["none", "batch", "layer"]
 
 
 def _identity(input: Tensor) -> Tensor:  # noqa: A002 - the name of the other activations' argument
@@ -32,17 +33,34 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": _identity,
     "sigmoid": F.sigmoid,
     "relu": F.relu,
+    "leaky_relu": F.leaky_relu,
+    "elu": F.elu,
+    "gelu": F.gelu,
 }
 """g by name, each a function of one tensor."""
 
 SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "identity": lambda upstream, z: upstream,
-    "sigmoid": lambda upstream, z: upstream * F.sigmoid(z) * F.sigmoid(-z),
+    "sigmoid": lambda upstream, z: activations.SIGMOID.slope(z).mul_(upstream),
     "relu": lambda upstream, z: z.clone().ge_(0.0).mul_(upstream),
+    "leaky_relu": lambda upstream, z: activations.leaky_relu_curve().slope(z).mul_(upstream),
+    "elu": lambda upstream, z: activations.elu_curve().slope(z).mul_(upstream),
+    "gelu": lambda upstream, z: activations.GELUS["none"].slope(z).mul_(upstream),
 }
 """(∂R/∂a, z) -> ∂R/∂z = ∂R/∂a · g′(z), by the name of g."""
 
-_GAINS = {"identity": 1.0, "sigmoid": 1.0, "relu": math.sqrt(2.0)}
+_GAINS = {
+    "identity": 1.0,
+    "sigmoid": 1.0,
+    "relu": math.sqrt(2.0),
+    "leaky_relu": math.sqrt(2.0 / (1.0 + 0.01**2)),
+    "elu": 1.2452,
+    "gelu": 1.5335,
+}
+"""1 / √(E g(z)²) of a standard normal z, so that a layer leaves the size of its input as it is; 1 for the sigmoid."""
+
+
+_NORMALIZATIONS: dict[str, Callable[[int], nn.Module]] = {"batch": BatchNorm, "layer": nn.LayerNorm}
 
 
 class LayerTrace(NamedTuple):
@@ -83,7 +101,8 @@ class Dense(nn.Module):
         in_features: n[l−1].
         out_features: n[l].
         activation: g by name.
-        normalization: ``"batch"`` normalises W a[l−1]; its shift β takes the place of b.
+        normalization: ``"batch"`` normalises each unit of W a[l−1] over the batch, ``"layer"`` each
+            example over the units; the shift β takes the place of b.
         dropout: probability that an output is dropped in training.
         residual: adds a[l−1] to the output; n[l−1] and n[l] must be equal.
         bias: whether there is a b.
@@ -116,7 +135,7 @@ class Dense(nn.Module):
     ) -> None:
         super().__init__()
         _one_of("activation", activation, tuple(ACTIVATIONS))
-        _one_of("normalization", normalization, ("none", "batch"))
+        _one_of("normalization", normalization, ("none", *_NORMALIZATIONS))
         if not 0.0 <= dropout < 1.0:
             raise UserError(f"dropout must be at least 0 and less than 1, got {dropout}")
         if residual and in_features != out_features:
@@ -125,7 +144,7 @@ class Dense(nn.Module):
         self.activation, self.residual = activation, residual
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias and normalization == "none" else None
-        self.normalization = BatchNorm(out_features) if normalization == "batch" else None
+        self.normalization = None if normalization == "none" else _NORMALIZATIONS[normalization](out_features)
         self.dropout = Dropout(dropout, generator=generator) if dropout else None
         nn.init.normal_(self.weight, std=_GAINS[activation] / math.sqrt(max(in_features, 1)), generator=generator)
 
@@ -162,8 +181,8 @@ class MLP(nn.Module):
         in_features: D = n[0]; an input of any trailing shape with D values is flattened.
         hidden: n[1], …, n[L−1]; with none this is logistic regression.
         num_classes: C ≥ 2. Two classes have one output node, else n[L] = C.
-        activation: g of the hidden layers: identity, sigmoid or relu.
-        normalization: of the hidden layers: none or batch.
+        activation: g of the hidden layers: identity, sigmoid, relu, leaky_relu, elu or gelu.
+        normalization: of the hidden layers: none, batch or layer.
         dropout: probability that a hidden unit's output is dropped in training.
         residual: hidden layers as wide as the one before add its output to theirs.
         bias: whether the layers have a b.

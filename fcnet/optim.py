@@ -38,6 +38,22 @@ def cosine(num_steps: int) -> Schedule:
     return lambda step: 0.5 * (1.0 + math.cos(math.pi * min(step / num_steps, 1.0)))
 
 
+def linear(num_steps: int) -> Schedule:
+    """1 − t / T: from 1 at step 0 evenly to 0 after the last of T steps.
+
+    Args:
+        num_steps: T, the number of steps of the training.
+
+    Returns:
+        step -> factor of the learning rate.
+
+    Example:
+        >>> [linear(4)(step) for step in range(5)]
+        [1.0, 0.75, 0.5, 0.25, 0.0]
+    """
+    return lambda step: max(1.0 - step / num_steps, 0.0)
+
+
 def warmed_up(schedule: Schedule, num_steps: int) -> Schedule:
     """``schedule`` under a ramp that reaches 1 at step ``num_steps``: (t + 1) / (n + 1) before.
 

@@ -39,6 +39,8 @@ class GradientDescent:
         epochs: how often every training image is seen.
         schedule: step -> factor of the learning rate.
         loss: the sum of the losses of a batch, whose mean over the global batch is minimised.
+        clip_norm: the largest norm of the global batch's gradient, over all parameters together; a
+            longer one is shortened to it. 0 is no bound.
         precision: the dtype of matrix products; ``torch.bfloat16`` runs forward and loss under autocast.
     """
 
@@ -46,6 +48,7 @@ class GradientDescent:
     epochs: int
     schedule: Schedule = field(default_factory=constant)
     loss: Loss = field(default_factory=CrossEntropy)
+    clip_norm: float = 0.0
     precision: torch.dtype = torch.float32
 
 
@@ -123,6 +126,8 @@ def train_step(training: Training, batch: Batch) -> None:
             parameter.grad = None
     loss, logits = training.differentiate(batch)
     distributed.sum_gradients(training.model.parameters())
+    if training.algorithm.clip_norm:
+        nn.utils.clip_grad_norm_(training.model.parameters(), training.algorithm.clip_norm)
     optimizer.step()
     training.tally.add(loss, logits, batch)
     training.step += 1

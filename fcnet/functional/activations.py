@@ -40,7 +40,7 @@ def sigmoid(input: Tensor) -> Tensor:
     if not (input.is_floating_point() or input.is_complex()):
         input = input.to(torch.get_default_dtype())
     require_floating("input", input)
-    return _along(_SIGMOID, input)
+    return _along(SIGMOID, input)
 
 
 def logsigmoid(input: Tensor) -> Tensor:
@@ -112,14 +112,7 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
         The lecture's leaky rectified linear unit.
     """
     require_floating("input", input)
-    return _along(
-        Curve(
-            value=lambda x, parts: parts.high(x) + negative_slope * parts.low(x),
-            slope=lambda x: torch.where(x > 0, 1.0, x.new_full((), negative_slope)),
-            parts=_FROM_THE_LEFT,
-        ),
-        input,
-    )
+    return _along(leaky_relu_curve(negative_slope), input)
 
 
 def elu(input: Tensor, alpha: float = 1.0) -> Tensor:
@@ -145,14 +138,7 @@ def elu(input: Tensor, alpha: float = 1.0) -> Tensor:
         The lecture's exponential linear unit.
     """
     require_floating("input", input)
-    return _along(
-        Curve(
-            value=lambda x, parts: parts.high(x) + alpha * parts.low(x).expm1(),
-            slope=lambda x: torch.where(x > 0, 1.0, alpha * _FAST.low(x).exp_()),
-            parts=_FROM_THE_LEFT,
-        ),
-        input,
-    )
+    return _along(elu_curve(alpha), input)
 
 
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
@@ -180,9 +166,9 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
         The lecture's Gaussian error linear unit; Hendrycks and Gimpel, "Gaussian error linear units", 2016.
     """
     require_floating("input", input)
-    if approximate not in _GELUS:
-        raise RuntimeError(f"approximate must be one of {', '.join(_GELUS)}, got {approximate!r}")
-    return _along(_GELUS[approximate], input)
+    if approximate not in GELUS:
+        raise RuntimeError(f"approximate must be one of {', '.join(GELUS)}, got {approximate!r}")
+    return _along(GELUS[approximate], input)
 
 
 class Parts(NamedTuple):
@@ -221,6 +207,24 @@ class Curve(NamedTuple):
     value: Callable[[Tensor, Parts], Tensor]
     slope: Callable[[Tensor], Tensor]
     parts: Parts = _SMOOTH
+
+
+def leaky_relu_curve(negative_slope: float = 0.01) -> Curve:
+    """The leaky ReLU of one slope below 0."""
+    return Curve(
+        value=lambda x, parts: parts.high(x) + negative_slope * parts.low(x),
+        slope=lambda x: torch.where(x > 0, 1.0, x.new_full((), negative_slope)),
+        parts=_FROM_THE_LEFT,
+    )
+
+
+def elu_curve(alpha: float = 1.0) -> Curve:
+    """The ELU of one α."""
+    return Curve(
+        value=lambda x, parts: parts.high(x) + alpha * parts.low(x).expm1(),
+        slope=lambda x: torch.where(x > 0, 1.0, alpha * _FAST.low(x).exp_()),
+        parts=_FROM_THE_LEFT,
+    )
 
 
 def _sigmoid_value(x: Tensor, parts: Parts) -> Tensor:
@@ -283,10 +287,10 @@ def _gelu_tanh_slope(x: Tensor) -> Tensor:
     return _sigmoid_value(u, _FAST) + x * _sigmoid_slope(u) * _INNER * (1.0 + 3.0 * _CUBIC * x.square())
 
 
-_SIGMOID = Curve(_sigmoid_value, _sigmoid_slope)
+SIGMOID = Curve(_sigmoid_value, _sigmoid_slope)
 _LOGSIGMOID = Curve(_logsigmoid_value, _logsigmoid_slope)
 _RELU = Curve(_relu_value, _relu_slope)
-_GELUS = {"none": Curve(_gelu_value, _gelu_slope), "tanh": Curve(_gelu_tanh_value, _gelu_tanh_slope)}
+GELUS = {"none": Curve(_gelu_value, _gelu_slope), "tanh": Curve(_gelu_tanh_value, _gelu_tanh_slope)}
 
 
 def _along(curve: Curve, input: Tensor) -> Tensor:

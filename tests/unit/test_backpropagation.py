@@ -20,7 +20,7 @@ NETWORKS = st.fixed_dictionaries(
         "in_features": st.integers(1, 6),
         "hidden": st.lists(st.integers(1, 5), max_size=3),
         "num_classes": st.integers(2, 5),
-        "activation": st.sampled_from(["identity", "sigmoid", "relu"]),
+        "activation": st.sampled_from(["identity", "sigmoid", "relu", "leaky_relu", "elu", "gelu"]),
         "bias": st.booleans(),
     }
 )

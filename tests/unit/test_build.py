@@ -182,6 +182,7 @@ def test_matrices_alone_decay(
     [
         ({"schedule": "constant"}, [1.0, 1.0, 1.0, 1.0]),
         ({"schedule": "cosine"}, [1.0, 0.75, 0.5, 0.0]),
+        ({"schedule": "linear"}, [1.0, 2 / 3, 0.5, 0.0]),
         ({"schedule": "constant", "warmup_epochs": 0.75}, [0.25, 1.0, 1.0, 1.0]),
         ({"schedule": "cosine", "warmup_epochs": 0.75}, [0.25, 0.75, 0.5, 0.0]),
     ],
@@ -195,8 +196,9 @@ def test_the_schedule_goes_over_all_steps_of_the_training(section: dict[str, Any
 
 def test_the_rest_of_the_training_is_as_configured() -> None:
     train = {"epochs": 7, "label_smoothing": 0.1, "precision": "bfloat16", "batch_size": 9, "threads": 5}
-    experiment = built(train=train)
+    experiment = built(train=train, optimizer={"clip_norm": 0.5})
     algorithm = experiment.training.algorithm
+    assert algorithm.clip_norm == 0.5
     assert (algorithm.epochs, algorithm.loss, algorithm.precision) == (7, CrossEntropy(0.1), torch.bfloat16)
     assert (experiment.training.batches.batch_size, experiment.threads) == (9, 5)
     assert built().training.algorithm.precision == torch.float32

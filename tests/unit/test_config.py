@@ -55,7 +55,7 @@ MISTAKES = {
     "[optimizer]\nlr = inf": "optimizer.lr ({file}:2) must be finite, got inf",
     "[optimizer]\nlr = -1e999": "optimizer.lr ({file}:2) must be finite, got -inf",
     "[data]\nvalidation = 1.0": "data.validation ({file}:2) must be less than 1.0, got 1.0",
-    "[data]\nwhiten = 1": "data.whiten ({file}:2) must be at most 0, got 1",
+    "[data]\nwhiten = -1": "data.whiten ({file}:2) must be at least 0, got -1",
     "[model]\nhidden = [\n  64,\n  0,\n]": "model.hidden.1 ({file}:2) must be at least 1, got 0",
     "[data]\nshape = [3, 32]": "data.shape.2 ({file}:2) must have one value more, got (3, 32)",
     "[data]\nshape = [3, 32, 32, 1]": "data.shape ({file}:2) must have no more than 3 values, got (3, 32, 32, 1)",
@@ -95,7 +95,8 @@ WRONG_OVERRIDES = {
     "train.epoch=1": "train.epoch (--set train.epoch=1) is not a known key; the nearest is train.epochs",
     "seed.x=1": "seed (--set seed.x=1) must be a whole number, got {'x': 1}",
     " data = { source = 3 }": (
-        "data.source (--set  data = { source = 3 }) must be one of 'digits', 'cifar10', 'images', 'synthetic', got 3"
+        "data.source (--set  data = { source = 3 }) "
+        "must be one of 'digits', 'cifar10', 'images', 'arrays', 'synthetic', got 3"
     ),
 }
 
@@ -118,15 +119,15 @@ CONFIGS = st.builds(
         Model,
         kind=st.sampled_from(["mlp", "logistic"]),
         hidden=st.lists(st.integers(1, 999), max_size=4).map(tuple),
-        activation=st.sampled_from(["identity", "sigmoid", "relu"]),
-        normalization=st.sampled_from(["none", "batch"]),
+        activation=st.sampled_from(["identity", "sigmoid", "relu", "leaky_relu", "elu", "gelu"]),
+        normalization=st.sampled_from(["none", "batch", "layer"]),
         dropout=SHARES,
     ),
     optimizer=st.builds(
         Optimizer,
         name=st.sampled_from(["sgd", "adamw"]),
         lr=st.floats(0.0, exclude_min=True, allow_infinity=False),
-        schedule=st.sampled_from(["constant", "cosine"]),
+        schedule=st.sampled_from(["constant", "cosine", "linear"]),
     ),
     train=st.builds(Train, epochs=st.integers(1, 999), label_smoothing=SHARES, threads=st.integers(0, 99)),
 )
@@ -175,7 +176,7 @@ def test_all_mistakes_are_reported_at_once(refuse: Refuse, file: Path) -> None:
         [
             "--set must be section.key=value, got seed",
             """--set data.path=': the value must be TOML, got "'\"""",
-            f"data.source ({file}:3) must be one of 'digits', 'cifar10', 'images', 'synthetic', got 'cifar'",
+            f"data.source ({file}:3) must be one of 'digits', 'cifar10', 'images', 'arrays', 'synthetic', got 'cifar'",
             f"model.hidden.0 ({file}:5) must be at least 1, got 0",
             f"model.hidden.1 ({file}:5) must be at least 1, got 0",
             "optimizer.lr (--set optimizer.lr=-1) must be greater than 0.0, got -1",

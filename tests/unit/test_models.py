@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from fcnet.errors import UserError
-from fcnet.models import MLP, Dense, Dropout, LogisticRegression, most_probable, probabilities
+from fcnet.models import (
+    ACTIVATIONS,
+    MLP,
+    ActivationName,
+    Dense,
+    Dropout,
+    LogisticRegression,
+    most_probable,
+    probabilities,
+)
 from fcnet.normalization import BatchNorm
 
 
@@ -34,7 +43,17 @@ def torchs(model: MLP, activation: type[nn.Module]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-@pytest.mark.parametrize(("name", "module"), [("relu", nn.ReLU), ("sigmoid", nn.Sigmoid), ("identity", nn.Identity)])
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("relu", nn.ReLU),
+        ("sigmoid", nn.Sigmoid),
+        ("identity", nn.Identity),
+        ("leaky_relu", nn.LeakyReLU),
+        ("elu", nn.ELU),
+        ("gelu", nn.GELU),
+    ],
+)
 @pytest.mark.parametrize("hidden", [(), (7,), (7, 5)])
 def test_values_and_gradients_are_those_of_torchs_layers(
     name: str, module: type[nn.Module], hidden: tuple[int, ...]
@@ -168,6 +187,22 @@ def test_a_batch_of_one_image_trains() -> None:
     assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
 
 
+def test_layer_normalisation_is_of_each_example_by_itself() -> None:
+    layer = Dense(6, 50, normalization="layer", generator=seeded())
+    z = layer.preactivation(torch.randn(4, 6, generator=seeded(1)) * 9.0)
+    assert layer.bias is None
+    assert_close(z.mean(1), torch.zeros(4), rtol=0, atol=1e-5)
+    assert_close(z.var(1, unbiased=False), torch.ones(4), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "elu", "gelu"])
+def test_initial_weights_keep_the_size_of_what_goes_through(name: ActivationName) -> None:
+    layer = Dense(400, 400, activation=name, generator=seeded())
+    a = ACTIVATIONS[name](torch.randn(500, 400, generator=seeded(1)))
+    z = layer.preactivation(a)
+    assert_close(z.square().mean(), torch.tensor(1.0), rtol=0.1, atol=0)  # of 200,000 values, 400 of them independent
+
+
 def test_dropout_keeps_the_expectation_and_is_off_in_evaluation() -> None:
     layer = Dropout(0.25, generator=seeded())
     kept = layer(torch.ones(400, 500))
@@ -197,8 +232,11 @@ def test_a_model_can_be_copied() -> None:
         ({"in_features": 0}, "in_features must be at least 1, got 0"),
         ({"num_classes": 1}, "num_classes must be at least 2, got 1"),
         ({"hidden": (3, 0)}, "each width of hidden must be at least 1, got 0"),
-        ({"activation": "tanh"}, "activation must be one of identity, sigmoid, relu, got 'tanh'"),
-        ({"normalization": "group"}, "normalization must be one of none, batch, got 'group'"),
+        (
+            {"activation": "tanh"},
+            "activation must be one of identity, sigmoid, relu, leaky_relu, elu, gelu, got 'tanh'",
+        ),
+        ({"normalization": "group"}, "normalization must be one of none, batch, layer, got 'group'"),
         ({"dropout": 1.0}, "dropout must be at least 0 and less than 1, got 1.0"),
         (
             {"hidden": (3, 4), "residual": True},

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fcnet.models import MLP
-from fcnet.optim import constant, cosine, parameter_groups, warmed_up
+from fcnet.optim import constant, cosine, linear, parameter_groups, warmed_up
 
 
 @given(st.integers(1, 1000))
@@ -31,6 +31,10 @@ def test_cosine_is_torchs() -> None:
         assert 0.5 * ours(step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
         optimizer.step()
         theirs.step()
+
+
+def test_linear_falls_evenly_and_stays_at_0() -> None:
+    assert [linear(5)(step) for step in range(7)] == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2, 0.0, 0.0])
 
 
 def test_warmup_rises_evenly_and_then_leaves_the_schedule_alone() -> None:

@@ -44,6 +44,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "plain": {"hidden": (6, 6), "activation": "sigmoid"},
     "residual": {"hidden": (6, 6), "activation": "relu", "residual": True},
     "normalised": {"hidden": (6, 6), "activation": "relu", "normalization": "batch"},
+    "normalised by layer": {"hidden": (6, 6), "activation": "gelu", "normalization": "layer"},
     "all": {"hidden": (6, 6), "activation": "relu", "normalization": "batch", "dropout": 0.3, "residual": True},
 }
 PIXELS = torch.randint(0, 256, (37, 1, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -153,6 +154,23 @@ def test_every_step_is_that_of_plain_torch(name: str, optimizer: str, num_classe
         assert record.train_accuracy == accuracy
         # float64 rounds in another order, and the divisions of AdamW and batch norm make that larger
         assert_close(weights(ours), weights(theirs), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["plain", "normalised"])
+def test_a_gradient_that_is_too_long_is_shortened_and_a_short_one_is_left(name: str) -> None:
+    batches = Batches(exact_images(), labels(), batch_size=37)
+
+    def moved(clip_norm: float) -> Tensor:
+        """One step of length 1 along the gradient."""
+        model = network(name).double()
+        before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        list(fit(model, batches, GradientDescent(optimizer, epochs=1, clip_norm=clip_norm)))
+        return torch.cat([p.detach().flatten() for p in model.parameters()]) - before
+
+    whole = moved(0.0)
+    assert_close(moved(float(2 * whole.norm())), whole, rtol=0, atol=0)
+    assert_close(moved(float(whole.norm() / 4)), whole / 4, rtol=1e-5, atol=0)  # torch adds 1e-6 to the norm
 
 
 @pytest.mark.parametrize("name", ["plain", "normalised"])

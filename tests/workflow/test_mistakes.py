@@ -11,8 +11,9 @@ import sys
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -176,6 +177,24 @@ def images(kind: str, setup: Callable[[], object], *lines: str, path: str = "pet
     return Mistake(kind, ["train", "--config", "made.toml", *flags], list(lines), setup)
 
 
+def arrays(**changes: Any) -> None:
+    """A file of arrays, eight grey images of 4×4 for training and four for testing; None leaves one out."""
+    images = np.arange(8 * 16, dtype=np.uint8).reshape(8, 4, 4)
+    whole: dict[str, Any] = {
+        "x_train": images,
+        "y_train": np.arange(8) % 2,
+        "x_test": images[:4],
+        "y_test": np.arange(4) % 2,
+    }
+    np.savez("x.npz", **{name: array for name, array in (whole | changes).items() if array is not None})
+
+
+def numbers(kind: str, setup: Callable[[], object], *lines: str) -> Mistake:
+    """A mistake of training on the arrays of ``x.npz``."""
+    flags = ["--set", "data.source=arrays", "--set", "data.path=x.npz"]
+    return Mistake(kind, ["train", "--config", "made.toml", *flags], list(lines), setup)
+
+
 def resumed(kind: str, setup: Callable[[], object], *lines: str, flags: str = "", said: bool = True) -> Mistake:
     """A mistake of going on with ``run``."""
     return Mistake(kind, ["train", "--resume", "--out", "run", *flags.split()], list(lines), setup, said)
@@ -268,6 +287,8 @@ MISTAKES = [
     setting("unknown classes", "data.classes=['1','7','x']", "data.classes must be among 0, 1, 2, got 7, x"),
     setting("shift as large as the image", "data.augment={shift=4}",
             "data.augment.shift must be less than the images' 4×4 pixels, got 4"),
+    setting("more components than pixels", "data.whiten=17",
+            "data.whiten must be at most the 16 values of an image, got 17"),
     setting("residual without equal neighbours", "model.residual=true",
             "model.hidden (made.toml:9) must have two neighbours of one width where residual is true, got [6, 5]"),
     setting("nesterov without momentum", "optimizer={name='sgd',nesterov=true,momentum=0}",
@@ -324,6 +345,32 @@ MISTAKES = [
            "{here}/pets.tar must be a folder or a whole tar archive, got: empty file", path="pets.tar"),
     setting("no folder for cifar10", "data={source='cifar10',path='made.toml'}",
             "data.path must be a folder with CIFAR-10, or to download it to, got {here}/made.toml: ~"),
+    # arrays
+    numbers("arrays absent", lambda: None, "{here}/x.npz must be a NumPy archive (.npz), got no file"),
+    numbers("arrays that are no archive", lambda: write("x.npz", "hello"),
+            "{here}/x.npz must be a whole NumPy archive (.npz), got something else"),
+    numbers("arrays that are cut short", after(arrays, lambda: cut("x.npz")),
+            "{here}/x.npz must be a whole NumPy archive (.npz), got something else"),
+    numbers("arrays without test images", lambda: arrays(x_test=None),
+            "{here}/x.npz must hold x_train, y_train, x_test and y_test, found no x_test"),
+    numbers("arrays of another dtype", lambda: arrays(x_train=np.zeros((8, 4, 4))),
+            "x_train in {here}/x.npz must be uint8, got float64"),
+    numbers("arrays of another shape", lambda: arrays(x_train=np.zeros((8, 4, 4, 2), dtype=np.uint8)),
+            "x_train in {here}/x.npz must be (N, H, W), (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, "
+            "got (8, 4, 4, 2)"),
+    numbers("arrays of two shapes", lambda: arrays(x_test=np.zeros((4, 5, 4), dtype=np.uint8)),
+            "x_train and x_test of {here}/x.npz must hold images of one shape, got (1, 4, 4) and (1, 5, 4)"),
+    numbers("arrays with too few labels", lambda: arrays(y_train=np.zeros(7, dtype=np.int64)),
+            "expected x_train (N, …) and y_train (N,) in {here}/x.npz, got (8, 4, 4) and (7,)"),
+    numbers("labels that are no whole numbers", lambda: arrays(y_test=np.zeros(4)),
+            "y_test in {here}/x.npz must be whole numbers, got float64"),
+    numbers("labels below 0", lambda: arrays(y_train=np.arange(8) % 3 - 1), "labels must be 0 to 1, got -1 in train"),
+    numbers("label without a class", lambda: arrays(classes=np.array(["cat", "dog"])[:1]),
+            "labels must be 0 to 0, got 1 in train"),
+    numbers("pickled class names", lambda: arrays(classes=np.array(["cat", "dog"], dtype=object)),
+            "{here}/x.npz must be a whole NumPy archive (.npz), got: Object arrays cannot be loaded ~"),
+    numbers("a class name twice", lambda: arrays(classes=np.array(["cat", "cat"])),
+            "classes in {here}/x.npz must be different names in one row, got <U3 (2,)"),
     # going on
     resumed("resume of nothing", lambda: None,
             "--out must hold a run to go on with when there is no --config, got run", said=False),
