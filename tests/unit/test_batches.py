@@ -160,7 +160,7 @@ def test_a_split_follows_from_the_seed() -> None:
             PIXELS.float(),
             LABELS,
             {"augment": [Flip()]},
-            "images must be uint8 to be augmented, got torch.float32",
+            "images must be uint8 to be augmented or whitened, got torch.float32",
         ),
         (PIXELS, LABELS, {"batch_size": 0}, "batch_size must be at least 1, got 0"),
     ],
