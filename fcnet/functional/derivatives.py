@@ -26,7 +26,6 @@ class Context(FunctionCtx):
     slope: Callable[[Tensor], Tensor]
     dim: int
     reduction: str
-    total: Tensor | int
 
 
 def by_hand(input: Tensor) -> bool:
