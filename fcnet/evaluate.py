@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fcnet import cli
 from fcnet.build import test_data
-from fcnet.config import load_config
+from fcnet.config_file import load_config
 from fcnet.errors import UserError
 from fcnet.evaluation import evaluate
 from fcnet.files import write_text

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fcnet import cli, distributed
 from fcnet.build import build
-from fcnet.config import check_agreement, dump_config, load_config
+from fcnet.config_file import check_agreement, dump_config, load_config
 from fcnet.errors import UserError
 from fcnet.experiment import Stopped, carry_out
 from fcnet.run import Run, check_new

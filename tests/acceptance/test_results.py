@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from fcnet import cli, train
 from fcnet.build import build
-from fcnet.config import load_config
+from fcnet.config_file import load_config
 from fcnet.metrics import wilson_interval
 
 if TYPE_CHECKING:

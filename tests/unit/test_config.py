@@ -1,4 +1,4 @@
-"""Rules of fcnet.config."""
+"""Rules of fcnet.config and fcnet.config_file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fcnet.config import Augment, Config, Data, Model, Optimizer, Train, check_agreement, dump_config, load_config
+from fcnet.config import Augment, Config, Data, Model, Optimizer, Train
+from fcnet.config_file import check_agreement, dump_config, load_config
 from fcnet.errors import UserError
 
 if TYPE_CHECKING:

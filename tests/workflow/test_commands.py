@@ -28,7 +28,7 @@ from PIL import Image
 
 import fcnet
 from fcnet import cli, evaluate, predict, train
-from fcnet.config import load_config
+from fcnet.config_file import load_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from fcnet import train
-from fcnet.config import Config, dump_config, load_config
+from fcnet.config import Config
+from fcnet.config_file import dump_config, load_config
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.toml"))
 

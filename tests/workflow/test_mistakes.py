@@ -20,7 +20,7 @@ from PIL import Image
 
 from fcnet import cli, evaluate, predict, train
 from fcnet.build import build
-from fcnet.config import dump_config, load_config
+from fcnet.config_file import dump_config, load_config
 from fcnet.errors import UserError
 from fcnet.experiment import carry_out
 from fcnet.run import Run

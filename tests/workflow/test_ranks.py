@@ -22,7 +22,7 @@ from torch.testing import assert_close
 import fcnet
 from fcnet import cli, distributed
 from fcnet.build import build
-from fcnet.config import dump_config, load_config
+from fcnet.config_file import dump_config, load_config
 from fcnet.experiment import Stopped, carry_out
 from fcnet.run import Run
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from fcnet.build import build
-from fcnet.config import dump_config, load_config
+from fcnet.config_file import dump_config, load_config
 from fcnet.errors import UserError
 from fcnet.experiment import Stopped, carry_out
 from fcnet.run import Run

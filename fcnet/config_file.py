@@ -1,0 +1,193 @@
+"""Configurations as TOML files: reading one, with what is set on top, and each mistake in it in one line."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+from pydantic import ValidationError
+
+from fcnet.config import Config
+from fcnet.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a configuration file, then what is set on top of it.
+
+    Args:
+        path: a TOML file.
+        overrides: ``section.key=value`` each, the value read as TOML; a bare word is a string.
+
+    Returns:
+        The configuration, with ``data.path`` made absolute.
+
+    Raises:
+        UserError: all mistakes, one line each: the key, where it stands, the rule, the value.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--config must name a file that can be read, got {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} must be UTF-8 text") from None
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} must be TOML: {error}") from None
+    places = {key: f"{path}:{line}" for key, line in _lines_of_keys(text)}
+    mistakes = [mistake for override in overrides if (mistake := _override(tree, places, override))]
+    config = None
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        mistakes += [_sentence(details, places, str(path)) for details in error.errors(include_url=False)]
+    if mistakes or config is None:
+        raise UserError("\n".join(mistakes))
+    return _with_absolute_path(config, places, str(path))
+
+
+def dump_config(config: Config) -> str:
+    """The whole configuration as TOML; `load_config` takes it back."""
+    return tomli_w.dumps(config.model_dump(mode="json"))
+
+
+def check_agreement(given: Config, stored: Config, given_in: Path, stored_in: Path) -> None:
+    """Refuses a configuration that differs from the one a run was begun with, naming each key."""
+    ours, theirs = dict(_leaves(given.model_dump())), dict(_leaves(stored.model_dump()))
+    lines = [
+        f"{key} ({given_in}) must be {theirs[key]!r} as in {stored_in}, got {ours[key]!r}"
+        for key in ours
+        if ours[key] != theirs[key]
+    ]
+    if lines:
+        raise UserError("\n".join(lines))
+
+
+def _with_absolute_path(config: Config, places: dict[str, str], file: str) -> Config:
+    path = config.data.path
+    if not path:
+        return config
+    try:
+        absolute = str(Path(path).expanduser().absolute())
+    except RuntimeError:
+        place = _place(["data", "path"], places, file)
+        raise UserError(f"data.path ({place}) must be in a home that is known, got {path!r}") from None
+    return config.model_copy(update={"data": config.data.model_copy(update={"path": absolute})})
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _override(tree: dict[str, Any], places: dict[str, str], override: str) -> str | None:
+    """Puts one ``--set`` into the tree; returns the mistake where it cannot."""
+    place = f"--set {override}"
+    if "\n" in override:
+        return f"--set must be one line, got {override!r}"
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    parts = key.split(".")
+    if not equals or not all(parts):
+        return f"--set must be section.key=value, got {override}"
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        if not re.fullmatch(r"[^\s\"'\[\]{}=,#][^\"'\[\]{}=,\n]*", text):
+            return f"{place}: the value must be TOML, got {text!r}"
+        value = text
+    section: Any = tree
+    for depth, part in enumerate(parts[:-1]):
+        section = section.setdefault(part, {})
+        if not isinstance(section, dict):
+            return f"{place}: {'.'.join(parts[: depth + 1])} must be a section, got {section!r}"
+    section[parts[-1]] = value
+    for known in [known for known in places if known.startswith(f"{key}.")]:
+        del places[known]
+    places[key] = place
+    return None
+
+
+def _lines_of_keys(text: str) -> Iterator[tuple[str, int]]:
+    """Dotted keys and the lines they are set in, for sections that are flat."""
+    section = ""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if header := re.match(r"\s*\[\[?([^\[\]]+)\]", line):
+            section = _bare(header[1]) + "."
+            yield section[:-1], number
+        elif key := re.match(r"([\w.\"' \t-]+)=", line):
+            yield section + _bare(key[1]), number
+
+
+def _bare(key: str) -> str:
+    """A dotted key without its quotes and the space around its parts."""
+    return re.sub(r"[\s\"']", "", key)
+
+
+def _sentence(details: Any, places: dict[str, str], file: str) -> str:  # noqa: ANN401 - pydantic's dictionary
+    """One line for one of pydantic's errors."""
+    location = [str(part) for part in details["loc"]]
+    rule, value = _rule(details), repr(details["input"])
+    if details["type"] == "value_error":
+        field, rule, value = str(details["ctx"]["error"]).split("|", 2)
+        location.append(field)
+    key = ".".join(location)
+    place = _place(location, places, file)
+    if details["type"] == "extra_forbidden":
+        return f"{key} ({place}) is not a known key{_nearest(key)}"
+    return f"{key} ({place}) {rule}, got {value}"
+
+
+def _place(location: list[str], places: dict[str, str], file: str) -> str:
+    """Where a key is set, else the first key inside it, else the nearest section around it."""
+    around = [".".join(location[:length]) for length in range(len(location), 0, -1)]
+    inside = [known for known in places if known.startswith(f"{around[0]}.")]
+    return next((places[known] for known in [around[0], *inside, *around] if known in places), file)
+
+
+def _nearest(key: str) -> str:
+    """The known key that the reader may have meant, or those there are."""
+    section, _, name = key.rpartition(".")
+    tree: Any = Config().model_dump()
+    sections = {part: list(keys) for part, keys in tree.items() if isinstance(keys, dict)}
+    sections |= {"": list(tree), "data.augment": list(tree["data"]["augment"])}
+    if close := difflib.get_close_matches(name, sections.get(section, []), n=1):
+        return f"; the nearest is {'.'.join(filter(None, [section, *close]))}"
+    elsewhere = [f"{part}.{name}" for part, keys in sections.items() if part and name in keys]
+    if elsewhere:
+        return f"; the nearest is {elsewhere[0]}"
+    return f"; known are {', '.join(sections[section])}" if section in sections else ""
+
+
+def _rule(details: Any) -> str:  # noqa: ANN401 - pydantic's dictionary
+    """What a field must be, in our words."""
+    context = details.get("ctx", {})
+    if details["type"] == "literal_error":
+        return f"must be one of {context['expected'].replace(' or ', ', ')}"
+    rules = {
+        "greater_than": "must be greater than {gt}",
+        "greater_than_equal": "must be at least {ge}",
+        "less_than": "must be less than {lt}",
+        "less_than_equal": "must be at most {le}",
+        "finite_number": "must be finite",
+        "int_type": "must be a whole number",
+        "float_type": "must be a number",
+        "bool_type": "must be true or false",
+        "string_type": "must be a string",
+        "tuple_type": "must be a list",
+        "model_type": "must be a section",
+        "too_long": "must have no more than {max_length} values",
+        "missing": "must have one value more",
+    }
+    template = rules.get(details["type"])
+    return template.format(**context) if template else details["msg"].lower()
