@@ -1,4 +1,4 @@
-"""Backpropagation by hand: the gradient of a loss in every parameter of a network of dense layers.
+"""Backpropagation: the gradient of a loss in every parameter, by hand for a network of dense layers.
 
 L layers, a[0] = x, z[l] = W[l] a[l−1] + b[l], a[l] = g(z[l]) (+ a[l−1] where the layer is residual).
 With δ[l] = ∂R/∂z[l], the chain rule read from the last layer to the first is
@@ -10,16 +10,48 @@ Small networks spend more time in autograd's bookkeeping than in these products.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
+from fcnet.losses import CrossEntropy
 from fcnet.models import MLP, SLOPES, LogisticRegression
 
 if TYPE_CHECKING:
-    from fcnet.losses import CrossEntropy
+    from collections.abc import Callable
+
+    from fcnet.data.batches import Batch
+    from fcnet.losses import Loss
     from fcnet.models import Dense
+
+    Differentiate = Callable[[Batch], tuple[Tensor, Tensor]]
+
+
+def differentiation(model: nn.Module, loss: Loss, precision: torch.dtype) -> Differentiate:
+    """How gradients are found: by hand for a network of plain dense layers, else by autograd.
+
+    Args:
+        model: images -> logits.
+        loss: the sum of the losses of a batch.
+        precision: the dtype of matrix products.
+
+    Returns:
+        A function of a batch that sets ``grad`` of every parameter, which must be None, to the derivative
+        of this rank's part of the global batch's mean loss, and gives the sum of the losses and the logits.
+    """
+    if precision == torch.float32 and isinstance(loss, CrossEntropy) and applies_to(model):
+        return lambda batch: backpropagate(model, batch.images, batch.labels, loss, scale=1.0 / batch.size)
+
+    def by_autograd(batch: Batch) -> tuple[Tensor, Tensor]:
+        with _autocast(precision, batch.images.device):
+            logits: Tensor = model(batch.images)
+            total = loss(logits, batch.labels)
+        total.backward(total.new_full((), 1.0 / batch.size))
+        return total.detach(), logits.detach()
+
+    return by_autograd
 
 
 def applies_to(model: nn.Module) -> TypeGuard[MLP]:
@@ -89,3 +121,9 @@ def _through(layer: Dense, below: Tensor, z: Tensor, upstream: Tensor, *, first:
         return upstream
     down = delta @ layer.weight
     return down.add_(upstream) if layer.residual else down
+
+
+def _autocast(dtype: torch.dtype, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    if dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtype)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fcnet import distributed, losses, optim
+from fcnet import distributed, losses, optim, schedules
 from fcnet.data import sources
 from fcnet.data.augment import Flip, Shift
 from fcnet.data.batches import Batches, split_validation
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fcnet.data.sources import Source
     from fcnet.data.store import Split, Store
     from fcnet.data.whitening import Whitening
+    from fcnet.schedules import Schedule
 
 _EVALUATION_BATCH = 1000
 _WHITENING_BATCH = 4096
@@ -91,7 +92,8 @@ def build(config: config.Config, device: torch.device) -> Experiment:
     feed = partial(Batches, store.train.pixels, labels, statistics=statistics, device=device)
     whitening = _whitening(feed(rows=train_rows), config.data.whiten) if config.data.whiten else None
     feed = partial(feed, whitening=whitening)
-    batches = feed(rows=train_rows, batch_size=config.train.batch_size, augment=_transforms(config.data.augment))
+    batch_size = len(train_rows) if config.train.batch_size == "all" else config.train.batch_size
+    batches = feed(rows=train_rows, batch_size=batch_size, augment=_transforms(config.data.augment))
     validation = feed(rows=validation_rows, batch_size=_EVALUATION_BATCH) if len(validation_rows) else None
     model = make_model(config, config.data.whiten or math.prod(store.shape), len(classes)).to(device)
     training = Training(
@@ -104,7 +106,7 @@ def build(config: config.Config, device: torch.device) -> Experiment:
         test=test_batches(store, network, device),
         network=network,
         fingerprint=store.fingerprint,
-        threads=config.train.threads or choose_threads(model, config.train.batch_size),
+        threads=config.train.threads or choose_threads(model, batch_size),
     )
 
 
@@ -193,6 +195,7 @@ def make_model(config: config.Config, in_features: int, num_classes: int) -> MLP
         normalization=section.normalization,
         dropout=section.dropout,
         residual=section.residual,
+        initialization=section.initialization,
         generator=initial,
     )
 
@@ -228,30 +231,56 @@ def _check_augmentation(data: config.Data, shape: tuple[int, int, int]) -> None:
 
 
 def _algorithm(config: config.Config, model: MLP, steps_per_epoch: int) -> GradientDescent:
-    section, train = config.optimizer, config.train
-    on_gpu = next(model.parameters()).is_cuda
-    groups = optim.parameter_groups(model, section.weight_decay)
-    if section.name == "sgd":
-        optimizer: torch.optim.Optimizer = torch.optim.SGD(
-            groups, lr=section.lr, momentum=section.momentum, nesterov=section.nesterov, fused=True
-        )
-    else:
-        optimizer = torch.optim.AdamW(
-            groups, lr=section.lr, betas=(section.beta1, section.beta2), fused=True, capturable=on_gpu
-        )
-    num_steps = train.epochs * steps_per_epoch
-    schedules = {"constant": optim.constant(), "cosine": optim.cosine(num_steps), "linear": optim.linear(num_steps)}
-    schedule = schedules[section.schedule]
-    if section.warmup_epochs:
-        schedule = optim.warmed_up(schedule, round(section.warmup_epochs * steps_per_epoch))
+    train = config.train
     return GradientDescent(
-        optimizer,
+        _optimizer(config.optimizer, model),
         epochs=train.epochs,
-        schedule=schedule,
+        schedule=_schedule(config.optimizer, train.epochs, steps_per_epoch),
         loss=losses.CrossEntropy(train.label_smoothing),
-        clip_norm=section.clip_norm,
+        clip_norm=config.optimizer.clip_norm,
         precision=torch.bfloat16 if train.precision == "bfloat16" else torch.float32,
+        accumulate=train.accumulate,
+        ema_decay=train.ema_decay,
+        patience=train.patience,
     )
+
+
+def _optimizer(section: config.Optimizer, model: MLP) -> torch.optim.Optimizer:
+    groups, betas = optim.parameter_groups(model, section.weight_decay), (section.beta1, section.beta2)
+    on_gpu = next(model.parameters()).is_cuda
+    match section.name:
+        case "sgd":
+            return torch.optim.SGD(
+                groups, lr=section.lr, momentum=section.momentum, nesterov=section.nesterov, fused=True
+            )
+        case "adam":
+            return torch.optim.Adam(groups, lr=section.lr, betas=betas, fused=True, capturable=on_gpu)
+        case "adamw":
+            return torch.optim.AdamW(groups, lr=section.lr, betas=betas, fused=True, capturable=on_gpu)
+        case "muon":
+            return optim.Muon(groups, lr=section.lr, momentum=section.momentum, betas=betas)
+        case "lbfgs":
+            return optim.LBFGS(groups)
+
+
+def _schedule(section: config.Optimizer, epochs: int, steps_per_epoch: int) -> Schedule:
+    if section.name == "lbfgs":
+        return schedules.constant()
+    num_steps = epochs * steps_per_epoch
+    match section.schedule:
+        case "constant":
+            schedule = schedules.constant()
+        case "cosine":
+            schedule = schedules.cosine(num_steps)
+        case "linear":
+            schedule = schedules.linear(num_steps)
+        case "one_cycle":
+            schedule = schedules.one_cycle(num_steps)
+        case "steps":
+            schedule = schedules.steps([round(epoch * steps_per_epoch) for epoch in section.milestones], section.gamma)
+    if section.warmup_epochs:
+        schedule = schedules.warmed_up(schedule, round(section.warmup_epochs * steps_per_epoch))
+    return schedule
 
 
 def choose_threads(model: MLP, batch_size: int) -> int:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-    from fcnet.training import EpochRecord, Training
+    from fcnet.records import EpochRecord
+    from fcnet.training import Training
 
 
 class Parser(argparse.ArgumentParser):
@@ -126,7 +127,7 @@ def joined_ranks(device: torch.device) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield
     finally:

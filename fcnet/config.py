@@ -6,6 +6,7 @@ import itertools
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 
 def _as_tuple(value: object) -> object:
@@ -13,6 +14,14 @@ def _as_tuple(value: object) -> object:
 
 
 _List = BeforeValidator(_as_tuple)
+
+
+def _count_or_all(value: object) -> object:
+    if value == "all" or (type(value) is int and 1 <= value < 2**31):
+        return value
+    raise PydanticCustomError("count_or_all", "must be a whole number of at least 1, or 'all'")
+
+
 _Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
@@ -85,6 +94,8 @@ class Model(Section):
     """The probability that a hidden unit's output is dropped in training."""
     residual: bool = False
     """Whether hidden layers as wide as the one before add its output to theirs."""
+    initialization: Literal["auto", "he", "glorot", "lecun"] = "auto"
+    """The first weights' variance, with n inputs and m outputs: by the activation, 2 / n, 2 / (n + m), or 1 / n."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Model:
@@ -97,24 +108,28 @@ class Model(Section):
 class Optimizer(Section):
     """How the parameters follow the gradient."""
 
-    name: Literal["sgd", "adamw"] = "adamw"
-    """Stochastic gradient descent with momentum, or Adam with decoupled weight decay."""
+    name: Literal["sgd", "adam", "adamw", "muon", "lbfgs"] = "adamw"
+    """SGD with momentum, Adam, AdamW, Muon (AdamW for what is no matrix) or L-BFGS."""
     lr: float = Field(default=1e-3, gt=0.0)
-    """The learning rate that the schedule scales."""
+    """The learning rate that the schedule scales; lbfgs has no use for either."""
     weight_decay: float = Field(default=0.01, ge=0.0)
     """The decay of the weight matrices; biases and normalisations are spared."""
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
-    """For sgd: the share of the last step's direction that is kept."""
+    """For sgd and muon: the share of the last step's direction that is kept."""
     nesterov: bool = False
     """For sgd: look ahead along the momentum; needs momentum above 0."""
     beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
-    """For adamw: decay of the gradient's running mean."""
+    """For adam and adamw, and muon's biases: decay of the gradient's running mean."""
     beta2: float = Field(default=0.999, ge=0.0, lt=1.0)
-    """For adamw: decay of the squared gradient's running mean."""
+    """Likewise: decay of the squared gradient's running mean."""
     clip_norm: float = Field(default=0.0, ge=0.0)
     """The largest norm of the whole gradient, beyond which it is shortened; 0: any."""
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    schedule: Literal["constant", "cosine", "linear", "one_cycle", "steps"] = "constant"
     """How the learning rate changes over the steps."""
+    milestones: Annotated[tuple[Annotated[float, Field(gt=0.0, le=2**31 - 1)], ...], _List] = ()
+    """For the schedule steps: the epochs after which the learning rate is multiplied by gamma, rising."""
+    gamma: float = Field(default=0.1, gt=0.0, lt=1.0)
+    """For the schedule steps: the factor."""
     warmup_epochs: float = Field(default=0.0, ge=0.0, le=2**31 - 1)
     """Epochs over which the learning rate rises from 0 to where the schedule is."""
 
@@ -122,6 +137,12 @@ class Optimizer(Section):
     def _consistent(self) -> Optimizer:
         if self.name == "sgd" and self.nesterov and self.momentum == 0.0:
             raise ValueError("momentum|must be greater than 0 where nesterov is true|0.0")
+        if self.name == "lbfgs" and self.clip_norm:
+            raise ValueError(f"clip_norm|must be 0 for lbfgs, whose line search needs the gradient|{self.clip_norm}")
+        if self.schedule == "steps" and not self.milestones:
+            raise ValueError("milestones|must be one or more for the schedule steps|[]")
+        if any(later <= earlier for earlier, later in itertools.pairwise(self.milestones)):
+            raise ValueError(f"milestones|must rise|{list(self.milestones)}")
         return self
 
 
@@ -130,14 +151,20 @@ class Train(Section):
 
     epochs: _Count = 15
     """How often every training image is seen."""
-    batch_size: _Count = 128
-    """Images in a global batch, whatever the number of processes."""
+    batch_size: Annotated[int | Literal["all"], BeforeValidator(_count_or_all)] = 128
+    """Images in a global batch, whatever the number of processes; "all" is the whole training set."""
+    accumulate: _Count = 1
+    """Parts that a batch goes through the network in, to save memory; the step is that of the whole batch."""
     loss: Literal["cross_entropy"] = "cross_entropy"
     """What is minimised."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """ε: the target is (1 − ε) · one-hot + ε / C."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """The dtype of matrix products; parameters and sums stay float32."""
+    ema_decay: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """The decay of a running average of the weights, which is validated and kept in their place; 0: the weights."""
+    patience: int = Field(default=0, ge=0, le=2**31 - 1)
+    """Epochs without a better validation accuracy after which training ends; the best weights count. 0: never."""
     threads: int = Field(default=0, ge=0, le=1024)
     """Processor threads; 0 chooses by the size of the work."""
     save_seconds: float = Field(default=30.0, ge=0.0)
@@ -157,3 +184,13 @@ class Config(Section):
     """How the parameters follow the gradient."""
     train: Train = Train()
     """How long, in what portions, and for what."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.optimizer.name == "lbfgs" and self.train.batch_size != "all":
+            raise ValueError(
+                f"train.batch_size|must be 'all' for lbfgs, which needs one function|{self.train.batch_size}"
+            )
+        if self.train.patience and not self.data.validation:
+            raise ValueError("data.validation|must be greater than 0 where train.patience is set|0.0")
+        return self

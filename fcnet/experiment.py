@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from fcnet.build import Experiment
+    from fcnet.records import EpochRecord
     from fcnet.run import Run
-    from fcnet.training import EpochRecord
 
 _STEPS_BETWEEN_AGREEMENTS = 16
 _WHITENING = "whitening."
@@ -135,6 +135,7 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
     """Reads the test set, once, and writes the network and the summary."""
     training = experiment.training
     result = evaluate(training.model, experiment.test)
+    kept = records[training.kept_epoch - 1]
     if distributed.rank() == 0:
         made_with = _made_with(experiment)
         experiment.network.save(run.path / "model", {"made_with": made_with})
@@ -142,9 +143,10 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
             "test_accuracy": result.accuracy,
             "test_interval": result.interval,
             "test_loss": result.loss,
-            "validation_accuracy": records[-1]["validation_accuracy"],
-            "validation_loss": records[-1]["validation_loss"],
+            "validation_accuracy": kept["validation_accuracy"],
+            "validation_loss": kept["validation_loss"],
             "epochs": training.epoch,
+            "kept_epoch": training.kept_epoch,
             "steps": training.step,
             "train_seconds": training.train_seconds,
             "parameters": sum(parameter.numel() for parameter in training.model.parameters()),

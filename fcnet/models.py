@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import fcnet.functional as F
 from fcnet.errors import UserError
 from fcnet.functional import activations
+from fcnet.initialization import VARIANCES, InitializationName
 from fcnet.normalization import BatchNorm
 
 if TYPE_CHECKING:
@@ -48,17 +49,6 @@ SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gelu": lambda upstream, z: activations.GELUS["none"].slope(z).mul_(upstream),
 }
 """(∂R/∂a, z) -> ∂R/∂z = ∂R/∂a · g′(z), by the name of g."""
-
-_GAINS = {
-    "identity": 1.0,
-    "sigmoid": 1.0,
-    "relu": math.sqrt(2.0),
-    "leaky_relu": math.sqrt(2.0 / (1.0 + 0.01**2)),
-    "elu": 1.2452,
-    "gelu": 1.5335,
-}
-"""1 / √(E g(z)²) of a standard normal z, so that a layer leaves the size of its input as it is; 1 for the sigmoid."""
-
 
 _NORMALIZATIONS: dict[str, Callable[[int], nn.Module]] = {"batch": BatchNorm, "layer": nn.LayerNorm}
 
@@ -106,14 +96,15 @@ class Dense(nn.Module):
         dropout: probability that an output is dropped in training.
         residual: adds a[l−1] to the output; n[l−1] and n[l] must be equal.
         bias: whether there is a b.
+        initialization: the variance of the first W, one of `fcnet.initialization.VARIANCES`.
         generator: what W and b, and in training the dropped outputs, are drawn from.
 
     Attributes:
-        weight: W, (n[l], n[l−1]), a row for each unit, drawn with variance gain² / n[l−1].
+        weight: W, (n[l], n[l−1]), a row for each unit, drawn from a normal distribution.
         bias: b, (n[l],), from 0; None without.
 
     Source:
-        The lecture's dense layer; the variance: He et al., "Delving deep into rectifiers", 2015.
+        The lecture's dense layer.
 
     Example:
         >>> layer = Dense(4, 3, activation="sigmoid")
@@ -131,10 +122,12 @@ class Dense(nn.Module):
         dropout: float = 0.0,
         residual: bool = False,
         bias: bool = True,
+        initialization: InitializationName = "auto",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         _one_of("activation", activation, tuple(ACTIVATIONS))
+        _one_of("initialization", initialization, tuple(VARIANCES))
         _one_of("normalization", normalization, ("none", *_NORMALIZATIONS))
         if not 0.0 <= dropout < 1.0:
             raise UserError(f"dropout must be at least 0 and less than 1, got {dropout}")
@@ -146,7 +139,8 @@ class Dense(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias and normalization == "none" else None
         self.normalization = None if normalization == "none" else _NORMALIZATIONS[normalization](out_features)
         self.dropout = Dropout(dropout, generator=generator) if dropout else None
-        nn.init.normal_(self.weight, std=_GAINS[activation] / math.sqrt(max(in_features, 1)), generator=generator)
+        variance = VARIANCES[initialization](max(in_features, 1), out_features, activation)
+        nn.init.normal_(self.weight, std=math.sqrt(variance), generator=generator)
 
     def preactivation(self, a: Tensor) -> Tensor:
         """z = W a + b, normalised where the layer does that; (B, n[l−1]) -> (B, n[l])."""
@@ -186,6 +180,7 @@ class MLP(nn.Module):
         dropout: probability that a hidden unit's output is dropped in training.
         residual: hidden layers as wide as the one before add its output to theirs.
         bias: whether the layers have a b.
+        initialization: of the first weights: auto, he, glorot or lecun.
         generator: what initialisation and dropout draw from; None is torch's own.
 
     Raises:
@@ -213,6 +208,7 @@ class MLP(nn.Module):
         dropout: float = 0.0,
         residual: bool = False,
         bias: bool = True,
+        initialization: InitializationName = "auto",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -244,12 +240,13 @@ class MLP(nn.Module):
                 dropout=dropout,
                 residual=residual and before == width,
                 bias=bias,
+                initialization=initialization,
                 generator=generator,
             )
             for before, width in itertools.pairwise(widths)
         ]
         num_outputs = 1 if num_classes == 2 else num_classes
-        layers.append(Dense(widths[-1], num_outputs, bias=bias, generator=generator))
+        layers.append(Dense(widths[-1], num_outputs, bias=bias, initialization=initialization, generator=generator))
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:

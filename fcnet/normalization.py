@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from fcnet import distributed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fcnet.data.batches import Batch
 
 
 class BatchNorm(nn.Module):
@@ -61,3 +68,31 @@ class BatchNorm(nn.Module):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(unbiased, self.momentum)
         return (centered * (variance + self.epsilon).rsqrt() * self.weight + self.bias).to(z.dtype)
+
+
+@torch.no_grad()
+def re_estimate(model: nn.Module, batches: Iterable[Batch]) -> None:
+    """Sets the running statistics of every `BatchNorm` to the mean of those of some batches.
+
+    Each batch counts by its size. All else in the model works as in evaluation; its mode is left as it was.
+
+    Args:
+        model: images -> anything.
+        batches: this rank's parts of global batches.
+    """
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    in_training = [module for module in model.modules() if module.training]
+    model.eval()
+    count = 0
+    try:
+        for batch in batches:
+            count += batch.size
+            for norm in norms:
+                norm.training, norm.momentum = True, batch.size / count
+            model(batch.images)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.training, norm.momentum = False, momentum
+        for module in in_training:
+            module.training = True

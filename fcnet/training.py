@@ -11,23 +11,27 @@ import torch
 from torch import Tensor, nn
 
 from fcnet import distributed
-from fcnet.backpropagation import applies_to, backpropagate
+from fcnet.averaging import WeightAverage
+from fcnet.backpropagation import differentiation
 from fcnet.data.batches import Batches
 from fcnet.errors import UserError
 from fcnet.evaluation import evaluate
 from fcnet.losses import CrossEntropy
-from fcnet.models import Dropout, most_probable
-from fcnet.optim import constant, parameter_groups
+from fcnet.models import Dropout
+from fcnet.optim import parameter_groups
+from fcnet.optimizer_state import put_together, taken_apart, within
+from fcnet.records import EpochRecord, Tally
+from fcnet.schedules import constant
 from fcnet.seeds import derive
+from fcnet.stopping import EarlyStopping
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from fcnet.data.batches import Batch
+    from fcnet.evaluation import Evaluation
     from fcnet.losses import Loss
-    from fcnet.optim import Schedule
-
-    Differentiate = Callable[[Batch], tuple[Tensor, Tensor]]
+    from fcnet.schedules import Schedule
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,12 @@ class GradientDescent:
         clip_norm: the largest norm of the global batch's gradient, over all parameters together; a
             longer one is shortened to it. 0 is no bound.
         precision: the dtype of matrix products; ``torch.bfloat16`` runs forward and loss under autocast.
+        accumulate: how many parts a batch goes through the network in, one after another, to save
+            memory; their gradients add up to the batch's. Batch norm uses each part's statistics.
+        ema_decay: β of the weights' running average, W̄ ← β W̄ + (1 − β) W after each step, which is what
+            is validated and kept; 0: the weights themselves.
+        patience: epochs without a better validation accuracy after which training ends early; then, or
+            after the last epoch, the weights of the best one are kept. 0: all epochs, and the last weights.
     """
 
     optimizer: torch.optim.Optimizer
@@ -50,70 +60,15 @@ class GradientDescent:
     loss: Loss = field(default_factory=CrossEntropy)
     clip_norm: float = 0.0
     precision: torch.dtype = torch.float32
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One epoch in figures. Accuracies are fractions; validation is None where none was kept aside.
-
-    Attributes:
-        epoch: how many epochs are done.
-        step: how many steps are done.
-        lr: the first parameter group's learning rate in the last step.
-        train_loss: mean loss of the images as they were trained on, while the parameters changed.
-        train_accuracy: likewise.
-        validation_loss: mean cross-entropy after the epoch.
-        validation_accuracy: likewise.
-        seconds: spent in this epoch's training steps alone.
-        images_per_second: training images over ``seconds``.
-    """
-
-    epoch: int
-    step: int
-    lr: float
-    train_loss: float
-    train_accuracy: float
-    validation_loss: float | None
-    validation_accuracy: float | None
-    seconds: float
-    images_per_second: float
-
-
-class Tally:
-    """Sums over an epoch that stay on the device until they are read: loss, hits, images."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.loss = torch.zeros((), dtype=torch.float64, device=device)
-        self.hits = torch.zeros((), dtype=torch.int64, device=device)
-        self.images = 0
-
-    def add(self, loss: Tensor, logits: Tensor, batch: Batch) -> None:
-        """Counts one batch; no host sync."""
-        self.loss += loss
-        self.hits += (most_probable(logits) == batch.labels).sum()
-        self.images += batch.size
-
-    def sums(self) -> Tensor:
-        """Loss and hits over all ranks, float64 (2,), on the device."""
-        return distributed.sum_in_place(torch.stack([self.loss, self.hits.double()]))
-
-    def read(self) -> tuple[float, float]:
-        """Mean loss and accuracy over all ranks so far; waits for the device."""
-        loss, hits = self.sums().tolist()
-        return loss / max(self.images, 1), hits / max(self.images, 1)
-
-    def restore(self, sums: Tensor, images: int) -> None:
-        """Goes on from sums over all ranks, which the first rank takes over alone."""
-        if distributed.rank() == 0:
-            self.loss.copy_(sums[0])
-            self.hits.copy_(sums[1])
-        self.images = images
+    accumulate: int = 1
+    ema_decay: float = 0.0
+    patience: int = 0
 
 
 def train_step(training: Training, batch: Batch) -> None:
     """Moves the parameters once, against the gradient of the global batch's mean loss.
 
-    No value is read back from the device.
+    No value is read back from the device, but by an optimizer that searches along a line.
 
     Args:
         training: whose model is in training mode and whose counters go on by one step.
@@ -122,36 +77,29 @@ def train_step(training: Training, batch: Batch) -> None:
     optimizer, factor = training.algorithm.optimizer, training.algorithm.schedule(training.step)
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
-        for parameter in group["params"]:
-            parameter.grad = None
-    loss, logits = training.differentiate(batch)
-    distributed.sum_gradients(training.model.parameters())
-    if training.algorithm.clip_norm:
-        nn.utils.clip_grad_norm_(training.model.parameters(), training.algorithm.clip_norm)
-    optimizer.step()
+    if isinstance(optimizer, torch.optim.LBFGS):
+        loss, logits = _search_line(training, batch, optimizer)
+    else:
+        loss, logits = training.gradient(batch)
+        optimizer.step()
     training.tally.add(loss, logits, batch)
     training.step += 1
+    if training.average is not None:
+        training.average.add(training.step)
 
 
-def differentiation(model: nn.Module, algorithm: GradientDescent) -> Differentiate:
-    """How gradients are found: by hand for a network of plain dense layers, else by autograd.
+def _search_line(training: Training, batch: Batch, optimizer: torch.optim.LBFGS) -> tuple[Tensor, Tensor]:
+    """Moves the parameters to where the line search ends; losses and logits are those before the step."""
+    found: list[tuple[Tensor, Tensor]] = []
 
-    Returns:
-        A function of a batch that sets ``grad`` of every parameter to the derivative of this rank's
-        part of the global batch's mean loss, and gives the sum of the losses and the logits.
-    """
-    loss = algorithm.loss
-    if algorithm.precision == torch.float32 and isinstance(loss, CrossEntropy) and applies_to(model):
-        return lambda batch: backpropagate(model, batch.images, batch.labels, loss, scale=1.0 / batch.size)
+    def risk() -> float:
+        loss, logits = training.gradient(batch)
+        if not found:
+            found.append((loss, logits))
+        return (distributed.sum_in_place(loss.clone()) / batch.size).item()
 
-    def by_autograd(batch: Batch) -> tuple[Tensor, Tensor]:
-        with _precision(algorithm.precision, batch.images.device):
-            logits: Tensor = model(batch.images)
-            total = loss(logits, batch.labels)
-        total.backward(total.new_full((), 1.0 / batch.size))
-        return total.detach(), logits.detach()
-
-    return by_autograd
+    optimizer.step(risk)
+    return found[0]
 
 
 class Training:
@@ -171,7 +119,8 @@ class Training:
         step: steps done.
 
     Raises:
-        UserError: the training set is empty, or holds a label that is no class of the model.
+        UserError: the training set is empty, or holds a label that is no class of the model; or nothing
+            is kept aside by which to end early.
     """
 
     def __init__(
@@ -186,14 +135,18 @@ class Training:
         if not batches.num_images:
             raise UserError("the training set must hold at least one image, got 0")
         _check_labels(model, batches)
+        if algorithm.patience and validation is None:
+            raise UserError(f"patience must be 0 where nothing is kept aside for validation, got {algorithm.patience}")
         self.model, self.batches, self.algorithm = model, batches, algorithm
         self.validation, self.seed = validation, seed
         self.epoch = self.step = 0
         self.seconds = self.seconds_before = 0.0
         self.tally = Tally(batches.device)
+        self.average = WeightAverage(model, algorithm.ema_decay) if algorithm.ema_decay else None
+        self.stopping = EarlyStopping(algorithm.patience) if algorithm.patience else None
         for group in algorithm.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
-        self.differentiate = differentiation(model, algorithm)
+        self.differentiate = differentiation(model, algorithm.loss, algorithm.precision)
         self._dropout = None
         for module in model.modules():
             if isinstance(module, Dropout):
@@ -209,64 +162,97 @@ class Training:
         """Seconds spent in training steps since the beginning."""
         return self.seconds_before + self.seconds
 
+    @property
+    def ended(self) -> bool:
+        """Whether the last epoch is done, or patience was lost."""
+        lost = self.stopping is not None and self.stopping.lost(self.epoch)
+        return lost or self.epoch >= self.algorithm.epochs
+
+    @property
+    def kept_epoch(self) -> int:
+        """The epoch whose weights are kept, 1 for the first."""
+        return self.epoch if self.stopping is None else self.stopping.epoch
+
+    def gradient(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Sets every parameter's ``grad`` to the derivative of the global batch's mean loss.
+
+        The same at every call in a step: what is dropped out follows from the step.
+
+        Returns:
+            The sum of this rank's losses, and its logits.
+        """
+        if self._dropout is not None:
+            self._dropout.manual_seed(derive(self.seed, "dropout", self.step, distributed.rank()))
+        parameters = [p for group in self.algorithm.optimizer.param_groups for p in group["params"]]
+        done = []
+        gradients: list[Tensor | None] = [None] * len(parameters)
+        for part in batch.split(self.algorithm.accumulate):
+            for parameter in parameters:
+                parameter.grad = None
+            done.append(self.differentiate(part))
+            gradients = [_sum(before, p.grad) for before, p in zip(gradients, parameters, strict=True)]
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        distributed.sum_gradients(parameters)
+        if self.algorithm.clip_norm:
+            nn.utils.clip_grad_norm_(parameters, self.algorithm.clip_norm)
+        losses, logits = zip(*done, strict=True)
+        return (losses[0], logits[0]) if len(done) == 1 else (torch.stack(losses).sum(), torch.cat(logits))
+
     def advance(self) -> Iterator[EpochRecord | None]:
         """Trains to the end. Pauses after each step with None and after each epoch with its record.
 
-        Whenever it pauses, `state` is whole and may be saved.
+        Whenever it pauses, `state` is whole and may be saved. At the end the model has the weights that
+        are kept.
         """
-        while self.epoch < self.algorithm.epochs:
+        while not self.ended:
             self.model.train()
             start = self.step - self.epoch * len(self.batches)
             since = time.perf_counter()
             for batch in self.batches.epoch(self.seed, self.epoch, start=start, recycle=True):
-                if self._dropout is not None:
-                    self._dropout.manual_seed(derive(self.seed, "dropout", self.step, distributed.rank()))
                 train_step(self, batch)
                 self.seconds += time.perf_counter() - since
                 yield None
                 since = time.perf_counter()
             yield self._finish_epoch()
+        if self.stopping is not None:
+            self.stopping.take(self.model)
+        elif self.average is not None:
+            self.average.take(self.batches, self.seed)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that a step has changed: tensors by name, and facts that JSON can hold.
 
         All ranks must ask for it at the same step.
         """
-        optimizer = self.algorithm.optimizer.state_dict()
+        moments, optimizer = taken_apart(self.algorithm.optimizer)
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in moments.items()}
         tensors["tally"] = self.tally.sums()
-        scalars: dict[str, dict[str, Any]] = {}
-        for index, entries in optimizer["state"].items():
-            for name, value in entries.items():
-                if isinstance(value, Tensor):
-                    tensors[f"optimizer.{index}.{name}"] = value
-                else:
-                    scalars.setdefault(str(index), {})[name] = value
+        if self.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.weights.items()}
+        if self.stopping is not None:
+            tensors |= {f"best.{name}": tensor for name, tensor in self.stopping.weights.items()}
         facts = {
             "epoch": self.epoch,
             "step": self.step,
             "images": self.tally.images,
             "seconds": self.seconds,
             "seconds_before": self.seconds_before,
-            "optimizer": {"scalars": scalars, "param_groups": optimizer["param_groups"]},
+            "optimizer": optimizer,
+            "best": self.stopping and [self.stopping.epoch, self.stopping.accuracy],
         }
         return tensors, facts
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Takes back what `state` gave; the training goes on as if it had never stopped."""
-        entries: dict[int, dict[str, Any]] = {
-            int(index): dict(values) for index, values in facts["optimizer"]["scalars"].items()
-        }
-        weights: dict[str, Tensor] = {}
-        for name, tensor in tensors.items():
-            owner, _, rest = name.partition(".")
-            if owner == "model":
-                weights[rest] = tensor
-            elif owner == "optimizer":
-                index, _, key = rest.partition(".")
-                entries.setdefault(int(index), {})[key] = tensor
-        self.model.load_state_dict(weights)
-        self.algorithm.optimizer.load_state_dict({"state": entries, "param_groups": facts["optimizer"]["param_groups"]})
+        self.model.load_state_dict(within(tensors, "model"))
+        put_together(self.algorithm.optimizer, within(tensors, "optimizer"), facts["optimizer"])
+        if self.average is not None:
+            self.average.restore(within(tensors, "average"))
+        if self.stopping is not None:
+            self.stopping.epoch, self.stopping.accuracy = facts["best"]
+            self.stopping.weights = within(tensors, "best")
         self.tally.restore(tensors["tally"], facts["images"])
         self.epoch, self.step = facts["epoch"], facts["step"]
         self.seconds, self.seconds_before = facts["seconds"], facts["seconds_before"]
@@ -275,8 +261,8 @@ class Training:
         since = time.perf_counter()
         train_loss, train_accuracy = self.tally.read()
         self.seconds += time.perf_counter() - since
-        seen = None if self.validation is None else evaluate(self.model, self.validation)
         self.epoch += 1
+        seen = None if self.validation is None else self._validate(self.validation)
         record = EpochRecord(
             epoch=self.epoch,
             step=self.step,
@@ -292,6 +278,15 @@ class Training:
         self.seconds_before += self.seconds
         self.seconds = 0.0
         return record
+
+    def _validate(self, kept_aside: Batches) -> Evaluation:
+        """What the weights that would be kept if training ended now are worth."""
+        averaged = self.average.in_place(self.batches, self.seed) if self.average else contextlib.nullcontext()
+        with averaged:
+            seen = evaluate(self.model, kept_aside)
+            if self.stopping is not None:
+                self.stopping.see(self.epoch, seen.accuracy, self.model)
+        return seen
 
 
 def fit(
@@ -334,6 +329,11 @@ def fit(
             yield record
 
 
+def _sum(before: Tensor | None, gradient: Tensor | None) -> Tensor | None:
+    """The sum of what a part and the parts before it gave."""
+    return gradient if before is None else before.add_(gradient) if gradient is not None else before
+
+
 def _check_labels(model: nn.Module, batches: Batches) -> None:
     """Refuses labels that are no class of a model that knows its classes; one output node takes any number."""
     labels = batches.labels[batches.rows.to(batches.device)]
@@ -345,9 +345,3 @@ def _check_labels(model: nn.Module, batches: Batches) -> None:
 
 def _as_batches(data: Batches | tuple[Tensor, Tensor]) -> Batches:
     return data if isinstance(data, Batches) else Batches(*data, device=data[0].device)
-
-
-def _precision(dtype: torch.dtype, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    if dtype == torch.float32:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=dtype)

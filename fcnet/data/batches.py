@@ -36,6 +36,13 @@ class Batch:
     labels: Tensor
     size: int
 
+    def split(self, num_parts: int) -> list[Batch]:
+        """The images in ``num_parts`` runs of about one length, or in fewer where there are fewer images."""
+        if num_parts == 1 or len(self.labels) < 2:
+            return [self]
+        parts = zip(self.images.tensor_split(num_parts), self.labels.tensor_split(num_parts), strict=True)
+        return [Batch(images, labels, self.size) for images, labels in parts if len(labels)]
+
 
 def normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """(pixels / 255 − mean) / std, as float32.

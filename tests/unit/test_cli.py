@@ -17,7 +17,8 @@ from fcnet import cli
 from fcnet.data.batches import Batches
 from fcnet.errors import UserError
 from fcnet.models import LogisticRegression
-from fcnet.training import EpochRecord, GradientDescent, Training
+from fcnet.records import EpochRecord
+from fcnet.training import GradientDescent, Training
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

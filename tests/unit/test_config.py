@@ -60,7 +60,14 @@ MISTAKES = {
     "[model]\nhidden = [\n  64,\n  0,\n]": "model.hidden.1 ({file}:2) must be at least 1, got 0",
     "[data]\nshape = [3, 32]": "data.shape.2 ({file}:2) must have one value more, got (3, 32)",
     "[data]\nshape = [3, 32, 32, 1]": "data.shape ({file}:2) must have no more than 3 values, got (3, 32, 32, 1)",
-    "[optimizer]\nname = 'adam'": "optimizer.name ({file}:2) must be one of 'sgd', 'adamw', got 'adam'",
+    "[optimizer]\nname = 'lion'": (
+        "optimizer.name ({file}:2) must be one of 'sgd', 'adam', 'adamw', 'muon', 'lbfgs', got 'lion'"
+    ),
+    "[train]\nbatch_size = 'whole'": (
+        "train.batch_size ({file}:2) must be a whole number of at least 1, or 'all', got 'whole'"
+    ),
+    "[train]\nbatch_size = 1.5": "train.batch_size ({file}:2) must be a whole number of at least 1, or 'all', got 1.5",
+    "[optimizer]\nmilestones = [3, -1.0]": "optimizer.milestones.1 ({file}:2) must be greater than 0.0, got -1.0",
     # values that do not go together
     "[data]\nsource = 'images'": "data.path ({file}:1) must be set for the source images, got ''",
     "[data]\nclasses = ['a']": "data.classes ({file}:2) must be at least two different names, or none, got ['a']",
@@ -72,6 +79,19 @@ MISTAKES = {
     ),
     "[optimizer]\nname = 'sgd'\nnesterov = true\nmomentum = 0.0": (
         "optimizer.momentum ({file}:4) must be greater than 0 where nesterov is true, got 0.0"
+    ),
+    "[optimizer]\nschedule = 'steps'": (
+        "optimizer.milestones ({file}:1) must be one or more for the schedule steps, got []"
+    ),
+    "[optimizer]\nmilestones = [3, 2.5]": "optimizer.milestones ({file}:2) must rise, got [3.0, 2.5]",
+    "[optimizer]\nname = 'lbfgs'\nclip_norm = 1\n[train]\nbatch_size = 'all'": (
+        "optimizer.clip_norm ({file}:3) must be 0 for lbfgs, whose line search needs the gradient, got 1.0"
+    ),
+    "[optimizer]\nname = 'lbfgs'\n[train]\nbatch_size = 128": (
+        "train.batch_size ({file}:4) must be 'all' for lbfgs, which needs one function, got 128"
+    ),
+    "[data]\nvalidation = 0.0\n[train]\npatience = 3": (
+        "data.validation ({file}:2) must be greater than 0 where train.patience is set, got 0.0"
     ),
     "[data]\npath = '~nobody-of-this-name/x'": (
         "data.path ({file}:2) must be in a home that is known, got '~nobody-of-this-name/x'"
@@ -123,14 +143,25 @@ CONFIGS = st.builds(
         activation=st.sampled_from(["identity", "sigmoid", "relu", "leaky_relu", "elu", "gelu"]),
         normalization=st.sampled_from(["none", "batch", "layer"]),
         dropout=SHARES,
+        initialization=st.sampled_from(["auto", "he", "glorot", "lecun"]),
     ),
     optimizer=st.builds(
         Optimizer,
-        name=st.sampled_from(["sgd", "adamw"]),
+        name=st.sampled_from(["sgd", "adam", "adamw", "muon"]),
         lr=st.floats(0.0, exclude_min=True, allow_infinity=False),
-        schedule=st.sampled_from(["constant", "cosine", "linear"]),
+        schedule=st.sampled_from(["constant", "cosine", "linear", "one_cycle", "steps"]),
+        milestones=st.lists(st.integers(1, 99).map(float), min_size=1, max_size=4, unique=True).map(sorted).map(tuple),
+        gamma=st.floats(0.01, 0.99),
     ),
-    train=st.builds(Train, epochs=st.integers(1, 999), label_smoothing=SHARES, threads=st.integers(0, 99)),
+    train=st.builds(
+        Train,
+        epochs=st.integers(1, 999),
+        batch_size=st.integers(1, 9999) | st.just("all"),
+        accumulate=st.integers(1, 9),
+        label_smoothing=SHARES,
+        ema_decay=SHARES,
+        threads=st.integers(0, 99),
+    ),
 )
 
 

@@ -1,46 +1,26 @@
-"""Rules of fcnet.optim."""
+"""Rules of fcnet.optim and fcnet.optimizer_state."""
 
 from __future__ import annotations
 
-import itertools
+import json
+import math
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.testing import assert_close
 
 from fcnet.models import MLP
-from fcnet.optim import constant, cosine, linear, parameter_groups, warmed_up
+from fcnet.optim import LBFGS, Muon, orthogonalized, parameter_groups
+from fcnet.optimizer_state import put_together, taken_apart
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
-@given(st.integers(1, 1000))
-def test_cosine_falls_from_1_to_0(num_steps: int) -> None:
-    schedule = cosine(num_steps)
-    factors = [schedule(step) for step in range(num_steps + 1)]
-    assert factors[0] == 1.0
-    assert factors[-1] == pytest.approx(0.0, abs=1e-12)
-    assert all(before > after for before, after in itertools.pairwise(factors))
-
-
-def test_cosine_is_torchs() -> None:
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=0.5)
-    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
-    ours = cosine(20)
-    for step in range(20):
-        assert 0.5 * ours(step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
-        optimizer.step()
-        theirs.step()
-
-
-def test_linear_falls_evenly_and_stays_at_0() -> None:
-    assert [linear(5)(step) for step in range(7)] == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2, 0.0, 0.0])
-
-
-def test_warmup_rises_evenly_and_then_leaves_the_schedule_alone() -> None:
-    ramp = [warmed_up(constant(), 4)(step) for step in range(6)]
-    assert ramp == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
-    assert [warmed_up(cosine(20), 4)(step) for step in range(4, 20)] == [cosine(20)(step) for step in range(4, 20)]
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def test_only_matrices_decay() -> None:
@@ -51,3 +31,115 @@ def test_only_matrices_decay() -> None:
     assert sorted(p.ndim for p in decaying["params"]) == [2, 2, 2]
     assert {p.ndim for p in spared["params"]} == {1}
     assert len(decaying["params"]) + len(spared["params"]) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (3, 17), (17, 3), (1, 6), (40, 64), (64, 40)])
+def test_orthogonalizing_keeps_directions_and_makes_all_lengths_about_1(shape: tuple[int, int]) -> None:
+    matrix = drawn(*shape)
+    u, lengths, v = torch.linalg.svd(matrix, full_matrices=False)
+    matrix = u @ (lengths.clamp(min=lengths.max() / 20)).diag() @ v
+    result = u.T @ orthogonalized(matrix) @ v.T
+    assert_close(result, result.diagonal().diag(), atol=2e-3, rtol=0.0)  # twenty products of float32
+    assert result.diagonal().min() > 0.67
+    assert result.diagonal().max() < 1.22
+
+
+def test_orthogonalizing_is_five_quintic_steps_in_float64() -> None:
+    matrix = drawn(30, 12) @ torch.logspace(0, -2, 12).diag()
+    x = (matrix / matrix.norm()).double()
+    for _ in range(5):
+        gram = x.T @ x
+        x = x @ (3.4445 * torch.eye(12) - 4.7750 * gram + 2.0315 * gram @ gram)
+    assert_close(orthogonalized(matrix).double(), x, atol=1e-4, rtol=0.0)
+
+
+def test_orthogonalizing_ignores_the_size_and_leaves_zeros() -> None:
+    matrix = drawn(4, 6)
+    assert_close(orthogonalized(1e-20 * matrix), orthogonalized(matrix), atol=1e-4, rtol=0.0)
+    assert torch.equal(orthogonalized(torch.zeros(4, 6)), torch.zeros(4, 6))
+
+
+def moved(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, num_steps: int = 4) -> Tensor:
+    for step in range(num_steps):
+        parameter.grad = drawn(*parameter.shape, seed=step)
+        optimizer.step()
+    return parameter.detach()
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 9)])
+def test_muon_is_torchs_for_a_matrix(shape: tuple[int, int]) -> None:
+    ours, theirs = nn.Parameter(drawn(*shape, seed=9)), nn.Parameter(drawn(*shape, seed=9))
+    start = ours.detach().clone()
+    settings: dict[str, Any] = {"lr": 0.1, "weight_decay": 0.05, "momentum": 0.9}
+    moved(Muon([ours], **settings), ours)
+    moved(torch.optim.Muon([theirs], adjust_lr_fn="match_rms_adamw", **settings), theirs)
+    # Torch's works in bfloat16: eight bits, over five iterations.
+    assert (ours - theirs).norm() < 0.05 * (theirs - start).norm()
+
+
+@pytest.mark.parametrize("shape", [(), (7,)])
+def test_muon_is_adamw_for_what_is_not_a_matrix(shape: tuple[int, ...]) -> None:
+    ours, theirs = nn.Parameter(drawn(*shape, seed=9)), nn.Parameter(drawn(*shape, seed=9))
+    settings: dict[str, Any] = {"lr": 0.1, "weight_decay": 0.05, "betas": (0.8, 0.95)}
+    assert_close(moved(Muon([ours], **settings), ours), moved(torch.optim.AdamW([theirs], **settings), theirs))
+
+
+def test_muon_steps_have_the_size_of_adamws() -> None:
+    weight = nn.Parameter(torch.zeros(64, 256))
+    step = moved(Muon([weight], lr=0.01), weight, 1)
+    assert 0.1 * 0.01 < step.square().mean().sqrt() < 0.3 * 0.01
+    assert step.norm() == pytest.approx(0.01 * 0.2 * math.sqrt(256) * math.sqrt(64), rel=0.25)
+
+
+def test_muon_leaves_what_has_no_gradient() -> None:
+    weight = nn.Parameter(torch.ones(3, 3))
+    Muon([weight], lr=0.1, weight_decay=0.5).step()
+    assert torch.equal(weight, torch.ones(3, 3))
+
+
+def regression(decay: float) -> tuple[nn.Parameter, Callable[[], Tensor], Tensor]:
+    """Ridge regression, its closure, and where it ends, by the normal equations."""
+    x, y = drawn(50, 6), drawn(50, 2, seed=1)
+    weight = nn.Parameter(torch.zeros(6, 2))
+
+    def closure() -> Tensor:
+        weight.grad = None
+        loss = 0.5 * (x @ weight - y).square().sum()
+        loss.backward()
+        return loss.detach()
+
+    return weight, closure, torch.linalg.solve(x.T @ x + decay * torch.eye(6), x.T @ y)
+
+
+@pytest.mark.parametrize("decay", [0.0, 30.0])
+def test_lbfgs_ends_where_the_gradient_of_loss_and_decay_is_0(decay: float) -> None:
+    weight, closure, expected = regression(decay)
+    optimizer = LBFGS([{"params": [weight], "weight_decay": decay}])
+    for _ in range(15):
+        optimizer.step(closure)
+    assert_close(weight.detach(), expected, atol=1e-4, rtol=1e-4)
+
+
+def astray(tensor: Tensor) -> Tensor:
+    """The same values at an address that no allocator gives, as in a file that was mapped."""
+    return torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].view(tensor.shape)
+
+
+@pytest.mark.parametrize("num_steps", [1, 5])
+def test_an_lbfgs_that_was_taken_apart_goes_on_to_the_bit(num_steps: int) -> None:
+    weight, closure, _ = regression(1.0)
+    optimizer = LBFGS([{"params": [weight], "weight_decay": 1.0}], history_size=3)
+    for _ in range(num_steps):
+        optimizer.step(closure)
+    tensors, facts = taken_apart(optimizer)
+    assert len([name for name in tensors if ".old_dirs." in name]) == min(num_steps - 1, 3)
+    assert not any(".al" in name for name in tensors)
+    other, other_closure, _ = regression(1.0)
+    with torch.no_grad():
+        other.copy_(weight)
+    resumed = LBFGS([{"params": [other], "weight_decay": 1.0}], history_size=3)
+    put_together(resumed, {name: astray(tensor) for name, tensor in tensors.items()}, json.loads(json.dumps(facts)))
+    for _ in range(3):
+        optimizer.step(closure)
+        resumed.step(other_closure)
+        assert torch.equal(other, weight)

@@ -24,12 +24,15 @@ from fcnet.evaluation import evaluate
 from fcnet.files import read_sealed, write_sealed
 from fcnet.losses import CrossEntropy
 from fcnet.models import MLP
-from fcnet.optim import constant, cosine, parameter_groups, warmed_up
-from fcnet.training import EpochRecord, GradientDescent, Training
+from fcnet.optim import LBFGS, Muon, parameter_groups
+from fcnet.schedules import constant, cosine, warmed_up
+from fcnet.training import GradientDescent, Training
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from fcnet.records import EpochRecord
 
     MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
@@ -37,7 +40,9 @@ if TYPE_CHECKING:
 OPTIMIZERS: dict[str, MakeOptimizer] = {
     "sgd": partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, fused=True),
     "sgd without momentum": partial(torch.optim.SGD, lr=0.1, fused=True),
+    "adam": partial(torch.optim.Adam, lr=0.01, fused=True),
     "adamw": partial(torch.optim.AdamW, lr=0.01, betas=(0.8, 0.95), fused=True),
+    "muon": partial(Muon, lr=0.01),
 }
 NETWORKS: dict[str, dict[str, Any]] = {
     "logistic regression": {"hidden": ()},
@@ -64,7 +69,13 @@ def exact_images(size: int = 37) -> Tensor:
 
 
 def training(
-    name: str = "all", optimizer: str = "adamw", *, epochs: int = 3, seed: int = 5, num_classes: int = 3
+    name: str = "all",
+    optimizer: str = "adamw",
+    *,
+    epochs: int = 3,
+    seed: int = 5,
+    num_classes: int = 3,
+    **settings: Any,
 ) -> Training:
     """Everything that a step can change, at its beginning: 5 steps an epoch, the last of 5 images."""
     target = labels(num_classes)
@@ -75,6 +86,7 @@ def training(
         epochs=epochs,
         schedule=warmed_up(cosine(5 * epochs), 3),
         loss=CrossEntropy(0.1),
+        **settings,
     )
     return Training(model, batches, algorithm, validation=Batches(PIXELS, target, batch_size=10), seed=seed)
 
@@ -171,6 +183,108 @@ def test_a_gradient_that_is_too_long_is_shortened_and_a_short_one_is_left(name: 
     whole = moved(0.0)
     assert_close(moved(float(2 * whole.norm())), whole, rtol=0, atol=0)
     assert_close(moved(float(whole.norm() / 4)), whole / 4, rtol=1e-5, atol=0)  # torch adds 1e-6 to the norm
+
+
+@pytest.mark.parametrize("name", ["plain", "residual", "normalised by layer"])
+@pytest.mark.parametrize("accumulate", [2, 3, 8, 100])
+def test_a_batch_in_parts_moves_the_network_as_the_whole_batch_does(name: str, accumulate: int) -> None:
+    batches = Batches(exact_images(), labels(), batch_size=8)
+    ours, theirs = network(name).double(), network(name).double()
+    algorithms = [GradientDescent(sgd(model), epochs=2, clip_norm=0.5) for model in (ours, theirs)]
+    parts, whole = (
+        list(fit(model, batches, algorithm))
+        for model, algorithm in zip(
+            (ours, theirs), (dataclasses.replace(algorithms[0], accumulate=accumulate), algorithms[1]), strict=True
+        )
+    )
+    assert_close(weights(ours), weights(theirs), rtol=1e-10, atol=1e-12)
+    for part, other in zip(parts, whole, strict=True):
+        assert part.train_loss == pytest.approx(other.train_loss, rel=1e-10)
+        assert (part.step, part.train_accuracy) == (other.step, other.train_accuracy)
+
+
+@pytest.mark.parametrize("name", ["plain", "normalised"])
+def test_no_more_than_a_part_goes_through_the_network_at_once(name: str) -> None:
+    model, seen = network(name), []
+    model.layers[0].register_forward_hook(lambda module, inputs, output: seen.append(output.shape[0]))
+    algorithm = GradientDescent(sgd(model), epochs=1, accumulate=3)
+    list(fit(model, Batches(PIXELS, labels(), batch_size=20), algorithm))
+    assert seen == [7, 7, 6, 6, 6, 5]
+
+
+def test_the_average_of_the_weights_is_what_is_validated_and_kept() -> None:
+    model, seen = network("normalised"), []
+    algorithm = GradientDescent(sgd(model, lr=0.5), epochs=2, ema_decay=0.7)
+    course = Training(model, Batches(PIXELS, labels(), batch_size=8), algorithm, validation=Batches(PIXELS, labels()))
+    average = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for record in course.advance():
+        if record is None:
+            decay = min(0.7, (1 + course.step) / (10 + course.step))
+            for name, parameter in model.named_parameters():
+                average[name].mul_(decay).add_(parameter.detach(), alpha=1 - decay)
+        else:
+            seen.append((record.validation_loss, record.validation_accuracy))
+            assert not torch.equal(model.dense_layers()[0].weight, average["layers.0.weight"])
+    assert_close(dict(model.named_parameters()), average, rtol=1e-5, atol=1e-6)
+    kept = evaluate(model, Batches(PIXELS, labels()))
+    assert seen[-1] == (kept.loss, kept.accuracy)
+    assert seen[0] != seen[1]
+
+
+def test_training_ends_when_patience_is_lost_with_the_weights_of_the_best_epoch() -> None:
+    model = network("normalised")
+    algorithm = GradientDescent(sgd(model, lr=3.0), epochs=40, patience=3)
+    course = Training(model, Batches(PIXELS, labels(), batch_size=8), algorithm, validation=Batches(PIXELS, labels()))
+    records, states = [], []
+    for record in course.advance():
+        if record is not None:
+            records.append(record)
+            states.append(weights(model))
+    accuracies = [record.validation_accuracy or 0.0 for record in records]
+    best = accuracies.index(max(accuracies))
+    assert len(records) == best + 1 + 3 < 40
+    assert course.kept_epoch == best + 1
+    assert_equal_to_the_bit(weights(model), states[best])
+    assert any(not torch.equal(states[-1][name], tensor) for name, tensor in states[best].items())
+
+
+def test_the_best_epoch_counts_also_where_patience_lasts() -> None:
+    model = network("plain")
+    algorithm = GradientDescent(sgd(model, lr=3.0), epochs=6, patience=99)
+    course = Training(model, Batches(PIXELS, labels(), batch_size=8), algorithm, validation=Batches(PIXELS, labels()))
+    accuracies = [record.validation_accuracy for record in course.advance() if record is not None]
+    assert len(accuracies) == 6
+    assert evaluate(model, Batches(PIXELS, labels())).accuracy == max(map(float, filter(None, accuracies)))
+
+
+def test_patience_needs_a_validation_set() -> None:
+    model = network("plain")
+    with pytest.raises(UserError, match="patience must be 0 where nothing is kept aside for validation, got 3"):
+        next(fit(model, (PIXELS, labels()), GradientDescent(sgd(model), epochs=1, patience=3)))
+
+
+@pytest.mark.parametrize("name", ["logistic regression", "plain"])
+def test_lbfgs_on_the_whole_set_ends_where_the_gradient_of_the_mean_loss_and_decay_is_0(name: str) -> None:
+    model = network(name).double()
+    groups = parameter_groups(model, 0.1)
+    batches = Batches(exact_images(), labels(), batch_size=37)
+    records = list(fit(model, batches, GradientDescent(LBFGS(groups), epochs=60)))
+    assert records[0].train_loss > records[10].train_loss >= records[-1].train_loss
+    risk = functional.cross_entropy(model(exact_images()), labels())
+    for group in groups:
+        risk = risk + 0.5 * group["weight_decay"] * sum(p.square().sum() for p in group["params"])
+    slopes = torch.autograd.grad(risk, [p for group in groups for p in group["params"]])
+    assert max(slope.abs().max().item() for slope in slopes) < 1e-5
+
+
+def test_lbfgs_drops_the_same_units_all_along_its_line() -> None:
+    model, dropped = MLP(20, (64,), 3, activation="identity", dropout=0.5), []
+    layer = model.dense_layers()[0].dropout
+    assert layer is not None
+    layer.register_forward_hook(lambda module, inputs, output: dropped.append((output == 0).flatten().tolist()))
+    list(fit(model, Batches(PIXELS, labels(), batch_size=37), GradientDescent(LBFGS(model.parameters()), epochs=2)))
+    assert len(dropped) > 3
+    assert len({tuple(units) for units in dropped}) == 2
 
 
 @pytest.mark.parametrize("name", ["plain", "normalised"])
@@ -301,10 +415,11 @@ def test_torchs_own_generator_is_left_alone(name: str) -> None:
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("name", ["plain", "all"])
+@pytest.mark.parametrize("settings", [{}, {"ema_decay": 0.8, "accumulate": 2}, {"patience": 9}], ids=str)
 def test_a_training_restored_at_any_step_ends_as_if_it_had_never_stopped(
-    name: str, optimizer: str, tmp_path: Path
+    name: str, optimizer: str, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    whole = training(name, optimizer)
+    whole = training(name, optimizer, **settings)
     pauses = 0
     events: list[dict[str, Any] | None] = []
     for record in whole.advance():
@@ -314,7 +429,7 @@ def test_a_training_restored_at_any_step_ends_as_if_it_had_never_stopped(
     assert pauses == whole.num_steps + 3 == 18
     last, facts = whole.state()
     for pause in range(pauses):
-        again = training(name, optimizer)
+        again = training(name, optimizer, **settings)
         again.restore(*read_sealed(tmp_path / f"{pause}"))
         rest = [figures(record) for record in again.advance()]
         assert rest == events[pause + 1 :], f"restored at pause {pause}"

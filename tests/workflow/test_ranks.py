@@ -61,6 +61,38 @@ lr = 0.01
 epochs = 3
 batch_size = 25
 """,
+    "averaged": """
+[data]
+validation = 0.08
+augment = { shift = 1 }
+[model]
+hidden = [32, 32]
+normalization = "batch"
+[optimizer]
+name = "muon"
+lr = 0.01
+schedule = "one_cycle"
+clip_norm = 0.5
+[train]
+epochs = 3
+batch_size = 165
+ema_decay = 0.9
+patience = 2
+""",
+    "line": """
+[data]
+validation = 0.08
+[model]
+hidden = [16]
+activation = "gelu"
+[optimizer]
+name = "lbfgs"
+weight_decay = 0.001
+[train]
+epochs = 12
+batch_size = "all"
+accumulate = 3
+""",
     "long": """
 [data]
 validation = 0.08
@@ -113,6 +145,8 @@ def do_jobs(folder: Path) -> None:
     write_batches(folder, "normalised")
     learn(folder, "normalised")
     learn(folder, "binary")
+    learn(folder, "averaged")
+    learn(folder, "line")
     learn(folder, "long", until=32)
 
 
@@ -178,7 +212,7 @@ def test_ranks_see_the_images_of_one_process_in_its_order(folders: tuple[Path, P
     assert {len(part["0.8.labels"]) for part in parts} == {0, 1}
 
 
-@pytest.mark.parametrize("name", ["normalised", "binary"])
+@pytest.mark.parametrize("name", ["normalised", "binary", "averaged", "line"])
 def test_two_ranks_learn_what_one_learns(name: str, folders: tuple[Path, Path]) -> None:
     one, two = folders
     assert_same_course(two / name, one / name)

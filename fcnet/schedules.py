@@ -1,0 +1,116 @@
+"""Learning-rate schedules: functions from the step, counted from 0, to a factor of the learning rate."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Schedule = Callable[[int], float]
+
+_ONE_CYCLE_RISE = 0.3
+_ONE_CYCLE_START = 1 / 25
+_ONE_CYCLE_END = _ONE_CYCLE_START * 1e-4
+
+
+def constant() -> Schedule:
+    """The factor 1 at every step."""
+    return lambda step: 1.0
+
+
+def cosine(num_steps: int) -> Schedule:
+    """½ (1 + cos(π t / T)): from 1 at step 0 towards 0 after the last of T steps.
+
+    Args:
+        num_steps: T, the number of steps of the training.
+
+    Returns:
+        step -> factor of the learning rate.
+
+    Source:
+        Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", 2017.
+
+    Example:
+        >>> schedule = cosine(100)
+        >>> schedule(0), schedule(50)
+        (1.0, 0.5)
+    """
+    return lambda step: 0.5 * (1.0 + math.cos(math.pi * min(step / num_steps, 1.0)))
+
+
+def linear(num_steps: int) -> Schedule:
+    """1 − t / T: from 1 at step 0 evenly to 0 after the last of T steps.
+
+    Args:
+        num_steps: T, the number of steps of the training.
+
+    Returns:
+        step -> factor of the learning rate.
+
+    Example:
+        >>> [linear(4)(step) for step in range(5)]
+        [1.0, 0.75, 0.5, 0.25, 0.0]
+    """
+    return lambda step: max(1.0 - step / num_steps, 0.0)
+
+
+def one_cycle(num_steps: int) -> Schedule:
+    """From 1/25 up to 1 in the first 30 % of T steps, then down to 1/250,000, each way along half a cosine.
+
+    Args:
+        num_steps: T, the number of steps of the training.
+
+    Returns:
+        step -> factor of the learning rate.
+
+    Source:
+        Smith and Topin, "Super-convergence", 2018; the numbers are those of torch's ``OneCycleLR``.
+
+    Example:
+        >>> [round(one_cycle(11)(step), 3) for step in (0, 2, 10)]
+        [0.04, 0.956, 0.0]
+    """
+    peak = _ONE_CYCLE_RISE * num_steps - 1.0
+
+    def factor(step: int) -> float:
+        if step <= peak:
+            return _between(_ONE_CYCLE_START, 1.0, step / peak)
+        last = max(num_steps - 1.0 - max(peak, 0.0), 1.0)
+        return _between(1.0, _ONE_CYCLE_END, min((step - max(peak, 0.0)) / last, 1.0))
+
+    return factor
+
+
+def steps(milestones: Sequence[int], gamma: float) -> Schedule:
+    """gammaᵐ after m of the milestones.
+
+    Args:
+        milestones: the steps from which on the learning rate is multiplied by ``gamma`` once more, rising.
+        gamma: the factor.
+
+    Returns:
+        step -> factor of the learning rate.
+
+    Example:
+        >>> [steps([2, 4], 0.5)(step) for step in range(6)]
+        [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
+    """
+    return lambda step: gamma ** bisect.bisect_right(milestones, step)
+
+
+def warmed_up(schedule: Schedule, num_steps: int) -> Schedule:
+    """``schedule`` under a ramp that reaches 1 at step ``num_steps``: (t + 1) / (n + 1) before.
+
+    Example:
+        >>> [warmed_up(constant(), 3)(step) for step in range(5)]
+        [0.25, 0.5, 0.75, 1.0, 1.0]
+    """
+    return lambda step: schedule(step) * min((step + 1) / (num_steps + 1), 1.0)
+
+
+def _between(start: float, end: float, share: float) -> float:
+    """Half a cosine from ``start`` at share 0 to ``end`` at share 1."""
+    return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * share))
