@@ -29,7 +29,8 @@ def training(optimizer: type[torch.optim.Optimizer] = torch.optim.SGD) -> Traini
 
 def test_rates_rise_evenly_in_their_logarithm_from_the_lowest_to_the_highest() -> None:
     rates = [rate(step) for step in range(NUM_STEPS)]
-    assert (rates[0], rates[-1]) == (LOWEST, pytest.approx(HIGHEST))
+    assert rates[0] == LOWEST
+    assert rates[-1] == pytest.approx(HIGHEST)
     ratios = [later / earlier for earlier, later in itertools.pairwise(rates)]
     assert ratios == pytest.approx([ratios[0]] * (NUM_STEPS - 1))
 
