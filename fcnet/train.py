@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import shlex
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
 
 from fcnet import cli, distributed
 from fcnet.build import build
 from fcnet.config_file import check_agreement, dump_config, load_config
 from fcnet.errors import UserError
 from fcnet.experiment import Stopped, carry_out
+from fcnet.files import replacing, write_text
+from fcnet.range_test import suggested, try_rates
 from fcnet.run import Run, check_new
 
 if TYPE_CHECKING:
     import argparse
-
-    import torch
 
     from fcnet.config import Config
 
@@ -39,6 +43,8 @@ def main(arguments: list[str]) -> int:
         check_new(flags.out)
     device = cli.choose_device(flags.device)
     with cli.joined_ranks(device):
+        if flags.find_lr:
+            return _find_rate(config, flags.out or Path("runs") / f"{name}-lr", device)
         return _train(config, run, name, flags.out, device=device)
 
 
@@ -56,9 +62,14 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or another of torch's (default: auto)")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
     parser.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
+    parser.add_argument(
+        "--find-lr", action="store_true", help="try learning rates in a short training, draw the loss, and stop"
+    )
     flags = parser.parse_args(arguments)
     if flags.config is None and not (flags.resume and flags.out):
         raise UserError("--config FILE must be given, unless --resume --out DIR goes on with a run")
+    if flags.find_lr and flags.resume:
+        raise UserError("--find-lr must be given without --resume")
     if flags.config is None and flags.set:
         raise UserError(f"--set needs --config FILE, got --set {flags.set[0]} alone")
     return flags
@@ -100,11 +111,36 @@ def _train(config: Config, run: Run | None, name: str, out: Path | None, *, devi
     return 0
 
 
+def _find_rate(config: Config, folder: Path, device: torch.device) -> int:
+    """The learning-rate range test; what it saw and a picture of it go into the folder."""
+    from fcnet.plots import rate_curve  # matplotlib takes long to import
+
+    experiment = build(config, device)
+    torch.set_num_threads(experiment.threads)
+    trials = list(try_rates(experiment.training))
+    best, suggestion = min(trials, key=lambda trial: trial.smoothed), suggested(trials)
+    picture = folder / "lr.png"
+    if distributed.rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "lr.jsonl", "".join(json.dumps(dataclasses.asdict(trial)) + "\n" for trial in trials))
+        rates, losses, smoothed = zip(*map(dataclasses.astuple, trials), strict=True)
+        with replacing(picture) as sibling:
+            sibling.write_bytes(rate_curve(rates, losses, smoothed, suggestion))
+    cli.say(
+        f"of {len(trials)} learning rates from {trials[0].lr:g} to {trials[-1].lr:.2g} the loss was lowest, "
+        f"{best.smoothed:.4f}, at {best.lr:.2g}; a tenth of that may serve: --set optimizer.lr={suggestion:g} "
+        f"(now {config.optimizer.lr:g}); picture: {picture}"
+    )
+    return 0
+
+
 def _result(run: Run) -> str:
     summary = run.summary()
+    kept, epochs = summary["kept_epoch"], summary["epochs"]
     return (
         f"test accuracy {cli.percent(summary['test_accuracy'], summary['test_interval'])} "
         f"on {summary['test_images']:,} images after {summary['train_seconds']:.1f} s of training"
+        + (f"; the best of {epochs} epochs, {kept}, is kept" if kept < epochs else "")
     )
 
 

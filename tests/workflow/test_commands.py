@@ -296,6 +296,39 @@ def test_the_printed_configuration_is_the_same_configuration(command: Callable[.
     assert command(train.main, "--resume", "--out", "run", "--print-config") == printed
 
 
+@pytest.mark.usefixtures("pets")
+def test_a_run_that_ends_early_says_which_epoch_is_kept(command: Callable[..., str]) -> None:
+    changes = ["train.patience=2", "train.epochs=200", "optimizer.lr=0.1"]
+    *_, result = command(
+        train.main, "--config", "pets.toml", "--out", "run", *(part for c in changes for part in ("--set", c))
+    ).splitlines()
+    accuracies = [record["validation_accuracy"] for record in records("run")]
+    best = accuracies.index(max(accuracies)) + 1
+    assert len(accuracies) == best + 2
+    assert result.endswith(f"; the best of {best + 2} epochs, {best}, is kept")
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert (summary["epochs"], summary["kept_epoch"]) == (best + 2, best)
+    assert summary["validation_accuracy"] == max(accuracies)
+
+
+def round_to_two(value: float) -> float:
+    return float(f"{value:.1e}")
+
+
+@pytest.mark.usefixtures("pets")
+def test_a_range_test_suggests_a_learning_rate_and_draws_the_loss(command: Callable[..., str]) -> None:
+    for flags, folder in ([], "runs/pets-lr"), (["--out", "elsewhere/lr"], "elsewhere/lr"):
+        *_, said = command(train.main, "--config", "pets.toml", "--find-lr", *flags).splitlines()
+        trials = [json.loads(line) for line in Path(folder, "lr.jsonl").read_text().splitlines()]
+        assert [set(trial) for trial in trials] == [{"lr", "loss", "smoothed"}] * len(trials)
+        best = min(trials, key=lambda trial: trial["smoothed"])
+        assert f"a tenth of that may serve: --set optimizer.lr={round_to_two(best['lr'] / 10):g} (now 0.01)" in said
+        assert said.endswith(f"picture: {folder}/lr.png")
+        with Image.open(f"{folder}/lr.png") as picture:
+            assert picture.size == (640, 400)
+    assert not Path("runs/pets").exists()
+
+
 @pytest.mark.parametrize("main", [train.main, evaluate.main, predict.main])
 def test_version_is_the_packages(main: Main, command: Callable[..., str]) -> None:
     assert command(main, "--version") == f"fcnet {version('fcnet')}\n"
@@ -304,7 +337,10 @@ def test_version_is_the_packages(main: Main, command: Callable[..., str]) -> Non
 @pytest.mark.parametrize(
     ("main", "flags"),
     [
-        (train.main, {"--config FILE", "--set KEY=VALUE", "--out DIR", "--device", "--resume", "--print-config"}),
+        (
+            train.main,
+            {"--config FILE", "--set KEY=VALUE", "--out DIR", "--device", "--resume", "--print-config", "--find-lr"},
+        ),
         (evaluate.main, {"RUN", "--data PATH", "--device"}),
         (predict.main, {"RUN", "IMAGE", "--json"}),
     ],

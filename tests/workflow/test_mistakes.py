@@ -306,6 +306,10 @@ MISTAKES = [
             "data.train_size (made.toml:5) must be at least num_classes (41), got 40"),
     trained("network that is too large", f"{LARGE} --set model.hidden=[2147483647]", MEMORY),
     setting("images that are too large", "data.shape=[1,2147483647,2147483647]", MEMORY),
+    # --find-lr
+    trained("find a rate and go on", "--find-lr --resume", "--find-lr must be given without --resume"),
+    trained("find a rate that is not used", "--find-lr --set optimizer.name=lbfgs --set train.batch_size=all",
+            "optimizer.name must be another than lbfgs, which has no use for a rate, to find one"),
     # --out
     trained("out is not empty", "--out run", f"--out must be a new or an empty folder, got run; {NEW}", setup=begun),
     trained("out is this folder", "--out .", f"--out must be a new or an empty folder, got .; {NEW}"),
