@@ -38,14 +38,14 @@ def applies_to(model: nn.Module) -> TypeGuard[MLP]:
 
 @torch.no_grad()
 def backpropagate(
-    model: MLP, x: Tensor, labels: Tensor, loss: CrossEntropy, *, scale: float = 1.0
+    model: MLP, x: Tensor, target: Tensor, loss: CrossEntropy, *, scale: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Sets every parameter's ``grad`` to the derivative of ``scale`` · loss.
 
     Args:
         model: one that `applies_to` accepts.
         x: inputs (B, …).
-        labels: int64 (B,).
+        target: class indices int64 (B,), or their shares, floating (B, C).
         loss: the sum of the batch's losses, and its derivative in the logits.
         scale: a factor, 1 / B for the mean.
 
@@ -72,7 +72,7 @@ def backpropagate(
         preactivations.append(z)
         a = layer.output(z, a)
     logits = a.squeeze(1) if model.num_classes == 2 else a
-    total, slope = loss.with_slope(logits, labels)
+    total, slope = loss.with_slope(logits, target)
     upstream = slope.mul_(scale).view(a.shape)
     for layer, below, z in zip(reversed(layers), reversed(inputs), reversed(preactivations), strict=True):
         upstream = _through(layer, below, z, upstream, first=layer is layers[0])

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from fcnet import distributed, losses, optim
 from fcnet.data import sources
-from fcnet.data.augment import Flip, Shift
+from fcnet.data.augment import Affine, ColorJitter, Cutout, Flip, Shift
 from fcnet.data.batches import Batches, split_validation
+from fcnet.data.mixing import Mixing
 from fcnet.data.store import mean_and_std, open_store
 from fcnet.data.whitening import find_whitening
 from fcnet.errors import UserError
@@ -87,11 +88,18 @@ def build(config: config.Config, device: torch.device) -> Experiment:
     train_rows, validation_rows = split_validation(labels[rows], config.data.validation, config.seed)
     train_rows, validation_rows = rows[train_rows], rows[validation_rows]
     statistics = mean_and_std(store.train.moments[train_rows], store.shape[1] * store.shape[2])
-    _check_augmentation(config.data, store.shape)
+    _check_augmentation(config.data.augment, store.shape)
     feed = partial(Batches, store.train.pixels, labels, statistics=statistics, device=device)
     whitening = _whitening(feed(rows=train_rows), config.data.whiten) if config.data.whiten else None
     feed = partial(feed, whitening=whitening)
-    batches = feed(rows=train_rows, batch_size=config.train.batch_size, augment=_transforms(config.data.augment))
+    batches = feed(
+        rows=train_rows,
+        batch_size=config.train.batch_size,
+        augment=_transforms(config.data.augment),
+        mixing=_mixing(config.data.augment),
+        balance=config.data.balance,
+        num_classes=len(classes),
+    )
     validation = feed(rows=validation_rows, batch_size=_EVALUATION_BATCH) if len(validation_rows) else None
     model = make_model(config, config.data.whiten or math.prod(store.shape), len(classes)).to(device)
     training = Training(
@@ -217,14 +225,25 @@ def _transforms(augment: config.Augment) -> list[Transform]:
         transforms.append(Flip())
     if augment.shift:
         transforms.append(Shift(augment.shift))
+    if augment.rotate or augment.scale:
+        transforms.append(Affine(augment.rotate, augment.scale))
+    if augment.color_jitter:
+        transforms.append(ColorJitter(augment.color_jitter))
+    if augment.cutout:
+        transforms.append(Cutout(augment.cutout))
     return transforms
 
 
-def _check_augmentation(data: config.Data, shape: tuple[int, int, int]) -> None:
-    if data.augment.shift >= min(shape[1:]):
-        raise UserError(
-            f"data.augment.shift must be less than the images' {shape[1]}×{shape[2]} pixels, got {data.augment.shift}"
-        )
+def _mixing(augment: config.Augment) -> Mixing | None:
+    return Mixing(augment.mixup, augment.cutmix) if augment.mixup or augment.cutmix else None
+
+
+def _check_augmentation(augment: config.Augment, shape: tuple[int, int, int]) -> None:
+    for name, pixels in (("shift", augment.shift), ("cutout", augment.cutout)):
+        if pixels >= min(shape[1:]):
+            raise UserError(
+                f"data.augment.{name} must be less than the images' {shape[1]}×{shape[2]} pixels, got {pixels}"
+            )
 
 
 def _algorithm(config: config.Config, model: MLP, steps_per_epoch: int) -> GradientDescent:

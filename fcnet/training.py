@@ -60,8 +60,9 @@ class EpochRecord:
         epoch: how many epochs are done.
         step: how many steps are done.
         lr: the first parameter group's learning rate in the last step.
-        train_loss: mean loss of the images as they were trained on, while the parameters changed.
-        train_accuracy: likewise.
+        train_loss: mean loss of the images as they were trained on, mixed and weighted, while the
+            parameters changed.
+        train_accuracy: likewise, without weights; of a mixed image the label of the larger share counts.
         validation_loss: mean cross-entropy after the epoch.
         validation_accuracy: likewise.
         seconds: spent in this epoch's training steps alone.
@@ -142,12 +143,12 @@ def differentiation(model: nn.Module, algorithm: GradientDescent) -> Differentia
     """
     loss = algorithm.loss
     if algorithm.precision == torch.float32 and isinstance(loss, CrossEntropy) and applies_to(model):
-        return lambda batch: backpropagate(model, batch.images, batch.labels, loss, scale=1.0 / batch.size)
+        return lambda batch: backpropagate(model, batch.images, batch.target, loss, scale=1.0 / batch.size)
 
     def by_autograd(batch: Batch) -> tuple[Tensor, Tensor]:
         with _precision(algorithm.precision, batch.images.device):
             logits: Tensor = model(batch.images)
-            total = loss(logits, batch.labels)
+            total = loss(logits, batch.target)
         total.backward(total.new_full((), 1.0 / batch.size))
         return total.detach(), logits.detach()
 
