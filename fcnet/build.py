@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _EVALUATION_BATCH = 1000
 _WHITENING_BATCH = 4096
 _ONE_THREAD_PRODUCTS = 20_000_000
+_PREVIEW_IMAGES = 10
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,8 @@ def build(config: config.Config, device: torch.device) -> Experiment:
         UserError: the data is missing, broken, or does not fit the configuration.
     """
     store = open_data(config.data)
-    classes = config.data.classes or store.classes
-    rows, labels = select(store.train, store.classes, classes, "data.classes")
-    train_rows, validation_rows = split_validation(labels[rows], config.data.validation, config.seed)
-    train_rows, validation_rows = rows[train_rows], rows[validation_rows]
+    classes, labels, train_rows, validation_rows = _split(config, store)
     statistics = mean_and_std(store.train.moments[train_rows], store.shape[1] * store.shape[2])
-    _check_augmentation(config.data.augment, store.shape)
     feed = partial(Batches, store.train.pixels, labels, statistics=statistics, device=device)
     whitening = _whitening(feed(rows=train_rows), config.data.whiten) if config.data.whiten else None
     feed = partial(feed, whitening=whitening)
@@ -114,6 +111,43 @@ def build(config: config.Config, device: torch.device) -> Experiment:
         fingerprint=store.fingerprint,
         threads=config.train.threads or choose_threads(model, config.train.batch_size),
     )
+
+
+def preview(config: config.Config) -> tuple[list[str], dict[str, Batches]]:
+    """A few training images of each class, to be looked at: neither normalised nor whitened.
+
+    Returns:
+        The images' classes, and their batches, of one batch an epoch: under ``""`` with all of the
+        configured changes, and under each change's name with that one alone.
+    """
+    store = open_data(config.data)
+    classes, labels, rows, _ = _split(config, store)
+    each = -(-_PREVIEW_IMAGES // len(classes))
+    shown = torch.cat([rows[labels[rows] == label][:each] for label in range(min(len(classes), _PREVIEW_IMAGES))])
+    augment = config.data.augment
+    kinds = {name: type(augment)(**{name: value}) for name, value in augment.model_dump().items() if value}
+    batches = {
+        kind: Batches(
+            store.train.pixels,
+            labels,
+            rows=shown,
+            batch_size=len(shown),
+            augment=_transforms(section),
+            mixing=_mixing(section),
+            num_classes=len(classes),
+        )
+        for kind, section in {"": augment, **kinds}.items()
+    }
+    return [classes[label] for label in labels[shown].tolist()], batches
+
+
+def _split(config: config.Config, store: Store) -> tuple[Sequence[str], Tensor, Tensor, Tensor]:
+    """The classes, every image's label among them, and the rows to train on and to keep aside."""
+    classes = config.data.classes or store.classes
+    rows, labels = select(store.train, store.classes, classes, "data.classes")
+    train_rows, validation_rows = split_validation(labels[rows], config.data.validation, config.seed)
+    _check_augmentation(config.data.augment, store.shape)
+    return classes, labels, rows[train_rows], rows[validation_rows]
 
 
 def open_data(data: config.Data) -> Store:

@@ -150,8 +150,8 @@ class Cutout:
 
     def apply(self, images: Tensor, drawn: Tensor) -> Tensor:
         """The images, each without a square."""
-        extent = torch.tensor(images.shape[2:], device=images.device)
-        first = (drawn * extent).long() - self.side // 2
+        height, width = images.shape[2:]
+        first = torch.stack([drawn[:, 0] * height, drawn[:, 1] * width], dim=1).long() - self.side // 2
         return images.masked_fill(inside(images, first, first + self.side), 0)
 
 

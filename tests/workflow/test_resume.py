@@ -50,7 +50,24 @@ label_smoothing = 0.1
 CPU = torch.device("cpu")
 OPTIMIZERS = ("sgd", "adamw")
 CLIPPED = ["model.normalization=layer", "model.activation=elu", "optimizer.schedule=linear", "optimizer.clip_norm=0.5"]
-COURSES = [["optimizer.name=sgd"], ["optimizer.name=adamw"], ["data.whiten=9", "model.activation=gelu"], CLIPPED]
+MIXED = (
+    "data.augment={ flip = true, shift = 1, rotate = 20, scale = 0.2, color_jitter = 0.4, cutout = 2, mixup = 0.3, "
+    "cutmix = 1 }"
+)
+COURSES = [
+    ["optimizer.name=sgd"],
+    ["optimizer.name=adamw"],
+    ["data.whiten=9", "model.activation=gelu"],
+    CLIPPED,
+    ["data.augment={ rotate = 20, scale = 0.2 }"],
+    ["data.augment={ color_jitter = 0.4, cutout = 2 }"],
+    ["data.augment={ mixup = 0.3 }", "model.normalization=none", "model.dropout=0.0"],
+    ["data.augment={ cutmix = 1 }", "data.classes=['3', '1']", "train.batch_size=4"],
+    ["data.balance=weights"],
+    ["data.balance=sampling"],
+    [MIXED, "data.balance=weights"],
+    [MIXED, "data.balance=sampling", "data.whiten=9"],
+]
 FINISHED = {"config.toml", "metrics.jsonl", "summary.json", "model.safetensors", "model.json"}
 
 
