@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from fcnet import cli
@@ -34,7 +35,7 @@ def main(arguments: list[str]) -> int:
 
 def _augmented(path: Path, overrides: list[str]) -> dict[str, bytes]:
     """A sheet of all changes together, and one for each alone: the original, then several draws."""
-    config = load_config(path, overrides)
+    config = load_config(path, overrides, flag="--augment")
     asked = {name: value for name, value in config.data.augment.model_dump().items() if value}
     if not asked:
         raise UserError(f"data.augment ({path}) must ask for something to draw, got nothing")
@@ -44,7 +45,7 @@ def _augmented(path: Path, overrides: list[str]) -> dict[str, bytes]:
     for kind, batches in kinds.items():
         drawn = [batch.images for epoch in range(_DRAWS) for batch in batches.epoch(config.seed, epoch, shuffle=False)]
         original = [batch.images for batch in batches]
-        title = ", ".join(f"{name} = {value}" for name, value in asked.items() if kind in ("", name))
+        title = ", ".join(f"{name} = {json.dumps(value)}" for name, value in asked.items() if kind in ("", name))
         sheets["-".join(filter(None, ["augment", kind]))] = image_sheet(
             original + drawn, title=title, row_names=classes, column_names=column_names
         )

@@ -39,7 +39,7 @@ def image_sheet(
         >>> import torch
         >>> png = image_sheet([torch.rand(2, 3, 8, 8)], title="noise", row_names="ab", column_names="1")
         >>> png[1:4]
-        b'\\x89PNG'
+        b'PNG'
     """
     figure = Figure(figsize=(_INCHES * len(columns), _INCHES * len(row_names) + 0.5), layout="constrained")
     figure.suptitle(title, fontsize="small", parse_math=False)

@@ -40,7 +40,7 @@ class Flip:
 
     def apply(self, images: Tensor, drawn: Tensor) -> Tensor:
         """The images, mirrored where drawn."""
-        return torch.where(drawn[:, None, None, None], images.flip(-1), images)
+        return chosen(drawn[:, None, None, None], images.flip(-1), images)
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,11 @@ class Affine:
         height, width = images.shape[2:]
         down = torch.arange(height, device=images.device)[:, None] - (height - 1) / 2
         across = torch.arange(width, device=images.device) - (width - 1) / 2
-        rows = drawn[..., None, None]
-        x = rows[:, 0, 0] * across + rows[:, 0, 1] * down
-        y = rows[:, 1, 0] * across + rows[:, 1, 1] * down
-        places = torch.stack([x * (2.0 / width), y * (2.0 / height)], dim=-1)
-        moved: Tensor = grid_sample(images.float(), places, align_corners=False)
-        return moved.round_().to(torch.uint8)
+        places = images.new_empty((len(images), 2, height, width), dtype=torch.float32)
+        for axis, size in enumerate((width, height)):  # as shares of half the size, which `grid_sample` takes
+            row = drawn[:, axis, :, None, None] * (2.0 / size)
+            torch.add(row[:, 0] * across, row[:, 1] * down, out=places[:, axis])
+        return _levels(grid_sample(images.float(), places.permute(0, 2, 3, 1), align_corners=False))
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ class ColorJitter:
         grey = _grey(values)
         values = values.sub_(grey).mul_(saturation).add_(grey)
         values.mul_(brightness * contrast).add_(brightness * (1.0 - contrast) * mean)
-        return values.round_().clamp_(0.0, 255.0).to(torch.uint8)
+        return _levels(values.clamp_(0.0, 255.0))
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,12 @@ class Cutout:
         """The images, each without a square."""
         height, width = images.shape[2:]
         first = torch.stack([drawn[:, 0] * height, drawn[:, 1] * width], dim=1).long() - self.side // 2
-        return images.masked_fill(inside(images, first, first + self.side), 0)
+        return images * ~inside(images, first, first + self.side)
+
+
+def chosen(which: Tensor, images: Tensor, others: Tensor) -> Tensor:
+    """The images where ``which``, bool, says so, else the others: `torch.where`, of uint8 ten times as fast."""
+    return images * which + others * ~which
 
 
 def inside(images: Tensor, first: Tensor, last: Tensor) -> Tensor:
@@ -171,6 +175,11 @@ def inside(images: Tensor, first: Tensor, last: Tensor) -> Tensor:
     rows = (row >= first[:, :1]) & (row < last[:, :1])
     columns = (column >= first[:, 1:]) & (column < last[:, 1:])
     return (rows[:, :, None] & columns[:, None, :]).unsqueeze(1)
+
+
+def _levels(values: Tensor) -> Tensor:
+    """Whole levels, uint8, of values from 0 to 255, which are used up; a CPU is faster by way of int32."""
+    return values.round_().to(torch.int32).to(torch.uint8)
 
 
 def _grey(values: Tensor) -> Tensor:

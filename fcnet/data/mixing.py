@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcnet.data.augment import inside
+from fcnet.data.augment import chosen, inside
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -45,10 +45,10 @@ class Mixture:
         return Mixture(self.partner.to(device), self.share.to(device), blend, box)
 
     def pasted(self, images: Tensor, partners: Tensor) -> Tensor:
-        """Cutmix: the images (B, C, H, W), of any dtype, with their partners' pixels in the boxes."""
+        """Cutmix: the images (B, C, H, W) with their partners' pixels in the boxes."""
         if self.box is None:
             return images
-        return torch.where(inside(images, self.box[:, 0], self.box[:, 1]), partners, images)
+        return chosen(inside(images, self.box[:, 0], self.box[:, 1]), partners, images)
 
     def blend_in(self, values: Tensor, partners: Tensor) -> None:
         """Mixup: x becomes λ x + (1 − λ) x', for values x, float32 (B, D), and their partners x', (B, …)."""
