@@ -42,12 +42,12 @@ def differentiation(model: nn.Module, loss: Loss, precision: torch.dtype) -> Dif
         of this rank's part of the global batch's mean loss, and gives the sum of the losses and the logits.
     """
     if precision == torch.float32 and isinstance(loss, CrossEntropy) and applies_to(model):
-        return lambda batch: backpropagate(model, batch.images, batch.labels, loss, scale=1.0 / batch.size)
+        return lambda batch: backpropagate(model, batch.images, batch.target, loss, scale=1.0 / batch.size)
 
     def by_autograd(batch: Batch) -> tuple[Tensor, Tensor]:
         with _autocast(precision, batch.images.device):
             logits: Tensor = model(batch.images)
-            total = loss(logits, batch.labels)
+            total = loss(logits, batch.target)
         total.backward(total.new_full((), 1.0 / batch.size))
         return total.detach(), logits.detach()
 
@@ -70,14 +70,14 @@ def applies_to(model: nn.Module) -> TypeGuard[MLP]:
 
 @torch.no_grad()
 def backpropagate(
-    model: MLP, x: Tensor, labels: Tensor, loss: CrossEntropy, *, scale: float = 1.0
+    model: MLP, x: Tensor, target: Tensor, loss: CrossEntropy, *, scale: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Sets every parameter's ``grad`` to the derivative of ``scale`` · loss.
 
     Args:
         model: one that `applies_to` accepts.
         x: inputs (B, …).
-        labels: int64 (B,).
+        target: class indices int64 (B,), or their shares, floating (B, C).
         loss: the sum of the batch's losses, and its derivative in the logits.
         scale: a factor, 1 / B for the mean.
 
@@ -104,7 +104,7 @@ def backpropagate(
         preactivations.append(z)
         a = layer.output(z, a)
     logits = a.squeeze(1) if model.num_classes == 2 else a
-    total, slope = loss.with_slope(logits, labels)
+    total, slope = loss.with_slope(logits, target)
     upstream = slope.mul_(scale).view(a.shape)
     for layer, below, z in zip(reversed(layers), reversed(inputs), reversed(preactivations), strict=True):
         upstream = _through(layer, below, z, upstream, first=layer is layers[0])

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from fcnet import distributed, losses, optim, schedules
 from fcnet.data import sources
-from fcnet.data.augment import Flip, Shift
+from fcnet.data.augment import Affine, ColorJitter, Cutout, Flip, Shift
 from fcnet.data.batches import Batches, split_validation
+from fcnet.data.mixing import Mixing
 from fcnet.data.store import mean_and_std, open_store
 from fcnet.data.whitening import find_whitening
 from fcnet.errors import UserError
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _EVALUATION_BATCH = 1000
 _WHITENING_BATCH = 4096
 _ONE_THREAD_PRODUCTS = 20_000_000
+_PREVIEW_IMAGES = 10
 
 
 @dataclass(frozen=True)
@@ -83,17 +85,19 @@ def build(config: config.Config, device: torch.device) -> Experiment:
         UserError: the data is missing, broken, or does not fit the configuration.
     """
     store = open_data(config.data)
-    classes = config.data.classes or store.classes
-    rows, labels = select(store.train, store.classes, classes, "data.classes")
-    train_rows, validation_rows = split_validation(labels[rows], config.data.validation, config.seed)
-    train_rows, validation_rows = rows[train_rows], rows[validation_rows]
+    classes, labels, train_rows, validation_rows = _split(config, store)
     statistics = mean_and_std(store.train.moments[train_rows], store.shape[1] * store.shape[2])
-    _check_augmentation(config.data, store.shape)
     feed = partial(Batches, store.train.pixels, labels, statistics=statistics, device=device)
     whitening = _whitening(feed(rows=train_rows), config.data.whiten) if config.data.whiten else None
     feed = partial(feed, whitening=whitening)
-    batch_size = len(train_rows) if config.train.batch_size == "all" else config.train.batch_size
-    batches = feed(rows=train_rows, batch_size=batch_size, augment=_transforms(config.data.augment))
+    batches = feed(
+        rows=train_rows,
+        batch_size=len(train_rows) if config.train.batch_size == "all" else config.train.batch_size,
+        augment=_transforms(config.data.augment),
+        mixing=_mixing(config.data.augment),
+        balance=config.data.balance,
+        num_classes=len(classes),
+    )
     validation = feed(rows=validation_rows, batch_size=_EVALUATION_BATCH) if len(validation_rows) else None
     model = make_model(config, config.data.whiten or math.prod(store.shape), len(classes)).to(device)
     training = Training(
@@ -106,8 +110,45 @@ def build(config: config.Config, device: torch.device) -> Experiment:
         test=test_batches(store, network, device),
         network=network,
         fingerprint=store.fingerprint,
-        threads=config.train.threads or choose_threads(model, batch_size),
+        threads=config.train.threads or choose_threads(model, batches.batch_size),
     )
+
+
+def preview(config: config.Config) -> tuple[list[str], dict[str, Batches]]:
+    """A few training images of each class, to be looked at: neither normalised nor whitened.
+
+    Returns:
+        The images' classes, and their batches, of one batch an epoch: under ``""`` with all of the
+        configured changes, and under each change's name with that one alone.
+    """
+    store = open_data(config.data)
+    classes, labels, rows, _ = _split(config, store)
+    each = -(-_PREVIEW_IMAGES // len(classes))
+    shown = torch.cat([rows[labels[rows] == label][:each] for label in range(min(len(classes), _PREVIEW_IMAGES))])
+    augment = config.data.augment
+    kinds = {name: type(augment)(**{name: value}) for name, value in augment.model_dump().items() if value}
+    batches = {
+        kind: Batches(
+            store.train.pixels,
+            labels,
+            rows=shown,
+            batch_size=len(shown),
+            augment=_transforms(section),
+            mixing=_mixing(section),
+            num_classes=len(classes),
+        )
+        for kind, section in {"": augment, **kinds}.items()
+    }
+    return [classes[label] for label in labels[shown].tolist()], batches
+
+
+def _split(config: config.Config, store: Store) -> tuple[Sequence[str], Tensor, Tensor, Tensor]:
+    """The classes, every image's label among them, and the rows to train on and to keep aside."""
+    classes = config.data.classes or store.classes
+    rows, labels = select(store.train, store.classes, classes, "data.classes")
+    train_rows, validation_rows = split_validation(labels[rows], config.data.validation, config.seed)
+    _check_augmentation(config.data.augment, store.shape)
+    return classes, labels, rows[train_rows], rows[validation_rows]
 
 
 def open_data(data: config.Data) -> Store:
@@ -220,14 +261,25 @@ def _transforms(augment: config.Augment) -> list[Transform]:
         transforms.append(Flip())
     if augment.shift:
         transforms.append(Shift(augment.shift))
+    if augment.rotate or augment.scale:
+        transforms.append(Affine(augment.rotate, augment.scale))
+    if augment.color_jitter:
+        transforms.append(ColorJitter(augment.color_jitter))
+    if augment.cutout:
+        transforms.append(Cutout(augment.cutout))
     return transforms
 
 
-def _check_augmentation(data: config.Data, shape: tuple[int, int, int]) -> None:
-    if data.augment.shift >= min(shape[1:]):
-        raise UserError(
-            f"data.augment.shift must be less than the images' {shape[1]}×{shape[2]} pixels, got {data.augment.shift}"
-        )
+def _mixing(augment: config.Augment) -> Mixing | None:
+    return Mixing(augment.mixup, augment.cutmix) if augment.mixup or augment.cutmix else None
+
+
+def _check_augmentation(augment: config.Augment, shape: tuple[int, int, int]) -> None:
+    for name, pixels in (("shift", augment.shift), ("cutout", augment.cutout)):
+        if pixels >= min(shape[1:]):
+            raise UserError(
+                f"data.augment.{name} must be less than the images' {shape[1]}×{shape[2]} pixels, got {pixels}"
+            )
 
 
 def _algorithm(config: config.Config, model: MLP, steps_per_epoch: int) -> GradientDescent:

@@ -34,12 +34,24 @@ class Section(BaseModel):
 
 
 class Augment(Section):
-    """Changes made to training images; nothing unless asked for."""
+    """Changes made to training images, in this order; nothing unless asked for."""
 
     flip: bool = False
     """Mirror each image left to right with probability ½."""
     shift: int = Field(default=0, ge=0)
     """The most pixels an image is moved along each axis; black moves in."""
+    rotate: float = Field(default=0.0, ge=0.0, le=180.0)
+    """The largest angle an image is turned by, in degrees, either way; black moves in."""
+    scale: float = Field(default=0.0, ge=0.0, le=10.0)
+    """Enlarge or shrink by a factor from 1 / (1 + scale) to 1 + scale, together with rotate."""
+    color_jitter: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Change saturation, brightness and contrast by a factor each, at most this much from 1."""
+    cutout: int = Field(default=0, ge=0)
+    """The side of a black square at a random place, in pixels; it may hang over the edge."""
+    mixup: float = Field(default=0.0, ge=0.0, le=1000.0)
+    """Add up images and labels of two, in shares drawn from Beta(mixup, mixup)."""
+    cutmix: float = Field(default=0.0, ge=0.0, le=1000.0)
+    """Paste a box of another image, of an area from Beta(cutmix, cutmix); with mixup either, with probability ½."""
 
 
 class Data(Section):
@@ -55,6 +67,8 @@ class Data(Section):
     """The share of each class's training images that is kept aside to choose by."""
     augment: Augment = Augment()
     """Changes made to training images."""
+    balance: Literal["none", "weights", "sampling"] = "none"
+    """What makes classes count the same in training: weights in the loss, or drawing images class by class."""
     whiten: int = Field(default=0, ge=0, le=2**31 - 1)
     """Principal components kept, each scaled to unit variance; 0 is plain pixels."""
     shape: Annotated[tuple[_Count, _Count, _Count], _List] = (3, 32, 32)

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: Path, overrides: Sequence[str] = (), *, flag: str = "--config") -> Config:
     """Reads a configuration file, then what is set on top of it.
 
     Args:
         path: a TOML file.
         overrides: ``section.key=value`` each, the value read as TOML; a bare word is a string.
+        flag: what named the file, for the message.
 
     Returns:
         The configuration, with ``data.path`` made absolute.
@@ -34,7 +35,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"--config must name a file that can be read, got {path}: {error.strerror}") from None
+        raise UserError(f"{flag} must name a file that can be read, got {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} must be UTF-8 text") from None
     try:

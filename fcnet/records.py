@@ -23,8 +23,9 @@ class EpochRecord:
         epoch: how many epochs are done.
         step: how many steps are done.
         lr: the first parameter group's learning rate in the last step.
-        train_loss: mean loss of the images as they were trained on, while the parameters changed.
-        train_accuracy: likewise.
+        train_loss: mean loss of the images as they were trained on, mixed and weighted, while the
+            parameters changed.
+        train_accuracy: likewise, without weights; of a mixed image the label of the larger share counts.
         validation_loss: mean cross-entropy after the epoch.
         validation_accuracy: likewise.
         seconds: spent in this epoch's training steps alone.

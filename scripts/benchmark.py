@@ -6,9 +6,9 @@ pass into buffers made beforehand, and the same optimizer's step; with the bette
 all. Normalisation, activations, loss, counts and everything between are what is to be kept small.
 
 With ``--losses`` it times the cross-entropy, forward and backward, against torch's, with the memory at
-the peak.
+the peak. With ``--augment`` it times the making of a batch, plain and with each change of the images.
 
-    python scripts/benchmark.py [--losses] [--repeats 5] [--json FILE]
+    python scripts/benchmark.py [--losses | --augment] [--repeats 5] [--json FILE]
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ from torchvision import transforms
 import fcnet.functional
 from fcnet import MLP, GradientDescent
 from fcnet.build import choose_threads
+from fcnet.data.augment import Affine, ColorJitter, Cutout, Flip, Shift
 from fcnet.data.batches import Batches
+from fcnet.data.mixing import Mixing
 from fcnet.optim import parameter_groups
 from fcnet.training import Training
 
@@ -244,12 +246,45 @@ def interleaved(steps: list[Callable[[], None]], repeats: int) -> list[list[floa
     return times
 
 
+AUGMENT_BATCH = 256
+AUGMENT_BATCHES = 20
+CHANGES = {
+    "flip": Flip(),
+    "shift": Shift(4),
+    "rotate, scale": Affine(15.0, 0.2),
+    "color_jitter": ColorJitter(0.4),
+    "cutout": Cutout(8),
+}
+
+
+def measure_augmentation(pixels: Tensor, labels: Tensor, repeats: int) -> dict[str, list[float]]:
+    """Seconds a batch of an epoch's making, drawing included, without a network; one round does not count."""
+    kinds: dict[str, dict[str, object]] = {"plain": {}}
+    kinds |= {name: {"augment": [change]} for name, change in CHANGES.items()}
+    kinds |= {"mixup": {"mixing": Mixing(mixup=0.4)}, "cutmix": {"mixing": Mixing(cutmix=1.0)}}
+    kinds["all"] = {"augment": list(CHANGES.values()), "mixing": Mixing(0.4, 1.0)}
+    size = AUGMENT_BATCH * AUGMENT_BATCHES
+    sets = {
+        name: Batches(pixels[:size], labels[:size], batch_size=AUGMENT_BATCH, **options)  # type: ignore[arg-type]
+        for name, options in kinds.items()
+    }
+    times: dict[str, list[float]] = {name: [] for name in sets}
+    for repeat in range(repeats + 1):
+        for name, batches in sets.items():
+            started = time.perf_counter()
+            for _ in batches.epoch(0, repeat, recycle=True):
+                pass
+            times[name].append((time.perf_counter() - started) / AUGMENT_BATCHES)
+    return {name: values[1:] for name, values in times.items()}
+
+
 def main() -> int:
     """Measures, prints a table, and writes JSON lines where asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, help="append a line for each case")
     parser.add_argument("--losses", action="store_true", help="compare the cross-entropy with torch's instead")
+    parser.add_argument("--augment", action="store_true", help="time the making of a batch instead")
     flags = parser.parse_args()
     print(f"{os.cpu_count()} processors, torch {torch.__version__}, Python {platform.python_version()}")
     if flags.losses:
@@ -259,6 +294,14 @@ def main() -> int:
     draws = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (IMAGES, *SHAPE), dtype=torch.uint8, generator=draws)
     labels = torch.randint(0, CLASSES, (IMAGES,), generator=draws)
+    if flags.augment:
+        print(
+            f"{torch.get_num_threads()} threads; {flags.repeats} interleaved repeats; ms a batch of {AUGMENT_BATCH}\n"
+        )
+        for name, values in measure_augmentation(pixels, labels, flags.repeats).items():
+            scaled = sorted(1e3 * value for value in values)
+            print(f"  {name:14} {statistics.median(scaled):7.3f} ({scaled[0]:.3f} to {scaled[-1]:.3f})")
+        return 0
     print(f"{flags.repeats} interleaved repeats; seconds for {IMAGES:,} images of {SHAPE}, median (least to most)\n")
     for case in CASES:
         times = measure(case, pixels, labels, flags.repeats)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from fcnet import distributed
+from fcnet.data.balance import class_weights, even_sample
+from fcnet.data.mixing import mixed_target
 from fcnet.errors import UserError
 from fcnet.seeds import generator
 
@@ -19,7 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from fcnet.data.augment import Transform
+    from fcnet.data.mixing import Mixing, Mixture
     from fcnet.data.whitening import Whitening
+
+BALANCES = ("none", "weights", "sampling")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +33,23 @@ class Batch:
 
     Attributes:
         images: float (B, …), normalised, on the device; (B, k) where they are whitened.
-        labels: int64 (B,), class indices, on the device.
+        labels: int64 (B,), class indices, on the device; of a mixed image the one of the larger share.
+        target: what the loss is told: the labels, or where images are mixed or weighted float32
+            (B, C), the share of each class, times its weight.
         size: the number of images in the global batch.
     """
 
     images: Tensor
     labels: Tensor
+    target: Tensor
     size: int
 
     def split(self, num_parts: int) -> list[Batch]:
         """The images in ``num_parts`` runs of about one length, or in fewer where there are fewer images."""
         if num_parts == 1 or len(self.labels) < 2:
             return [self]
-        parts = zip(self.images.tensor_split(num_parts), self.labels.tensor_split(num_parts), strict=True)
-        return [Batch(images, labels, self.size) for images, labels in parts if len(labels)]
+        columns = (column.tensor_split(num_parts) for column in (self.images, self.labels, self.target))
+        return [Batch(x, y, t, self.size) for x, y, t in zip(*columns, strict=True) if len(y)]
 
 
 def normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -72,7 +80,7 @@ class Batches:
 
     Iterating gives every image once, in order and as it is. `epoch` gives every image once, in an
     order and with changes that follow from a seed and the epoch's number. The last batch holds
-    what is left.
+    what is left. A batch is made in this order: changed, cutmix, mixup, normalised, whitened.
 
     Args:
         images: uint8 (N, C, H, W), or a floating dtype (N, …), which is used as it is.
@@ -81,6 +89,11 @@ class Batches:
         rows: int64, which of the N images count; None: all.
         statistics: mean and std, float32 (C,) each, of uint8 images; None divides by 255 alone.
         augment: changes for the images of an epoch, one after another; uint8 images only.
+        mixing: what makes an epoch's images of two; uint8 images only.
+        balance: what makes classes of different sizes count the same in an epoch: ``"weights"`` in
+            the target, or ``"sampling"``, by which an epoch is as many images, drawn with
+            replacement from classes that are equally likely; or ``"none"``.
+        num_classes: C, of mixed or weighted targets; None: as many as the labels need, two at least.
         whitening: what becomes of normalised images, on ``device``; uint8 images only.
         device: where batches are wanted. Images move there whole when they take up at most half
             of its free memory; otherwise they stay where they are and each batch moves.
@@ -106,17 +119,24 @@ class Batches:
         rows: Tensor | None = None,
         statistics: tuple[Tensor, Tensor] | None = None,
         augment: Sequence[Transform] = (),
+        mixing: Mixing | None = None,
+        balance: str = "none",
+        num_classes: int | None = None,
         whitening: Whitening | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        _check(images, labels, batch_size, changed=bool(augment) or whitening is not None)
+        changed = bool(augment) or mixing is not None or whitening is not None
+        _check(images, labels, batch_size, balance, changed=changed)
         self.device = torch.device(device)
         self.batch_size = batch_size
         self.augment = tuple(augment)
+        self.mixing = mixing
+        self.balance = balance
         self.whitening = whitening
         self.images = _settled(images, self.device)
         self.labels = labels.to(self.device)
         self.rows = torch.arange(len(labels)) if rows is None else rows
+        self.num_classes = num_classes or max(2, int(labels.max()) + 1 if len(labels) else 0)
         self._rows_of_pixels = self.images.view(len(images), -1)
         if images.dtype == torch.uint8:
             mean, std = statistics or (torch.zeros(images.shape[1]), torch.ones(images.shape[1]))
@@ -136,8 +156,10 @@ class Batches:
         """Every image once, in order, unchanged."""
         return self._batches(self.rows, (), start=0)
 
-    def epoch(self, seed: int, epoch: int, *, start: int = 0, recycle: bool = False) -> Iterator[Batch]:
-        """Every image once, in the order and with the changes of this epoch.
+    def epoch(
+        self, seed: int, epoch: int, *, start: int = 0, recycle: bool = False, shuffle: bool = True
+    ) -> Iterator[Batch]:
+        """Every image once, or as many as `balance` samples, in the order and with the changes of this epoch.
 
         Args:
             seed: the run's seed.
@@ -145,25 +167,38 @@ class Batches:
             start: the number of batches to leave out at the beginning.
             recycle: whether a batch's images may take the memory of the batch before, which is
                 still in the processor's cache; for a loop that keeps none.
+            shuffle: whether to leave the rows' own order, and to sample.
 
         Yields:
             The batches from ``start`` on, the same whatever ``start`` and the number of ranks.
         """
-        order = torch.randperm(self.num_images, generator=generator(seed, "order", epoch))
+        rows = self._ordered(seed, epoch) if shuffle else self.rows
         drawn = [
             transform.draw(self.num_images, generator(seed, "augment", place, epoch))
             for place, transform in enumerate(self.augment)
         ]
+        mixture = None
+        if self.mixing is not None:
+            height, width = self.images.shape[2:]
+            mixture = self.mixing.draw(self.num_images, (height, width), generator(seed, "mixing", epoch))
+        weights = class_weights(self._own_labels(), self.num_classes) if self.balance == "weights" else None
         largest = min(self.batch_size, self.num_images)
         memory = torch.empty(largest, self._rows_of_pixels.shape[1], device=self.device) if recycle else None
-        return self._batches(self.rows[order], drawn, start=start, memory=memory)
+        return self._batches(rows, drawn, mixture, weights, start=start, memory=memory)
 
-    def take(self, rows: Tensor, drawn: Sequence[Tensor] = (), memory: Tensor | None = None) -> Tensor:
-        """The images of some rows, changed as drawn and normalised, on the device.
+    def take(
+        self,
+        rows: Tensor,
+        drawn: Sequence[Tensor] = (),
+        mixture: Mixture | None = None,
+        memory: Tensor | None = None,
+    ) -> Tensor:
+        """The images of some rows, changed as drawn, mixed and normalised, on the device.
 
         Args:
-            rows: int64 (B,), on the device of ``images``.
+            rows: int64 (B,), on the device of ``images``; with a mixture (2B,), the partners' last.
             drawn: for each of the changes its numbers, a row an image, on the batches' device.
+            mixture: of B images, on the batches' device; None mixes none.
             memory: float32 (B or more, C · H · W), where uint8 images are to be made; None: new memory.
 
         Returns:
@@ -178,22 +213,66 @@ class Batches:
             for transform, numbers in zip(self.augment, drawn, strict=True):
                 images = transform.apply(images, numbers)
             pixels = images.reshape(pixels.shape)
-        values = torch.empty(pixels.shape, device=self.device) if memory is None else memory[: len(pixels)]
-        values = torch.addcmul(self._shift, values.copy_(pixels), self._scale, out=values)
+        size = len(pixels) if mixture is None else len(pixels) // 2
+        values = torch.empty(size, pixels.shape[1], device=self.device) if memory is None else memory[:size]
+        if mixture is None:
+            values.copy_(pixels)
+        else:
+            own, partners = pixels[:size].view(-1, *shape), pixels[size:].view(-1, *shape)
+            values.copy_(mixture.pasted(own, partners).flatten(1))
+            mixture.blend_in(values, partners)
+        values = torch.addcmul(self._shift, values, self._scale, out=values)
         return values.view(-1, *shape) if self.whitening is None else self.whitening(values)
 
+    def _own_labels(self) -> Tensor:
+        """Those of the rows, on the device."""
+        return self.labels.index_select(0, self.rows.to(self.device))
+
+    def _ordered(self, seed: int, epoch: int) -> Tensor:
+        """The rows of an epoch."""
+        if self.balance == "sampling":
+            return self.rows[even_sample(self._own_labels().cpu(), generator(seed, "sample", epoch))]
+        return self.rows[torch.randperm(self.num_images, generator=generator(seed, "order", epoch))]
+
     def _batches(
-        self, rows: Tensor, drawn: Sequence[Tensor], *, start: int, memory: Tensor | None = None
+        self,
+        rows: Tensor,
+        drawn: Sequence[Tensor],
+        mixture: Mixture | None = None,
+        weights: Tensor | None = None,
+        *,
+        start: int,
+        memory: Tensor | None = None,
     ) -> Iterator[Batch]:
-        labels = self.labels.index_select(0, rows.to(self.device))
+        rows = _beside_partners(rows, mixture)
+        drawn = [_beside_partners(numbers, mixture).to(self.device) for numbers in drawn]
+        labels = self.labels[rows.to(self.device)]
         rows = rows.to(self.images.device)
-        drawn = [numbers.to(self.device) for numbers in drawn]
-        for first in range(start * self.batch_size, len(rows), self.batch_size):
-            size = min(self.batch_size, len(rows) - first)
+        mixture = None if mixture is None else mixture.to(self.device)
+        for first in range(start * self.batch_size, self.num_images, self.batch_size):
+            size = min(self.batch_size, self.num_images - first)
             mine = distributed.share(size)
             part = slice(first + mine.start, first + mine.stop)
-            images = self.take(rows[part], [numbers[part] for numbers in drawn], memory)
-            yield Batch(images, labels[part], size)
+            mixed = None if mixture is None else mixture.rows(part)
+            numbers = [each[:, part].flatten(0, 1) for each in drawn]
+            images = self.take(rows[:, part].flatten(), numbers, mixed, memory)
+            yield self._batch(images, labels[:, part], mixed, weights, size)
+
+    def _batch(
+        self, images: Tensor, labels: Tensor, mixture: Mixture | None, weights: Tensor | None, size: int
+    ) -> Batch:
+        """A batch of images whose labels are (1, B), or (2, B) with the partners'."""
+        own = labels[0]
+        if mixture is None and weights is None:
+            return Batch(images, own, own, size)
+        share = None if mixture is None else mixture.share
+        target = mixed_target(labels, share, weights, self.num_classes)
+        return Batch(images, own if share is None else torch.where(share >= 0.5, own, labels[1]), target, size)
+
+
+def _beside_partners(values: Tensor, mixture: Mixture | None) -> Tensor:
+    """(N, …) -> (1, N, …), or (2, N, …) with those of the partners."""
+    return values[None] if mixture is None else torch.stack([values, values[mixture.partner]])
 
 
 def _for_each_pixel(values: Tensor, images: Tensor) -> Tensor:
@@ -234,7 +313,7 @@ def _settled(images: Tensor, device: torch.device) -> Tensor:
     return images.to(device) if images.nbytes <= free_bytes // 2 else images
 
 
-def _check(images: Tensor, labels: Tensor, batch_size: int, *, changed: bool) -> None:
+def _check(images: Tensor, labels: Tensor, batch_size: int, balance: str, *, changed: bool) -> None:
     if labels.ndim != 1 or len(images) != len(labels):
         raise UserError(f"expected images (N, …) and labels (N,), got {tuple(images.shape)} and {tuple(labels.shape)}")
     if labels.dtype != torch.int64:
@@ -247,3 +326,5 @@ def _check(images: Tensor, labels: Tensor, batch_size: int, *, changed: bool) ->
         raise UserError(f"images must be uint8 to be augmented or whitened, got {images.dtype}")
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {batch_size}")
+    if balance not in BALANCES:
+        raise UserError(f"balance must be one of {', '.join(BALANCES)}, got {balance!r}")

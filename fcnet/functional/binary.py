@@ -84,15 +84,17 @@ def _decision(x: Tensor) -> Tensor:
     return (x >= 0).to(x.dtype)
 
 
-def cost_and_slope(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum of the costs without weights, and its derivative s(x) − t in the logits, a new tensor.
+def cost_and_slope(x: Tensor, t: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The sum of the costs, and its derivative s(x) − t in the logits, times their weights, a new tensor.
 
     Args:
         x: logits, any shape, float32 or float64.
         t: the same shape and dtype.
+        weight: a factor for each finite cost, likewise; None is 1.
     """
     against, decay, costs = _apart(x, t)
-    return costs.sum(), _slope(x, against, decay)
+    slope = _slope(x, against, decay)
+    return (costs.sum(), slope) if weight is None else (costs.mul_(weight).sum(), slope.mul_(weight))
 
 
 def _apart(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:

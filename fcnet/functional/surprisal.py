@@ -22,19 +22,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def cost_and_slope(x: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+def cost_and_slope(x: Tensor, target: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
     """The sum of the rows' cross-entropies, and its derivative in the logits.
 
     Args:
         x: logits (N, C), float32 or float64.
-        labels: int64 (N,), in [0, C).
+        target: class indices int64 (N,), in [0, C); or class probabilities in the shape and dtype of ``x``.
         label_smoothing: ε in [0, 1].
 
     Returns:
         A scalar, and a new tensor (N, C).
     """
     slope = torch.empty_like(x)
-    costs, rate = Labels(labels.unsqueeze(1), None, None, label_smoothing, 1).costs(x, slope)
+    targets: Targets
+    if target.is_floating_point():
+        targets = Probabilities(target, None, label_smoothing, 1)
+    else:
+        targets = Labels(target.unsqueeze(1), None, None, label_smoothing, 1)
+    costs, rate = targets.costs(x, slope)
     return costs.sum(), slope.mul_(rate)
 
 

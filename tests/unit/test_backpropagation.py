@@ -33,19 +33,21 @@ def problem(network: dict[str, Any], size: int, seed: int) -> tuple[MLP, Tensor,
     return model, x, torch.randint(network["num_classes"], (size,), generator=draws)
 
 
-def by_autograd(model: MLP, x: Tensor, labels: Tensor, loss: CrossEntropy, scale: float) -> tuple[Tensor, list[Tensor]]:
-    total = loss(model(x), labels)
+def by_autograd(model: MLP, x: Tensor, target: Tensor, loss: CrossEntropy, scale: float) -> tuple[Tensor, list[Tensor]]:
+    total = loss(model(x), target)
     return total, list(torch.autograd.grad(total * scale, list(model.parameters())))
 
 
-@given(NETWORKS, st.integers(1, 7), st.sampled_from([0.0, 0.1, 0.5]), st.integers(0, 1000))
+@given(NETWORKS, st.integers(1, 7), st.sampled_from([0.0, 0.1, 0.5]), st.integers(0, 1000), st.booleans())
 def test_loss_logits_and_gradients_are_autograds(
-    network: dict[str, Any], size: int, label_smoothing: float, seed: int
+    network: dict[str, Any], size: int, label_smoothing: float, seed: int, mixed: bool
 ) -> None:
-    model, x, labels = problem(network, size, seed)
+    model, x, target = problem(network, size, seed)
+    if mixed:
+        target = torch.rand(size, network["num_classes"], generator=torch.Generator().manual_seed(seed)).double() + 0.1
     loss = CrossEntropy(label_smoothing)
-    expected, gradients = by_autograd(model, x, labels, loss, 1 / size)
-    total, logits = backpropagate(model, x, labels, loss, scale=1 / size)
+    expected, gradients = by_autograd(model, x, target, loss, 1 / size)
+    total, logits = backpropagate(model, x, target, loss, scale=1 / size)
     assert_close(total, expected, rtol=1e-12, atol=1e-14)
     assert_close(logits, model(x), rtol=0, atol=0)
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):

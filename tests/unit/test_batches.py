@@ -15,6 +15,7 @@ from fcnet import distributed
 from fcnet.data.augment import Flip, Shift
 from fcnet.data.batches import Batches, normalize, split_validation
 from fcnet.errors import UserError
+from fcnet.seeds import generator
 
 if TYPE_CHECKING:
     from fcnet.data.augment import Transform
@@ -121,6 +122,15 @@ def test_shift_moves_an_image_and_fills_with_black() -> None:
                 if 0 <= row + top - 2 < 6 and 0 <= column + left - 2 < 5:
                     expected[:, row, column] = before[:, row + top - 2, column + left - 2]
         assert_close(after, expected)
+
+
+def test_images_that_are_not_shuffled_are_changed_in_order() -> None:
+    parts = list(batches(augment=AUGMENT).epoch(1, 2, shuffle=False))
+    assert torch.equal(torch.cat([part.labels for part in parts]), LABELS)
+    images = PIXELS
+    for place, transform in enumerate(AUGMENT):
+        images = transform.apply(images, transform.draw(23, generator(1, "augment", place, 2)))
+    assert_close(torch.cat([part.images for part in parts]), normalize(images, *STATISTICS))
 
 
 def test_making_a_batch_leaves_the_images_as_they_are() -> None:

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from fcnet import build, config, distributed
-from fcnet.data.augment import Flip, Shift
+from fcnet.data.augment import Affine, ColorJitter, Cutout, Flip, Shift
+from fcnet.data.mixing import Mixing
 from fcnet.errors import UserError
 from fcnet.losses import CrossEntropy
 from fcnet.models import MLP, LogisticRegression
@@ -114,12 +115,13 @@ def test_names_that_are_no_classes_are_refused() -> None:
     assert str(error.value) == "data.classes must be among 0, 1, 2, 3, got cat, dog"
 
 
-@pytest.mark.parametrize("shift", [5, 6])
-def test_a_shift_as_large_as_the_images_is_refused(shift: int) -> None:
-    assert built({"augment": {"shift": 4}}).training.batches.augment
+@pytest.mark.parametrize("name", ["shift", "cutout"])
+@pytest.mark.parametrize("pixels", [5, 6])
+def test_a_change_as_large_as_the_images_is_refused(name: str, pixels: int) -> None:
+    assert built({"augment": {name: 4}}).training.batches.augment
     with pytest.raises(UserError) as error:
-        built({"augment": {"shift": shift}})
-    assert str(error.value) == f"data.augment.shift must be less than the images' 6×5 pixels, got {shift}"
+        built({"augment": {name: pixels}})
+    assert str(error.value) == f"data.augment.{name} must be less than the images' 6×5 pixels, got {pixels}"
 
 
 def test_training_images_are_changed_as_asked() -> None:
@@ -128,6 +130,34 @@ def test_training_images_are_changed_as_asked() -> None:
     assert isinstance(flip, Flip)
     assert isinstance(shift, Shift)
     assert shift == Shift(2)
+
+
+def test_changes_come_in_one_order_whatever_the_order_in_the_configuration() -> None:
+    augment = {"cutmix": 0.5, "cutout": 3, "color_jitter": 0.4, "scale": 0.3, "rotate": 15.0, "shift": 2, "flip": True}
+    batches = built({"augment": augment}).training.batches
+    assert batches.augment == (Flip(), Shift(2), Affine(15.0, 0.3), ColorJitter(0.4), Cutout(3))
+    assert batches.mixing == Mixing(0.0, 0.5)
+    assert batches.num_classes == 4
+
+
+@pytest.mark.parametrize(
+    ("augment", "expected"),
+    [({"rotate": 15.0}, (Affine(15.0, 0.0),)), ({"scale": 0.3}, (Affine(0.0, 0.3),)), ({"mixup": 0.2}, ())],
+)
+def test_what_is_not_asked_for_is_not_there(augment: dict[str, Any], expected: tuple[object, ...]) -> None:
+    batches = built({"augment": augment}).training.batches
+    assert batches.augment == expected
+    assert batches.mixing == (Mixing(0.2) if "mixup" in augment else None)
+
+
+@pytest.mark.parametrize("balance", ["none", "weights", "sampling"])
+def test_training_alone_is_mixed_and_balanced(balance: str) -> None:
+    experiment = built({"augment": {"mixup": 1.0}, "balance": balance})
+    training, validation = experiment.training, experiment.training.validation
+    assert validation is not None
+    assert training.batches.balance == balance
+    for batches in (validation, experiment.test):
+        assert (batches.balance, batches.mixing) == ("none", None)
 
 
 def test_the_network_is_the_one_described() -> None:

@@ -74,6 +74,70 @@ def test_the_slope_is_the_derivative_that_torch_finds(num_outputs: int, smoothin
     assert_close(slope, derivative)
 
 
+def shares(num_outputs: int, size: int = 7) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """λ, weights, and two sets of one-hot labels, float64: (B, 1), (C,) and (B, C)."""
+    random = torch.Generator().manual_seed(1)
+    classes = max(num_outputs, 2)
+    share = torch.rand(size, 1, dtype=torch.float64, generator=random)
+    first, second = (functional.one_hot(torch.randint(classes, (size,), generator=random), classes) for _ in range(2))
+    return (
+        share,
+        0.1 + 3.0 * torch.rand(classes, dtype=torch.float64, generator=random),
+        first.double(),
+        second.double(),
+    )
+
+
+@pytest.mark.parametrize("num_outputs", [1, 2, 5])
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_shares_of_two_labels_cost_the_labels_costs_in_these_shares(num_outputs: int, smoothing: float) -> None:
+    loss, (logits, _) = CrossEntropy(smoothing), example(num_outputs)
+    share, weights, first, second = shares(num_outputs)
+    target = (share * first + (1 - share) * second) * weights
+    expected = torch.zeros((), dtype=torch.float64)
+    for row in range(len(logits)):
+        for factor, labels in ((share[row], first), (1 - share[row], second)):
+            label = labels[row].argmax()
+            cost = torchs_sum(logits[row : row + 1], label[None], smoothing)
+            expected += (factor * weights[label]).squeeze() * cost
+    assert_close(loss(logits, target), expected)
+
+
+@pytest.mark.parametrize("num_outputs", [1, 2, 5])
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_the_slope_of_shares_is_the_derivative_of_their_cost(num_outputs: int, smoothing: float) -> None:
+    logits, _ = example(num_outputs)
+    share, weights, first, second = shares(num_outputs)
+    target = (share * first + (1 - share) * second) * weights
+    both = torch.stack([torch.zeros_like(logits), logits], 1) if num_outputs == 1 else logits.clone()
+    smoothed = target * (1 - smoothing) + smoothing * target.mean(1, keepdim=True)
+    truth = -(smoothed * both.requires_grad_().log_softmax(1)).sum()
+    (derivative,) = torch.autograd.grad(truth, both)
+    loss, slope = CrossEntropy(smoothing).with_slope(logits, target)
+    assert_close(loss, truth.detach())
+    assert_close(slope, derivative[:, 1] if num_outputs == 1 else derivative)
+    CrossEntropy(smoothing)(logits.requires_grad_(), target).backward()
+    assert_close(logits.grad, slope)
+
+
+@pytest.mark.parametrize("num_outputs", [1, 2, 5])
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_all_of_one_label_is_the_label(num_outputs: int, smoothing: float) -> None:
+    loss, (logits, labels) = CrossEntropy(smoothing), example(num_outputs)
+    target = functional.one_hot(labels, max(num_outputs, 2)).float()
+    assert_close(loss(logits, target), loss(logits, labels))
+    for ours, theirs in zip(loss.with_slope(logits, target), loss.with_slope(logits, labels), strict=True):
+        assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("num_outputs", [1, 3])
+def test_a_batch_without_rows_of_shares_costs_nothing(num_outputs: int) -> None:
+    logits, _ = example(num_outputs, size=0)
+    loss, slope = CrossEntropy(0.1).with_slope(logits, torch.zeros(0, max(num_outputs, 2)))
+    assert loss.item() == CrossEntropy()(logits, torch.zeros(0, max(num_outputs, 2))).item() == 0.0
+    assert slope.shape == logits.shape
+
+
 @pytest.mark.parametrize("num_outputs", [1, 3])
 def test_the_slope_leaves_the_logits_as_they_are(num_outputs: int) -> None:
     logits, labels = example(num_outputs)
@@ -91,3 +155,8 @@ def test_a_sure_and_right_row_keeps_its_digits(num_outputs: int) -> None:
     assert_close(loss, truth, rtol=1e-6, atol=0.0)
     assert_close(CrossEntropy()(logits, torch.tensor([1])), truth, rtol=1e-6, atol=0.0)
     assert_close(slope.reshape(-1)[1 if num_outputs > 1 else 0], -truth, rtol=1e-6, atol=0.0)
+    doubled = torch.tensor([[0.0, 2.0, 0.0]])[:, : max(2, num_outputs)]
+    loss, slope = CrossEntropy().with_slope(logits, doubled)
+    assert_close(loss, 2 * truth, rtol=1e-6, atol=0.0)
+    assert_close(CrossEntropy()(logits, doubled), 2 * truth, rtol=1e-6, atol=0.0)
+    assert_close(slope.reshape(-1)[1 if num_outputs > 1 else 0], -2 * truth, rtol=1e-6, atol=0.0)

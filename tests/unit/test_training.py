@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fcnet import fit
 from fcnet.data.augment import Flip, Shift
 from fcnet.data.batches import Batches
+from fcnet.data.mixing import Mixing
 from fcnet.errors import UserError
 from fcnet.evaluation import evaluate
 from fcnet.files import read_sealed, write_sealed
@@ -166,6 +167,37 @@ def test_every_step_is_that_of_plain_torch(name: str, optimizer: str, num_classe
         assert record.train_accuracy == accuracy
         # float64 rounds in another order, and the divisions of AdamW and batch norm make that larger
         assert_close(weights(ours), weights(theirs), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("num_classes", [2, 3])
+@pytest.mark.parametrize("balance", ["none", "weights", "sampling"])
+@pytest.mark.parametrize("name", ["logistic regression", "plain", "normalised"])
+def test_a_step_on_mixed_and_balanced_images_is_that_of_plain_torch(
+    name: str, balance: str, num_classes: int, smoothing: float
+) -> None:
+    """The smoothed target of both labels, in their shares and weights, over the number of images."""
+    target = (labels(4) - 1).clamp(0, num_classes - 1)
+    batches = Batches(PIXELS, target, batch_size=8, mixing=Mixing(0.4, 1.0), balance=balance)
+    ours = network(name, num_classes)
+    theirs = copy.deepcopy(ours)
+    algorithm = GradientDescent(torch.optim.SGD(ours.parameters(), lr=0.1), epochs=1, loss=CrossEntropy(smoothing))
+    (record,) = fit(ours, batches, algorithm, seed=7)
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    total, hits = 0.0, 0
+    for batch in batches.epoch(7, 0):
+        logits = theirs(batch.images)
+        scores = logits if logits.ndim == 2 else torch.stack([torch.zeros_like(logits), logits], 1)
+        shares = (1 - smoothing) * batch.target + smoothing * batch.target.mean(1, keepdim=True)
+        loss = -(shares * scores.log_softmax(1)).sum() / len(batch.labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item() * len(batch.labels)
+        hits += int((scores.argmax(1) == batch.labels).sum())
+    assert record.train_loss == pytest.approx(total / 37, rel=1e-5)
+    assert record.train_accuracy == hits / 37
+    assert_close(weights(ours), weights(theirs), rtol=1e-4, atol=1e-5)  # float32, by hand and by autograd
 
 
 @pytest.mark.parametrize("name", ["plain", "normalised"])

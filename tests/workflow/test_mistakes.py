@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fcnet import cli, evaluate, predict, train
+from fcnet import cli, evaluate, figures, predict, train
 from fcnet.build import build
 from fcnet.config_file import dump_config, load_config
 from fcnet.errors import UserError
@@ -43,7 +43,7 @@ hidden = [6, 5]
 epochs = 2
 batch_size = 8
 """
-COMMANDS = {"train": train.main, "evaluate": evaluate.main, "predict": predict.main}
+COMMANDS = {"train": train.main, "evaluate": evaluate.main, "predict": predict.main, "figures": figures.main}
 STORE = {"store.json"} | {
     f"{split}_{part}.bin" for split in ("train", "test") for part in ("pixels", "labels", "moments")
 }
@@ -204,6 +204,11 @@ def evaluated(kind: str, flags: str, *lines: str, setup: Callable[[], object] = 
     return Mistake(kind, ["evaluate", *flags.split()], list(lines), setup)
 
 
+def drawn(kind: str, flags: str, *lines: str, setup: Callable[[], object] = lambda: None) -> Mistake:
+    """A mistake of ``figures sheets --augment made.toml`` and these flags, parted by spaces."""
+    return Mistake(kind, ["figures", "sheets", "--augment", "made.toml", *flags.split()], list(lines), setup)
+
+
 def predicted(kind: str, flags: str, *lines: str, setup: Callable[[], object] = finished_on_pets) -> Mistake:
     return Mistake(kind, ["predict", *flags.split()], list(lines), setup)
 
@@ -287,6 +292,32 @@ MISTAKES = [
     setting("unknown classes", "data.classes=['1','7','x']", "data.classes must be among 0, 1, 2, got 7, x"),
     setting("shift as large as the image", "data.augment={shift=4}",
             "data.augment.shift must be less than the images' 4×4 pixels, got 4"),
+    setting("cutout as large as the image", "data.augment={cutout=4}",
+            "data.augment.cutout must be less than the images' 4×4 pixels, got 4"),
+    setting("angle beyond half a turn", "data.augment={rotate=200}",
+            "data.augment.rotate (--set data.augment={rotate=200}) must be at most 180.0, got 200"),
+    setting("mixup that is no number", "data.augment.mixup=nan",
+            "data.augment.mixup (--set data.augment.mixup=nan) must be finite, got nan"),
+    setting("unknown balance", "data.balance=even",
+            "data.balance (--set data.balance=even) must be one of 'none', 'weights', 'sampling', got 'even'"),
+    # figures
+    Mistake("figures of nothing", ["figures", "sheets"], ["--augment CONFIG must be given"]),
+    Mistake("figures nowhere", ["figures", "--augment", "made.toml"],
+            ["the following arguments are required: DIR; see python -m fcnet.figures --help"]),
+    Mistake("figures of a config that is absent", ["figures", "sheets", "--augment", "x.toml"],
+            [f"--augment must name a file that can be read, got x.toml: {NOT_THERE}"]),
+    drawn("figures of no augmentation", "", "data.augment (made.toml) must ask for something to draw, got nothing"),
+    drawn("figures of a change too large", "--set data.augment={shift=4}",
+          "data.augment.shift must be less than the images' 4×4 pixels, got 4"),
+    drawn("figures of an unknown class", "--set data.augment={flip=true} --set data.classes=['1','x']",
+          "data.classes must be among 0, 1, 2, got x"),
+    drawn("figures into a file", "--set data.augment={flip=true}", "sheets: File exists",
+          setup=lambda: write("sheets", "")),
+    Mistake("figures inside a file",
+            ["figures", "made.toml/x", "--augment", "made.toml", "--set", "data.augment.flip=true"],
+            ["made.toml/x: Not a directory"]),
+    drawn("figure whose name is a folder's", "--set data.augment={flip=true}", "~: Is a directory",
+          setup=lambda: Path("sheets/augment.png").mkdir(parents=True)),
     setting("more components than pixels", "data.whiten=17",
             "data.whiten must be at most the 16 values of an image, got 17"),
     setting("residual without equal neighbours", "model.residual=true",

@@ -51,6 +51,10 @@ CPU = torch.device("cpu")
 ALL_AT_ONCE = ["optimizer.name=lbfgs", "train.batch_size=all", "train.epochs=36"]
 STEPS = ["optimizer.schedule=steps", "optimizer.milestones=[0.5,2]"]
 CLIPPED = ["model.normalization=layer", "model.activation=elu", "optimizer.schedule=linear", "optimizer.clip_norm=0.5"]
+MIXED = (
+    "data.augment={ flip = true, shift = 1, rotate = 20, scale = 0.2, color_jitter = 0.4, cutout = 2, mixup = 0.3, "
+    "cutmix = 1 }"
+)
 COURSES = [
     ["optimizer.name=sgd", "train.accumulate=3"],
     ["optimizer.name=adamw", "train.ema_decay=0.9"],
@@ -59,6 +63,14 @@ COURSES = [
     ["optimizer.name=adam", "optimizer.schedule=one_cycle", "train.patience=1"],
     ["data.whiten=9", "model.activation=gelu"],
     CLIPPED,
+    ["data.augment={ rotate = 20, scale = 0.2 }"],
+    ["data.augment={ color_jitter = 0.4, cutout = 2 }"],
+    ["data.augment={ mixup = 0.3 }", "model.normalization=none", "model.dropout=0.0"],
+    ["data.augment={ cutmix = 1 }", "data.classes=['3', '1']", "train.batch_size=4"],
+    ["data.balance=weights"],
+    ["data.balance=sampling"],
+    [MIXED, "data.balance=weights"],
+    [MIXED, "data.balance=sampling", "data.whiten=9", "train.accumulate=2"],
 ]
 FINISHED = {"config.toml", "metrics.jsonl", "summary.json", "model.safetensors", "model.json"}
 

@@ -1,0 +1,56 @@
+"""``python -m fcnet.figures``: draws what a configuration does to images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from fcnet import cli
+from fcnet.build import preview
+from fcnet.config_file import load_config
+from fcnet.errors import UserError
+from fcnet.files import replacing
+from fcnet.plots import image_sheet
+
+_DRAWS = 7
+
+
+def main(arguments: list[str]) -> int:
+    """Parses the flags, draws, prints; returns the exit code."""
+    parser = cli.Parser("figures", "Draw what a configuration does to images.")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="where the figures go; it is made if need be")
+    parser.add_argument("--augment", type=Path, metavar="CONFIG", help="draw the augmented images of this experiment")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one of its settings")
+    flags = parser.parse_args(arguments)
+    if flags.augment is None:
+        raise UserError("--augment CONFIG must be given")
+    sheets = _augmented(flags.augment, flags.set)
+    flags.folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in sheets.items():
+        with replacing(flags.folder / f"{name}.png") as sibling:
+            sibling.write_bytes(picture)
+        cli.say(str(flags.folder / f"{name}.png"))
+    return 0
+
+
+def _augmented(path: Path, overrides: list[str]) -> dict[str, bytes]:
+    """A sheet of all changes together, and one for each alone: the original, then several draws."""
+    config = load_config(path, overrides, flag="--augment")
+    asked = {name: value for name, value in config.data.augment.model_dump().items() if value}
+    if not asked:
+        raise UserError(f"data.augment ({path}) must ask for something to draw, got nothing")
+    classes, kinds = preview(config)
+    column_names = ["original", *(f"draw {number + 1}" for number in range(_DRAWS))]
+    sheets = {}
+    for kind, batches in kinds.items():
+        drawn = [batch.images for epoch in range(_DRAWS) for batch in batches.epoch(config.seed, epoch, shuffle=False)]
+        original = [batch.images for batch in batches]
+        title = ", ".join(f"{name} = {json.dumps(value)}" for name, value in asked.items() if kind in ("", name))
+        sheets["-".join(filter(None, ["augment", kind]))] = image_sheet(
+            original + drawn, title=title, row_names=classes, column_names=column_names
+        )
+    return sheets
+
+
+if __name__ == "__main__":
+    cli.command(main)

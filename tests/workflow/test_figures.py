@@ -1,0 +1,93 @@
+"""The command that draws."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+
+from fcnet import figures
+from fcnet.build import preview
+from fcnet.config_file import load_config
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONFIG = """
+[data]
+source = "synthetic"
+shape = [3, 8, 8]
+train_size = 60
+num_classes = 4
+whiten = 5
+augment = { flip = true, rotate = 20, mixup = 0.4 }
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "made.toml"
+    file.write_text(CONFIG)
+    return file
+
+
+def test_there_is_a_sheet_of_all_changes_and_one_of_each(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "new" / "sheets"
+    assert figures.main([str(folder), "--augment", str(config)]) == 0
+    expected = [folder / f"augment{kind}.png" for kind in ("", "-flip", "-rotate", "-mixup")]
+    assert capsys.readouterr().out.splitlines() == [str(path) for path in expected]
+    assert sorted(folder.iterdir()) == sorted(expected)
+    sheets = []
+    for path in expected:
+        with Image.open(path) as image:
+            image.load()
+            sheets.append(image.tobytes())
+    assert len(set(sheets)) == 4
+
+
+def test_what_is_set_counts_and_sheets_take_the_place_of_older_ones(config: Path, tmp_path: Path) -> None:
+    assert figures.main([str(tmp_path), "--augment", str(config)]) == 0
+    before = (tmp_path / "augment.png").read_bytes()
+    flags = ["--set", "data.augment={ flip = true }", "--set", "seed=3"]
+    assert figures.main([str(tmp_path), "--augment", str(config), *flags]) == 0
+    assert (tmp_path / "augment.png").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("classes", "shown"), [((), [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]), (("3", "1"), [3] * 5 + [1] * 5)]
+)
+def test_shown_are_pixels_of_training_images_of_each_class_before_whitening(
+    classes: tuple[str, ...], shown: list[int], config: Path
+) -> None:
+    names, kinds = preview(load_config(config, [f"data.classes={list(classes)}", "data.validation=0.2"]))
+    assert names == [str(label) for label in shown]
+    assert list(kinds) == ["", "flip", "rotate", "mixup"]
+    for batches in kinds.values():
+        (batch,) = batches
+        assert batch.images.shape == (len(shown), 3, 8, 8)
+        pixels = batches.images[batches.rows]
+        assert_close(batch.images, pixels / 255)
+        assert len(batches) == 1
+    (flipped,) = kinds["flip"].epoch(0, 0, shuffle=False)
+    (plain,) = kinds["flip"]
+    mirrored = (flipped.images == plain.images.flip(-1)).flatten(1).all(1)
+    as_it_was = (flipped.images == plain.images).flatten(1).all(1)
+    assert bool((mirrored | as_it_was).all())
+    assert 0 < int(mirrored.sum()) < len(shown)
+
+
+def test_many_classes_make_no_endless_sheet(config: Path) -> None:
+    names, _ = preview(load_config(config, ["data.num_classes=60"]))
+    assert names == [str(label) for label in range(10)]
+
+
+def test_drawing_leaves_torchs_own_numbers_alone(config: Path, tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    figures.main([str(tmp_path), "--augment", str(config)])
+    assert torch.equal(torch.get_rng_state(), before)
