@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from fcnet.data.batches import Batches, split_validation
 from fcnet.data.mixing import Mixing
 from fcnet.data.store import mean_and_std, open_store
 from fcnet.data.whitening import find_whitening
+from fcnet.data.workers import num_processors
 from fcnet.errors import UserError
 from fcnet.models import MLP, LogisticRegression
 from fcnet.network import Network
@@ -26,10 +26,11 @@ from fcnet.seeds import generator
 from fcnet.training import GradientDescent, Training
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from fcnet import config
     from fcnet.data.augment import Transform
+    from fcnet.data.building import Progress
     from fcnet.data.sources import Source
     from fcnet.data.store import Split, Store
     from fcnet.data.whitening import Whitening
@@ -39,6 +40,8 @@ _EVALUATION_BATCH = 1000
 _WHITENING_BATCH = 4096
 _ONE_THREAD_PRODUCTS = 20_000_000
 _PREVIEW_IMAGES = 10
+_UNEVEN = 2
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Experiment:
         network: the model under training with what it takes to use it.
         fingerprint: names the data to the bit.
         threads: how many processor threads fit the work.
+        remarks: what the user should know of the data, a line each.
     """
 
     training: Training
@@ -58,6 +62,7 @@ class Experiment:
     network: Network
     fingerprint: str
     threads: int
+    remarks: tuple[str, ...]
 
     def describe(self) -> str:
         """What is about to be trained, on what, in one line."""
@@ -74,17 +79,18 @@ class Experiment:
         )
 
 
-def build(config: config.Config, device: torch.device) -> Experiment:
+def build(config: config.Config, device: torch.device, progress: Progress | None = None) -> Experiment:
     """Opens the data and makes everything that trains on it.
 
     Args:
         config: the experiment.
         device: where the network and, when it fits, the data live.
+        progress: told how far the data is decoded; see `open_store`.
 
     Raises:
         UserError: the data is missing, broken, or does not fit the configuration.
     """
-    store = open_data(config.data)
+    store = open_data(config.data, progress)
     classes, labels, train_rows, validation_rows = _split(config, store)
     statistics = mean_and_std(store.train.moments[train_rows], store.shape[1] * store.shape[2])
     feed = partial(Batches, store.train.pixels, labels, statistics=statistics, device=device)
@@ -104,13 +110,22 @@ def build(config: config.Config, device: torch.device) -> Experiment:
         model, batches, _algorithm(config, model, len(batches)), validation=validation, seed=config.seed
     )
     mean, std = (values.to(device) for values in statistics)
-    network = Network(model, classes=classes, shape=store.shape, mean=mean, std=std, whitening=whitening)
+    network = Network(
+        model,
+        classes=classes,
+        shape=store.shape,
+        mean=mean,
+        std=std,
+        whitening=whitening,
+        resize=config.data.source == "images" and bool(config.data.size),
+    )
     return Experiment(
         training=training,
         test=test_batches(store, network, device),
         network=network,
         fingerprint=store.fingerprint,
         threads=config.train.threads or choose_threads(model, batches.batch_size),
+        remarks=(*_skipped(store), *_unevenness(labels[train_rows], classes)),
     )
 
 
@@ -151,9 +166,9 @@ def _split(config: config.Config, store: Store) -> tuple[Sequence[str], Tensor, 
     return classes, labels, rows[train_rows], rows[validation_rows]
 
 
-def open_data(data: config.Data) -> Store:
+def open_data(data: config.Data, progress: Progress | None = None) -> Store:
     """The store of the configured source, built when it is not there yet; one rank builds, the others wait."""
-    return open_store(_source(data))
+    return open_store(_source(data), progress=progress)
 
 
 def select(split: Split, known: Sequence[str], wanted: Sequence[str], key: str) -> tuple[Tensor, Tensor]:
@@ -178,7 +193,14 @@ def select(split: Split, known: Sequence[str], wanted: Sequence[str], key: str) 
     return (labels >= 0).nonzero().squeeze(1), labels
 
 
-def test_data(data: config.Data, network: Network, *, path: Path | None, device: torch.device) -> Batches:
+def test_data(
+    data: config.Data,
+    network: Network,
+    *,
+    path: Path | None,
+    device: torch.device,
+    progress: Progress | None = None,  # noqa: PT028 - no test, whatever its name
+) -> Batches:
     """The test split for a finished network: of its own data, or of other data of the same kind.
 
     Args:
@@ -186,6 +208,7 @@ def test_data(data: config.Data, network: Network, *, path: Path | None, device:
         network: whose classes and normalisation count.
         path: other data; None takes the network's own.
         device: where batches are wanted.
+        progress: told how far the data is decoded; see `open_store`.
 
     Raises:
         UserError: the data does not fit the network.
@@ -194,7 +217,7 @@ def test_data(data: config.Data, network: Network, *, path: Path | None, device:
         if data.source not in {"images", "cifar10", "arrays"}:
             raise UserError(f"--data must be left out for a network trained on {data.source}, got {path}")
         data = data.model_copy(update={"path": str(path)})
-    store = open_data(data)
+    store = open_data(data, progress)
     if store.shape != network.shape:
         raise UserError(f"{data.path} must hold images of shape {network.shape} for this network, got {store.shape}")
     return test_batches(store, network, device)
@@ -248,11 +271,33 @@ def _source(data: config.Data) -> Source:
         case "cifar10":
             return sources.cifar10(Path(data.path))
         case "images":
-            return sources.images(Path(data.path))
+            return sources.images(Path(data.path), data.size, skip_broken=data.skip_broken)
         case "arrays":
             return sources.arrays(Path(data.path))
         case "synthetic":
             return sources.synthetic(data.shape, data.train_size, data.test_size, data.num_classes)
+
+
+def _skipped(store: Store) -> Iterator[str]:
+    """A line where images of the source are not in the store."""
+    if store.skipped:
+        count = len(store.skipped)
+        total = count + len(store.train.labels) + len(store.test.labels)
+        names = ", ".join(name for name, _ in store.skipped[:_NAMED]) + (", …" if count > _NAMED else "")
+        yield f"skipped {count:,} broken of {total:,} images: {names}; all of them, and why, are in {store.about}"
+
+
+def _unevenness(labels: Tensor, classes: Sequence[str]) -> Iterator[str]:
+    """A line where the largest class has twice the training images of the smallest, or more."""
+    counts = sorted(
+        zip(labels.bincount(minlength=len(classes)).tolist(), classes, strict=True), key=lambda pair: -pair[0]
+    )
+    if counts[0][0] >= _UNEVEN * counts[-1][0]:
+        (most, largest), (least, smallest) = counts[0], counts[-1]
+        yield (
+            f"classes are uneven: {most:,} of {largest}, {least:,} of {smallest}; "
+            'data.balance = "weights" or "sampling" evens them out'
+        )
 
 
 def _transforms(augment: config.Augment) -> list[Transform]:
@@ -340,5 +385,4 @@ def choose_threads(model: MLP, batch_size: int) -> int:
     products = batch_size * sum(parameter.numel() for parameter in model.parameters())
     if products < _ONE_THREAD_PRODUCTS:
         return 1
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, available // distributed.num_ranks())
+    return max(1, num_processors() // distributed.num_ranks())

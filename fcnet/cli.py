@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, NoReturn
 
@@ -137,11 +138,33 @@ def joined_ranks(device: torch.device) -> Iterator[None]:
 def say(line: str) -> None:
     """One line on standard output, from the first rank alone; nothing ends because nobody reads it any more."""
     if distributed.rank() == 0:
-        try:
-            tqdm.write(line, file=sys.stdout)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            _fall_silent()
+        _say(line)
+
+
+@contextlib.contextmanager
+def decoding() -> Iterator[Callable[[int, int], None]]:
+    """Follows a store that is being made, if one is: a bar on a terminal, else one line once it is done.
+
+    Yields:
+        What is to be told how many of how many images are done. Of several ranks only the one that makes the
+        store is told anything, so it is that one which says it.
+    """
+    told: list[tuple[int, float]] = []
+    bars: list[tqdm[NoReturn]] = []
+    terminal = sys.stderr.isatty()
+    with contextlib.ExitStack() as stack:
+
+        def progress(done: int, total: int) -> None:
+            if not bars:
+                bar = tqdm(desc="decoding", unit=" images", total=total, initial=done, disable=not terminal)
+                bars.append(stack.enter_context(bar))
+            told.append((done, time.perf_counter()))
+            bars[0].update(done - bars[0].n)
+
+        yield progress
+    if told and not terminal:
+        (before, began), (done, ended) = told[0], told[-1]
+        _say(f"decoded {done:,} images in {ended - began:.1f} s" + (f", {before:,} of them before" if before else ""))
 
 
 def show(training: Training, events: Iterator[EpochRecord | None]) -> None:
@@ -179,6 +202,14 @@ def percent(accuracy: float, interval: tuple[float, float]) -> str:
     """An accuracy with its interval, as people read it."""
     low, high = interval
     return f"{accuracy:.2%} (95 % interval {low:.2%} to {high:.2%})"
+
+
+def _say(line: str) -> None:
+    try:
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _fall_silent()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -71,6 +71,10 @@ class Data(Section):
     """What makes classes count the same in training: weights in the loss, or drawing images class by class."""
     whiten: int = Field(default=0, ge=0, le=2**31 - 1)
     """Principal components kept, each scaled to unit variance; 0 is plain pixels."""
+    size: Annotated[tuple[_Count, ...], _List] = ()
+    """For images: height and width that every picture is scaled to cover, then cropped to; empty: as they are."""
+    skip_broken: bool = False
+    """For images: leave out pictures that cannot be read, and list them, instead of refusing the first."""
     shape: Annotated[tuple[_Count, _Count, _Count], _List] = (3, 32, 32)
     """For synthetic: channels, height and width."""
     train_size: _Count = 10_000
@@ -86,6 +90,8 @@ class Data(Section):
             raise ValueError(f"path|must be set for the source {self.source}|''")
         if self.path.encode(errors="ignore").decode() != self.path:
             raise ValueError(f"path|must be UTF-8|{self.path!r}")
+        if len(self.size) not in (0, 2):
+            raise ValueError(f"size|must be a height and a width, or none|{list(self.size)}")
         if self.source == "synthetic" and self.train_size < self.num_classes:
             raise ValueError(f"train_size|must be at least num_classes ({self.num_classes})|{self.train_size}")
         if self.classes and (len(self.classes) < 2 or len(set(self.classes)) < len(self.classes)):

@@ -35,7 +35,9 @@ def main(arguments: list[str]) -> int:
     if not run.started:
         raise UserError(f"{run.path} does not say what it was trained on: {run.config.name} is missing")
     data = load_config(run.config).data
-    result = evaluate(network.model, test_data(data, network, path=flags.data, device=device))
+    with cli.decoding() as progress:
+        test = test_data(data, network, path=flags.data, device=device, progress=progress)
+    result = evaluate(network.model, test)
     for line in table(result, network.classes):
         cli.say(line)
     file = flags.run / "evaluation.json"

@@ -48,6 +48,7 @@ class Network(nn.Module):
         mean: float32 (channels,), of pixels / 255, as in training.
         std: likewise.
         whitening: of normalised images, as in training; None: there was none.
+        resize: whether a picture of another size is brought to the network's, as in training.
     """
 
     mean: Tensor
@@ -62,6 +63,7 @@ class Network(nn.Module):
         mean: Tensor,
         std: Tensor,
         whitening: Whitening | None = None,
+        resize: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -70,6 +72,7 @@ class Network(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
         self.whitening = whitening
+        self.resize = resize
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits of uint8 images (B, channels, height, width): (B,) for two classes, else (B, C)."""
@@ -96,7 +99,7 @@ class Network(nn.Module):
             One prediction an image, in their order.
 
         Raises:
-            UserError: one of them is no image, or has another size than the network's.
+            UserError: one of them is no image, or has another size than the network's, unless pictures are resized.
         """
         if not images:
             return []
@@ -118,6 +121,7 @@ class Network(nn.Module):
             "shape": list(self.shape),
             "mean": self.mean.tolist(),
             "std": self.std.tolist(),
+            "resize": self.resize,
             "whiten": 0 if self.whitening is None else len(self.whitening.bias),
             **facts,
         }
@@ -145,6 +149,7 @@ class Network(nn.Module):
             mean=torch.tensor(facts["mean"]),
             std=torch.tensor(facts["std"]),
             whitening=Whitening(facts["whiten"], math.prod(facts["shape"])) if facts["whiten"] else None,
+            resize=facts.get("resize", False),  # absent where no picture was resized yet
         )
         network.load_state_dict(tensors)
         return network.to(device).eval()
@@ -154,7 +159,8 @@ class Network(nn.Module):
             pixels, name = image, f"images[{place}]"
         else:
             name = str(image) if isinstance(image, str | Path) else f"images[{place}]"
-            pixels = torch.from_numpy(decode_image(image, self.shape[0], name))
+            size = (self.shape[1], self.shape[2]) if self.resize else None
+            pixels = torch.from_numpy(decode_image(image, self.shape[0], name, size))
         if pixels.dtype != torch.uint8:
             raise UserError(f"{name} must be uint8, got {pixels.dtype}")
         if tuple(pixels.shape) != self.shape:

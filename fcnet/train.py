@@ -89,11 +89,14 @@ def _config(flags: argparse.Namespace, run: Run | None) -> Config:
 
 
 def _train(config: Config, run: Run | None, name: str, out: Path | None, *, device: torch.device) -> int:
-    experiment = build(config, device)
+    with cli.decoding() as progress:
+        experiment = build(config, device, progress)
     if run is None:
         made = str(Run.create(out, name, dump_config(config)).path) if distributed.rank() == 0 else ""
         run = Run(Path(distributed.from_first(made)))
     cli.say(f"{experiment.describe()}; {run.path}")
+    for remark in experiment.remarks:
+        cli.say(remark)
     training = experiment.training
     with cli.deferred_signals() as came:
         try:

@@ -6,9 +6,11 @@ pass into buffers made beforehand, and the same optimizer's step; with the bette
 all. Normalisation, activations, loss, counts and everything between are what is to be kept small.
 
 With ``--losses`` it times the cross-entropy, forward and backward, against torch's, with the memory at
-the peak. With ``--augment`` it times the making of a batch, plain and with each change of the images.
+the peak. With ``--augment`` it times the making of a batch, plain and with each change of the images. With
+``--store`` it times the making of a store of small JPEG files by one process and by all processors,
+against Pillow alone in as many processes, which keep nothing of what they decode.
 
-    python scripts/benchmark.py [--losses | --augment] [--repeats 5] [--json FILE]
+    python scripts/benchmark.py [--losses | --augment | --store] [--images 50000] [--repeats 5] [--json FILE]
 """
 
 from __future__ import annotations
@@ -16,15 +18,18 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import multiprocessing
 import os
 import platform
 import statistics
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -34,6 +39,7 @@ from torchvision import transforms
 import fcnet.functional
 from fcnet import MLP, GradientDescent
 from fcnet.build import choose_threads
+from fcnet.data import sources, store, workers
 from fcnet.data.augment import Affine, ColorJitter, Cutout, Flip, Shift
 from fcnet.data.batches import Batches
 from fcnet.data.mixing import Mixing
@@ -278,6 +284,63 @@ def measure_augmentation(pixels: Tensor, labels: Tensor, repeats: int) -> dict[s
     return {name: values[1:] for name, values in times.items()}
 
 
+def make_pictures(folder: Path, count: int) -> list[str]:
+    """JPEG files of 32×32 smooth noise, the last sixth to test on; their paths."""
+    draws, paths = np.random.default_rng(0), []
+    for number in range(count):
+        split, label = "test" if 6 * number >= 5 * count else "train", number % CLASSES
+        path = folder / split / str(label) / f"{number:05}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = Image.fromarray(draws.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        coarse.resize((32, 32), Image.Resampling.BICUBIC).save(path, quality=75)
+        paths.append(str(path))
+    return paths
+
+
+def decode_only(path: str) -> None:
+    """What a pool of processes that only decodes does to a file."""
+    with Image.open(path) as image:
+        np.asarray(image.convert("RGB"))
+
+
+def making(folder: Path, processors: int) -> Callable[[], float]:
+    """Seconds to make the store of a folder of images from nothing."""
+
+    def make() -> float:
+        workers.num_processors = lambda: processors
+        with tempfile.TemporaryDirectory() as cache:
+            started = time.perf_counter()
+            store.open_store(sources.images(folder), Path(cache))
+            return time.perf_counter() - started
+
+    return make
+
+
+def compare_stores(count: int, repeats: int) -> None:
+    """Pictures a second, in turn, after one round that does not count."""
+    processors = workers.num_processors()
+    with tempfile.TemporaryDirectory() as name, multiprocessing.get_context("spawn").Pool(processors) as pool:
+        paths = make_pictures(Path(name), count)
+
+        def bare() -> float:
+            started = time.perf_counter()
+            pool.map(decode_only, paths, chunksize=256)
+            return time.perf_counter() - started
+
+        contenders = {
+            "one process": making(Path(name), 1),
+            "all processors": making(Path(name), processors),
+            "bare": bare,
+        }
+        rounds = [{name: run() for name, run in contenders.items()} for _ in range(repeats + 1)][1:]
+    for contender in contenders:
+        speeds = sorted(count / times[contender] for times in rounds)
+        print(f"  {contender:14} {statistics.median(speeds):8,.0f} images/s ({speeds[0]:,.0f} to {speeds[-1]:,.0f})")
+    faster = statistics.median(times["one process"] / times["all processors"] for times in rounds)
+    share = statistics.median(times["bare"] / times["all processors"] for times in rounds)
+    print(f"  {faster:.2f} × one process, {share:.0%} of what Pillow alone decodes in {processors} processes")
+
+
 def main() -> int:
     """Measures, prints a table, and writes JSON lines where asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -285,11 +348,17 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="append a line for each case")
     parser.add_argument("--losses", action="store_true", help="compare the cross-entropy with torch's instead")
     parser.add_argument("--augment", action="store_true", help="time the making of a batch instead")
+    parser.add_argument("--store", action="store_true", help="time the making of a store instead")
+    parser.add_argument("--images", type=int, default=IMAGES, help="with --store: how many")
     flags = parser.parse_args()
     print(f"{os.cpu_count()} processors, torch {torch.__version__}, Python {platform.python_version()}")
     if flags.losses:
         print(f"{torch.get_num_threads()} threads; medians of {flags.repeats} interleaved repeats\n")
         compare_losses(flags.repeats)
+        return 0
+    if flags.store:
+        print(f"a store of {flags.images:,} JPEG files of 32×32; medians of {flags.repeats} interleaved repeats\n")
+        compare_stores(flags.images, flags.repeats)
         return 0
     draws = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (IMAGES, *SHAPE), dtype=torch.uint8, generator=draws)

@@ -38,7 +38,9 @@ _BROKEN = (
 )
 
 
-def decode_image(file: Path | IO[bytes] | Image.Image, channels: int, name: str) -> npt.NDArray[np.uint8]:
+def decode_image(
+    file: Path | IO[bytes] | Image.Image, channels: int, name: str, size: tuple[int, int] | None = None
+) -> npt.NDArray[np.uint8]:
     r"""Reads one image.
 
     Pixels are taken as they are stored: no rotation by EXIF, no colour profile; transparency is
@@ -49,6 +51,8 @@ def decode_image(file: Path | IO[bytes] | Image.Image, channels: int, name: str)
         file: a path, an open binary file, or an image that Pillow has opened, which stays open.
         channels: 1 (grey) or 3 (red, green, blue).
         name: what errors call the image.
+        size: (H, W) to bring the image to: it is scaled, its proportions kept and by Pillow's antialiased bicubic
+            filter, until it covers them, and what juts out is cut off alike on both sides; None: its own size.
 
     Returns:
         uint8 (C, H, W), an array of its own.
@@ -67,7 +71,8 @@ def decode_image(file: Path | IO[bytes] | Image.Image, channels: int, name: str)
         if image.mode.startswith(("I", "F")):
             raise UserError(f"{name} must have 8 bits a channel, got Pillow's mode {image.mode}")
         image.load()
-        pixels = np.asarray(_converted(image, "L" if channels == 1 else "RGB"), dtype=np.uint8)
+        converted = _converted(image, "L" if channels == 1 else "RGB")
+        pixels = np.asarray(converted if size is None else _covering(converted, size), dtype=np.uint8)
     return (pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)).copy()
 
 
@@ -88,6 +93,17 @@ def _converted(image: Image.Image, mode: str) -> Image.Image:
     if image.mode == "P":  # Pillow warns unless a palette's transparency is first made a channel
         image = image.convert("RGBA")
     return image.convert(mode)
+
+
+def _covering(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The middle of the image that has the proportions of ``size``, (H, W), and is as large as can be, at that size."""
+    from PIL.Image import Resampling
+
+    height, width = size
+    scale = min(image.width / width, image.height / height)
+    across, down = (image.width - scale * width) / 2, (image.height - scale * height) / 2
+    box = (max(across, 0.0), max(down, 0.0), image.width - max(across, 0.0), image.height - max(down, 0.0))
+    return image.resize((width, height), Resampling.BICUBIC, box=box)
 
 
 @contextlib.contextmanager

@@ -10,22 +10,24 @@ import contextlib
 import io
 import math
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from importlib.metadata import version
-from typing import IO, TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 import torch
 
+from fcnet.data.decoding import Decoding, decode_picture, decode_pictures, survey_pictures
 from fcnet.data.folders import SPLITS, SplitName, find_images, state
 from fcnet.data.npz import read_arrays
-from fcnet.data.pictures import decode_image, is_grey
+from fcnet.data.pictures import decode_image
+from fcnet.data.workers import in_order
 from fcnet.errors import UserError
 from fcnet.seeds import generator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -47,6 +49,8 @@ __all__ = [
 
 Fingerprint: TypeAlias = "Mapping[str, str | int | Sequence[int]]"
 CHUNK_BYTES = 1 << 24
+RUN_BYTES = 1 << 20
+_SURVEYED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +61,13 @@ class Examples:
         split: the split they belong to.
         pixels: uint8 (N, C, H, W).
         labels: int64 (N,), each a place among the classes.
+        skipped: names of images that belong here but cannot be read, each with the reason.
     """
 
     split: SplitName
     pixels: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
+    skipped: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +77,14 @@ class Contents:
     Attributes:
         classes: the names of the classes.
         examples: the images in a fixed order, train before test, decoded as they are asked for.
+        num_images: how many there are, those to be skipped among them; 0 where none has to be decoded.
+        after: the same examples without the first so many images, where that saves the work of decoding them.
     """
 
     classes: tuple[str, ...]
     examples: Iterator[Examples]
+    num_images: int = 0
+    after: Callable[[int], Iterator[Examples]] | None = None
 
 
 class Source(Protocol):
@@ -111,16 +121,18 @@ def cifar10(path: Path) -> Source:
     return _Cifar10(path)
 
 
-def images(path: Path) -> Source:
+def images(path: Path, size: Sequence[int] = (), *, skip_broken: bool = False) -> Source:
     """Image files: a folder ``train/CLASS/…`` and ``test/CLASS/…``, or a tar archive of one.
 
-    They have three channels unless every image is grey, in which case one. All must be of one size.
+    They have three channels unless every image is grey, in which case one.
 
     Args:
         path: the folder or the archive; see `find_images` for what may be in it, `decode_image`
             for how an image becomes pixels.
+        size: (H, W) that every image is brought to; empty: they are all of one size.
+        skip_broken: whether an image that cannot be read is left out, else it is an error.
     """
-    return _Images(path)
+    return _Images(path, tuple(size), skip_broken)
 
 
 def arrays(path: Path) -> Source:
@@ -215,33 +227,50 @@ class _Cifar10:
 @dataclass(frozen=True)
 class _Images:
     path: Path
+    size: tuple[int, ...]
+    skip_broken: bool
 
     def fingerprint(self) -> Fingerprint:
-        return {"kind": "images", **state(self.path), "pillow": version("pillow")}
+        found = {"kind": "images", **state(self.path), "pillow": version("pillow")}
+        # Only where they are set: the contents are else what they were before there were such settings.
+        return found | ({"size": self.size} if self.size else {}) | ({"skip_broken": 1} if self.skip_broken else {})
 
     def read(self) -> Contents:
         classes, files = find_images(self.path)
-        return Contents(classes, self._decoded(files))
+        return Contents(classes, self._decoded(files), len(files), lambda done: self._decoded(files, done))
 
-    def _decoded(self, files: list[ImageFile]) -> Iterator[Examples]:
+    def _decoded(self, files: list[ImageFile], done: int = 0) -> Iterator[Examples]:
+        how = self._how(files)
+        runs = [
+            mine[rows]
+            for split in SPLITS
+            for mine in [[file for file in files[done:] if file.split == split]]
+            for rows in _slices(len(mine), how.channels * how.height * how.width, RUN_BYTES)
+        ]
+        with contextlib.closing(in_order(decode_pictures, runs, how)) as decoded:
+            for run, rows in zip(runs, decoded, strict=True):
+                reasons = dict(rows.skipped)
+                labels = [file.label for place, file in enumerate(run) if place not in reasons]
+                skipped = tuple((run[place].name, reason) for place, reason in rows.skipped)
+                yield Examples(run[0].split, rows.array, np.array(labels, dtype=np.int64), skipped)
+
+    def _how(self, files: list[ImageFile]) -> Decoding:
+        how = Decoding(str(self.path), self.skip_broken)
         # Stops at the first image in colour; only a source without any has all its headers read.
-        channels = 1 if all(is_grey(_openable(file), self._name(file)) for file in files) else 3
-        first = decode_image(_openable(files[0]), channels, self._name(files[0]))
-        for split in SPLITS:
-            mine = [file for file in files if file.split == split]
-            for rows in _slices(len(mine), first.nbytes):
-                pixels = np.stack([self._pixels(file, first, files[0].name) for file in mine[rows]])
-                yield Examples(split, pixels, np.array([file.label for file in mine[rows]]))
-
-    def _pixels(self, file: ImageFile, like: npt.NDArray[np.uint8], like_name: str) -> npt.NDArray[np.uint8]:
-        pixels = decode_image(_openable(file), like.shape[0], self._name(file))
-        if pixels.shape != like.shape:
-            sizes = f"{_size(like)} pixels as {like_name} is, got {_size(pixels)}"
-            raise UserError(f"{self._name(file)} must be {sizes}")
-        return pixels
-
-    def _name(self, file: ImageFile) -> str:
-        return f"{file.name} in {self.path}"
+        runs = [files[start : start + _SURVEYED] for start in range(0, len(files), _SURVEYED)]
+        with contextlib.closing(in_order(survey_pictures, runs, how)) as surveyed:
+            how = replace(how, channels=1 if all(rows.array.all() for rows in surveyed) else 3)
+        if self.size:
+            return replace(how, height=self.size[0], width=self.size[1], resize=True)
+        for file in files:
+            try:
+                _, height, width = decode_picture(file, how).shape
+            except UserError:
+                if not self.skip_broken:
+                    raise
+            else:
+                return replace(how, height=height, width=width, like=file.name)
+        raise UserError(f"of the images in {self.path} at least one must be whole, got {len(files):,} broken ones")
 
 
 @dataclass(frozen=True)
@@ -299,16 +328,7 @@ class _Synthetic:
                 yield Examples(split, pixels.add_(pattern[labels]).numpy(), labels.numpy())
 
 
-def _slices(count: int, bytes_each: int) -> Iterator[slice]:
-    """Cuts ``count`` images into runs of about `CHUNK_BYTES`."""
-    size = max(1, CHUNK_BYTES // bytes_each)
+def _slices(count: int, bytes_each: int, chunk_bytes: int = 0) -> Iterator[slice]:
+    """Cuts ``count`` images into runs of about ``chunk_bytes``; 0: `CHUNK_BYTES`."""
+    size = max(1, (chunk_bytes or CHUNK_BYTES) // bytes_each)
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
-
-
-def _openable(file: ImageFile) -> Path | IO[bytes]:
-    return io.BytesIO(file.content) if isinstance(file.content, bytes) else file.content
-
-
-def _size(pixels: npt.NDArray[np.uint8]) -> str:
-    """Width × height, as image programs give it."""
-    return f"{pixels.shape[2]}×{pixels.shape[1]}"

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import math
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,26 +20,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcnet import files
+from fcnet.data.building import PARTS, build_store, locked, part_file, part_shapes, store_key
 from fcnet.data.folders import SPLITS
 from fcnet.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy.typing as npt
 
-    from fcnet.data.sources import Contents, Examples, Source
-
-FORMAT = 1  # to be raised when these files, or what a source makes of the same data, change
-_DTYPES = {"pixels": torch.uint8, "labels": torch.int64, "moments": torch.int64}
+    from fcnet.data.building import Progress
+    from fcnet.data.sources import Source
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Split:
     """The images of one split, mapped from files: read when touched, and shared by processes.
 
-    Writing to these tensors changes this process's memory, never the files.
+    Writing to these tensors changes this process's memory, never the files. While one of them lives the
+    store is in use: its files are locked, and `fcnet.data.cleaning` leaves it alone.
 
     Attributes:
         pixels: uint8 (N, C, H, W).
@@ -65,6 +60,8 @@ class Store:
         classes: the names of the classes, two or more.
         shape: (C, H, W) of every image.
         fingerprint: SHA-256 of what the store was made from, in hexadecimal.
+        skipped: images of the source that are not in it since they cannot be read, each with the reason.
+        about: the file that says all this.
     """
 
     train: Split
@@ -72,16 +69,25 @@ class Store:
     classes: tuple[str, ...]
     shape: tuple[int, int, int]
     fingerprint: str
+    skipped: tuple[tuple[str, str], ...]
+    about: Path
 
 
-def open_store(source: Source, cache: Path | None = None) -> Store:
+def cache_folder() -> Path:
+    """The folder of all stores: ``$FCNET_CACHE``, else ``~/.cache/fcnet``."""
+    return Path(os.environ.get("FCNET_CACHE") or Path.home() / ".cache" / "fcnet")
+
+
+def open_store(source: Source, cache: Path | None = None, progress: Progress | None = None) -> Store:
     """Maps a source's store, which is made first unless the cache has it.
 
     Of several processes that want a new store one makes it and the others wait.
 
     Args:
         source: what the store is made from.
-        cache: the folder of all stores; None: ``$FCNET_CACHE``, else ``~/.cache/fcnet``.
+        cache: the folder of all stores; None: `cache_folder`.
+        progress: told, while a store is made of images that have to be decoded, how many are done and
+            how many there are.
 
     Returns:
         The store.
@@ -97,17 +103,17 @@ def open_store(source: Source, cache: Path | None = None) -> Store:
         >>> store.train.pixels.shape, store.classes
         (torch.Size([20, 1, 8, 8]), ('0', '1'))
     """
-    cache = cache or Path(os.environ.get("FCNET_CACHE") or Path.home() / ".cache" / "fcnet")
+    cache = cache or cache_folder()
     fingerprint = source.fingerprint()
-    key = _key(fingerprint)
+    key = store_key(fingerprint)
     folder = cache / f"{fingerprint['kind']}-{key[:16]}"
     try:
         if store := _opened(folder, key):
             return store
         cache.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        with locked(folder):
             if not _opened(folder, key):
-                _build(source, key, folder)
+                build_store(source, fingerprint, folder, progress)
         store = _opened(folder, key)
     except OSError as error:
         raise UserError(
@@ -151,128 +157,37 @@ def mean_and_std(moments: Tensor, pixels_per_channel: int) -> tuple[Tensor, Tens
     return torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32)
 
 
-def _key(fingerprint: object) -> str:
-    canonical = json.dumps([FORMAT, fingerprint], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
 def _opened(folder: Path, key: str) -> Store | None:
     """The store in ``folder``; None if there is none, or not all of it."""
+    file = folder / "store.json"
     try:
-        about = json.loads((folder / "store.json").read_bytes())
+        about = json.loads(file.read_bytes())
         if about["fingerprint"] != key:
             return None
         shape = tuple(about["shape"])
         train, test = (_mapped(folder, split, about["counts"][split], shape) for split in SPLITS)
+        skipped = tuple((name, reason) for name, reason in about.get("skipped", []))
+        classes = tuple(about["classes"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    return Store(train, test, tuple(about["classes"]), shape, key)
+    with contextlib.suppress(OSError):
+        os.utime(file)  # the time of the last use, which a cache is cleaned by
+    return Store(train, test, classes, shape, key, skipped, file)
 
 
 def _mapped(folder: Path, split: str, count: int, shape: tuple[int, int, int]) -> Split:
     """Maps a split's files; a ValueError if one is not of the size it must be."""
-    shapes = {"pixels": (count, *shape), "labels": (count,), "moments": (count, 2, shape[0])}
-    parts = {}
-    for part, dtype in _DTYPES.items():
-        path, size = folder / _file_name(split, part), math.prod(shapes[part])
-        if path.stat().st_size != size * dtype.itemsize:
-            raise ValueError(f"{path} must be {size * dtype.itemsize} bytes, got {path.stat().st_size}")
-        parts[part] = torch.from_file(str(path), shared=False, size=size, dtype=dtype).view(shapes[part])
-    return Split(**parts)
+    shapes = part_shapes(count, shape)
+    return Split(**{part: _mapped_file(part_file(folder, split, part), shapes[part], PARTS[part]) for part in PARTS})
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Waits until no other process builds ``folder``, and keeps others waiting meanwhile.
-
-    The lock goes with the process that holds it, however that ends. Its file stays: removing it
-    could part two processes that wait for it.
-    """
-    with folder.with_name(f".{folder.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _build(source: Source, key: str, folder: Path) -> None:
-    """Makes the store; ``folder`` is not there until it is whole. Its lock must be held."""
-    _remove_leftovers(folder.parent)
-    unfinished = _unfinished(folder)
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    try:
-        about = {"fingerprint": key, **_write(source.read(), unfinished)}
-        if _key(source.fingerprint()) != key:
-            raise UserError(f"images must stay as they are while they are read, got a change ({folder.name})")
-        files.write_text(unfinished / "store.json", json.dumps(about, indent=2) + "\n")
-        if folder.exists():
-            shutil.rmtree(folder)  # files are missing from it, or cut short
-        unfinished.rename(folder)
-        files.flush(folder.parent)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _unfinished(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.unfinished")
-
-
-def _remove_leftovers(cache: Path) -> None:
-    """Removes what killed builds have left: unfinished stores that no process holds the lock of."""
-    for leftover in cache.glob(_unfinished(Path("*")).name):
-        with contextlib.suppress(BlockingIOError), leftover.with_suffix(".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(leftover)
-
-
-def _write(contents: Contents, folder: Path) -> dict[str, Any]:
-    """Writes the six files; returns what ``store.json`` says about them."""
-    counts = dict.fromkeys(SPLITS, 0)
-    shape: tuple[int, ...] = ()
-    present: set[int] = set()
-    with contextlib.ExitStack() as stack:
-        out = {
-            (split, part): stack.enter_context((folder / _file_name(split, part)).open("wb"))
-            for split in SPLITS
-            for part in _DTYPES
-        }
-        for examples in contents.examples:
-            _check_labels(examples, contents.classes)
-            for part, array in _parts(examples).items():
-                out[examples.split, part].write(np.ascontiguousarray(array).data)
-            counts[examples.split] += len(examples.labels)
-            shape = examples.pixels.shape[1:]
-            if examples.split == "train":
-                present.update(examples.labels.tolist())
-    for path in folder.iterdir():
-        files.flush(path)
-    _check_classes(contents.classes, present)
-    return {"classes": contents.classes, "shape": shape, "counts": counts}
-
-
-def _parts(examples: Examples) -> dict[str, npt.NDArray[Any]]:
-    x = examples.pixels.reshape(*examples.pixels.shape[:2], -1)
-    # Summed as int64, so exactly: C channels over p pixels for each of n images.
-    sums, squares = x.sum(-1, dtype=np.int64), np.einsum("ncp,ncp->nc", x, x, dtype=np.int64)
-    return {
-        "pixels": examples.pixels,
-        "labels": examples.labels,
-        "moments": np.stack([sums, squares], axis=1),
-    }
-
-
-def _check_labels(examples: Examples, classes: tuple[str, ...]) -> None:
-    outside = examples.labels[(examples.labels < 0) | (examples.labels >= len(classes))]
-    if len(outside):
-        raise UserError(f"labels must be 0 to {len(classes) - 1}, got {outside[0]} in {examples.split}")
-
-
-def _check_classes(classes: tuple[str, ...], present: set[int]) -> None:
-    if len(classes) < 2:
-        raise UserError(f"classes must be two or more, got {', '.join(classes) or 'none'}")
-    missing = [name for label, name in enumerate(classes) if label not in present]
-    if missing:
-        raise UserError(f"every class must have an image to train on, found none of {', '.join(missing[:5])}")
-
-
-def _file_name(split: str, part: str) -> str:
-    return f"{split}_{part}.bin"
+def _mapped_file(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:
+    size = math.prod(shape) * dtype.itemsize
+    with path.open("rb") as file:
+        # The mapping holds the file open, and with it this lock, until the last tensor over it is gone.
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_SH)
+        if (found := os.fstat(file.fileno()).st_size) != size:
+            raise ValueError(f"{path} must be {size} bytes, got {found}")
+        array: npt.NDArray[Any] = np.memmap(file, dtype, "c", shape=shape) if size else np.empty(shape, dtype)
+    return torch.from_numpy(array)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -298,3 +299,65 @@ def test_a_network_trained_on_what_has_no_path_takes_no_other_data(source: Any) 
 def test_a_test_split_without_the_networks_classes_is_refused() -> None:
     data = configured({"test_size": 2}).data
     assert refuse_data(data, network(("2", "3")), None) == "the test split must hold at least one image, got 0"
+
+
+def test_broken_pictures_are_skipped_counted_and_named_where_asked_for(tmp_path: Path) -> None:
+    path = folder_of_images(tmp_path / "pictures", {"a": 0, "b": 9})
+    for number in range(4, 8):
+        (path / "train" / "b" / f"{number}.png").write_bytes(b"")
+    data = {"source": "images", "path": str(path), "validation": 0.0}
+    with pytest.raises(UserError, match=r"^train/b/4\.png in .* must be an image"):
+        built(data)
+    experiment = built(data | {"skip_broken": True})
+    assert experiment.training.batches.num_images == 4
+    about = next((tmp_path / "cache").glob("images-*/store.json"))
+    (remark,) = experiment.remarks
+    assert remark == (
+        "skipped 4 broken of 12 images: train/b/4.png, train/b/5.png, train/b/6.png, …; "
+        f"all of them, and why, are in {about}"
+    )
+    reason = "must be an image (JPEG, PNG, BMP, GIF, PPM, TIFF, WEBP), got something else"
+    assert json.loads(about.read_text())["skipped"] == [[f"train/b/{number}.png", reason] for number in range(4, 8)]
+
+
+def test_pictures_of_several_sizes_are_resized_where_asked_for(tmp_path: Path) -> None:
+    path = folder_of_images(tmp_path / "pictures", {"a": 0, "b": 9})
+    Image.new("L", (50, 20), 7).save(path / "test" / "a" / "1.png")
+    data = {"source": "images", "path": str(path), "validation": 0.0}
+    with pytest.raises(
+        UserError, match=r"must be 5×6 pixels as train/a/0\.png is, got 50×20; data\.size resizes them$"
+    ):
+        built(data)
+    experiment = built(data | {"size": (7, 3)})
+    assert experiment.network.shape == (1, 7, 3)
+    assert experiment.network.resize
+    assert experiment.test.images[1].unique().tolist() == [7]
+    assert built(data | {"size": (7, 4)}).fingerprint != experiment.fingerprint
+    assert built(data | {"size": (7, 3), "skip_broken": True}).fingerprint != experiment.fingerprint
+    assert not built({"size": (7, 3)}).network.resize
+
+
+@pytest.mark.parametrize(
+    ("sizes", "line"),
+    [
+        ((9, 5, 8), None),
+        ((10, 8, 5), "classes are uneven: 10 of 0, 5 of 2; "),
+        ((3, 4000, 2000), "classes are uneven: 4,000 of 1, 3 of 0; "),
+    ],
+)
+def test_classes_are_uneven_from_twice_the_images_on(sizes: tuple[int, ...], line: str | None, tmp_path: Path) -> None:
+    labels = np.repeat(np.arange(3), sizes)
+    pixels = np.zeros((len(labels), 1, 6, 5), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", x_train=pixels, y_train=labels, x_test=pixels[:3], y_test=np.arange(3))
+    data = {"source": "arrays", "path": str(tmp_path / "x.npz"), "validation": 0.0}
+    remarks = built(data).remarks
+    assert remarks == (() if line is None else (f'{line}data.balance = "weights" or "sampling" evens them out',))
+
+
+def test_evenness_is_that_of_the_classes_and_images_trained_on(tmp_path: Path) -> None:
+    labels = np.repeat(np.arange(3), (8, 8, 2))
+    pixels = np.zeros((len(labels), 1, 6, 5), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", x_train=pixels, y_train=labels, x_test=pixels[:3], y_test=np.arange(3))
+    data = {"source": "arrays", "path": str(tmp_path / "x.npz"), "validation": 0.5}
+    assert built(data).remarks[0].startswith("classes are uneven: 4 of 0, 1 of 2; ")
+    assert built(data | {"classes": ("1", "0")}).remarks == ()

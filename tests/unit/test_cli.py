@@ -275,3 +275,31 @@ def test_a_training_is_a_line_an_epoch_and_a_bar_on_a_terminal_alone(
     ]
     assert ("6/6" in err) == terminal
     assert terminal or not err
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_decoding_is_a_bar_on_a_terminal_else_a_line(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    for told, line in (((0, 10, 20), "20 images in 0.0 s"), ((10, 20), "20 images in 0.0 s, 10 of them before")):
+        with cli.decoding() as progress:
+            for done in told:
+                progress(done, 20)
+        out, err = capsys.readouterr()
+        assert ("20/20" in err) == terminal
+        assert (out, err) == ("", err) if terminal else (f"decoded {line}\n", "")
+
+
+def test_where_nothing_is_decoded_or_it_fails_nothing_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with cli.decoding():
+        pass
+
+    def failing() -> None:
+        with cli.decoding() as progress:
+            progress(0, 20)
+            raise UserError
+
+    with pytest.raises(UserError):
+        failing()
+    assert capsys.readouterr() == ("", "")

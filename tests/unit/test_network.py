@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import fcnet
+from fcnet.data.pictures import decode_image
 from fcnet.errors import UserError
 from fcnet.files import read_sealed, write_sealed
 from fcnet.models import MLP, LogisticRegression
@@ -256,3 +257,25 @@ def test_a_network_of_a_newer_format_is_refused(tmp_path: Path) -> None:
     tensors, facts = read_sealed(tmp_path / "model")
     write_sealed(tmp_path / "model", tensors, facts | {"format": 2})
     assert refusal(tmp_path) == f"{tmp_path / 'model.json'} must be of format 1, got 2"
+
+
+def test_a_picture_of_another_size_is_resized_as_in_training_where_that_was_done(tmp_path: Path) -> None:
+    large = Image.fromarray(torch.randint(256, (40, 60, 3), dtype=torch.uint8).numpy())
+    large.save(tmp_path / "large.png")
+    net = network()
+    net.resize = True
+    net.save(tmp_path / "model", {})
+    expected = net.predict_images([torch.from_numpy(decode_image(tmp_path / "large.png", 3, "x", SHAPE[1:]))])
+    again = Network.load(tmp_path / "model")
+    assert again.resize
+    assert again.predict_images([tmp_path / "large.png"]) == again.predict_images([large]) == expected
+    with pytest.raises(UserError, match=r"^images\[0\] must be an image of 3×2×4 "):
+        again.predict_images([torch.zeros(3, 4, 4, dtype=torch.uint8)])
+
+
+def test_a_network_from_before_pictures_were_resized_resizes_none(tmp_path: Path) -> None:
+    network().save(tmp_path / "model", {})
+    tensors, facts = read_sealed(tmp_path / "model")
+    assert facts.pop("resize") is False
+    write_sealed(tmp_path / "model", tensors, facts)
+    assert not Network.load(tmp_path / "model").resize

@@ -192,7 +192,7 @@ def test_classes_are_in_alphabetical_order(tmp_path: Path) -> None:
 
 def test_chunks_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = contents(images(write(tmp_path, PAIR)))
-    monkeypatch.setattr(sources, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(sources, "RUN_BYTES", 1)
     assert len(list(images(tmp_path).read().examples)) == 5
     assert repr(contents(images(tmp_path))) == repr(whole)
 
@@ -596,3 +596,46 @@ def test_a_path_of_cifar10_that_is_a_file_is_refused(cifar_files: dict[str, byte
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=rf"^data\.path must be a folder with CIFAR-10, .*, got {tmp_path}/file: "):
         cifar10(tmp_path / "file").read()
+
+
+# --- one image, resized -----------------------------------------------------------------------------------
+
+
+def ramp(height: int, width: int) -> Image.Image:
+    """Red rises by 2 a column, green by 2 a row."""
+    rows, columns = np.mgrid[:height, :width]
+    return Image.fromarray(np.stack([2 * columns, 2 * rows, 0 * rows], -1).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("of", "to"),
+    [((60, 100), (6, 6)), ((100, 60), (6, 6)), ((60, 100), (3, 10)), ((50, 50), (5, 10))],
+)
+def test_an_image_is_scaled_to_cover_the_size_and_cropped_at_the_centre(
+    of: tuple[int, int], to: tuple[int, int]
+) -> None:
+    got = decode_image(ramp(*of), 3, "x", to).astype(float)
+    assert got.shape == (3, *to)
+    scale = min(of[0] / to[0], of[1] / to[1])
+    for axis, channel in ((1, got[0].mean(0)), (0, got[1].mean(1))):
+        # The centre of a pixel lies so far from the image's centre, in pixels of before.
+        places = (np.arange(to[axis]) - (to[axis] - 1) / 2) * scale + (of[axis] - 1) / 2
+        np.testing.assert_allclose(channel[1:-1], 2 * places[1:-1], atol=1)  # rounding; a border is mirrored
+
+
+def test_scaling_down_averages_so_that_fine_patterns_leave_no_trace() -> None:
+    stripes = Image.fromarray((np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8))
+    got = decode_image(stripes, 1, "x", (8, 8))
+    assert got.min() >= 125
+    assert got.max() <= 130
+
+
+def test_an_image_that_has_the_size_is_not_touched() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8))
+    np.testing.assert_array_equal(decode_image(image, 3, "x", (9, 7)), decode_image(image, 3, "x"))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 97), (97, 1), (3, 7), (33, 31), (200, 200)])
+@pytest.mark.parametrize("of", [(1, 1), (1, 50), (31, 33), (97, 89)])
+def test_every_size_can_be_made_of_every_other(of: tuple[int, int], size: tuple[int, int]) -> None:
+    assert np.all(decode_image(Image.new("L", of[::-1], 9), 1, "x", size) == np.full((1, *size), 9))

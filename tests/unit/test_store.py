@@ -20,7 +20,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fcnet.data import store as module
+from fcnet.data import building as module
 from fcnet.data.sources import Contents, Examples, digits, images, synthetic
 from fcnet.data.store import Store, mean_and_std, open_store
 from fcnet.errors import UserError
@@ -236,7 +236,7 @@ def test_what_a_killed_build_leaves_is_not_believed_and_goes_with_the_next(tmp_p
 
 
 def test_leftovers_of_the_same_store_do_not_get_into_it(tmp_path: Path) -> None:
-    folder = module._unfinished(tmp_path / f"made-{module._key(Made().fingerprint())[:16]}")
+    folder = module.unfinished(tmp_path / f"made-{module.store_key(Made().fingerprint())[:16]}")
     folder.mkdir()
     (folder / "train_pixels.bin").write_bytes(b"old")
     (folder / "stray").touch()

@@ -177,7 +177,8 @@ def everything(folder: str = ".") -> dict[Path, bytes | None]:
 
 @pytest.mark.usefixtures("pets")
 def test_training_says_what_it_trains_then_a_line_an_epoch_then_the_result(command: Callable[..., str]) -> None:
-    first, *epochs, last = command(train.main, "--config", "pets.toml", "--out", "run").splitlines()
+    decoded, first, *epochs, last = command(train.main, "--config", "pets.toml", "--out", "run").splitlines()
+    assert re.fullmatch(r"decoded 102 images in \d+\.\d s", decoded)
     assert first == (
         "63 training, 9 validation and 30 test images in 3 classes; layers 20-8-3, 195 parameters; cpu, 1 thread; run"
     )
@@ -195,6 +196,27 @@ def test_training_says_what_it_trains_then_a_line_an_epoch_then_the_result(comma
         f"test accuracy {facts['test_accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%})"
         f" on 30 images after {facts['train_seconds']:.1f} s of training"
     )
+
+
+@pytest.mark.usefixtures("pets")
+def test_training_says_what_it_skipped_and_that_classes_are_uneven_and_predicts_other_sizes(
+    command: Callable[..., str],
+) -> None:
+    for number in range(13):
+        Path(f"pets/train/ant/{number}.png").write_bytes(b"")
+    Image.new("L", (50, 30), 7).save("large.png")
+    changes = ["--set", "data.skip_broken=true", "--set", "data.size=[4,6]"]
+    decoded, first, skipped, uneven, *_ = command(
+        train.main, "--config", "pets.toml", "--out", "run", *changes
+    ).splitlines()
+    assert decoded.startswith("decoded 102 images in ")
+    assert "; layers 24-8-3, " in first
+    assert re.fullmatch(
+        r"skipped 13 broken of 102 images: train/ant/0\.png, train/ant/1\.png, train/ant/10\.png, …; all of them, .*",
+        skipped,
+    )
+    assert uneven.startswith("classes are uneven: ")
+    assert command(predict.main, "run", "large.png", "pets/test/bee/0.png").count("\n") == 2
 
 
 @pytest.mark.usefixtures("pets")
@@ -266,7 +288,7 @@ def test_another_seed_is_another_network(command: Callable[..., str]) -> None:
 @pytest.mark.usefixtures("pets")
 def test_runs_are_named_after_the_configuration_and_numbered(command: Callable[..., str]) -> None:
     for name in ("runs/pets", "runs/pets-2", "runs/pets-3"):
-        first, *_ = command(train.main, "--config", "pets.toml").splitlines()
+        first = command(train.main, "--config", "pets.toml").splitlines()[-5]
         assert first.endswith(f"; {name}")
         assert {entry.name for entry in Path(name).iterdir()} == FILES
 
@@ -376,7 +398,7 @@ def test_resume_of_a_run_killed_in_its_last_moment_removes_the_checkpoints(comma
 @pytest.mark.usefixtures("pets")
 @pytest.mark.parametrize(("flags", "run"), [([], "runs/pets"), (["--out", "a/b"], "a/b")])
 def test_resume_of_nothing_starts_from_the_start(flags: list[str], run: str, command: Callable[..., str]) -> None:
-    first, *epochs, _ = command(train.main, "--resume", "--config", "pets.toml", *flags).splitlines()
+    _, first, *epochs, _ = command(train.main, "--resume", "--config", "pets.toml", *flags).splitlines()
     assert first.endswith(f"; {run}")
     assert len(epochs) == 3
     command(train.main, "--config", "pets.toml", "--out", "again")

@@ -10,6 +10,7 @@ import signal
 import sys
 import tarfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fcnet import cli, evaluate, figures, predict, train
+from fcnet import cache, cli, evaluate, figures, predict, train
 from fcnet.build import build
 from fcnet.config_file import dump_config, load_config
 from fcnet.errors import UserError
@@ -43,7 +44,13 @@ hidden = [6, 5]
 epochs = 2
 batch_size = 8
 """
-COMMANDS = {"train": train.main, "evaluate": evaluate.main, "predict": predict.main, "figures": figures.main}
+COMMANDS = {
+    "cache": cache.main,
+    "train": train.main,
+    "evaluate": evaluate.main,
+    "predict": predict.main,
+    "figures": figures.main,
+}
 STORE = {"store.json"} | {
     f"{split}_{part}.bin" for split in ("train", "test") for part in ("pixels", "labels", "moments")
 }
@@ -209,6 +216,10 @@ def drawn(kind: str, flags: str, *lines: str, setup: Callable[[], object] = lamb
     return Mistake(kind, ["figures", "sheets", "--augment", "made.toml", *flags.split()], list(lines), setup)
 
 
+def cached(kind: str, flags: str, *lines: str) -> Mistake:
+    return Mistake(kind, ["cache", *flags.split()], list(lines))
+
+
 def predicted(kind: str, flags: str, *lines: str, setup: Callable[[], object] = finished_on_pets) -> Mistake:
     return Mistake(kind, ["predict", *flags.split()], list(lines), setup)
 
@@ -223,6 +234,7 @@ DEVICES = "--device must be auto, cpu, cuda or another of torch's devices"
 NO_MODEL = "run holds no finished network: model.json is missing"
 # 90,000 pixels times 2³¹ units are more bytes than a process has addresses.
 LARGE = "--set data.shape=[1,300,300] --set data.train_size=3 --set data.test_size=1"
+HOW = "--clean must be followed by one of NAME…, --older-than DAYS and --all, which say what to remove"
 MEMORY = "the network, the data and a batch must fit in memory, got: ~"
 
 MISTAKES = [
@@ -373,7 +385,25 @@ MISTAKES = [
     images("text in place of an image", after(pets, lambda: write("pets/test/dog/2.png", "no image")),
            f"test/dog/2.png in {{here}}/pets must be an image {FORMATS}, got something else"),
     images("image of another size", after(pets, lambda: picture("pets/test/dog/2.png", (5, 4))),
-           "test/dog/2.png in {here}/pets must be 4×4 pixels as train/cat/0.png is, got 5×4"),
+           "test/dog/2.png in {here}/pets must be 4×4 pixels as train/cat/0.png is, got 5×4; data.size resizes them"),
+    images("size of one number", lambda: None, "data.size (--set ~) must be a height and a width, or none, got [4]",
+           change="data.size=[4]"),
+    images("size of nothing", lambda: None, "data.size.1 (--set ~) must be at least 1, got 0",
+           change="data.size=[4,0]"),
+    images("class of broken images alone, which are skipped",
+           after(pets, *(partial(write, f"pets/train/cat/{number}.png", "") for number in range(6))),
+           "every class must keep an image where broken ones are skipped (6 are), found none of cat in train; "
+           f"the first: train/cat/0.png must be an image {FORMATS}, got something else",
+           change="data.skip_broken=true"),
+    images("class of broken test images alone, which are skipped",
+           after(pets, *(partial(write, f"pets/test/dog/{number}.png", "") for number in range(6))),
+           "every class must keep an image where broken ones are skipped (6 are), found none of dog in test; "
+           f"the first: test/dog/0.png must be an image {FORMATS}, got something else",
+           change="data.skip_broken=true"),
+    images("broken images alone, which are skipped",
+           after(pets, lambda: [file.write_bytes(b"") for file in Path("pets").rglob("*.png")]),
+           "of the images in {here}/pets at least one must be whole, got 24 broken ones",
+           change="data.skip_broken=true"),
     images("image of 16 bits", after(pets, lambda: picture("pets/train/cat/0.png", mode="I;16")),
            "train/cat/0.png in {here}/pets must have 8 bits a channel, got Pillow's mode I;16"),
     images("image behind a link to nowhere", after(pets, lambda: Path("pets/train/cat/9.png").symlink_to("gone")),
@@ -484,6 +514,14 @@ MISTAKES = [
               setup=after(finished, lambda: flip_a_bit("run/model.safetensors"))),
     evaluated("evaluate a damaged description", "run", f"run/model.json {SUM} it",
               setup=after(finished, lambda: flip_a_bit("run/model.json"))),
+    # cache
+    cached("cache with a word", "list", "unrecognized arguments: list; see python -m fcnet.cache --help"),
+    cached("clean nothing", "--clean", HOW),
+    cached("clean by name and all", "--clean digits-0 --all", HOW),
+    cached("all without clean", "--all", "--older-than and --all need --clean, which removes stores"),
+    cached("age without clean", "--older-than 3", "--older-than and --all need --clean, which removes stores"),
+    cached("age below 0", "--clean --older-than -1", "--older-than must be a number of days from 0 on, got -1.0"),
+    cached("clean an unknown store", "--clean x y", "--clean must name stores of ~/cache, got x, y"),
     # predict
     predicted("predict nothing", "run",
               "the following arguments are required: IMAGE; see python -m fcnet.predict --help"),
@@ -570,6 +608,7 @@ def test_a_mistake_is_a_line_and_code_2_and_leaves_everything_as_it_was(
     out, err = capsys.readouterr()
     assert re.fullmatch("\n".join(pattern(line, here) for line in mistake.lines) + "\n", err), err
     assert code == 2
+    out = re.sub(r"^decoded \d+ images in [\d.]+ s\n", "", out)
     assert re.fullmatch(r"[\d,]+ training, .*; run\n" if mistake.said else "", out), out
     assert everything(here) == before
     assert unfinished_in(tmp_path / "cache") == []

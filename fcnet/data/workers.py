@@ -1,0 +1,201 @@
+"""Several processes that decode pictures for one.
+
+Pillow holds the interpreter's lock for most of a small picture, so threads would gain nothing. The processes are
+started as programs of their own rather than by `multiprocessing`, which would import the caller's main module in each,
+torch and all. They are asked and answer through their standard input and output, and end with either: they cannot
+outlive the process that started them, whatever becomes of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from queue import SimpleQueue
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from fcnet.data.decoding import Decoding, Rows, decode_pictures, survey_pictures
+from fcnet.data.folders import ImageFile
+from fcnet.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Sequence
+    from concurrent.futures import Future
+
+    Work = Callable[[Sequence[ImageFile], Decoding], Rows]
+
+_WORK = {work.__name__: work for work in (decode_pictures, survey_pictures)}
+_WORTH_SECONDS = 1.0
+# The package itself imports torch, which takes seconds; this one stands for it, and has the same modules.
+_PROGRAM = """
+import sys, types
+package = sys.modules["fcnet"] = types.ModuleType("fcnet")
+package.__path__ = [sys.argv[1]]
+from fcnet.data.workers import serve
+serve()
+"""
+
+
+def in_order(work: Work, runs: Sequence[Sequence[ImageFile]], how: Decoding) -> Generator[Rows]:
+    """Does the work on each run of pictures: in this process, and in as many as there are processors once that pays.
+
+    It pays where one process would still be busy for a second or more, judged by the runs that are done.
+
+    Args:
+        work: `decode_pictures` or `survey_pictures`.
+        runs: the pictures, some for each piece of work.
+        how: what they are to become.
+
+    Yields:
+        What became of each run, in their order; the same whoever did it.
+
+    Raises:
+        UserError: as the work does, for the first run that it does it for.
+    """
+    seconds = 0.0
+    for done, run in enumerate(runs):
+        if done and num_processors() > 1 and seconds / done * (len(runs) - done) > _WORTH_SECONDS:
+            yield from _shared(work, runs[done:], how, num_processors())
+            return
+        started = time.perf_counter()
+        rows = work(run, how)
+        seconds += time.perf_counter() - started
+        yield rows
+
+
+def num_processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def serve() -> None:
+    """What a worker does: answers until nobody asks."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a decoder prints must not get among the answers
+    while asked := _receive(sys.stdin.buffer):
+        question, contents = asked
+        unsent = iter(contents)
+        files = [
+            ImageFile(name, "train", 0, next(unsent) if path is None else Path(path))
+            for name, path in question["files"]
+        ]
+        try:
+            rows = _WORK[question["work"]](files, Decoding(**question["how"]))
+        except (UserError, MemoryError):
+            _send(answers, {"done": False})
+        else:
+            _send(answers, {"done": True, "shape": rows.array.shape, "skipped": rows.skipped}, [rows.array.tobytes()])
+
+
+def _shared(work: Work, runs: Sequence[Sequence[ImageFile]], how: Decoding, count: int) -> Iterator[Rows]:
+    pending: deque[tuple[Sequence[ImageFile], Future[Rows | None]]] = deque()
+
+    def finished() -> Rows:
+        run, answer = pending.popleft()
+        # What no worker could do is done here: so its error is that of one process.
+        return answer.result() or work(run, how)
+
+    with _workers(count) as submit:
+        for run in runs:
+            pending.append((run, submit(work, run, how)))
+            if len(pending) > 2 * count:
+                yield finished()
+        while pending:
+            yield finished()
+
+
+@contextlib.contextmanager
+def _workers(count: int) -> Iterator[Callable[[Work, Sequence[ImageFile], Decoding], Future[Rows | None]]]:
+    """So many workers, or fewer where the system gives no more; gone when the block ends.
+
+    Yields:
+        A function that has work done: in the end its answer, or None where no worker could do it.
+    """
+    workers = _started(count)
+    free: SimpleQueue[subprocess.Popen[bytes] | None] = SimpleQueue()
+    if not workers:
+        free.put(None)
+    for worker in workers:
+        free.put(worker)
+    threads = ThreadPoolExecutor(count, thread_name_prefix="decoding")
+    try:
+        yield lambda work, run, how: threads.submit(_asked, free, work, run, how)
+    finally:
+        for worker in workers:
+            worker.kill()
+        threads.shutdown(cancel_futures=True)
+        for worker in workers:
+            with contextlib.suppress(BrokenPipeError), worker:
+                pass
+
+
+def _started(count: int) -> list[subprocess.Popen[bytes]]:
+    """So many workers, or fewer where the system gives no more."""
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    command = [sys.executable, "-P", "-c", _PROGRAM, str(Path(__file__).parents[1])]
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    workers: list[subprocess.Popen[bytes]] = []
+    with contextlib.suppress(OSError):
+        while len(workers) < count:
+            pipe = subprocess.PIPE
+            # A group of their own: Ctrl-C is for the process that asks.
+            workers.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, process_group=0))
+    return workers
+
+
+def _asked(
+    free: SimpleQueue[subprocess.Popen[bytes] | None], work: Work, run: Sequence[ImageFile], how: Decoding
+) -> Rows | None:
+    """A worker's answer, once one is free; None where it could not do the work, or is no more."""
+    worker = free.get()
+    try:
+        if worker is None or worker.stdin is None or worker.stdout is None:
+            return None
+        names = [(file.name, None if isinstance(file.content, bytes) else os.fspath(file.content)) for file in run]
+        contents = [file.content for file in run if isinstance(file.content, bytes)]
+        _send(worker.stdin, {"work": work.__name__, "how": asdict(how), "files": names}, contents)
+        answer = _receive(worker.stdout)
+    except (OSError, ValueError):
+        answer = None
+    finally:
+        free.put(worker)
+    if answer is None or not answer[0]["done"]:
+        return None
+    facts, (pixels,) = answer
+    skipped = tuple((place, reason) for place, reason in facts["skipped"])
+    return Rows(np.frombuffer(pixels, dtype=np.uint8).reshape(facts["shape"]), skipped)
+
+
+def _send(stream: IO[bytes], facts: dict[str, Any], contents: Sequence[bytes] = ()) -> None:
+    """Writes a line of JSON, which says how long the contents are, and the contents."""
+    facts = facts | {"lengths": [len(content) for content in contents]}
+    stream.write(json.dumps(facts).encode() + b"\n")
+    stream.writelines(contents)
+    stream.flush()
+
+
+def _receive(stream: IO[bytes]) -> tuple[dict[str, Any], list[bytes]] | None:
+    """What `_send` wrote; None where nothing more comes.
+
+    Raises:
+        ValueError: it is cut short.
+    """
+    line = stream.readline()
+    if not line:
+        return None
+    facts = json.loads(line)
+    contents = [stream.read(length) for length in facts["lengths"]]
+    if [len(content) for content in contents] != facts["lengths"]:
+        raise ValueError("cut short")
+    return facts, contents
