@@ -148,7 +148,7 @@ def test_data(data: config.Data, network: Network, *, path: Path | None, device:
         UserError: the data does not fit the network.
     """
     if path is not None:
-        if data.source not in {"images", "cifar10", "arrays"}:
+        if data.source not in {"images", "cifar10", "cifar100", "arrays"}:
             raise UserError(f"--data must be left out for a network trained on {data.source}, got {path}")
         data = data.model_copy(update={"path": str(path)})
     store = open_data(data)
@@ -203,6 +203,8 @@ def _source(data: config.Data) -> Source:
             return sources.digits()
         case "cifar10":
             return sources.cifar10(Path(data.path))
+        case "cifar100":
+            return sources.cifar100(Path(data.path))
         case "images":
             return sources.images(Path(data.path))
         case "arrays":

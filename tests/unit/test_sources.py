@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
-import http.server
 import io
 import os
-import pickle
 import tarfile
-import threading
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +17,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fcnet.data import sources
-from fcnet.data.sources import cifar10, decode_image, digits, images, synthetic
+from fcnet.data.sources import decode_image, digits, images, synthetic
 from fcnet.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy.typing as npt
@@ -477,122 +473,3 @@ def test_a_damaged_image_is_decoded_or_refused_and_nothing_else(form: str, data:
     with warnings.catch_warnings(), contextlib.suppress(UserError):
         warnings.simplefilter("ignore")  # Pillow remarks on some damage that it can live with
         assert decode_image(io.BytesIO(damaged), 3, "x").shape[0] == 3
-
-
-# --- CIFAR-10 ---------------------------------------------------------------------------------------------
-
-CIFAR_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-BATCHES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
-
-
-def tiny_cifar10() -> dict[str, bytes]:
-    """The files of CIFAR-10's Python version, with ten images in each batch."""
-    rng = np.random.default_rng(0)
-    files = {"batches.meta": {"label_names": CIFAR_CLASSES, "num_cases_per_batch": 10, "num_vis": 3072}}
-    for name in BATCHES:
-        files[name] = {
-            "batch_label": name,
-            "labels": rng.permutation(10).tolist(),
-            "data": rng.integers(0, 256, (10, 3072), dtype=np.uint8),
-            "filenames": [f"{row}.png" for row in range(10)],
-        }
-    return {name: pickle.dumps(content, protocol=2) for name, content in files.items()}
-
-
-@pytest.fixture
-def cifar_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, bytes]:
-    """Makes torchvision take a tiny archive, ``tmp_path/served/cifar-10-python.tar.gz``, for the real one."""
-    from torchvision.datasets import CIFAR10
-
-    files = tiny_cifar10()
-    served = tmp_path / "served"
-    served.mkdir()
-    folder = write(tmp_path / "unpacked" / "cifar-10-batches-py", files)
-    archive = pack(served / "cifar-10-python.tar.gz", folder, list(files), root="cifar-10-batches-py/", mode="w:gz")
-    sums = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
-    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
-    monkeypatch.setattr(CIFAR10, "train_list", [[name, sums[name]] for name in BATCHES[:5]])
-    monkeypatch.setattr(CIFAR10, "test_list", [[name, sums[name]] for name in BATCHES[5:]])
-    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": sums["batches.meta"]})
-    monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
-    return files
-
-
-@pytest.fixture
-def server(cifar_files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Serves the tiny archive on this machine; yields the requests it was asked."""
-    from torchvision.datasets import CIFAR10
-
-    requests: list[str] = []
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the standard library's name)
-            requests.append(format % args)
-
-    address = ("127.0.0.1", 0)
-    with http.server.ThreadingHTTPServer(address, functools.partial(Handler, directory=tmp_path / "served")) as serving:
-        monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{serving.server_port}/cifar-10-python.tar.gz")
-        thread = threading.Thread(target=serving.serve_forever)
-        thread.start()
-        yield requests
-        serving.shutdown()
-        thread.join()
-
-
-def check_cifar(files: dict[str, bytes], source: Source) -> None:
-    classes, splits = contents(source)
-    assert classes == tuple(CIFAR_CLASSES)
-    batches = [pickle.loads(files[name]) for name in BATCHES]  # noqa: S301  (written above)
-    for split, part in (("train", batches[:5]), ("test", batches[5:])):
-        pixels = np.concatenate([batch["data"] for batch in part]).reshape(-1, 3, 32, 32)
-        np.testing.assert_array_equal(splits[split][0], pixels)
-        assert splits[split][1].tolist() == [label for batch in part for label in batch["labels"]]
-
-
-def test_cifar10_is_downloaded_once_in_silence_and_read(
-    cifar_files: dict[str, bytes], server: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    source = cifar10(tmp_path / "data")
-    before = source.fingerprint()
-    check_cifar(cifar_files, source)
-    assert server
-    server.clear()
-    check_cifar(cifar_files, source)
-    assert server == []
-    assert source.fingerprint() == before
-    assert capfd.readouterr() == ("", "")
-
-
-def test_cifar10_that_is_there_needs_no_network(cifar_files: dict[str, bytes], tmp_path: Path) -> None:
-    check_cifar(cifar_files, cifar10(tmp_path / "unpacked"))
-    check_cifar(cifar_files, cifar10(tmp_path / "served"))
-
-
-def test_without_a_network_cifar10_says_what_to_do(cifar_files: dict[str, bytes], tmp_path: Path) -> None:
-    (tmp_path / "unpacked/cifar-10-batches-py/data_batch_3").write_bytes(b"changed")
-    for path in (tmp_path / "nowhere", tmp_path / "unpacked"):
-        with pytest.raises(UserError) as error:
-            cifar10(path).read()
-        assert str(error.value).startswith(
-            f"data.path must be a folder with CIFAR-10, or to download it to, got {path}: connect to the network, "
-            "or put cifar-10-python.tar.gz there; torchvision said: "
-        )
-        assert "Connection refused" in str(error.value)
-        assert "\n" not in str(error.value)
-
-
-def test_a_corrupted_download_of_cifar10_is_refused(
-    cifar_files: dict[str, bytes], server: list[str], tmp_path: Path
-) -> None:
-    archive = tmp_path / "served" / "cifar-10-python.tar.gz"
-    corrupted = bytearray(archive.read_bytes())
-    corrupted[len(corrupted) // 2] ^= 1
-    archive.write_bytes(corrupted)
-    with pytest.raises(UserError, match=r"torchvision said: File not found or corrupted\.$"):
-        cifar10(tmp_path / "data").read()
-
-
-def test_a_path_of_cifar10_that_is_a_file_is_refused(cifar_files: dict[str, bytes], tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=rf"^data\.path must be a folder with CIFAR-10, .*, got {tmp_path}/file: "):
-        cifar10(tmp_path / "file").read()

@@ -263,6 +263,8 @@ MISTAKES = [
            "sead (x.toml:1) is not a known key; the nearest is seed"),
     config("no path for images", "[data]\nsource = 'images'\n",
            "data.path (x.toml:1) must be set for the source images, got ''"),
+    config("no path for CIFAR-100", "[data]\nsource = 'cifar100'\n",
+           "data.path (x.toml:1) must be set for the source cifar100, got ''"),
     # --set
     setting("set of nothing", "", "--set must be section.key=value, got "),
     setting("set without a value", "seed", "--set must be section.key=value, got seed"),
@@ -304,6 +306,10 @@ MISTAKES = [
     trained("out is inside a file", "--out made.toml/run", "made.toml/run: Not a directory"),
     trained("runs is a file", "", "runs: File exists", setup=lambda: write("runs", "")),
     trained("runs is a link to nowhere", "", "runs: File exists", setup=lambda: Path("runs").symlink_to("unmounted")),
+    # CIFAR
+    trained("CIFAR-100 in a file", "--set data.source=cifar100 --set data.path=made.toml",
+            "data.path must be a folder with CIFAR-100, or to download it to, got {here}/made.toml: connect to the network, "
+            "or put a whole cifar-100-python.tar.gz there; what went wrong: File exists"),
     # images
     images("images absent", lambda: None,
            f"{{here}}/pets must be a folder or a tar archive that can be read, got: {NOT_THERE}"),
