@@ -45,8 +45,8 @@ class ImageFile:
 def find_images(path: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
     """Lists the images of a folder or a tar archive, the same list for both.
 
-    An archive may be compressed (gzip, xz, bzip2), and its folder may lie in one other folder. It
-    is read through once, and the image files in it are held in memory as they are, compressed.
+    An archive may be compressed (gzip, xz, bzip2, Zstandard), and its folder may lie in one other
+    folder. It is read through once, and the image files in it are held in memory as they are, compressed.
 
     Args:
         path: the folder or the archive.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import http.server
 import multiprocessing
@@ -341,13 +342,13 @@ def test_processes_that_want_a_set_at_once_download_and_unpack_it_once(
 ) -> None:
     context = multiprocessing.get_context("fork")
     done = context.SimpleQueue()
-    for module, name in ((cifar, "download"), (tarfile, "open")):
 
-        def noted(*arguments: Any, work: Callable[..., Any] = getattr(module, name), name: str = name) -> Any:
-            done.put(name)
-            return work(*arguments)
+    def noted(name: str, work: Callable[..., Any], *arguments: Any) -> Any:
+        done.put(name)
+        return work(*arguments)
 
-        monkeypatch.setattr(module, name, noted)
+    monkeypatch.setattr(cifar, "download", functools.partial(noted, "download", download.download))
+    monkeypatch.setattr(tarfile, "open", functools.partial(noted, "open", tarfile.open))
     failures = context.SimpleQueue()
     served.ways = ["cut", "whole"]
     processes = [

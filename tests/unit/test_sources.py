@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import os
+import sys
 import tarfile
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -65,10 +66,21 @@ def pack(
     mode: str = "w",
     form: int = tarfile.PAX_FORMAT,
 ) -> Path:
-    with tarfile.open(path, mode, format=form) as archive:  # type: ignore[call-overload]
+    with tarfile.open(path, mode.removesuffix(":zst"), format=form) as archive:  # type: ignore[call-overload]
         for member in members:
             archive.add(folder / member, f"{root}{member}", recursive=False)
+    if mode.endswith(":zst"):
+        path.write_bytes(zstandard(path.read_bytes()))
     return path
+
+
+def zstandard(content: bytes, *, checksum: bool = True) -> bytes:
+    """Compressed as the program ``zstd`` does it."""
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    return zstd.compress(content, options={zstd.CompressionParameter.checksum_flag: int(checksum)})
 
 
 PAIR = {
@@ -168,7 +180,7 @@ def test_images_come_by_class_and_name_with_their_pixels(tmp_path: Path) -> None
     assert splits["test"][0][:, 0, 1, 2].tolist() == [5, 4]
 
 
-@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz", "w:bz2"])
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz", "w:bz2", "w:zst"])
 @pytest.mark.parametrize("root", ["", "./", "some folder/", "/"])
 def test_an_archive_holds_what_its_folder_holds_whatever_the_order_of_its_members(
     tmp_path: Path, mode: str, root: str
@@ -339,7 +351,7 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
         images(tmp_path / "a.zip").read()
 
 
-@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz", "w:bz2"])
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz", "w:bz2", "w:zst"])
 def test_an_archive_cut_anywhere_is_refused(tmp_path: Path, mode: str) -> None:
     archive = pack(tmp_path / "a.tar", write(tmp_path / "folder", PAIR), IN_ORDER, mode=mode)
     whole = archive.read_bytes()
@@ -360,6 +372,35 @@ def test_a_broken_header_in_an_archive_does_not_pass_for_its_end(tmp_path: Path)
     archive.write_bytes(broken)
     with pytest.raises(UserError, match=r"a\.tar must be a folder or a whole tar archive, got: broken header"):
         images(archive).read()
+
+
+@pytest.mark.parametrize("checksum", [True, False])
+def test_a_zstandard_archive_may_come_in_frames_of_which_some_are_to_be_skipped(tmp_path: Path, checksum: bool) -> None:
+    folder = write(tmp_path / "folder", PAIR)
+    archive = pack(tmp_path / "a.tar.zst", folder, IN_ORDER)
+    content = archive.read_bytes()
+    skipped = b"\x5a\x2a\x4d\x18\x03\x00\x00\x00???"
+    parts = [zstandard(part, checksum=checksum) for part in (content[:700], content[700:])]
+    archive.write_bytes(skipped + skipped.join(parts))
+    assert repr(contents(images(archive))) == repr(contents(images(folder)))
+    archive.write_bytes(parts[0] + parts[1][:-1])
+    with pytest.raises(UserError, match=r"a\.tar\.zst must be a folder or a whole tar archive, got: Compressed file "):
+        images(archive).read()
+
+
+def test_a_changed_bit_of_a_zstandard_archive_is_noticed_or_says_nothing_of_what_is_in_it(tmp_path: Path) -> None:
+    archive = pack(tmp_path / "a.tar.zst", write(tmp_path / "folder", PAIR), IN_ORDER, mode="w:zst")
+    whole, expected = archive.read_bytes(), repr(contents(images(archive)))
+    refused = 0
+    for bit in range(0, 8 * len(whole), 5):
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        archive.write_bytes(changed)
+        try:
+            assert repr(contents(images(archive))) == expected
+        except UserError as error:
+            refused += str(error).startswith(f"{archive} must be a folder or a whole tar archive, got: ")
+    assert refused >= 0.95 * len(range(0, 8 * len(whole), 5))
 
 
 # --- images: fingerprints ---------------------------------------------------------------------------------

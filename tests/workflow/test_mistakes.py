@@ -308,8 +308,8 @@ MISTAKES = [
     trained("runs is a link to nowhere", "", "runs: File exists", setup=lambda: Path("runs").symlink_to("unmounted")),
     # CIFAR
     trained("CIFAR-100 in a file", "--set data.source=cifar100 --set data.path=made.toml",
-            "data.path must be a folder with CIFAR-100, or to download it to, got {here}/made.toml: connect to the network, "
-            "or put a whole cifar-100-python.tar.gz there; what went wrong: File exists"),
+            "data.path must be a folder with CIFAR-100, or to download it to, got {here}/made.toml: connect to the "
+            "network, or put a whole cifar-100-python.tar.gz there; what went wrong: File exists"),
     # images
     images("images absent", lambda: None,
            f"{{here}}/pets must be a folder or a tar archive that can be read, got: {NOT_THERE}"),
