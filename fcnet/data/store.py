@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from fcnet.data.sources import Contents, Examples, Source
 
-FORMAT = 1  # to be raised when these files, or what a source makes of the same data, change
+FORMAT = 2  # to be raised when these files, or what a source makes of the same data, change
 _DTYPES = {"pixels": torch.uint8, "labels": torch.int64, "moments": torch.int64}
 
 

@@ -8,7 +8,6 @@ import io
 import os
 import sys
 import tarfile
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -477,28 +476,13 @@ def test_channels_are_as_asked_for(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(picture(100))
     assert decode_image(tmp_path / "x.png", 1, "x")[:, 0, 0].tolist() == [30]
     assert decode_image(io.BytesIO(picture(100, "L")), 3, "x")[:, 0, 0].tolist() == [100] * 3
-    assert decode_image(io.BytesIO(picture(100, "RGBA")), 3, "x")[:, 0, 0].tolist() == [100, 0, 0]
     with pytest.raises(UserError, match=r"^channels must be 1 or 3 to decode x, got 4$"):
         decode_image(tmp_path / "x.png", 4, "x")
-
-
-def test_a_palette_with_transparency_is_decoded_without_a_warning() -> None:
-    paletted = Image.new("P", (2, 1))
-    paletted.putpalette([9, 8, 7, 1, 2, 3])
-    file = io.BytesIO()
-    paletted.save(file, "PNG", transparency=b"\x00\x80")
-    assert decode_image(file, 3, "x")[:, 0, 0].tolist() == [9, 8, 7]
 
 
 def test_a_missing_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^x\.png must be a whole image, got: No such file or directory$"):
         decode_image(tmp_path / "x.png", 3, "x.png")
-
-
-def test_formats_that_call_other_programs_are_not_opened() -> None:
-    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 2 2\n%%EndComments\nshowpage\n"
-    with pytest.raises(UserError, match="must be an image"):
-        decode_image(io.BytesIO(postscript), 3, "x.png")
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP"])
@@ -511,6 +495,5 @@ def test_a_damaged_image_is_decoded_or_refused_and_nothing_else(form: str, data:
     damaged = bytearray(file.getvalue()[: data.draw(st.integers(1, len(file.getvalue())))])
     for _ in range(data.draw(st.integers(0, 3))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
-    with warnings.catch_warnings(), contextlib.suppress(UserError):
-        warnings.simplefilter("ignore")  # Pillow remarks on some damage that it can live with
+    with contextlib.suppress(UserError):
         assert decode_image(io.BytesIO(damaged), 3, "x").shape[0] == 3
