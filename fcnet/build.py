@@ -206,7 +206,7 @@ def _source(data: config.Data) -> Source:
         case "cifar100":
             return sources.cifar100(Path(data.path))
         case "images":
-            return sources.images(Path(data.path))
+            return sources.images(Path(data.path), data.test)
         case "arrays":
             return sources.arrays(Path(data.path))
         case "synthetic":

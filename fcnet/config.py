@@ -45,6 +45,8 @@ class Data(Section):
     """A subset, by name, in the order of the labels; two make a binary problem; empty: all."""
     validation: float = Field(default=0.1, ge=0.0, lt=1.0)
     """The share of each class's training images that is kept aside to choose by."""
+    test: float = Field(default=0.2, gt=0.0, lt=1.0)
+    """For images that come in one folder: the share of each class kept for testing."""
     augment: Augment = Augment()
     """Changes made to training images."""
     whiten: int = Field(default=0, ge=0, le=2**31 - 1)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from fcnet.data.cifar import read_cifar
-from fcnet.data.folders import SPLITS, SplitName, find_images, state
+from fcnet.data.folders import SPLITS, SplitName, find_images, is_divided, state
 from fcnet.data.npz import read_arrays
 from fcnet.data.pictures import decode_image, is_grey
 from fcnet.errors import UserError
@@ -121,16 +121,22 @@ def cifar100(path: Path) -> Source:
     return _Cifar(path, "cifar100")
 
 
-def images(path: Path) -> Source:
-    """Image files: a folder ``train/CLASS/…`` and ``test/CLASS/…``, or a tar archive of one.
+def images(path: Path, test: float = 0.2) -> Source:
+    """Image files: a folder ``train/CLASS/…`` and ``test/CLASS/…`` or ``CLASS/IMAGE``, or a tar archive of one.
 
     They have three channels unless every image is grey, in which case one. All must be of one size.
 
     Args:
-        path: the folder or the archive; see `find_images` for what may be in it, `decode_image`
-            for how an image becomes pixels.
+        path: the folder or the archive; see `find_images` for what may be in it and for how a
+            folder without train and test is split, `decode_image` for how an image becomes pixels.
+        test: for such a folder the share of each class's images for testing, in (0, 1).
+
+    Raises:
+        UserError: ``test`` is out of its range.
     """
-    return _Images(path)
+    if not 0 < test < 1:
+        raise UserError(f"test must be greater than 0 and less than 1, got {test}")
+    return _Images(path, test)
 
 
 def arrays(path: Path) -> Source:
@@ -209,12 +215,14 @@ class _Cifar:
 @dataclass(frozen=True)
 class _Images:
     path: Path
+    test: float
 
     def fingerprint(self) -> Fingerprint:
-        return {"kind": "images", **state(self.path), "pillow": version("pillow")}
+        split = {"test": str(self.test)} if is_divided(self.path) else {}
+        return {"kind": "images", **state(self.path), **split, "pillow": version("pillow")}
 
     def read(self) -> Contents:
-        classes, files = find_images(self.path)
+        classes, files = find_images(self.path, self.test)
         return Contents(classes, self._decoded(files))
 
     def _decoded(self, files: list[ImageFile]) -> Iterator[Examples]:

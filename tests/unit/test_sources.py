@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fcnet.data import sources
+from fcnet.data.folders import find_images
 from fcnet.data.sources import decode_image, digits, images, synthetic
 from fcnet.errors import UserError
 
@@ -90,6 +91,9 @@ PAIR = {
     "test/ant/e.png": picture(5),
 }
 IN_ORDER = ["train/ant/c.PNG", "train/cat/a.png", "train/cat/b.png", "test/ant/e.png", "test/cat/d.png"]
+
+
+FOR_TESTING = {"ant/0.png", "ant/9.png", "bee/0.png", "bee/9.png", "cow/0.png"}
 
 
 # --- digits -----------------------------------------------------------------------------------------------
@@ -314,7 +318,8 @@ def test_images_that_are_not_as_they_should_be_are_named(
     ("files", "found"),
     [
         ({}, "no images"),
-        ({"cat/a.png": picture(1), "dog/a.png": picture(1)}, "cat, dog"),
+        ({"Train/cat/a.png": picture(1), "Test/cat/a.png": picture(1)}, "Test, Train"),
+        ({"train/a.png": picture(1), "bus/a.png": picture(1)}, "bus, train"),
         ({"train/cat/a.png": picture(1)}, "train"),
         ({"train/cat/a.txt": b"", "test/cat/a.txt": b""}, "no images"),
     ],
@@ -400,6 +405,129 @@ def test_a_changed_bit_of_a_zstandard_archive_is_noticed_or_says_nothing_of_what
         except UserError as error:
             refused += str(error).startswith(f"{archive} must be a folder or a whole tar archive, got: ")
     assert refused >= 0.95 * len(range(0, 8 * len(whole), 5))
+
+
+# --- images: one folder, split here ---------------------------------------------------------------------------
+
+
+def in_one_folder(counts: dict[str, int]) -> dict[str, bytes]:
+    return {f"{name}/{number}.png": picture(number) for name, count in counts.items() for number in range(count)}
+
+
+def for_testing(path: Path, test: float = 0.2) -> set[str]:
+    """The names of the images for testing; those to train on must be all the others."""
+    _, files = find_images(path, test)
+    assert len({file.name for file in files}) == len(files)
+    return {file.name for file in files if file.split == "test"}
+
+
+@pytest.mark.parametrize(
+    ("test", "counts", "expected"),
+    [
+        (0.2, {"ant": 10, "bee": 20, "cow": 5}, [2, 4, 1]),
+        (0.5, {"ant": 9, "bee": 3, "cow": 2}, [4, 2, 1]),
+        (0.01, {"ant": 10, "bee": 2}, [1, 1]),
+        (0.99, {"ant": 10, "bee": 2}, [9, 1]),
+    ],
+)
+def test_of_each_class_in_one_folder_a_share_is_for_testing(
+    tmp_path: Path, test: float, counts: dict[str, int], expected: list[int]
+) -> None:
+    classes, splits = contents(images(write(tmp_path, in_one_folder(counts)), test))
+    assert classes == tuple(counts)
+    assert np.bincount(splits["test"][1]).tolist() == expected
+    assert np.bincount(splits["train"][1]).tolist() == [
+        count - kept for count, kept in zip(counts.values(), expected, strict=True)
+    ]
+    values = {
+        label: sorted(int(x[0, 0, 0]) for pixels, labels in splits.values() for x in pixels[labels == label])
+        for label in range(len(counts))
+    }
+    assert list(values.values()) == [list(range(count)) for count in counts.values()]
+
+
+def test_the_split_of_one_folder_is_this_one_for_ever(tmp_path: Path) -> None:
+    folder = write(tmp_path, in_one_folder({"ant": 10, "bee": 10, "cow": 5}))
+    assert for_testing(folder) == FOR_TESTING
+
+
+def test_a_folder_is_split_the_same_whatever_else_is_in_it_and_in_whatever_order_it_comes(tmp_path: Path) -> None:
+    files = in_one_folder({"ant": 10, "bee": 10, "cow": 5})
+    for place, order in enumerate((sorted(files), sorted(files)[::-1], sorted(files, key=lambda name: name[::-1]))):
+        folder = write(tmp_path / str(place), {name: files[name] for name in order})
+        assert for_testing(folder) == FOR_TESTING
+        for root in ("", "some folder/"):
+            assert for_testing(pack(tmp_path / "a.tar", folder, order, root)) == FOR_TESTING
+    write(folder, {**in_one_folder({"dog": 3}), "README.md": b"", "ant/notes.txt": b"", ".git/x.png": b""})
+    assert {name for name in for_testing(folder) if not name.startswith("dog")} == FOR_TESTING
+
+
+def test_an_image_more_moves_at_most_one_other_image_of_its_class(tmp_path: Path) -> None:
+    folder = write(tmp_path, in_one_folder({"ant": 30, "bee": 30}))
+    before = for_testing(folder)
+    for number in range(30):
+        write(folder, {f"ant/more {number}.png": picture(1)})
+        after = for_testing(folder)
+        # One may leave, pushed out by the new one; one may come, when the share rises by one.
+        assert len(before - after) <= 1
+        assert len(after - before) <= 1
+        assert {name for name in after if name.startswith("bee")} == {n for n in before if n.startswith("bee")}
+        before = after
+
+
+def test_classes_in_one_folder_may_be_links_and_links_cannot_go_round(tmp_path: Path) -> None:
+    write(tmp_path, {f"elsewhere/{number}.png": picture(number) for number in range(5)})
+    folder = write(tmp_path / "folder", in_one_folder({"bee": 5}))
+    (folder / "ant").symlink_to(tmp_path / "elsewhere")
+    (folder / "bee/round").symlink_to(folder / "bee")
+    classes, splits = contents(images(folder))
+    assert classes == ("ant", "bee")
+    assert splits["train"][1].tolist() == [0] * 4 + [1] * 4
+
+
+def test_the_share_for_testing_is_in_the_fingerprint_where_it_may_matter(tmp_path: Path) -> None:
+    one = write(tmp_path / "one", in_one_folder({"ant": 5, "bee": 5}))
+    two = write(tmp_path / "two", PAIR)
+    archive = pack(tmp_path / "a.tar", two, IN_ORDER)
+    for path, matters in ((one, True), (archive, True), (two, False)):
+        assert (images(path, 0.2).fingerprint() != images(path, 0.3).fingerprint()) == matters
+    before = images(one).fingerprint()
+    write(one, {"ant/more.png": picture(1)})
+    assert images(one).fingerprint() != before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cow/0.png": picture(1)}, "every class in {} must hold two images or more to be split, found only cow/0.png"),
+        ({"a.png": picture(1)}, "expected train/CLASS/… and test/CLASS/…, or CLASS/IMAGE, in {}, found a.png"),
+        (
+            {"val/ant/0.png": picture(1)},
+            "expected train/CLASS/… and test/CLASS/…, or CLASS/IMAGE, in {}, found val/ant/0.png",
+        ),
+        ({"cow": None}, "every class folder in {} must hold an image, found none in cow"),
+        ({"test/0.png": picture(1)}, "expected train/CLASS/… and test/CLASS/… in {}, found ant, bee, test"),
+    ],
+)
+@pytest.mark.parametrize("form", ["folder", "archive"])
+def test_one_folder_that_cannot_be_split_is_refused(
+    tmp_path: Path, form: str, changes: dict[str, bytes | None], message: str
+) -> None:
+    path = write(tmp_path / "folder", in_one_folder({"ant": 5, "bee": 5}))
+    write(path, {name: content for name, content in changes.items() if content is not None})
+    for name in (name for name, content in changes.items() if content is None):
+        (path / name).mkdir()
+    if form == "archive":
+        path = pack(tmp_path / "a.tar", path, [str(found.relative_to(path)) for found in path.rglob("*")])
+    with pytest.raises(UserError) as error:
+        images(path).read()
+    assert str(error.value) == message.format(path)
+
+
+@pytest.mark.parametrize("test", [0.0, 1.0, -0.1, float("nan")])
+def test_a_share_for_testing_that_leaves_nothing_is_refused(tmp_path: Path, test: float) -> None:
+    with pytest.raises(UserError, match=rf"^test must be greater than 0 and less than 1, got {test}$"):
+        images(tmp_path, test)
 
 
 # --- images: fingerprints ---------------------------------------------------------------------------------

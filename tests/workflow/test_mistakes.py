@@ -10,6 +10,7 @@ import signal
 import sys
 import tarfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -316,6 +317,13 @@ MISTAKES = [
     images("images behind a link to itself", lambda: Path("pets").symlink_to("pets"),
            "{here}/pets must be a folder or a tar archive that can be read, got: Too many levels of symbolic links"),
     images("folder is empty", lambda: Path("pets").mkdir(), f"{LAYOUT}, found no images"),
+    images("nothing is kept for testing", pets, "data.test (--set data.test=0) must be greater than 0.0, got 0",
+           change="data.test=0"),
+    images("one image of a class in one folder",
+           after(*(partial(picture, f"pets/{name}.png") for name in ("cat/1", "cat/2", "dog/1"))),
+           "every class in {here}/pets must hold two images or more to be split, found only dog/1.png"),
+    images("a folder too high", lambda: pets("pets/all"),
+           "expected train/CLASS/… and test/CLASS/…, or CLASS/IMAGE, in {here}/pets, found all/~.png"),
     images("folder without train", after(pets, lambda: shutil.rmtree("pets/train")), f"{LAYOUT}, found test"),
     images("folder without test", after(pets, lambda: shutil.rmtree("pets/test")), f"{LAYOUT}, found train"),
     images("image beside the classes", after(pets, lambda: picture("pets/train/0.png")),
