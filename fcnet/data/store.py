@@ -41,18 +41,28 @@ _DTYPES = {"pixels": torch.uint8, "labels": torch.int64, "moments": torch.int64}
 class Split:
     """The images of one split, mapped from files: read when touched, and shared by processes.
 
-    Writing to these tensors changes this process's memory, never the files.
+    Writing to these tensors changes this process's memory, never the files. Pickled for another
+    process, a mapped split is the place of its files, and one in memory is a copy of its tensors.
 
     Attributes:
         pixels: uint8 (N, C, H, W).
         labels: int64 (N,), each a place among the store's classes.
         moments: int64 (N, 2, C), for each image the sums of x and of x² over a channel's pixels;
             see `mean_and_std`.
+        place: folder, split, N and (C, H, W) of the files; None: the tensors are in memory.
     """
 
     pixels: Tensor
     labels: Tensor
     moments: Tensor
+    place: tuple[Path, str, int, tuple[int, int, int]] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Maps the files again where there are any."""
+        if self.place:
+            return _mapped, self.place
+        # As arrays, because torch hands no part of a privately mapped file to another process.
+        return _in_memory, (self.pixels.numpy(), self.labels.numpy(), self.moments.numpy())
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -178,7 +188,11 @@ def _mapped(folder: Path, split: str, count: int, shape: tuple[int, int, int]) -
         if path.stat().st_size != size * dtype.itemsize:
             raise ValueError(f"{path} must be {size * dtype.itemsize} bytes, got {path.stat().st_size}")
         parts[part] = torch.from_file(str(path), shared=False, size=size, dtype=dtype).view(shapes[part])
-    return Split(**parts)
+    return Split(**parts, place=(folder, split, count, shape))
+
+
+def _in_memory(pixels: npt.NDArray[Any], labels: npt.NDArray[Any], moments: npt.NDArray[Any]) -> Split:
+    return Split(torch.from_numpy(pixels), torch.from_numpy(labels), torch.from_numpy(moments))
 
 
 @contextlib.contextmanager
