@@ -100,7 +100,7 @@ def _depth(image: Image.Image) -> str:
     if image.mode.startswith(("I", "F")):
         return f"Pillow's mode {image.mode}"
     for codec, _, _, how in getattr(image, "tile", []):  # of colours Pillow would drop the lower bits in silence
-        raw, *numbers = (how,) if isinstance(how, str) else how
+        raw, *numbers = how if isinstance(how, tuple) and how else (how,)
         if str(raw).endswith((";16B", ";16L", ";16N")):
             return f"Pillow's mode {raw}"
         if codec.startswith("ppm") and numbers and numbers[0] > 255:
