@@ -214,7 +214,7 @@ def test_data(
         UserError: the data does not fit the network.
     """
     if path is not None:
-        if data.source not in {"images", "cifar10", "arrays"}:
+        if data.source not in {"images", "cifar10", "cifar100", "arrays"}:
             raise UserError(f"--data must be left out for a network trained on {data.source}, got {path}")
         data = data.model_copy(update={"path": str(path)})
     store = open_data(data, progress)
@@ -270,8 +270,10 @@ def _source(data: config.Data) -> Source:
             return sources.digits()
         case "cifar10":
             return sources.cifar10(Path(data.path))
+        case "cifar100":
+            return sources.cifar100(Path(data.path))
         case "images":
-            return sources.images(Path(data.path), data.size, skip_broken=data.skip_broken)
+            return sources.images(Path(data.path), data.test, data.size, skip_broken=data.skip_broken)
         case "arrays":
             return sources.arrays(Path(data.path))
         case "synthetic":

@@ -57,14 +57,17 @@ class Augment(Section):
 class Data(Section):
     """Which images."""
 
-    source: Literal["digits", "cifar10", "images", "arrays", "synthetic"] = "digits"
+    source: Literal["digits", "cifar10", "cifar100", "images", "arrays", "synthetic"] = "digits"
     """Where images come from."""
     path: str = ""
-    """For cifar10 the folder it is kept in; for images a folder or a tar archive of one; for arrays a .npz file."""
+    """For cifar10 and cifar100 the folder they are kept in; for images a folder or a tar archive of one; for arrays
+    a .npz file."""
     classes: Annotated[tuple[str, ...], _List] = ()
     """A subset, by name, in the order of the labels; two make a binary problem; empty: all."""
     validation: float = Field(default=0.1, ge=0.0, lt=1.0)
     """The share of each class's training images that is kept aside to choose by."""
+    test: float = Field(default=0.2, gt=0.0, lt=1.0)
+    """For images that come in one folder: the share of each class kept for testing."""
     augment: Augment = Augment()
     """Changes made to training images."""
     balance: Literal["none", "weights", "sampling"] = "none"
@@ -86,7 +89,7 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Data:
-        if self.source in {"cifar10", "images", "arrays"} and not self.path:
+        if self.source in {"cifar10", "cifar100", "images", "arrays"} and not self.path:
             raise ValueError(f"path|must be set for the source {self.source}|''")
         if self.path.encode(errors="ignore").decode() != self.path:
             raise ValueError(f"path|must be UTF-8|{self.path!r}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import lzma
 import posixpath
+import sys
 import tarfile
 import zlib
 from typing import IO, TYPE_CHECKING, cast
@@ -13,7 +15,8 @@ from typing import IO, TYPE_CHECKING, cast
 from fcnet.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 _UNREADABLE = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError)
@@ -26,7 +29,7 @@ def read_archive(path: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, b
     when unpacking.
 
     Args:
-        path: the archive; plain, or compressed by gzip, xz or bzip2.
+        path: the archive; plain, or compressed by gzip, xz, bzip2 or Zstandard.
         wanted: whether the file of this name is wanted.
 
     Returns:
@@ -70,7 +73,7 @@ def _normal(name: str) -> str:
     return posixpath.normpath(name).lstrip("/")
 
 
-def _decompressed(path: Path) -> IO[bytes]:
+def _decompressed(path: Path) -> AbstractContextManager[IO[bytes]]:
     with path.open("rb") as file:
         start = file.read(5)
     # These read like a file and notice a cut or changed end; tarfile's own streams do not.
@@ -80,7 +83,23 @@ def _decompressed(path: Path) -> IO[bytes]:
         return cast("IO[bytes]", gzip.open(path))
     if start.startswith(b"BZh"):
         return cast("IO[bytes]", bz2.open(path))
+    if start.startswith(b"\x28\xb5\x2f\xfd") or start[1:4] == b"\x2a\x4d\x18":  # or a frame that is to be skipped
+        return _zstandard(path)
     return path.open("rb")
+
+
+@contextlib.contextmanager
+def _zstandard(path: Path) -> Iterator[IO[bytes]]:
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+
+    try:
+        with zstd.open(path) as stream:
+            yield cast("IO[bytes]", stream)
+    except zstd.ZstdError as error:
+        raise tarfile.ReadError(str(error)) from error
 
 
 def _check_end(stream: IO[bytes]) -> None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], object]
 
-FORMAT = 1  # to be raised when these files, or what a source makes of the same data, change
+FORMAT = 2  # to be raised when these files, or what a source makes of the same data, change
 PARTS: dict[str, np.dtype[Any]] = {
     "pixels": np.dtype(np.uint8),
     "labels": np.dtype(np.int64),

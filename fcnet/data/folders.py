@@ -1,4 +1,8 @@
-"""Labelled image files: a folder ``train/CLASS/…`` and ``test/CLASS/…``, or a tar archive of one.
+"""Labelled image files: a folder of classes, or a tar archive of one.
+
+It holds ``train/CLASS/…`` and ``test/CLASS/…``, or ``CLASS/IMAGE`` alone and is then split here. A
+folder that is called train or test, in whatever case, is always taken for a split: half of a data
+set must not pass for two classes. So a class of that name needs the first layout or another name.
 
 Names are relative to that folder, with ``/`` between their parts: ``train/cat/0001.jpg``. Left
 alone are hidden files, files that are not images by their suffix, and what lies beside ``train``
@@ -14,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from fcnet.data.archives import read_archive
 from fcnet.errors import UserError
+from fcnet.seeds import derive
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -42,21 +47,28 @@ class ImageFile:
     content: Path | bytes
 
 
-def find_images(path: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
+def find_images(path: Path, test: float) -> tuple[tuple[str, ...], list[ImageFile]]:
     """Lists the images of a folder or a tar archive, the same list for both.
 
-    An archive may be compressed (gzip, xz, bzip2), and its folder may lie in one other folder. It
-    is read through once, and the image files in it are held in memory as they are, compressed.
+    An archive may be compressed (gzip, xz, bzip2, Zstandard), and its folder may lie in one other
+    folder. It is read through once, and the image files in it are held in memory as they are, compressed.
+
+    Of each class in a folder without train and test of its own, the images whose names have the
+    lowest hashes are for testing. So the shares are exact, which a threshold for the hash would not
+    give small classes, and nothing else counts: no seed, no order of listing, no other class. An
+    image more in a class moves at most one other image of it from one split to the other.
 
     Args:
         path: the folder or the archive.
+        test: for images that come in one folder, the share of each class for testing, in (0, 1);
+            the nearest whole number of images, but at least one, and one is left to train on.
 
     Returns:
         The class names in order, and the images: train before test, then by class, then by name.
 
     Raises:
         UserError: ``path`` cannot be read or is laid out otherwise, has no images or a class
-            without any, or the classes of its splits differ.
+            without any or too few to split, or the classes of its splits differ.
     """
     files: dict[str, Path | bytes] = {}
     if path.is_dir():
@@ -64,11 +76,13 @@ def find_images(path: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
         folders = {name for name, is_folder, _ in entries if is_folder}
         files.update((name, path / name) for name, is_folder, _ in entries if not is_folder)
         beside = {entry.name for entry in path.iterdir() if not _is_hidden(entry.name)}
+        in_one = is_divided(path)
     else:
         contents, folders = _unrooted(*read_archive(path, _is_image))
         files.update(contents)
         beside = {name.split("/")[0] for name in files}
-    names = _grouped(path, files, folders, beside)
+        in_one = not any(map(_is_split, beside))
+    names = _divided(path, files, folders, test) if files and in_one else _grouped(path, files, folders, beside)
     classes = _checked_classes(path, names)
     images = [
         ImageFile(name, split, label, files[name])
@@ -105,34 +119,45 @@ def state(path: Path) -> dict[str, str | int]:
     return {"path": str(path.resolve()), "state": digest.hexdigest()}
 
 
-def _walk(path: Path, *, stamps: bool = False) -> list[tuple[str, bool, str]]:
-    """Name, whether it is a folder, and a stamp if asked for, of all that counts in a folder."""
+def is_divided(path: Path) -> bool:
+    """Whether the images may come in one folder and so be split here; an archive is not read to find out.
+
+    Raises:
+        UserError: ``path`` cannot be read.
+    """
     try:
-        return [
-            found for split in SPLITS if (path / split).is_dir() for found in _below(path / split, split, stamps=stamps)
-        ]
+        return not path.is_dir() or not any(entry.is_dir() and _is_split(entry.name) for entry in path.iterdir())
     except OSError as error:
         raise _unreadable(path, error) from error
 
 
-def _below(folder: str | Path, name: str, *, stamps: bool) -> Iterator[tuple[str, bool, str]]:
+def _walk(path: Path, *, stamps: bool = False) -> list[tuple[str, bool, str]]:
+    """Name, whether it is a folder, and a stamp if asked for, of all that counts in a folder."""
+    tops = [""] if is_divided(path) else [f"{split}/" for split in SPLITS if (path / split).is_dir()]
+    try:
+        return [found for top in tops for found in _below(path / top, top, links=True, stamps=stamps)]
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _below(folder: str | Path, prefix: str, *, links: bool, stamps: bool) -> Iterator[tuple[str, bool, str]]:
     with os.scandir(folder) as entries:
         for entry in entries:
-            inner = f"{name}/{entry.name}"
-            # Links to folders are followed for classes alone: farther down they could go round.
             if _is_hidden(entry.name):
                 continue
-            if entry.is_dir(follow_symlinks="/" not in name):
-                yield inner, True, ""
-                yield from _below(entry.path, inner, stamps=stamps)
+            name = f"{prefix}{entry.name}"
+            # Links to folders are followed for classes alone: farther down they could go round.
+            if entry.is_dir(follow_symlinks=links):
+                yield name, True, ""
+                yield from _below(entry.path, f"{name}/", links=False, stamps=stamps)
             elif _is_image(entry.name):
-                yield inner, False, _stamp(entry.stat()) if stamps else ""
+                yield name, False, _stamp(entry.stat()) if stamps else ""
 
 
 def _unrooted(files: dict[str, bytes], folders: set[str]) -> tuple[dict[str, bytes], set[str]]:
     """The same without the one folder that all images lie in, if there is one."""
     tops = {name.split("/")[0] for name in files}
-    if len(tops) != 1 or tops <= set(SPLITS):
+    if len(tops) != 1 or any(map(_is_split, tops)):
         return files, folders
     root = f"{tops.pop()}/"
     return (
@@ -160,6 +185,27 @@ def _grouped(path: Path, files: Iterable[str], folders: set[str], beside: set[st
     return names
 
 
+def _divided(path: Path, files: Iterable[str], folders: set[str], test: float) -> Grouped:
+    """The same for images that come in one folder, of which some of each class are for testing."""
+    classes: dict[str, list[str]] = {folder: [] for folder in folders if not ("/" in folder or _is_hidden(folder))}
+    for name in files:
+        class_name, *below = name.split("/")
+        # Where images lie deeper, this may well be a level too high: data sets or splits, not classes.
+        if len(below) != 1:
+            raise UserError(f"expected train/CLASS/… and test/CLASS/…, or CLASS/IMAGE, in {path}, found {name}")
+        classes.setdefault(class_name, []).append(name)
+    if empty := {class_name for class_name, mine in classes.items() if not mine}:
+        raise UserError(f"every class folder in {path} must hold an image, found none in {_some(empty)}")
+    names: Grouped = {split: {} for split in SPLITS}
+    for class_name, mine in classes.items():
+        if len(mine) == 1:
+            raise UserError(f"every class in {path} must hold two images or more to be split, found only {mine[0]}")
+        mine.sort(key=lambda name: (derive(0, "test", ascii(name.split("/")[1])), name))
+        count = min(max(1, round(test * len(mine))), len(mine) - 1)
+        names["test"][class_name], names["train"][class_name] = mine[:count], mine[count:]
+    return names
+
+
 def _checked_classes(path: Path, names: Grouped) -> tuple[str, ...]:
     """The classes in order, once each is known to have images in both splits."""
     empty = {f"{split}/{name}" for split in SPLITS for name in names[split] if not names[split][name]}
@@ -179,6 +225,10 @@ def _checked_classes(path: Path, names: Grouped) -> tuple[str, ...]:
 
 def _stamp(status: os.stat_result) -> str:
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
+def _is_split(name: str) -> bool:
+    return name.lower() in SPLITS
 
 
 def _is_image(name: str) -> bool:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import threading
+import warnings
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +25,16 @@ if TYPE_CHECKING:
 # Only these, whatever the file's name says: Pillow knows dozens, and hands some to outside programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 GREY_MODES = {"1", "L", "LA", "La"}
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 # What Pillow raises on broken files, over all the formats above, and on what is no file.
 _BROKEN = (
     OSError,
@@ -41,10 +53,11 @@ _BROKEN = (
 def decode_image(
     file: Path | IO[bytes] | Image.Image, channels: int, name: str, size: tuple[int, int] | None = None
 ) -> npt.NDArray[np.uint8]:
-    r"""Reads one image.
+    r"""Reads one image, as a page shows it.
 
-    Pixels are taken as they are stored: no rotation by EXIF, no colour profile; transparency is
-    dropped, and of an animation the first picture counts. A colour image becomes grey by its luma
+    It is turned as its EXIF orientation says, unless that cannot be read; what is transparent is
+    laid over white, since the colours that a file keeps beneath mean nothing; and of an animation
+    the first picture counts. No colour profile is applied. A colour image becomes grey by its luma
     when one channel is asked for, and a grey one becomes colour by three equal channels.
 
     Args:
@@ -68,10 +81,10 @@ def decode_image(
     if channels not in (1, 3):
         raise UserError(f"channels must be 1 or 3 to decode {name}, got {channels}")
     with _opened(file, name) as image:
-        if image.mode.startswith(("I", "F")):
-            raise UserError(f"{name} must have 8 bits a channel, got Pillow's mode {image.mode}")
+        if depth := _depth(image):
+            raise UserError(f"{name} must have 8 bits a channel, got {depth}")
         image.load()
-        converted = _converted(image, "L" if channels == 1 else "RGB")
+        converted = _converted(_upright(image), "L" if channels == 1 else "RGB")
         pixels = np.asarray(converted if size is None else _covering(converted, size), dtype=np.uint8)
     return (pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)).copy()
 
@@ -87,12 +100,73 @@ def is_grey(file: Path | IO[bytes], name: str) -> bool:
         return image.mode in GREY_MODES or image.mode.startswith(("I", "F"))
 
 
+def _depth(image: Image.Image) -> str:
+    """What says that an image not yet loaded has more than 8 bits a channel; nothing if it has not."""
+    if image.mode.startswith(("I", "F")):
+        return f"Pillow's mode {image.mode}"
+    for codec, _, _, how in getattr(image, "tile", []):  # of colours Pillow would drop the lower bits in silence
+        raw, *numbers = how if isinstance(how, tuple) and how else (how,)
+        if str(raw).endswith((";16B", ";16L", ";16N")):
+            return f"Pillow's mode {raw}"
+        if codec.startswith("ppm") and numbers and numbers[0] > 255:
+            return f"values up to {numbers[0]}"
+    return ""
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """A loaded image turned as its EXIF orientation says; Pillow has turned a TIFF already."""
+    from PIL import Image
+
+    orientation = None
+    with contextlib.suppress(*_BROKEN):
+        orientation = image.getexif().get(_ORIENTATION)
+    return image.transpose(Image.Transpose[_TURNS[orientation]]) if orientation in _TURNS else image
+
+
 def _converted(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode == mode:
-        return image
-    if image.mode == "P":  # Pillow warns unless a palette's transparency is first made a channel
-        image = image.convert("RGBA")
-    return image.convert(mode)
+    if image.has_transparency_data:
+        image = _over_white(image)
+    if image.mode not in {mode, "1", "L", "RGB"}:
+        image = image.convert("RGB")
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    image = image.convert("LA") if image.mode == "La" else image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+class _Hush:
+    """Keeps what Pillow remarks on files that it can live with from whoever decodes them.
+
+    Python's filters are those of all threads, so the first to come in puts one up and the last to
+    leave takes it down: each for itself could leave another's behind.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._outside = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._outside = warnings.catch_warnings()
+                self._outside.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._outside.__exit__(None, None, None)
+
+
+_HUSH = _Hush()
 
 
 def _covering(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -112,15 +186,16 @@ def _opened(file: Path | IO[bytes] | Image.Image, name: str) -> Iterator[Image.I
     from PIL import Image, UnidentifiedImageError
 
     try:
-        if isinstance(file, Image.Image):
-            yield file
-            return
-        with Image.open(file, formats=FORMATS) as image:
-            yield image
+        with _HUSH:
+            if isinstance(file, Image.Image):
+                yield file
+            else:
+                with Image.open(file, formats=FORMATS) as image:
+                    yield image
     except UserError:
         raise
     except UnidentifiedImageError:
         raise UserError(f"{name} must be an image ({', '.join(FORMATS)}), got something else") from None
     except (*_BROKEN, Image.DecompressionBombError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UserError(f"{name} must be a whole image, got: {reason}") from error
+        raise UserError(f"{name} must be a whole image, got: {' '.join(str(reason).split())}") from error

@@ -7,19 +7,17 @@ C channels, H rows and W columns.
 from __future__ import annotations
 
 import contextlib
-import io
 import math
-import tarfile
 from dataclasses import dataclass, replace
-from http.client import HTTPException
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 import torch
 
+from fcnet.data.cifar import read_cifar
 from fcnet.data.decoding import Decoding, decode_picture, decode_pictures, survey_pictures
-from fcnet.data.folders import SPLITS, SplitName, find_images, state
+from fcnet.data.folders import SPLITS, SplitName, find_images, is_divided, state
 from fcnet.data.npz import read_arrays
 from fcnet.data.pictures import decode_image
 from fcnet.data.workers import in_order
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from fcnet.data.cifar import CifarName
     from fcnet.data.folders import ImageFile
 
 __all__ = [
@@ -41,6 +40,7 @@ __all__ = [
     "Source",
     "arrays",
     "cifar10",
+    "cifar100",
     "decode_image",
     "digits",
     "images",
@@ -112,27 +112,43 @@ def digits() -> Source:
 
 
 def cifar10(path: Path) -> Source:
-    """CIFAR-10 as torchvision downloads, verifies and reads it.
+    """CIFAR-10 as torchvision verifies and reads it.
 
     Args:
         path: the folder in which ``cifar-10-batches-py`` or ``cifar-10-python.tar.gz`` lies, or in
-            which they are to be put. What is there is used when its checksums hold.
+            which they are to be put. What is there is used when its checksums hold; see `read_cifar`.
     """
-    return _Cifar10(path)
+    return _Cifar(path, "cifar10")
 
 
-def images(path: Path, size: Sequence[int] = (), *, skip_broken: bool = False) -> Source:
-    """Image files: a folder ``train/CLASS/…`` and ``test/CLASS/…``, or a tar archive of one.
+def cifar100(path: Path) -> Source:
+    """CIFAR-100 with its 100 fine labels, as torchvision verifies and reads it.
+
+    Args:
+        path: the folder in which ``cifar-100-python`` or ``cifar-100-python.tar.gz`` lies, or in
+            which they are to be put. What is there is used when its checksums hold; see `read_cifar`.
+    """
+    return _Cifar(path, "cifar100")
+
+
+def images(path: Path, test: float = 0.2, size: Sequence[int] = (), *, skip_broken: bool = False) -> Source:
+    """Image files: a folder ``train/CLASS/…`` and ``test/CLASS/…`` or ``CLASS/IMAGE``, or a tar archive of one.
 
     They have three channels unless every image is grey, in which case one.
 
     Args:
-        path: the folder or the archive; see `find_images` for what may be in it, `decode_image`
-            for how an image becomes pixels.
+        path: the folder or the archive; see `find_images` for what may be in it and for how a
+            folder without train and test is split, `decode_image` for how an image becomes pixels.
+        test: for such a folder the share of each class's images for testing, in (0, 1).
         size: (H, W) that every image is brought to; empty: they are all of one size.
         skip_broken: whether an image that cannot be read is left out, else it is an error.
+
+    Raises:
+        UserError: ``test`` is out of its range.
     """
-    return _Images(path, tuple(size), skip_broken)
+    if not 0 < test < 1:
+        raise UserError(f"test must be greater than 0 and less than 1, got {test}")
+    return _Images(path, test, tuple(size), skip_broken)
 
 
 def arrays(path: Path) -> Source:
@@ -195,48 +211,39 @@ class _Digits:
 
 
 @dataclass(frozen=True)
-class _Cifar10:
+class _Cifar:
     path: Path
+    name: CifarName
 
     def fingerprint(self) -> Fingerprint:
         # The checksums fix what is read; the path is whose copy of it was asked for.
-        return {"kind": "cifar10", "path": str(self.path.resolve())}
+        return {"kind": self.name, "path": str(self.path.resolve())}
 
     def read(self) -> Contents:
-        from torchvision.datasets import CIFAR10
-
-        silence = io.StringIO()  # torchvision prints, and draws a progress bar
-        try:
-            with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
-                # The checksums of all files are verified before torchvision unpickles one.
-                parts = [CIFAR10(self.path, train=split == "train", download=True) for split in SPLITS]
-        except (OSError, RuntimeError, HTTPException, tarfile.TarError) as error:
-            raise UserError(
-                f"data.path must be a folder with CIFAR-10, or to download it to, got {self.path}: "
-                "connect to the network, or put cifar-10-python.tar.gz there; "
-                f"torchvision said: {' '.join(str(error).split())}"
-            ) from error
-        examples = (
-            Examples(split, data.data[rows].transpose(0, 3, 1, 2), np.array(data.targets[rows], dtype=np.int64))
-            for split, data in zip(SPLITS, parts, strict=True)
-            for rows in _slices(len(data), data.data[0].nbytes)
-        )
-        return Contents(tuple(parts[0].classes), examples)
+        classes, parts = read_cifar(self.path, self.name)
+        return Contents(classes, _chunks(parts))
 
 
 @dataclass(frozen=True)
 class _Images:
     path: Path
+    test: float
     size: tuple[int, ...]
     skip_broken: bool
 
     def fingerprint(self) -> Fingerprint:
         found = {"kind": "images", **state(self.path), "pillow": version("pillow")}
-        # Only where they are set: the contents are else what they were before there were such settings.
-        return found | ({"size": self.size} if self.size else {}) | ({"skip_broken": 1} if self.skip_broken else {})
+        # Only where they matter: the contents are else what they were before there were such settings.
+        split = {"test": str(self.test)} if is_divided(self.path) else {}
+        return (
+            found
+            | split
+            | ({"size": self.size} if self.size else {})
+            | ({"skip_broken": 1} if self.skip_broken else {})
+        )
 
     def read(self) -> Contents:
-        classes, files = find_images(self.path)
+        classes, files = find_images(self.path, self.test)
         return Contents(classes, self._decoded(files), len(files), lambda done: self._decoded(files, done))
 
     def _decoded(self, files: list[ImageFile], done: int = 0) -> Iterator[Examples]:
@@ -284,12 +291,7 @@ class _Arrays:
 
     def read(self) -> Contents:
         classes, parts = read_arrays(self.path)
-        examples = (
-            Examples(split, pixels[rows], labels[rows])
-            for split, (pixels, labels) in parts.items()
-            for rows in _slices(len(labels), pixels[0].nbytes)
-        )
-        return Contents(classes, examples)
+        return Contents(classes, _chunks(parts))
 
 
 @dataclass(frozen=True)
@@ -326,6 +328,17 @@ class _Synthetic:
                 labels = torch.arange(rows.start, rows.stop) % self.num_classes
                 pixels = torch.randint(256 - faintness, (len(labels), *self.shape), dtype=torch.uint8, generator=draws)
                 yield Examples(split, pixels.add_(pattern[labels]).numpy(), labels.numpy())
+
+
+def _chunks(
+    parts: Mapping[SplitName, tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]],
+) -> Iterator[Examples]:
+    """The splits of a source that is read whole, piece by piece."""
+    return (
+        Examples(split, pixels[rows], labels[rows])
+        for split, (pixels, labels) in parts.items()
+        for rows in _slices(len(labels), pixels[0].nbytes)
+    )
 
 
 def _slices(count: int, bytes_each: int, chunk_bytes: int = 0) -> Iterator[slice]:

@@ -36,18 +36,28 @@ class Split:
     """The images of one split, mapped from files: read when touched, and shared by processes.
 
     Writing to these tensors changes this process's memory, never the files. While one of them lives the
-    store is in use: its files are locked, and `fcnet.data.cleaning` leaves it alone.
+    store is in use: its files are locked, and `fcnet.data.cleaning` leaves it alone. Pickled for another
+    process, a mapped split is the place of its files, and one in memory is a copy of its tensors.
 
     Attributes:
         pixels: uint8 (N, C, H, W).
         labels: int64 (N,), each a place among the store's classes.
         moments: int64 (N, 2, C), for each image the sums of x and of x² over a channel's pixels;
             see `mean_and_std`.
+        place: folder, split, N and (C, H, W) of the files; None: the tensors are in memory.
     """
 
     pixels: Tensor
     labels: Tensor
     moments: Tensor
+    place: tuple[Path, str, int, tuple[int, int, int]] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Maps the files again where there are any."""
+        if self.place:
+            return _mapped, self.place
+        # As arrays, because torch hands no part of a privately mapped file to another process.
+        return _in_memory, (self.pixels.numpy(), self.labels.numpy(), self.moments.numpy())
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -178,7 +188,12 @@ def _opened(folder: Path, key: str) -> Store | None:
 def _mapped(folder: Path, split: str, count: int, shape: tuple[int, int, int]) -> Split:
     """Maps a split's files; a ValueError if one is not of the size it must be."""
     shapes = part_shapes(count, shape)
-    return Split(**{part: _mapped_file(part_file(folder, split, part), shapes[part], PARTS[part]) for part in PARTS})
+    parts = {part: _mapped_file(part_file(folder, split, part), shapes[part], PARTS[part]) for part in PARTS}
+    return Split(**parts, place=(folder, split, count, shape))
+
+
+def _in_memory(pixels: npt.NDArray[Any], labels: npt.NDArray[Any], moments: npt.NDArray[Any]) -> Split:
+    return Split(torch.from_numpy(pixels), torch.from_numpy(labels), torch.from_numpy(moments))
 
 
 def _mapped_file(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:

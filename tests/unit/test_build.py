@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from fcnet import build, config, distributed
+from fcnet.data import sources
 from fcnet.data.augment import Affine, ColorJitter, Cutout, Flip, Shift
 from fcnet.data.mixing import Mixing
+from fcnet.data.sources import Source, synthetic
 from fcnet.errors import UserError
 from fcnet.losses import CrossEntropy
 from fcnet.models import MLP, LogisticRegression
@@ -269,6 +271,39 @@ def test_other_data_is_labelled_by_the_names_of_its_classes(tmp_path: Path) -> N
     levels = (batch.images[:, 0, 0, 0] * 0.5 + 0.25) * 255
     assert_close(levels, torch.tensor([10.0, 10.0, 30.0, 30.0]))
     assert batch.labels.tolist() == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.2, 2 * 2), (0.5, 2 * 5)])
+def test_of_one_folder_the_configured_share_is_for_testing_whatever_the_seed(
+    tmp_path: Path, share: float, kept: int
+) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "one" / name).mkdir(parents=True)
+        for number in range(10):
+            Image.new("L", (5, 6), number).save(tmp_path / "one" / name / f"{number}.png")
+    data = config.Data(source="images", path=str(tmp_path / "one"), test=share)
+    first, second = (build.build(config.Config(seed=seed, data=data), CPU) for seed in (0, 1))
+    assert first.test.num_images == kept
+    assert first.fingerprint == second.fingerprint
+    assert torch.equal(first.test.images, second.test.images)
+
+
+@pytest.mark.parametrize("source", ["cifar10", "cifar100"])
+def test_a_network_trained_on_cifar_may_be_given_another_copy_of_it(
+    source: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+
+    def opened(path: Path) -> Source:
+        asked.append(path)
+        return synthetic((1, 6, 5), 4, 7, 2)
+
+    monkeypatch.setattr(sources, source, opened)
+    batches = build.test_data(
+        config.Data(source=source, path="own"), network(("0", "1")), path=tmp_path / "copy", device=CPU
+    )
+    assert batches.num_images == 7
+    assert asked == [tmp_path / "copy"]
 
 
 def refuse_data(data: config.Data, net: Network, path: Path | None) -> str:

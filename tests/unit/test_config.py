@@ -125,7 +125,7 @@ WRONG_OVERRIDES = {
     "seed.x=1": "seed (--set seed.x=1) must be a whole number, got {'x': 1}",
     " data = { source = 3 }": (
         "data.source (--set  data = { source = 3 }) "
-        "must be one of 'digits', 'cifar10', 'images', 'arrays', 'synthetic', got 3"
+        "must be one of 'digits', 'cifar10', 'cifar100', 'images', 'arrays', 'synthetic', got 3"
     ),
 }
 
@@ -136,7 +136,7 @@ CONFIGS = st.builds(
     seed=st.integers(0, 2**63 - 1),
     data=st.builds(
         Data,
-        source=st.sampled_from(["digits", "cifar10", "images", "synthetic"]),
+        source=st.sampled_from(["digits", "cifar10", "cifar100", "images", "synthetic"]),
         path=TEXTS.map(lambda text: f"/{text}"),
         classes=st.just(()) | st.lists(TEXTS, min_size=2, max_size=4, unique=True).map(tuple),
         validation=SHARES,
@@ -224,7 +224,10 @@ def test_all_mistakes_are_reported_at_once(refuse: Refuse, file: Path) -> None:
         [
             "--set must be section.key=value, got seed",
             """--set data.path=': the value must be TOML, got "'\"""",
-            f"data.source ({file}:3) must be one of 'digits', 'cifar10', 'images', 'arrays', 'synthetic', got 'cifar'",
+            (
+                f"data.source ({file}:3) must be one of 'digits', 'cifar10', 'cifar100', 'images', 'arrays', "
+                "'synthetic', got 'cifar'"
+            ),
             f"model.hidden.0 ({file}:5) must be at least 1, got 0",
             f"model.hidden.1 ({file}:5) must be at least 1, got 0",
             "optimizer.lr (--set optimizer.lr=-1) must be greater than 0.0, got -1",

@@ -92,7 +92,7 @@ def test_workers_make_the_same_of_pictures_as_one_process_in_the_same_order(
         with tarfile.open(tmp_path / "pictures.tar", "w") as archive:
             archive.add(path, "")
         path = tmp_path / "pictures.tar"
-    source = images(path, size, skip_broken=bool(broken))
+    source = images(path, size=size, skip_broken=bool(broken))
     alone(monkeypatch)
     expected = decoded(source)
     before = children()

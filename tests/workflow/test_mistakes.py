@@ -280,6 +280,8 @@ MISTAKES = [
            "sead (x.toml:1) is not a known key; the nearest is seed"),
     config("no path for images", "[data]\nsource = 'images'\n",
            "data.path (x.toml:1) must be set for the source images, got ''"),
+    config("no path for CIFAR-100", "[data]\nsource = 'cifar100'\n",
+           "data.path (x.toml:1) must be set for the source cifar100, got ''"),
     # --set
     setting("set of nothing", "", "--set must be section.key=value, got "),
     setting("set without a value", "seed", "--set must be section.key=value, got seed"),
@@ -360,12 +362,23 @@ MISTAKES = [
     trained("out is inside a file", "--out made.toml/run", "made.toml/run: Not a directory"),
     trained("runs is a file", "", "runs: File exists", setup=lambda: write("runs", "")),
     trained("runs is a link to nowhere", "", "runs: File exists", setup=lambda: Path("runs").symlink_to("unmounted")),
+    # CIFAR
+    trained("CIFAR-100 in a file", "--set data.source=cifar100 --set data.path=made.toml",
+            "data.path must be a folder with CIFAR-100, or to download it to, got {here}/made.toml: connect to the "
+            "network, or put a whole cifar-100-python.tar.gz there; what went wrong: File exists"),
     # images
     images("images absent", lambda: None,
            f"{{here}}/pets must be a folder or a tar archive that can be read, got: {NOT_THERE}"),
     images("images behind a link to itself", lambda: Path("pets").symlink_to("pets"),
            "{here}/pets must be a folder or a tar archive that can be read, got: Too many levels of symbolic links"),
     images("folder is empty", lambda: Path("pets").mkdir(), f"{LAYOUT}, found no images"),
+    images("nothing is kept for testing", pets, "data.test (--set data.test=0) must be greater than 0.0, got 0",
+           change="data.test=0"),
+    images("one image of a class in one folder",
+           after(*(partial(picture, f"pets/{name}.png") for name in ("cat/1", "cat/2", "dog/1"))),
+           "every class in {here}/pets must hold two images or more to be split, found only dog/1.png"),
+    images("a folder too high", lambda: pets("pets/all"),
+           "expected train/CLASS/… and test/CLASS/…, or CLASS/IMAGE, in {here}/pets, found all/~.png"),
     images("folder without train", after(pets, lambda: shutil.rmtree("pets/train")), f"{LAYOUT}, found test"),
     images("folder without test", after(pets, lambda: shutil.rmtree("pets/test")), f"{LAYOUT}, found train"),
     images("image beside the classes", after(pets, lambda: picture("pets/train/0.png")),
