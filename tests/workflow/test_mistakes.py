@@ -208,6 +208,7 @@ def predicted(kind: str, flags: str, *lines: str, setup: Callable[[], object] = 
     return Mistake(kind, ["predict", *flags.split()], list(lines), setup)
 
 
+SHIPPED = "cifar10_logistic, cifar10_mlp, ~images"
 NOT_THERE = "No such file or directory"
 NO_CONFIG = "--config FILE must be given, unless --resume --out DIR goes on with a run"
 FORMATS = "(JPEG, PNG, BMP, GIF, PPM, TIFF, WEBP)"
@@ -236,7 +237,13 @@ MISTAKES = [
     trained("device without memory", "--device meta", "--device meta cannot be used here: ~"),
     # the configuration file
     Mistake("config absent", ["train", "--config", "x.toml"],
-            [f"--config must name a file that can be read, got x.toml: {NOT_THERE}"]),
+            [f"--config must be a file or one of {SHIPPED}, got x.toml"]),
+    Mistake("config of a name nearly known", ["train", "--config", "digit"],
+            [f"--config must be a file or one of {SHIPPED}, got digit; the nearest is digits"]),
+    Mistake("config of a known name in another place", ["train", "--config", "gone/images.toml"],
+            [f"--config must be a file or one of {SHIPPED}, got gone/images.toml; the nearest is images"]),
+    Mistake("config behind a link to nowhere", ["train", "--config", "x.toml"],
+            [f"--config must be a file or one of {SHIPPED}, got x.toml"], lambda: Path("x.toml").symlink_to("gone")),
     Mistake("config is a folder", ["train", "--config", "."],
             ["--config must name a file that can be read, got .: Is a directory"]),
     config("config is not TOML", "seed = 1\nepochs: 3\n", "x.toml must be TOML: ~line 2~"),
