@@ -82,12 +82,12 @@ def build(config: config.Config, device: torch.device) -> Experiment:
         UserError: the data is missing, broken, or does not fit the configuration.
     """
     store = open_data(config.data)
+    _check_fit(config.data, store)
     classes = config.data.classes or store.classes
     rows, labels = select(store.train, store.classes, classes, "data.classes")
     train_rows, validation_rows = split_validation(labels[rows], config.data.validation, config.seed)
     train_rows, validation_rows = rows[train_rows], rows[validation_rows]
     statistics = mean_and_std(store.train.moments[train_rows], store.shape[1] * store.shape[2])
-    _check_augmentation(config.data, store.shape)
     feed = partial(Batches, store.train.pixels, labels, statistics=statistics, device=device)
     whitening = _whitening(feed(rows=train_rows), config.data.whiten) if config.data.whiten else None
     feed = partial(feed, whitening=whitening)
@@ -125,14 +125,19 @@ def select(split: Split, known: Sequence[str], wanted: Sequence[str], key: str) 
     Raises:
         UserError: a name is not a class of the source.
     """
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        raise UserError(f"{key} must be among {', '.join(known)}, got {', '.join(unknown)}")
+    if unknown := _unknown_classes(known, wanted, key):
+        raise UserError(unknown[0])
     places = torch.full((len(known),), -1, dtype=torch.int64)
     for place, name in enumerate(wanted):
         places[known.index(name)] = place
     labels = places[split.labels]
     return (labels >= 0).nonzero().squeeze(1), labels
+
+
+def _unknown_classes(known: Sequence[str], wanted: Sequence[str], key: str) -> list[str]:
+    """The mistake of names that are no class, if there are any."""
+    unknown = [name for name in wanted if name not in known]
+    return [f"{key} must be among {', '.join(known)}, got {', '.join(unknown)}"] if unknown else []
 
 
 def test_data(data: config.Data, network: Network, *, path: Path | None, device: torch.device) -> Batches:
@@ -220,11 +225,20 @@ def _transforms(augment: config.Augment) -> list[Transform]:
     return transforms
 
 
-def _check_augmentation(data: config.Data, shape: tuple[int, int, int]) -> None:
-    if data.augment.shift >= min(shape[1:]):
-        raise UserError(
-            f"data.augment.shift must be less than the images' {shape[1]}×{shape[2]} pixels, got {data.augment.shift}"
+def _check_fit(data: config.Data, store: Store) -> None:
+    """Refuses settings that do not go with the images, all of them at once."""
+    _, height, width = store.shape
+    mistakes = _unknown_classes(store.classes, data.classes, "data.classes")
+    if data.augment.shift >= min(height, width):
+        mistakes.append(
+            f"data.augment.shift must be less than the images' {height}×{width} pixels, got {data.augment.shift}"
         )
+    if data.whiten > math.prod(store.shape):
+        mistakes.append(
+            f"data.whiten must be at most the {math.prod(store.shape)} values of an image, got {data.whiten}"
+        )
+    if mistakes:
+        raise UserError("\n".join(mistakes))
 
 
 def _algorithm(config: config.Config, model: MLP, steps_per_epoch: int) -> GradientDescent:
