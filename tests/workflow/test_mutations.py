@@ -66,6 +66,16 @@ OTHERS: list[object] = [
     *([1], [5, 5], [3, 0], [1.5], [LARGE], [LARGE] * 3, [1, 4, 4], [3, 8, 8], [2, 2], [True], [1] * 40),
     *(["airplane", "bird"], ["1", "7"], ["bird", "bird"], ["a\nb", "\0"], ["x"], ["bird", 1]),
 ]
+# What only the data, or the memory, can refuse.
+MISFITS: list[tuple[str, object]] = [
+    *(("data.path", "gone"), ("data.path", "x.toml"), ("data.source", "arrays"), ("data.source", "cifar10")),
+    *(
+        ("data.classes", ["bird", "cat"]),
+        ("data.augment.shift", 8),
+        ("data.whiten", 193),
+        ("model.hidden", [LARGE] * 2),
+    ),
+]
 # In the range, but of a size that takes long or fills a disk.
 TOO_MUCH = {"data.train_size": 200, "data.test_size": 200, "train.threads": 2}
 TEXTS = [
@@ -133,7 +143,9 @@ def mutated(draw: st.DrawFn) -> tuple[str, list[str]]:
     """The text of a configuration after one to three changes, and what is set on top of it."""
     tree = copy.deepcopy(small(draw(st.sampled_from(sorted(shipped())))))
     changes: list[str] = []
-    for kind in draw(st.lists(st.sampled_from(["drop", "set", "misspell", "move", "flag", "text"]), max_size=3)):
+    for kind in draw(
+        st.lists(st.sampled_from(["drop", "set", "misspell", "move", "misfit", "flag", "text"]), max_size=3)
+    ):
         if kind == "drop":
             take(tree, draw(st.sampled_from(KEYS)))
         elif kind == "set":
@@ -143,6 +155,8 @@ def mutated(draw: st.DrawFn) -> tuple[str, list[str]]:
         elif kind == "move":
             key, section = draw(st.sampled_from(KEYS)), draw(st.sampled_from(["data", "model", "train", "new"]))
             put(tree, f"{section}.{key.split('.')[-1]}", take(tree, key) or 1)
+        elif kind == "misfit":
+            put(tree, *draw(st.sampled_from(MISFITS)))
         elif kind == "flag":
             key, value = draw(SETTINGS)
             changes.append(f"{key}={written(value)}")
