@@ -185,7 +185,14 @@ def _whitening(batches: Batches, num_components: int) -> Whitening:
 
 
 def make_model(config: config.Config, in_features: int, num_classes: int) -> MLP:
-    """The configured network, initialised from the configured seed."""
+    """The configured network, initialised from the configured seed.
+
+    Example:
+        >>> from fcnet.config import Config, Model
+        >>> model = make_model(Config(model=Model(hidden=(16,))), in_features=64, num_classes=10)
+        >>> [tuple(parameter.shape) for parameter in model.parameters()]
+        [(16, 64), (16,), (10, 16), (10,)]
+    """
     section = config.model
     initial = generator(config.seed, "initialisation")
     if section.kind == "logistic":

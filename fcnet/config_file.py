@@ -32,6 +32,17 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises:
         UserError: all mistakes, one line each: the key, where it stands, the rule, the value.
+
+    Example:
+        >>> from fcnet.shipped import find_config
+        >>> config = load_config(find_config("digits"), ["train.epochs=3", "model.hidden=[64, 32]"])
+        >>> config.train.epochs, config.model.hidden, config.data.source
+        (3, (64, 32), 'digits')
+        >>> load_config(find_config("digits"), ["train.epoch=3", "seed=-1"])
+        Traceback (most recent call last):
+            ...
+        fcnet.errors.UserError: seed (--set seed=-1) must be at least 0, got -1
+        train.epoch (--set train.epoch=3) is not a known key; the nearest is train.epochs
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -58,7 +69,12 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def dump_config(config: Config) -> str:
-    """The whole configuration as TOML; `load_config` takes it back."""
+    """The whole configuration as TOML; `load_config` takes it back.
+
+    Example:
+        >>> dump_config(Config()).splitlines()[:4]
+        ['seed = 0', '', '[data]', 'source = "digits"']
+    """
     return tomli_w.dumps(config.model_dump(mode="json"))
 
 

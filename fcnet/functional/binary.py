@@ -90,6 +90,10 @@ def cost_and_slope(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         x: logits, any shape, float32 or float64.
         t: the same shape and dtype.
+
+    Example:
+        >>> cost_and_slope(torch.tensor([20.0]), torch.tensor([1.0]))
+        (tensor(2.0612e-09), tensor([-2.0612e-09]))
     """
     against, decay, costs = _apart(x, t)
     return costs.sum(), _slope(x, against, decay)
