@@ -91,6 +91,7 @@ def build(config: config.Config, device: torch.device, progress: Progress | None
         UserError: the data is missing, broken, or does not fit the configuration.
     """
     store = open_data(config.data, progress)
+    _check_fit(config.data, store)
     classes, labels, train_rows, validation_rows = _split(config, store)
     statistics = mean_and_std(store.train.moments[train_rows], store.shape[1] * store.shape[2])
     feed = partial(Batches, store.train.pixels, labels, statistics=statistics, device=device)
@@ -162,7 +163,6 @@ def _split(config: config.Config, store: Store) -> tuple[Sequence[str], Tensor, 
     classes = config.data.classes or store.classes
     rows, labels = select(store.train, store.classes, classes, "data.classes")
     train_rows, validation_rows = split_validation(labels[rows], config.data.validation, config.seed)
-    _check_augmentation(config.data.augment, store.shape)
     return classes, labels, rows[train_rows], rows[validation_rows]
 
 
@@ -183,14 +183,19 @@ def select(split: Split, known: Sequence[str], wanted: Sequence[str], key: str) 
     Raises:
         UserError: a name is not a class of the source.
     """
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        raise UserError(f"{key} must be among {', '.join(known)}, got {', '.join(unknown)}")
+    if unknown := _unknown_classes(known, wanted, key):
+        raise UserError(unknown[0])
     places = torch.full((len(known),), -1, dtype=torch.int64)
     for place, name in enumerate(wanted):
         places[known.index(name)] = place
     labels = places[split.labels]
     return (labels >= 0).nonzero().squeeze(1), labels
+
+
+def _unknown_classes(known: Sequence[str], wanted: Sequence[str], key: str) -> list[str]:
+    """The mistake of names that are no class, if there are any."""
+    unknown = [name for name in wanted if name not in known]
+    return [f"{key} must be among {', '.join(known)}, got {', '.join(unknown)}"] if unknown else []
 
 
 def test_data(
@@ -246,7 +251,14 @@ def _whitening(batches: Batches, num_components: int) -> Whitening:
 
 
 def make_model(config: config.Config, in_features: int, num_classes: int) -> MLP:
-    """The configured network, initialised from the configured seed."""
+    """The configured network, initialised from the configured seed.
+
+    Example:
+        >>> from fcnet.config import Config, Model
+        >>> model = make_model(Config(model=Model(hidden=(16,))), in_features=64, num_classes=10)
+        >>> [tuple(parameter.shape) for parameter in model.parameters()]
+        [(16, 64), (16,), (10, 16), (10,)]
+    """
     section = config.model
     initial = generator(config.seed, "initialisation")
     if section.kind == "logistic":
@@ -321,12 +333,19 @@ def _mixing(augment: config.Augment) -> Mixing | None:
     return Mixing(augment.mixup, augment.cutmix) if augment.mixup or augment.cutmix else None
 
 
-def _check_augmentation(augment: config.Augment, shape: tuple[int, int, int]) -> None:
-    for name, pixels in (("shift", augment.shift), ("cutout", augment.cutout)):
-        if pixels >= min(shape[1:]):
-            raise UserError(
-                f"data.augment.{name} must be less than the images' {shape[1]}×{shape[2]} pixels, got {pixels}"
-            )
+def _check_fit(data: config.Data, store: Store) -> None:
+    """Refuses settings that do not go with the images, all of them at once."""
+    _, height, width = store.shape
+    mistakes = _unknown_classes(store.classes, data.classes, "data.classes")
+    for name, pixels in (("shift", data.augment.shift), ("cutout", data.augment.cutout)):
+        if pixels >= min(height, width):
+            mistakes.append(f"data.augment.{name} must be less than the images' {height}×{width} pixels, got {pixels}")
+    if data.whiten > math.prod(store.shape):
+        mistakes.append(
+            f"data.whiten must be at most the {math.prod(store.shape)} values of an image, got {data.whiten}"
+        )
+    if mistakes:
+        raise UserError("\n".join(mistakes))
 
 
 def _algorithm(config: config.Config, model: MLP, steps_per_epoch: int) -> GradientDescent:

@@ -13,6 +13,14 @@ def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+PLAIN = "UTF-8, in one line, without a NUL"
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text is UTF-8 that can be said in one line."""
+    return text.encode(errors="ignore").decode() == text and text.splitlines() in ([], [text]) and "\0" not in text
+
+
 _List = BeforeValidator(_as_tuple)
 
 
@@ -84,21 +92,26 @@ class Data(Section):
     """For synthetic: the number of training images."""
     test_size: _Count = 1_000
     """For synthetic: the number of test images."""
-    num_classes: int = Field(default=10, ge=2, le=2**31 - 1)
+    num_classes: int = Field(default=10, ge=2, le=1_000_000)
     """For synthetic: the number of classes."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Data:
+        mistakes = []
         if self.source in {"cifar10", "cifar100", "images", "arrays"} and not self.path:
-            raise ValueError(f"path|must be set for the source {self.source}|''")
-        if self.path.encode(errors="ignore").decode() != self.path:
-            raise ValueError(f"path|must be UTF-8|{self.path!r}")
+            mistakes.append(f"path|must be set for the source {self.source}|''")
+        if not is_plain(self.path):
+            mistakes.append(f"path|must be {PLAIN}|{self.path!r}")
         if len(self.size) not in (0, 2):
-            raise ValueError(f"size|must be a height and a width, or none|{list(self.size)}")
+            mistakes.append(f"size|must be a height and a width, or none|{list(self.size)}")
         if self.source == "synthetic" and self.train_size < self.num_classes:
-            raise ValueError(f"train_size|must be at least num_classes ({self.num_classes})|{self.train_size}")
+            mistakes.append(f"train_size|must be at least num_classes ({self.num_classes})|{self.train_size}")
         if self.classes and (len(self.classes) < 2 or len(set(self.classes)) < len(self.classes)):
-            raise ValueError(f"classes|must be at least two different names, or none|{list(self.classes)}")
+            mistakes.append(f"classes|must be at least two different names, or none|{list(self.classes)}")
+        if not all(map(is_plain, self.classes)):
+            mistakes.append(f"classes|must be {PLAIN}|{list(self.classes)}")
+        if mistakes:
+            raise ValueError("\n".join(mistakes))
         return self
 
 

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 from pydantic import ValidationError
 
-from fcnet.config import Config
+from fcnet.config import PLAIN, Config, is_plain
 from fcnet.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+_SHOWN = 300
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), *, flag: str = "--config") -> Config:
@@ -31,6 +33,17 @@ def load_config(path: Path, overrides: Sequence[str] = (), *, flag: str = "--con
 
     Raises:
         UserError: all mistakes, one line each: the key, where it stands, the rule, the value.
+
+    Example:
+        >>> from fcnet.shipped import find_config
+        >>> config = load_config(find_config("digits"), ["train.epochs=3", "model.hidden=[64, 32]"])
+        >>> config.train.epochs, config.model.hidden, config.data.source
+        (3, (64, 32), 'digits')
+        >>> load_config(find_config("digits"), ["train.epoch=3", "seed=-1"])
+        Traceback (most recent call last):
+            ...
+        fcnet.errors.UserError: seed (--set seed=-1) must be at least 0, got -1
+        train.epoch (--set train.epoch=3) is not a known key; the nearest is train.epochs
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -39,23 +52,30 @@ def load_config(path: Path, overrides: Sequence[str] = (), *, flag: str = "--con
     except UnicodeDecodeError:
         raise UserError(f"{path} must be UTF-8 text") from None
     try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} must be TOML: {error}") from None
+        tree = _parsed(text)
+    except ValueError as error:
+        unset = [mistake for override in overrides if (mistake := _override({}, {}, override))]
+        raise UserError("\n".join([f"{path} must be TOML: {error}", *unset])) from None
     places = {key: f"{path}:{line}" for key, line in _lines_of_keys(text)}
     mistakes = [mistake for override in overrides if (mistake := _override(tree, places, override))]
     config = None
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        mistakes += [_sentence(details, places, str(path)) for details in error.errors(include_url=False)]
+        for details in error.errors(include_url=False):
+            mistakes += _sentences(details, places, str(path))
     if mistakes or config is None:
         raise UserError("\n".join(mistakes))
     return _with_absolute_path(config, places, str(path))
 
 
 def dump_config(config: Config) -> str:
-    """The whole configuration as TOML; `load_config` takes it back."""
+    """The whole configuration as TOML; `load_config` takes it back.
+
+    Example:
+        >>> dump_config(Config()).splitlines()[:4]
+        ['seed = 0', '', '[data]', 'source = "digits"']
+    """
     return tomli_w.dumps(config.model_dump(mode="json"))
 
 
@@ -75,12 +95,22 @@ def _with_absolute_path(config: Config, places: dict[str, str], file: str) -> Co
     path = config.data.path
     if not path:
         return config
+    place = _place(["data", "path"], places, file)
     try:
         absolute = str(Path(path).expanduser().absolute())
     except RuntimeError:
-        place = _place(["data", "path"], places, file)
-        raise UserError(f"data.path ({place}) must be in a home that is known, got {path!r}") from None
+        raise UserError(f"data.path ({place}) must be in a home that is known, got {_shown(path)}") from None
+    if not is_plain(absolute):
+        raise UserError(f"data.path ({place}) must be {PLAIN}, got {_shown(absolute)}")
     return config.model_copy(update={"data": config.data.model_copy(update={"path": absolute})})
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """Reads TOML; a ValueError where it is none, or where Python cannot hold it."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it must be nested less deeply") from None
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -94,24 +124,24 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, objec
 def _override(tree: dict[str, Any], places: dict[str, str], override: str) -> str | None:
     """Puts one ``--set`` into the tree; returns the mistake where it cannot."""
     place = f"--set {override}"
-    if "\n" in override:
-        return f"--set must be one line, got {override!r}"
+    if not is_plain(override):
+        return f"--set must be {PLAIN}, got {_shown(override)}"
     key, equals, text = override.partition("=")
     key = key.strip()
     parts = key.split(".")
     if not equals or not all(parts):
         return f"--set must be section.key=value, got {override}"
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = _parsed(f"value = {text}")["value"]
+    except ValueError:
         if not re.fullmatch(r"[^\s\"'\[\]{}=,#][^\"'\[\]{}=,\n]*", text):
-            return f"{place}: the value must be TOML, got {text!r}"
+            return f"{place}: the value must be TOML, got {_shown(text)}"
         value = text
     section: Any = tree
     for depth, part in enumerate(parts[:-1]):
         section = section.setdefault(part, {})
         if not isinstance(section, dict):
-            return f"{place}: {'.'.join(parts[: depth + 1])} must be a section, got {section!r}"
+            return f"{place}: {'.'.join(parts[: depth + 1])} must be a section, got {_shown(section)}"
     section[parts[-1]] = value
     for known in [known for known in places if known.startswith(f"{key}.")]:
         del places[known]
@@ -135,18 +165,28 @@ def _bare(key: str) -> str:
     return re.sub(r"[\s\"']", "", key)
 
 
-def _sentence(details: Any, places: dict[str, str], file: str) -> str:  # noqa: ANN401 - pydantic's dictionary
-    """One line for one of pydantic's errors."""
+def _sentences(details: Any, places: dict[str, str], file: str) -> Iterator[str]:  # noqa: ANN401 - pydantic's dictionary
+    """A line for each mistake that one of pydantic's errors stands for: several of the rules between fields."""
     location = [str(part) for part in details["loc"]]
-    rule, value = _rule(details), repr(details["input"])
     if details["type"] == "value_error":
-        field, rule, value = str(details["ctx"]["error"]).split("|", 2)
-        location.append(field)
-    key = ".".join(location)
-    place = _place(location, places, file)
+        for mistake in str(details["ctx"]["error"]).split("\n"):
+            field, rule, value = mistake.split("|", 2)
+            yield f"{'.'.join([*location, field])} ({_place([*location, field], places, file)}) {rule}, got {value}"
+        return
+    key, place = ".".join(location), _place(location, places, file)
     if details["type"] == "extra_forbidden":
-        return f"{key} ({place}) is not a known key{_nearest(key)}"
-    return f"{key} ({place}) {rule}, got {value}"
+        yield f"{key if key.isprintable() and key else _shown(key)} ({place}) is not a known key{_nearest(key)}"
+    else:
+        yield f"{key} ({place}) {_rule(details)}, got {_shown(details['input'])}"
+
+
+def _shown(value: object) -> str:
+    """A value in one line of bounded length."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no more than some thousand digits
+        return "a number of too many digits"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _place(location: list[str], places: dict[str, str], file: str) -> str:
@@ -162,11 +202,13 @@ def _nearest(key: str) -> str:
     tree: Any = Config().model_dump()
     sections = {part: list(keys) for part, keys in tree.items() if isinstance(keys, dict)}
     sections |= {"": list(tree), "data.augment": list(tree["data"]["augment"])}
-    if close := difflib.get_close_matches(name, sections.get(section, []), n=1):
-        return f"; the nearest is {'.'.join(filter(None, [section, *close]))}"
     elsewhere = [f"{part}.{name}" for part, keys in sections.items() if part and name in keys]
+    if name in tree and name not in sections:
+        elsewhere.append(name)
     if elsewhere:
         return f"; the nearest is {elsewhere[0]}"
+    if close := difflib.get_close_matches(name, sections.get(section, []), n=1):
+        return f"; the nearest is {'.'.join(filter(None, [section, *close]))}"
     return f"; known are {', '.join(sections[section])}" if section in sections else ""
 
 

@@ -26,6 +26,11 @@ class Evaluation:
     Attributes:
         loss: the mean loss.
         confusion: counts, ``confusion[truth][prediction]``, (C, C).
+
+    Example:
+        >>> seen = Evaluation(loss=0.4, confusion=((8, 2), (1, 9)))
+        >>> seen.count, seen.accuracy
+        (20, 0.85)
     """
 
     loss: float

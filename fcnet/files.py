@@ -39,6 +39,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises:
         UserError: there is no room for it.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "notes.txt"
+        ...     write_text(file, "old")
+        ...     try:
+        ...         with replacing(file) as sibling:
+        ...             _ = sibling.write_text("half of")
+        ...             raise KeyboardInterrupt
+        ...     except KeyboardInterrupt:
+        ...         print([entry.name for entry in Path(folder).iterdir()], file.read_text())
+        ['notes.txt'] old
     """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -116,6 +128,14 @@ def read_sealed(stem: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         UserError: a file is missing or is not, to the bit, what was written; the file is named.
+
+    Example:
+        >>> import torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_sealed(Path(folder) / "x", {"weight": torch.ones(2)}, {"epoch": 3})
+        ...     tensors, facts = read_sealed(Path(folder) / "x")
+        >>> tensors["weight"].tolist(), facts["epoch"]
+        ([1.0, 1.0], 3)
     """
     from safetensors.torch import load_file
 

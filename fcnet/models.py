@@ -70,6 +70,11 @@ class Dropout(nn.Module):
 
     Source:
         Srivastava et al., "Dropout", 2014.
+
+    Example:
+        >>> a = Dropout(0.5, generator=torch.Generator().manual_seed(0))(torch.ones(1000))
+        >>> sorted(set(a.tolist())), round(a.mean().item(), 1)
+        ([0.0, 2.0], 1.0)
     """
 
     def __init__(self, p: float, *, generator: torch.Generator | None = None) -> None:
@@ -335,14 +340,25 @@ class LogisticRegression(MLP):
 
 
 def probabilities(logits: Tensor) -> Tensor:
-    """(B, C) class probabilities of logits (B,) or (B, C)."""
+    """(B, C) class probabilities of logits (B,) or (B, C).
+
+    Example:
+        >>> probabilities(torch.tensor([0.0, 20.0]))  # one output node
+        tensor([[5.0000e-01, 5.0000e-01],
+                [2.0612e-09, 1.0000e+00]])
+    """
     if logits.ndim == 1:
         return torch.stack([F.sigmoid(-logits), F.sigmoid(logits)], dim=1)
     return F.softmax(logits, 1)
 
 
 def most_probable(logits: Tensor) -> Tensor:
-    """The class of largest probability, int64 (B,), of logits (B,) or (B, C)."""
+    """The class of largest probability, int64 (B,), of logits (B,) or (B, C).
+
+    Example:
+        >>> most_probable(torch.tensor([-1.0, 2.0])), most_probable(torch.tensor([[0.0, 3.0, 1.0]]))
+        (tensor([0, 1]), tensor([1]))
+    """
     return (logits > 0).long() if logits.ndim == 1 else logits.argmax(1)
 
 

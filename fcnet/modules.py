@@ -224,7 +224,13 @@ class LogisticLoss(_Loss):
 
 
 class HingeLoss(_Loss):
-    """`fcnet.functional.hinge_loss`."""
+    """`fcnet.functional.hinge_loss`.
+
+    Example:
+        >>> import torch
+        >>> HingeLoss()(torch.tensor([0.5, -2.0]), torch.tensor([1, -1]))
+        tensor(0.2500)
+    """
 
     def forward(self, score: Tensor, target: Tensor) -> Tensor:
         """The loss of scores and classes −1 and +1."""
@@ -232,7 +238,13 @@ class HingeLoss(_Loss):
 
 
 class QuadraticLoss(_Loss):
-    """`fcnet.functional.quadratic_loss`."""
+    """`fcnet.functional.quadratic_loss`.
+
+    Example:
+        >>> import torch
+        >>> QuadraticLoss(reduction="none")(torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 0.0]]))
+        tensor([0.5000])
+    """
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         """The loss of predictions and targets, one a sample."""

@@ -181,6 +181,16 @@ def load(run: str | Path, *, device: torch.device | str = "cpu") -> Network:
 
     Raises:
         UserError: the folder holds no finished network, or a damaged one.
+
+    Example:
+        >>> import tempfile
+        >>> model, half = MLP(4, (3,), 2), torch.full((1,), 0.5)
+        >>> network = Network(model, classes=("cat", "dog"), shape=(1, 2, 2), mean=half, std=half)
+        >>> with tempfile.TemporaryDirectory() as run:
+        ...     network.save(Path(run) / "model", {})
+        ...     loaded = load(run)
+        >>> loaded.classes, loaded.predict_proba(torch.zeros(5, 1, 2, 2, dtype=torch.uint8)).shape
+        (('cat', 'dog'), torch.Size([5, 2]))
     """
     folder = Path(run)
     if not folder.is_dir():

@@ -28,6 +28,13 @@ class BatchNorm(nn.Module):
 
     Source:
         Ioffe and Szegedy, "Batch normalization", 2015.
+
+    Example:
+        >>> normalize, z = BatchNorm(1), torch.tensor([[1.0], [3.0]])
+        >>> [round(value, 4) for value in normalize(z).flatten().tolist()]
+        [-1.0, 1.0]
+        >>> round(normalize.running_mean.item(), 4)
+        0.2
     """
 
     running_mean: Tensor

@@ -28,5 +28,11 @@ def derive(seed: int, *purpose: str | int) -> int:
 
 
 def generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh generator on ``device`` for one purpose; see `derive`."""
+    """A fresh generator on ``device`` for one purpose; see `derive`.
+
+    Example:
+        >>> drawn = [torch.rand(3, generator=generator(0, "order", epoch)).tolist() for epoch in (1, 1, 2)]
+        >>> drawn[0] == drawn[1], drawn[0] == drawn[2]
+        (True, False)
+    """
     return torch.Generator(device).manual_seed(derive(seed, *purpose))

@@ -19,6 +19,7 @@ from fcnet.experiment import Stopped, carry_out
 from fcnet.files import replacing, write_text
 from fcnet.range_test import suggested, try_rates
 from fcnet.run import Run, check_new
+from fcnet.shipped import find_config, purpose, shipped
 
 if TYPE_CHECKING:
     import argparse
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 def main(arguments: list[str]) -> int:
     """Parses the flags, trains, prints; returns the exit code."""
     flags = _flags(arguments)
+    if flags.list:
+        _list()
+        return 0
     name = flags.config.stem if flags.config else ""
     run = Run.find(flags.out, name) if flags.resume else None
     config = _config(flags, run)
@@ -50,7 +54,10 @@ def main(arguments: list[str]) -> int:
 
 def _flags(arguments: list[str]) -> argparse.Namespace:
     parser = cli.Parser("train", "Train the network that a configuration file describes.")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="the experiment, a TOML file")
+    parser.add_argument(
+        "--config", metavar="FILE", help="the experiment: a TOML file, or the name of a configuration that is shipped"
+    )
+    parser.add_argument("--list", action="store_true", help="print the shipped configurations and stop")
     parser.add_argument(
         "--set",
         action="append",
@@ -66,6 +73,9 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
         "--find-lr", action="store_true", help="try learning rates in a short training, draw the loss, and stop"
     )
     flags = parser.parse_args(arguments)
+    flags.config = None if flags.config is None else find_config(flags.config)
+    if flags.list:
+        return flags
     if flags.config is None and not (flags.resume and flags.out):
         raise UserError("--config FILE must be given, unless --resume --out DIR goes on with a run")
     if flags.find_lr and flags.resume:
@@ -73,6 +83,14 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
     if flags.config is None and flags.set:
         raise UserError(f"--set needs --config FILE, got --set {flags.set[0]} alone")
     return flags
+
+
+def _list() -> None:
+    """Each shipped configuration in one line: its name, and what it is for."""
+    known = shipped()
+    width = max(map(len, known), default=0)
+    for name, file in known.items():
+        cli.say(f"{name:{width}}  {purpose(file)}")
 
 
 def _config(flags: argparse.Namespace, run: Run | None) -> Config:

@@ -91,6 +91,10 @@ def cost_and_slope(x: Tensor, t: Tensor, weight: Tensor | None = None) -> tuple[
         x: logits, any shape, float32 or float64.
         t: the same shape and dtype.
         weight: a factor for each finite cost, likewise; None is 1.
+
+    Example:
+        >>> cost_and_slope(torch.tensor([20.0]), torch.tensor([1.0]))
+        (tensor(2.0612e-09), tensor([-2.0612e-09]))
     """
     against, decay, costs = _apart(x, t)
     slope = _slope(x, against, decay)

@@ -32,6 +32,11 @@ def cost_and_slope(x: Tensor, target: Tensor, label_smoothing: float = 0.0) -> t
 
     Returns:
         A scalar, and a new tensor (N, C).
+
+    Example:
+        >>> cost, slope = cost_and_slope(torch.tensor([[20.0, 0.0]]), torch.tensor([0]))
+        >>> cost, slope
+        (tensor(2.0612e-09), tensor([[-2.0612e-09,  2.0612e-09]]))
     """
     slope = torch.empty_like(x)
     targets: Targets

@@ -8,15 +8,60 @@ from pathlib import Path
 import pytest
 import torch
 
+import fcnet
 from fcnet import train
 from fcnet.config import Config
 from fcnet.config_file import dump_config, load_config
+from fcnet.shipped import purpose, shipped
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.toml"))
+CONFIGS = sorted(shipped().values())
 
 
 def test_these_configurations_are_there() -> None:
-    assert {file.stem for file in CONFIGS} >= {"digits", "cifar10_logistic", "cifar10_softmax", "cifar10_mlp", "images"}
+    assert set(shipped()) >= {"digits", "cifar10_logistic", "cifar10_softmax", "cifar10_mlp", "images"}
+
+
+def test_configurations_lie_in_an_installed_package_and_beside_a_checkout() -> None:
+    package = Path(fcnet.__file__).parent
+    checkout = (package.parent / "pyproject.toml").is_file()
+    folder = (package.parent if checkout else package) / "configs"
+    assert set(CONFIGS) == set(folder.rglob("*.toml"))
+
+
+def test_all_are_listed_with_what_they_are_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["--list"]) == 0
+    listed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert list(listed) == sorted(file.stem for file in CONFIGS)
+    for name, said in listed.items():
+        opening = shipped()[name].read_text(encoding="utf-8").replace("\n# ", " ")
+        assert opening.startswith(f"# {said} ")
+        assert said.startswith("Trains ")
+        assert said.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("comment", "said"),
+    [
+        ("# Trains a\n# network.\nseed = 0", "Trains a network."),
+        ("# Reads a/b/…. Then trains.\n# More.", "Reads a/b/…."),
+        ("# At 1e-3. Now on 0.5 of it\n\n# Not this.", "At 1e-3."),
+        ("seed = 0 # Not this.", ""),
+    ],
+)
+def test_a_purpose_is_the_first_sentence_of_the_opening_comment(comment: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text(comment, encoding="utf-8")
+    assert purpose(tmp_path / "x.toml") == said
+
+
+def test_a_name_is_a_file_of_that_path_before_it_is_a_shipped_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["--config", "digits", "--print-config"]) == 0
+    assert capsys.readouterr().out.strip() == dump_config(load_config(shipped()["digits"])).strip()
+    Path("digits").write_text("seed = 7")
+    assert train.main(["--config", "digits", "--print-config"]) == 0
+    assert capsys.readouterr().out.startswith("seed = 7\n")
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
@@ -45,10 +90,9 @@ def test_digits_soon_reaches_90_percent_and_writes_only_where_it_is_told(
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
-    (digits,) = (file for file in CONFIGS if file.stem == "digits")
     threads = torch.get_num_threads()
     try:
-        code = train.main(["--config", str(digits), "--set", "train.epochs=8", "--out", str(tmp_path / "run")])
+        code = train.main(["--config", "digits", "--set", "train.epochs=8", "--out", str(tmp_path / "run")])
     finally:
         torch.set_num_threads(threads)
     assert code == 0

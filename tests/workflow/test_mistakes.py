@@ -224,6 +224,7 @@ def predicted(kind: str, flags: str, *lines: str, setup: Callable[[], object] = 
     return Mistake(kind, ["predict", *flags.split()], list(lines), setup)
 
 
+SHIPPED = "cifar10_logistic, cifar10_mlp, ~images"
 NOT_THERE = "No such file or directory"
 NO_CONFIG = "--config FILE must be given, unless --resume --out DIR goes on with a run"
 FORMATS = "(JPEG, PNG, BMP, GIF, PPM, TIFF, WEBP)"
@@ -253,10 +254,44 @@ MISTAKES = [
     trained("device without memory", "--device meta", "--device meta cannot be used here: ~"),
     # the configuration file
     Mistake("config absent", ["train", "--config", "x.toml"],
-            [f"--config must name a file that can be read, got x.toml: {NOT_THERE}"]),
+            [f"--config must be a file or one of {SHIPPED}, got x.toml"]),
+    Mistake("config of a name nearly known", ["train", "--config", "digit"],
+            [f"--config must be a file or one of {SHIPPED}, got digit; the nearest is digits"]),
+    Mistake("config of a known name in another place", ["train", "--config", "gone/images.toml"],
+            [f"--config must be a file or one of {SHIPPED}, got gone/images.toml; the nearest is images"]),
+    Mistake("config behind a link to nowhere", ["train", "--config", "x.toml"],
+            [f"--config must be a file or one of {SHIPPED}, got x.toml"], lambda: Path("x.toml").symlink_to("gone")),
     Mistake("config is a folder", ["train", "--config", "."],
             ["--config must name a file that can be read, got .: Is a directory"]),
     config("config is not TOML", "seed = 1\nepochs: 3\n", "x.toml must be TOML: ~line 2~"),
+    config("number of too many digits", "seed = " + "9" * 5000,
+           "x.toml must be TOML: Exceeds the limit (4300 digits) ~"),
+    config("number of too many digits to be said", "seed = 0x" + "f" * 5000,
+           "seed (x.toml:1) must be less than 9223372036854775808, got a number of too many digits"),
+    config("lists without an end", "x = " + "[" * 5000, "x.toml must be TOML: ~nested~"),
+    config("long value", "seed = '" + "x" * 5000 + "'",
+           f"seed (x.toml:1) must be a whole number, got '{'x' * 299}…"),
+    config("key of two lines", '"a\\nb" = 1\n', "'a\\nb' (x.toml) is not a known key; known are seed, ~"),
+    config("key without a letter", '"" = 1\n', "'' (x.toml:1) is not a known key; known are seed, ~"),
+    config("seed in a section", "[train]\nseed = 1\n", "train.seed (x.toml:2) is not a known key; the nearest is seed"),
+    config("path of two lines", '[data]\nsource = "images"\npath = "a\\nb"\n',
+           "data.path (x.toml:3) must be UTF-8, in one line, without a NUL, got 'a\\nb'"),
+    config("path with a NUL", '[data]\nsource = "images"\npath = "a\\u0000b"\n',
+           "data.path (x.toml:3) must be UTF-8, in one line, without a NUL, got 'a\\x00b'"),
+    config("path with a NUL, and a class of two lines chosen twice",
+           '[data]\npath = "\\u0000"\nclasses = ["a\\nb", "a\\nb"]\n',
+           "data.path (x.toml:2) must be UTF-8, in one line, without a NUL, got '\\x00'",
+           "data.classes (x.toml:3) must be at least two different names, or none, got ['a\\nb', 'a\\nb']",
+           "data.classes (x.toml:3) must be UTF-8, in one line, without a NUL, got ['a\\nb', 'a\\nb']"),
+    Mistake("no TOML and a wrong set", ["train", "--config", "x.toml", "--set", "seed", "--set", "model.hidden=[1"],
+            ["x.toml must be TOML: ~line 1~", "--set must be section.key=value, got seed",
+             "--set model.hidden=[1: the value must be TOML, got '[1'"], lambda: write("x.toml", "seed: 1\n")),
+    config("mistakes of several sections and between fields", "[data]\nsource = 'images'\nclasses = ['cat']\n"
+           "[model]\nhidden = [3, 4]\nresidual = true\n[optimizer]\nname = 'sgd'\nnesterov = true\nmomentum = 0\n",
+           "data.path (x.toml:1) must be set for the source images, got ''",
+           "data.classes (x.toml:3) must be at least two different names, or none, got ['cat']",
+           "model.hidden (x.toml:5) must have two neighbours of one width where residual is true, got [3, 4]",
+           "optimizer.momentum (x.toml:10) must be greater than 0 where nesterov is true, got 0.0"),
     config("key given twice", "seed = 1\nseed = 2\n", "x.toml must be TOML: ~line 2~"),
     config("config is not UTF-8", b"# caf\xe9\n", "x.toml must be UTF-8 text"),
     config("unknown section", "[trian]\nepochs = 3\n", "trian (x.toml:1) is not a known key; the nearest is train"),
@@ -288,6 +323,14 @@ MISTAKES = [
     setting("set without a key", "=3", "--set must be section.key=value, got =3"),
     setting("set to what is not TOML", "model.hidden=[1", "--set model.hidden=[1: the value must be TOML, got '[1'"),
     setting("set below a value", "seed.x=1", "--set seed.x=1: seed must be a section, got 1"),
+    setting("set of two lines", "seed=1\nseed=2",
+            "--set must be UTF-8, in one line, without a NUL, got 'seed=1\\nseed=2'"),
+    setting("set that ends in a carriage return", "seed=1\r",
+            "--set must be UTF-8, in one line, without a NUL, got 'seed=1\\r'"),
+    setting("set of a key that is not UTF-8", "\udcff=1",
+            "--set must be UTF-8, in one line, without a NUL, got '\\udcff=1'"),
+    setting("set of a number of too many digits", f"seed={'9' * 5000}",
+            "seed (--set seed=9~) must be a whole number, got '9~"),
     setting("set of an unknown key", "train.epoch=1",
             "train.epoch (--set train.epoch=1) is not a known key; the nearest is train.epochs"),
     setting("set out of range", "seed=-1", "seed (--set seed=-1) must be at least 0, got -1"),
@@ -349,6 +392,11 @@ MISTAKES = [
             "optimizer.momentum (~) must be greater than 0 where nesterov is true, got 0.0"),
     setting("fewer images than classes", "data.num_classes=41",
             "data.train_size (made.toml:5) must be at least num_classes (41), got 40"),
+    trained("classes, a shift and components that are not those of the images",
+            "--set data.classes=['1','7'] --set data.augment={shift=9} --set data.whiten=99",
+            "data.classes must be among 0, 1, 2, got 7",
+            "data.augment.shift must be less than the images' 4×4 pixels, got 9",
+            "data.whiten must be at most the 16 values of an image, got 99"),
     trained("network that is too large", f"{LARGE} --set model.hidden=[2147483647]", MEMORY),
     setting("images that are too large", "data.shape=[1,2147483647,2147483647]", MEMORY),
     # --find-lr
@@ -629,7 +677,7 @@ def test_a_mistake_is_a_line_and_code_2_and_leaves_everything_as_it_was(
 
 def test_mistakes_are_of_many_kinds() -> None:
     kinds = [mistake.kind for mistake in MISTAKES]
-    assert len(set(kinds)) == len(kinds) >= 40
+    assert len(set(kinds)) == len(kinds) >= 130
     assert all(mistake.lines for mistake in MISTAKES)
 
 
@@ -668,9 +716,19 @@ def test_a_cache_that_is_a_file_is_a_mistake(
 
 def test_a_path_that_is_not_utf8_is_a_mistake() -> None:
     write("made.toml", CONFIG)
-    with pytest.raises(UserError, match=r"^data\.path \(--set data\.path=x\udcff\) must be UTF-8, got '.*x\\udcff'$"):
+    refusal = re.escape("--set must be UTF-8, in one line, without a NUL, got 'data.path=x\\udcff'")
+    with pytest.raises(UserError, match=f"^{refusal}$"):
         train.main(["--config", "made.toml", "--set", "data.path=x\udcff"])
     assert everything(Path.cwd()) == {"made.toml": CONFIG.encode()}
+
+
+def test_a_path_inside_a_folder_whose_name_is_not_utf8_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("k\udcff").mkdir()
+    monkeypatch.chdir("k\udcff")
+    write("made.toml", CONFIG)
+    refusal = r"^data\.path \(--set data\.path=pets\) must be UTF-8, in one line, without a NUL, got '.*k\\udcff/pets'$"
+    with pytest.raises(UserError, match=refusal):
+        train.main(["--config", "made.toml", "--set", "data.path=pets"])
 
 
 def test_a_batch_larger_than_the_set_is_the_set(monkeypatch: pytest.MonkeyPatch) -> None:

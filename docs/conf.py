@@ -1,0 +1,66 @@
+"""How Sphinx makes the documentation: ``sphinx-build -W docs build/docs``."""
+
+from importlib.metadata import version as version_of
+from typing import Any
+
+import fcnet.functional
+from fcnet import config
+
+project = "fcnet"
+version = release = version_of("fcnet")
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser"]
+html_theme = "furo"
+html_title = f"fcnet {release}"
+html_copy_source = False
+default_role = "py:obj"
+myst_heading_anchors = 3
+autodoc_default_options = {"members": True, "no-value": True, "exclude-members": "model_config"}
+autodoc_member_order = "bysource"
+napoleon_custom_sections = ["Source"]
+napoleon_use_ivar = True
+
+BOUNDS = {"ge": "at least", "gt": "greater than", "le": "at most", "lt": "less than"}
+
+
+def _is_offered_above(app: object, what: str, name: str, obj: object, skip: bool, options: Any) -> bool | None:  # noqa: ANN401, FBT001 - Sphinx's call
+    """Leaves a function out of the module it is written in where `fcnet.functional` offers it."""
+    home = getattr(obj, "__module__", None) or ""
+    offered = name in fcnet.functional.__all__ and home.startswith("fcnet.functional.")
+    return True if offered and "imported-members" not in options else None
+
+
+def _is_section(name: str) -> bool:
+    part = getattr(config, name, None)
+    return isinstance(part, type) and issubclass(part, config.Section)
+
+
+def _describe_setting(app: object, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Says of a configuration's setting what it is, its bounds and its default."""
+    home, _, key = name.rpartition(".")
+    module, _, section = home.rpartition(".")
+    if what != "attribute" or module != "fcnet.config" or not _is_section(section):
+        return
+    field = getattr(config, section).model_fields[key]
+    bounds = [
+        f"{words} {getattr(rule, kind)}"
+        for rule in field.metadata
+        for kind, words in BOUNDS.items()
+        if hasattr(rule, kind)
+    ]
+    default = [] if isinstance(field.default, config.Section) else [f"default ``{field.default!r}``"]
+    said = ", ".join(bounds + default)
+    lines[:] = [field.description or "", "", f"{said[:1].upper()}{said[1:]}." if said else ""]
+
+
+def _shorten_signature(app: object, what: str, name: str, *rest: object) -> tuple[str, str] | None:
+    """Leaves out the arguments of a configuration's section, which are its settings."""
+    return (
+        ("", "") if what == "class" and name.startswith("fcnet.config.") and _is_section(name.split(".")[-1]) else None
+    )
+
+
+def setup(app: Any) -> None:  # noqa: ANN401 - Sphinx's application
+    """Called by Sphinx."""
+    app.connect("autodoc-skip-member", _is_offered_above)
+    app.connect("autodoc-process-docstring", _describe_setting, priority=900)  # after napoleon
+    app.connect("autodoc-process-signature", _shorten_signature)

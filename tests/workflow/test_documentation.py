@@ -1,0 +1,319 @@
+"""Every command and every program of the README and the guide runs, and does what the words around it say."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import hashlib
+import http.server
+import io
+import itertools
+import json
+import pickle
+import re
+import shlex
+import shutil
+import signal
+import sys
+import tarfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import CIFAR10
+
+from fcnet import cli, evaluate, predict, train
+from fcnet.build import build
+from fcnet.config_file import dump_config, load_config
+from fcnet.experiment import carry_out
+from fcnet.run import Run
+from fcnet.shipped import shipped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = {"train": train.main, "evaluate": evaluate.main, "predict": predict.main}
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+# What cannot run in a test, and why.
+LEFT_OUT = {
+    "python3 -m venv .venv": "it makes an environment: the gate runs it",
+    ".venv/bin/python -m pip install --quiet -e .": "it needs the package index: the gate runs it",
+    ".venv/bin/python -m pip install --quiet -e '.[test]'": "it needs the package index: the gate runs it",
+    ".venv/bin/python -m pytest -q": "it is this suite",
+}
+RESULT = (
+    r"test accuracy \d+\.\d\d% \(95 % interval \d+\.\d\d% to \d+\.\d\d%\) on [\d,]+ images after \d+\.\d s of training"
+)
+PREDICTION = r"digit\.png: \d \(\d+\.\d%\)"
+EVALUATION = [
+    r"accuracy .*, 360 images",
+    r"class +images +precision +recall +F1",
+    r"truth +taken for",
+    "evaluation.json",
+]
+
+
+# --- what takes the place of the reader's things ----------------------------------------------------------------
+
+
+def draw(file: str, shape: tuple[int, ...] = (8, 8)) -> None:
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(len(file)).integers(256, size=shape, dtype=np.uint8)
+    Image.fromarray(pixels).save(file)
+
+
+def image_folder(folder: str) -> None:
+    for split, name, number in itertools.product(("train", "test"), ("cat", "dog", "eel"), range(10)):
+        draw(f"{folder}/{split}/{name}/{number}.png", (6, 6, 3))
+
+
+def image_archive() -> None:
+    image_folder("packed")
+    Path("my").mkdir(exist_ok=True)
+    with tarfile.open("my/all.tar.xz", "w:xz") as archive:
+        archive.add("packed", ".")
+
+
+def digit() -> None:
+    draw("digit.png")
+    draw("IMAGE.png")
+
+
+def configs_of_the_clone() -> None:
+    Path("configs").mkdir()
+    for file in shipped().values():
+        shutil.copy(file, "configs")
+
+
+def killed_run() -> None:
+    """``runs/digits`` as a process killed in its second epoch leaves it."""
+    shutil.rmtree("runs/digits")
+    settings = load_config(shipped()["digits"], ["train.epochs=2"])
+    run = Run.create(None, "digits", dump_config(settings))
+    for _ in itertools.islice(carry_out(build(settings, torch.device("cpu")), run, save_seconds=0.0), 25):
+        pass
+    assert not run.finished
+
+
+def tiny_cifar10() -> None:
+    """An archive in CIFAR-10's format, where torchvision looks for the real one, and one that is there already."""
+    draws = np.random.default_rng(0)
+    names = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
+    classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    files = {"batches.meta": pickle.dumps({"label_names": classes}, protocol=2)}
+    for name in names:
+        rows = {"labels": [*range(10)], "data": draws.integers(256, size=(10, 3072), dtype=np.uint8)}
+        files[name] = pickle.dumps(rows, protocol=2)
+    for name, content in files.items():
+        file = Path("my/data/cifar-10-batches-py") / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    with tarfile.open("cifar-10-python.tar.gz", "w:gz") as archive:
+        archive.add("my/data/cifar-10-batches-py", "cifar-10-batches-py")
+    sums = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+    CIFAR10.tgz_md5 = hashlib.md5(Path("cifar-10-python.tar.gz").read_bytes()).hexdigest()
+    CIFAR10.train_list = [[name, sums[name]] for name in names[:5]]
+    CIFAR10.test_list = [[name, sums[name]] for name in names[5:]]
+    CIFAR10.meta = CIFAR10.meta | {"md5": sums["batches.meta"]}
+
+
+# --- what the pages say -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a command or a program of a page is to say.
+
+    Attributes:
+        said: patterns of lines, in order.
+        before: makes what the page takes for granted.
+        smaller: flags that make it quick.
+    """
+
+    said: list[str]
+    before: Callable[[], object] = lambda: None
+    smaller: str = ""
+
+
+FEW = "--set train.epochs=2"
+EXPECTED: dict[str, dict[str, Shown]] = {
+    "README.md": {
+        ".venv/bin/python -m fcnet.train --config configs/digits.toml": Shown(
+            [r"1,294 training, .*; runs/digits", r"epoch 1/2 · .*", r"epoch 2/2 · .*", RESULT],
+            configs_of_the_clone,
+            FEW,
+        ),
+        "python -m fcnet.evaluate runs/digits": Shown(EVALUATION),
+        "python -m fcnet.predict runs/digits IMAGE.png": Shown([r"IMAGE\.png: \d \(\d+\.\d%\)"], digit),
+        "python -m fcnet.train --resume --out runs/digits": Shown([r"epoch 2/2 · .*", RESULT], killed_run),
+        "python -m fcnet.train --list": Shown([rf"{name} +Trains .*\." for name in sorted(shipped())]),
+        "python -m fcnet.train --config cifar10_mlp": Shown(
+            [r".* layers 3072-2048-512-10, .*; runs/cifar10_mlp", RESULT], tiny_cifar10, f"{FEW} --set data.whiten=0"
+        ),
+        "python -m fcnet.train --config cifar10_mlp --set data.path=/my/data": Shown(
+            [r".* layers 3072-2048-512-10, .*; runs/cifar10_mlp-2", RESULT], smaller=f"{FEW} --set data.whiten=0"
+        ),
+        "python -m fcnet.train --config images --set data.path=/my/all.tar.xz --set 'model.hidden=[2048,512]'": Shown(
+            [r".* in 3 classes; layers 108-2048-512-3, .*; runs/images", RESULT], image_archive, FEW
+        ),
+        "program 1": Shown(
+            [*(rf"{epoch} \d\.\d+" for epoch in range(1, 11)), r"tensor\(2\.06\d*e-09\)", r"\[Prediction"]
+        ),
+    },
+    "guide.md": {
+        "python -m fcnet.train --list": Shown([rf"{name} +Trains .*\." for name in sorted(shipped())]),
+        "python -m fcnet.train --config digits": Shown([r".*; runs/digits", RESULT], digit, FEW),
+        "python -m fcnet.evaluate runs/digits": Shown(EVALUATION),
+        "python -m fcnet.predict runs/digits digit.png": Shown([PREDICTION]),
+        "python -m fcnet.predict runs/digits digit.png --json": Shown([r'"path": "digit.png"']),
+        "python -m fcnet.train --resume --out runs/digits": Shown([f"runs/digits is finished: {RESULT}"]),
+        "python -m fcnet.train --config digits --print-config": Shown([r"seed = 0", r"\[data\]", r"\[train\]"]),
+        "python -m fcnet.train --config digits --set 'model.hidden=[256,128]' --out runs/narrow": Shown(
+            [r".* layers 64-256-128-10, .*; runs/narrow", RESULT], smaller=FEW
+        ),
+        "python -m fcnet.train --config mine.toml": Shown([r".* layers 64-64-10, .*; runs/mine", RESULT], smaller=FEW),
+        "python -m fcnet.train --config images --set data.path=/my/images": Shown(
+            [r".* in 3 classes; .*; runs/images", RESULT], lambda: image_folder("my/images"), FEW
+        ),
+        "python -m fcnet.train --config images --set data.path=/my/images --set \"data.classes=['cat','dog']\"": Shown(
+            [r".* in 2 classes; layers 108-1024-512-1, .*; runs/images-2", RESULT], smaller=FEW
+        ),
+        "python -m fcnet.evaluate runs/images-2 --data /my/images": Shown([r"accuracy .*, 20 images"]),
+        "program 1": Shown([]),
+        "python -m fcnet.train --config images --set data.source=arrays --set data.path=my.npz": Shown(
+            [r"450 training, 50 validation and 100 test images in 3 classes; layers 144-.*", RESULT], smaller=FEW
+        ),
+        "program 2": Shown([rf"{epoch}: \d\.\d\d\d \d+\.\d%" for epoch in range(1, 11)]),
+        "program 3": Shown([*(rf"{epoch} [01]\.\d+" for epoch in range(1, 6)), r"[01]\.\d+"]),
+        "program 4": Shown([r"2\.06\d*e-09", r"tensor\(\[\[-2\.06\d*e-09, +2\.06\d*e-09\]\]\)", r"1\.0\d*"]),
+        "program 5": Shown([r"\(5, 32\) \(5, 32\)", r"\(5, 16\) \(5, 16\)", r"\(5, 10\) \(5, 10\)"]),
+        "program 6": Shown([r"\d 0\.\d+|\d 1\.0"]),
+    },
+}
+
+
+def steps(page: Path) -> Iterator[tuple[str, str]]:
+    """What a page has the reader do, in order: ("command", line), ("program", text) or ("file", text)."""
+    for kind, text in FENCED.findall(page.read_text(encoding="utf-8")):
+        if kind == "python":
+            yield "program", text
+        elif kind == "toml":
+            yield "file", text
+        elif kind in ("", "bash"):
+            for line in text.splitlines():
+                command = line.split("  #")[0].strip()
+                yield from (("command", part) for part in command.split(" && ") if kind or "python -m fcnet" in part)
+
+
+def labelled(page: Path) -> Iterator[tuple[str, str, str]]:
+    """The same, each with its name in `EXPECTED`."""
+    programs = itertools.count(1)
+    for kind, text in steps(page):
+        yield kind, f"program {next(programs)}" if kind == "program" else text, text
+
+
+def test_every_step_of_every_page_is_run_or_left_out_for_a_reason() -> None:
+    found = {page.name: [name for kind, name, _ in labelled(page) if kind != "file"] for page in PAGES}
+    run = {page: [name for name in names if name not in LEFT_OUT] for page, names in found.items()}
+    assert {page: names for page, names in run.items() if names} == {
+        page: list(shown) for page, shown in EXPECTED.items()
+    }
+    assert set(LEFT_OUT) == {name for names in found.values() for name in names} & set(LEFT_OUT)
+
+
+# --- running them -----------------------------------------------------------------------------------------------
+
+
+class SilentHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves files and says nothing of it."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the standard library's name
+        """Leaves the request unsaid."""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working folder, served as CIFAR-10's site; afterwards signals, threads and torchvision are as before."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
+    for name in ("tgz_md5", "train_list", "test_list", "meta"):
+        monkeypatch.setattr(CIFAR10, name, getattr(CIFAR10, name))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    threads = torch.get_num_threads()
+    served = functools.partial(SilentHandler, directory=tmp_path / "here")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), served) as site:
+        monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{site.server_port}/cifar-10-python.tar.gz")
+        thread = threading.Thread(target=site.serve_forever)
+        thread.start()
+        yield tmp_path / "here"
+        site.shutdown()
+        thread.join()
+    torch.set_num_threads(threads)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def said_by_command(line: str, smaller: str) -> str:
+    """What a command line says; it must end well."""
+    words = shlex.split(line.replace("/my/", "my/"))
+    module = words[2].removeprefix("fcnet.")
+    assert (Path(words[0]).name, words[1]) == ("python", "-m")
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", [module, *words[3:], *smaller.split()]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as leaving,
+    ):
+        cli.command(COMMANDS[module])
+    assert (leaving.value.code, err.getvalue()) == (0, "")
+    return out.getvalue()
+
+
+def said_by_program(text: str) -> str:
+    """What a program prints, and what its expressions come to, as at Python's prompt."""
+    names: dict[str, Any] = {}
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        for statement in ast.parse(text).body:
+            if isinstance(statement, ast.Expr):
+                value = eval(compile(ast.Expression(statement.value), "page", "eval"), names)  # noqa: S307 - our own page
+                out.write("" if value is None else f"{value!r}\n")
+            else:
+                exec(compile(ast.Module([statement], []), "page", "exec"), names)  # noqa: S102 - our own page
+    return out.getvalue()
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name in EXPECTED], ids=lambda page: page.name)
+def test_what_a_page_says_is_so(page: Path) -> None:
+    for kind, name, text in labelled(page):
+        if kind == "file":
+            Path("mine.toml").write_text(text, encoding="utf-8")
+        elif name not in LEFT_OUT:
+            shown = EXPECTED[page.name][name]
+            shown.before()
+            said = said_by_program(text) if kind == "program" else said_by_command(text, shown.smaller)
+            assert re.search(".*\n(?:.*\n)*?.*".join(shown.said), said), f"{name} said:\n{said}"
+
+
+def test_the_readme_shows_a_result_in_the_form_it_has_and_the_files_there_are(here: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.search(rf"^    {RESULT}$", text, re.MULTILINE)
+    table = text.split("| file | what |")[1].split("\n\n")[0]
+    named = {name for row in table.splitlines()[2:] for name in re.findall(r"`([\w./]+)`", row.split("|")[1])}
+    said_by_command("python -m fcnet.train --config digits", FEW)
+    assert named == {entry.name for entry in (here / "runs/digits").iterdir()} | {"checkpoints/"}
+    record = json.loads((here / "runs/digits/metrics.jsonl").read_text().splitlines()[0])
+    assert {"train_loss", "train_accuracy", "validation_loss", "lr", "seconds"} < set(record)
