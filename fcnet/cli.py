@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import math
 import os
 import re
 import signal
@@ -143,6 +144,11 @@ def say(line: str) -> None:
             _fall_silent()
 
 
+def refuse(mistake: str) -> int:
+    """One line a mistake on standard error, from the first rank alone; the exit code."""
+    return _refuse(mistake) if distributed.rank() == 0 else 2
+
+
 def show(training: Training, events: Iterator[EpochRecord | None]) -> None:
     """Follows a training: a bar on a terminal, and one line an epoch.
 
@@ -158,6 +164,8 @@ def show(training: Training, events: Iterator[EpochRecord | None]) -> None:
                 say(epoch_line(record, training.algorithm.epochs))
             elif bar.update(training.step - bar.n) and distributed.num_ranks() == 1:
                 loss, accuracy = training.tally.read()
+                if not math.isfinite(loss):
+                    training.check()
                 speed = training.tally.images / max(training.seconds, 1e-9)
                 bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1%}, {speed:,.0f} images/s", refresh=False)
 

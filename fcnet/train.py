@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fcnet import cli, distributed
 from fcnet.build import build
 from fcnet.config_file import check_agreement, dump_config, load_config
-from fcnet.errors import UserError
+from fcnet.errors import NonFiniteError, UserError
 from fcnet.experiment import Stopped, carry_out
 from fcnet.run import Run, check_new
 
@@ -96,8 +96,16 @@ def _train(config: Config, run: Run | None, name: str, out: Path | None, *, devi
                 f"go on with: python -m fcnet.train --resume --out {shlex.quote(str(run.path))}"
             )
             return 128 + (came() or signal.SIGTERM)
+        except NonFiniteError as error:
+            return cli.refuse(f"{error}. {_kept(run)}")
     cli.say(_result(run))
     return 0
+
+
+def _kept(run: Run) -> str:
+    """What is left of a run that would go wrong again in the same step, however often it is gone on with."""
+    saved = "nothing was saved" if run.saved_step is None else f"the checkpoint of step {run.saved_step} stays"
+    return f"With this configuration it would come to the same again; {saved} in {run.path}"
 
 
 def _result(run: Run) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,16 @@ from torch import Tensor, nn
 from fcnet import distributed
 from fcnet.backpropagation import applies_to, backpropagate
 from fcnet.data.batches import Batches
-from fcnet.errors import UserError
+from fcnet.diagnostics import (
+    Place,
+    Watch,
+    explained,
+    first_nonfinite,
+    in_the_loss,
+    last_nonfinite_gradient,
+    nonfinite_state,
+)
+from fcnet.errors import NonFiniteError, UserError
 from fcnet.evaluation import evaluate
 from fcnet.losses import CrossEntropy
 from fcnet.models import Dropout, most_probable
@@ -113,11 +123,14 @@ class Tally:
 def train_step(training: Training, batch: Batch) -> None:
     """Moves the parameters once, against the gradient of the global batch's mean loss.
 
-    No value is read back from the device.
+    No value is read back from the device, unless it is the processor's own.
 
     Args:
         training: whose model is in training mode and whose counters go on by one step.
         batch: this rank's part of the global batch.
+
+    Raises:
+        NonFiniteError: as `Training.guard` does; the parameters have not moved.
     """
     optimizer, factor = training.algorithm.optimizer, training.algorithm.schedule(training.step)
     for group in optimizer.param_groups:
@@ -125,9 +138,10 @@ def train_step(training: Training, batch: Batch) -> None:
         for parameter in group["params"]:
             parameter.grad = None
     loss, logits = training.differentiate(batch)
-    distributed.sum_gradients(training.model.parameters())
+    seen = [distributed.sum_gradients(training.model.parameters(), loss)]
     if training.algorithm.clip_norm:
-        nn.utils.clip_grad_norm_(training.model.parameters(), training.algorithm.clip_norm)
+        seen.append(nn.utils.clip_grad_norm_(training.model.parameters(), training.algorithm.clip_norm))
+    training.guard(batch, *seen)
     optimizer.step()
     training.tally.add(loss, logits, batch)
     training.step += 1
@@ -169,6 +183,8 @@ class Training:
     Attributes:
         epoch: epochs done.
         step: steps done.
+        reads_losses: whether each step's loss is looked at before the parameters move, which waits for
+            the device; otherwise it is looked at where the host waits anyway.
 
     Raises:
         UserError: the training set is empty, or holds a label that is no class of the model.
@@ -191,6 +207,8 @@ class Training:
         self.epoch = self.step = 0
         self.seconds = self.seconds_before = 0.0
         self.tally = Tally(batches.device)
+        self.reads_losses = batches.device.type == "cpu"
+        self._watch, self._watched_from = Watch(batches.device), 0
         for group in algorithm.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         self.differentiate = differentiation(model, algorithm)
@@ -219,19 +237,53 @@ class Training:
             start = self.step - self.epoch * len(self.batches)
             since = time.perf_counter()
             for batch in self.batches.epoch(self.seed, self.epoch, start=start, recycle=True):
-                if self._dropout is not None:
-                    self._dropout.manual_seed(derive(self.seed, "dropout", self.step, distributed.rank()))
+                self._reseed_dropout()
                 train_step(self, batch)
                 self.seconds += time.perf_counter() - since
                 yield None
                 since = time.perf_counter()
             yield self._finish_epoch()
 
+    def guard(self, batch: Batch, *seen: Tensor) -> None:
+        """Refuses a step whose loss, or whose gradient's norm, is not finite, where reading them is free.
+
+        Args:
+            batch: what the step is made of, for the search where it began.
+            *seen: scalars, the same on all ranks.
+
+        Raises:
+            NonFiniteError: one of them is NaN or inf.
+        """
+        if not self.reads_losses:
+            self._watch.note(seen[0])
+        elif not all(math.isfinite(value.item()) for value in seen):
+            self._reseed_dropout()
+            with _precision(self.algorithm.precision, batch.images.device):
+                place = first_nonfinite(self.model, batch.images, batch.labels, self.algorithm.loss)
+            place = place or last_nonfinite_gradient(self.model) or Place(None, "the loss")
+            raise self._stopped(place, self.step + (not place.stored))
+
+    def check(self) -> None:
+        """Looks at the losses and at the network where the host waits anyway.
+
+        Raises:
+            NonFiniteError: NaN or inf has come up; what a checkpoint would hold is of no use.
+        """
+        sound, spoilt = self._watch.read(), nonfinite_state(self.model)
+        if sound is not None:
+            raise self._stopped(in_the_loss(spoilt), self._watched_from + sound + 1)
+        if spoilt:
+            raise self._stopped(spoilt[0], self.step)
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that a step has changed: tensors by name, and facts that JSON can hold.
 
         All ranks must ask for it at the same step.
+
+        Raises:
+            NonFiniteError: as `check` does.
         """
+        self.check()
         optimizer = self.algorithm.optimizer.state_dict()
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors["tally"] = self.tally.sums()
@@ -270,8 +322,26 @@ class Training:
         self.tally.restore(tensors["tally"], facts["images"])
         self.epoch, self.step = facts["epoch"], facts["step"]
         self.seconds, self.seconds_before = facts["seconds"], facts["seconds_before"]
+        self._watch, self._watched_from = Watch(self.batches.device), self.step
+
+    def _reseed_dropout(self) -> None:
+        if self._dropout is not None:
+            self._dropout.manual_seed(derive(self.seed, "dropout", self.step, distributed.rank()))
+
+    def _stopped(self, place: Place, step: int) -> NonFiniteError:
+        algorithm = self.algorithm
+        return explained(
+            place,
+            step,
+            self.num_steps,
+            lr=algorithm.optimizer.param_groups[0]["initial_lr"],
+            clip_norm=algorithm.clip_norm,
+            warmed=algorithm.schedule(0) < 1.0,
+            precision=algorithm.precision,
+        )
 
     def _finish_epoch(self) -> EpochRecord:
+        self.check()
         since = time.perf_counter()
         train_loss, train_accuracy = self.tally.read()
         self.seconds += time.perf_counter() - since

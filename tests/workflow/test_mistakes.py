@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from fcnet import cli, evaluate, predict, train
 from fcnet.build import build
 from fcnet.config_file import dump_config, load_config
-from fcnet.errors import UserError
+from fcnet.errors import NonFiniteError, UserError
 from fcnet.experiment import carry_out
 from fcnet.run import Run
 
@@ -49,6 +50,7 @@ STORE = {"store.json"} | {
 }
 PICTURE = "pets/test/cat/0.png"
 
+TOO_FAST = ("optimizer.name='sgd'", "optimizer.lr=1e12")
 ON_PETS = ("data.source=images", "data.path=pets", "train.batch_size=3")
 
 
@@ -112,6 +114,12 @@ def begun(*changes: str) -> None:
 
 def finished(*changes: str) -> None:
     assert trained_for(1000, *changes).finished
+
+
+def spoilt() -> None:
+    """A run that saved after each step until one met NaN or inf."""
+    with pytest.raises(NonFiniteError):
+        trained_for(1000, *TOO_FAST)
 
 
 def begun_on_pets() -> None:
@@ -218,6 +226,10 @@ DEVICES = "--device must be auto, cpu, cuda or another of torch's devices"
 NO_MODEL = "run holds no finished network: model.json is missing"
 # 90,000 pixels times 2³¹ units are more bytes than a process has addresses.
 LARGE = "--set data.shape=[1,300,300] --set data.train_size=3 --set data.test_size=1"
+SPOILT = (
+    "NaN or inf in step 3 of 10, first in ~; try optimizer.lr = 3.3e+11 or 1e+11 (now 1e+12), "
+    "optimizer.clip_norm = 1, optimizer.warmup_epochs = 1. With this configuration it would come to the same again"
+)
 MEMORY = "the network, the data and a batch must fit in memory, got: ~"
 
 MISTAKES = [
@@ -393,6 +405,7 @@ MISTAKES = [
     resumed("resume of a run whose configuration was changed to another course",
             after(begun, lambda: replace("run/config.toml", "batch_size = 8", "batch_size = 4")),
             "run/config.toml must be as it was when the run began, got a change"),
+    resumed("resume of a run that met NaN or inf", spoilt, f"{SPOILT}; the checkpoint of step 2 stays in run"),
     resumed("both checkpoints are damaged", after(begun, lambda: spoil_checkpoints(flip_a_bit, "json")),
             f"run/checkpoints/step-0000000006.json {SUM} it"),
     resumed("the tensors of both checkpoints are damaged",
@@ -575,6 +588,20 @@ def test_a_path_that_is_not_utf8_is_a_mistake() -> None:
     with pytest.raises(UserError, match=r"^data\.path \(--set data\.path=x\udcff\) must be UTF-8, got '.*x\\udcff'$"):
         train.main(["--config", "made.toml", "--set", "data.path=x\udcff"])
     assert everything(Path.cwd()) == {"made.toml": CONFIG.encode()}
+
+
+def test_a_training_that_meets_nan_or_inf_is_a_mistake_and_keeps_its_last_good_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("made.toml", CONFIG)
+    changes = [word for change in (*TOO_FAST, "train.save_seconds=0") for word in ("--set", change)]
+    for command in (["--config", "made.toml", "--out", "run", *changes], ["--resume", "--out", "run"]):
+        assert leaves(["train", *command], monkeypatch) == 2
+        expected = pattern(f"{SPOILT}; the checkpoint of step 2 stays in run", Path.cwd())
+        assert re.fullmatch(f"{expected}\n", capsys.readouterr().err)
+        for file in Path("run/checkpoints").glob("*.safetensors"):
+            assert all(tensor.isfinite().all() for tensor in load_file(file).values())
+    assert {entry.name for entry in Path("run").iterdir()} == {"config.toml", "checkpoints"}
 
 
 def test_a_batch_larger_than_the_set_is_the_set(monkeypatch: pytest.MonkeyPatch) -> None:
