@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fcnet import distributed, losses, optim
+from fcnet import distributed, losses, memory, optim
 from fcnet.data import sources
 from fcnet.data.augment import Flip, Shift
 from fcnet.data.batches import Batches, split_validation
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fcnet.data.sources import Source
     from fcnet.data.store import Split, Store
     from fcnet.data.whitening import Whitening
+    from fcnet.memory import Need
 
 _EVALUATION_BATCH = 1000
 _WHITENING_BATCH = 4096
@@ -48,6 +49,8 @@ class Experiment:
         network: the model under training with what it takes to use it.
         fingerprint: names the data to the bit.
         threads: how many processor threads fit the work.
+        need: the memory that a step takes.
+        free_bytes: the memory that was free before anything was made; None where nobody tells.
     """
 
     training: Training
@@ -55,6 +58,8 @@ class Experiment:
     network: Network
     fingerprint: str
     threads: int
+    need: Need
+    free_bytes: int | None
 
     def describe(self) -> str:
         """What is about to be trained, on what, in one line."""
@@ -88,6 +93,9 @@ def build(config: config.Config, device: torch.device) -> Experiment:
     train_rows, validation_rows = rows[train_rows], rows[validation_rows]
     statistics = mean_and_std(store.train.moments[train_rows], store.shape[1] * store.shape[2])
     _check_augmentation(config.data, store.shape)
+    need, free_bytes = _need(config, store, len(train_rows), len(classes), device), memory.free_bytes(device)
+    if free_bytes is not None:
+        need.check_parameters(free_bytes)
     feed = partial(Batches, store.train.pixels, labels, statistics=statistics, device=device)
     whitening = _whitening(feed(rows=train_rows), config.data.whiten) if config.data.whiten else None
     feed = partial(feed, whitening=whitening)
@@ -105,6 +113,8 @@ def build(config: config.Config, device: torch.device) -> Experiment:
         network=network,
         fingerprint=store.fingerprint,
         threads=config.train.threads or choose_threads(model, config.train.batch_size),
+        need=need,
+        free_bytes=free_bytes,
     )
 
 
@@ -194,6 +204,22 @@ def make_model(config: config.Config, in_features: int, num_classes: int) -> MLP
         dropout=section.dropout,
         residual=section.residual,
         generator=initial,
+    )
+
+
+def _need(config: config.Config, store: Store, train_images: int, num_classes: int, device: torch.device) -> Need:
+    model, pixels = config.model, math.prod(store.shape)
+    plain = model.kind == "logistic"
+    widths = [config.data.whiten or pixels, *(() if plain else model.hidden), 1 if num_classes == 2 else num_classes]
+    return memory.need(
+        widths,
+        images=-(-min(config.train.batch_size, train_images) // distributed.num_ranks()),
+        activation=model.activation,
+        normalization="none" if plain else model.normalization,
+        dropout=not plain and model.dropout > 0.0,
+        moments=2 if config.optimizer.name == "adamw" else int(config.optimizer.momentum > 0.0),
+        pixels=pixels if config.data.whiten else 0,
+        data_bytes=store.train.pixels.nbytes + store.test.pixels.nbytes if device.type == "cuda" else 0,
     )
 
 

@@ -7,7 +7,6 @@ import contextlib
 import io
 import math
 import os
-import re
 import signal
 import sys
 from importlib.metadata import version
@@ -17,7 +16,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from fcnet import distributed
+from fcnet import distributed, memory
 from fcnet.errors import UserError
 
 if TYPE_CHECKING:
@@ -206,8 +205,7 @@ def _mistake(error: Exception) -> str | None:
         return said
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename is not None else None
-    # On the CPU only torch's words tell that memory is short.
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or re.search("allocate memory|Storage size", said):
+    if memory.ran_out(error):
         return f"the network, the data and a batch must fit in memory, got: {' '.join(said.split())}"
     return None
 

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fcnet import cli, distributed
+from fcnet import cli, distributed, memory
 from fcnet.build import build
 from fcnet.config_file import check_agreement, dump_config, load_config
 from fcnet.errors import NonFiniteError, UserError
@@ -98,6 +98,14 @@ def _train(config: Config, run: Run | None, name: str, out: Path | None, *, devi
             return 128 + (came() or signal.SIGTERM)
         except NonFiniteError as error:
             return cli.refuse(f"{error}. {_kept(run)}")
+        except (MemoryError, RuntimeError) as error:
+            if experiment.free_bytes is None or not memory.ran_out(error):
+                raise
+            raise UserError(
+                experiment.need.shortage(
+                    experiment.free_bytes, batch_size=config.train.batch_size, ranks=distributed.num_ranks()
+                )
+            ) from None
     cli.say(_result(run))
     return 0
 

@@ -7,9 +7,11 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import tarfile
 from dataclasses import dataclass
+from dataclasses import replace as replaced
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 
 from fcnet import cli, evaluate, predict, train
 from fcnet.build import build
@@ -25,9 +28,12 @@ from fcnet.config_file import dump_config, load_config
 from fcnet.errors import NonFiniteError, UserError
 from fcnet.experiment import carry_out
 from fcnet.run import Run
+from fcnet.training import differentiation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from fcnet.build import Experiment
 
 # 37 training images in 5 steps an epoch; the widths are neither each other's nor the input's.
 CONFIG = """\
@@ -307,7 +313,8 @@ MISTAKES = [
             "optimizer.momentum (~) must be greater than 0 where nesterov is true, got 0.0"),
     setting("fewer images than classes", "data.num_classes=41",
             "data.train_size (made.toml:5) must be at least num_classes (41), got 40"),
-    trained("network that is too large", f"{LARGE} --set model.hidden=[2147483647]", MEMORY),
+    trained("network that is too large", f"{LARGE} --set model.hidden=[2147483647]",
+            "memory: lower model.hidden: its 1.9e+14 parameters need 2.9e+06 GiB and ~ GiB are free"),
     setting("images that are too large", "data.shape=[1,2147483647,2147483647]", MEMORY),
     # --out
     trained("out is not empty", "--out run", f"--out must be a new or an empty folder, got run; {NEW}", setup=begun),
@@ -602,6 +609,69 @@ def test_a_training_that_meets_nan_or_inf_is_a_mistake_and_keeps_its_last_good_c
         for file in Path("run/checkpoints").glob("*.safetensors"):
             assert all(tensor.isfinite().all() for tensor in load_file(file).values())
     assert {entry.name for entry in Path("run").iterdir()} == {"config.toml", "checkpoints"}
+
+
+class Full(nn.Module):
+    """A layer for which there is no memory left."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1073741824 bytes."),
+])  # fmt: skip
+@pytest.mark.parametrize(("free_bytes", "advice"), [
+    (10**9, "lower train.batch_size from 8 to 4"),
+    (3500, "lower train.batch_size from 8 to 1"),
+    (1000, "lower model.hidden: its 1.6e+02 parameters need 0.0 GiB"),
+])  # fmt: skip
+def test_a_step_without_memory_says_which_setting_to_lower(
+    error: Exception,
+    free_bytes: int,
+    advice: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def build_small(*given: Any) -> Experiment:
+        experiment = build(*given)
+        experiment.network.model.layers[0].normalization = Full(error)
+        experiment.training.differentiate = differentiation(experiment.training.model, experiment.training.algorithm)
+        return replaced(experiment, free_bytes=free_bytes)
+
+    write("made.toml", CONFIG)
+    monkeypatch.setattr(train, "build", build_small)
+    assert leaves(["train", "--config", "made.toml"], monkeypatch) == 2
+    said = rf"memory: a step needs about 0\.0 GiB and {free_bytes / 2**30:.1f} GiB are free; {re.escape(advice)}\n"
+    assert re.fullmatch(said, capsys.readouterr().err)
+
+
+def test_memory_that_the_system_refuses_is_a_mistake(tmp_path: Path) -> None:
+    """The limit is on addresses: nothing is filled."""
+    write("made.toml", CONFIG)
+    program = (
+        "import resource, sys; from fcnet import cli, train, build\n"
+        "own = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (own + 2**29,) * 2)\n"
+        "cli.command(train.main)"
+    )
+    settings = ["data.train_size=100000", "train.batch_size=100000", "model.hidden=[20000]", "train.threads=1"]
+    flags = [word for setting in settings for word in ("--set", setting)]
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--config", "made.toml", "--out", "run", *flags],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    said = (
+        r"memory: a step needs about 2\d\.\d GiB and 0\.\d GiB are free; lower train\.batch_size from 100000 to \d+\n"
+    )
+    assert re.fullmatch(said, done.stderr), done.stderr
+    assert done.returncode == 2
 
 
 def test_a_batch_larger_than_the_set_is_the_set(monkeypatch: pytest.MonkeyPatch) -> None:
