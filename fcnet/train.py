@@ -106,6 +106,8 @@ def _train(config: Config, run: Run | None, name: str, out: Path | None, *, devi
                     experiment.free_bytes, batch_size=config.train.batch_size, ranks=distributed.num_ranks()
                 )
             ) from None
+    for remark in run.summary()["remarks"]:
+        cli.say(f"note: {remark}")
     cli.say(_result(run))
     return 0
 

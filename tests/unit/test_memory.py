@@ -86,7 +86,7 @@ def test_the_advice_is_lower_than_what_did_not_fit_though_it_should_have() -> No
 def test_a_network_that_fits_by_its_parameters_is_not_refused() -> None:
     whole = Need(parameters=100, parameter_bytes=1600, image_bytes=64, images=1000)
     whole.check_parameters(1600)
-    with pytest.raises(UserError, match=r"lower model\.hidden: its 1e\+02 parameters need 0.0 GiB and 0.0 GiB are free"):
+    with pytest.raises(UserError, match=r"model\.hidden: its 1e\+02 parameters need 0.0 GiB and 0.0 GiB are free"):
         whole.check_parameters(1599)
 
 
