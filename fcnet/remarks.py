@@ -69,8 +69,8 @@ def on_losses(records: Records, guessing: float, lr: float) -> list[str]:
     if len(losses) > 1 and spread <= _STILL * guessing and last > (1.0 - 2.0 * _STILL) * guessing:
         return [
             (
-                f"the training loss moved by {spread:.2g} in {len(losses)} epochs and is {last:.3g}, near {of_guessing}; "
-                f"try optimizer.lr = {lr * 10:.2g} (now {lr:g})"
+                f"the training loss moved by {spread:.2g} in {len(losses)} epochs and is {last:.3g}, "
+                f"near {of_guessing}; try optimizer.lr = {lr * 10:.2g} (now {lr:g})"
             )
         ]
     smaller = f"try optimizer.lr = {lr / 10:.2g} (now {lr:g})"
