@@ -45,7 +45,7 @@ def differentiation(model: nn.Module, loss: Loss, precision: torch.dtype) -> Dif
         return lambda batch: backpropagate(model, batch.images, batch.target, loss, scale=1.0 / batch.size)
 
     def by_autograd(batch: Batch) -> tuple[Tensor, Tensor]:
-        with _autocast(precision, batch.images.device):
+        with autocast(precision, batch.images.device):
             logits: Tensor = model(batch.images)
             total = loss(logits, batch.target)
         total.backward(total.new_full((), 1.0 / batch.size))
@@ -123,7 +123,8 @@ def _through(layer: Dense, below: Tensor, z: Tensor, upstream: Tensor, *, first:
     return down.add_(upstream) if layer.residual else down
 
 
-def _autocast(dtype: torch.dtype, device: torch.device) -> contextlib.AbstractContextManager[object]:
+def autocast(dtype: torch.dtype, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Where matrix products are of a dtype; nothing for float32."""
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=dtype)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fcnet import distributed, losses, optim, schedules
+from fcnet import distributed, losses, memory, optim, schedules
 from fcnet.data import sources
 from fcnet.data.augment import Affine, ColorJitter, Cutout, Flip, Shift
 from fcnet.data.batches import Batches, split_validation
@@ -34,12 +34,14 @@ if TYPE_CHECKING:
     from fcnet.data.sources import Source
     from fcnet.data.store import Split, Store
     from fcnet.data.whitening import Whitening
+    from fcnet.memory import Need
     from fcnet.schedules import Schedule
 
 _EVALUATION_BATCH = 1000
 _WHITENING_BATCH = 4096
 _ONE_THREAD_PRODUCTS = 20_000_000
 _PREVIEW_IMAGES = 10
+_MOMENTS = {"sgd": 1, "adam": 2, "adamw": 2, "muon": 1, "lbfgs": 25}
 _UNEVEN = 2
 _NAMED = 3
 
@@ -54,6 +56,8 @@ class Experiment:
         network: the model under training with what it takes to use it.
         fingerprint: names the data to the bit.
         threads: how many processor threads fit the work.
+        need: the memory that a step takes.
+        free_bytes: the memory that was free before anything was made; None where nobody tells.
         remarks: what the user should know of the data, a line each.
     """
 
@@ -62,6 +66,8 @@ class Experiment:
     network: Network
     fingerprint: str
     threads: int
+    need: Need
+    free_bytes: int | None
     remarks: tuple[str, ...]
 
     def describe(self) -> str:
@@ -94,6 +100,9 @@ def build(config: config.Config, device: torch.device, progress: Progress | None
     _check_fit(config.data, store)
     classes, labels, train_rows, validation_rows = _split(config, store)
     statistics = mean_and_std(store.train.moments[train_rows], store.shape[1] * store.shape[2])
+    need, free_bytes = _need(config, store, len(train_rows), len(classes), device), memory.free_bytes(device)
+    if free_bytes is not None:
+        need.check_parameters(free_bytes)
     feed = partial(Batches, store.train.pixels, labels, statistics=statistics, device=device)
     whitening = _whitening(feed(rows=train_rows), config.data.whiten) if config.data.whiten else None
     feed = partial(feed, whitening=whitening)
@@ -126,6 +135,8 @@ def build(config: config.Config, device: torch.device, progress: Progress | None
         network=network,
         fingerprint=store.fingerprint,
         threads=config.train.threads or choose_threads(model, batches.batch_size),
+        need=need,
+        free_bytes=free_bytes,
         remarks=(*_skipped(store), *_unevenness(labels[train_rows], classes)),
     )
 
@@ -273,6 +284,23 @@ def make_model(config: config.Config, in_features: int, num_classes: int) -> MLP
         residual=section.residual,
         initialization=section.initialization,
         generator=initial,
+    )
+
+
+def _need(config: config.Config, store: Store, train_images: int, num_classes: int, device: torch.device) -> Need:
+    model, pixels = config.model, math.prod(store.shape)
+    plain = model.kind == "logistic"
+    images = train_images if config.train.batch_size == "all" else min(config.train.batch_size, train_images)
+    widths = [config.data.whiten or pixels, *(() if plain else model.hidden), 1 if num_classes == 2 else num_classes]
+    return memory.need(
+        widths,
+        images=-(-images // (distributed.num_ranks() * config.train.accumulate)),
+        activation=model.activation,
+        normalization="none" if plain else model.normalization,
+        dropout=not plain and model.dropout > 0.0,
+        moments=_MOMENTS[config.optimizer.name] + (config.train.ema_decay > 0.0) + (config.train.patience > 0),
+        pixels=pixels if config.data.whiten else 0,
+        data_bytes=store.train.pixels.nbytes + store.test.pixels.nbytes if device.type == "cuda" else 0,
     )
 
 

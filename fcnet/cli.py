@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import math
 import os
-import re
 import signal
 import sys
 import time
@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from fcnet import distributed
+from fcnet import distributed, memory
 from fcnet.errors import UserError
 
 if TYPE_CHECKING:
@@ -167,6 +167,11 @@ def decoding() -> Iterator[Callable[[int, int], None]]:
         _say(f"decoded {done:,} images in {ended - began:.1f} s" + (f", {before:,} of them before" if before else ""))
 
 
+def refuse(mistake: str) -> int:
+    """One line a mistake on standard error, from the first rank alone; the exit code."""
+    return _refuse(mistake) if distributed.rank() == 0 else 2
+
+
 def show(training: Training, events: Iterator[EpochRecord | None]) -> None:
     """Follows a training: a bar on a terminal, and one line an epoch.
 
@@ -182,6 +187,8 @@ def show(training: Training, events: Iterator[EpochRecord | None]) -> None:
                 say(epoch_line(record, training.algorithm.epochs))
             elif bar.update(training.step - bar.n) and distributed.num_ranks() == 1:
                 loss, accuracy = training.tally.read()
+                if not math.isfinite(loss):
+                    training.check()
                 speed = training.tally.images / max(training.seconds, 1e-9)
                 bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1%}, {speed:,.0f} images/s", refresh=False)
 
@@ -230,8 +237,7 @@ def _mistake(error: Exception) -> str | None:
         return said
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename is not None else None
-    # On the CPU only torch's words tell that memory is short.
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or re.search("allocate memory|Storage size", said):
+    if memory.ran_out(error):
         return f"the network, the data and a batch must fit in memory, got: {' '.join(said.split())}"
     return None
 

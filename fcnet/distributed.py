@@ -7,7 +7,7 @@ With one process every function here is free.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,8 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+T = TypeVar("T")
 
 
 def num_ranks() -> int:
@@ -46,19 +48,25 @@ def global_sum(tensor: Tensor) -> Tensor:
     return total
 
 
-def sum_gradients(parameters: Iterable[Tensor]) -> None:
-    """Adds up the gradients of all ranks, in one message for each dtype and device."""
+def sum_gradients(parameters: Iterable[Tensor], loss: Tensor) -> Tensor:
+    """Adds up the gradients of all ranks, in one message for each dtype and device.
+
+    Returns:
+        The sum of the ranks' losses, which travels with the gradients.
+    """
     if num_ranks() == 1:
-        return
-    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+        return loss
+    whole = loss.clone()
+    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {(whole.dtype, whole.device): [whole]}
     for parameter in parameters:
         if parameter.grad is not None:
             groups.setdefault((parameter.dtype, parameter.device), []).append(parameter.grad)
-    for gradients in groups.values():
-        flat = sum_in_place(torch.cat([gradient.reshape(-1) for gradient in gradients]))
-        parts = flat.split([gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
+    for tensors in groups.values():
+        flat = sum_in_place(torch.cat([tensor.reshape(-1) for tensor in tensors]))
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+    return whole
 
 
 def agreed(flag: bool) -> bool:  # noqa: FBT001 - a fact about this rank
@@ -75,6 +83,15 @@ def from_first(text: str) -> str:
     texts = [text]
     dist.broadcast_object_list(texts)
     return texts[0]
+
+
+def gathered(value: T) -> list[T]:
+    """Every rank's value, the first rank's first."""
+    if num_ranks() == 1:
+        return [value]
+    values: list[T] = [value] * num_ranks()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def barrier() -> None:

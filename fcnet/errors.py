@@ -9,3 +9,18 @@ class UserError(ValueError):
     The message is what a command prints, so it is whole sentences on one line a mistake:
     what was expected, what came, and where.
     """
+
+
+class NonFiniteError(UserError):
+    """A training has met NaN or inf and stopped.
+
+    Args:
+        message: the step, where it was first, and what to try.
+        step: the step it appeared in, from 1.
+        layer: the layer, from 1, or the name of a module that is not fcnet's; None where it is
+            none's: the images, the loss.
+    """
+
+    def __init__(self, message: str, *, step: int, layer: int | str | None) -> None:
+        super().__init__(message)
+        self.step, self.layer = step, layer

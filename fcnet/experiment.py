@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fcnet import distributed
+from fcnet import distributed, remarks
+from fcnet.diagnostics import idle_units
 from fcnet.errors import UserError
 from fcnet.evaluation import evaluate
 from fcnet.files import sha256
+from fcnet.losses import CrossEntropy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from fcnet.build import Experiment
+    from fcnet.evaluation import Evaluation
     from fcnet.records import EpochRecord
     from fcnet.run import Run
 
@@ -136,6 +139,7 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
     training = experiment.training
     result = evaluate(training.model, experiment.test)
     kept = records[training.kept_epoch - 1]
+    said = _remarks(experiment, records, result)
     if distributed.rank() == 0:
         made_with = _made_with(experiment)
         experiment.network.save(run.path / "model", {"made_with": made_with})
@@ -153,9 +157,27 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
             "train_images": training.batches.num_images,
             "validation_images": training.validation.num_images if training.validation else 0,
             "test_images": experiment.test.num_images,
+            "remarks": said,
         }
         run.finish(summary | made_with)
     distributed.barrier()
+
+
+def _remarks(experiment: Experiment, records: list[dict[str, Any]], test: Evaluation) -> list[str]:
+    """What the figures say of the training, in words; all ranks must ask together."""
+    training, network = experiment.training, experiment.network
+    batches, algorithm = training.batches, training.algorithm
+    said, lr = [], algorithm.optimizer.param_groups[0]["initial_lr"]
+    if isinstance(algorithm.loss, CrossEntropy):
+        labels = batches.labels[batches.rows.to(batches.labels.device)]
+        counts = labels.bincount(minlength=len(network.classes)).tolist()
+        said += remarks.on_losses(records, remarks.guessing_loss(counts, algorithm.loss.label_smoothing), lr)
+    said += remarks.on_validation(records, lr)
+    held_out = training.validation or experiment.test
+    seen = evaluate(training.model, held_out) if training.validation else test
+    said += remarks.on_classes(seen.confusion, network.classes, steps=training.step)
+    idle = idle_units(network.model, held_out)
+    return said + remarks.on_units(idle, network.model.arguments["activation"], lr, steps=training.step)
 
 
 def _made_with(experiment: Experiment) -> dict[str, Any]:

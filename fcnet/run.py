@@ -113,6 +113,11 @@ class Run:
             raise refusal
         return None
 
+    @property
+    def saved_step(self) -> int | None:
+        """The step of the newest checkpoint, None where nothing was saved yet."""
+        return next((int(stem.name.removeprefix("step-")) for stem in self._stems()), None)
+
     def finish(self, summary: dict[str, Any]) -> None:
         """Writes the summary, which ends the run, and removes the checkpoints."""
         write_text(self.path / "summary.json", json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n")

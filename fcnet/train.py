@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fcnet import cli, distributed
+from fcnet import cli, distributed, memory
 from fcnet.build import build
 from fcnet.config_file import check_agreement, dump_config, load_config
-from fcnet.errors import UserError
+from fcnet.errors import NonFiniteError, UserError
 from fcnet.experiment import Stopped, carry_out
 from fcnet.files import replacing, write_text
 from fcnet.range_test import suggested, try_rates
@@ -128,6 +128,20 @@ def _train(config: Config, run: Run | None, name: str, out: Path | None, *, devi
                 f"go on with: python -m fcnet.train --resume --out {shlex.quote(str(run.path))}"
             )
             return 128 + (came() or signal.SIGTERM)
+        except NonFiniteError as error:
+            return cli.refuse(f"{error}. {_kept(run)}")
+        except (MemoryError, RuntimeError) as error:
+            if experiment.free_bytes is None or not memory.ran_out(error):
+                raise
+            raise UserError(
+                experiment.need.shortage(
+                    experiment.free_bytes,
+                    batch_size=experiment.training.batches.batch_size,
+                    ranks=distributed.num_ranks(),
+                )
+            ) from None
+    for remark in run.summary()["remarks"]:
+        cli.say(f"note: {remark}")
     cli.say(_result(run))
     return 0
 
@@ -153,6 +167,12 @@ def _find_rate(config: Config, folder: Path, device: torch.device) -> int:
         f"(now {config.optimizer.lr:g}); picture: {picture}"
     )
     return 0
+
+
+def _kept(run: Run) -> str:
+    """What is left of a run that would go wrong again in the same step, however often it is gone on with."""
+    saved = "nothing was saved" if run.saved_step is None else f"the checkpoint of step {run.saved_step} stays"
+    return f"With this configuration it would come to the same again; {saved} in {run.path}"
 
 
 def _result(run: Run) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,18 @@ from torch import Tensor, nn
 
 from fcnet import distributed
 from fcnet.averaging import WeightAverage
-from fcnet.backpropagation import differentiation
+from fcnet.backpropagation import autocast, differentiation
 from fcnet.data.batches import Batches
-from fcnet.errors import UserError
+from fcnet.diagnostics import (
+    Place,
+    Watch,
+    explained,
+    first_nonfinite,
+    in_the_loss,
+    last_nonfinite_gradient,
+    nonfinite_state,
+)
+from fcnet.errors import NonFiniteError, UserError
 from fcnet.evaluation import evaluate
 from fcnet.losses import CrossEntropy
 from fcnet.models import Dropout
@@ -68,11 +78,14 @@ class GradientDescent:
 def train_step(training: Training, batch: Batch) -> None:
     """Moves the parameters once, against the gradient of the global batch's mean loss.
 
-    No value is read back from the device, but by an optimizer that searches along a line.
+    No value is read back from the device, unless it is the processor's own, or the optimizer searches along a line.
 
     Args:
         training: whose model is in training mode and whose counters go on by one step.
         batch: this rank's part of the global batch.
+
+    Raises:
+        NonFiniteError: as `Training.guard` does; the parameters have not moved.
     """
     optimizer, factor = training.algorithm.optimizer, training.algorithm.schedule(training.step)
     for group in optimizer.param_groups:
@@ -80,7 +93,7 @@ def train_step(training: Training, batch: Batch) -> None:
     if isinstance(optimizer, torch.optim.LBFGS):
         loss, logits = _search_line(training, batch, optimizer)
     else:
-        loss, logits = training.gradient(batch)
+        loss, logits, _ = training.gradient(batch)
         optimizer.step()
     training.tally.add(loss, logits, batch)
     training.step += 1
@@ -93,10 +106,10 @@ def _search_line(training: Training, batch: Batch, optimizer: torch.optim.LBFGS)
     found: list[tuple[Tensor, Tensor]] = []
 
     def risk() -> float:
-        loss, logits = training.gradient(batch)
+        loss, logits, whole = training.gradient(batch, guarded=not found)
         if not found:
             found.append((loss, logits))
-        return (distributed.sum_in_place(loss.clone()) / batch.size).item()
+        return (whole / batch.size).item()
 
     optimizer.step(risk)
     return found[0]
@@ -117,6 +130,8 @@ class Training:
     Attributes:
         epoch: epochs done.
         step: steps done.
+        reads_losses: whether each step's loss is looked at before the parameters move, which waits for
+            the device; otherwise it is looked at where the host waits anyway.
 
     Raises:
         UserError: the training set is empty, or holds a label that is no class of the model; or nothing
@@ -144,6 +159,8 @@ class Training:
         self.tally = Tally(batches.device)
         self.average = WeightAverage(model, algorithm.ema_decay) if algorithm.ema_decay else None
         self.stopping = EarlyStopping(algorithm.patience) if algorithm.patience else None
+        self.reads_losses = batches.device.type == "cpu"
+        self._watch, self._watched_from = Watch(batches.device), 0
         for group in algorithm.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         self.differentiate = differentiation(model, algorithm.loss, algorithm.precision)
@@ -173,16 +190,19 @@ class Training:
         """The epoch whose weights are kept, 1 for the first."""
         return self.epoch if self.stopping is None else self.stopping.epoch
 
-    def gradient(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def gradient(self, batch: Batch, *, guarded: bool = True) -> tuple[Tensor, Tensor, Tensor]:
         """Sets every parameter's ``grad`` to the derivative of the global batch's mean loss.
 
         The same at every call in a step: what is dropped out follows from the step.
 
+        Args:
+            batch: this rank's part of the global batch.
+            guarded: whether a loss or gradient that is no number is refused; see `guard`.
+
         Returns:
-            The sum of this rank's losses, and its logits.
+            The sum of this rank's losses, its logits, and the sum of all ranks' losses.
         """
-        if self._dropout is not None:
-            self._dropout.manual_seed(derive(self.seed, "dropout", self.step, distributed.rank()))
+        self._reseed_dropout()
         parameters = [p for group in self.algorithm.optimizer.param_groups for p in group["params"]]
         done = []
         gradients: list[Tensor | None] = [None] * len(parameters)
@@ -193,11 +213,14 @@ class Training:
             gradients = [_sum(before, p.grad) for before, p in zip(gradients, parameters, strict=True)]
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-        distributed.sum_gradients(parameters)
-        if self.algorithm.clip_norm:
-            nn.utils.clip_grad_norm_(parameters, self.algorithm.clip_norm)
         losses, logits = zip(*done, strict=True)
-        return (losses[0], logits[0]) if len(done) == 1 else (torch.stack(losses).sum(), torch.cat(logits))
+        loss = losses[0] if len(done) == 1 else torch.stack(losses).sum()
+        seen = [distributed.sum_gradients(parameters, loss)]
+        if self.algorithm.clip_norm:
+            seen.append(nn.utils.clip_grad_norm_(parameters, self.algorithm.clip_norm))
+        if guarded:
+            self.guard(batch, *seen)
+        return loss, logits[0] if len(done) == 1 else torch.cat(logits), seen[0]
 
     def advance(self) -> Iterator[EpochRecord | None]:
         """Trains to the end. Pauses after each step with None and after each epoch with its record.
@@ -220,11 +243,46 @@ class Training:
         elif self.average is not None:
             self.average.take(self.batches, self.seed)
 
+    def guard(self, batch: Batch, *seen: Tensor) -> None:
+        """Refuses a step whose loss, or whose gradient's norm, is not finite, where reading them is free.
+
+        Args:
+            batch: what the step is made of, for the search where it began.
+            *seen: scalars, the same on all ranks.
+
+        Raises:
+            NonFiniteError: one of them is NaN or inf.
+        """
+        if not self.reads_losses:
+            self._watch.note(seen[0])
+        elif not all(math.isfinite(value.item()) for value in seen):
+            self._reseed_dropout()
+            with autocast(self.algorithm.precision, batch.images.device):
+                place = first_nonfinite(self.model, batch.images, batch.target, self.algorithm.loss)
+            place = place or last_nonfinite_gradient(self.model) or Place(None, "the loss")
+            raise self._stopped(place, self.step + (not place.stored))
+
+    def check(self) -> None:
+        """Looks at the losses and at the network where the host waits anyway.
+
+        Raises:
+            NonFiniteError: NaN or inf has come up; what a checkpoint would hold is of no use.
+        """
+        sound, spoilt = self._watch.read(), nonfinite_state(self.model)
+        if sound is not None:
+            raise self._stopped(in_the_loss(spoilt), self._watched_from + sound + 1)
+        if spoilt:
+            raise self._stopped(spoilt[0], self.step)
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that a step has changed: tensors by name, and facts that JSON can hold.
 
         All ranks must ask for it at the same step.
+
+        Raises:
+            NonFiniteError: as `check` does.
         """
+        self.check()
         moments, optimizer = taken_apart(self.algorithm.optimizer)
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"optimizer.{name}": tensor for name, tensor in moments.items()}
@@ -256,8 +314,26 @@ class Training:
         self.tally.restore(tensors["tally"], facts["images"])
         self.epoch, self.step = facts["epoch"], facts["step"]
         self.seconds, self.seconds_before = facts["seconds"], facts["seconds_before"]
+        self._watch, self._watched_from = Watch(self.batches.device), self.step
+
+    def _reseed_dropout(self) -> None:
+        if self._dropout is not None:
+            self._dropout.manual_seed(derive(self.seed, "dropout", self.step, distributed.rank()))
+
+    def _stopped(self, place: Place, step: int) -> NonFiniteError:
+        algorithm = self.algorithm
+        return explained(
+            place,
+            step,
+            self.num_steps,
+            lr=algorithm.optimizer.param_groups[0]["initial_lr"],
+            clip_norm=algorithm.clip_norm,
+            warmed=algorithm.schedule(0) < 1.0,
+            precision=algorithm.precision,
+        )
 
     def _finish_epoch(self) -> EpochRecord:
+        self.check()
         since = time.perf_counter()
         train_loss, train_accuracy = self.tally.read()
         self.seconds += time.perf_counter() - since

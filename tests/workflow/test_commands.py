@@ -220,6 +220,16 @@ def test_training_says_what_it_skipped_and_that_classes_are_uneven_and_predicts_
 
 
 @pytest.mark.usefixtures("pets")
+def test_what_the_figures_say_is_said_once_and_kept(command: Callable[..., str]) -> None:
+    slow = ("--set", "optimizer.lr=1e-9", "--set", "train.epochs=8")
+    said = command(train.main, "--config", "pets.toml", "--out", "run", *slow).splitlines()
+    notes = [line for line in said if line.startswith("note: ")]
+    assert notes == [f"note: {remark}" for remark in summary("run")["remarks"]] == said[-1 - len(notes) : -1]
+    assert any("; try optimizer.lr = " in note and "1e-08 (now 1e-09)" in note for note in notes)
+    assert len(command(train.main, "--resume", "--out", "run").splitlines()) == 1
+
+
+@pytest.mark.usefixtures("pets")
 def test_a_run_folder_holds_these_files_with_these_keys(command: Callable[..., str]) -> None:
     command(train.main, "--config", "pets.toml", "--out", "run")
     assert {entry.name for entry in Path("run").iterdir()} == FILES

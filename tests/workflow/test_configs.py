@@ -84,18 +84,22 @@ def test_a_configuration_written_and_read_is_itself(file: Path, tmp_path: Path) 
     assert load_config(written) == config
 
 
-def test_digits_soon_reaches_90_percent_and_writes_only_where_it_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_digits_soon_reaches_90_percent_without_a_remark_and_writes_only_where_it_is_told(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
     threads = torch.get_num_threads()
     try:
-        code = train.main(["--config", "digits", "--set", "train.epochs=8", "--out", str(tmp_path / "run")])
+        changes = ["--set", "train.epochs=8", "--set", f"seed={seed}"]
+        code = train.main(["--config", "digits", *changes, "--out", str(tmp_path / "run")])
     finally:
         torch.set_num_threads(threads)
     assert code == 0
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["test_accuracy"] >= 0.9
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["test_accuracy"] >= 0.9
+    assert summary["remarks"] == []
     assert {entry.name for entry in tmp_path.iterdir()} == {"here", "cache", "run"}
     assert list((tmp_path / "here").iterdir()) == []

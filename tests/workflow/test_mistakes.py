@@ -7,9 +7,11 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import tarfile
 from dataclasses import dataclass
+from dataclasses import replace as replaced
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,16 +20,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
 
 from fcnet import cache, cli, evaluate, figures, predict, train
+from fcnet.backpropagation import differentiation
 from fcnet.build import build
 from fcnet.config_file import dump_config, load_config
-from fcnet.errors import UserError
+from fcnet.errors import NonFiniteError, UserError
 from fcnet.experiment import carry_out
 from fcnet.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from fcnet.build import Experiment
 
 # 37 training images in 5 steps an epoch; the widths are neither each other's nor the input's.
 CONFIG = """\
@@ -56,6 +63,7 @@ STORE = {"store.json"} | {
 }
 PICTURE = "pets/test/cat/0.png"
 
+TOO_FAST = ("optimizer.name='sgd'", "optimizer.lr=1e12")
 ON_PETS = ("data.source=images", "data.path=pets", "train.batch_size=3")
 
 
@@ -119,6 +127,12 @@ def begun(*changes: str) -> None:
 
 def finished(*changes: str) -> None:
     assert trained_for(1000, *changes).finished
+
+
+def spoilt() -> None:
+    """A run that saved after each step until one met NaN or inf."""
+    with pytest.raises(NonFiniteError):
+        trained_for(1000, *TOO_FAST)
 
 
 def begun_on_pets() -> None:
@@ -236,6 +250,10 @@ NO_MODEL = "run holds no finished network: model.json is missing"
 # 90,000 pixels times 2³¹ units are more bytes than a process has addresses.
 LARGE = "--set data.shape=[1,300,300] --set data.train_size=3 --set data.test_size=1"
 HOW = "--clean must be followed by one of NAME…, --older-than DAYS and --all, which say what to remove"
+SPOILT = (
+    "NaN or inf in step 3 of 10, first in ~; try optimizer.lr = 3.3e+11 or 1e+11 (now 1e+12), "
+    "optimizer.clip_norm = 1, optimizer.warmup_epochs = 1. With this configuration it would come to the same again"
+)
 MEMORY = "the network, the data and a batch must fit in memory, got: ~"
 
 MISTAKES = [
@@ -397,7 +415,8 @@ MISTAKES = [
             "data.classes must be among 0, 1, 2, got 7",
             "data.augment.shift must be less than the images' 4×4 pixels, got 9",
             "data.whiten must be at most the 16 values of an image, got 99"),
-    trained("network that is too large", f"{LARGE} --set model.hidden=[2147483647]", MEMORY),
+    trained("network that is too large", f"{LARGE} --set model.hidden=[2147483647]",
+            "memory: lower model.hidden: its 1.9e+14 parameters need 2.9e+06 GiB and ~ GiB are free"),
     setting("images that are too large", "data.shape=[1,2147483647,2147483647]", MEMORY),
     # --find-lr
     trained("find a rate and go on", "--find-lr --resume", "--find-lr must be given without --resume"),
@@ -528,6 +547,7 @@ MISTAKES = [
     resumed("resume of a run whose configuration was changed to another course",
             after(begun, lambda: replace("run/config.toml", "batch_size = 8", "batch_size = 4")),
             "run/config.toml must be as it was when the run began, got a change"),
+    resumed("resume of a run that met NaN or inf", spoilt, f"{SPOILT}; the checkpoint of step 2 stays in run"),
     resumed("both checkpoints are damaged", after(begun, lambda: spoil_checkpoints(flip_a_bit, "json")),
             f"run/checkpoints/step-0000000006.json {SUM} it"),
     resumed("the tensors of both checkpoints are damaged",
@@ -729,6 +749,84 @@ def test_a_path_inside_a_folder_whose_name_is_not_utf8_is_a_mistake(monkeypatch:
     refusal = r"^data\.path \(--set data\.path=pets\) must be UTF-8, in one line, without a NUL, got '.*k\\udcff/pets'$"
     with pytest.raises(UserError, match=refusal):
         train.main(["--config", "made.toml", "--set", "data.path=pets"])
+
+
+def test_a_training_that_meets_nan_or_inf_is_a_mistake_and_keeps_its_last_good_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("made.toml", CONFIG)
+    changes = [word for change in (*TOO_FAST, "train.save_seconds=0") for word in ("--set", change)]
+    for command in (["--config", "made.toml", "--out", "run", *changes], ["--resume", "--out", "run"]):
+        assert leaves(["train", *command], monkeypatch) == 2
+        expected = pattern(f"{SPOILT}; the checkpoint of step 2 stays in run", Path.cwd())
+        assert re.fullmatch(f"{expected}\n", capsys.readouterr().err)
+        for file in Path("run/checkpoints").glob("*.safetensors"):
+            assert all(tensor.isfinite().all() for tensor in load_file(file).values())
+    assert {entry.name for entry in Path("run").iterdir()} == {"config.toml", "checkpoints"}
+
+
+class Full(nn.Module):
+    """A layer for which there is no memory left."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1073741824 bytes."),
+])  # fmt: skip
+@pytest.mark.parametrize(("free_bytes", "advice"), [
+    (10**9, "lower train.batch_size from 8 to 4, or raise train.accumulate"),
+    (3500, "lower train.batch_size from 8 to 1, or raise train.accumulate"),
+    (1000, "lower model.hidden: its 1.6e+02 parameters need 0.0 GiB"),
+])  # fmt: skip
+def test_a_step_without_memory_says_which_setting_to_lower(
+    error: Exception,
+    free_bytes: int,
+    advice: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def build_small(*given: Any) -> Experiment:
+        experiment = build(*given)
+        experiment.network.model.layers[0].normalization = Full(error)
+        training = experiment.training
+        training.differentiate = differentiation(training.model, training.algorithm.loss, training.algorithm.precision)
+        return replaced(experiment, free_bytes=free_bytes)
+
+    write("made.toml", CONFIG)
+    monkeypatch.setattr(train, "build", build_small)
+    assert leaves(["train", "--config", "made.toml"], monkeypatch) == 2
+    said = rf"memory: a step needs about 0\.0 GiB and {free_bytes / 2**30:.1f} GiB are free; {re.escape(advice)}\n"
+    assert re.fullmatch(said, capsys.readouterr().err)
+
+
+def test_memory_that_the_system_refuses_is_a_mistake(tmp_path: Path) -> None:
+    """The limit is on addresses: nothing is filled."""
+    write("made.toml", CONFIG)
+    program = (
+        "import resource, sys; from fcnet import cli, train, build\n"
+        "own = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (own + 2**29,) * 2)\n"
+        "cli.command(train.main)"
+    )
+    settings = ["data.train_size=100000", "train.batch_size=100000", "model.hidden=[20000]", "train.threads=1"]
+    flags = [word for setting in settings for word in ("--set", setting)]
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--config", "made.toml", "--out", "run", *flags],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    said = (
+        r"memory: a step needs about 2\d\.\d GiB and 0\.\d GiB are free; lower train\.batch_size from 100000 to \d+, or raise train\.accumulate\n"
+    )
+    assert re.fullmatch(said, done.stderr), done.stderr
+    assert done.returncode == 2
 
 
 def test_a_batch_larger_than_the_set_is_the_set(monkeypatch: pytest.MonkeyPatch) -> None:

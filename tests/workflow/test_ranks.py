@@ -23,8 +23,12 @@ import fcnet
 from fcnet import cli, distributed
 from fcnet.build import build
 from fcnet.config_file import dump_config, load_config
+from fcnet.data.batches import Batches
+from fcnet.errors import NonFiniteError
 from fcnet.experiment import Stopped, carry_out
 from fcnet.run import Run
+from fcnet.seeds import generator
+from fcnet.training import GradientDescent
 
 CPU = torch.device("cpu")
 # The batches are odd, and these shares leave 1,321 and 251 training images: one more than a multiple of the
@@ -168,7 +172,25 @@ def write_batches(folder: Path, name: str) -> None:
     save_file(tensors, folder / f"{name}-batches-{distributed.rank()}.safetensors")
 
 
+def stop_at_nan(folder: Path) -> None:
+    """Writes what this rank is told of a NaN in the second batch, in the last rank's part of it."""
+    lines = []
+    for normalization in ("none", "batch"):
+        images, labels = torch.randn(45, 6, generator=torch.Generator().manual_seed(0)), torch.arange(45) % 3
+        model = fcnet.MLP(6, (4,), 3, normalization=normalization, generator=torch.Generator().manual_seed(0))
+        order = torch.randperm(45, generator=generator(0, "order", 0))
+        images[order[18]] = float("nan")
+        algorithm = GradientDescent(torch.optim.SGD(model.parameters(), lr=0.1), epochs=1)
+        try:
+            list(fcnet.fit(model, Batches(images, labels, batch_size=10), algorithm))
+        except NonFiniteError as error:
+            moved = sum(parameter.detach().double().sum() for parameter in model.parameters())
+            lines.append(f"{error} {error.step} {error.layer} {float(moved):.4f}\n")
+    (folder / f"stopped-{distributed.rank()}.txt").write_text("".join(lines))
+
+
 def do_jobs(folder: Path) -> None:
+    stop_at_nan(folder)
     for name in ("normalised", *CHANGES):
         write_batches(folder, name)
         learn(folder, name)
@@ -178,13 +200,13 @@ def do_jobs(folder: Path) -> None:
     learn(folder, "long", until=32)
 
 
-def torchrun(*program: str) -> str:
-    """Runs a program as two ranks; its standard output."""
+def torchrun(*program: str, code: int = 0) -> tuple[str, str]:
+    """Runs a program as two ranks; its standard output and its standard error."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *program]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(fcnet.__file__).parents[1])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert done.returncode == code, done.stderr
+    return done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +275,25 @@ def test_two_ranks_learn_what_one_learns(name: str, folders: tuple[Path, Path]) 
 @pytest.mark.parametrize("begun_by", [0, 1])
 def test_a_run_goes_on_with_another_number_of_ranks(begun_by: int, folders: tuple[Path, Path]) -> None:
     assert_same_course(folders[begun_by] / "long-stopped", folders[0] / "long")
+
+
+def test_ranks_stop_together_at_a_nan_that_one_of_them_sees(folders: tuple[Path, Path]) -> None:
+    one, two = folders
+    alone = (one / "stopped-0.txt").read_text()
+    assert [line.split(";")[0] for line in alone.splitlines()] == ["NaN or inf in step 2 of 5, first in the images"] * 2
+    assert [(two / f"stopped-{rank}.txt").read_text() for rank in range(2)] == [alone, alone]
+
+
+def test_ranks_that_stop_say_so_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "long.toml"
+    file.write_text(CONFIGS["long"])
+    flags = ("--config", str(file), "--out", str(tmp_path / "run"), "--set", "optimizer.lr=1e30")
+    _, said = torchrun("-m", "fcnet.train", *flags, code=1)
+    (line,) = (line for line in said.splitlines() if "NaN" in line)
+    assert line.startswith("NaN or inf in step 2 of ")
+    assert "fcnet/training.py" not in said  # torchrun's own traceback, and none of ours
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 
 def test_only_the_first_rank_speaks_and_writes(folders: tuple[Path, Path]) -> None:
