@@ -112,7 +112,6 @@ def build(config: config.Config, device: torch.device, progress: Progress | None
         augment=_transforms(config.data.augment),
         mixing=_mixing(config.data.augment),
         balance=config.data.balance,
-        num_classes=len(classes),
     )
     validation = feed(rows=validation_rows, batch_size=_EVALUATION_BATCH) if len(validation_rows) else None
     model = make_model(config, config.data.whiten or math.prod(store.shape), len(classes)).to(device)
@@ -162,7 +161,6 @@ def preview(config: config.Config) -> tuple[list[str], dict[str, Batches]]:
             batch_size=len(shown),
             augment=_transforms(section),
             mixing=_mixing(section),
-            num_classes=len(classes),
         )
         for kind, section in {"": augment, **kinds}.items()
     }

@@ -16,7 +16,7 @@ from fcnet.plots import image_sheet
 def sheet(columns: list[Tensor], names: list[str] | None = None) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """The picture as pixels (H, W, 3)."""
     rows = names or [f"row {number}" for number in range(len(columns[0]))]
-    png = image_sheet(columns, title="title", row_names=rows, column_names=[str(n) for n in range(len(columns))])
+    png = image_sheet(columns, title="$t_$", row_names=rows, column_names=[f"${n}_$" for n in range(len(columns))])
     with Image.open(io.BytesIO(png)) as image:
         assert image.format == "PNG"
         return np.asarray(image.convert("RGB"))

@@ -16,6 +16,8 @@ from fcnet.config_file import load_config
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from torch import Tensor
+
 CONFIG = """
 [data]
 source = "synthetic"
@@ -80,6 +82,24 @@ def test_shown_are_pixels_of_training_images_of_each_class_before_whitening(
     as_it_was = (flipped.images == plain.images).flatten(1).all(1)
     assert bool((mirrored | as_it_was).all())
     assert 0 < int(mirrored.sum()) < len(shown)
+
+
+def test_each_row_is_of_one_image_first_as_it_is(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sheets: list[list[Tensor]] = []
+
+    def note(columns: list[Tensor], **names: object) -> bytes:
+        sheets.append(columns)
+        return b""
+
+    monkeypatch.setattr(figures, "image_sheet", note)
+    figures.main([str(tmp_path), "--augment", str(config), "--set", "data.augment={ flip = true }"])
+    for first, *others in sheets:
+        assert len(others) == 7
+        for row, original in enumerate(first):
+            assert all(
+                torch.equal(other[row], original) or torch.equal(other[row], original.flip(-1)) for other in others
+            )
+            assert any(not torch.equal(other[row], original) for other in others)
 
 
 def test_many_classes_make_no_endless_sheet(config: Path) -> None:
