@@ -118,7 +118,7 @@ def survey_pictures(files: Sequence[ImageFile], how: Decoding) -> Rows:
 def decode_picture(file: ImageFile, how: Decoding) -> npt.NDArray[np.uint8]:
     """One picture's pixels (C, …), of its own size unless all are resized; see `decode_image`."""
     size = (how.height, how.width) if how.resize else None
-    return decode_image(_openable(file), how.channels, name_of(file, how), size)
+    return decode_image(_whole(file), how.channels, name_of(file, how), size)
 
 
 def name_of(file: ImageFile, how: Decoding) -> str:
@@ -128,6 +128,16 @@ def name_of(file: ImageFile, how: Decoding) -> str:
 
 def _openable(file: ImageFile) -> Path | IO[bytes]:
     return io.BytesIO(file.content) if isinstance(file.content, bytes) else file.content
+
+
+def _whole(file: ImageFile) -> Path | IO[bytes]:
+    """A picture read at once, faster than Pillow reads it in parts; its path where it cannot be, for the error."""
+    if isinstance(file.content, bytes):
+        return io.BytesIO(file.content)
+    try:
+        return io.BytesIO(file.content.read_bytes())
+    except OSError:
+        return file.content
 
 
 def _reason(file: ImageFile, how: Decoding, error: UserError) -> str:

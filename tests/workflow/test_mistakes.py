@@ -345,6 +345,11 @@ MISTAKES = [
            "every class must keep an image where broken ones are skipped (6 are), found none of cat in train; "
            f"the first: train/cat/0.png must be an image {FORMATS}, got something else",
            change="data.skip_broken=true"),
+    images("class of broken test images alone, which are skipped",
+           after(pets, *(partial(write, f"pets/test/dog/{number}.png", "") for number in range(6))),
+           "every class must keep an image where broken ones are skipped (6 are), found none of dog in test; "
+           f"the first: test/dog/0.png must be an image {FORMATS}, got something else",
+           change="data.skip_broken=true"),
     images("broken images alone, which are skipped",
            after(pets, lambda: [file.write_bytes(b"") for file in Path("pets").rglob("*.png")]),
            "of the images in {here}/pets at least one must be whole, got 24 broken ones",
