@@ -131,7 +131,7 @@ def _openable(file: ImageFile) -> Path | IO[bytes]:
 
 
 def _whole(file: ImageFile) -> Path | IO[bytes]:
-    """A picture read at once, faster than Pillow reads it in parts; its path where that fails, for the error."""
+    """A picture read at once, faster than Pillow reads it in parts; its path where it cannot be, for the error."""
     if isinstance(file.content, bytes):
         return io.BytesIO(file.content)
     try:
