@@ -55,10 +55,12 @@ def on_losses(records: Records, guessing: float, lr: float) -> list[str]:
     """
     if not records or records[-1]["step"] < _FEW_STEPS or guessing == 0.0:
         return []
-    losses = [math.inf if record["train_loss"] is None else record["train_loss"] for record in records]
+    losses = [record["train_loss"] if _is_number(record["train_loss"]) else math.inf for record in records]
     first, last, least = losses[0], losses[-1], min(losses)
     of_guessing = f"the {guessing:.2g} of guessing by class frequency"
-    spread = max(losses) - least
+    kept = [float(loss) for record in records if _is_number(loss := record.get("validation_loss"))]
+    rows = [losses, kept] if len(kept) == len(losses) else [losses]  # a validation set has no augmentation's noise
+    spread = min(max(row) - min(row) for row in rows)
     if abs(last - guessing) <= _STILL * guessing:
         return [
             (
@@ -95,11 +97,11 @@ def on_validation(records: Records, lr: float) -> list[str]:
     """
     if not records or records[-1]["step"] < _FEW_STEPS or records[-1]["validation_accuracy"] is None:
         return []
-    losses = [math.nan if record["validation_loss"] is None else record["validation_loss"] for record in records]
-    if not math.isfinite(losses[-1]):
+    losses = [record["validation_loss"] if _is_number(record["validation_loss"]) else math.inf for record in records]
+    if math.isinf(losses[-1]):
         return [f"the validation loss is not a number; try optimizer.lr = {lr / 10:.2g} (now {lr:g})"]
     known, seen = records[-1]["train_accuracy"], records[-1]["validation_accuracy"]
-    best = min(range(len(losses)), key=lambda epoch: (math.isnan(losses[epoch]), losses[epoch]))
+    best = min(range(len(losses)), key=losses.__getitem__)
     if known - seen <= _GAP or best >= len(losses) - 2 or losses[-1] <= (1.0 + _RISEN) * losses[best]:
         return []
     return [
@@ -157,3 +159,8 @@ def on_units(idle: Iterable[tuple[int, int, int]], activation: str, lr: float, *
     what = "dead: 0 for every image" if activation == "relu" else "saturated: 0 or 1 for every image"
     other = "leaky_relu or gelu" if activation == "relu" else "relu or gelu"
     return [f"in {layers}, {shares} of the units are {what}; try optimizer.lr = {lr / 10:.2g} (now {lr:g}), or {other}"]
+
+
+def _is_number(figure: float | None) -> bool:
+    """Whether a record's figure is one; a run folder holds null for what is none."""
+    return figure is not None and math.isfinite(figure)

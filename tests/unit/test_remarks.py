@@ -50,6 +50,12 @@ def test_a_loss_that_does_not_fall_is_remarked_on_with_another_rate(losses: list
     assert "\n" not in said
 
 
+def test_a_still_validation_loss_tells_a_still_training_from_augmentations_noise() -> None:
+    noisy = records([2.5, 2.7, 2.4, 2.6])
+    assert FAST in on_losses(noisy, TEN, lr=0.02)[0]
+    assert SLOW in on_losses([record | {"validation_loss": 2.5} for record in noisy], TEN, lr=0.02)[0]
+
+
 @pytest.mark.parametrize(
     "losses",
     [
