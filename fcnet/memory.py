@@ -67,7 +67,7 @@ class Need:
             )
 
     def shortage(self, free_bytes: int, *, batch_size: int, ranks: int = 1) -> str:
-        """What to say when a step has found no memory.
+        r"""What to say when a step has found no memory.
 
         Args:
             free_bytes: what was free before the training began.
@@ -75,8 +75,10 @@ class Need:
             ranks: the number of processes.
 
         Example:
-            >>> print(Need(10**6, 16 * 10**6, 10**6, 65536).shortage(2**34, batch_size=65536))
-            memory: a step needs about 61.1 GiB and 16.0 GiB are free; lower train.batch_size from 65536 to 8192, or raise train.accumulate
+            >>> said = Need(10**6, 16 * 10**6, 10**6, 65536).shortage(2**34, batch_size=65536)
+            >>> print(said.replace("; ", ";\n"))
+            memory: a step needs about 61.1 GiB and 16.0 GiB are free;
+            lower train.batch_size from 65536 to 8192, or raise train.accumulate
         """
         needs = f"memory: a step needs about {_gib(self.step_bytes)} and {_gib(free_bytes)} are free"
         room = int(0.9 * free_bytes) - self.data_bytes - self.parameter_bytes

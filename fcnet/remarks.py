@@ -7,7 +7,7 @@ or of fewer than five images of a class.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -58,7 +58,7 @@ def on_losses(records: Records, guessing: float, lr: float) -> list[str]:
     losses = [record["train_loss"] if _is_number(record["train_loss"]) else math.inf for record in records]
     first, last, least = losses[0], losses[-1], min(losses)
     of_guessing = f"the {guessing:.2g} of guessing by class frequency"
-    kept = [float(loss) for record in records if _is_number(loss := record.get("validation_loss"))]
+    kept: list[float] = [loss for record in records if _is_number(loss := record.get("validation_loss"))]
     rows = [losses, kept] if len(kept) == len(losses) else [losses]  # a validation set has no augmentation's noise
     spread = min(max(row) - min(row) for row in rows)
     if abs(last - guessing) <= _STILL * guessing:
@@ -161,6 +161,6 @@ def on_units(idle: Iterable[tuple[int, int, int]], activation: str, lr: float, *
     return [f"in {layers}, {shares} of the units are {what}; try optimizer.lr = {lr / 10:.2g} (now {lr:g}), or {other}"]
 
 
-def _is_number(figure: float | None) -> bool:
+def _is_number(figure: float | None) -> TypeGuard[float]:
     """Whether a record's figure is one; a run folder holds null for what is none."""
     return figure is not None and math.isfinite(figure)

@@ -823,7 +823,8 @@ def test_memory_that_the_system_refuses_is_a_mistake(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     said = (
-        r"memory: a step needs about 2\d\.\d GiB and 0\.\d GiB are free; lower train\.batch_size from 100000 to \d+, or raise train\.accumulate\n"
+        r"memory: a step needs about 2\d\.\d GiB and 0\.\d GiB are free; "
+        r"lower train\.batch_size from 100000 to \d+, or raise train\.accumulate\n"
     )
     assert re.fullmatch(said, done.stderr), done.stderr
     assert done.returncode == 2
