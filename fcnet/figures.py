@@ -11,6 +11,7 @@ from fcnet.config_file import load_config
 from fcnet.errors import UserError
 from fcnet.files import replacing
 from fcnet.plots import image_sheet
+from fcnet.shipped import find_config
 
 _DRAWS = 7
 
@@ -19,12 +20,12 @@ def main(arguments: list[str]) -> int:
     """Parses the flags, draws, prints; returns the exit code."""
     parser = cli.Parser("figures", "Draw what a configuration does to images.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="where the figures go; it is made if need be")
-    parser.add_argument("--augment", type=Path, metavar="CONFIG", help="draw the augmented images of this experiment")
+    parser.add_argument("--augment", metavar="CONFIG", help="draw the augmented images of this experiment")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one of its settings")
     flags = parser.parse_args(arguments)
     if flags.augment is None:
         raise UserError("--augment CONFIG must be given")
-    sheets = _augmented(flags.augment, flags.set)
+    sheets = _augmented(find_config(flags.augment, "--augment"), flags.set)
     flags.folder.mkdir(parents=True, exist_ok=True)
     for name, picture in sheets.items():
         with replacing(flags.folder / f"{name}.png") as sibling:

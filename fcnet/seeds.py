@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def derive(seed: int, *purpose: str | int) -> int:
@@ -31,8 +33,11 @@ def generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu"
     """A fresh generator on ``device`` for one purpose; see `derive`.
 
     Example:
+        >>> import torch
         >>> drawn = [torch.rand(3, generator=generator(0, "order", epoch)).tolist() for epoch in (1, 1, 2)]
         >>> drawn[0] == drawn[1], drawn[0] == drawn[2]
         (True, False)
     """
+    import torch  # here, so that who only derives numbers does without
+
     return torch.Generator(device).manual_seed(derive(seed, *purpose))

@@ -39,11 +39,12 @@ def purpose(file: Path) -> str:
     return re.split(r"(?<=\.) (?=[A-Z])", comment, maxsplit=1)[0]
 
 
-def find_config(named: str) -> Path:
-    """The configuration file that ``--config`` names: a path that is there, else a shipped configuration.
+def find_config(named: str, flag: str = "--config") -> Path:
+    """The configuration file that a flag names: a path that is there, else a shipped configuration.
 
     Args:
         named: a path, or the name of a shipped configuration.
+        flag: what errors call it.
 
     Raises:
         UserError: it is neither; the nearest name is said, and all there are.
@@ -59,4 +60,4 @@ def find_config(named: str) -> Path:
         return known[named]
     close = difflib.get_close_matches(Path(named).stem, known, n=1)
     nearest = f"; the nearest is {close[0]}" if close else ""
-    raise UserError(f"--config must be a file or one of {', '.join(known)}, got {named}{nearest}")
+    raise UserError(f"{flag} must be a file or one of {', '.join(known)}, got {named}{nearest}")

@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from fcnet import cli, evaluate, predict, train
+from fcnet import cache, cli, evaluate, figures, predict, train
 from fcnet.build import build
 from fcnet.config_file import dump_config, load_config
 from fcnet.experiment import carry_out
@@ -41,7 +41,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = {"train": train.main, "evaluate": evaluate.main, "predict": predict.main}
+COMMANDS = {
+    "train": train.main,
+    "evaluate": evaluate.main,
+    "predict": predict.main,
+    "figures": figures.main,
+    "cache": cache.main,
+}
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 # What cannot run in a test, and why.
@@ -165,6 +171,16 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         ),
         "python -m fcnet.train --config images --set data.path=/my/all.tar.xz --set 'model.hidden=[2048,512]'": Shown(
             [r".* in 3 classes; layers 108-2048-512-3, .*; runs/images", RESULT], image_archive, FEW
+        ),
+        "python -m fcnet.figures sheets --augment images --set data.path=/my/all.tar.xz "
+        "--set 'data.augment={rotate=15,mixup=0.2}'": Shown(
+            [r"sheets/augment\.png", r"sheets/augment-rotate\.png", r"sheets/augment-mixup\.png"]
+        ),
+        "python -m fcnet.train --config images --set data.path=/my/all.tar.xz --set data.balance=weights": Shown(
+            [r".* in 3 classes; .*; runs/images-2", RESULT], smaller=FEW
+        ),
+        "python -m fcnet.train --config digits --find-lr": Shown(
+            [r"of \d+ learning rates from 1e-06 .*: --set optimizer\.lr=.* \(now 0\.01\); picture: runs/digits-lr/.*"]
         ),
         "program 1": Shown(
             [*(rf"{epoch} \d\.\d+" for epoch in range(1, 11)), r"tensor\(2\.06\d*e-09\)", r"\[Prediction"]
