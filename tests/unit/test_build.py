@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -19,10 +19,14 @@ from fcnet.data import sources
 from fcnet.data.augment import Affine, ColorJitter, Cutout, Flip, Shift
 from fcnet.data.mixing import Mixing
 from fcnet.data.sources import Source, synthetic
+from fcnet.data.whitening import Whitening, find_whitening
 from fcnet.errors import UserError
 from fcnet.losses import CrossEntropy
 from fcnet.models import MLP, LogisticRegression
 from fcnet.network import Network
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 CPU = torch.device("cpu")
 
@@ -396,3 +400,45 @@ def test_evenness_is_that_of_the_classes_and_images_trained_on(tmp_path: Path) -
     data = {"source": "arrays", "path": str(tmp_path / "x.npz"), "validation": 0.5}
     assert built(data).remarks[0].startswith("classes are uneven: 4 of 0, 1 of 2; ")
     assert built(data | {"classes": ("1", "0")}).remarks == ()
+
+
+@pytest.mark.parametrize("balance", ["weights", "sampling"])
+def test_classes_that_are_evened_out_are_not_remarked_on(balance: str, tmp_path: Path) -> None:
+    labels = np.repeat(np.arange(3), (8, 8, 2))
+    pixels = np.zeros((len(labels), 1, 6, 5), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", x_train=pixels, y_train=labels, x_test=pixels[:3], y_test=np.arange(3))
+    assert built({"source": "arrays", "path": str(tmp_path / "x.npz"), "balance": balance}).remarks == ()
+
+
+def whitening(data: dict[str, Any]) -> dict[str, Tensor]:
+    found = built(data).network.whitening
+    assert found is not None
+    return found.state_dict()
+
+
+def test_a_whitening_is_found_once_for_the_same_rows_and_components(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first = whitening({"whiten": 7})
+    found: list[int] = []
+
+    def counted(parts: Iterable[Tensor], num_components: int) -> Whitening:
+        found.append(num_components)
+        return find_whitening(parts, num_components)
+
+    monkeypatch.setattr("fcnet.build.data.find_whitening", counted)
+    assert_close(whitening({"whiten": 7}), first, rtol=0, atol=0)
+    assert found == []
+    others = [whitening({"whiten": 8}), whitening({"whiten": 7, "validation": 0.5})]
+    assert found == [8, 7]
+    assert not torch.equal(others[1]["weight"], first["weight"])
+
+
+def test_a_damaged_whitening_is_not_believed(tmp_path: Path) -> None:
+    first = whitening({"whiten": 7})
+    (file,) = (tmp_path / "cache").glob("*/whitening-*.safetensors")
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data)
+    assert_close(whitening({"whiten": 7}), first, rtol=0, atol=0)
+    assert file.read_bytes() != data
