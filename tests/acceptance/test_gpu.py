@@ -15,9 +15,10 @@ from fcnet import train
 from fcnet.data import batches as batches_module
 from fcnet.data.augment import Flip, Shift
 from fcnet.data.batches import Batches
+from fcnet.gradient_descent import GradientDescent
 from fcnet.models import MLP
 from fcnet.optim import parameter_groups
-from fcnet.training import GradientDescent, Training, train_step
+from fcnet.training import Training, train_step
 
 if TYPE_CHECKING:
     from pathlib import Path

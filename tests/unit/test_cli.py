@@ -16,9 +16,10 @@ from torch import Tensor
 from fcnet import cli
 from fcnet.data.batches import Batches
 from fcnet.errors import UserError
+from fcnet.gradient_descent import GradientDescent
 from fcnet.models import LogisticRegression
 from fcnet.records import EpochRecord
-from fcnet.training import GradientDescent, Training
+from fcnet.training import Training
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

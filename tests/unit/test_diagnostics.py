@@ -15,9 +15,10 @@ from fcnet import fit
 from fcnet.data.batches import Batches
 from fcnet.diagnostics import first_nonfinite, idle_units, nonfinite_state
 from fcnet.errors import NonFiniteError
+from fcnet.gradient_descent import GradientDescent
 from fcnet.losses import CrossEntropy
 from fcnet.models import MLP, LogisticRegression
-from fcnet.training import GradientDescent, Training, train_step
+from fcnet.training import Training, train_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable

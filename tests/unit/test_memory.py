@@ -18,9 +18,10 @@ import torch
 from fcnet import MLP, memory
 from fcnet.data.batches import Batches
 from fcnet.errors import UserError
+from fcnet.gradient_descent import GradientDescent
 from fcnet.memory import Need, need
 from fcnet.optim import parameter_groups
-from fcnet.training import GradientDescent, Training
+from fcnet.training import Training
 
 CPU = torch.device("cpu")
 # Pixels, hidden widths, classes, images in a batch, and the network's other settings.

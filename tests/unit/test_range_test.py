@@ -11,11 +11,12 @@ from torch import nn
 
 from fcnet.data.batches import Batches
 from fcnet.errors import UserError
+from fcnet.gradient_descent import GradientDescent
 from fcnet.models import MLP
 from fcnet.optim import LBFGS
 from fcnet.range_test import HIGHEST, LOWEST, NUM_STEPS, Trial, rate, suggested, try_rates
 from fcnet.schedules import cosine
-from fcnet.training import GradientDescent, Training
+from fcnet.training import Training
 
 X = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > X[:, 1]).long()

@@ -23,11 +23,12 @@ from fcnet.data.mixing import Mixing
 from fcnet.errors import UserError
 from fcnet.evaluation import evaluate
 from fcnet.files import read_sealed, write_sealed
+from fcnet.gradient_descent import GradientDescent
 from fcnet.losses import CrossEntropy
 from fcnet.models import MLP
 from fcnet.optim import LBFGS, Muon, parameter_groups
 from fcnet.schedules import constant, cosine, warmed_up
-from fcnet.training import GradientDescent, Training
+from fcnet.training import Training
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -26,9 +26,9 @@ from fcnet.config_file import dump_config, load_config
 from fcnet.data.batches import Batches
 from fcnet.errors import NonFiniteError
 from fcnet.experiment import Stopped, carry_out
+from fcnet.gradient_descent import GradientDescent
 from fcnet.run import Run
 from fcnet.seeds import generator
-from fcnet.training import GradientDescent
 
 CPU = torch.device("cpu")
 # The batches are odd, and these shares leave 1,321 and 251 training images: one more than a multiple of the
