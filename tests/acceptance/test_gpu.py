@@ -13,11 +13,12 @@ from torch.testing import assert_close
 import fcnet.functional as F
 from fcnet import train
 from fcnet.data import batches as batches_module
-from fcnet.data.augment import Flip, Shift
+from fcnet.data.augment import Affine, ColorJitter, Cutout, Flip, Shift
 from fcnet.data.batches import Batches
+from fcnet.data.mixing import Mixing
 from fcnet.gradient_descent import GradientDescent
 from fcnet.models import MLP
-from fcnet.optim import parameter_groups
+from fcnet.optim import Muon, parameter_groups
 from fcnet.training import Training, train_step
 
 if TYPE_CHECKING:
@@ -143,12 +144,29 @@ def test_a_captured_loss_is_the_loss(target: str) -> None:
     assert_close(captured[0].cpu(), F.cross_entropy(x.cpu(), y.cpu(), label_smoothing=0.1 * (target == "smoothed")))
 
 
-def test_no_step_waits_for_the_device() -> None:
+CHANGES = (Flip(), Shift(1), Affine(15.0, 0.2), ColorJitter(0.4), Cutout(3))
+
+
+def test_changes_of_images_are_the_cpus() -> None:
+    pixels = torch.randint(0, 256, (50, 3, 8, 8), dtype=torch.uint8)
+    here, there = (
+        Batches(pixels, torch.arange(50) % 10, batch_size=16, augment=CHANGES, mixing=Mixing(0.4, 1.0), device=device)
+        for device in ("cpu", "cuda")
+    )
+    for ours, theirs in zip(here.epoch(0, 1), there.epoch(0, 1), strict=True):
+        assert_close(theirs.target.cpu(), ours.target)
+        # A grey level may be rounded the other way where the devices interpolate differently.
+        assert ((theirs.images.cpu() - ours.images).abs() > 1.5 / 255).double().mean() < 0.01
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_no_step_waits_for_the_device(optimizer: str) -> None:
     pixels = torch.randint(0, 256, (512, 3, 8, 8), dtype=torch.uint8)
-    batches = Batches(pixels, torch.arange(512) % 10, augment=(Flip(), Shift(1)), device="cuda")
+    batches = Batches(pixels, torch.arange(512) % 10, augment=CHANGES, mixing=Mixing(0.4, 1.0), device="cuda")
     model = MLP(192, (32,), 10, normalization="batch", dropout=0.1).cuda()
-    optimizer = torch.optim.AdamW(parameter_groups(model, 0.01), lr=1e-3, fused=True)
-    training = Training(model, batches, GradientDescent(optimizer, epochs=2))
+    groups = parameter_groups(model, 0.01)
+    made = Muon(groups) if optimizer == "muon" else torch.optim.AdamW(groups, lr=1e-3, fused=True)
+    training = Training(model, batches, GradientDescent(made, epochs=2, accumulate=2, ema_decay=0.9, clip_norm=1.0))
     events = training.advance()
     next(events)
     torch.cuda.set_sync_debug_mode("error")
