@@ -171,14 +171,17 @@ class Optimizer(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Optimizer:
+        mistakes = []
         if self.name == "sgd" and self.nesterov and self.momentum == 0.0:
-            raise ValueError("momentum|must be greater than 0 where nesterov is true|0.0")
+            mistakes.append("momentum|must be greater than 0 where nesterov is true|0.0")
         if self.name == "lbfgs" and self.clip_norm:
-            raise ValueError(f"clip_norm|must be 0 for lbfgs, whose line search needs the gradient|{self.clip_norm}")
+            mistakes.append(f"clip_norm|must be 0 for lbfgs, whose line search needs the gradient|{self.clip_norm}")
         if self.schedule == "steps" and not self.milestones:
-            raise ValueError("milestones|must be one or more for the schedule steps|[]")
+            mistakes.append("milestones|must be one or more for the schedule steps|[]")
         if any(later <= earlier for earlier, later in itertools.pairwise(self.milestones)):
-            raise ValueError(f"milestones|must rise|{list(self.milestones)}")
+            mistakes.append(f"milestones|must rise|{list(self.milestones)}")
+        if mistakes:
+            raise ValueError("\n".join(mistakes))
         return self
 
 
@@ -223,10 +226,13 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
+        mistakes = []
         if self.optimizer.name == "lbfgs" and self.train.batch_size != "all":
-            raise ValueError(
+            mistakes.append(
                 f"train.batch_size|must be 'all' for lbfgs, which needs one function|{self.train.batch_size}"
             )
         if self.train.patience and not self.data.validation:
-            raise ValueError("data.validation|must be greater than 0 where train.patience is set|0.0")
+            mistakes.append("data.validation|must be greater than 0 where train.patience is set|0.0")
+        if mistakes:
+            raise ValueError("\n".join(mistakes))
         return self

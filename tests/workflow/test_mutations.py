@@ -27,6 +27,7 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from fcnet import cli, experiment, train
+from fcnet.config import Config
 from fcnet.shipped import shipped
 
 if TYPE_CHECKING:
@@ -40,15 +41,17 @@ if TYPE_CHECKING:
 
 LARGE = 2**31 - 1
 CLASSES = ("airplane", "automobile", "bird")
-KEYS = [
-    *("seed", "data", "data.source", "data.path", "data.classes", "data.validation", "data.augment", "data.whiten"),
-    *("data.augment.flip", "data.augment.shift", "data.shape", "data.train_size", "data.test_size"),
-    *("data.num_classes", "model", "model.kind", "model.hidden", "model.activation", "model.normalization"),
-    *("model.dropout", "model.residual", "optimizer", "optimizer.name", "optimizer.lr", "optimizer.weight_decay"),
-    *("optimizer.momentum", "optimizer.nesterov", "optimizer.beta1", "optimizer.beta2", "optimizer.clip_norm"),
-    *("optimizer.schedule", "optimizer.warmup_epochs", "train", "train.epochs", "train.batch_size", "train.loss"),
-    *("train.label_smoothing", "train.precision", "train.threads", "train.save_seconds"),
-]
+
+
+def keys_of(tree: Tree, prefix: str = "") -> Iterator[str]:
+    """The dotted keys of sections and of what is in them."""
+    for name, value in tree.items():
+        yield prefix + name
+        if isinstance(value, dict):
+            yield from keys_of(value, f"{prefix}{name}.")
+
+
+KEYS = list(keys_of(Config().model_dump()))
 NUMBERS: list[object] = [
     *(0, 1, 2, -1, 7, LARGE, LARGE + 1, 2**53 + 1, 2**63 - 1, 2**63, -(2**63), 10**400),
     *(0.0, -0.0, 0.5, 0.999999, 1 - 2**-53, 1.0, 3.0, -1.5, 5e-324, 1e-45, 1e-300),
@@ -59,7 +62,8 @@ WORDS: list[object] = [
     *("pets", "pets.npz", "/", ".", "x.toml", "pets/train", "0", "cat", *CLASSES),
     *("digits", "cifar10", "images", "arrays", "synthetic", "mlp", "logistic", "sigmoid", "gelu", "relu", "identity"),
     *("leaky_relu", "elu", "none", "batch", "layer", "sgd", "adamw", "constant", "cosine", "linear", "float32"),
-    *("bfloat16", "cross_entropy"),
+    *("bfloat16", "cross_entropy", "adam", "muon", "lbfgs", "one_cycle", "steps", "all", "he", "glorot", "lecun"),
+    *("weights", "sampling", "cifar100", "auto"),
 ]
 OTHERS: list[object] = [
     *(True, False, date(2026, 1, 1), [], [[]], {}, [{}], {"": 1}, {"x": {"y": 1}}, {"flip": True, "shift": 1}),
