@@ -58,7 +58,7 @@ def on_losses(records: Records, guessing: float, lr: float) -> list[str]:
     losses = [record["train_loss"] if _is_number(record["train_loss"]) else math.inf for record in records]
     first, last, least = losses[0], losses[-1], min(losses)
     of_guessing = f"the {guessing:.2g} of guessing by class frequency"
-    kept = [float(loss) for record in records if _is_number(loss := record.get("validation_loss"))]
+    kept = [loss for record in records if (loss := record.get("validation_loss")) is not None and math.isfinite(loss)]
     rows = [losses, kept] if len(kept) == len(losses) else [losses]  # a validation set has no augmentation's noise
     spread = min(max(row) - min(row) for row in rows)
     if abs(last - guessing) <= _STILL * guessing:
