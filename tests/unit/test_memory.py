@@ -6,7 +6,7 @@ This file, run as a program, trains one network and says by how many bytes the p
 from __future__ import annotations
 
 import ast
-import resource
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -128,13 +128,16 @@ def test_only_a_want_of_memory_is_one(error: Exception, short: bool) -> None:
     assert memory.ran_out(error) == short
 
 
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+def _bytes(key: str) -> int:
+    """The process's size now (VmRSS) or at its height (VmHWM), which, unlike getrusage's, begins with the program."""
+    found = re.search(rf"^{key}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return 1024 * int(found[1])
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     trained(4, [3], 3, 4, {})  # what is loaded once is there before
-    before = _resident_bytes()
+    before = _bytes("VmRSS")
     trained(*ast.literal_eval(sys.argv[1]))
-    sys.stdout.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before))
+    sys.stdout.write(str(_bytes("VmHWM") - before))
