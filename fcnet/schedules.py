@@ -71,7 +71,7 @@ def one_cycle(num_steps: int) -> Schedule:
 
     Example:
         >>> [round(one_cycle(11)(step), 3) for step in (0, 2, 10)]
-        [0.04, 0.956, 0.0]
+        [0.04, 0.96, 0.0]
     """
     peak = _ONE_CYCLE_RISE * num_steps - 1.0
 

@@ -238,7 +238,7 @@ def predicted(kind: str, flags: str, *lines: str, setup: Callable[[], object] = 
     return Mistake(kind, ["predict", *flags.split()], list(lines), setup)
 
 
-SHIPPED = "cifar10_logistic, cifar10_mlp, ~images"
+SHIPPED = "cifar100_mlp, cifar10_gpu, cifar10_logistic, cifar10_mlp, ~images"
 NOT_THERE = "No such file or directory"
 NO_CONFIG = "--config FILE must be given, unless --resume --out DIR goes on with a run"
 FORMATS = "(JPEG, PNG, BMP, GIF, PPM, TIFF, WEBP)"
@@ -380,7 +380,7 @@ MISTAKES = [
     Mistake("figures nowhere", ["figures", "--augment", "made.toml"],
             ["the following arguments are required: DIR; see python -m fcnet.figures --help"]),
     Mistake("figures of a config that is absent", ["figures", "sheets", "--augment", "x.toml"],
-            [f"--augment must name a file that can be read, got x.toml: {NOT_THERE}"]),
+            [f"--augment must be a file or one of {SHIPPED}, got x.toml"]),
     drawn("figures of no augmentation", "", "data.augment (made.toml) must ask for something to draw, got nothing"),
     drawn("figures of a change too large", "--set data.augment={shift=4}",
           "data.augment.shift must be less than the images' 4×4 pixels, got 4"),

@@ -1,0 +1,129 @@
+"""The network of a configuration, and how it learns."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from fcnet import distributed, losses, memory, optim, schedules
+from fcnet.data.workers import num_processors
+from fcnet.models import MLP, LogisticRegression
+from fcnet.seeds import generator
+from fcnet.gradient_descent import GradientDescent
+
+if TYPE_CHECKING:
+    from fcnet import config
+    from fcnet.data.store import Store
+    from fcnet.memory import Need
+    from fcnet.schedules import Schedule
+
+_ONE_THREAD_PRODUCTS = 20_000_000
+_MOMENTS = {"sgd": 1, "adam": 2, "adamw": 2, "muon": 1, "lbfgs": 25}
+
+
+def make_model(config: config.Config, in_features: int, num_classes: int) -> MLP:
+    """The configured network, initialised from the configured seed.
+
+    Example:
+        >>> from fcnet.config import Config, Model
+        >>> model = make_model(Config(model=Model(hidden=(16,))), in_features=64, num_classes=10)
+        >>> [tuple(parameter.shape) for parameter in model.parameters()]
+        [(16, 64), (16,), (10, 16), (10,)]
+    """
+    section = config.model
+    initial = generator(config.seed, "initialisation")
+    if section.kind == "logistic":
+        return LogisticRegression(in_features, num_classes, generator=initial)
+    return MLP(
+        in_features,
+        section.hidden,
+        num_classes,
+        activation=section.activation,
+        normalization=section.normalization,
+        dropout=section.dropout,
+        residual=section.residual,
+        initialization=section.initialization,
+        generator=initial,
+    )
+
+
+def algorithm(config: config.Config, model: MLP, steps_per_epoch: int) -> GradientDescent:
+    """The configured learning algorithm for a network."""
+    train = config.train
+    return GradientDescent(
+        _optimizer(config.optimizer, model),
+        epochs=train.epochs,
+        schedule=_schedule(config.optimizer, train.epochs, steps_per_epoch),
+        loss=losses.CrossEntropy(train.label_smoothing),
+        clip_norm=config.optimizer.clip_norm,
+        precision=torch.bfloat16 if train.precision == "bfloat16" else torch.float32,
+        accumulate=train.accumulate,
+        ema_decay=train.ema_decay,
+        patience=train.patience,
+    )
+
+
+def _optimizer(section: config.Optimizer, model: MLP) -> torch.optim.Optimizer:
+    groups, betas = optim.parameter_groups(model, section.weight_decay), (section.beta1, section.beta2)
+    on_gpu = next(model.parameters()).is_cuda
+    match section.name:
+        case "sgd":
+            return torch.optim.SGD(
+                groups, lr=section.lr, momentum=section.momentum, nesterov=section.nesterov, fused=True
+            )
+        case "adam":
+            return torch.optim.Adam(groups, lr=section.lr, betas=betas, fused=True, capturable=on_gpu)
+        case "adamw":
+            return torch.optim.AdamW(groups, lr=section.lr, betas=betas, fused=True, capturable=on_gpu)
+        case "muon":
+            return optim.Muon(groups, lr=section.lr, momentum=section.momentum, betas=betas)
+        case "lbfgs":
+            return optim.LBFGS(groups)
+
+
+def _schedule(section: config.Optimizer, epochs: int, steps_per_epoch: int) -> Schedule:
+    if section.name == "lbfgs":
+        return schedules.constant()
+    num_steps = epochs * steps_per_epoch
+    match section.schedule:
+        case "constant":
+            schedule = schedules.constant()
+        case "cosine":
+            schedule = schedules.cosine(num_steps)
+        case "linear":
+            schedule = schedules.linear(num_steps)
+        case "one_cycle":
+            schedule = schedules.one_cycle(num_steps)
+        case "steps":
+            schedule = schedules.steps([round(epoch * steps_per_epoch) for epoch in section.milestones], section.gamma)
+    if section.warmup_epochs:
+        schedule = schedules.warmed_up(schedule, round(section.warmup_epochs * steps_per_epoch))
+    return schedule
+
+
+def choose_threads(model: MLP, batch_size: int) -> int:
+    """One thread where a step's products are too small to share, else this rank's part of the processors."""
+    products = batch_size * sum(parameter.numel() for parameter in model.parameters())
+    if products < _ONE_THREAD_PRODUCTS:
+        return 1
+    return max(1, num_processors() // distributed.num_ranks())
+
+
+def need(config: config.Config, store: Store, train_images: int, num_classes: int, device: torch.device) -> Need:
+    """The memory that a step of a configuration's training takes in this process."""
+    model, pixels = config.model, math.prod(store.shape)
+    plain = model.kind == "logistic"
+    images = train_images if config.train.batch_size == "all" else min(config.train.batch_size, train_images)
+    widths = [config.data.whiten or pixels, *(() if plain else model.hidden), 1 if num_classes == 2 else num_classes]
+    return memory.need(
+        widths,
+        images=-(-images // (distributed.num_ranks() * config.train.accumulate)),
+        activation=model.activation,
+        normalization="none" if plain else model.normalization,
+        dropout=not plain and model.dropout > 0.0,
+        moments=_MOMENTS[config.optimizer.name] + (config.train.ema_decay > 0.0) + (config.train.patience > 0),
+        pixels=pixels if config.data.whiten else 0,
+        data_bytes=store.train.pixels.nbytes + store.test.pixels.nbytes if device.type == "cuda" else 0,
+    )
