@@ -108,9 +108,7 @@ def build(config: config.Config, device: torch.device, progress: Progress | None
     )
     validation = feed(rows=validation_rows, batch_size=EVALUATION_BATCH) if len(validation_rows) else None
     model = make_model(config, config.data.whiten or math.prod(store.shape), len(classes)).to(device)
-    training = Training(
-        model, batches, algorithm(config, model, len(batches)), validation=validation, seed=config.seed
-    )
+    training = Training(model, batches, algorithm(config, model, len(batches)), validation=validation, seed=config.seed)
     mean, std = (values.to(device) for values in statistics)
     network = Network(
         model,

@@ -111,6 +111,7 @@ def _unknown_classes(known: Sequence[str], wanted: Sequence[str], key: str) -> l
 
 
 def transforms(augment: config.Augment) -> list[Transform]:
+    """The configured changes of single images, in the order in which they are made."""
     transforms: list[Transform] = []
     if augment.flip:
         transforms.append(Flip())
@@ -126,6 +127,7 @@ def transforms(augment: config.Augment) -> list[Transform]:
 
 
 def mixing(augment: config.Augment) -> Mixing | None:
+    """The configured mixing of two images; None: there is none."""
     return Mixing(augment.mixup, augment.cutmix) if augment.mixup or augment.cutmix else None
 
 
@@ -242,7 +244,7 @@ def skipped(store: Store) -> Iterator[str]:
 
 
 def unevenness(labels: Tensor, classes: Sequence[str], balance: str) -> Iterator[str]:
-    """A line where the largest class has twice the training images of the smallest, or more, and nothing evens them out."""
+    """A line where the largest class has at least twice the smallest's training images, and nothing evens them out."""
     counts = sorted(
         zip(labels.bincount(minlength=len(classes)).tolist(), classes, strict=True), key=lambda pair: -pair[0]
     )

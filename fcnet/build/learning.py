@@ -9,9 +9,9 @@ import torch
 
 from fcnet import distributed, losses, memory, optim, schedules
 from fcnet.data.workers import num_processors
+from fcnet.gradient_descent import GradientDescent
 from fcnet.models import MLP, LogisticRegression
 from fcnet.seeds import generator
-from fcnet.gradient_descent import GradientDescent
 
 if TYPE_CHECKING:
     from fcnet import config

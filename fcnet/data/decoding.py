@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from fcnet.data.pictures import decode_image, is_grey
+from fcnet.data.pictures import QUIET, decode_image, is_grey
 from fcnet.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     import numpy.typing as npt
 
@@ -74,6 +74,13 @@ def decode_pictures(files: Sequence[ImageFile], how: Decoding) -> Rows:
         UserError: the first that cannot be read, unless such are skipped, or that has another size.
     """
     pixels = np.empty((len(files), how.channels, how.height, how.width), dtype=np.uint8)
+    with QUIET:
+        skipped = _fill(pixels, files, how)
+    return Rows(pixels[: len(files) - len(skipped)], tuple(skipped))
+
+
+def _fill(pixels: npt.NDArray[np.uint8], files: Sequence[ImageFile], how: Decoding) -> list[tuple[int, str]]:
+    """Decodes pictures into rows, one after another; returns those that are left out."""
     skipped: list[tuple[int, str]] = []
     for place, file in enumerate(files):
         try:
@@ -89,7 +96,7 @@ def decode_pictures(files: Sequence[ImageFile], how: Decoding) -> Rows:
                 f"got {picture.shape[2]}×{picture.shape[1]}; data.size resizes them"
             )
         pixels[place - len(skipped)] = picture
-    return Rows(pixels[: len(files) - len(skipped)], tuple(skipped))
+    return skipped
 
 
 def survey_pictures(files: Sequence[ImageFile], how: Decoding) -> Rows:
@@ -127,7 +134,7 @@ def name_of(file: ImageFile, how: Decoding) -> str:
 
 
 def _openable(file: ImageFile) -> Path | IO[bytes]:
-    return io.BytesIO(file.content) if isinstance(file.content, bytes) else file.content
+    return io.BytesIO(file.content) if isinstance(file.content, bytes) else Path(file.content)
 
 
 def _whole(file: ImageFile) -> Path | IO[bytes]:
@@ -135,9 +142,10 @@ def _whole(file: ImageFile) -> Path | IO[bytes]:
     if isinstance(file.content, bytes):
         return io.BytesIO(file.content)
     try:
-        return io.BytesIO(file.content.read_bytes())
+        with open(file.content, "rb") as opened:  # noqa: PTH123 - a Path for each picture would take as long as this
+            return io.BytesIO(opened.read())
     except OSError:
-        return file.content
+        return Path(file.content)
 
 
 def _reason(file: ImageFile, how: Decoding, error: UserError) -> str:

@@ -38,13 +38,13 @@ class ImageFile:
         name: relative to the folder or the archive.
         split: the split it belongs to.
         label: its class's place among the classes.
-        content: the file, or from an archive the file's bytes.
+        content: the file's path, or from an archive its bytes.
     """
 
     name: str
     split: SplitName
     label: int
-    content: Path | bytes
+    content: str | bytes
 
 
 def find_images(path: Path, test: float) -> tuple[tuple[str, ...], list[ImageFile]]:
@@ -70,11 +70,11 @@ def find_images(path: Path, test: float) -> tuple[tuple[str, ...], list[ImageFil
         UserError: ``path`` cannot be read or is laid out otherwise, has no images or a class
             without any or too few to split, or the classes of its splits differ.
     """
-    files: dict[str, Path | bytes] = {}
+    files: dict[str, str | bytes] = {}
     if path.is_dir():
         entries = _walk(path)
         folders = {name for name, is_folder, _ in entries if is_folder}
-        files.update((name, path / name) for name, is_folder, _ in entries if not is_folder)
+        files.update((name, f"{path}/{name}") for name, is_folder, _ in entries if not is_folder)
         beside = {entry.name for entry in path.iterdir() if not _is_hidden(entry.name)}
         in_one = is_divided(path)
     else:

@@ -87,8 +87,7 @@ def serve() -> None:
         question, contents = asked
         unsent = iter(contents)
         files = [
-            ImageFile(name, "train", 0, next(unsent) if path is None else Path(path))
-            for name, path in question["files"]
+            ImageFile(name, "train", 0, next(unsent) if path is None else path) for name, path in question["files"]
         ]
         try:
             rows = _WORK[question["work"]](files, Decoding(**question["how"]))
@@ -162,7 +161,7 @@ def _asked(
     try:
         if worker is None or worker.stdin is None or worker.stdout is None:
             return None
-        names = [(file.name, None if isinstance(file.content, bytes) else os.fspath(file.content)) for file in run]
+        names = [(file.name, None if isinstance(file.content, bytes) else file.content) for file in run]
         contents = [file.content for file in run if isinstance(file.content, bytes)]
         _send(worker.stdin, {"work": work.__name__, "how": asdict(how), "files": names}, contents)
         answer = _receive(worker.stdout)
