@@ -9,18 +9,20 @@ import contextlib
 import struct
 import threading
 import warnings
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from fcnet.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy.typing as npt
     from PIL import Image
+
+_Sight = TypeVar("_Sight")
 
 # Only these, whatever the file's name says: Pillow knows dozens, and hands some to outside programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
@@ -81,15 +83,7 @@ def decode_image(
     """
     if channels not in (1, 3):
         raise UserError(f"channels must be 1 or 3 to decode {name}, got {channels}")
-    with _opened(file, name) as image:
-        if depth := _depth(image):
-            raise UserError(f"{name} must have 8 bits a channel, got {depth}")
-        image.load()
-        converted = _converted(_upright(image), "L" if channels == 1 else "RGB")
-        sized = converted if size is None else _covering(converted, size)
-        # Half the time of `numpy.asarray`, which asks an image for more than its bytes.
-        pixels = np.frombuffer(sized.tobytes(), dtype=np.uint8).reshape(sized.height, sized.width, channels)
-    return pixels.transpose(2, 0, 1).copy()
+    return _seen(file, name, lambda image: _pixels(image, channels, name, size)).transpose(2, 0, 1).copy()
 
 
 def is_grey(file: Path | IO[bytes], name: str) -> bool:
@@ -98,9 +92,19 @@ def is_grey(file: Path | IO[bytes], name: str) -> bool:
     Raises:
         UserError: the file cannot be read, or is no image.
     """
-    with _opened(file, name) as image:
-        # 16-bit grey is still grey here: `decode_image` refuses it with a better reason.
-        return image.mode in GREY_MODES or image.mode.startswith(("I", "F"))
+    # 16-bit grey is still grey here: `decode_image` refuses it with a better reason.
+    return _seen(file, name, lambda image: image.mode in GREY_MODES or image.mode.startswith(("I", "F")))
+
+
+def _pixels(image: Image.Image, channels: int, name: str, size: tuple[int, int] | None) -> npt.NDArray[np.uint8]:
+    """The pixels (H, W, C) of an image whose header is read."""
+    if depth := _depth(image):
+        raise UserError(f"{name} must have 8 bits a channel, got {depth}")
+    image.load()
+    converted = _converted(_upright(image), "L" if channels == 1 else "RGB")
+    sized = converted if size is None else _covering(converted, size)
+    # Half the time of `numpy.asarray`, which asks an image for more than its bytes.
+    return np.frombuffer(sized.tobytes(), dtype=np.uint8).reshape(sized.height, sized.width, channels)
 
 
 def _depth(image: Image.Image) -> str:
@@ -186,18 +190,16 @@ def _covering(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.resize((width, height), Resampling.BICUBIC, box=box)
 
 
-@contextlib.contextmanager
-def _opened(file: Path | IO[bytes] | Image.Image, name: str) -> Iterator[Image.Image]:
-    """The image, its header read; whatever Pillow makes of a broken one becomes a `UserError`."""
+def _seen(file: Path | IO[bytes] | Image.Image, name: str, look: Callable[[Image.Image], _Sight]) -> _Sight:
+    """What is seen in an image, its header read; whatever Pillow makes of a broken one becomes a `UserError`."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with QUIET:
             if isinstance(file, Image.Image):
-                yield file
-            else:
-                with Image.open(file, formats=FORMATS) as image:
-                    yield image
+                return look(file)
+            with Image.open(file, formats=FORMATS) as image:
+                return look(image)
     except UserError:
         raise
     except UnidentifiedImageError:

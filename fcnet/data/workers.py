@@ -9,6 +9,7 @@ outlive the process that started them, whatever becomes of it.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -83,6 +84,8 @@ def serve() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a decoder prints must not get among the answers
+    gc.freeze()
+    gc.set_threshold(100_000)  # the many small objects of a picture go by themselves
     while asked := _receive(sys.stdin.buffer):
         question, contents = asked
         unsent = iter(contents)
