@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from fcnet import distributed
 from fcnet.data.augment import Flip, Shift
-from fcnet.data.batches import Batches, normalize, split_validation
+from fcnet.data.batches import Batch, Batches, normalize, split_validation
 from fcnet.errors import UserError
 from fcnet.seeds import generator
 
@@ -181,3 +181,13 @@ def test_what_does_not_fit_is_refused_in_one_line(
     with pytest.raises(UserError) as refusal:
         Batches(images, labels, **options)  # type: ignore[arg-type]
     assert str(refusal.value) == message
+
+
+@pytest.mark.parametrize(("num_parts", "lengths"), [(1, [7]), (2, [4, 3]), (3, [3, 2, 2]), (9, [1] * 7)])
+def test_the_parts_of_a_batch_have_its_images_labels_and_targets_in_order(num_parts: int, lengths: list[int]) -> None:
+    batch = Batch(torch.randn(7, 5), torch.arange(7), torch.rand(7, 3), size=20)
+    parts = batch.split(num_parts)
+    assert [len(part.labels) for part in parts] == lengths
+    for column in ("images", "labels", "target"):
+        assert torch.equal(torch.cat([getattr(part, column) for part in parts]), getattr(batch, column))
+    assert {part.size for part in parts} == {20}

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
 
-from fcnet import build, config, distributed
+from fcnet import build, config, distributed, schedules
 from fcnet.data import sources
 from fcnet.data.augment import Affine, ColorJitter, Cutout, Flip, Shift
 from fcnet.data.mixing import Mixing
@@ -24,6 +24,7 @@ from fcnet.errors import UserError
 from fcnet.losses import CrossEntropy
 from fcnet.models import MLP, LogisticRegression
 from fcnet.network import Network
+from fcnet.optim import LBFGS, Muon
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -442,3 +443,52 @@ def test_a_damaged_whitening_is_not_believed(tmp_path: Path) -> None:
     file.write_bytes(data)
     assert_close(whitening({"whiten": 7}), first, rtol=0, atol=0)
     assert file.read_bytes() != data
+
+
+def test_lbfgs_has_no_use_for_a_rate_or_a_schedule() -> None:
+    section = {"name": "lbfgs", "lr": 0.3, "schedule": "cosine", "warmup_epochs": 2.0}
+    algorithm = built(optimizer=section, train={"batch_size": "all", "epochs": 5}).training.algorithm
+    assert [group["lr"] for group in algorithm.optimizer.param_groups] == [1.0]
+    assert [algorithm.schedule(step) for step in range(5)] == [1.0] * 5
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [
+        ({"schedule": "one_cycle"}, schedules.one_cycle(12)),
+        ({"schedule": "steps", "milestones": (0.5, 2.0), "gamma": 0.3}, schedules.steps([2, 6], 0.3)),
+        ({"schedule": "linear", "warmup_epochs": 1.0}, schedules.warmed_up(schedules.linear(12), 3)),
+    ],
+    ids=str,
+)
+def test_a_schedule_counts_in_epochs(schedule: dict[str, Any], factors: schedules.Schedule) -> None:
+    """92 training images in batches of 31: three steps an epoch, four epochs."""
+    found = built(optimizer=schedule, train={"batch_size": 31, "epochs": 4}).training.algorithm.schedule
+    assert [found(step) for step in range(12)] == [factors(step) for step in range(12)]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("muon", Muon), ("lbfgs", LBFGS)])
+def test_the_optimizer_is_the_configured_one(name: str, kind: type[torch.optim.Optimizer]) -> None:
+    sections = {"name": name, "weight_decay": 0.2, "momentum": 0.7, "beta1": 0.6, "beta2": 0.8, "lr": 0.04}
+    algorithm = built(
+        optimizer=sections, train={"batch_size": "all", "accumulate": 3, "ema_decay": 0.5, "patience": 2}
+    ).training.algorithm
+    assert type(algorithm.optimizer) is kind
+    if name != "lbfgs":
+        first = algorithm.optimizer.param_groups[0]
+        assert (first["lr"], first["weight_decay"], tuple(first["betas"])) == (0.04, 0.2, (0.6, 0.8))
+        assert first.get("momentum", 0.7) == 0.7
+    assert (algorithm.accumulate, algorithm.ema_decay, algorithm.patience) == (3, 0.5, 2)
+
+
+def test_a_batch_of_all_is_the_whole_training_set() -> None:
+    batches = built(train={"batch_size": "all"}).training.batches
+    assert (batches.batch_size, len(batches)) == (92, 1)
+
+
+def test_the_initialisation_is_the_configured_one() -> None:
+    he, lecun = (
+        built(model={"initialization": name}).training.model.get_parameter("layers.0.weight")
+        for name in ("he", "lecun")
+    )
+    assert_close(he, lecun * 2**0.5)

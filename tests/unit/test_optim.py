@@ -138,7 +138,10 @@ def test_an_lbfgs_that_was_taken_apart_goes_on_to_the_bit(num_steps: int) -> Non
     with torch.no_grad():
         other.copy_(weight)
     resumed = LBFGS([{"params": [other], "weight_decay": 1.0}], history_size=3)
-    put_together(resumed, {name: astray(tensor) for name, tensor in tensors.items()}, json.loads(json.dumps(facts)))
+    lent = {name: astray(tensor) for name, tensor in tensors.items()}
+    put_together(resumed, lent, json.loads(json.dumps(facts)))
+    for tensor in lent.values():
+        tensor.zero_()  # what is lent is copied
     for _ in range(3):
         optimizer.step(closure)
         resumed.step(other_closure)
