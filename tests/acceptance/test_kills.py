@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -121,10 +122,10 @@ class Killed:
             _sleep(process, self.random.choice([0.0, self.random.uniform(0.0, 0.02)]))
 
     def checkpoints(self) -> set[str]:
-        return {file.name for file in (self.run / "checkpoints").glob("step-*.json")}
+        return {name for name in _names(self.run / "checkpoints") if re.fullmatch(r"step-.*\.json", name)}
 
     def unfinished(self) -> set[str]:
-        return {file.name for file in self.run.rglob(".*")}
+        return {name for name in _names(self.run) if name.startswith(".")}
 
     def moment(self, before: set[str]) -> str:
         """Where the kill fell, by what there is."""
@@ -143,6 +144,11 @@ class Killed:
         if self.checkpoints() == before:
             return "before going on"
         return "between saves"
+
+
+def _names(folder: Path) -> list[str]:
+    """Of the files in a folder and below; a folder that goes meanwhile has none."""
+    return [name for _, _, names in os.walk(folder) for name in names]
 
 
 def _sleep(process: subprocess.Popen[str], seconds: float) -> None:
