@@ -6,6 +6,7 @@ look at; alone it does the same jobs as one process.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -139,6 +140,19 @@ CHANGES = {
     "sampled": f'{ALL}\nbalance = "sampling"',
 }
 CONFIGS |= {name: f"[data]\nvalidation = 0.08\n{change}\n{SHORT}" for name, change in CHANGES.items()}
+# Every optimizer with every schedule; every second one with an average of the weights.
+WAYS = {
+    f"{optimizer} {schedule}": (
+        f'[data]\nvalidation = 0.08\naugment = {{ shift = 1 }}\n[model]\nhidden = [16]\nnormalization = "batch"\n'
+        f'[optimizer]\nname = "{optimizer}"\nlr = 0.005\nwarmup_epochs = 0.5\n'
+        f'schedule = "{schedule}"\nmilestones = [1]\n'
+        f"[train]\nepochs = 2\nbatch_size = 165\nema_decay = {0.9 * (number % 2)}\n"
+    )
+    for number, (optimizer, schedule) in enumerate(
+        itertools.product(("sgd", "adam", "adamw", "muon"), ("constant", "cosine", "linear", "one_cycle", "steps"))
+    )
+}
+CONFIGS |= WAYS
 LOSSES, ACCURACIES = ("train_loss", "validation_loss"), ("train_accuracy", "validation_accuracy")
 
 
@@ -194,9 +208,8 @@ def do_jobs(folder: Path) -> None:
     for name in ("normalised", *CHANGES):
         write_batches(folder, name)
         learn(folder, name)
-    learn(folder, "binary")
-    learn(folder, "averaged")
-    learn(folder, "line")
+    for name in ("binary", "averaged", "line", *WAYS):
+        learn(folder, name)
     learn(folder, "long", until=32)
 
 
@@ -264,7 +277,7 @@ def test_ranks_see_the_images_of_one_process_in_its_order(name: str, folders: tu
         assert {len(part["0.8.labels"]) for part in parts} == {0, 1}
 
 
-@pytest.mark.parametrize("name", ["normalised", "binary", "averaged", "line", *CHANGES])
+@pytest.mark.parametrize("name", ["normalised", "binary", "averaged", "line", *CHANGES, *WAYS])
 def test_two_ranks_learn_what_one_learns(name: str, folders: tuple[Path, Path]) -> None:
     one, two = folders
     assert_same_course(two / name, one / name)
