@@ -30,6 +30,12 @@ def _count_or_all(value: object) -> object:
     raise PydanticCustomError("count_or_all", "must be a whole number of at least 1, or 'all'")
 
 
+def _refuse(mistakes: list[str]) -> None:
+    """Raises what pydantic takes for the rules between fields, ``field|rule|value`` a line, if any was broken."""
+    if mistakes:
+        raise ValueError("\n".join(mistakes))
+
+
 _Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
@@ -110,8 +116,7 @@ class Data(Section):
             mistakes.append(f"classes|must be at least two different names, or none|{list(self.classes)}")
         if not all(map(is_plain, self.classes)):
             mistakes.append(f"classes|must be {PLAIN}|{list(self.classes)}")
-        if mistakes:
-            raise ValueError("\n".join(mistakes))
+        _refuse(mistakes)
         return self
 
 
@@ -180,8 +185,7 @@ class Optimizer(Section):
             mistakes.append("milestones|must be one or more for the schedule steps|[]")
         if any(later <= earlier for earlier, later in itertools.pairwise(self.milestones)):
             mistakes.append(f"milestones|must rise|{list(self.milestones)}")
-        if mistakes:
-            raise ValueError("\n".join(mistakes))
+        _refuse(mistakes)
         return self
 
 
@@ -233,6 +237,5 @@ class Config(Section):
             )
         if self.train.patience and not self.data.validation:
             mistakes.append("data.validation|must be greater than 0 where train.patience is set|0.0")
-        if mistakes:
-            raise ValueError("\n".join(mistakes))
+        _refuse(mistakes)
         return self

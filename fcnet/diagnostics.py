@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fcnet import distributed
 from fcnet.errors import NonFiniteError
 from fcnet.models import MLP
+from fcnet.normalization import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -223,15 +224,10 @@ def idle_units(model: MLP, batches: Batches) -> list[Idle]:
         return []
     device = next(model.parameters()).device
     busy = [torch.zeros(layer.out_features, device=device) for layer in hidden]
-    in_training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
+    with evaluating(model):
         for batch in batches:
             for count, record in zip(busy, model.trace(batch.images)[:-1], strict=True):
                 count += (~idle(record.z)).sum(0)
-    finally:
-        for module in in_training:
-            module.training = True
     whole = distributed.sum_in_place(torch.cat(busy)).split([layer.out_features for layer in hidden])
     return [Idle(number, len(count), int((count == 0).sum())) for number, count in enumerate(whole, 1)]
 

@@ -11,6 +11,7 @@ from fcnet import distributed, metrics
 from fcnet.errors import UserError
 from fcnet.losses import CrossEntropy
 from fcnet.models import most_probable
+from fcnet.normalization import evaluating
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -85,16 +86,11 @@ def evaluate(model: nn.Module, batches: Batches, *, loss: Loss | None = None) ->
     loss = loss or CrossEntropy()
     total = torch.zeros((), dtype=torch.float64, device=batches.device)
     confusion = torch.zeros((), dtype=torch.int64, device=batches.device)
-    in_training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
+    with evaluating(model):
         for batch in batches:
             logits = model(batch.images)
             total += loss(logits, batch.labels)
             confusion = confusion + _counts(logits, batch.labels)
-    finally:
-        for module in in_training:
-            module.training = True
     distributed.sum_in_place(total)
     distributed.sum_in_place(confusion)
     return Evaluation(total.item() / batches.num_images, tuple(map(tuple, confusion.tolist())))

@@ -16,6 +16,7 @@ from fcnet.errors import UserError
 from fcnet.evaluation import evaluate
 from fcnet.files import sha256
 from fcnet.losses import CrossEntropy
+from fcnet.optimizer_state import within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from fcnet.run import Run
 
 _STEPS_BETWEEN_AGREEMENTS = 16
-_WHITENING = "whitening."
 
 
 class Stopped(Exception):  # noqa: N818 - a wish that was granted, not an error
@@ -114,16 +114,14 @@ def _restore(experiment: Experiment, run: Run) -> list[dict[str, Any]]:
     torch.set_num_threads(facts["threads"])
     experiment.training.restore(tensors, facts)
     if experiment.network.whitening is not None:
-        experiment.network.whitening.load_state_dict(
-            {name: tensors[_WHITENING + name] for name in experiment.network.whitening.state_dict()}
-        )
+        experiment.network.whitening.load_state_dict(within(tensors, "whitening"))
     return [record for record in run.records() if record["epoch"] <= facts["epoch"]]
 
 
 def _save(experiment: Experiment, run: Run) -> None:
     tensors, facts = experiment.training.state()
     if experiment.network.whitening is not None:
-        tensors |= {_WHITENING + name: tensor for name, tensor in experiment.network.whitening.state_dict().items()}
+        tensors |= {f"whitening.{name}": tensor for name, tensor in experiment.network.whitening.state_dict().items()}
     facts |= {
         "fingerprint": experiment.fingerprint,
         "config": sha256(run.config),

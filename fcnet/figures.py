@@ -9,7 +9,7 @@ from fcnet import cli
 from fcnet.build import preview
 from fcnet.config_file import load_config
 from fcnet.errors import UserError
-from fcnet.files import replacing
+from fcnet.files import write_bytes
 from fcnet.plots import image_sheet
 from fcnet.shipped import find_config
 
@@ -28,8 +28,7 @@ def main(arguments: list[str]) -> int:
     sheets = _augmented(find_config(flags.augment, "--augment"), flags.set)
     flags.folder.mkdir(parents=True, exist_ok=True)
     for name, picture in sheets.items():
-        with replacing(flags.folder / f"{name}.png") as sibling:
-            sibling.write_bytes(picture)
+        write_bytes(flags.folder / f"{name}.png", picture)
         cli.say(str(flags.folder / f"{name}.png"))
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -71,8 +72,28 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Writes ``text`` to ``path`` whole or not at all, as UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes ``data`` to ``path`` whole or not at all."""
     with replacing(path) as sibling:
-        sibling.write_bytes(text.encode())
+        sibling.write_bytes(data)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Waits until no other process makes or removes ``path``, and keeps others waiting meanwhile.
+
+    The lock goes with the process that holds it, however that ends. Its file, ``.NAME.lock`` beside
+    ``path``, stays: removing it could part two processes that wait for it.
+
+    Raises:
+        BlockingIOError: another process has it, and ``wait`` is false.
+    """
+    with path.with_name(f".{path.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
 
 
 def flush(path: Path) -> None:
@@ -113,8 +134,7 @@ def write_sealed(stem: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) 
         content = {name: fact for name, fact in facts.items() if name not in _OURS}
         content |= {"tensors": {"file": weights.name, "sha256": sha256(sibling)}, "checksum": "0" * 64}
         data = f"{json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)}\n".encode()
-    with replacing(description) as sibling:
-        sibling.write_bytes(_resealed(data, hashlib.sha256(data).hexdigest()))
+    write_bytes(description, _resealed(data, hashlib.sha256(data).hexdigest()))
 
 
 def read_sealed(stem: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

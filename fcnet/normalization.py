@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from fcnet import distributed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from fcnet.data.batches import Batch
 
@@ -77,6 +78,18 @@ class BatchNorm(nn.Module):
         return (centered * (variance + self.epsilon).rsqrt() * self.weight + self.bias).to(z.dtype)
 
 
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """While open the model is in evaluation mode; afterwards each of its parts has the mode it had."""
+    in_training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in in_training:
+            module.training = True
+
+
 @torch.no_grad()
 def re_estimate(model: nn.Module, batches: Iterable[Batch]) -> None:
     """Sets the running statistics of every `BatchNorm` to the mean of those of some batches.
@@ -89,17 +102,14 @@ def re_estimate(model: nn.Module, batches: Iterable[Batch]) -> None:
     """
     norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
     momenta = [norm.momentum for norm in norms]
-    in_training = [module for module in model.modules() if module.training]
-    model.eval()
     count = 0
-    try:
-        for batch in batches:
-            count += batch.size
-            for norm in norms:
-                norm.training, norm.momentum = True, batch.size / count
-            model(batch.images)
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.training, norm.momentum = False, momentum
-        for module in in_training:
-            module.training = True
+    with evaluating(model):
+        try:
+            for batch in batches:
+                count += batch.size
+                for norm in norms:
+                    norm.training, norm.momentum = True, batch.size / count
+                model(batch.images)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.training, norm.momentum = False, momentum

@@ -16,7 +16,7 @@ from fcnet.build import build
 from fcnet.config_file import check_agreement, dump_config, load_config
 from fcnet.errors import NonFiniteError, UserError
 from fcnet.experiment import Stopped, carry_out
-from fcnet.files import replacing, write_text
+from fcnet.files import write_bytes, write_text
 from fcnet.range_test import suggested, try_rates
 from fcnet.run import Run, check_new
 from fcnet.shipped import find_config, purpose, shipped
@@ -159,8 +159,7 @@ def _find_rate(config: Config, folder: Path, device: torch.device) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "lr.jsonl", "".join(json.dumps(dataclasses.asdict(trial)) + "\n" for trial in trials))
         rates, losses, smoothed = zip(*map(dataclasses.astuple, trials), strict=True)
-        with replacing(picture) as sibling:
-            sibling.write_bytes(rate_curve(rates, losses, smoothed, suggestion))
+        write_bytes(picture, rate_curve(rates, losses, smoothed, suggestion))
     cli.say(
         f"of {len(trials)} learning rates from {trials[0].lr:g} to {trials[-1].lr:.2g} the loss was lowest, "
         f"{best.smoothed:.4f}, at {best.lr:.2g}; a tenth of that may serve: --set optimizer.lr={suggestion:g} "

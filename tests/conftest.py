@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import ModuleType
 
 settings.register_profile("quick", max_examples=25, deadline=None)
@@ -36,6 +36,17 @@ def program() -> Callable[[str], ModuleType]:
         return module
 
     return load
+
+
+@pytest.fixture
+def own_cache_and_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An empty cache, and afterwards as many threads as before."""
+    import torch
+
+    monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

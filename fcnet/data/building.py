@@ -9,7 +9,6 @@ N images of C channels, H rows and W columns.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import json
@@ -23,9 +22,10 @@ import numpy as np
 from fcnet import files
 from fcnet.data.folders import SPLITS
 from fcnet.errors import UserError
+from fcnet.files import locked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from io import BufferedReader, BufferedWriter
     from pathlib import Path
 
@@ -70,21 +70,6 @@ def unfinished(folder: Path) -> Path:
 def finished_name(growing: Path) -> Path:
     """The name that a store gets once it is whole, from that under which it is built."""
     return growing.with_name(growing.name.removeprefix(".").removesuffix(".unfinished"))
-
-
-@contextlib.contextmanager
-def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    """Waits until no other process builds or removes ``folder``, and keeps others waiting meanwhile.
-
-    The lock goes with the process that holds it, however that ends. Its file stays: removing it
-    could part two processes that wait for it.
-
-    Raises:
-        BlockingIOError: another process has it, and ``wait`` is false.
-    """
-    with folder.with_name(f".{folder.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
 
 
 def build_store(source: Source, fingerprint: Fingerprint, folder: Path, progress: Progress | None = None) -> None:

@@ -6,7 +6,6 @@ N images of 3 channels, 32 rows and 32 columns.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import tarfile
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -15,6 +14,7 @@ import numpy as np
 from fcnet.data.download import download, has_sum
 from fcnet.data.folders import SPLITS, SplitName
 from fcnet.errors import UserError
+from fcnet.files import locked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,9 +72,7 @@ def _fetched(dataset: Any, path: Path) -> list[Any]:  # noqa: ANN401
     """Both splits from the archive, which is downloaded unless it is there and whole."""
     path.mkdir(parents=True, exist_ok=True)
     archive = path / dataset.filename
-    # The lock goes with its holder, and its file stays: removing it could part those who wait.
-    with archive.with_name(f".{archive.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(archive):
         if parts := _verified(dataset, path):
             return parts
         if not has_sum(archive, dataset.tgz_md5):

@@ -9,8 +9,9 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fcnet.data.building import finished_name, locked, part_file, read_head, unfinished
+from fcnet.data.building import finished_name, part_file, read_head, unfinished
 from fcnet.data.folders import SPLITS
+from fcnet.files import locked
 
 if TYPE_CHECKING:
     from pathlib import Path

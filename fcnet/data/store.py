@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcnet.data.building import PARTS, build_store, locked, part_file, part_shapes, store_key
+from fcnet.data.building import PARTS, build_store, part_file, part_shapes, store_key
 from fcnet.data.folders import SPLITS
 from fcnet.errors import UserError
+from fcnet.files import locked
 
 if TYPE_CHECKING:
     import numpy.typing as npt

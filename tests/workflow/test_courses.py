@@ -15,7 +15,6 @@ from fcnet.experiment import Stopped, carry_out
 from fcnet.run import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from fcnet.config import Config
@@ -40,6 +39,7 @@ milestones = [0.5, 2]
 epochs = 4
 batch_size = 8
 """
+pytestmark = pytest.mark.usefixtures("own_cache_and_threads")
 KILLS = 20
 OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
 SCHEDULES = ("constant", "cosine", "linear", "one_cycle", "steps")
@@ -66,14 +66,6 @@ COURSES = [
 ]
 
 SOME = random.Random(0).sample(COURSES, 24)
-
-
-@pytest.fixture(autouse=True)
-def _own_cache_and_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def trained(config: Config, run: Run, *, until: int | None = None) -> None:

@@ -17,7 +17,7 @@ from fcnet.experiment import Stopped, carry_out
 from fcnet.run import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from fcnet.build import Experiment
@@ -47,6 +47,7 @@ epochs = 3
 batch_size = 8
 label_smoothing = 0.1
 """
+pytestmark = pytest.mark.usefixtures("own_cache_and_threads")
 CPU = torch.device("cpu")
 ALL_AT_ONCE = ["optimizer.name=lbfgs", "train.batch_size=all", "train.epochs=36"]
 STEPS = ["optimizer.schedule=steps", "optimizer.milestones=[0.5,2]"]
@@ -73,14 +74,6 @@ COURSES = [
     [MIXED, "data.balance=sampling", "data.whiten=9", "train.accumulate=2"],
 ]
 FINISHED = {"config.toml", "metrics.jsonl", "summary.json", "model.safetensors", "model.json"}
-
-
-@pytest.fixture(autouse=True)
-def _own_cache_and_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def configured(folder: Path, *changes: str) -> Config:
