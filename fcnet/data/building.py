@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from fcnet.data.folders import SplitName
-    from fcnet.data.sources import Contents, Examples, Fingerprint, Source
+    from fcnet.data.sources import Contents, Examples, Snapshot
 
     Progress = Callable[[int, int], object]
 
@@ -72,12 +72,11 @@ def finished_name(growing: Path) -> Path:
     return growing.with_name(growing.name.removeprefix(".").removesuffix(".unfinished"))
 
 
-def build_store(source: Source, fingerprint: Fingerprint, folder: Path, progress: Progress | None = None) -> None:
+def build_store(snapshot: Snapshot, folder: Path, progress: Progress | None = None) -> None:
     """Makes the store; ``folder`` is not there until it is whole. Its lock must be held.
 
     Args:
-        source: what it is made from.
-        fingerprint: the source's, as it was before.
+        snapshot: what it is made from.
         folder: where it is to be.
         progress: told how many of how many images are done, where they are files to be decoded.
 
@@ -87,14 +86,12 @@ def build_store(source: Source, fingerprint: Fingerprint, folder: Path, progress
     """
     _remove_leftovers(folder)
     growing = unfinished(folder)
-    resumable, key = False, store_key(fingerprint)
+    resumable = False
     try:
-        contents = source.read()
+        contents = snapshot.read()
         resumable = contents.after is not None
-        head = {"fingerprint": key, "source": dict(fingerprint)}
+        head = {"fingerprint": store_key(snapshot.fingerprint), "source": dict(snapshot.fingerprint)}
         about = head | _write(contents, growing, head, progress)
-        if store_key(source.fingerprint()) != key:
-            raise UserError(f"images must stay as they are while they are read, got a change ({folder.name})")
         files.write_text(growing / "store.json", json.dumps(about, indent=2) + "\n")
         (growing / _JOURNAL).unlink()
         if folder.exists():
@@ -163,7 +160,7 @@ def _append(examples: Examples, out: dict[tuple[SplitName, str], BufferedWriter]
     """Writes some examples, then their line in the journal, which is returned."""
     digest = hashlib.sha256()
     for part, array in _parts(examples).items():
-        data = np.ascontiguousarray(array).tobytes()
+        data = np.ascontiguousarray(array).data
         digest.update(data)
         out[examples.split, part].write(data)
         out[examples.split, part].flush()

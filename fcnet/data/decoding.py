@@ -1,27 +1,52 @@
 """A run of pictures, decoded together: the work of which one process or several do a part.
 
-Worker processes import this and what is below it, so it needs NumPy and Pillow and nothing that takes long to
-import. N pictures of C channels, H rows and W columns.
+Worker processes import this and what is below it, so it needs Pillow and nothing that takes long to import.
+C channels, H rows and W columns.
 """
 
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
-import numpy as np
-
-from fcnet.data.pictures import QUIET, decode_image, is_grey
+from fcnet.data.pictures import QUIET, decode_planes, is_grey
 from fcnet.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy.typing as npt
+Stamp: TypeAlias = tuple[int, int, int]
+CHANGED = "must stay as it is while it is read, got a change"
 
-    from fcnet.data.folders import ImageFile
+
+class ImageFile(NamedTuple):
+    """An image not yet decoded.
+
+    Attributes:
+        name: relative to the folder or the archive.
+        content: the file's path, or from an archive its bytes.
+        stamp: what `stamp` was of the file when it was found, which it must still be; None: it may be another.
+        split: the split it belongs to.
+        label: its class's place among the classes.
+    """
+
+    name: str
+    content: str | bytes
+    stamp: Stamp | None = None
+    split: Literal["train", "test"] = "train"
+    label: int = 0
+
+
+class ChangedError(UserError):
+    """A file is not what it was when it was found."""
+
+
+def stamp(status: os.stat_result) -> Stamp:
+    """What tells one state of a file from another: size, and times of modification and of change in nanoseconds."""
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +72,16 @@ class Decoding:
     like: str = ""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Rows:
     """What became of a run of pictures.
 
     Attributes:
-        array: uint8 (N, …), a row for each picture that could be read.
+        data: uint8 values, as many for each picture that could be read.
         skipped: the others: each one's place in the run, and why.
     """
 
-    array: npt.NDArray[np.uint8]
+    data: bytes
     skipped: tuple[tuple[int, str], ...] = ()
 
 
@@ -68,42 +93,35 @@ def decode_pictures(files: Sequence[ImageFile], how: Decoding) -> Rows:
         how: what they are to become.
 
     Returns:
-        Rows (C, H, W), their pixels.
+        Their pixels, C·H·W of each.
 
     Raises:
-        UserError: the first that cannot be read, unless such are skipped, or that has another size.
+        UserError: the first that cannot be read, unless such are skipped, that has another size, or
+            that has changed.
     """
-    pixels = np.empty((len(files), how.channels, how.height, how.width), dtype=np.uint8)
-    with QUIET:
-        skipped = _fill(pixels, files, how)
-    return Rows(pixels[: len(files) - len(skipped)], tuple(skipped))
-
-
-def _fill(pixels: npt.NDArray[np.uint8], files: Sequence[ImageFile], how: Decoding) -> list[tuple[int, str]]:
-    """Decodes pictures into rows, one after another; returns those that are left out."""
+    pixels: list[bytes] = []
     skipped: list[tuple[int, str]] = []
-    for place, file in enumerate(files):
-        try:
-            picture = decode_picture(file, how)
-        except UserError as error:
-            if not how.skip_broken:
-                raise
-            skipped.append((place, _reason(file, how, error)))
-            continue
-        if picture.shape != pixels.shape[1:]:
-            raise UserError(
-                f"{name_of(file, how)} must be {how.width}×{how.height} pixels as {how.like} is, "
-                f"got {picture.shape[2]}×{picture.shape[1]}; data.size resizes them"
-            )
-        pixels[place - len(skipped)] = picture
-    return skipped
+    with QUIET:
+        for place, file in enumerate(files):
+            try:
+                data, height, width = decode_picture(file, how)
+            except UserError as error:
+                skipped.append((place, _reason(file, how, error)))
+                continue
+            if (height, width) != (how.height, how.width):
+                raise UserError(
+                    f"{name_of(file, how)} must be {how.width}×{how.height} pixels as {how.like} is, "
+                    f"got {width}×{height}; data.size resizes them"
+                )
+            pixels.append(data)
+    return Rows(b"".join(pixels), tuple(skipped))
 
 
 def survey_pictures(files: Sequence[ImageFile], how: Decoding) -> Rows:
     """Tells which of a run of pictures are grey, up to the first that is not.
 
     Returns:
-        Rows of 1 (grey) and 0; see `is_grey`.
+        1 (grey) or 0 for each; see `is_grey`.
 
     Raises:
         UserError: a picture before that cannot be opened, unless such are skipped.
@@ -114,18 +132,16 @@ def survey_pictures(files: Sequence[ImageFile], how: Decoding) -> Rows:
         try:
             rows.append(is_grey(_openable(file), name_of(file, how)))
         except UserError as error:
-            if not how.skip_broken:
-                raise
             skipped.append((place, _reason(file, how, error)))
         if rows and not rows[-1]:
             break
-    return Rows(np.array(rows, dtype=np.uint8), tuple(skipped))
+    return Rows(bytes(rows), tuple(skipped))
 
 
-def decode_picture(file: ImageFile, how: Decoding) -> npt.NDArray[np.uint8]:
-    """One picture's pixels (C, …), of its own size unless all are resized; see `decode_image`."""
+def decode_picture(file: ImageFile, how: Decoding) -> tuple[bytes, int, int]:
+    """One picture's channels with H and W, which are its own unless all are resized; see `decode_image`."""
     size = (how.height, how.width) if how.resize else None
-    return decode_image(_whole(file), how.channels, name_of(file, how), size)
+    return decode_planes(_whole(file, how), how.channels, name_of(file, how), size)
 
 
 def name_of(file: ImageFile, how: Decoding) -> str:
@@ -137,16 +153,24 @@ def _openable(file: ImageFile) -> Path | IO[bytes]:
     return io.BytesIO(file.content) if isinstance(file.content, bytes) else Path(file.content)
 
 
-def _whole(file: ImageFile) -> Path | IO[bytes]:
+def _whole(file: ImageFile, how: Decoding) -> Path | IO[bytes]:
     """A picture read at once, faster than Pillow reads it in parts; its path where it cannot be, for the error."""
     if isinstance(file.content, bytes):
         return io.BytesIO(file.content)
     try:
-        with open(file.content, "rb") as opened:  # noqa: PTH123 - a Path for each picture would take as long as this
-            return io.BytesIO(opened.read())
-    except OSError:
+        with open(file.content, "rb", buffering=0) as opened:  # noqa: PTH123 - a Path would take as long as all this
+            content, now = opened.read(), stamp(os.fstat(opened.fileno()))
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and file.stamp:
+            raise ChangedError(f"{name_of(file, how)} {CHANGED}") from error
         return Path(file.content)
+    if file.stamp not in (None, now):
+        raise ChangedError(f"{name_of(file, how)} {CHANGED}")
+    return io.BytesIO(content)
 
 
 def _reason(file: ImageFile, how: Decoding, error: UserError) -> str:
+    """Why a picture is skipped; raises the error where it may not be."""
+    if not how.skip_broken or isinstance(error, ChangedError):
+        raise error
     return str(error).removeprefix(f"{name_of(file, how)} ")

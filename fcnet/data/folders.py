@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from fcnet.data.archives import read_archive
+from fcnet.data.decoding import CHANGED, ImageFile, Stamp, stamp
 from fcnet.errors import UserError
 from fcnet.seeds import derive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
 SplitName: TypeAlias = Literal["train", "test"]
@@ -31,24 +32,56 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 
 
 @dataclass(frozen=True, slots=True)
-class ImageFile:
-    """An image not yet decoded.
+class Listing:
+    """What there is in a folder of images, without opening a file; of an archive, its own state alone.
 
     Attributes:
-        name: relative to the folder or the archive.
-        split: the split it belongs to.
-        label: its class's place among the classes.
-        content: the file's path, or from an archive its bytes.
+        path: the folder or the archive.
+        state: what tells this state of it from another: sizes and times of change, ctime as well as mtime, because
+            unpacking and copying may set mtime back.
+        divided: whether the images may come in one folder and so be split here.
+        files: the images of a folder by name, in order, each with its stamp; none of an archive.
+        folders: the names of the folders in a folder.
     """
 
-    name: str
-    split: SplitName
-    label: int
-    content: str | bytes
+    path: Path
+    state: str
+    divided: bool
+    files: dict[str, Stamp]
+    folders: set[str]
 
 
-def find_images(path: Path, test: float) -> tuple[tuple[str, ...], list[ImageFile]]:
-    """Lists the images of a folder or a tar archive, the same list for both.
+def look(path: Path) -> Listing:
+    """Lists a folder, or takes the state of an archive.
+
+    Args:
+        path: the folder or the archive.
+
+    Returns:
+        What is there now; the same state later if nothing has changed in between.
+
+    Raises:
+        UserError: ``path`` cannot be read.
+    """
+    files: dict[str, Stamp] = {}
+    folders: set[str] = set()
+    try:
+        if not path.is_dir():
+            return Listing(path, _written(stamp(path.stat())), divided=True, files=files, folders=folders)
+        divided = not any(entry.is_dir() and _is_split(entry.name) for entry in path.iterdir())
+        tops = [""] if divided else [f"{split}/" for split in SPLITS if (path / split).is_dir()]
+        for top in tops:
+            _list(path / top, top, files, folders, links=True)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    lines = [(name, f"{name}\0False\0{_written(of)}\0") for name, of in files.items()]
+    lines += [(name, f"{name}\0True\0\0") for name in folders]
+    digest = hashlib.sha256(os.fsencode("".join(line for _, line in sorted(lines))))
+    return Listing(path, digest.hexdigest(), divided, dict(sorted(files.items())), folders)
+
+
+def find_images(listing: Listing, test: float) -> tuple[tuple[str, ...], list[ImageFile]]:
+    """Sorts the images of a folder or a tar archive by split and class, in the same way for both.
 
     An archive may be compressed (gzip, xz, bzip2, Zstandard), and its folder may lie in one other
     folder. It is read through once, and the image files in it are held in memory as they are, compressed.
@@ -59,7 +92,7 @@ def find_images(path: Path, test: float) -> tuple[tuple[str, ...], list[ImageFil
     image more in a class moves at most one other image of it from one split to the other.
 
     Args:
-        path: the folder or the archive.
+        listing: the folder or the archive.
         test: for images that come in one folder, the share of each class for testing, in (0, 1);
             the nearest whole number of images, but at least one, and one is left to train on.
 
@@ -67,25 +100,24 @@ def find_images(path: Path, test: float) -> tuple[tuple[str, ...], list[ImageFil
         The class names in order, and the images: train before test, then by class, then by name.
 
     Raises:
-        UserError: ``path`` cannot be read or is laid out otherwise, has no images or a class
+        UserError: it cannot be read, has changed or is laid out otherwise, has no images or a class
             without any or too few to split, or the classes of its splits differ.
     """
-    files: dict[str, str | bytes] = {}
+    path = listing.path
+    contents: dict[str, bytes] = {}
     if path.is_dir():
-        entries = _walk(path)
-        folders = {name for name, is_folder, _ in entries if is_folder}
-        files.update((name, f"{path}/{name}") for name, is_folder, _ in entries if not is_folder)
+        files, folders, in_one = set(listing.files), listing.folders, listing.divided
         beside = {entry.name for entry in path.iterdir() if not _is_hidden(entry.name)}
-        in_one = is_divided(path)
     else:
         contents, folders = _unrooted(*read_archive(path, _is_image))
-        files.update(contents)
+        check_unchanged(listing)
+        files = set(contents)
         beside = {name.split("/")[0] for name in files}
         in_one = not any(map(_is_split, beside))
     names = _divided(path, files, folders, test) if files and in_one else _grouped(path, files, folders, beside)
     classes = _checked_classes(path, names)
     images = [
-        ImageFile(name, split, label, files[name])
+        ImageFile(name, contents.get(name, f"{path}/{name}"), listing.files.get(name), split, label)
         for split in SPLITS
         for label, class_name in enumerate(classes)
         for name in sorted(names[split][class_name])
@@ -93,65 +125,29 @@ def find_images(path: Path, test: float) -> tuple[tuple[str, ...], list[ImageFil
     return classes, images
 
 
-def state(path: Path) -> dict[str, str | int]:
-    """What tells this state of a folder or an archive from another, without opening a file.
-
-    Sizes and times of change: ctime as well as mtime, because unpacking and copying may set mtime
-    back. The path is part of it, since two copies can agree in all the rest and yet differ.
-
-    Args:
-        path: the folder or the archive.
-
-    Returns:
-        Values that JSON can hold.
+def check_unchanged(listing: Listing) -> None:
+    """Refuses a file that is no longer as it was when it was looked at.
 
     Raises:
-        UserError: ``path`` cannot be read.
+        UserError: it has changed, or cannot be read.
     """
-    try:
-        if not path.is_dir():
-            return {"state": _stamp(path.stat()), "path": str(path.resolve())}
-        digest = hashlib.sha256()
-        for name, is_folder, stamp in sorted(_walk(path, stamps=True)):
-            digest.update(os.fsencode(f"{name}\0{is_folder}\0{stamp}\0"))
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    return {"path": str(path.resolve()), "state": digest.hexdigest()}
+    if look(listing.path).state != listing.state:
+        raise UserError(f"{listing.path} {CHANGED}")
 
 
-def is_divided(path: Path) -> bool:
-    """Whether the images may come in one folder and so be split here; an archive is not read to find out.
-
-    Raises:
-        UserError: ``path`` cannot be read.
-    """
-    try:
-        return not path.is_dir() or not any(entry.is_dir() and _is_split(entry.name) for entry in path.iterdir())
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _walk(path: Path, *, stamps: bool = False) -> list[tuple[str, bool, str]]:
-    """Name, whether it is a folder, and a stamp if asked for, of all that counts in a folder."""
-    tops = [""] if is_divided(path) else [f"{split}/" for split in SPLITS if (path / split).is_dir()]
-    try:
-        return [found for top in tops for found in _below(path / top, top, links=True, stamps=stamps)]
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _below(folder: str | Path, prefix: str, *, links: bool, stamps: bool) -> Iterator[tuple[str, bool, str]]:
+def _list(folder: str | Path, prefix: str, files: dict[str, Stamp], folders: set[str], *, links: bool) -> None:
+    """Adds all that counts in a folder."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if _is_hidden(entry.name):
                 continue
-            name = f"{prefix}{entry.name}"
+            name = prefix + entry.name
             # Links to folders are followed for classes alone: farther down they could go round.
             if entry.is_dir(follow_symlinks=links):
-                yield name, True, ""
-                yield from _below(entry.path, f"{name}/", links=False, stamps=stamps)
+                folders.add(name)
+                _list(entry.path, f"{name}/", files, folders, links=False)
             elif _is_image(entry.name):
-                yield name, False, _stamp(entry.stat()) if stamps else ""
+                files[name] = stamp(entry.stat())
 
 
 def _unrooted(files: dict[str, bytes], folders: set[str]) -> tuple[dict[str, bytes], set[str]]:
@@ -223,8 +219,8 @@ def _checked_classes(path: Path, names: Grouped) -> tuple[str, ...]:
     return tuple(sorted(train))
 
 
-def _stamp(status: os.stat_result) -> str:
-    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+def _written(of: Stamp) -> str:
+    return " ".join(map(str, of))
 
 
 def _is_split(name: str) -> bool:

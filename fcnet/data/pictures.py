@@ -1,6 +1,6 @@
 """One image file, decoded by Pillow into uint8 pixels.
 
-C channels, H rows and W columns.
+Worker processes import this, so it does without NumPy until an array is asked for. C channels, H rows and W columns.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import threading
 import warnings
 from typing import IO, TYPE_CHECKING, TypeVar
 
-import numpy as np
-
 from fcnet.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import numpy as np
     import numpy.typing as npt
     from PIL import Image
 
@@ -81,9 +80,19 @@ def decode_image(
         >>> decode_image(io.BytesIO(b"P5 2 1 255 \x07\x09"), channels=1, name="two.pgm").tolist()
         [[[7, 9]]]
     """
+    import numpy as np
+
+    data, height, width = decode_planes(file, channels, name, size)
+    return np.frombuffer(data, dtype=np.uint8).reshape(channels, height, width).copy()
+
+
+def decode_planes(
+    file: Path | IO[bytes] | Image.Image, channels: int, name: str, size: tuple[int, int] | None = None
+) -> tuple[bytes, int, int]:
+    """The same as bytes, one channel after another, with H and W; see `decode_image`."""
     if channels not in (1, 3):
         raise UserError(f"channels must be 1 or 3 to decode {name}, got {channels}")
-    return _seen(file, name, lambda image: _pixels(image, channels, name, size)).transpose(2, 0, 1).copy()
+    return _seen(file, name, lambda image: _planes(image, channels, name, size))
 
 
 def is_grey(file: Path | IO[bytes], name: str) -> bool:
@@ -96,15 +105,16 @@ def is_grey(file: Path | IO[bytes], name: str) -> bool:
     return _seen(file, name, lambda image: image.mode in GREY_MODES or image.mode.startswith(("I", "F")))
 
 
-def _pixels(image: Image.Image, channels: int, name: str, size: tuple[int, int] | None) -> npt.NDArray[np.uint8]:
-    """The pixels (H, W, C) of an image whose header is read."""
+def _planes(image: Image.Image, channels: int, name: str, size: tuple[int, int] | None) -> tuple[bytes, int, int]:
+    """The channels of an image whose header is read, with H and W."""
     if depth := _depth(image):
         raise UserError(f"{name} must have 8 bits a channel, got {depth}")
     image.load()
     converted = _converted(_upright(image), "L" if channels == 1 else "RGB")
     sized = converted if size is None else _covering(converted, size)
     # Half the time of `numpy.asarray`, which asks an image for more than its bytes.
-    return np.frombuffer(sized.tobytes(), dtype=np.uint8).reshape(sized.height, sized.width, channels)
+    data = sized.tobytes()
+    return b"".join(data[channel::channels] for channel in range(channels)), sized.height, sized.width
 
 
 def _depth(image: Image.Image) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -16,8 +17,8 @@ import numpy as np
 import torch
 
 from fcnet.data.cifar import read_cifar
-from fcnet.data.decoding import Decoding, decode_picture, decode_pictures, survey_pictures
-from fcnet.data.folders import SPLITS, SplitName, find_images, is_divided, state
+from fcnet.data.decoding import ChangedError, Decoding, decode_picture, decode_pictures, survey_pictures
+from fcnet.data.folders import SPLITS, SplitName, check_unchanged, find_images, look
 from fcnet.data.npz import read_arrays
 from fcnet.data.pictures import decode_image
 from fcnet.data.workers import in_order
@@ -31,12 +32,14 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from fcnet.data.cifar import CifarName
-    from fcnet.data.folders import ImageFile
+    from fcnet.data.decoding import ImageFile
+    from fcnet.data.folders import Listing
 
 __all__ = [
     "Contents",
     "Examples",
     "Fingerprint",
+    "Snapshot",
     "Source",
     "arrays",
     "cifar10",
@@ -87,18 +90,28 @@ class Contents:
     after: Callable[[int], Iterator[Examples]] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A source as it was at one moment.
+
+    Attributes:
+        fingerprint: all that the contents depend on; other contents, another one.
+        read: reads them, as they were then. `UserError` where they cannot be read, are not what they
+            should be or have changed since; perhaps only while the examples are gone through.
+    """
+
+    fingerprint: Fingerprint
+    read: Callable[[], Contents]
+
+
 class Source(Protocol):
     """A set of labelled images that can be decoded."""
 
-    def fingerprint(self) -> Fingerprint:
-        """All that the contents depend on, found without decoding; other contents, another one."""
-
-    def read(self) -> Contents:
-        """Reads the source.
+    def snapshot(self) -> Snapshot:
+        """Looks at the source without decoding anything.
 
         Raises:
-            UserError: it cannot be read or is not what it should be; perhaps only while the
-                examples are gone through.
+            UserError: it is not there.
         """
 
 
@@ -173,7 +186,7 @@ def synthetic(shape: Sequence[int], train_size: int, test_size: int, num_classes
         UserError: a number is out of its range.
 
     Example:
-        >>> contents = synthetic((1, 2, 2), train_size=4, test_size=2, num_classes=2).read()
+        >>> contents = synthetic((1, 2, 2), train_size=4, test_size=2, num_classes=2).snapshot().read()
         >>> contents.classes
         ('0', '1')
         >>> [(examples.split, examples.labels.tolist()) for examples in contents.examples]
@@ -192,10 +205,10 @@ def synthetic(shape: Sequence[int], train_size: int, test_size: int, num_classes
 
 @dataclass(frozen=True)
 class _Digits:
-    def fingerprint(self) -> Fingerprint:
-        return {"kind": "digits", "scikit-learn": version("scikit-learn")}
+    def snapshot(self) -> Snapshot:
+        return Snapshot({"kind": "digits", "scikit-learn": version("scikit-learn")}, self._read)
 
-    def read(self) -> Contents:
+    def _read(self) -> Contents:
         from sklearn.datasets import load_digits
 
         bunch = load_digits()
@@ -215,11 +228,11 @@ class _Cifar:
     path: Path
     name: CifarName
 
-    def fingerprint(self) -> Fingerprint:
+    def snapshot(self) -> Snapshot:
         # The checksums fix what is read; the path is whose copy of it was asked for.
-        return {"kind": self.name, "path": str(self.path.resolve())}
+        return Snapshot({"kind": self.name, "path": str(self.path.resolve())}, self._read)
 
-    def read(self) -> Contents:
+    def _read(self) -> Contents:
         classes, parts = read_cifar(self.path, self.name)
         return Contents(classes, _chunks(parts))
 
@@ -231,19 +244,20 @@ class _Images:
     size: tuple[int, ...]
     skip_broken: bool
 
-    def fingerprint(self) -> Fingerprint:
-        found = {"kind": "images", **state(self.path), "pillow": version("pillow")}
+    def snapshot(self) -> Snapshot:
+        listing = look(self.path)
+        fingerprint = _state("images", listing) | {"pillow": version("pillow")}
         # Only where they matter: the contents are else what they were before there were such settings.
-        split = {"test": str(self.test)} if is_divided(self.path) else {}
-        return (
-            found
-            | split
-            | ({"size": self.size} if self.size else {})
-            | ({"skip_broken": 1} if self.skip_broken else {})
-        )
+        if listing.divided:
+            fingerprint["test"] = str(self.test)
+        if self.size:
+            fingerprint["size"] = self.size
+        if self.skip_broken:
+            fingerprint["skip_broken"] = 1
+        return Snapshot(fingerprint, partial(self._read, listing))
 
-    def read(self) -> Contents:
-        classes, files = find_images(self.path, self.test)
+    def _read(self, listing: Listing) -> Contents:
+        classes, files = find_images(listing, self.test)
         return Contents(classes, self._decoded(files), len(files), lambda done: self._decoded(files, done))
 
     def _decoded(self, files: list[ImageFile], done: int = 0) -> Iterator[Examples]:
@@ -259,21 +273,22 @@ class _Images:
                 reasons = dict(rows.skipped)
                 labels = [file.label for place, file in enumerate(run) if place not in reasons]
                 skipped = tuple((run[place].name, reason) for place, reason in rows.skipped)
-                yield Examples(run[0].split, rows.array, np.array(labels, dtype=np.int64), skipped)
+                pixels = np.frombuffer(rows.data, dtype=np.uint8).reshape(-1, how.channels, how.height, how.width)
+                yield Examples(run[0].split, pixels, np.array(labels, dtype=np.int64), skipped)
 
     def _how(self, files: list[ImageFile]) -> Decoding:
         how = Decoding(str(self.path), self.skip_broken)
         # Stops at the first image in colour; only a source without any has all its headers read.
         runs = [files[start : start + _SURVEYED] for start in range(0, len(files), _SURVEYED)]
         with contextlib.closing(in_order(survey_pictures, runs, how)) as surveyed:
-            how = replace(how, channels=1 if all(rows.array.all() for rows in surveyed) else 3)
+            how = replace(how, channels=1 if all(all(rows.data) for rows in surveyed) else 3)
         if self.size:
             return replace(how, height=self.size[0], width=self.size[1], resize=True)
         for file in files:
             try:
-                _, height, width = decode_picture(file, how).shape
-            except UserError:
-                if not self.skip_broken:
+                _, height, width = decode_picture(file, how)
+            except UserError as error:
+                if not self.skip_broken or isinstance(error, ChangedError):
                     raise
             else:
                 return replace(how, height=height, width=width, like=file.name)
@@ -284,13 +299,15 @@ class _Images:
 class _Arrays:
     path: Path
 
-    def fingerprint(self) -> Fingerprint:
+    def snapshot(self) -> Snapshot:
         if not self.path.is_file():
             raise UserError(f"{self.path} must be a NumPy archive (.npz), got no file")
-        return {"kind": "arrays", **state(self.path)}
+        listing = look(self.path)
+        return Snapshot(_state("arrays", listing), partial(self._read, listing))
 
-    def read(self) -> Contents:
+    def _read(self, listing: Listing) -> Contents:
         classes, parts = read_arrays(self.path)
+        check_unchanged(listing)
         return Contents(classes, _chunks(parts))
 
 
@@ -301,8 +318,8 @@ class _Synthetic:
     test_size: int
     num_classes: int
 
-    def fingerprint(self) -> Fingerprint:
-        return {
+    def snapshot(self) -> Snapshot:
+        fingerprint: Fingerprint = {
             "kind": "synthetic",
             "shape": self.shape,
             "train_size": self.train_size,
@@ -310,8 +327,9 @@ class _Synthetic:
             "num_classes": self.num_classes,
             "torch": str(torch.__version__),
         }
+        return Snapshot(fingerprint, self._read)
 
-    def read(self) -> Contents:
+    def _read(self) -> Contents:
         return Contents(tuple(str(label) for label in range(self.num_classes)), self._made())
 
     def _made(self) -> Iterator[Examples]:
@@ -328,6 +346,11 @@ class _Synthetic:
                 labels = torch.arange(rows.start, rows.stop) % self.num_classes
                 pixels = torch.randint(256 - faintness, (len(labels), *self.shape), dtype=torch.uint8, generator=draws)
                 yield Examples(split, pixels.add_(pattern[labels]).numpy(), labels.numpy())
+
+
+def _state(kind: str, listing: Listing) -> dict[str, str | int | Sequence[int]]:
+    """What a fingerprint says of a folder or a file; its path too, since two can agree in all the rest and differ."""
+    return {"kind": kind, "path": str(listing.path.resolve()), "state": listing.state}
 
 
 def _chunks(

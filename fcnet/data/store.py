@@ -115,16 +115,16 @@ def open_store(source: Source, cache: Path | None = None, progress: Progress | N
         (torch.Size([20, 1, 8, 8]), ('0', '1'))
     """
     cache = cache or cache_folder()
-    fingerprint = source.fingerprint()
-    key = store_key(fingerprint)
-    folder = cache / f"{fingerprint['kind']}-{key[:16]}"
+    snapshot = source.snapshot()
+    key = store_key(snapshot.fingerprint)
+    folder = cache / f"{snapshot.fingerprint['kind']}-{key[:16]}"
     try:
         if store := _opened(folder, key):
             return store
         cache.mkdir(parents=True, exist_ok=True)
         with locked(folder):
             if not _opened(folder, key):
-                build_store(source, fingerprint, folder, progress)
+                build_store(snapshot, folder, progress)
         store = _opened(folder, key)
     except OSError as error:
         raise UserError(

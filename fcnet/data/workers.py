@@ -9,10 +9,7 @@ outlive the process that started them, whatever becomes of it.
 from __future__ import annotations
 
 import contextlib
-import gc
-import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -21,28 +18,26 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from fcnet.data.decoding import Decoding, Rows, decode_pictures, survey_pictures
-from fcnet.data.folders import ImageFile
-from fcnet.errors import UserError
+from fcnet.data.decoding import Decoding, Rows
+from fcnet.data.serving import receive, send
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
     from concurrent.futures import Future
 
+    from fcnet.data.decoding import ImageFile
+
     Work = Callable[[Sequence[ImageFile], Decoding], Rows]
 
-_WORK = {work.__name__: work for work in (decode_pictures, survey_pictures)}
 _WORTH_SECONDS = 1.0
 # The package itself imports torch, which takes seconds; this one stands for it, and has the same modules.
 _PROGRAM = """
 import sys, types
 package = sys.modules["fcnet"] = types.ModuleType("fcnet")
 package.__path__ = [sys.argv[1]]
-from fcnet.data.workers import serve
+from fcnet.data.serving import serve
 serve()
 """
 
@@ -77,27 +72,6 @@ def in_order(work: Work, runs: Sequence[Sequence[ImageFile]], how: Decoding) -> 
 def num_processors() -> int:
     """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def serve() -> None:
-    """What a worker does: answers until nobody asks."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a decoder prints must not get among the answers
-    gc.freeze()
-    gc.set_threshold(100_000)  # the many small objects of a picture go by themselves
-    while asked := _receive(sys.stdin.buffer):
-        question, contents = asked
-        unsent = iter(contents)
-        files = [
-            ImageFile(name, "train", 0, next(unsent) if path is None else path) for name, path in question["files"]
-        ]
-        try:
-            rows = _WORK[question["work"]](files, Decoding(**question["how"]))
-        except (UserError, MemoryError):
-            _send(answers, {"done": False})
-        else:
-            _send(answers, {"done": True, "shape": rows.array.shape, "skipped": rows.skipped}, [rows.array.tobytes()])
 
 
 def _shared(work: Work, runs: Sequence[Sequence[ImageFile]], how: Decoding, count: int) -> Iterator[Rows]:
@@ -164,40 +138,15 @@ def _asked(
     try:
         if worker is None or worker.stdin is None or worker.stdout is None:
             return None
-        names = [(file.name, None if isinstance(file.content, bytes) else file.content) for file in run]
+        files = [(file.name, None if isinstance(file.content, bytes) else file.content, file.stamp) for file in run]
         contents = [file.content for file in run if isinstance(file.content, bytes)]
-        _send(worker.stdin, {"work": work.__name__, "how": asdict(how), "files": names}, contents)
-        answer = _receive(worker.stdout)
+        send(worker.stdin, {"work": work.__name__, "how": asdict(how), "files": files}, contents)
+        answer = receive(worker.stdout)
     except (OSError, ValueError):
         answer = None
     finally:
         free.put(worker)
     if answer is None or not answer[0]["done"]:
         return None
-    facts, (pixels,) = answer
-    skipped = tuple((place, reason) for place, reason in facts["skipped"])
-    return Rows(np.frombuffer(pixels, dtype=np.uint8).reshape(facts["shape"]), skipped)
-
-
-def _send(stream: IO[bytes], facts: dict[str, Any], contents: Sequence[bytes] = ()) -> None:
-    """Writes a line of JSON, which says how long the contents are, and the contents."""
-    facts = facts | {"lengths": [len(content) for content in contents]}
-    stream.write(json.dumps(facts).encode() + b"\n")
-    stream.writelines(contents)
-    stream.flush()
-
-
-def _receive(stream: IO[bytes]) -> tuple[dict[str, Any], list[bytes]] | None:
-    """What `_send` wrote; None where nothing more comes.
-
-    Raises:
-        ValueError: it is cut short.
-    """
-    line = stream.readline()
-    if not line:
-        return None
-    facts = json.loads(line)
-    contents = [stream.read(length) for length in facts["lengths"]]
-    if [len(content) for content in contents] != facts["lengths"]:
-        raise ValueError("cut short")
-    return facts, contents
+    facts, (data,) = answer
+    return Rows(data, tuple((place, reason) for place, reason in facts["skipped"]))

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fcnet.data import decoding, sources
-from fcnet.data.pictures import decode_image
+from fcnet.data.pictures import decode_planes
 from fcnet.data.sources import digits, images
 from fcnet.data.store import open_store
 from fcnet.errors import UserError
@@ -59,8 +59,8 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(name.partition(" ")[0])
         return real(file, channels, name, size)
 
-    real = decode_image
-    monkeypatch.setattr(decoding, "decode_image", counting)
+    real = decode_planes
+    monkeypatch.setattr(decoding, "decode_planes", counting)
     return names
 
 

@@ -136,7 +136,7 @@ def served(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 def check(served: Served, path: Path) -> None:
     """That a folder gives, pixel for pixel, what was put into the archive."""
-    contents = served.source(path).read()
+    contents = served.source(path).snapshot().read()
     examples = list(contents.examples)
     names = {
         "cifar10": {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]},
@@ -164,11 +164,11 @@ def names(folder: Path) -> set[str]:
 def test_a_set_is_downloaded_once_in_silence_and_read(
     served: Served, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    before = served.source(tmp_path / "data").fingerprint()
+    before = served.source(tmp_path / "data").snapshot().fingerprint
     check(served, tmp_path / "data")
     check(served, tmp_path / "data")
     assert served.asked == [0]
-    assert served.source(tmp_path / "data").fingerprint() == before
+    assert served.source(tmp_path / "data").snapshot().fingerprint == before
     assert before["kind"] == served.name
     assert capfd.readouterr() == ("", "")
 
@@ -252,7 +252,7 @@ def test_a_part_of_something_else_is_thrown_away_and_the_next_call_begins_anew(s
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / f"{served.title}.part").write_bytes(b"something else")
     with pytest.raises(UserError, match=r"^\S+ from http://\S+ must have the MD5 sum \w+, got another: it was thrown "):
-        served.source(tmp_path / "data").read()
+        served.source(tmp_path / "data").snapshot().read()
     check(served, tmp_path / "data")
     assert served.asked == [14, 0]
 
@@ -282,7 +282,7 @@ def test_a_server_that_does_not_send_it_is_named_and_what_came_is_kept(
 ) -> None:
     served.ways = list(ways)
     with pytest.raises(UserError) as error:
-        served.source(tmp_path / "data").read()
+        served.source(tmp_path / "data").snapshot().read()
     assert re.fullmatch(re.escape(advice(served, tmp_path / "data")) + reason, str(error.value)), str(error.value)
     assert len(served.asked) == requests
     assert (tmp_path / "data" / f"{served.title}.part").exists() == (ways != ["absent"])
@@ -299,7 +299,7 @@ def test_without_a_network_it_is_said_what_to_do(
     (folder / list(served.files)[1]).write_bytes(b"changed")
     for path in (tmp_path / "nowhere", tmp_path / "unpacked"):
         with pytest.raises(UserError) as error:
-            served.source(path).read()
+            served.source(path).snapshot().read()
         reason = "http://127.0.0.1:9/x.tar.gz cannot be reached: Connection refused"
         assert str(error.value) == advice(served, path) + reason
 
@@ -307,7 +307,7 @@ def test_without_a_network_it_is_said_what_to_do(
 def test_something_else_in_its_place_is_thrown_away_and_named(served: Served, tmp_path: Path) -> None:
     served.ways = ["changed"]
     with pytest.raises(UserError, match=r"^cifar-\d+-python\.tar\.gz from http://\S+ must have the MD5 sum "):
-        served.source(tmp_path / "data").read()
+        served.source(tmp_path / "data").snapshot().read()
     assert names(tmp_path / "data") == {f".{served.title}.lock"}
 
 
@@ -321,7 +321,7 @@ def test_an_archive_with_another_sum_is_not_believed_but_replaced(served: Served
 def test_a_path_that_is_a_file_is_refused(served: Served, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError) as error:
-        served.source(tmp_path / "file").read()
+        served.source(tmp_path / "file").snapshot().read()
     assert str(error.value) == advice(served, tmp_path / "file") + "File exists"
     assert served.asked == []
 
@@ -331,7 +331,7 @@ def test_a_path_that_is_a_file_is_refused(served: Served, tmp_path: Path) -> Non
 
 def read(source: Callable[[], Source], failures: Any) -> None:
     try:
-        list(source().read().examples)
+        list(source().snapshot().read().examples)
     except BaseException as error:
         failures.put(repr(error))
         raise

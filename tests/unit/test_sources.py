@@ -8,6 +8,7 @@ import io
 import os
 import sys
 import tarfile
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fcnet.data import sources
-from fcnet.data.folders import find_images
-from fcnet.data.sources import decode_image, digits, images, synthetic
+from fcnet.data.folders import find_images, look
+from fcnet.data.sources import arrays, decode_image, digits, images, synthetic
 from fcnet.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 def contents(source: Source) -> tuple[tuple[str, ...], dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]]]:
     """The classes, and by split all pixels and labels."""
-    read = source.read()
+    read = source.snapshot().read()
     examples = list(read.examples)
     return read.classes, {
         split: (
@@ -198,13 +199,13 @@ def test_classes_are_in_alphabetical_order(tmp_path: Path) -> None:
     in_order = ["10", "9", "Apple", "date", "fig", "kiwi", "lime", "pear", "plum"]
     for name in in_order[::-2] + in_order[1::2]:
         write(tmp_path, {f"{split}/{name}/1.png": picture(1) for split in ("train", "test")})
-    assert images(tmp_path).read().classes == tuple(in_order)
+    assert images(tmp_path).snapshot().read().classes == tuple(in_order)
 
 
 def test_chunks_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = contents(images(write(tmp_path, PAIR)))
     monkeypatch.setattr(sources, "RUN_BYTES", 1)
-    assert len(list(images(tmp_path).read().examples)) == 5
+    assert len(list(images(tmp_path).snapshot().read().examples)) == 5
     assert repr(contents(images(tmp_path))) == repr(whole)
 
 
@@ -252,7 +253,7 @@ def test_a_link_that_leads_out_of_an_archive_is_named(tmp_path: Path) -> None:
     (folder / "train/ant/soft.png").symlink_to("../../../elsewhere.png")
     archive = pack(tmp_path / "a.tar", folder, [*IN_ORDER, "train/ant/soft.png"])
     with pytest.raises(UserError, match=r"^train/ant/soft\.png in .*a\.tar must be a file, or a link"):
-        images(archive).read()
+        images(archive).snapshot().read()
 
 
 def test_grey_images_have_one_channel_and_one_in_colour_makes_three_of_all(tmp_path: Path) -> None:
@@ -330,7 +331,7 @@ def test_a_source_laid_out_otherwise_says_what_was_found(tmp_path: Path, files: 
     archive = pack(tmp_path / "a.tar", folder, list(files))
     for path in [archive] if found == "no images" and files else [archive, folder]:
         with pytest.raises(UserError) as error:
-            images(path).read()
+            images(path).snapshot().read()
         assert str(error.value) == f"expected train/CLASS/… and test/CLASS/… in {path}, found {found}"
 
 
@@ -338,21 +339,19 @@ def test_split_folders_without_a_class_hold_no_images(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "test").mkdir()
     with pytest.raises(UserError, match=r"^expected train/CLASS/… and test/CLASS/… in .*, found no images$"):
-        images(tmp_path).read()
+        images(tmp_path).snapshot().read()
 
 
 def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
     message = rf"^{tmp_path}/nowhere must be a folder or a .*: No such file or directory$"
     with pytest.raises(UserError, match=message):
-        images(tmp_path / "nowhere").fingerprint()
-    with pytest.raises(UserError, match=r"/nowhere must be a folder .*No such file or directory"):
-        images(tmp_path / "nowhere").read()
+        images(tmp_path / "nowhere").snapshot()
 
 
 def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"PK\x03\x04" + bytes(2000))
     with pytest.raises(UserError, match=r"a\.zip must be a folder or a whole tar archive, got: "):
-        images(tmp_path / "a.zip").read()
+        images(tmp_path / "a.zip").snapshot().read()
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz", "w:bz2", "w:zst"])
@@ -365,7 +364,7 @@ def test_an_archive_cut_anywhere_is_refused(tmp_path: Path, mode: str) -> None:
         if 0 <= length < len(end):
             archive.write_bytes(whole[:length])
             with pytest.raises(UserError, match=r"a\.tar must be a folder or a whole tar archive, got: "):
-                images(archive).read()
+                images(archive).snapshot().read()
 
 
 def test_a_broken_header_in_an_archive_does_not_pass_for_its_end(tmp_path: Path) -> None:
@@ -375,7 +374,7 @@ def test_a_broken_header_in_an_archive_does_not_pass_for_its_end(tmp_path: Path)
     broken[broken.index(b"test/cat/d.png")] ^= 1
     archive.write_bytes(broken)
     with pytest.raises(UserError, match=r"a\.tar must be a folder or a whole tar archive, got: broken header"):
-        images(archive).read()
+        images(archive).snapshot().read()
 
 
 @pytest.mark.parametrize("checksum", [True, False])
@@ -389,7 +388,7 @@ def test_a_zstandard_archive_may_come_in_frames_of_which_some_are_to_be_skipped(
     assert repr(contents(images(archive))) == repr(contents(images(folder)))
     archive.write_bytes(parts[0] + parts[1][:-1])
     with pytest.raises(UserError, match=r"a\.tar\.zst must be a folder or a whole tar archive, got: Compressed file "):
-        images(archive).read()
+        images(archive).snapshot().read()
 
 
 def test_a_changed_bit_of_a_zstandard_archive_is_noticed_or_says_nothing_of_what_is_in_it(tmp_path: Path) -> None:
@@ -416,7 +415,7 @@ def in_one_folder(counts: dict[str, int]) -> dict[str, bytes]:
 
 def for_testing(path: Path, test: float = 0.2) -> set[str]:
     """The names of the images for testing; those to train on must be all the others."""
-    _, files = find_images(path, test)
+    _, files = find_images(look(path), test)
     assert len({file.name for file in files}) == len(files)
     return {file.name for file in files if file.split == "test"}
 
@@ -490,10 +489,10 @@ def test_the_share_for_testing_is_in_the_fingerprint_where_it_may_matter(tmp_pat
     two = write(tmp_path / "two", PAIR)
     archive = pack(tmp_path / "a.tar", two, IN_ORDER)
     for path, matters in ((one, True), (archive, True), (two, False)):
-        assert (images(path, 0.2).fingerprint() != images(path, 0.3).fingerprint()) == matters
-    before = images(one).fingerprint()
+        assert (images(path, 0.2).snapshot().fingerprint != images(path, 0.3).snapshot().fingerprint) == matters
+    before = images(one).snapshot().fingerprint
     write(one, {"ant/more.png": picture(1)})
-    assert images(one).fingerprint() != before
+    assert images(one).snapshot().fingerprint != before
 
 
 @pytest.mark.parametrize(
@@ -520,7 +519,7 @@ def test_one_folder_that_cannot_be_split_is_refused(
     if form == "archive":
         path = pack(tmp_path / "a.tar", path, [str(found.relative_to(path)) for found in path.rglob("*")])
     with pytest.raises(UserError) as error:
-        images(path).read()
+        images(path).snapshot().read()
     assert str(error.value) == message.format(path)
 
 
@@ -535,8 +534,8 @@ def test_a_share_for_testing_that_leaves_nothing_is_refused(tmp_path: Path, test
 
 def test_every_change_to_a_folder_changes_its_fingerprint(tmp_path: Path) -> None:
     source = images(write(tmp_path, PAIR))
-    seen = [source.fingerprint()]
-    assert source.fingerprint() == seen[0]
+    seen = [source.snapshot().fingerprint]
+    assert source.snapshot().fingerprint == seen[0]
     name = tmp_path / "train/cat/a.png"
     times = (name.stat().st_atime_ns, name.stat().st_mtime_ns)
 
@@ -554,25 +553,78 @@ def test_every_change_to_a_folder_changes_its_fingerprint(tmp_path: Path) -> Non
     ]
     for change in changes:
         change()
-        seen.append(source.fingerprint())
+        seen.append(source.snapshot().fingerprint)
     assert len({repr(fingerprint) for fingerprint in seen}) == len(changes) + 1
 
 
 def test_hidden_files_do_not_change_a_fingerprint(tmp_path: Path) -> None:
-    before = images(write(tmp_path, PAIR)).fingerprint()
+    before = images(write(tmp_path, PAIR)).snapshot().fingerprint
     write(tmp_path, {"train/cat/.DS_Store": b"x", "train/cat/notes.txt": b"x"})
-    assert images(tmp_path).fingerprint() == before
+    assert images(tmp_path).snapshot().fingerprint == before
 
 
 def test_an_archive_and_its_other_name_and_its_changed_self_have_different_fingerprints(tmp_path: Path) -> None:
     folder = write(tmp_path / "folder", PAIR)
     archive = pack(tmp_path / "a.tar", folder, IN_ORDER)
     (tmp_path / "b.tar").hardlink_to(archive)
-    seen = [images(path).fingerprint() for path in (archive, tmp_path / "b.tar", folder)]
+    seen = [images(path).snapshot().fingerprint for path in (archive, tmp_path / "b.tar", folder)]
     os.utime(archive, ns=(0, 0))
-    seen.append(images(archive).fingerprint())
+    seen.append(images(archive).snapshot().fingerprint)
     assert len({repr(fingerprint) for fingerprint in seen}) == 4
-    assert images(archive).fingerprint() == images(archive).fingerprint()
+    assert images(archive).snapshot().fingerprint == images(archive).snapshot().fingerprint
+
+
+@pytest.mark.parametrize("skip_broken", [False, True])
+@pytest.mark.parametrize("change", ["rewritten", "touched", "removed", "replaced"])
+@pytest.mark.parametrize("name", ["train/cat/a.png", "test/cat/d.png"])
+def test_a_picture_that_changes_before_it_is_read_is_refused_by_name(
+    tmp_path: Path, name: str, change: str, *, skip_broken: bool
+) -> None:
+    folder = write(tmp_path / "folder", PAIR)
+    file = folder / name
+    write(tmp_path, {"other.png": file.read_bytes()})
+    os.utime(tmp_path / "other.png", ns=(0, file.stat().st_mtime_ns))
+    seen = images(folder, skip_broken=skip_broken).snapshot()
+    changes: dict[str, Callable[[], object]] = {
+        "rewritten": lambda: file.write_bytes(file.read_bytes()),
+        "touched": lambda: os.utime(file, ns=(0, 0)),
+        "removed": file.unlink,
+        "replaced": lambda: (tmp_path / "other.png").rename(file),
+    }
+    time.sleep(0.02)  # the clock of a file system may tick no oftener
+    changes[change]()
+    with pytest.raises(UserError) as error:
+        list(seen.read().examples)
+    assert str(error.value) == f"{name} in {folder} must stay as it is while it is read, got a change"
+
+
+def test_a_change_to_what_has_been_read_or_is_new_does_no_harm(tmp_path: Path) -> None:
+    folder = write(tmp_path, PAIR)
+    _, expected = contents(images(folder))
+    seen = images(folder).snapshot()
+    read = seen.read()
+    write(folder, {"train/cat/new.png": picture(1)})
+    first, *rest = read.examples
+    write(folder, {"train/cat/a.png": picture(1)})
+    got = {examples.split: examples.labels.tolist() for examples in (first, *rest)}
+    assert got == {split: labels.tolist() for split, (_, labels) in expected.items()}
+    assert images(folder).snapshot().fingerprint != seen.fingerprint
+
+
+@pytest.mark.parametrize("form", ["archive", "arrays"])
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, form: str) -> None:
+    if form == "archive":
+        path = pack(tmp_path / "a.tar", write(tmp_path / "folder", PAIR), IN_ORDER)
+        seen = images(path).snapshot()
+    else:
+        path = tmp_path / "a.npz"
+        pixels, labels = np.zeros((2, 4, 4), np.uint8), np.arange(2)
+        np.savez(path, x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
+        seen = arrays(path).snapshot()
+    os.utime(path, ns=(0, 0))
+    with pytest.raises(UserError) as error:
+        seen.read()
+    assert str(error.value) == f"{path} must stay as it is while it is read, got a change"
 
 
 def test_every_parameter_of_a_synthetic_set_is_in_its_fingerprint() -> None:
@@ -583,7 +635,7 @@ def test_every_parameter_of_a_synthetic_set_is_in_its_fingerprint() -> None:
         ((1, 4, 4), 9, 4, 2),
         ((1, 4, 4), 9, 5, 3),
     ]
-    assert len({repr(synthetic(*arguments).fingerprint()) for arguments in made}) == len(made)
+    assert len({repr(synthetic(*arguments).snapshot().fingerprint) for arguments in made}) == len(made)
 
 
 # --- one image --------------------------------------------------------------------------------------------

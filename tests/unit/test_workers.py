@@ -40,7 +40,7 @@ def draw(folder: Path, count: int = 30, *, mode: str = "RGB") -> Path:
 
 
 def decoded(source: Source) -> list[tuple[Any, ...]]:
-    return [(e.split, e.pixels.tolist(), e.labels.tolist(), e.skipped) for e in source.read().examples]
+    return [(e.split, e.pixels.tolist(), e.labels.tolist(), e.skipped) for e in source.snapshot().read().examples]
 
 
 def children() -> set[int]:
@@ -97,7 +97,7 @@ def test_workers_make_the_same_of_pictures_as_one_process_in_the_same_order(
     expected = decoded(source)
     before = children()
     shared()
-    found = source.read().examples
+    found = source.snapshot().read().examples
     got = [next(found), next(found)]
     assert len(children() - before) == 3
     got += list(found)
@@ -154,7 +154,8 @@ def test_what_a_dead_worker_does_not_answer_is_decoded_here(
 
     for count in (1, 3):
         got = [
-            (e.split, e.pixels.tolist(), e.labels.tolist(), e.skipped) for e in killing(source.read().examples, count)
+            (e.split, e.pixels.tolist(), e.labels.tolist(), e.skipped)
+            for e in killing(source.snapshot().read().examples, count)
         ]
         assert got == expected
 
@@ -173,7 +174,7 @@ def test_where_no_process_can_be_started_one_does_it_all(
 def test_workers_end_when_nobody_wants_more(tmp_path: Path, shared: Callable[[], None]) -> None:
     before = children()
     shared()
-    found = images(draw(tmp_path / "pictures")).read().examples
+    found = images(draw(tmp_path / "pictures")).snapshot().read().examples
     next(found)
     next(found)
     assert len(children() - before) == 3
@@ -195,7 +196,7 @@ import sys, time
 from pathlib import Path
 from fcnet.data import sources, workers
 sources.RUN_BYTES, workers._WORTH_SECONDS, workers.num_processors = 600, -1.0, lambda: 2
-found = sources.images(Path(sys.argv[1])).read().examples
+found = sources.images(Path(sys.argv[1])).snapshot().read().examples
 next(found), next(found)
 print("begun", flush=True)
 time.sleep(60)
