@@ -362,6 +362,20 @@ def most_probable(logits: Tensor) -> Tensor:
     return (logits > 0).long() if logits.ndim == 1 else logits.argmax(1)
 
 
+def num_parameters(widths: Sequence[int], *, bias: bool = True) -> int:
+    """Σ_l n[l] (n[l−1] + 1), the weights and the b of a network of plain dense layers.
+
+    Args:
+        widths: n[0], …, n[L]; n[L] is 1 for two classes.
+        bias: whether the layers have a b; without, Σ_l n[l] n[l−1].
+
+    Example:
+        >>> num_parameters([3, 2, 1]), sum(p.numel() for p in MLP(3, (2,), 2).parameters())
+        (11, 11)
+    """
+    return sum(width * (before + bias) for before, width in itertools.pairwise(widths))
+
+
 def _one_of(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}")

@@ -215,6 +215,15 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         "program 5": Shown([r"\(5, 32\) \(5, 32\)", r"\(5, 16\) \(5, 16\)", r"\(5, 10\) \(5, 10\)"]),
         "program 6": Shown([r"\d 0\.\d+|\d 1\.0"]),
     },
+    "outlook.md": {
+        "program 1": Shown(
+            [
+                r"3,287,703,889 parameters, 5\.39e\+13 operations and 1\.08e\+11 bytes a step",
+                r"3\.1 h on one GPU",
+                r"0\.17 h on 64",
+            ]
+        ),
+    },
 }
 
 
