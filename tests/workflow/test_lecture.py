@@ -1,0 +1,85 @@
+"""The map from the lecture to the package is true: every name on it exists, every test on it runs."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from fcnet import lecture
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "lecture.md").read_text(encoding="utf-8")
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in TEXT.splitlines()
+    if line.startswith("| ") and not line.startswith(("| ---", "| The slide"))
+]
+LEFT_OUT = {"skip", "skipif", "xfail", "slow", "gpu", "data"}
+
+
+def quoted(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def resolve(name: str) -> object:
+    """What a dotted name leads to, through modules as far as there are any."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        return functools.reduce(getattr, parts[length:], found)
+    raise AssertionError(f"no module in {name}")
+
+
+@functools.cache
+def tests_of(file: str) -> dict[str, set[str]]:
+    """The tests of a file, each with the marks on it."""
+    path = ROOT / "tests" / file
+    assert path.is_file(), f"tests/{file} is no file"
+    found = {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            found[node.name] = {mark.attr for mark in ast.walk(ast.Module([], [])) if isinstance(mark, ast.Attribute)} | {
+                part.attr for mark in node.decorator_list for part in ast.walk(mark) if isinstance(part, ast.Attribute)
+            }
+    return found
+
+
+def test_every_row_has_a_claim_a_name_and_a_test() -> None:
+    assert len(ROWS) > 60
+    for row in ROWS:
+        assert len(row) == 4, row
+        claim, names, tests, _ = row
+        assert claim
+        assert quoted(names), row
+        assert quoted(tests), row
+
+
+@pytest.mark.parametrize("name", sorted({name for _, names, _, _ in ROWS for name in quoted(names)}))
+def test_every_name_exists(name: str) -> None:
+    if name.endswith((".py", ".toml")):
+        assert (ROOT / name).is_file()
+    elif name.startswith("python -m "):
+        importlib.import_module(name.split()[2])
+    else:
+        resolve(name)
+
+
+@pytest.mark.parametrize("test", sorted({test for _, _, tests, _ in ROWS for test in quoted(tests)}))
+def test_every_test_exists_and_runs_everywhere(test: str) -> None:
+    file, _, function = test.partition("::")
+    known = tests_of(file)
+    assert function in known, f"no {function} in tests/{file}"
+    assert not known[function] & LEFT_OUT
+
+
+def test_every_figure_exists_and_each_is_on_the_map() -> None:
+    shown = {figure for *_, figures in ROWS for figure in quoted(figures)}
+    assert shown == set(lecture.FIGURES)
