@@ -8,11 +8,23 @@ Names, arguments, shapes, dtypes and errors are those of `torch.nn.functional`, 
 from fcnet.functional.activations import elu, gelu, leaky_relu, logsigmoid, relu, sigmoid
 from fcnet.functional.binary import binary_cross_entropy_with_logits
 from fcnet.functional.categorical import cross_entropy
+from fcnet.functional.likelihood import (
+    bernoulli_likelihood,
+    bernoulli_log_likelihood,
+    categorical_likelihood,
+    categorical_log_likelihood,
+)
+from fcnet.functional.links import cauchy_cdf, normal_cdf
 from fcnet.functional.probabilities import log_softmax, softmax
-from fcnet.functional.scores import hinge_loss, logistic_loss, quadratic_loss
+from fcnet.functional.scores import hinge_loss, logistic_loss, quadratic_loss, sgn
 
 __all__ = [
+    "bernoulli_likelihood",
+    "bernoulli_log_likelihood",
     "binary_cross_entropy_with_logits",
+    "categorical_likelihood",
+    "categorical_log_likelihood",
+    "cauchy_cdf",
     "cross_entropy",
     "elu",
     "gelu",
@@ -21,8 +33,10 @@ __all__ = [
     "log_softmax",
     "logistic_loss",
     "logsigmoid",
+    "normal_cdf",
     "quadratic_loss",
     "relu",
+    "sgn",
     "sigmoid",
     "softmax",
 ]
