@@ -1018,7 +1018,11 @@ REFUSALS: list[tuple[Callable[[], Tensor], type[Exception], str]] = [
     (lambda: F.normal_cdf(LABELS), NotImplementedError, "input must be of a floating dtype, got torch.int64"),
     (lambda: F.cauchy_cdf(LABELS), NotImplementedError, "input must be of a floating dtype, got torch.int64"),
     (lambda: F.bernoulli_likelihood(X, LABELS), ValueError, "expected probability and label of one shape, got (4, 10)"),
-    (lambda: F.bernoulli_log_likelihood(LABELS, LABELS), NotImplementedError, "probability must be of a floating dtype"),
+    (
+        lambda: F.bernoulli_log_likelihood(LABELS, LABELS),
+        NotImplementedError,
+        "probability must be of a floating dtype",
+    ),
     (lambda: F.categorical_likelihood(X[0], LABELS), ValueError, "expected probabilities (B, C) and label (B,), got"),
     (lambda: F.categorical_log_likelihood(X, LABELS + 10), IndexError, "label must be in [0, 10): index"),
     (lambda: F.hinge_loss(X, LABELS), ValueError, "expected score and target of one shape, got (4, 10) and (4,)"),

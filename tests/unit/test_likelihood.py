@@ -19,6 +19,8 @@ from fcnet.models import LogisticRegression
 from fcnet.optim import LBFGS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fcnet.losses import Loss
 
 SHARES = st.floats(0.01, 0.99)
@@ -38,7 +40,7 @@ def fitted(x: Tensor, y: Tensor, loss: Loss) -> Tensor:
     optimizer = LBFGS(model.parameters())
     optimizer.param_groups[0] |= {"tolerance_grad": 0.0, "tolerance_change": 0.0}  # to the last digit
     list(fcnet.fit(model, (x, y), fcnet.GradientDescent(optimizer, epochs=20, loss=loss)))
-    return model.layers[0].weight.detach().squeeze(0)
+    return next(model.parameters()).detach().squeeze(0)
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 1.0), st.booleans()), min_size=1, max_size=6))
@@ -50,7 +52,9 @@ def test_the_likelihood_is_the_product_of_what_each_label_had(rows: list[tuple[f
     assert F.categorical_likelihood(both, y.long()).item() == pytest.approx(product, rel=1e-12)
     if product > 1e-300:
         assert F.bernoulli_log_likelihood(p, y).item() == pytest.approx(math.log(product), rel=1e-9, abs=1e-12)
-        assert F.categorical_log_likelihood(both, y.long()).item() == pytest.approx(math.log(product), rel=1e-9, abs=1e-12)
+        assert F.categorical_log_likelihood(both, y.long()).item() == pytest.approx(
+            math.log(product), rel=1e-9, abs=1e-12
+        )
 
 
 def test_the_products_have_the_slopes_that_differences_show() -> None:
@@ -104,7 +108,7 @@ def test_minus_the_log_likelihood_of_an_example_is_the_cross_entropy(seed: int, 
 def test_likelihood_its_logarithm_and_the_cross_entropy_have_one_maximiser() -> None:
     x, y = problem()
     best = fitted(x, y, CrossEntropy())
-    objectives = {
+    objectives: dict[str, Callable[[Tensor], Tensor]] = {
         "likelihood": lambda w: F.bernoulli_likelihood(F.sigmoid(x @ w), y),
         "log-likelihood": lambda w: F.bernoulli_log_likelihood(F.sigmoid(x @ w), y),
         "minus the cross-entropy": lambda w: -F.binary_cross_entropy_with_logits(x @ w, y.double()),
