@@ -45,10 +45,10 @@ def normal_cdf(input: Tensor) -> Tensor:
 
 
 def cauchy_cdf(input: Tensor) -> Tensor:
-    """s(u) = ½ + arctan(u) / π, whose tails 1 / (π |u|) are the heaviest of the three.
+    """s(u) = ½ + arctan(u) / π, whose tails 1 / (π · abs u) are the heaviest of the three.
 
-    Beyond ±1 it is arctan(1 / |u|) / π on the left and one less that on the right: ½ + arctan(u) / π would round the
-    left tail away. Its log-loss −log s is not convex: where it is wrong it grows only like log |u|.
+    Beyond ±1 it is arctan(−1 / u) / π, on the right added to 1: ½ + arctan(u) / π would round the left tail away. Its
+    log-loss −log s is not convex: where it is wrong it grows only like log(−u).
 
     Args:
         input: u, any shape, floating.
