@@ -198,8 +198,9 @@ class Train(Section):
     """Images in a global batch, whatever the number of processes; "all" is the whole training set."""
     accumulate: _Count = 1
     """Parts that a batch goes through the network in, to save memory; the step is that of the whole batch."""
-    loss: Literal["cross_entropy"] = "cross_entropy"
-    """What is minimised."""
+    loss: Literal["cross_entropy", "logistic", "hinge", "quadratic"] = "cross_entropy"
+    """What is minimised: the cross-entropy, or for two classes a loss of the score, of which logistic is the same. What
+    is reported of validation and test images is the cross-entropy always."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """ε: the target is (1 − ε) · one-hot + ε / C."""
     precision: Literal["float32", "bfloat16"] = "float32"

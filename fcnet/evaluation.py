@@ -57,6 +57,17 @@ class Evaluation:
         """The accuracy's 95 % interval, by Wilson's score."""
         return metrics.wilson_interval(self.hits, self.count)
 
+    @property
+    def error(self) -> float:
+        """The misclassification rate, 1 − accuracy: the mean of a loss that is 1 for a wrong class and else 0."""
+        return 1.0 - self.accuracy
+
+    @property
+    def error_interval(self) -> tuple[float, float]:
+        """The misclassification probability's 95 % interval: the accuracy's, from its other end."""
+        low, high = self.interval
+        return 1.0 - high, 1.0 - low
+
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Batches, *, loss: Loss | None = None) -> Evaluation:
@@ -66,7 +77,8 @@ def evaluate(model: nn.Module, batches: Batches, *, loss: Loss | None = None) ->
         model: images -> logits (B,) for two classes, or (B, C); its mode, and that of each of its
             parts, is left as it was.
         batches: the set, in order and unchanged; the model's device.
-        loss: the sum of the losses of a batch; None is the cross-entropy.
+        loss: the sum of the losses of a batch; None is the cross-entropy, whatever was trained with: figures
+            of different networks can then be compared.
 
     Returns:
         The mean loss and the counts.

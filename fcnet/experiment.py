@@ -15,7 +15,7 @@ from fcnet.diagnostics import idle_units
 from fcnet.errors import UserError
 from fcnet.evaluation import evaluate
 from fcnet.files import sha256
-from fcnet.losses import CrossEntropy
+from fcnet.losses import CrossEntropy, ScoreLoss
 from fcnet.optimizer_state import within
 
 if TYPE_CHECKING:
@@ -165,11 +165,12 @@ def _remarks(experiment: Experiment, records: list[dict[str, Any]], test: Evalua
     """What the figures say of the training, in words; all ranks must ask together."""
     training, network = experiment.training, experiment.network
     batches, algorithm = training.batches, training.algorithm
-    said, lr = [], algorithm.optimizer.param_groups[0]["initial_lr"]
-    if isinstance(algorithm.loss, CrossEntropy):
+    lr, loss = algorithm.optimizer.param_groups[0]["initial_lr"], algorithm.loss
+    said = remarks.on_scores(loss.name) if isinstance(loss, ScoreLoss) else []
+    if isinstance(loss, CrossEntropy) or (isinstance(loss, ScoreLoss) and loss.name == "logistic"):
         labels = batches.labels[batches.rows.to(batches.labels.device)]
         counts = labels.bincount(minlength=len(network.classes)).tolist()
-        said += remarks.on_losses(records, remarks.guessing_loss(counts, algorithm.loss.label_smoothing), lr)
+        said += remarks.on_losses(records, remarks.guessing_loss(counts, loss.label_smoothing), lr)
     said += remarks.on_validation(records, lr)
     held_out = training.validation or experiment.test
     seen = evaluate(training.model, held_out) if training.validation else test

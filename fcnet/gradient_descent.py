@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class GradientDescent:
     """A learning algorithm: how the parameters follow the gradient of the loss.
 
+    The third of the three things that learning is made of: `fcnet.fit` takes a model, a dataset and one of these.
+
     Attributes:
         optimizer: any of torch's, over the model's parameters; its rates are what ``schedule`` scales.
         epochs: how often every training image is seen.

@@ -1,5 +1,8 @@
 """What training minimises: a loss of logits and a target, for one output node or for C.
 
+The risk of a network with the parameters w is the loss expected of an image that is yet to be seen. It is not known;
+the empirical risk R_n(w), the mean over n images, is, and training makes that one small.
+
 A target is class indices, int64 (B,), or shares of the classes, floating (B, C), with C = 2 for one
 node, that add up to each image's weight and not always to 1.
 """
@@ -8,12 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import fcnet.functional as F
+from fcnet.errors import UserError
 from fcnet.functional import binary, surprisal
+from fcnet.functional.reductions import weighted
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits (B,) or (B, C), target int64 (B,) or floating (B, C)) -> the sum of the B losses, a scalar.
@@ -45,7 +51,7 @@ class CrossEntropy:
             second, weight = self._of_second(logits, target)
             return F.binary_cross_entropy_with_logits(logits, second, weight, reduction="sum")
         if target.is_floating_point():
-            return F.cross_entropy(logits, self._smoothed(target), reduction="sum")
+            return F.cross_entropy(logits, _smoothed(target, self.label_smoothing), reduction="sum")
         return F.cross_entropy(logits, target, reduction="sum", label_smoothing=self.label_smoothing)
 
     def with_slope(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,7 +62,7 @@ class CrossEntropy:
         if logits.ndim == 1:
             return binary.cost_and_slope(logits, *self._of_second(logits, target))
         if target.is_floating_point():
-            return surprisal.cost_and_slope(logits, self._smoothed(target.to(logits.dtype)))
+            return surprisal.cost_and_slope(logits, _smoothed(target.to(logits.dtype), self.label_smoothing))
         return surprisal.cost_and_slope(logits, target, self.label_smoothing)
 
     def _of_second(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -69,9 +75,92 @@ class CrossEntropy:
             second = second * (1.0 - self.label_smoothing) + self.label_smoothing / 2
         return second, weight
 
-    def _smoothed(self, target: Tensor) -> Tensor:
-        """(1 − ε) t + ε / C · Σ_j t_j."""
-        if not self.label_smoothing:
-            return target
-        even = target.sum(1, keepdim=True) / target.shape[1]
-        return torch.lerp(target, even, self.label_smoothing)
+
+@dataclass(frozen=True)
+class ScoreLoss:
+    """Σ_b ℓ(y_b, h_b) of one output node's scores h, with the classes y = 2 · label − 1, −1 and +1.
+
+    Of shares t it is Σ_b t_b0 ℓ(−1, h_b) + t_b1 ℓ(+1, h_b). The logistic loss is the cross-entropy; of a network
+    trained with another one sgn(h) is a class, but s(h) no probability.
+
+    Attributes:
+        name: ``"logistic"``, ``"hinge"`` or ``"quadratic"``, as in `fcnet.functional`.
+        label_smoothing: ε; the target is (1 − ε) t + ε / 2 · (t_0 + t_1), with t one-hot for an index.
+
+    Raises:
+        UserError: ``name`` is none of them; or, when called, logits are not of one node.
+
+    Source:
+        The lecture's losses for f(x) = sgn(xᵀw).
+
+    Example:
+        >>> ScoreLoss("hinge")(torch.tensor([0.5, 0.5]), torch.tensor([1, 0]))  # 0.5 + 1.5
+        tensor(2.)
+    """
+
+    name: str
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses any other name."""
+        if self.name not in _SCORE_LOSSES:
+            raise UserError(f"name must be one of {', '.join(_SCORE_LOSSES)}, got {self.name!r}")
+
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The sum over the batch, a scalar, of scores (B,) and a target."""
+        if logits.ndim != 1:
+            raise UserError(
+                f"expected scores (B,) of one output node for the {self.name} loss, got {tuple(logits.shape)}"
+            )
+        losses = _SCORE_LOSSES[self.name]
+        if not target.is_floating_point():
+            if not self.label_smoothing:
+                return losses(logits, 2 * target - 1).sum()
+            target = torch.stack([1 - target, target], 1).to(logits.dtype)
+        first, second = _smoothed(target, self.label_smoothing).unbind(1)
+        sides = torch.ones_like(logits)
+        return (weighted(losses(logits, -sides), first) + weighted(losses(logits, sides), second)).sum()
+
+
+_SCORE_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "logistic": partial(F.logistic_loss, reduction="none"),
+    "hinge": partial(F.hinge_loss, reduction="none"),
+    "quadratic": lambda scores, y: F.quadratic_loss(scores[:, None], y[:, None], "none"),
+}
+
+
+def empirical_risk(model: nn.Module, images: Tensor, target: Tensor, loss: Loss) -> Tensor:
+    """R_n(w) = 1/n Σ_b ℓ(y_b, f(x_b; w)), to be differentiated in the model's parameters w.
+
+    Args:
+        model: images -> logits (n,) or (n, C); in the mode that it is in.
+        images: x (n, …), as the model takes them.
+        target: class indices int64 (n,), or shares of the classes, floating (n, C).
+        loss: the sum of the losses.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        UserError: there is no example.
+
+    Source:
+        The lecture's empirical risk.
+
+    Example:
+        >>> model, images, labels = nn.Linear(4, 3), torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
+        >>> risk = empirical_risk(model, images, labels, CrossEntropy())
+        >>> gradient = torch.autograd.grad(risk, model.weight)
+    """
+    if not len(images):
+        raise UserError("the empirical risk needs at least one example, got 0")
+    logits: Tensor = model(images)
+    return loss(logits, target) / len(images)
+
+
+def _smoothed(target: Tensor, label_smoothing: float) -> Tensor:
+    """(1 − ε) t + ε / C · Σ_j t_j."""
+    if not label_smoothing:
+        return target
+    even = target.sum(1, keepdim=True) / target.shape[1]
+    return torch.lerp(target, even, label_smoothing)

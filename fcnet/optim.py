@@ -207,7 +207,8 @@ class LBFGS(torch.optim.LBFGS):
         """One iteration; ``closure`` sets the gradients and gives the loss, at least once."""
 
         def penalized() -> float:
-            loss = torch.as_tensor(closure()).item()
+            found = closure()
+            loss: float = found.item() if isinstance(found, Tensor) else found
             with torch.no_grad():
                 for parameter, decay in self._decays:
                     loss += 0.5 * decay * parameter.square().sum().item()

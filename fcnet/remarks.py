@@ -1,6 +1,6 @@
 """What a finished training's figures say of it, in words: what went wrong, by what sign, and what to try.
 
-C classes. All are pure functions of figures; none says anything of a training of fewer than 50 steps,
+C classes. All are pure functions of figures; none that judges a training says anything of one of fewer than 50 steps,
 or of fewer than five images of a class.
 """
 
@@ -159,6 +159,23 @@ def on_units(idle: Iterable[tuple[int, int, int]], activation: str, lr: float, *
     what = "dead: 0 for every image" if activation == "relu" else "saturated: 0 or 1 for every image"
     other = "leaky_relu or gelu" if activation == "relu" else "relu or gelu"
     return [f"in {layers}, {shares} of the units are {what}; try optimizer.lr = {lr / 10:.2g} (now {lr:g}), or {other}"]
+
+
+def on_scores(loss: str) -> list[str]:
+    """Whether what the network gives as a probability is one, by the loss of the score that it was trained with.
+
+    Args:
+        loss: ``"logistic"``, ``"hinge"`` or ``"quadratic"``.
+
+    Example:
+        >>> print(*on_scores("hinge"))
+        the hinge loss makes scores that are no probabilities: trust the class, not the probability beside it
+        >>> on_scores("logistic")
+        []
+    """
+    if loss == "logistic":
+        return []
+    return [f"the {loss} loss makes scores that are no probabilities: trust the class, not the probability beside it"]
 
 
 def _is_number(figure: float | None) -> TypeGuard[float]:

@@ -340,7 +340,8 @@ def fit(
 ) -> Iterator[EpochRecord]:
     """Trains ``model`` on ``data`` by ``algorithm``, a record an epoch.
 
-    Nothing happens until the records are asked for.
+    Learning is these three: a dataset, a model, whose parameters are the hypotheses to choose from, and a learning
+    algorithm, which looks for the one of least empirical risk. Nothing happens until the records are asked for.
 
     Args:
         model: images -> logits (B,) for two classes, or (B, C); trained in place.

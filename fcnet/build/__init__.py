@@ -89,7 +89,7 @@ def build(config: config.Config, device: torch.device, progress: Progress | None
         UserError: the data is missing, broken, or does not fit the configuration.
     """
     store = open_data(config.data, progress)
-    check_fit(config.data, store)
+    check_fit(config, store)
     classes, labels, train_rows, validation_rows = split_rows(config, store)
     statistics = mean_and_std(store.train.moments[train_rows], store.shape[1] * store.shape[2])
     needed = need(config, store, len(train_rows), len(classes), device)

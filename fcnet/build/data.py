@@ -60,8 +60,9 @@ def _source(data: config.Data) -> Source:
             return sources.synthetic(data.shape, data.train_size, data.test_size, data.num_classes)
 
 
-def check_fit(data: config.Data, store: Store) -> None:
+def check_fit(config: config.Config, store: Store) -> None:
     """Refuses settings that do not go with the images, all of them at once."""
+    data, num_classes = config.data, len(config.data.classes or store.classes)
     _, height, width = store.shape
     mistakes = _unknown_classes(store.classes, data.classes, "data.classes")
     for name, pixels in (("shift", data.augment.shift), ("cutout", data.augment.cutout)):
@@ -71,6 +72,8 @@ def check_fit(data: config.Data, store: Store) -> None:
         mistakes.append(
             f"data.whiten must be at most the {math.prod(store.shape)} values of an image, got {data.whiten}"
         )
+    if config.train.loss != "cross_entropy" and num_classes != 2:
+        mistakes.append(f"train.loss must be cross_entropy for {num_classes} classes, got {config.train.loss}")
     if mistakes:
         raise UserError("\n".join(mistakes))
 
@@ -168,7 +171,7 @@ def preview(config: config.Config) -> tuple[list[str], dict[str, Batches]]:
         configured changes, and under each change's name with that one alone.
     """
     store = open_data(config.data)
-    check_fit(config.data, store)
+    check_fit(config, store)
     classes, labels, rows, _ = split_rows(config, store)
     each = -(-_PREVIEW_IMAGES // len(classes))
     shown = torch.cat([rows[labels[rows] == label][:each] for label in range(min(len(classes), _PREVIEW_IMAGES))])

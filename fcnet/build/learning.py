@@ -56,13 +56,19 @@ def algorithm(config: config.Config, model: MLP, steps_per_epoch: int) -> Gradie
         _optimizer(config.optimizer, model),
         epochs=train.epochs,
         schedule=_schedule(config.optimizer, train.epochs, steps_per_epoch),
-        loss=losses.CrossEntropy(train.label_smoothing),
+        loss=_loss(train),
         clip_norm=config.optimizer.clip_norm,
         precision=torch.bfloat16 if train.precision == "bfloat16" else torch.float32,
         accumulate=train.accumulate,
         ema_decay=train.ema_decay,
         patience=train.patience,
     )
+
+
+def _loss(train: config.Train) -> losses.Loss:
+    if train.loss == "cross_entropy":
+        return losses.CrossEntropy(train.label_smoothing)
+    return losses.ScoreLoss(train.loss, train.label_smoothing)
 
 
 def _optimizer(section: config.Optimizer, model: MLP) -> torch.optim.Optimizer:

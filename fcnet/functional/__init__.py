@@ -9,12 +9,24 @@ from fcnet.functional.activations import elu, gelu, leaky_relu, logsigmoid, relu
 from fcnet.functional.binary import binary_cross_entropy_with_logits
 from fcnet.functional.categorical import cross_entropy
 from fcnet.functional.distributions import cross_entropy_between, entropy, kl_divergence
+from fcnet.functional.likelihood import (
+    bernoulli_likelihood,
+    bernoulli_log_likelihood,
+    categorical_likelihood,
+    categorical_log_likelihood,
+)
+from fcnet.functional.links import cauchy_cdf, normal_cdf
 from fcnet.functional.probabilities import log_softmax, softmax
 from fcnet.functional.saturation import saturation_bound, scaled_sigmoid, sigmoid_derivative
-from fcnet.functional.scores import hinge_loss, logistic_loss, quadratic_loss
+from fcnet.functional.scores import hinge_loss, logistic_loss, quadratic_loss, sgn
 
 __all__ = [
+    "bernoulli_likelihood",
+    "bernoulli_log_likelihood",
     "binary_cross_entropy_with_logits",
+    "categorical_likelihood",
+    "categorical_log_likelihood",
+    "cauchy_cdf",
     "cross_entropy",
     "cross_entropy_between",
     "elu",
@@ -26,10 +38,12 @@ __all__ = [
     "log_softmax",
     "logistic_loss",
     "logsigmoid",
+    "normal_cdf",
     "quadratic_loss",
     "relu",
     "saturation_bound",
     "scaled_sigmoid",
+    "sgn",
     "sigmoid",
     "sigmoid_derivative",
     "softmax",

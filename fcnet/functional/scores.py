@@ -17,6 +17,32 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def sgn(score: Tensor) -> Tensor:
+    """−1 for h < 0, 0 for h = 0 and +1 for h > 0: the class that a score decides for, 0 being neither.
+
+    A network must say one of its two classes all the same: `fcnet.models.most_probable` says the first at 0. The
+    derivative is 0 wherever there is one, so nothing is learned through it: the losses below are of the score itself.
+
+    Args:
+        score: h, any shape, any real dtype but bool.
+
+    Returns:
+        The same shape and dtype.
+
+    Raises:
+        NotImplementedError: ``score`` is boolean or complex.
+
+    Example:
+        >>> sgn(torch.tensor([-3.0, 0.0, 0.5]))
+        tensor([-1.,  0.,  1.])
+
+    Source:
+        The lecture's classifier f(x) = sgn(xᵀw).
+    """
+    require_real("score", score)
+    return score.sign()
+
+
 def logistic_loss(score: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """log(1 + e^(−y h)) = −log s(y h): the cross-entropy of the sigmoid, for classes −1 and +1.
 

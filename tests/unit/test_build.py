@@ -21,7 +21,7 @@ from fcnet.data.mixing import Mixing
 from fcnet.data.sources import Source, synthetic
 from fcnet.data.whitening import Whitening, find_whitening
 from fcnet.errors import UserError
-from fcnet.losses import CrossEntropy
+from fcnet.losses import CrossEntropy, ScoreLoss
 from fcnet.models import MLP, LogisticRegression
 from fcnet.network import Network
 from fcnet.optim import LBFGS, Muon
@@ -230,6 +230,16 @@ def test_the_schedule_goes_over_all_steps_of_the_training(section: dict[str, Any
     training = built(optimizer=section, train=train).training
     assert training.num_steps == 12
     assert [training.algorithm.schedule(step) for step in (0, 4, 6, 12)] == pytest.approx(factors)
+
+
+@pytest.mark.parametrize("loss", ["logistic", "hinge", "quadratic"])
+def test_a_loss_of_a_score_is_for_two_classes(loss: str) -> None:
+    two = built({"classes": ("3", "1")}, train={"loss": loss, "label_smoothing": 0.1})
+    assert two.training.algorithm.loss == ScoreLoss(loss, 0.1)
+    for classes in ((), ("0", "1", "2")):
+        with pytest.raises(UserError) as error:
+            built({"classes": classes}, train={"loss": loss})
+        assert str(error.value) == f"train.loss must be cross_entropy for {len(classes) or 4} classes, got {loss}"
 
 
 def test_the_rest_of_the_training_is_as_configured() -> None:

@@ -13,7 +13,8 @@ from torch.testing import assert_close
 from fcnet.data.augment import Shift
 from fcnet.data.batches import Batches
 from fcnet.errors import UserError
-from fcnet.evaluation import evaluate
+from fcnet.evaluation import Evaluation, evaluate
+from fcnet.metrics import wilson_interval
 from fcnet.models import MLP, Dropout
 
 PIXELS = torch.randint(0, 256, (23, 1, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -56,6 +57,14 @@ def test_counts_add_up(num_classes: int, batch_size: int) -> None:
     assert seen.accuracy == seen.hits / seen.count
     low, high = seen.interval
     assert low <= seen.accuracy <= high
+
+
+@given(st.integers(0, 40), st.integers(1, 40))
+def test_the_error_and_its_interval_are_what_the_accuracy_leaves(hits: int, misses: int) -> None:
+    seen = Evaluation(0.0, ((hits, misses), (0, 0)))
+    assert seen.error == pytest.approx(misses / (hits + misses), abs=1e-15)
+    assert seen.error_interval == pytest.approx(wilson_interval(misses, hits + misses), abs=1e-12)
+    assert seen.error_interval[0] <= seen.error <= seen.error_interval[1]
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fcnet.functional as F
 from fcnet.functional import blocks
 from fcnet.losses import CrossEntropy
+from fcnet.models import most_probable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,6 +182,7 @@ MASKED = torch.tensor([0, -100, 1, 2, -100])
 SOFT = torch.softmax(drawn(5, 4, seed=4), 1)
 W = torch.tensor([0.5, 2.0, 1.0, 1.5], dtype=torch.float64)
 SIGNS = torch.tensor([-1, 1, 1, -1])
+BITS = torch.tensor([0, 1, 1, 0])
 BINARY = torch.tensor([0.0, 1.0, 0.3, 1.0], dtype=torch.float64)
 DIFFERENTIABLE: dict[str, tuple[Loss, tuple[Tensor, ...]]] = {
     "sigmoid": (F.sigmoid, (drawn(3, 4),)),
@@ -193,6 +195,10 @@ DIFFERENTIABLE: dict[str, tuple[Loss, tuple[Tensor, ...]]] = {
     "logistic": (lambda h: F.logistic_loss(h, SIGNS), (drawn(4),)),
     "hinge": (lambda h: F.hinge_loss(h, SIGNS, "none"), (drawn(4),)),
     "quadratic": (lambda h, y: F.quadratic_loss(h, y, "sum"), (drawn(3, 4), drawn(3, 4, seed=5))),
+    "normal_cdf": (F.normal_cdf, (drawn(3, 4),)),
+    "cauchy_cdf": (F.cauchy_cdf, (drawn(3, 4),)),
+    "log-likelihood": (lambda x: F.bernoulli_log_likelihood(F.sigmoid(x), BITS), (drawn(4),)),
+    "log-likelihood of classes": (lambda p: F.categorical_log_likelihood(p, Y), (drawn(5, 4).sigmoid(),)),
     "softmax": (lambda x: F.softmax(x, 1), (drawn(3, 4),)),
     "log_softmax": (lambda x: F.log_softmax(x, 0), (drawn(3, 4),)),
     "indices": (lambda x: F.cross_entropy(x, Y), (drawn(5, 4),)),
@@ -582,6 +588,18 @@ def test_the_slope_of_the_hinge_at_its_corner_is_that_of_the_line() -> None:
     for y in (-1.0, 1.0):
         _, slope = value_and_gradients(lambda h: F.hinge_loss(h, torch.tensor([y]), "sum"), torch.tensor([y]))  # noqa: B023
         assert slope.item() == -0.5 * y
+
+
+def test_the_sign_of_a_score_is_its_class_and_0_is_neither() -> None:
+    scores = torch.tensor([-INF, -1e-45, -0.0, 0.0, 1e-45, 3.0])
+    assert F.sgn(scores).tolist() == [-1, -1, 0, 0, 1, 1]
+    assert F.sgn(torch.tensor([-7, 0, 7])).tolist() == [-1, 0, 1]
+    assert most_probable(scores).tolist() == [0, 0, 0, 0, 1, 1]  # a network says the first class at 0
+
+
+def test_nothing_is_learned_through_the_sign() -> None:
+    _, slope = value_and_gradients(F.sgn, torch.tensor([-1.0, 0.0, 1.0]))
+    assert slope.tolist() == [0, 0, 0]
 
 
 # --- blocks and memory ------------------------------------------------------------------------------
@@ -996,6 +1014,17 @@ REFUSALS: list[tuple[Callable[[], Tensor], type[Exception], str]] = [
     (lambda: F.gelu(X, "erf"), RuntimeError, "approximate must be one of none, tanh, got 'erf'"),
     (lambda: F.cross_entropy(X[0, 0], X[0, 0]), IndexError, "expected logits (C), (N, C) or (N, C, d1, …), got ()"),
     (lambda: F.logistic_loss(LABELS, LABELS), NotImplementedError, "score must be of a floating dtype"),
+    (lambda: F.sgn(X.bool()), NotImplementedError, "score must be of a real dtype, got torch.bool"),
+    (lambda: F.normal_cdf(LABELS), NotImplementedError, "input must be of a floating dtype, got torch.int64"),
+    (lambda: F.cauchy_cdf(LABELS), NotImplementedError, "input must be of a floating dtype, got torch.int64"),
+    (lambda: F.bernoulli_likelihood(X, LABELS), ValueError, "expected probability and label of one shape, got (4, 10)"),
+    (
+        lambda: F.bernoulli_log_likelihood(LABELS, LABELS),
+        NotImplementedError,
+        "probability must be of a floating dtype",
+    ),
+    (lambda: F.categorical_likelihood(X[0], LABELS), ValueError, "expected probabilities (B, C) and label (B,), got"),
+    (lambda: F.categorical_log_likelihood(X, LABELS + 10), IndexError, "label must be in [0, 10): index"),
     (lambda: F.hinge_loss(X, LABELS), ValueError, "expected score and target of one shape, got (4, 10) and (4,)"),
     (lambda: F.hinge_loss(X, X.bool()), NotImplementedError, "target must be of a real dtype, got torch.bool"),
     (lambda: F.quadratic_loss(X[0, 0], X[0, 0]), ValueError, "expected prediction (…, K) and target (…, K), got ()"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,7 +12,12 @@ from torch import Tensor
 from torch.nn import functional
 from torch.testing import assert_close
 
-from fcnet.losses import CrossEntropy
+from fcnet.errors import UserError
+from fcnet.losses import CrossEntropy, ScoreLoss, empirical_risk
+from fcnet.models import MLP
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SMOOTHINGS = [0.0, 0.1, 0.5]
 
@@ -160,3 +167,90 @@ def test_a_sure_and_right_row_keeps_its_digits(num_outputs: int) -> None:
     assert_close(loss, 2 * truth, rtol=1e-6, atol=0.0)
     assert_close(CrossEntropy()(logits, doubled), 2 * truth, rtol=1e-6, atol=0.0)
     assert_close(slope.reshape(-1)[1 if num_outputs > 1 else 0], -2 * truth, rtol=1e-6, atol=0.0)
+
+
+# --- losses of a score ----------------------------------------------------------------------------
+
+FORMULAS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "logistic": lambda h, y: torch.log1p(torch.exp(-y * h)),
+    "hinge": lambda h, y: torch.clamp(1 - y * h, min=0),
+    "quadratic": lambda h, y: (y - h) ** 2,
+}
+every_score_loss = pytest.mark.parametrize("name", FORMULAS)
+
+
+@every_score_loss
+def test_a_loss_of_a_score_is_its_formula_of_the_classes_minus_and_plus_1(name: str) -> None:
+    scores, labels = example(1)
+    y = torch.where(labels == 1, 1.0, -1.0).double()
+    assert_close(ScoreLoss(name)(scores, labels), FORMULAS[name](scores, y).sum())
+
+
+@every_score_loss
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_shares_cost_the_losses_of_both_classes_in_these_shares(name: str, smoothing: float) -> None:
+    scores, labels = example(1)
+    share, weights, first, second = shares(1)
+    target = (share * first + (1 - share) * second) * weights
+    even = smoothing * target.mean(1, keepdim=True)
+    of_first, of_second = ((1 - smoothing) * target + even).unbind(1)
+    ones = torch.ones_like(scores)
+    expected = (of_first * FORMULAS[name](scores, -ones) + of_second * FORMULAS[name](scores, ones)).sum()
+    loss = ScoreLoss(name, smoothing)
+    assert_close(loss(scores, target), expected)
+    one_hot = functional.one_hot(labels, 2).float()
+    assert_close(loss(scores, one_hot), loss(scores, labels))
+    assert_close(loss(scores.float(), one_hot), loss(scores.float(), labels))
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_logistic_loss_is_the_cross_entropy_of_one_node_and_its_gradient(smoothing: float, soft: bool) -> None:
+    scores, labels = example(1)
+    share, weights, first, second = shares(1)
+    target = (share * first + (1 - share) * second) * weights if soft else labels
+    found = []
+    for loss in (ScoreLoss("logistic", smoothing), CrossEntropy(smoothing)):
+        leaf = scores.clone().requires_grad_()
+        value = loss(leaf, target)
+        found.append((value.detach(), torch.autograd.grad(value, leaf)[0]))
+    assert_close(found[0], found[1], rtol=1e-13, atol=1e-15)
+
+
+@every_score_loss
+def test_a_share_of_0_takes_no_part_of_an_infinite_loss(name: str) -> None:
+    scores, right = torch.tensor([torch.inf, -torch.inf]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    assert ScoreLoss(name)(scores, right).item() == (torch.inf if name == "quadratic" else 0.0)
+
+
+def test_a_loss_of_a_score_is_of_one_node_and_has_a_known_name() -> None:
+    with pytest.raises(UserError, match=r"^name must be one of logistic, hinge, quadratic, got 'square'$"):
+        ScoreLoss("square")
+    with pytest.raises(
+        UserError, match=r"^expected scores \(B,\) of one output node for the hinge loss, got \(4, 3\)$"
+    ):
+        ScoreLoss("hinge")(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64))
+
+
+# --- the empirical risk ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_the_empirical_risk_is_the_mean_of_the_examples_losses_and_can_be_differentiated(num_classes: int) -> None:
+    draws = torch.Generator().manual_seed(3)
+    model, images = MLP(4, (3,), num_classes, generator=draws).double(), torch.rand(9, 4, generator=draws).double()
+    labels = torch.randint(num_classes, (9,), generator=draws)
+    risk = empirical_risk(model, images, labels, CrossEntropy())
+    alone = [CrossEntropy()(model(images[row : row + 1]), labels[row : row + 1]) for row in range(9)]
+    assert_close(risk, torch.stack(alone).mean())
+    for one, other in zip(
+        torch.autograd.grad(risk, list(model.parameters())),
+        torch.autograd.grad(torch.stack(alone).mean(), list(model.parameters())),
+        strict=True,
+    ):
+        assert_close(one, other)
+
+
+def test_there_is_no_empirical_risk_without_an_example() -> None:
+    with pytest.raises(UserError, match=r"^the empirical risk needs at least one example, got 0$"):
+        empirical_risk(MLP(4, (), 2), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), CrossEntropy())

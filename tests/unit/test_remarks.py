@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fcnet.losses import CrossEntropy
-from fcnet.remarks import guessing_loss, on_classes, on_losses, on_units, on_validation
+from fcnet.remarks import guessing_loss, on_classes, on_losses, on_scores, on_units, on_validation
 
 NAN = math.nan
 TEN = math.log(10)
@@ -160,3 +160,12 @@ def test_layers_whose_units_are_mostly_idle_are_named(activation: str, words: st
     (said,) = on_units(layers, activation, 0.5, steps=100)
     assert said.startswith(f"in layers 2, 3, 60%, 100% of the units are {words}; try optimizer.lr = 0.05 (now 0.5)")
     assert on_units(layers[:1], activation, 0.5, steps=100) == []
+
+
+def test_scores_that_are_no_probabilities_are_remarked_on() -> None:
+    for loss in ("hinge", "quadratic"):
+        (said,) = on_scores(loss)
+        assert said == (
+            f"the {loss} loss makes scores that are no probabilities: trust the class, not the probability beside it"
+        )
+    assert on_scores("logistic") == []

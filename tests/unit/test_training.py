@@ -24,7 +24,7 @@ from fcnet.errors import UserError
 from fcnet.evaluation import evaluate
 from fcnet.files import read_sealed, write_sealed
 from fcnet.gradient_descent import GradientDescent
-from fcnet.losses import CrossEntropy
+from fcnet.losses import CrossEntropy, ScoreLoss
 from fcnet.models import MLP
 from fcnet.optim import LBFGS, Muon, parameter_groups
 from fcnet.schedules import constant, cosine, warmed_up
@@ -507,6 +507,32 @@ def test_bfloat16_learns_what_float32_learns_and_keeps_float32_parameters(name: 
     # bfloat16 keeps 8 bits of each product's factors: 2⁻⁹ a factor, a few factors after another
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
     assert losses[1] != losses[0]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("mixing", [None, Mixing(0.4)], ids=["labels", "mixup"])
+@pytest.mark.parametrize("name", ["logistic regression", "plain", "normalised"])
+def test_a_run_by_the_logistic_loss_is_the_run_by_the_cross_entropy(
+    name: str, mixing: Mixing | None, smoothing: float
+) -> None:
+    found = []
+    for loss in (ScoreLoss("logistic", smoothing), CrossEntropy(smoothing)):
+        model = network(name, 2)
+        batches = Batches(PIXELS, labels(2), batch_size=8, augment=(Shift(1),), mixing=mixing, balance="weights")
+        records = list(fit(model, batches, GradientDescent(sgd(model), epochs=3, loss=loss), seed=5))
+        found.append((weights(model), [record.train_loss for record in records]))
+    for parameter, other in zip(found[0][0].values(), found[1][0].values(), strict=True):
+        assert_close(parameter, other, rtol=1e-4, atol=1e-5)  # float32 in another order, over 15 steps
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["hinge", "quadratic"])
+@pytest.mark.parametrize("name", ["logistic regression", "plain", "all"])
+def test_a_network_learns_by_a_loss_of_its_score(name: str, loss: str) -> None:
+    model = network(name, 2)
+    batches = Batches(PIXELS, labels(2), batch_size=8, mixing=Mixing(0.4))
+    records = list(fit(model, batches, GradientDescent(sgd(model, 0.02), epochs=8, loss=ScoreLoss(loss))))
+    assert records[-1].train_loss < records[0].train_loss
 
 
 def test_a_training_set_without_images_is_refused() -> None:

@@ -27,7 +27,7 @@ import torch
 from PIL import Image
 
 import fcnet
-from fcnet import cli, evaluate, predict, train
+from fcnet import cli, evaluate, predict, remarks, train
 from fcnet.config_file import load_config
 
 if TYPE_CHECKING:
@@ -217,6 +217,16 @@ def test_training_says_what_it_skipped_and_that_classes_are_uneven_and_predicts_
     )
     assert uneven.startswith("classes are uneven: ")
     assert command(predict.main, "run", "large.png", "pets/test/bee/0.png").count("\n") == 2
+
+
+@pytest.mark.usefixtures("pets")
+@pytest.mark.parametrize("loss", ["logistic", "hinge", "quadratic"])
+def test_a_run_whose_scores_are_no_probabilities_says_so(command: Callable[..., str], loss: str) -> None:
+    changes = ("--set", f"train.loss={loss}", "--set", "data.classes=['ant','bee']")
+    said = command(train.main, "--config", "pets.toml", "--out", "run", *changes)
+    notes = [remark for remark in summary("run")["remarks"] if "no probabilities" in remark]
+    assert notes == ([] if loss == "logistic" else remarks.on_scores(loss))
+    assert said.count("makes scores that are no probabilities") == len(notes)
 
 
 @pytest.mark.usefixtures("pets")

@@ -215,6 +215,26 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         "program 5": Shown([r"\(5, 32\) \(5, 32\)", r"\(5, 16\) \(5, 16\)", r"\(5, 10\) \(5, 10\)"]),
         "program 6": Shown([r"\d 0\.\d+|\d 1\.0"]),
     },
+    "learning.md": {
+        "program 1": Shown([r"20 0\.\d{3}", r"0\.\d{3}", r"0\.\d{3} \(0\.\d{3}, 0\.\d{3}\)"]),
+        "python -m fcnet.train --config digits --set \"data.classes=['3','8']\" --set train.loss=hinge": Shown(
+            [
+                r".* in 2 classes; .*; runs/digits",
+                "note: the hinge loss makes scores that are no probabilities.*",
+                RESULT,
+            ],
+            smaller=FEW,
+        ),
+        "program 2": Shown(
+            [
+                r"-1\.0 0\.0 1\.0",
+                r"normal_cdf 2\.87e-07 5\.00e-01 1\.00e\+00",
+                r"sigmoid 6\.69e-03 5\.00e-01 9\.93e-01",
+                r"cauchy_cdf 6\.28e-02 5\.00e-01 9\.37e-01",
+            ]
+        ),
+        "program 3": Shown([r"0\.36", r"0\.340\d* 0\.340\d* 0\.340\d*", r"0\.2: 1\.61", r"0\.0001: 9\.21"]),
+    },
     "outlook.md": {
         "program 1": Shown(
             [

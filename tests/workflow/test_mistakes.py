@@ -395,6 +395,8 @@ MISTAKES = [
           setup=lambda: Path("sheets/augment.png").mkdir(parents=True)),
     setting("more components than pixels", "data.whiten=17",
             "data.whiten must be at most the 16 values of an image, got 17"),
+    setting("loss of one score for three classes", "train.loss=hinge",
+            "train.loss must be cross_entropy for 3 classes, got hinge"),
     setting("residual without equal neighbours", "model.residual=true",
             "model.hidden (made.toml:9) must have two neighbours of one width where residual is true, got [6, 5]"),
     setting("batch of a word", "train.batch_size=every",

@@ -1,0 +1,142 @@
+"""Likelihoods: how probable the labels that were seen are under the probabilities that a model gives.
+
+n independent examples, so that the probability of all is the product of theirs. Its logarithm has its maximum at the
+same place, and −1 / n times the logarithm is the cross-entropy. From logits take that one: a p̂ that rounds to 1 has
+no 1 − p̂ left.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from fcnet.functional.precision import require_floating, require_real, widened
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def bernoulli_likelihood(probability: Tensor, label: Tensor) -> Tensor:
+    """∏ p̂^y (1 − p̂)^(1 − y): the probability of all labels, with p̂ that of the second of two classes.
+
+    Args:
+        probability: p̂ in [0, 1], any shape, floating.
+        label: y, 0 or 1, the same shape, of any real dtype.
+
+    Returns:
+        A scalar; 0 where it is below the smallest number of the dtype: for that there is the logarithm.
+
+    Raises:
+        ValueError: the shapes differ.
+        NotImplementedError: ``probability`` is not floating, or ``label`` is boolean or complex.
+
+    Example:
+        >>> bernoulli_likelihood(torch.tensor([0.5, 0.8, 0.9]), torch.tensor([0, 1, 1]))
+        tensor(0.3600)
+
+    Source:
+        The lecture's likelihood of logistic regression.
+    """
+    p, y = _checked(probability, label)
+    return (torch.where(y == 0, 1.0, p) ** y * torch.where(y == 1, 1.0, 1.0 - p) ** (1.0 - y)).prod()
+
+
+def bernoulli_log_likelihood(probability: Tensor, label: Tensor) -> Tensor:
+    """Σ y log p̂ + (1 − y) log(1 − p̂), where 0 · log 0 = 0.
+
+    Args:
+        probability: p̂ in [0, 1], any shape, floating.
+        label: y, 0 or 1, the same shape, of any real dtype; a number between is a share of the second class.
+
+    Returns:
+        A scalar, at most 0; −∞ where what was seen has probability 0.
+
+    Raises:
+        ValueError: the shapes differ.
+        NotImplementedError: ``probability`` is not floating, or ``label`` is boolean or complex.
+
+    Example:
+        >>> -bernoulli_log_likelihood(torch.tensor([0.2]), torch.tensor([1]))
+        tensor(1.6094)
+
+    Source:
+        The lecture's log-likelihood of logistic regression.
+    """
+    p, y = _checked(probability, label)
+    return (y * torch.where(y == 0, 1.0, p).log() + (1.0 - y) * torch.where(y == 1, 0.0, -p).log1p()).sum()
+
+
+def categorical_likelihood(probabilities: Tensor, label: Tensor) -> Tensor:
+    """∏_b p̂_b(y_b): the probability of all labels, of C classes.
+
+    Args:
+        probabilities: p̂ (B, C), floating, rows that add up to 1.
+        label: y (B,), int64, in [0, C).
+
+    Returns:
+        A scalar; 0 where it is below the smallest number of the dtype: for that there is the logarithm.
+
+    Raises:
+        ValueError: the numbers of examples differ.
+        IndexError: a label is outside [0, C), on CPU.
+        NotImplementedError: ``probabilities`` are not floating.
+
+    Example:
+        >>> categorical_likelihood(torch.tensor([[0.2, 0.3, 0.5], [0.8, 0.1, 0.1]]), torch.tensor([2, 0]))
+        tensor(0.4000)
+
+    Source:
+        The lecture's likelihood of several classes.
+    """
+    return _of_the_labels(probabilities, label).prod()
+
+
+def categorical_log_likelihood(probabilities: Tensor, label: Tensor) -> Tensor:
+    """Σ_b log p̂_b(y_b).
+
+    Args:
+        probabilities: p̂ (B, C), floating, rows that add up to 1.
+        label: y (B,), int64, in [0, C).
+
+    Returns:
+        A scalar, at most 0; −∞ where what was seen has probability 0.
+
+    Raises:
+        ValueError: the numbers of examples differ.
+        IndexError: a label is outside [0, C), on CPU.
+        NotImplementedError: ``probabilities`` are not floating.
+
+    Example:
+        >>> categorical_log_likelihood(torch.tensor([[0.2, 0.3, 0.5], [0.8, 0.1, 0.1]]), torch.tensor([2, 0]))
+        tensor(-0.9163)
+
+    Source:
+        The lecture's log-likelihood of several classes.
+    """
+    return _of_the_labels(probabilities, label).log().sum()
+
+
+def _checked(probability: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """The two in the dtype that is computed in."""
+    require_floating("probability", probability)
+    require_real("label", label)
+    if probability.shape != label.shape:
+        raise ValueError(
+            f"expected probability and label of one shape, got {tuple(probability.shape)} and {tuple(label.shape)}"
+        )
+    p = widened(probability)
+    return p, label.to(p.dtype)
+
+
+def _of_the_labels(probabilities: Tensor, label: Tensor) -> Tensor:
+    """p̂_b(y_b), (B,)."""
+    require_floating("probabilities", probabilities)
+    if probabilities.ndim != 2 or label.shape != probabilities.shape[:1]:
+        raise ValueError(
+            f"expected probabilities (B, C) and label (B,), got {tuple(probabilities.shape)} and {tuple(label.shape)}"
+        )
+    try:
+        return widened(probabilities).gather(1, label[:, None]).squeeze(1)
+    except RuntimeError as error:
+        raise IndexError(f"label must be in [0, {probabilities.shape[1]}): {error}") from error
