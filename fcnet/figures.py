@@ -1,36 +1,59 @@
-"""``python -m fcnet.figures``: draws what a configuration does to images."""
+"""``python -m fcnet.figures``: draws the lecture's figures, or what a configuration does to images."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fcnet import cli
 from fcnet.build import preview
 from fcnet.config_file import load_config
 from fcnet.errors import UserError
 from fcnet.files import write_bytes
+from fcnet.lecture import drawings
 from fcnet.plots import image_sheet
+from fcnet.plots.style import THEMES, saved, themed
 from fcnet.shipped import find_config
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _DRAWS = 7
 
 
 def main(arguments: list[str]) -> int:
     """Parses the flags, draws, prints; returns the exit code."""
-    parser = cli.Parser("figures", "Draw what a configuration does to images.")
+    parser = cli.Parser("figures", "Draw the lecture's figures, or what a configuration does to images.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="where the figures go; it is made if need be")
-    parser.add_argument("--augment", metavar="CONFIG", help="draw the augmented images of this experiment")
+    parser.add_argument("--augment", metavar="CONFIG", help="draw the augmented images of this experiment instead")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one of its settings")
     flags = parser.parse_args(arguments)
+    if flags.augment is None and flags.set:
+        raise UserError(f"--set must go with --augment CONFIG, got {flags.set[0]} alone")
     if flags.augment is None:
-        raise UserError("--augment CONFIG must be given")
-    sheets = _augmented(find_config(flags.augment, "--augment"), flags.set)
-    flags.folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in sheets.items():
-        write_bytes(flags.folder / f"{name}.png", picture)
-        cli.say(str(flags.folder / f"{name}.png"))
+        files = _lecture(_made(flags.folder))
+    else:
+        sheets = _augmented(find_config(flags.augment, "--augment"), flags.set)
+        files = ((_made(flags.folder) / f"{name}.png", picture) for name, picture in sheets.items())
+    for path, content in files:
+        write_bytes(path, content)
+        cli.say(str(path))
     return 0
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _lecture(folder: Path) -> Iterator[tuple[Path, bytes]]:
+    """Every figure in every theme and format, under ``NAME-THEME.FORMAT``."""
+    for name, draw in drawings().items():
+        for theme in THEMES:
+            with themed(theme):
+                for form, content in saved(draw()).items():
+                    yield folder / f"{name}-{theme.name}.{form}", content
 
 
 def _augmented(path: Path, overrides: list[str]) -> dict[str, bytes]:
