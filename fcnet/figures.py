@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from fcnet.plots.style import THEMES, saved, themed
 from fcnet.shipped import find_config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _DRAWS = 7
 
@@ -29,31 +30,30 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--augment", metavar="CONFIG", help="draw the augmented images of this experiment instead")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one of its settings")
     flags = parser.parse_args(arguments)
-    if flags.augment is None and flags.set:
+    files: Iterable[tuple[str, bytes]]
+    if flags.augment is not None:
+        files = _augmented(find_config(flags.augment, "--augment"), flags.set).items()
+    elif flags.set:
         raise UserError(f"--set must go with --augment CONFIG, got {flags.set[0]} alone")
-    if flags.augment is None:
-        files = _lecture(_made(flags.folder))
     else:
-        sheets = _augmented(find_config(flags.augment, "--augment"), flags.set)
-        files = ((_made(flags.folder) / f"{name}.png", picture) for name, picture in sheets.items())
-    for path, content in files:
-        write_bytes(path, content)
-        cli.say(str(path))
+        files = _lecture()
+    flags.folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(flags.folder, os.W_OK):
+        raise UserError(f"DIR must be a folder that can be written to, got {flags.folder}")
+    for name, content in files:
+        write_bytes(flags.folder / name, content)
+        cli.say(str(flags.folder / name))
     return 0
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _lecture(folder: Path) -> Iterator[tuple[Path, bytes]]:
-    """Every figure in every theme and format, under ``NAME-THEME.FORMAT``."""
+def _lecture() -> Iterator[tuple[str, bytes]]:
+    """Every figure in every theme and format, under ``NAME-THEME.FORMAT``; nothing is done until they are asked for."""
     for name, draw in drawings().items():
         for theme in THEMES:
             with themed(theme):
-                for form, content in saved(draw()).items():
-                    yield folder / f"{name}-{theme.name}.{form}", content
+                files = saved(draw())
+            for form, content in files.items():
+                yield f"{name}-{theme.name}.{form}", content
 
 
 def _augmented(path: Path, overrides: list[str]) -> dict[str, bytes]:
@@ -69,7 +69,7 @@ def _augmented(path: Path, overrides: list[str]) -> dict[str, bytes]:
         drawn = [batch.images for epoch in range(_DRAWS) for batch in batches.epoch(config.seed, epoch, shuffle=False)]
         original = [batch.images for batch in batches]
         title = ", ".join(f"{name} = {json.dumps(value)}" for name, value in asked.items() if kind in ("", name))
-        sheets["-".join(filter(None, ["augment", kind]))] = image_sheet(
+        sheets["-".join(filter(None, ["augment", kind])) + ".png"] = image_sheet(
             original + drawn, title=title, row_names=classes, column_names=column_names
         )
     return sheets

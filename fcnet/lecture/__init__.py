@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from fcnet.lecture import formulas, trained
-from fcnet.models import MLP
 from fcnet.plots import curves, networks, pictures
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ def drawings() -> dict[str, Callable[[], Figure]]:
         line = trained.between(digits, names)
         rate = 0.05
         descent = trained.descent(digits, rate)
-    widths = [4, *(layer.out_features for layer in MLP(4, (5, 4), 3).dense_layers())]
     return {
         "sigmoid": partial(curves.scaled_sigmoids, formulas.scaled_sigmoids()),
         "saturation": partial(curves.saturation, *formulas.saturation()),
@@ -41,7 +39,7 @@ def drawings() -> dict[str, Callable[[], Figure]]:
         "losses": partial(curves.losses, formulas.losses()),
         "links": partial(curves.links, formulas.links()),
         "neuron": networks.neuron,
-        "network": partial(networks.network, widths),
+        "network": partial(networks.network, (4, 5, 4, 3)),
         "forward-pass": partial(pictures.forward_pass, image, layers, classes, label),
         "samples": partial(pictures.samples, trained.samples(digits), classes),
         "weights": partial(pictures.weights, rows.view(-1, *digits.store.shape[1:]), classes),

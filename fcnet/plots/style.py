@@ -75,8 +75,8 @@ class Theme:
         }
 
 
-LIGHT = Theme("light", "#ffffff", "#1a1a1a", "#6f6f6f", "#e4e4e4", ("#10305c", "#c2410c", "#0f766e", "#8a8a8a"))
-DARK = Theme("dark", "#14181d", "#f0f0f0", "#9aa0a6", "#343a42", ("#f4f1de", "#f2a65a", "#5fb3a8", "#8d939a"))
+LIGHT = Theme("light", "#ffffff", "#1a1a1a", "#6f6f6f", "#e4e4e4", ("#10305c", "#cf4f10", "#0c5f58", "#949494"))
+DARK = Theme("dark", "#14181d", "#f0f0f0", "#9aa0a6", "#343a42", ("#f4f1de", "#f2a65a", "#459d91", "#70767d"))
 THEMES = (LIGHT, DARK)
 
 
@@ -102,9 +102,8 @@ def canvas(figure: Figure, width: float, height: float) -> Axes:
 
 def saved(figure: Figure) -> dict[str, bytes]:
     """The bytes of its files, by format, the same at every call: they hold no date and no drawn identifier."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # the parts stay where they have found room
     svg, png = io.BytesIO(), io.BytesIO()
     FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})  # `savefig` would draw everything twice
+    figure.set_layout_engine("none")  # the parts stay where they have found room
     FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
     return {"svg": svg.getvalue(), "png": png.getvalue()}
