@@ -119,7 +119,7 @@ def generalisation(sizes: Sequence[int], training: Sequence[float], test: Sequen
     axes.plot(sizes, training, marker="s", clip_on=False, zorder=3)
     axes.set(xscale="log", xlabel="training samples $n$", ylabel="risk $R$ (cross-entropy)", ylim=(0.0, None))
     axes.annotate("test risk", (sizes[2], test[2]), (8, 8), textcoords="offset points")
-    axes.annotate("training risk", (sizes[3], training[3]), (0, 8), textcoords="offset points", bbox=_paper())
+    axes.annotate("training risk", (sizes[2], training[2]), (-14, 14), textcoords="offset points", bbox=_paper())
     axes.annotate("gap", (sizes[1], (training[1] + test[1]) / 2), ha="center", va="center", bbox=_paper())
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.minorticks_off()

@@ -97,12 +97,14 @@ def between(images: Tensor, places: Tensor, scores: Tensor, probabilities: Tenso
         for place in range(len(names)):
             axes.axvline(place, color=rcParams["grid.color"], linewidth=0.8)
     top.axhline(0.0, color=rcParams["grid.color"], linewidth=0.8)
-    top.set_ylabel("score $h$")
-    top.locator_params(axis="y", nbins=4)
+    reach = 1.2 * float(scores.abs().max())
+    top.set(ylabel="score $h$", ylim=(-reach, reach))
     middle.axhline(0.5, color=rcParams["grid.color"], linewidth=0.8)
     middle.set(ylabel=f"probability of {names[1]}", ylim=(-0.05, 1.05), yticks=[0.0, 0.5, 1.0])
     for place, name in enumerate(names):
-        top.text(place, 1.02, f"$x_{place}$, a {name}", ha="center", va="bottom", transform=top.get_xaxis_transform())
+        top.text(
+            place, 1.02, f"$x_{place}$, class {name}", ha="center", va="bottom", transform=top.get_xaxis_transform()
+        )
     width = (last - first) / (len(images) - 1)
     for place, image in enumerate(images):
         centre = first + width * place

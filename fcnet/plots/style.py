@@ -33,7 +33,6 @@ class Theme:
         paper: the background.
         ink: of letters and outlines.
         faint: of what stands back, axes and grids.
-        wash: of filled areas.
         colours: of lines, one for each of `STROKES`.
     """
 
@@ -41,7 +40,6 @@ class Theme:
     paper: str
     ink: str
     faint: str
-    wash: str
     colours: tuple[str, str, str, str]
 
     @property
@@ -75,8 +73,8 @@ class Theme:
         }
 
 
-LIGHT = Theme("light", "#ffffff", "#1a1a1a", "#6f6f6f", "#e4e4e4", ("#10305c", "#cf4f10", "#0c5f58", "#949494"))
-DARK = Theme("dark", "#14181d", "#f0f0f0", "#9aa0a6", "#343a42", ("#f4f1de", "#f2a65a", "#459d91", "#70767d"))
+LIGHT = Theme("light", "#ffffff", "#1a1a1a", "#6f6f6f", ("#10305c", "#cf4f10", "#0c5f58", "#949494"))
+DARK = Theme("dark", "#14181d", "#f0f0f0", "#9aa0a6", ("#f4f1de", "#f2a65a", "#459d91", "#70767d"))
 THEMES = (LIGHT, DARK)
 
 
