@@ -21,6 +21,9 @@ def drawings() -> dict[str, Callable[[], Figure]]:
     """Every figure by its name, computed; each is drawn by a call inside `fcnet.plots.style.themed`.
 
     The same at every call on one kind of machine: one thread computes, and all that is random follows from one seed.
+
+    Raises:
+        UserError: the cache cannot be used, and why.
     """
     with _one_thread():
         digits = trained.Digits.opened()

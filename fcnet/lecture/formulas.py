@@ -36,6 +36,10 @@ def curve(label: str, function: Callable[[Tensor], Tensor], reach: float) -> Cur
         label: what it is called.
         function: float64 (N,) -> (N,), elementwise, continuous except at 0.
         reach: how far it is followed.
+
+    Example:
+        >>> curve("sgn", torch.sign, 1.0).dots
+        (Dot(x=0.0, y=-1.0, filled=False), Dot(x=0.0, y=1.0, filled=False), Dot(x=0.0, y=0.0, filled=True))
     """
     steps = round(_POINTS_PER_UNIT * reach) + 1
     left = torch.linspace(-reach, -_TINY, steps, dtype=torch.float64)
@@ -52,7 +56,12 @@ def curve(label: str, function: Callable[[Tensor], Tensor], reach: float) -> Cur
 
 
 def slope(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The derivative of an elementwise function."""
+    """The derivative of an elementwise function, as training takes it.
+
+    Example:
+        >>> slope(F.relu)(torch.tensor([-1.0, 0.0, 1.0]))
+        tensor([0., 1., 1.])
+    """
 
     def derivative(x: Tensor) -> Tensor:
         x = x.detach().requires_grad_()
@@ -78,7 +87,7 @@ def saturation() -> tuple[Curve, Curve]:
 
 
 def activations() -> list[tuple[str, Curve, Curve]]:
-    """Each activation by its name, with its derivative as training takes it."""
+    """Each activation by its name, with its derivative."""
     return [(name, curve("$g(x)$", g, 4.0), curve("$g'(x)$", slope(g), 4.0)) for name, g in _ACTIVATIONS.items()]
 
 
