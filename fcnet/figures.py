@@ -1,36 +1,59 @@
-"""``python -m fcnet.figures``: draws what a configuration does to images."""
+"""``python -m fcnet.figures``: draws the lecture's figures, or what a configuration does to images."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fcnet import cli
 from fcnet.build import preview
 from fcnet.config_file import load_config
 from fcnet.errors import UserError
 from fcnet.files import write_bytes
+from fcnet.lecture import drawings
 from fcnet.plots import image_sheet
+from fcnet.plots.style import THEMES, saved, themed
 from fcnet.shipped import find_config
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 _DRAWS = 7
 
 
 def main(arguments: list[str]) -> int:
     """Parses the flags, draws, prints; returns the exit code."""
-    parser = cli.Parser("figures", "Draw what a configuration does to images.")
+    parser = cli.Parser("figures", "Draw the lecture's figures, or what a configuration does to images.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="where the figures go; it is made if need be")
-    parser.add_argument("--augment", metavar="CONFIG", help="draw the augmented images of this experiment")
+    parser.add_argument("--augment", metavar="CONFIG", help="draw the augmented images of this experiment instead")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one of its settings")
     flags = parser.parse_args(arguments)
-    if flags.augment is None:
-        raise UserError("--augment CONFIG must be given")
-    sheets = _augmented(find_config(flags.augment, "--augment"), flags.set)
+    files: Iterable[tuple[str, bytes]]
+    if flags.augment is not None:
+        files = _augmented(find_config(flags.augment, "--augment"), flags.set).items()
+    elif flags.set:
+        raise UserError(f"--set must go with --augment CONFIG, got {flags.set[0]} alone")
+    else:
+        files = _lecture()
     flags.folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in sheets.items():
-        write_bytes(flags.folder / f"{name}.png", picture)
-        cli.say(str(flags.folder / f"{name}.png"))
+    if not os.access(flags.folder, os.W_OK):
+        raise UserError(f"DIR must be a folder that can be written to, got {flags.folder}")
+    for name, content in files:
+        write_bytes(flags.folder / name, content)
+        cli.say(str(flags.folder / name))
     return 0
+
+
+def _lecture() -> Iterator[tuple[str, bytes]]:
+    """Every figure in every theme and format, under ``NAME-THEME.FORMAT``; nothing is done until they are asked for."""
+    for name, draw in drawings().items():
+        for theme in THEMES:
+            with themed(theme):
+                files = saved(draw())
+            for form, content in files.items():
+                yield f"{name}-{theme.name}.{form}", content
 
 
 def _augmented(path: Path, overrides: list[str]) -> dict[str, bytes]:
@@ -46,7 +69,7 @@ def _augmented(path: Path, overrides: list[str]) -> dict[str, bytes]:
         drawn = [batch.images for epoch in range(_DRAWS) for batch in batches.epoch(config.seed, epoch, shuffle=False)]
         original = [batch.images for batch in batches]
         title = ", ".join(f"{name} = {json.dumps(value)}" for name, value in asked.items() if kind in ("", name))
-        sheets["-".join(filter(None, ["augment", kind]))] = image_sheet(
+        sheets["-".join(filter(None, ["augment", kind])) + ".png"] = image_sheet(
             original + drawn, title=title, row_names=classes, column_names=column_names
         )
     return sheets

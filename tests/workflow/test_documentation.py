@@ -213,6 +213,7 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         "program 3": Shown([*(rf"{epoch} [01]\.\d+" for epoch in range(1, 6)), r"[01]\.\d+"]),
         "program 4": Shown([r"2\.06\d*e-09", r"tensor\(\[\[-2\.06\d*e-09, +2\.06\d*e-09\]\]\)", r"1\.0\d*"]),
         "program 5": Shown([r"\(5, 32\) \(5, 32\)", r"\(5, 16\) \(5, 16\)", r"\(5, 10\) \(5, 10\)"]),
+        "python -m fcnet.figures figures": Shown([r"figures/sigmoid-light\.svg", r"figures/descent-dark\.png"]),
         "program 6": Shown([r"\d 0\.\d+|\d 1\.0"]),
     },
     "learning.md": {

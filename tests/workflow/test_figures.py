@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import os
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +19,7 @@ from torch.testing import assert_close
 from fcnet import figures
 from fcnet.build import preview
 from fcnet.config_file import load_config
+from fcnet.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,3 +119,87 @@ def test_drawing_leaves_torchs_own_numbers_alone(config: Path, tmp_path: Path) -
     before = torch.get_rng_state()
     figures.main([str(tmp_path), "--augment", str(config)])
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# --- the lecture's ----------------------------------------------------------------------------------------------
+
+LECTURE = [
+    f"{name}-{theme}.{form}"
+    for name in (
+        "sigmoid", "saturation", "activations", "losses", "links", "neuron", "network", "forward-pass", "samples",
+        "weights", "between", "generalisation", "descent",
+    )
+    for theme in ("light", "dark")
+    for form in ("svg", "png")
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The figures as this process and another one draw them."""
+
+    here: dict[str, bytes]
+    there: dict[str, bytes]
+    said: str
+    generator_kept: bool
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
+    folder = tmp_path_factory.mktemp("lecture")
+    here, there = folder / "here", folder / "there"
+    elsewhere = {"FCNET_CACHE": str(folder / "cache"), "PYTHONHASHSEED": "1", "MPLCONFIGDIR": str(folder)}
+    (folder / "matplotlibrc").write_text("font.size: 30\n")
+    program = [sys.executable, "-W", "error", "-m", "fcnet.figures", str(there)]
+    with (
+        subprocess.Popen(program, env=os.environ | elsewhere, stdout=subprocess.PIPE, text=True) as other,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("FCNET_CACHE", str(folder / "cache"))
+        before = torch.get_rng_state()
+        figures.main([str(here)])
+        kept = torch.equal(torch.get_rng_state(), before)
+        said, _ = other.communicate(timeout=300)
+    files = [{path.name: path.read_bytes() for path in place.iterdir()} for place in (here, there)]
+    return Drawn(files[0], files[1], said.replace(f"{there}{os.sep}", ""), kept)
+
+
+def test_every_figure_of_the_lecture_is_there_in_both_themes_and_formats(drawn: Drawn) -> None:
+    assert sorted(drawn.here) == sorted(LECTURE)
+    assert drawn.said.splitlines() == LECTURE
+    assert drawn.generator_kept
+
+
+def test_another_process_with_another_hash_seed_and_other_settings_draws_the_same_bytes(drawn: Drawn) -> None:
+    assert [name for name in LECTURE if drawn.here[name] != drawn.there[name]] == []
+    assert len(set(drawn.here.values())) == len(LECTURE)
+
+
+@pytest.mark.parametrize("name", LECTURE)
+def test_a_figure_is_whole_and_needs_nothing_from_elsewhere(name: str, drawn: Drawn) -> None:
+    data = drawn.here[name]
+    if name.endswith("png"):
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            assert image.width == 960
+            assert set(image.info) <= {"dpi"}
+            corner = image.convert("L").tobytes()[0]
+        assert corner == 255 if "light" in name else corner < 40
+        return
+    root = ET.fromstring(data)
+    tags = {element.tag.rpartition("}")[2] for element in root.iter()}
+    assert not tags & {"script", "text", "foreignObject"}  # letters are outlines: no font is asked for
+    links = [value for element in root.iter() for key, value in element.attrib.items() if key.endswith("href")]
+    assert all(link.startswith(("#", "data:image/png;base64,")) for link in links)
+    assert b"<dc:date" not in data
+    assert re.search(rb"url\((?!#)", data) is None
+
+
+def test_a_folder_that_may_not_be_written_is_refused_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    monkeypatch.setattr(figures, "drawings", lambda: pytest.fail("it was computed"))
+    with pytest.raises(UserError, match=rf"^DIR must be a folder that can be written to, got {tmp_path}$"):
+        figures.main([str(tmp_path)])
+    assert not list(tmp_path.iterdir())

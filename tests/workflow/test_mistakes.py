@@ -376,7 +376,10 @@ MISTAKES = [
     setting("unknown balance", "data.balance=even",
             "data.balance (--set data.balance=even) must be one of 'none', 'weights', 'sampling', got 'even'"),
     # figures
-    Mistake("figures of nothing", ["figures", "sheets"], ["--augment CONFIG must be given"]),
+    Mistake("figures of settings alone", ["figures", "sheets", "--set", "seed=1"],
+            ["--set must go with --augment CONFIG, got seed=1 alone"]),
+    Mistake("the lecture's figures into a file", ["figures", "sheets"], ["sheets: File exists"],
+            lambda: write("sheets", "")),
     Mistake("figures nowhere", ["figures", "--augment", "made.toml"],
             ["the following arguments are required: DIR; see python -m fcnet.figures --help"]),
     Mistake("figures of a config that is absent", ["figures", "sheets", "--augment", "x.toml"],

@@ -1,7 +1,6 @@
-"""Pictures, drawn by matplotlib, which nobody else imports.
+"""What the commands draw of a user's own data and training.
 
-Without pyplot, so that nothing is kept between two figures and no screen is looked for. R rows of
-images, each of C channels, H rows and W columns.
+R rows of images, each of C channels, H rows and W columns.
 """
 
 from __future__ import annotations
