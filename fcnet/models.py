@@ -339,6 +339,25 @@ class LogisticRegression(MLP):
         super().__init__(in_features, (), num_classes, bias=bias, generator=generator)
 
 
+def num_parameters(widths: Sequence[int], *, bias: bool = True) -> int:
+    """Σ_l n[l] (n[l−1] + 1), the weights and biases of dense layers; without b, Σ_l n[l] n[l−1].
+
+    Args:
+        widths: n[0], …, n[L]: the input's, the hidden layers', the output's.
+        bias: whether the layers have a b.
+
+    Source:
+        The lecture's number of parameters of a feedforward network.
+
+    Example:
+        >>> num_parameters([3 * 32 * 32, 512, 10])
+        1578506
+        >>> num_parameters([64, 1]) == sum(p.numel() for p in LogisticRegression(64).parameters())
+        True
+    """
+    return sum(width * (before + bias) for before, width in itertools.pairwise(widths))
+
+
 def probabilities(logits: Tensor) -> Tensor:
     """(B, C) class probabilities of logits (B,) or (B, C).
 

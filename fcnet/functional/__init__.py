@@ -8,21 +8,29 @@ Names, arguments, shapes, dtypes and errors are those of `torch.nn.functional`, 
 from fcnet.functional.activations import elu, gelu, leaky_relu, logsigmoid, relu, sigmoid
 from fcnet.functional.binary import binary_cross_entropy_with_logits
 from fcnet.functional.categorical import cross_entropy
+from fcnet.functional.distributions import cross_entropy_between, entropy, kl_divergence
 from fcnet.functional.probabilities import log_softmax, softmax
+from fcnet.functional.saturation import saturation_bound, scaled_sigmoid, sigmoid_derivative
 from fcnet.functional.scores import hinge_loss, logistic_loss, quadratic_loss
 
 __all__ = [
     "binary_cross_entropy_with_logits",
     "cross_entropy",
+    "cross_entropy_between",
     "elu",
+    "entropy",
     "gelu",
     "hinge_loss",
+    "kl_divergence",
     "leaky_relu",
     "log_softmax",
     "logistic_loss",
     "logsigmoid",
     "quadratic_loss",
     "relu",
+    "saturation_bound",
+    "scaled_sigmoid",
     "sigmoid",
+    "sigmoid_derivative",
     "softmax",
 ]
