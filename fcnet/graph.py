@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fcnet.errors import UserError
 from fcnet.initialization import VARIANCES
-from fcnet.models import ACTIVATIONS
+from fcnet.models import ACTIVATIONS, as_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,6 +56,7 @@ class Graph(nn.Module):
     rows: Tensor
     columns: Tensor
     order: Tensor
+    outputs: Tensor
     is_output: Tensor
 
     def __init__(
@@ -69,15 +70,20 @@ class Graph(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        if activation not in ACTIVATIONS:
+            raise UserError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+        if not 1 <= num_outputs <= num_neurons:
+            raise UserError(f"num_outputs must be 1 to {num_neurons}, the number of neurons, got {num_outputs}")
         self.in_features, self.num_outputs, self.activation = in_features, num_outputs, activation
         self.num_classes = max(num_outputs, 2)
         self.levels = levels(in_features, num_neurons, edges)
         order = [*range(in_features), *itertools.chain.from_iterable(self.levels)]
         place = {node: number for number, node in enumerate(order)}
-        neurons = torch.tensor(order[in_features:], dtype=torch.int64)
+        neurons = torch.tensor(order[in_features:])
         self.register_buffer("rows", torch.tensor([place[j] - in_features for _, j in edges]).long(), persistent=False)
         self.register_buffer("columns", torch.tensor([place[i] for i, _ in edges]).long(), persistent=False)
         self.register_buffer("order", neurons - in_features, persistent=False)
+        self.register_buffer("outputs", neurons.argsort()[-num_outputs:], persistent=False)
         self.register_buffer("is_output", neurons >= in_features + num_neurons - num_outputs, persistent=False)
         fan_in = torch.bincount(self.rows, minlength=num_neurons)[self.rows]
         gains = [math.sqrt(VARIANCES["auto"](inputs, 1, activation)) for inputs in fan_in.tolist()]
@@ -86,14 +92,14 @@ class Graph(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits: (B, …) -> (B,) with one output, else (B, C)."""
-        a, start = x.flatten(1), 0
+        a, start = as_rows(x, self.in_features), 0
         matrix = self.matrix()
         for level in self.levels:
             here = slice(start, start + len(level))
             z = nn.functional.linear(a, matrix[here, : a.shape[1]], self.bias[self.order[here]])
             a = torch.cat([a, torch.where(self.is_output[here], z, ACTIVATIONS[self.activation](z))], 1)
             start = here.stop
-        logits = a[:, self.in_features :][:, self.order.argsort()[-self.num_outputs :]]
+        logits = a[:, self.in_features + self.outputs]
         return logits.squeeze(1) if self.num_outputs == 1 else logits
 
     def matrix(self) -> Tensor:

@@ -293,18 +293,8 @@ class MLP(nn.Module):
         return list(self.layers)  # type: ignore[arg-type]
 
     def flat(self, x: Tensor) -> Tensor:
-        """The inputs as rows, (B, …) -> (B, D).
-
-        Raises:
-            UserError: a ValueError; they do not fit the network.
-        """
-        if x.ndim < 2 or math.prod(x.shape[1:]) != self.in_features:
-            raise UserError(
-                f"expected a batch of inputs (B, …) with {self.in_features} values each, got {tuple(x.shape)}"
-            )
-        if not x.is_floating_point():
-            raise UserError(f"expected inputs of a floating dtype, got {x.dtype}")
-        return x.flatten(1)
+        """The inputs as rows, (B, …) -> (B, D); see `as_rows`."""
+        return as_rows(x, self.in_features)
 
 
 class LogisticRegression(MLP):
@@ -337,6 +327,19 @@ class LogisticRegression(MLP):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(in_features, (), num_classes, bias=bias, generator=generator)
+
+
+def as_rows(x: Tensor, in_features: int) -> Tensor:
+    """Inputs (B, …) as rows (B, D).
+
+    Raises:
+        UserError: a ValueError; they have not D values each, or are not floating.
+    """
+    if x.ndim < 2 or math.prod(x.shape[1:]) != in_features:
+        raise UserError(f"expected a batch of inputs (B, …) with {in_features} values each, got {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise UserError(f"expected inputs of a floating dtype, got {x.dtype}")
+    return x.flatten(1)
 
 
 def num_parameters(widths: Sequence[int], *, bias: bool = True) -> int:
