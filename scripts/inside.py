@@ -31,7 +31,7 @@ from fcnet.diagnostics import gradient_norms, slopes
 from fcnet.errors import NonFiniteError
 from fcnet.evaluation import evaluate
 from fcnet.losses import CrossEntropy
-from fcnet.models import ACTIVATIONS, MLP
+from fcnet.models import MLP
 from fcnet.seeds import generator
 
 if TYPE_CHECKING:
@@ -249,8 +249,14 @@ def descent(course: Course) -> None:
 # --- backpropagation --------------------------------------------------------------------------------------------
 
 TORCHS: dict[str, Callable[[Tensor], Tensor]] = {
-    name: getattr(torch.nn.functional, name) for name in ACTIVATIONS if name != "identity"
-} | {"identity": lambda z: z, "sigmoid": torch.sigmoid}
+    "identity": lambda z: z,
+    "sigmoid": torch.sigmoid,
+    "relu": lambda z: z * (z >= 0),
+    "leaky_relu": torch.nn.functional.leaky_relu,
+    "elu": torch.nn.functional.elu,
+    "gelu": torch.nn.functional.gelu,
+}
+"""g by torch; a ReLU of its own, whose slope at 0 is 1: behind a layer of idle ReLUs without a bias z is 0."""
 
 
 def gradient_error(number: int) -> float:
@@ -264,12 +270,16 @@ def gradient_error(number: int) -> float:
     def drawn(least: int, most: int) -> int:
         return int(torch.randint(least, most + 1, (), generator=draws))
 
-    names = sorted(ACTIVATIONS)
+    names = sorted(TORCHS)
     hidden = [drawn(1, 40) for _ in range(number % 5)]
     features, num_classes, size = drawn(1, 40), drawn(3, 10) if drawn(0, 1) else 2, drawn(1, 40)
     activation: Any = names[number % len(names)]
     bias = drawn(0, 3) > 0
     model = MLP(features, hidden, num_classes, activation=activation, bias=bias, generator=draws).double()
+    with torch.no_grad():
+        for layer in model.dense_layers():
+            if layer.bias is not None:
+                layer.bias.normal_(generator=draws)
     x = torch.randn(size, features, generator=draws, dtype=torch.float64)
     labels = torch.randint(num_classes, (size,), generator=draws)
     backpropagate(model, x, labels, CrossEntropy(), scale=1.0 / size)

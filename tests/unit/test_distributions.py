@@ -105,6 +105,9 @@ def test_zeros_leave_the_derivatives_finite() -> None:
     p, q = torch.tensor([0.0, 0.25, 0.75]).requires_grad_(), torch.tensor([0.0, 0.5, 0.5]).requires_grad_()
     for function in (F.cross_entropy_between, F.kl_divergence):
         assert all(slope.isfinite().all() for slope in torch.autograd.grad(function(p, q), (p, q)))
+    never, even = torch.tensor([0.0, 1.0]).requires_grad_(), torch.tensor([0.5, 0.5])
+    (slope,) = torch.autograd.grad(F.cross_entropy_between(never, even), never)
+    assert_close(slope, torch.full((2,), math.log(2)))  # what never happens may still become likelier
     certain = torch.tensor([0.0, 1.0]).requires_grad_()
     assert torch.autograd.grad(F.entropy(certain), certain)[0].tolist() == [0.0, -1.0]
 

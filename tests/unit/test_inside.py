@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fcnet.models import ACTIVATIONS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -26,8 +28,9 @@ def mean(cell: str) -> float:
 
 
 def test_by_hand_equals_autograd_over_100_random_networks(program: Callable[[str], Any]) -> None:
-    error = program("inside").gradient_error
-    assert max(error(number) for number in range(HUNDRED)) < 1e-12
+    inside = program("inside")
+    assert inside.TORCHS.keys() == ACTIVATIONS.keys()
+    assert max(inside.gradient_error(number) for number in range(HUNDRED)) < 1e-12
 
 
 @pytest.mark.usefixtures("own_cache_and_threads")
@@ -36,7 +39,7 @@ def test_gradients_vanish_in_deep_sigmoids_and_large_weights_saturate_them(
 ) -> None:
     rows = said(program, "--saturation", monkeypatch, capsys)
     depth = program("inside").DEPTH
-    assert [row[0] for row in rows] == 2 * ["layer", *map(str, range(1, depth + 2))]
+    assert [row[0] for row in rows] == 2 * ["layer", *map(str, range(1, depth + 2)), "loss"]
     first, last = rows[1], rows[depth + 1]
     assert mean(first[2]) < 1e-4 * mean(last[2])  # sigmoid
     assert mean(first[6]) > 1e-1 * mean(last[6])  # ReLU
