@@ -184,7 +184,12 @@ def cells(runs: Sequence[Layers], number: int) -> tuple[str, str]:
 
 # --- dead units -------------------------------------------------------------------------------------------------
 
-HARM: tuple[tuple[str, float, float], ...] = (("nothing", 0.01, 0.0), ("η = 0.05", 0.05, 0.0), ("b = −5", 0.01, -5.0))
+HARM: tuple[tuple[str, float, float], ...] = (
+    ("nothing", 0.01, 0.0),
+    ("η = 0.05", 0.05, 0.0),
+    ("η = 0.3", 0.3, 0.0),
+    ("b = −5", 0.01, -5.0),
+)
 BENT: tuple[ActivationName, ...] = ("relu", "leaky_relu", "elu", "gelu")
 
 
