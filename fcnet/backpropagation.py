@@ -1,8 +1,9 @@
 """Backpropagation: the gradient of a loss in every parameter, by hand for a network of dense layers.
 
-L layers, a[0] = x, z[l] = W[l] a[l−1] + b[l], a[l] = g(z[l]) (+ a[l−1] where the layer is residual).
-With δ[l] = ∂R/∂z[l], the chain rule read from the last layer to the first is
+L layers, a[0] = x, z[l] = a[l−1] W[l]ᵀ + b[l], a[l] = g(z[l]) (+ a[l−1] where the layer is residual), each with
+a row for each of B examples. With δ[l] = ∂R/∂z[l], the chain rule read from the last layer to the first is
 
+    δ[l] = ∂R/∂a[l] · g′(z[l]),
     ∂R/∂W[l] = δ[l]ᵀ a[l−1],   ∂R/∂b[l] = Σ_B δ[l],   ∂R/∂a[l−1] = δ[l] W[l] (+ ∂R/∂a[l]).
 
 Small networks spend more time in autograd's bookkeeping than in these products.
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from fcnet.data.batches import Batch
     from fcnet.losses import Loss
-    from fcnet.models import Dense
 
     Differentiate = Callable[[Batch], tuple[Tensor, Tensor]]
 
@@ -107,20 +107,14 @@ def backpropagate(
     total, slope = loss.with_slope(logits, target)
     upstream = slope.mul_(scale).view(a.shape)
     for layer, below, z in zip(reversed(layers), reversed(inputs), reversed(preactivations), strict=True):
-        upstream = _through(layer, below, z, upstream, first=layer is layers[0])
+        delta = SLOPES[layer.activation](upstream, z)
+        layer.weight.grad = delta.T @ below
+        if layer.bias is not None:
+            layer.bias.grad = delta.sum(0)
+        if layer is not layers[0]:
+            down = delta @ layer.weight
+            upstream = down.add_(upstream) if layer.residual else down
     return total, logits
-
-
-def _through(layer: Dense, below: Tensor, z: Tensor, upstream: Tensor, *, first: bool) -> Tensor:
-    """Sets a layer's gradients; ∂R/∂a[l] -> ∂R/∂a[l−1], which the first layer has no use for."""
-    delta = SLOPES[layer.activation](upstream, z)
-    layer.weight.grad = delta.T @ below
-    if layer.bias is not None:
-        layer.bias.grad = delta.sum(0)
-    if first:
-        return upstream
-    down = delta @ layer.weight
-    return down.add_(upstream) if layer.residual else down
 
 
 def autocast(dtype: torch.dtype, device: torch.device) -> contextlib.AbstractContextManager[object]:

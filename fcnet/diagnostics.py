@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fcnet import distributed
 from fcnet.errors import NonFiniteError
-from fcnet.models import MLP
+from fcnet.models import MLP, SLOPES
 from fcnet.normalization import evaluating
 
 if TYPE_CHECKING:
@@ -237,6 +237,55 @@ _IDLE: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": lambda z: z.abs() > math.log(1.0 / _SATURATED - 1.0),
 }
 """z -> whether the unit says nothing of this image, by the name of g."""
+
+
+@torch.no_grad()
+def slopes(model: MLP, images: Tensor) -> list[Tensor]:
+    """g′(z[l]) of each hidden layer, by which a gradient is multiplied on its way back through it.
+
+    Args:
+        model: looked at in evaluation mode; its mode, and that of each of its parts, is left as it was.
+        images: (B, …).
+
+    Returns:
+        A tensor (B, n[l]) for each hidden layer.
+
+    Source:
+        The lecture's saturation of the sigmoid and dead nodes of ReLU.
+
+    Example:
+        >>> model = MLP(1, (1,), 2, activation="sigmoid", bias=False)
+        >>> slopes(model, torch.zeros(2, 1))
+        [tensor([[0.2500],
+                [0.2500]])]
+    """
+    slope = SLOPES[model.arguments["activation"]]
+    with evaluating(model):
+        return [slope(torch.ones_like(record.z), record.z) for record in model.trace(images)[:-1]]
+
+
+def gradient_norms(model: MLP, images: Tensor, target: Tensor, loss: Loss) -> list[float]:
+    """‖∂R/∂W[l]‖ of every layer from 1 to L, R the mean loss of a batch: whether the first layers still learn.
+
+    Args:
+        model: looked at in evaluation mode; its mode, and every ``grad``, is left as it was.
+        images: (B, …).
+        target: what the loss is told.
+        loss: of logits and target, the sum over the batch.
+
+    Source:
+        The lecture's vanishing gradients.
+
+    Example:
+        >>> from fcnet.losses import CrossEntropy
+        >>> model = MLP(4, (3,), 2)
+        >>> len(gradient_norms(model, torch.ones(5, 4), torch.zeros(5, dtype=torch.int64), CrossEntropy()))
+        2
+    """
+    weights = [layer.weight for layer in model.dense_layers()]
+    with evaluating(model):
+        mean = loss(model(images), target) / len(images)
+    return [gradient.norm().item() for gradient in torch.autograd.grad(mean, weights)]
 
 
 def _finite(tensor: Tensor) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fcnet.errors import UserError
 from fcnet.initialization import VARIANCES
-from fcnet.models import ACTIVATIONS
+from fcnet.models import ACTIVATIONS, as_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +79,7 @@ class Graph(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits: (B, …) of D values each -> (B,) of the second of two classes, else (B, C)."""
-        z, a = {}, dict(enumerate(x.flatten(1).unbind(1)))
+        z, a = {}, dict(enumerate(as_rows(x, self.in_features).unbind(1)))
         for j in self.order:
             terms = [self.weight[edge] * a[i] for i, edge in self.incoming[j]]
             z[j] = torch.stack(terms).sum(0) + self.bias[j - self.in_features]

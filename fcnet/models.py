@@ -293,18 +293,8 @@ class MLP(nn.Module):
         return list(self.layers)  # type: ignore[arg-type]
 
     def flat(self, x: Tensor) -> Tensor:
-        """The inputs as rows, (B, …) -> (B, D).
-
-        Raises:
-            UserError: a ValueError; they do not fit the network.
-        """
-        if x.ndim < 2 or math.prod(x.shape[1:]) != self.in_features:
-            raise UserError(
-                f"expected a batch of inputs (B, …) with {self.in_features} values each, got {tuple(x.shape)}"
-            )
-        if not x.is_floating_point():
-            raise UserError(f"expected inputs of a floating dtype, got {x.dtype}")
-        return x.flatten(1)
+        """The inputs as rows, (B, …) -> (B, D); see `as_rows`."""
+        return as_rows(x, self.in_features)
 
 
 class LogisticRegression(MLP):
@@ -339,6 +329,38 @@ class LogisticRegression(MLP):
         super().__init__(in_features, (), num_classes, bias=bias, generator=generator)
 
 
+def as_rows(x: Tensor, in_features: int) -> Tensor:
+    """Inputs (B, …) as rows (B, D).
+
+    Raises:
+        UserError: a ValueError; they have not D values each, or are not floating.
+    """
+    if x.ndim < 2 or math.prod(x.shape[1:]) != in_features:
+        raise UserError(f"expected a batch of inputs (B, …) with {in_features} values each, got {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise UserError(f"expected inputs of a floating dtype, got {x.dtype}")
+    return x.flatten(1)
+
+
+def num_parameters(widths: Sequence[int], *, bias: bool = True) -> int:
+    """Σ_l n[l] (n[l−1] + 1), the weights and biases of dense layers; without b, Σ_l n[l] n[l−1].
+
+    Args:
+        widths: n[0], …, n[L]: the input's, the hidden layers', the output's.
+        bias: whether the layers have a b.
+
+    Source:
+        The lecture's number of parameters of a feedforward network.
+
+    Example:
+        >>> num_parameters([3 * 32 * 32, 512, 10])
+        1578506
+        >>> num_parameters([64, 1]) == sum(p.numel() for p in LogisticRegression(64).parameters())
+        True
+    """
+    return sum(width * (before + bias) for before, width in itertools.pairwise(widths))
+
+
 def probabilities(logits: Tensor) -> Tensor:
     """(B, C) class probabilities of logits (B,) or (B, C).
 
@@ -360,20 +382,6 @@ def most_probable(logits: Tensor) -> Tensor:
         (tensor([0, 1]), tensor([1]))
     """
     return (logits > 0).long() if logits.ndim == 1 else logits.argmax(1)
-
-
-def num_parameters(widths: Sequence[int], *, bias: bool = True) -> int:
-    """Σ_l n[l] (n[l−1] + 1), the weights and the b of a network of plain dense layers.
-
-    Args:
-        widths: n[0], …, n[L]; n[L] is 1 for two classes.
-        bias: whether the layers have a b; without, Σ_l n[l] n[l−1].
-
-    Example:
-        >>> num_parameters([3, 2, 1]), sum(p.numel() for p in MLP(3, (2,), 2).parameters())
-        (11, 11)
-    """
-    return sum(width * (before + bias) for before, width in itertools.pairwise(widths))
 
 
 def _one_of(name: str, value: str, known: Sequence[str]) -> None:

@@ -73,17 +73,13 @@ def slope(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 def scaled_sigmoids() -> list[Curve]:
     """s(cu) for several c."""
     scales = {"5": 5.0, "2": 2.0, "1": 1.0, "½": 0.5}
-    return [curve(f"$c = {name}$", lambda u, c=c: F.sigmoid(c * u), 6.0) for name, c in scales.items()]  # type: ignore[misc]
+    return [curve(f"$c = {name}$", partial(F.scaled_sigmoid, scale=c), 6.0) for name, c in scales.items()]
 
 
 def saturation() -> tuple[Curve, Curve]:
     """s′ and its bound, e^−x for x ≥ 0 and s(x) below."""
-    bound = curve(
-        "bound: $e^{-x}$ for $x \\geq 0$,\n$s(x)$ for $x < 0$",
-        lambda x: torch.where(x >= 0, (-x).exp(), F.sigmoid(x)),
-        10.0,
-    )
-    return curve("$s'(x)$", slope(F.sigmoid), 10.0), bound
+    bound = curve("bound: $e^{-x}$ for $x \\geq 0$,\n$s(x)$ for $x < 0$", F.saturation_bound, 10.0)
+    return curve("$s'(x)$", F.sigmoid_derivative, 10.0), bound
 
 
 def activations() -> list[tuple[str, Curve, Curve]]:
@@ -97,7 +93,7 @@ def losses() -> list[Curve]:
         curve("log loss $\\log(1 + e^{-yh})$", partial(_loss, F.logistic_loss), 3.0),
         curve("hinge loss $\\max(0, 1 - yh)$", partial(_loss, F.hinge_loss), 3.0),
         curve("quadratic loss $(y - h)^2$", lambda h: _loss(F.quadratic_loss, h[:, None]), 3.0),
-        curve("0–1 loss", lambda h: (h.sign() != 1.0).to(h.dtype), 3.0),
+        curve("0–1 loss", lambda h: (F.sgn(h) != 1.0).to(h.dtype), 3.0),
     ]
 
 
@@ -108,6 +104,8 @@ def _loss(loss: Callable[..., Tensor], score: Tensor) -> Tensor:
 def links() -> list[Curve]:
     """½ (1 + sgn u), the step of a decision, and the functions s that give a probability in its place."""
     return [
-        curve("$½\\,(1 + \\mathrm{sgn}\\,u)$", lambda u: (1.0 + u.sign()) / 2, 6.0),
+        curve("$½\\,(1 + \\mathrm{sgn}\\,u)$", lambda u: (1.0 + F.sgn(u)) / 2, 6.0),
         curve("logistic $s(u)$", F.sigmoid, 6.0),
+        curve("probit $\\Phi(u)$", F.normal_cdf, 6.0),
+        curve("arctan $½ + \\arctan(u)/\\pi$", F.cauchy_cdf, 6.0),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -10,6 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+import fcnet
+import fcnet.functional as F
+from fcnet.data.batches import Batches
 from fcnet.errors import UserError
 from fcnet.models import (
     ACTIVATIONS,
@@ -19,6 +23,7 @@ from fcnet.models import (
     Dropout,
     LogisticRegression,
     most_probable,
+    num_parameters,
     probabilities,
 )
 from fcnet.normalization import BatchNorm
@@ -262,3 +267,95 @@ def test_inputs_that_do_not_fit_are_refused(x: Tensor, message: str) -> None:
     with pytest.raises(UserError) as refusal:
         MLP(6, (5,), 3)(x)
     assert str(refusal.value) == message
+
+
+# --- the lecture's claims of networks ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("widths", [(6, 1), (6, 3), (6, 5, 1), (6, 5, 4, 3), (3072, 32, 16, 10)])
+def test_the_number_of_parameters_is_that_of_the_formula(widths: tuple[int, ...], bias: bool) -> None:
+    model = MLP(widths[0], widths[1:-1], max(widths[-1], 2), bias=bias)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert num_parameters(widths, bias=bias) == count
+    by_layers = [nn.Linear(before, width, bias=bias) for before, width in itertools.pairwise(widths)]
+    assert count == sum(parameter.numel() for layer in by_layers for parameter in layer.parameters())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_neuron_is_its_sum_and_a_layer_the_matrix_of_its_neurons(bias: bool) -> None:
+    """w_ij leads from node i to neuron j: the transpose of W[l], whose row j is neuron j's."""
+    layer = Dense(4, 3, activation="sigmoid", bias=bias, generator=seeded())
+    if layer.bias is not None:
+        nn.init.normal_(layer.bias, generator=seeded(1))
+    w, b = layer.weight.T.tolist(), [0.0] * 3 if layer.bias is None else layer.bias.tolist()
+    x = inputs(5, 4)
+    for row, z, a in zip(x.tolist(), layer.preactivation(x).tolist(), layer(x).tolist(), strict=True):
+        sums = [sum(w[i][j] * row[i] for i in range(4)) + b[j] for j in range(3)]
+        assert z == pytest.approx(sums, rel=1e-5, abs=1e-6)
+        assert a == pytest.approx([1 / (1 + math.exp(-total)) for total in sums], rel=1e-5)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_without_a_non_linearity_a_deep_network_is_one_affine_map(num_classes: int) -> None:
+    model = MLP(6, (5, 7, 4), num_classes, activation="identity", generator=seeded()).double()
+    weight, shift = torch.eye(6, dtype=torch.float64), torch.zeros(6, dtype=torch.float64)
+    with torch.no_grad():
+        for layer in model.dense_layers():
+            assert layer.bias is not None
+            layer.bias.normal_(generator=seeded(2))
+            weight, shift = layer.weight @ weight, layer.weight @ shift + layer.bias
+        single = LogisticRegression(6, num_classes).double()
+        single.load_state_dict({"layers.0.weight": weight, "layers.0.bias": shift})
+    x = inputs(20, 6).double()
+    assert_close(single(x), model(x), rtol=1e-12, atol=1e-13)
+    bent = copy.deepcopy(model)
+    for layer in bent.dense_layers()[:-1]:
+        layer.activation = "relu"
+    assert (bent(x) - single(x)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_only_a_bias_takes_the_boundary_away_from_the_origin(bias: bool) -> None:
+    model = MLP(6, (5,), 2, bias=bias, generator=seeded())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.5 if parameter.ndim == 1 else 0.0)
+    assert bool(model(torch.zeros(1, 6)) == 0) is not bias
+    if not bias:  # ReLU keeps a positive factor
+        assert_close(model(3.0 * inputs(4, 6)), 3.0 * model(inputs(4, 6)))
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_logistic_regression_and_the_network_without_hidden_layer_learn_alike_to_the_bit(num_classes: int) -> None:
+    models = LogisticRegression(6, num_classes, generator=seeded()), MLP(6, (), num_classes, generator=seeded(1))
+    models[1].load_state_dict(models[0].state_dict())
+    x, labels = inputs(50, 6), torch.arange(50) % num_classes
+    by_hand = torch.zeros(2 if num_classes == 2 else num_classes, 6)
+    weight = models[0].dense_layers()[0].weight.detach()
+    by_hand[-len(weight) :] = weight
+    assert_close(models[0].predict_proba(x), torch.softmax(x @ by_hand.T, 1))  # a class of score 0 beside the node
+    for model in models:
+        nn.functional.softplus(model(x)).sum().backward()
+    found = [[parameter.grad for parameter in model.parameters()] for model in models]
+    assert_close(found[0], found[1], rtol=0, atol=0)
+    paths = []
+    for model in models:
+        model.zero_grad()
+        algorithm = fcnet.GradientDescent(torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9), epochs=3)
+        batches = Batches(x, labels, batch_size=8)
+        losses = [record.train_loss for record in fcnet.fit(model, batches, algorithm, seed=3)]
+        paths.append((losses, [parameter.tolist() for parameter in model.parameters()]))
+    assert paths[0] == paths[1]
+
+
+def test_the_softmax_of_two_nodes_is_the_sigmoid_of_their_difference_so_one_node_does() -> None:
+    two = LogisticRegression(6, 3, generator=seeded())
+    two.layers[0] = Dense(6, 2, generator=seeded())
+    one = LogisticRegression(6, generator=seeded())
+    first, second = two.dense_layers()[0].weight.detach()
+    with torch.no_grad():
+        one.dense_layers()[0].weight.copy_(second - first)
+    x = inputs(30, 6)
+    assert_close(F.softmax(two(x), 1), one.predict_proba(x))
+    assert_close(F.softmax(two(x), 1)[:, 1], F.sigmoid(two(x)[:, 1] - two(x)[:, 0]))

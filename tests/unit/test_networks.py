@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
 import fcnet
 import fcnet.functional as F
-from fcnet.data.batches import Batches
 from fcnet.losses import CrossEntropy
-from fcnet.models import Dense, num_parameters
 
 
 def draws(seed: int = 0) -> torch.Generator:
@@ -30,20 +26,6 @@ def shaken(model: fcnet.MLP) -> fcnet.MLP:
     return model
 
 
-def test_a_neurons_sum_is_a_column_of_the_slides_matrix_and_a_row_of_the_layers() -> None:
-    layer = Dense(4, 3, activation="sigmoid", generator=draws())
-    assert layer.bias is not None
-    with torch.no_grad():
-        layer.bias.normal_(generator=draws(1))
-    a = torch.rand(2, 4, generator=draws(2))
-    w, b = layer.weight.detach().T, layer.bias.detach()  # the slide's w_ij leads from i to j; W[l] has a row for each j
-    for example in range(2):
-        for j in range(3):
-            z = sum(float(w[i, j]) * float(a[example, i]) for i in range(4)) + float(b[j])
-            assert layer.preactivation(a)[example, j].item() == pytest.approx(z, rel=1e-5)
-            assert layer(a)[example, j].item() == pytest.approx(F.sigmoid(torch.tensor(z)).item(), rel=1e-5)
-
-
 def test_the_trace_is_the_lectures_recursion_from_layer_1_to_the_last() -> None:
     model = shaken(fcnet.MLP(6, (5, 4), 3, activation="gelu", generator=draws()))
     x = torch.randn(7, 6, dtype=torch.float64, generator=draws(2))
@@ -58,15 +40,6 @@ def test_the_trace_is_the_lectures_recursion_from_layer_1_to_the_last() -> None:
         if layer is not layers[-1]:
             assert_close(a, F.gelu(z), rtol=0, atol=0)
     assert_close(a, F.softmax(model(x), 1), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("hidden", [(), (5,), (7, 3, 4)])
-@pytest.mark.parametrize("num_classes", [2, 5])
-def test_parameters_are_counted_by_the_formula(num_classes: int, hidden: tuple[int, ...], *, bias: bool) -> None:
-    model = fcnet.MLP(6, hidden, num_classes, bias=bias)
-    widths = [6, *hidden, 1 if num_classes == 2 else num_classes]
-    assert num_parameters(widths, bias=bias) == sum(parameter.numel() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("num_classes", [2, 4])
@@ -87,45 +60,6 @@ def test_a_bias_is_a_weight_of_an_input_that_is_always_1() -> None:
     assert_close(longer(torch.cat([x, torch.ones(6, 1)], dim=1)), with_bias(x), rtol=1e-13, atol=1e-14)
 
 
-@pytest.mark.parametrize("num_classes", [2, 4])
-def test_without_an_activation_a_deep_network_is_one_affine_map(num_classes: int) -> None:
-    deep = shaken(fcnet.MLP(6, (8, 3, 7), num_classes, activation="identity", generator=draws()))
-    weight, bias = torch.eye(6, dtype=torch.float64), torch.zeros(6, dtype=torch.float64)
-    for layer in deep.dense_layers():
-        assert layer.bias is not None
-        weight, bias = layer.weight @ weight, layer.weight @ bias + layer.bias
-    flat = fcnet.LogisticRegression(6, num_classes).double()
-    with torch.no_grad():
-        flat.dense_layers()[0].weight.copy_(weight)
-        flat.dense_layers()[0].bias.copy_(bias)  # type: ignore[union-attr]
-    x = torch.randn(9, 6, dtype=torch.float64, generator=draws(2))
-    assert_close(deep(x), flat(x), rtol=1e-12, atol=1e-13)
-    bent = shaken(fcnet.MLP(6, (8, 3, 7), num_classes, activation="relu", generator=draws()))
-    halfway = (bent(x[:1]) + bent(x[1:2])) / 2
-    assert (bent((x[:1] + x[1:2]) / 2) - halfway).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("num_classes", [2, 3])
-def test_logistic_regression_is_the_network_without_a_hidden_layer_in_value_gradient_and_training(
-    num_classes: int,
-) -> None:
-    x = torch.randn(60, 4, generator=draws(2))
-    labels = torch.arange(60) % num_classes
-    regression = fcnet.LogisticRegression(4, num_classes, generator=draws())
-    network = fcnet.MLP(4, (), num_classes, generator=draws(1))
-    network.load_state_dict(regression.state_dict())
-    paths = []
-    assert torch.equal(network(x), regression(x))
-    for model in (regression, network):
-        slopes = torch.autograd.grad(CrossEntropy()(model(x), labels), list(model.parameters()))
-        algorithm = fcnet.GradientDescent(torch.optim.SGD(model.parameters(), lr=0.1), epochs=4)
-        records = list(fcnet.fit(model, Batches(x, labels, batch_size=16), algorithm, seed=0))
-        paths.append((slopes, [record.train_loss for record in records], list(model.parameters())))
-    for one, other in zip(*paths, strict=True):
-        assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(one, other, strict=True))
-    assert paths[0][1][-1] < paths[0][1][0]
-
-
 def test_logistic_regression_written_as_on_the_slide_is_the_models() -> None:
     model = shaken(fcnet.LogisticRegression(4, generator=draws()))
     w, b = (parameter.detach() for parameter in model.parameters())
@@ -137,19 +71,6 @@ def test_logistic_regression_written_as_on_the_slide_is_the_models() -> None:
     by_w, by_b = torch.autograd.grad(CrossEntropy()(model(x), labels), list(model.parameters()))
     assert_close(by_w[0], x.T @ (p - labels), rtol=1e-12, atol=1e-14)
     assert_close(by_b[0], (p - labels).sum(), rtol=1e-12, atol=1e-14)
-
-
-@given(st.floats(-50.0, 50.0), st.floats(-50.0, 50.0))
-def test_the_softmax_of_two_classes_is_the_sigmoid_of_their_difference(first: float, second: float) -> None:
-    x = torch.tensor([first, second], dtype=torch.float64)
-    expected = torch.stack([F.sigmoid(x[0] - x[1]), F.sigmoid(x[1] - x[0])])
-    assert_close(F.softmax(x, 0), expected, rtol=1e-14, atol=0)
-
-
-@given(st.lists(st.integers(-1000, 1000), min_size=1, max_size=6), st.integers(-1000, 1000))
-def test_the_softmax_does_not_see_a_constant(logits: list[int], constant: int) -> None:
-    x = torch.tensor(logits, dtype=torch.float32) / 64
-    assert torch.equal(F.softmax(x + constant, 0), F.softmax(x, 0))
 
 
 def test_so_softmax_regression_has_more_weights_than_it_needs() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fcnet import lecture
+from fcnet.lecture import drawings
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "lecture.md").read_text(encoding="utf-8")
@@ -39,16 +39,15 @@ def resolve(name: str) -> object:
 
 
 @functools.cache
-def tests_of(file: str) -> dict[str, set[str]]:
+def marked_tests(file: str) -> dict[str, set[str]]:
     """The tests of a file, each with the marks on it."""
     path = ROOT / "tests" / file
     assert path.is_file(), f"tests/{file} is no file"
     found = {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-            found[node.name] = {mark.attr for mark in ast.walk(ast.Module([], [])) if isinstance(mark, ast.Attribute)} | {
-                part.attr for mark in node.decorator_list for part in ast.walk(mark) if isinstance(part, ast.Attribute)
-            }
+            inside = [part for decorator in node.decorator_list for part in ast.walk(decorator)]
+            found[node.name] = {part.attr for part in inside if isinstance(part, ast.Attribute)}
     return found
 
 
@@ -75,11 +74,11 @@ def test_every_name_exists(name: str) -> None:
 @pytest.mark.parametrize("test", sorted({test for _, _, tests, _ in ROWS for test in quoted(tests)}))
 def test_every_test_exists_and_runs_everywhere(test: str) -> None:
     file, _, function = test.partition("::")
-    known = tests_of(file)
+    known = marked_tests(file)
     assert function in known, f"no {function} in tests/{file}"
     assert not known[function] & LEFT_OUT
 
 
 def test_every_figure_exists_and_each_is_on_the_map() -> None:
     shown = {figure for *_, figures in ROWS for figure in quoted(figures)}
-    assert shown == set(lecture.FIGURES)
+    assert shown == set(drawings())

@@ -1,0 +1,342 @@
+"""Prints what happens inside networks while they learn real images, as tables in Markdown for docs/inside.md.
+
+    python scripts/inside.py --saturation [--data PATH]   # saturated units and gradients, layer by layer
+    python scripts/inside.py --dead [--data PATH]         # units that no image moves any more
+    python scripts/inside.py --descent                    # full-batch, mini-batch and stochastic descent
+    python scripts/inside.py --gradients                  # backpropagation by hand against autograd
+
+The images are scikit-learn's digits, or those of a folder or archive; ``--quick`` takes few of them and few passes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fcnet import GradientDescent, fit
+from fcnet.backpropagation import backpropagate
+from fcnet.data import sources
+from fcnet.data.batches import Batches, normalize
+from fcnet.data.store import Split, mean_and_std, open_store
+from fcnet.diagnostics import gradient_norms, slopes
+from fcnet.errors import NonFiniteError
+from fcnet.evaluation import evaluate
+from fcnet.losses import CrossEntropy
+from fcnet.models import MLP
+from fcnet.seeds import generator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from fcnet.models import ActivationName
+
+FEW = 300
+IMAGES = 5000
+DEPTH, WIDTH = 8, 64
+SMALL_SLOPE, NO_SLOPE = 0.01, 0.001
+
+
+class Images(NamedTuple):
+    """Standardised images and their labels.
+
+    Attributes:
+        x: float32 (N, D), to train on.
+        y: int64 (N,).
+        test_x: others.
+        test_y: their labels.
+    """
+
+    x: Tensor
+    y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+
+
+class Course(NamedTuple):
+    """How much is done.
+
+    Attributes:
+        images: what is learnt.
+        seeds: one training each.
+        epochs: of each training.
+    """
+
+    images: Images
+    seeds: range
+    epochs: int
+
+
+def load(path: Path | None, count: int) -> Images:
+    """Every k-th image of each split, so that at most ``count`` are left of one."""
+    store = open_store(sources.images(path) if path else sources.digits())
+    mean, std = mean_and_std(store.train.moments, store.shape[1] * store.shape[2])
+
+    def some(split: Split) -> tuple[Tensor, Tensor]:
+        step = -(-len(split.labels) // count)
+        return normalize(split.pixels[::step], mean, std).flatten(1), split.labels[::step]
+
+    return Images(*some(store.train), *some(store.test))
+
+
+def network(images: Images, hidden: Sequence[int], activation: ActivationName, seed: int) -> MLP:
+    """A new network for the images."""
+    num_classes = int(images.y.max()) + 1
+    return MLP(images.x.shape[1], hidden, num_classes, activation=activation, generator=generator(seed, "init"))
+
+
+def train(model: MLP, course: Course, seed: int, lr: float) -> bool:
+    """Mini-batches of 64 with momentum 0.9; whether all went well to the end."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    batches = Batches(course.images.x, course.images.y, batch_size=64)
+    try:
+        list(fit(model, batches, GradientDescent(optimizer, epochs=course.epochs), seed=seed))
+    except NonFiniteError:
+        return False
+    return True
+
+
+def spread(values: Iterable[float], form: str) -> str:
+    """Mean and standard deviation."""
+    known = list(values)
+    deviation = statistics.stdev(known) if len(known) > 1 else 0.0
+    return f"{statistics.mean(known):{form}} ± {deviation:{form}}"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Prints as Markdown, row by row."""
+    print(f"| {' | '.join(head)} |")
+    print(f"|{' --- |' * len(head)}")
+    for row in rows:
+        print(f"| {' | '.join(row)} |", flush=True)
+    print()
+
+
+# --- saturation -------------------------------------------------------------------------------------------------
+
+DEEP: tuple[tuple[str, ActivationName, float], ...] = (
+    ("sigmoid", "sigmoid", 1.0),
+    ("sigmoid, W × 10", "sigmoid", 10.0),
+    ("ReLU", "relu", 1.0),
+)
+
+
+class Layers(NamedTuple):
+    """One network at one time.
+
+    Attributes:
+        flat: for each hidden layer the share of (image, unit) with |g′(z)| < 0.01.
+        norms: ‖∂R/∂W[l]‖ of every layer.
+        loss: of the training images.
+    """
+
+    flat: list[float]
+    norms: list[float]
+    loss: float
+
+
+def look(model: MLP, images: Images) -> Layers:
+    """Over all training images at once."""
+    flat = [float((slope.abs() < SMALL_SLOPE).float().mean()) for slope in slopes(model, images.x)]
+    loss = evaluate(model, Batches(images.x, images.y)).loss
+    return Layers(flat, gradient_norms(model, images.x, images.y, CrossEntropy()), loss)
+
+
+def before_and_after(course: Course, activation: ActivationName, factor: float, seed: int) -> tuple[Layers, Layers]:
+    """A deep network with its first hidden weights multiplied by ``factor``, and what training makes of it."""
+    model = network(course.images, (WIDTH,) * DEPTH, activation, seed)
+    with torch.no_grad():
+        for layer in model.dense_layers()[:-1]:
+            layer.weight.mul_(factor)
+    before = look(model, course.images)
+    if not train(model, course, seed, lr=0.01):
+        raise ArithmeticError(f"the training of {activation} ended in NaN or inf")
+    return before, look(model, course.images)
+
+
+def saturation(course: Course) -> None:
+    """Deep networks of sigmoids beside one of ReLUs, before and after training."""
+    seen = [[before_and_after(course, g, factor, seed) for seed in course.seeds] for _, g, factor in DEEP]
+    columns = itertools.chain.from_iterable((f"{name}: flat", "‖∂R/∂W‖") for name, _, _ in DEEP)
+    head = ["layer", *columns]
+    for time_of, when in enumerate(("before training", "after training")):
+        print(f"{when}:\n")
+        networks = [[run[time_of] for run in runs] for runs in seen]
+        rows = [[str(number + 1), *itertools.chain.from_iterable(cells(runs, number) for runs in networks)]
+                for number in range(DEPTH + 1)]  # fmt: skip
+        losses = itertools.chain.from_iterable(("", spread((one.loss for one in runs), ".3f")) for runs in networks)
+        table(head, [*rows, ["loss", *losses]])
+
+
+def cells(runs: Sequence[Layers], number: int) -> tuple[str, str]:
+    """The share of flat units and the gradient of a layer, from 0; the output has no g."""
+    flat = spread((100 * one.flat[number] for one in runs), ".1f") + " %" if number < DEPTH else ""
+    return flat, spread((one.norms[number] for one in runs), ".1e")
+
+
+# --- dead units -------------------------------------------------------------------------------------------------
+
+HARM: tuple[tuple[str, float, float], ...] = (
+    ("nothing", 0.01, 0.0),
+    ("η = 0.05", 0.05, 0.0),
+    ("η = 0.3", 0.3, 0.0),
+    ("b = −5", 0.01, -5.0),
+)
+BENT: tuple[ActivationName, ...] = ("relu", "leaky_relu", "elu", "gelu")
+
+
+def dead_share(model: MLP, images: Images) -> float:
+    """The share of hidden units with |g′(z)| < 0.001 for every training image: none moves their weights."""
+    idle = [(slope.abs() < NO_SLOPE).all(0) for slope in slopes(model, images.x)]
+    return float(torch.cat(idle).float().mean())
+
+
+def dead(course: Course) -> None:
+    """What kills ReLU units, and what the other activations make of it."""
+    rows = []
+    for (harm, lr, shift), activation in itertools.product(HARM, BENT):
+        first, last, accuracies, lost = [], [], [], 0
+        for seed in course.seeds:
+            model = network(course.images, (100, 100), activation, seed)
+            with torch.no_grad():
+                for layer in model.dense_layers()[:-1]:
+                    if layer.bias is not None:
+                        layer.bias.add_(shift)
+            first.append(100 * dead_share(model, course.images))
+            if train(model, course, seed, lr):
+                last.append(100 * dead_share(model, course.images))
+                seen = evaluate(model, Batches(course.images.test_x, course.images.test_y))
+                accuracies.append(100 * seen.accuracy)
+            else:
+                lost += 1
+        ends = [f"{spread(values, '.1f')} %" if values else "–" for values in (last, accuracies)]
+        rows.append([harm, activation, f"{spread(first, '.1f')} %", *ends, str(lost)])
+    table(["harm", "g", "dead before", "dead after", "test accuracy", "NaN or inf"], rows)
+
+
+# --- descent ----------------------------------------------------------------------------------------------------
+
+PASSES = (1, 2, 5, 10, 20)
+
+
+def descend(course: Course, batch_size: int, lr: float) -> tuple[list[float], float]:
+    """The training loss after each pass, and the seconds of the steps alone."""
+    images, seed = course.images, course.seeds[0]
+    model = network(images, (32,), "relu", seed)
+    algorithm = GradientDescent(torch.optim.SGD(model.parameters(), lr=lr), epochs=course.epochs)
+    whole = Batches(images.x, images.y, batch_size=1024)
+    records = list(
+        fit(model, Batches(images.x, images.y, batch_size=batch_size), algorithm, validation=whole, seed=seed)
+    )
+    return [record.validation_loss or 0.0 for record in records], sum(record.seconds for record in records)
+
+
+def descent(course: Course) -> None:
+    """One loss from one start, three batch sizes."""
+    size, passes = len(course.images.y), [number for number in PASSES if number <= course.epochs]
+    rows = []
+    for name, batch_size, lr in (("full batch", size, 0.5), ("mini-batch", 32, 0.1), ("stochastic", 1, 0.01)):
+        losses, seconds = descend(course, batch_size, lr)
+        steps = -(-size // batch_size)
+        row = [f"{name}, {batch_size:,}", f"{lr:g}", f"{steps:,}", *(f"{losses[number - 1]:.4f}" for number in passes)]
+        rows.append([*row, f"{seconds:.2f}"])
+    table(["batch", "η", "steps a pass", *(f"pass {number}" for number in passes), "seconds"], rows)
+
+
+# --- backpropagation --------------------------------------------------------------------------------------------
+
+TORCHS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda z: z,
+    "sigmoid": torch.sigmoid,
+    "relu": lambda z: z * (z >= 0),
+    "leaky_relu": torch.nn.functional.leaky_relu,
+    "elu": torch.nn.functional.elu,
+    "gelu": torch.nn.functional.gelu,
+}
+"""g by torch; a ReLU of its own, whose slope at 0 is 1: behind a layer of idle ReLUs without a bias z is 0."""
+
+
+def gradient_error(number: int) -> float:
+    """‖g − g′‖ / ‖g′‖ in float64, with g by hand and g′ by autograd through torch's own functions.
+
+    Depths and activations take turns, in 30 pairs; the rest is drawn: widths, biases or none, one output node or
+    three to ten, the batch.
+    """
+    draws = generator(number, "network")
+
+    def drawn(least: int, most: int) -> int:
+        return int(torch.randint(least, most + 1, (), generator=draws))
+
+    names = sorted(TORCHS)
+    hidden = [drawn(1, 40) for _ in range(number % 5)]
+    features, num_classes, size = drawn(1, 40), drawn(3, 10) if drawn(0, 1) else 2, drawn(1, 40)
+    activation: Any = names[number % len(names)]
+    bias = drawn(0, 3) > 0
+    model = MLP(features, hidden, num_classes, activation=activation, bias=bias, generator=draws).double()
+    with torch.no_grad():
+        for layer in model.dense_layers():
+            if layer.bias is not None:
+                layer.bias.normal_(generator=draws)
+    x = torch.randn(size, features, generator=draws, dtype=torch.float64)
+    labels = torch.randint(num_classes, (size,), generator=draws)
+    backpropagate(model, x, labels, CrossEntropy(), scale=1.0 / size)
+    by_hand = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    a = x
+    for layer in model.dense_layers():
+        a = TORCHS[layer.activation](torch.nn.functional.linear(a, layer.weight, layer.bias))
+    if num_classes == 2:
+        risk = torch.nn.functional.binary_cross_entropy_with_logits(a.squeeze(1), labels.double())
+    else:
+        risk = torch.nn.functional.cross_entropy(a, labels)
+    by_autograd = torch.cat([g.flatten() for g in torch.autograd.grad(risk, list(model.parameters()))])
+    return float((by_hand - by_autograd).norm() / by_autograd.norm())
+
+
+def gradients(count: int) -> None:
+    """The largest and the median error over random networks, by their depth."""
+    errors = [gradient_error(number) for number in range(count)]
+    rows = []
+    for depth in range(5):
+        own = errors[depth::5]
+        rows.append([str(depth), str(len(own)), f"{statistics.median(own):.1e}", f"{max(own):.1e}"])
+    table(["hidden layers", "networks", "median", "largest"], rows)
+
+
+def main() -> int:
+    """Prints the table that is asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    what = parser.add_mutually_exclusive_group(required=True)
+    for name in ("saturation", "dead", "descent", "gradients"):
+        what.add_argument(f"--{name}", action="store_true")
+    parser.add_argument("--data", type=Path, help="a folder or archive of images; without, the digits")
+    parser.add_argument("--quick", action="store_true", help="few images, few passes, two seeds")
+    flags = parser.parse_args()
+    since = time.perf_counter()
+    print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads", end="")
+    if flags.gradients:
+        print("\n")
+        gradients(20 if flags.quick else 100)
+        return 0
+    images = load(flags.data, FEW if flags.quick else IMAGES)
+    print(f"; {len(images.y):,} training images\n")
+    seeds, epochs = range(2 if flags.quick else 5), 2 if flags.quick else 20
+    if flags.saturation:
+        saturation(Course(images, seeds, epochs))
+    elif flags.dead:
+        dead(Course(images, seeds, epochs))
+    else:
+        descent(Course(images, seeds, epochs))
+    print(f"{time.perf_counter() - since:.0f} seconds")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
