@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 import fcnet.functional as F
-from fcnet.plots.curves import Curve, Dot
+from fcnet.plots.curves import Dot, Line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def curve(label: str, function: Callable[[Tensor], Tensor], reach: float) -> Curve:
+def curve(label: str, function: Callable[[Tensor], Tensor], reach: float) -> Line:
     """A function from −reach to reach; where it jumps at 0 the pen is lifted, and both limits and the value are dots.
 
     Args:
@@ -52,7 +52,7 @@ def curve(label: str, function: Callable[[Tensor], Tensor], reach: float) -> Cur
         dots = tuple(Dot(0.0, limit, filled=False) for limit in (before, after) if limit != here)
         dots += (Dot(0.0, here, filled=True),)
         values[1] = torch.full_like(middle, torch.nan)
-    return Curve(label, torch.cat([left, middle, right]), torch.cat(values), dots)
+    return Line(label, torch.cat([left, middle, right]), torch.cat(values), dots)
 
 
 def slope(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -70,24 +70,24 @@ def slope(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return derivative
 
 
-def scaled_sigmoids() -> list[Curve]:
+def scaled_sigmoids() -> list[Line]:
     """s(cu) for several c."""
     scales = {"5": 5.0, "2": 2.0, "1": 1.0, "½": 0.5}
     return [curve(f"$c = {name}$", partial(F.scaled_sigmoid, scale=c), 6.0) for name, c in scales.items()]
 
 
-def saturation() -> tuple[Curve, Curve]:
+def saturation() -> tuple[Line, Line]:
     """s′ and its bound, e^−x for x ≥ 0 and s(x) below."""
     bound = curve("bound: $e^{-x}$ for $x \\geq 0$,\n$s(x)$ for $x < 0$", F.saturation_bound, 10.0)
     return curve("$s'(x)$", F.sigmoid_derivative, 10.0), bound
 
 
-def activations() -> list[tuple[str, Curve, Curve]]:
+def activations() -> list[tuple[str, Line, Line]]:
     """Each activation by its name, with its derivative."""
     return [(name, curve("$g(x)$", g, 4.0), curve("$g'(x)$", slope(g), 4.0)) for name, g in _ACTIVATIONS.items()]
 
 
-def losses() -> list[Curve]:
+def losses() -> list[Line]:
     """The losses of a score h over the margin y h, for y = 1, whose margin is h."""
     return [
         curve("log loss $\\log(1 + e^{-yh})$", partial(_loss, F.logistic_loss), 3.0),
@@ -101,7 +101,7 @@ def _loss(loss: Callable[..., Tensor], score: Tensor) -> Tensor:
     return loss(score, torch.ones_like(score), reduction="none")
 
 
-def links() -> list[Curve]:
+def links() -> list[Line]:
     """½ (1 + sgn u), the step of a decision, and the functions s that give a probability in its place."""
     return [
         curve("$½\\,(1 + \\mathrm{sgn}\\,u)$", lambda u: (1.0 + F.sgn(u)) / 2, 6.0),

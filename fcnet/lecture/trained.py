@@ -15,7 +15,7 @@ from fcnet.data.store import mean_and_std, open_store
 from fcnet.evaluation import evaluate
 from fcnet.gradient_descent import GradientDescent
 from fcnet.models import MLP, LogisticRegression
-from fcnet.plots.curves import Curve
+from fcnet.plots.curves import Line
 from fcnet.seeds import generator
 from fcnet.training import Training, fit
 
@@ -132,7 +132,7 @@ def generalisation(digits: Digits) -> Generalisation:
     return Generalisation(_SIZES, training_risks, test_risks, model)
 
 
-def descent(digits: Digits, lr: float, size: int = 300, epochs: int = 8) -> list[Curve]:
+def descent(digits: Digits, lr: float, size: int = 300, epochs: int = 8) -> list[Line]:
     """The risk of softmax regression on so many training images, with all, 32 or one of them in a step."""
     rows = torch.arange(size)
     names = {
@@ -151,7 +151,7 @@ def descent(digits: Digits, lr: float, size: int = 300, epochs: int = 8) -> list
         for _ in training.advance():
             if training.step % every == 0:
                 seen[training.step / len(batches)] = evaluate(model, whole).loss
-        curves.append(Curve(name, torch.tensor(list(seen)), torch.tensor(list(seen.values()))))
+        curves.append(Line(name, torch.tensor(list(seen)), torch.tensor(list(seen.values()))))
     return curves
 
 

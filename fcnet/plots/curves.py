@@ -27,7 +27,7 @@ class Dot(NamedTuple):
     filled: bool
 
 
-class Curve(NamedTuple):
+class Line(NamedTuple):
     """A function to be drawn.
 
     Attributes:
@@ -43,7 +43,7 @@ class Curve(NamedTuple):
     dots: tuple[Dot, ...] = ()
 
 
-def scaled_sigmoids(curves: Sequence[Curve]) -> Figure:
+def scaled_sigmoids(curves: Sequence[Line]) -> Figure:
     """s(cu) for several c, between its limits 0 on the left and 1 on the right."""
     figure = blank(6.4, 3.8)
     axes = figure.subplots()
@@ -58,7 +58,7 @@ def scaled_sigmoids(curves: Sequence[Curve]) -> Figure:
     return figure
 
 
-def saturation(slope: Curve, bound: Curve) -> Figure:
+def saturation(slope: Line, bound: Line) -> Figure:
     """The sigmoid's derivative under its bound, on an even and on a logarithmic axis."""
     figure = blank(6.4, 3.6)
     even, logarithmic = figure.subplots(1, 2)
@@ -72,7 +72,7 @@ def saturation(slope: Curve, bound: Curve) -> Figure:
     return figure
 
 
-def activations(panels: Sequence[tuple[str, Curve, Curve]]) -> Figure:
+def activations(panels: Sequence[tuple[str, Line, Line]]) -> Figure:
     """Each activation with its derivative: (title, g, g′)."""
     figure = blank(6.4, 4.6)
     grid = figure.subplots(2, 3, sharex=True, sharey=True)
@@ -87,7 +87,7 @@ def activations(panels: Sequence[tuple[str, Curve, Curve]]) -> Figure:
     return figure
 
 
-def losses(curves: Sequence[Curve]) -> Figure:
+def losses(curves: Sequence[Line]) -> Figure:
     """Losses of a score over the margin, where it is right on the right."""
     figure = blank(6.4, 4.0)
     axes = figure.subplots()
@@ -100,7 +100,7 @@ def losses(curves: Sequence[Curve]) -> Figure:
     return figure
 
 
-def links(curves: Sequence[Curve]) -> Figure:
+def links(curves: Sequence[Line]) -> Figure:
     """The step of the sign function, and what may take its place."""
     figure = blank(6.4, 3.8)
     axes = figure.subplots()
@@ -126,7 +126,7 @@ def generalisation(sizes: Sequence[int], training: Sequence[float], test: Sequen
     return figure
 
 
-def descent(curves: Sequence[Curve], lr: float) -> Figure:
+def descent(curves: Sequence[Line], lr: float) -> Figure:
     """The risk over the epochs, by how many images a step of one learning rate sees."""
     figure = blank(6.4, 3.8)
     axes = figure.subplots()
@@ -137,7 +137,7 @@ def descent(curves: Sequence[Curve], lr: float) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, curves: Sequence[Curve]) -> None:
+def _draw(axes: Axes, curves: Sequence[Line]) -> None:
     for curve in curves:
         (line,) = axes.plot(curve.x.numpy(), curve.y.numpy(), label=curve.label)
         for x, y, filled in curve.dots:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.transforms import Bbox
 
-    from fcnet.plots.curves import Curve
+    from fcnet.plots.curves import Line
 
 NAMES = [
     "sigmoid", "saturation", "activations", "losses", "links", "neuron", "network", "forward-pass", "samples",
@@ -51,7 +51,7 @@ def drawn(digits: trained.Digits) -> dict[str, Callable[[], Figure]]:
     return drawings
 
 
-def at(curve: Curve, x: float) -> float:
+def at(curve: Line, x: float) -> float:
     """The value at the grid point nearest to x."""
     return float(curve.y[int((curve.x - x).abs().argmin())])
 
