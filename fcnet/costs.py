@@ -93,7 +93,7 @@ def step_cost(
 
     Example:
         >>> step_cost([3072, 512, 256, 10], 128).flops  # 6·B·(the weights) but for the first layer's ∂R/∂A
-        1108279296
+        907935744
     """
     if len(widths) < 2 or min(widths) < 1:
         raise UserError(f"widths must be two positive numbers or more, n[0] to n[L], got {list(widths)}")
