@@ -136,6 +136,15 @@ def test_of_broken_pictures_the_first_is_named_as_by_one_process(
     assert lines[0].startswith(f"train/a/025.png in {path} must be a whole image, got: ")
 
 
+def test_a_picture_that_has_changed_is_refused_by_workers_too(tmp_path: Path, shared: Callable[[], None]) -> None:
+    path = draw(tmp_path / "pictures")
+    seen = images(path, skip_broken=True).snapshot()
+    os.utime(path / "test/b/029.png", ns=(0, 0))
+    shared()
+    with pytest.raises(UserError, match=r"^test/b/029\.png in .* must stay as it is while it is read, got a change$"):
+        list(seen.read().examples)
+
+
 def test_what_a_dead_worker_does_not_answer_is_decoded_here(
     tmp_path: Path, shared: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
