@@ -6,9 +6,10 @@ pass into buffers made beforehand, and the same optimizer's step; with the bette
 all. Normalisation, activations, loss, counts and everything between are what is to be kept small.
 
 With ``--losses`` it times the cross-entropy, forward and backward, against torch's, with the memory at
-the peak. With ``--augment`` it times the making of a batch, plain and with each change of the images. With
-``--store`` it times the making of a store of small JPEG files by one process and by all processors,
-against Pillow alone in as many processes, which keep nothing of what they decode.
+the peak, and with a linear layer before it against the layer's products. With ``--augment`` it times the
+making of a batch, plain and with each change of the images. With ``--store`` it times the making of a
+store of small JPEG files by one process and by all processors, against Pillow alone in as many
+processes, which keep nothing of what they decode.
 
     python scripts/benchmark.py [--losses | --augment | --store] [--images 50000] [--repeats 5] [--json FILE]
 """
@@ -189,6 +190,7 @@ def measure(case: Case, pixels: Tensor, labels: Tensor, repeats: int) -> dict[st
 
 SIZES = ((128, 10), (8192, 10), (65536, 10), (4096, 1000), (2048, 21841))
 LOSS_SECONDS = 0.2
+LINEAR = (4096, 512, 21841)
 
 
 def loss_step(cross_entropy: Callable[..., Tensor], x: Tensor, target: Tensor, smoothing: float) -> Callable[[], None]:
@@ -234,6 +236,32 @@ def compare_losses(repeats: int) -> None:
                 f"| {size} | {kind} | {ours:.3f} | {theirs:.3f} | {ratio:.2f} | {memory[0]:.2f} | {memory[1]:.2f} |",
                 flush=True,
             )
+
+
+def compare_linear(repeats: int) -> None:
+    """The linear layer with the cross-entropy of its logits, against its three products alone with all logits."""
+    rows, features, classes = LINEAR
+    draws = torch.Generator().manual_seed(0)
+    x, w = torch.randn(rows, features, generator=draws), torch.randn(classes, features, generator=draws) / 20
+    labels = torch.randint(classes, (rows,), generator=draws)
+
+    def ours() -> None:
+        inputs = x.clone().requires_grad_(), w.requires_grad_()
+        torch.autograd.grad(fcnet.functional.linear_cross_entropy(*inputs, labels), inputs)
+
+    @torch.no_grad()
+    def products() -> None:
+        logits = x @ w.T
+        _ = logits @ w, logits.T @ x
+
+    times = interleaved([ours, products], repeats)
+    ratio = statistics.median(mine / other for mine, other in zip(*times, strict=True))
+    logits, gradients = 4 * rows * classes, 4 * features * (2 * rows + classes)
+    print(
+        f"\nlinear_cross_entropy of {rows} rows, {features} features, {classes} classes: {ratio:.2f} × its products "
+        f"({statistics.median(times[0]):.2f} s); beside the gradients it holds "
+        f"{(peak_bytes(ours) - gradients) / logits:.1%} of the logits' {logits / 2**20:.0f} MiB"
+    )
 
 
 def interleaved(steps: list[Callable[[], None]], repeats: int) -> list[list[float]]:
@@ -355,6 +383,7 @@ def main() -> int:
     if flags.losses:
         print(f"{torch.get_num_threads()} threads; medians of {flags.repeats} interleaved repeats\n")
         compare_losses(flags.repeats)
+        compare_linear(flags.repeats)
         return 0
     if flags.store:
         print(f"a store of {flags.images:,} JPEG files of 32×32; medians of {flags.repeats} interleaved repeats\n")

@@ -15,6 +15,7 @@ from fcnet.functional.likelihood import (
     categorical_likelihood,
     categorical_log_likelihood,
 )
+from fcnet.functional.linear import linear_cross_entropy
 from fcnet.functional.links import cauchy_cdf, normal_cdf
 from fcnet.functional.probabilities import log_softmax, softmax
 from fcnet.functional.saturation import saturation_bound, scaled_sigmoid, sigmoid_derivative
@@ -35,6 +36,7 @@ __all__ = [
     "hinge_loss",
     "kl_divergence",
     "leaky_relu",
+    "linear_cross_entropy",
     "log_softmax",
     "logistic_loss",
     "logsigmoid",

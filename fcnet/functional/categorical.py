@@ -56,24 +56,34 @@ def cross_entropy(
         The lecture's cross-entropy loss, from maximum likelihood.
     """
     require_reduction(reduction)
+    targets, wide, dtype = as_targets(input, target, weight, ignore_index, label_smoothing)
+    return narrowed_loss(surprisal.loss(widened(input).to(wide), targets, reduction), dtype)
+
+
+def as_targets(
+    input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, label_smoothing: float
+) -> tuple[surprisal.Targets, torch.dtype, torch.dtype]:
+    """The targets of `cross_entropy`, once its arguments are known to fit; no logit is read.
+
+    Returns:
+        The targets, the dtype to compute in, and that of the loss.
+    """
     require_floating("input", input)
     if not 0.0 <= label_smoothing <= 1.0:
         raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0, got {label_smoothing}")
     dim = 1 if input.ndim > 1 else 0
     if weight is not None:
         _require_weight(input, weight, dim)
-    x, w = widened(input), None if weight is None else widened(weight)
+    x_dtype, w = torch.promote_types(input.dtype, torch.float32), None if weight is None else widened(weight)
     if target.shape == input.shape:
         dtype = _require_probabilities(input, target, weight, ignore_index)
-        wide = torch.promote_types(x.dtype, dtype)
-        probabilities = surprisal.Probabilities(
-            target.to(wide), None if w is None else w.to(wide), label_smoothing, dim
-        )
-        return narrowed_loss(surprisal.loss(x.to(wide), probabilities, reduction), dtype)
+        wide = torch.promote_types(x_dtype, dtype)
+        w = None if w is None else w.to(wide)
+        return surprisal.Probabilities(target.to(wide), w, label_smoothing, dim), wide, dtype
     labels = _indices(input, target, weight, dim).unsqueeze(dim)
     ignored = labels == ignore_index
     indices = surprisal.Labels(labels.masked_fill(ignored, 0), ignored, w, label_smoothing, dim)
-    return narrowed_loss(surprisal.loss(x, indices, reduction), input.dtype)
+    return indices, x_dtype, input.dtype
 
 
 def _indices(input: Tensor, target: Tensor, weight: Tensor | None, dim: int) -> Tensor:

@@ -6,7 +6,7 @@ have the shape of the logits but for one class.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -69,6 +69,10 @@ class Labels:
     def is_constant(self) -> bool:
         """Whether there is nothing but the logits to differentiate in."""
         return self.weight is None or _is_constant(self.weight)
+
+    def of(self, rows: slice) -> Labels:
+        """Those of some examples."""
+        return replace(self, index=self.index[rows], ignored=None if self.ignored is None else self.ignored[rows])
 
     def total(self) -> Tensor | int:
         """What the mean divides by: the weights w_y of the examples that count."""
@@ -161,6 +165,10 @@ class Probabilities:
     def is_constant(self) -> bool:
         """Whether there is nothing but the logits to differentiate in."""
         return _is_constant(self.target) and (self.weight is None or _is_constant(self.weight))
+
+    def of(self, rows: slice) -> Probabilities:
+        """Those of some examples."""
+        return replace(self, target=self.target[rows])
 
     def total(self) -> int:
         """What the mean divides by: the number of examples, whatever their weights."""
