@@ -25,19 +25,17 @@ class Device:
     """What a device can do at its best.
 
     Attributes:
-        name: what it is called.
         flops: floating-point operations a second in matrix products of bfloat16.
         bandwidth: bytes a second between its memory and its cores, read and written together.
         link: bytes a second that it can send to others, and receive, while they do the same.
     """
 
-    name: str
     flops: float
     bandwidth: float
     link: float
 
 
-H100 = Device("H100", flops=703e12, bandwidth=3.0e12, link=50e9)
+H100 = Device(flops=703e12, bandwidth=3.0e12, link=50e9)
 """NVIDIA's H100 SXM: the fastest product and the fastest copy measured on one, and a network of 400 Gbit/s."""
 
 

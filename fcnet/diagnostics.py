@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fcnet import distributed
 from fcnet.errors import NonFiniteError
+from fcnet.losses import empirical_risk
 from fcnet.models import MLP, SLOPES
 from fcnet.normalization import evaluating
 
@@ -284,8 +285,8 @@ def gradient_norms(model: MLP, images: Tensor, target: Tensor, loss: Loss) -> li
     """
     weights = [layer.weight for layer in model.dense_layers()]
     with evaluating(model):
-        mean = loss(model(images), target) / len(images)
-    return [gradient.norm().item() for gradient in torch.autograd.grad(mean, weights)]
+        risk = empirical_risk(model, images, target, loss)
+    return [gradient.norm().item() for gradient in torch.autograd.grad(risk, weights)]
 
 
 def _finite(tensor: Tensor) -> bool:

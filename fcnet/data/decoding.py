@@ -169,8 +169,13 @@ def _whole(file: ImageFile, how: Decoding) -> Path | IO[bytes]:
     return io.BytesIO(content)
 
 
-def _reason(file: ImageFile, how: Decoding, error: UserError) -> str:
-    """Why a picture is skipped; raises the error where it may not be."""
+def skip_or_raise(how: Decoding, error: UserError) -> None:
+    """Raises what is wrong with a picture, unless it is broken and such are left out."""
     if not how.skip_broken or isinstance(error, ChangedError):
         raise error
+
+
+def _reason(file: ImageFile, how: Decoding, error: UserError) -> str:
+    """Why a picture is skipped; raises the error where it may not be."""
+    skip_or_raise(how, error)
     return str(error).removeprefix(f"{name_of(file, how)} ")

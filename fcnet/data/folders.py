@@ -106,12 +106,12 @@ def find_images(listing: Listing, test: float) -> tuple[tuple[str, ...], list[Im
     path = listing.path
     contents: dict[str, bytes] = {}
     if path.is_dir():
-        files, folders, in_one = set(listing.files), listing.folders, listing.divided
+        files, folders, in_one = list(listing.files), listing.folders, listing.divided
         beside = {entry.name for entry in path.iterdir() if not _is_hidden(entry.name)}
     else:
         contents, folders = _unrooted(*read_archive(path, _is_image))
         check_unchanged(listing)
-        files = set(contents)
+        files = list(contents)
         beside = {name.split("/")[0] for name in files}
         in_one = not any(map(_is_split, beside))
     names = _divided(path, files, folders, test) if files and in_one else _grouped(path, files, folders, beside)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from fcnet.data.cifar import read_cifar
-from fcnet.data.decoding import ChangedError, Decoding, decode_picture, decode_pictures, survey_pictures
+from fcnet.data.decoding import Decoding, decode_picture, decode_pictures, skip_or_raise, survey_pictures
 from fcnet.data.folders import SPLITS, SplitName, check_unchanged, find_images, look
 from fcnet.data.npz import read_arrays
 from fcnet.data.pictures import decode_image
@@ -288,8 +288,7 @@ class _Images:
             try:
                 _, height, width = decode_picture(file, how)
             except UserError as error:
-                if not self.skip_broken or isinstance(error, ChangedError):
-                    raise
+                skip_or_raise(how, error)
             else:
                 return replace(how, height=height, width=width, like=file.name)
         raise UserError(f"of the images in {self.path} at least one must be whole, got {len(files):,} broken ones")

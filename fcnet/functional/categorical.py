@@ -57,7 +57,7 @@ def cross_entropy(
     """
     require_reduction(reduction)
     targets, wide, dtype = as_targets(input, target, weight, ignore_index, label_smoothing)
-    return narrowed_loss(surprisal.loss(widened(input).to(wide), targets, reduction), dtype)
+    return narrowed_loss(surprisal.loss(input.to(wide), targets, reduction), dtype)
 
 
 def as_targets(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
 
 from fcnet.data import sources
-from fcnet.data.batches import Batches
+from fcnet.data.batches import Batches, normalize
 from fcnet.data.store import mean_and_std, open_store
 from fcnet.evaluation import evaluate
 from fcnet.gradient_descent import GradientDescent
@@ -20,7 +19,7 @@ from fcnet.seeds import generator
 from fcnet.training import Training, fit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
@@ -38,27 +37,25 @@ class Digits:
 
     Attributes:
         store: images and labels.
-        feed: (pixels, labels, …) -> `Batches`.
+        statistics: mean and standard deviation (1,) each, of pixels / 255.
     """
 
     store: Store
-    feed: Callable[..., Batches]
+    statistics: tuple[Tensor, Tensor]
 
     @classmethod
     def opened(cls) -> Digits:
         """From the cache, where they are put the first time."""
         store = open_store(sources.digits())
-        statistics = mean_and_std(store.train.moments, store.shape[1] * store.shape[2])
-        return cls(store, partial(Batches, statistics=statistics))
+        return cls(store, mean_and_std(store.train.moments, store.shape[1] * store.shape[2]))
 
     def batches(self, split: Split, *, batch_size: int = 1000, rows: Tensor | None = None) -> Batches:
         """Some of a split's images, or all."""
-        return self.feed(split.pixels, split.labels, batch_size=batch_size, rows=rows)
+        return Batches(split.pixels, split.labels, batch_size=batch_size, rows=rows, statistics=self.statistics)
 
     def normalized(self, pixels: Tensor) -> Tensor:
         """Images as a network is given them."""
-        (batch,) = self.feed(pixels, torch.zeros(len(pixels), dtype=torch.int64), batch_size=len(pixels))
-        return batch.images
+        return normalize(pixels, *self.statistics)
 
 
 class Generalisation(NamedTuple):
@@ -105,7 +102,8 @@ def between(digits: Digits, names: tuple[str, str]) -> dict[str, Tensor]:
     labels = [digits.store.classes.index(name) for name in names]
     rows = torch.isin(train.labels, torch.tensor(labels)).nonzero().squeeze(1)
     model = _from_zero(2)
-    batches = digits.feed(train.pixels, (train.labels == labels[1]).long(), rows=rows, batch_size=32)
+    second = (train.labels == labels[1]).long()
+    batches = Batches(train.pixels, second, rows=rows, batch_size=32, statistics=digits.statistics)
     _learn(model, batches, _sgd(model, 0.1, epochs=20))
     ends = torch.cat([test.pixels[test.labels == label][:1] for label in labels])
     start, end = digits.normalized(ends)

@@ -54,9 +54,9 @@ def test_bytes_are_factors_and_results_of_each_product_and_the_optimizers_pass()
 
 def test_a_step_takes_as_long_as_its_operations_or_its_bytes() -> None:
     endless = 1e300
-    by_arithmetic = Device("", flops=10.0, bandwidth=endless, link=endless)
-    by_memory = Device("", flops=endless, bandwidth=10.0, link=endless)
-    by_network = Device("", flops=endless, bandwidth=endless, link=10.0)
+    by_arithmetic = Device(flops=10.0, bandwidth=endless, link=endless)
+    by_memory = Device(flops=endless, bandwidth=10.0, link=endless)
+    by_network = Device(flops=endless, bandwidth=endless, link=10.0)
     widths = [50, 30, 20]
     plain = step_cost(widths, 8)
     assert step_cost(widths, 8, device=by_arithmetic).seconds == pytest.approx(plain.flops / 10)
@@ -75,7 +75,7 @@ def test_devices_share_the_examples_and_send_their_gradients_round_a_ring() -> N
 
 
 def test_hours_are_of_whole_batches() -> None:
-    cost = step_cost([50, 10], 4, device=Device("", flops=1.0, bandwidth=1e300, link=1.0))
+    cost = step_cost([50, 10], 4, device=Device(flops=1.0, bandwidth=1e300, link=1.0))
     hours = training_hours(cost, images=10, batch_size=4, epochs=5)
     assert hours * 3600 == pytest.approx(5 * 3 * cost.flops)
 

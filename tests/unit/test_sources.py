@@ -523,6 +523,13 @@ def test_one_folder_that_cannot_be_split_is_refused(
     assert str(error.value) == message.format(path)
 
 
+def test_of_files_in_the_wrong_place_the_first_by_name_is_told(tmp_path: Path) -> None:
+    misplaced = {f"train/{number:02}.png": picture(1) for number in reversed(range(20))}
+    path = write(tmp_path, PAIR | misplaced)
+    with pytest.raises(UserError, match=r", found train/00\.png$"):
+        images(path).snapshot().read()
+
+
 @pytest.mark.parametrize("test", [0.0, 1.0, -0.1, float("nan")])
 def test_a_share_for_testing_that_leaves_nothing_is_refused(tmp_path: Path, test: float) -> None:
     with pytest.raises(UserError, match=rf"^test must be greater than 0 and less than 1, got {test}$"):
