@@ -149,7 +149,7 @@ class Dense(nn.Module):
 
     def preactivation(self, a: Tensor) -> Tensor:
         """z = W a + b, normalised where the layer does that; (B, n[l−1]) -> (B, n[l])."""
-        z: Tensor = nn.functional.linear(a, self.weight, self.bias)
+        z = _affine(a, self.weight, self.bias)
         if self.normalization is not None:
             z = self.normalization(z)
         return z
@@ -171,6 +171,18 @@ class Dense(nn.Module):
         """The layer in one line, as `print` shows it."""
         bias = "" if self.bias is not None else ", bias=False"
         return f"{self.in_features}, {self.out_features}, {self.activation}{bias}"
+
+
+def _affine(a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """a Wᵀ + b, (B, n).
+
+    A processor's product with a matrix of few columns is slow where they are no multiple of the 16 that it takes at
+    once, up to twice as slow as the transposed product W aᵀ, whose columns are the batch.
+    """
+    if a.device.type == "cpu" and 4 < len(weight) < 16 <= len(a):
+        product = weight @ a.T if bias is None else torch.addmm(bias[:, None], weight, a.T)
+        return product.T.contiguous()
+    return nn.functional.linear(a, weight, bias)
 
 
 class MLP(nn.Module):
