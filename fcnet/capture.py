@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fcnet import distributed
+from fcnet.optim import Muon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -36,10 +37,11 @@ _FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 _OURS = ("fcnet", "torch")
 
 
-def cuda_graph(work: Callable[[], None], generators: Sequence[torch.Generator]) -> Replay:
+def cuda_graph(device: torch.device, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Replay:
     """Records what ``work`` asks the device for, without doing it.
 
     Args:
+        device: the GPU.
         work: runs once; what it does to tensors happens at each replay, what it does in Python happens now.
         generators: whose seeds are read at each replay, and not now.
 
@@ -52,7 +54,7 @@ def cuda_graph(work: Callable[[], None], generators: Sequence[torch.Generator]) 
     graph = torch.cuda.CUDAGraph()
     for generator in generators:
         graph.register_generator_state(generator)
-    with torch.cuda.graph(graph):
+    with torch.cuda.device(device), torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):
         work()
     return graph.replay
 
@@ -69,15 +71,16 @@ def obstacle(model: nn.Module, batches: Batches, algorithm: GradientDescent) -> 
         >>> model, batches = LogisticRegression(4), Batches(torch.rand(5, 4), torch.tensor([0, 1, 1, 0, 1]))
         >>> obstacle(model, batches, GradientDescent(torch.optim.SGD(model.parameters(), fused=True), epochs=1))
         >>> obstacle(model, batches, GradientDescent(torch.optim.Rprop(model.parameters()), epochs=1))
-        'Rprop is no fused SGD, Adam or AdamW'
+        'Rprop takes numbers from the host, as no fused SGD, Adam or AdamW does'
     """
     optimizer = algorithm.optimizer
     if distributed.num_ranks() > 1:
         return "several ranks add up their gradients"
-    if batches.images.device != batches.device:
+    if batches.images.device != batches.labels.device:
         return "the images are not on the device"
-    if type(optimizer) not in _FUSED or not all(group["fused"] for group in optimizer.param_groups):
-        return f"{type(optimizer).__name__} is no fused SGD, Adam or AdamW"
+    word = "fused" if type(optimizer) in _FUSED else "capturable" if isinstance(optimizer, Muon) else ""
+    if not all(group.get(word) for group in optimizer.param_groups):
+        return f"{type(optimizer).__name__} takes numbers from the host, as no fused SGD, Adam or AdamW does"
     if any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks for module in model.modules()):
         return "a module of the network has a hook"
     parts = [*model.modules(), algorithm.loss, *batches.augment]
@@ -163,6 +166,11 @@ class Runs:
         self.refusal: str | None = None
         self.forget()
 
+    @property
+    def why_not(self) -> str | None:
+        """Why steps are made one by one, None where they are recorded."""
+        return self.obstacle or self.refusal
+
     def forget(self) -> None:
         """Begins anew; for memory that was replaced."""
         self._made: set[tuple[int, ...]] = set()
@@ -213,7 +221,7 @@ class Runs:
             with _capturable(self._optimizer):
                 replay = self._record(lambda: self._steps(sizes, given, generators, step), generators)
         except RuntimeError as error:
-            self.refusal = str(error).partition("\n")[0]
+            self.refusal = str(error.__context__ or error).partition("\n")[0]  # ending a broken capture fails, too
         else:
             self._recorded[sizes] = _Recorded(given, generators, replay)
 

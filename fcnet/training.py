@@ -139,8 +139,8 @@ class Training:
             group.setdefault("initial_lr", group["lr"])
         self.differentiate = differentiation(model, algorithm.loss, algorithm.precision)
         self.drops = Drops(model, batches.device, seed)
-        on_gpu = batches.device.type == "cuda"
-        self.runs = Runs(cuda_graph, model, batches, algorithm, self.drops) if on_gpu else None
+        record = partial(cuda_graph, batches.device) if batches.device.type == "cuda" else None
+        self.runs = Runs(record, model, batches, algorithm, self.drops) if record else None
 
     @property
     def num_steps(self) -> int:
