@@ -54,7 +54,9 @@ def cuda_graph(device: torch.device, work: Callable[[], None], generators: Seque
     graph = torch.cuda.CUDAGraph()
     for generator in generators:
         graph.register_generator_state(generator)
-    with torch.cuda.device(device), torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):
+    recording = torch.cuda.graph(graph, stream=torch.cuda.Stream(device))
+    # the stream is entered once more because torch leaves its own entered where a recording fails
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)), recording:
         work()
     return graph.replay
 
