@@ -289,6 +289,13 @@ def test_a_training_is_restored_in_the_midst_of_a_run() -> None:
         assert_same(again, whole)
 
 
+def test_a_training_that_is_gone_on_with_comes_back_to_the_runs_that_it_would_have_had() -> None:
+    plain, again = training(None), training(Recorder())
+    list(itertools.islice(plain.advance(), 5))
+    again.restore(*everything(plain))
+    assert [again.step for _ in itertools.islice(again.advance(), 5)] == [8, 10, 10, 14, 18]
+
+
 def test_a_training_that_goes_back_to_a_checkpoint_forgets_its_graphs() -> None:
     ours, theirs = training(Recorder()), training(None)
     kept = everything(ours)
