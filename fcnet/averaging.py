@@ -40,10 +40,13 @@ class WeightAverage:
         self.decay, self._model = decay, model
         self.weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
+    def share(self, step: int) -> float:
+        """1 − β_t, the share of the weights after step ``step``, 1 for the first."""
+        return 1.0 - min(self.decay, (1 + step) / (10 + step))
+
     @torch.no_grad()
-    def add(self, step: int) -> None:
-        """Counts the weights after step ``step``, 1 for the first."""
-        share = 1.0 - min(self.decay, (1 + step) / (10 + step))
+    def add(self, share: float | Tensor) -> None:
+        """Counts the weights as they are, at their share; a tensor is a scalar on their device."""
         for name, parameter in self._model.named_parameters():
             self.weights[name].lerp_(parameter, share)
 

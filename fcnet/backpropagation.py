@@ -21,7 +21,7 @@ from fcnet.losses import CrossEntropy
 from fcnet.models import MLP, SLOPES, LogisticRegression
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from fcnet.data.batches import Batch
     from fcnet.losses import Loss
@@ -52,6 +52,37 @@ def differentiation(model: nn.Module, loss: Loss, precision: torch.dtype) -> Dif
         return total.detach(), logits.detach()
 
     return by_autograd
+
+
+def add_up(differentiate: Differentiate, parts: Sequence[Batch], parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Sets every parameter's ``grad`` to the sum of those of a batch's parts, one after another.
+
+    Args:
+        differentiate: as `differentiation` gives it.
+        parts: of a batch, one at least.
+        parameters: whose ``grad`` is set.
+
+    Returns:
+        The sum of the losses, and the logits of the parts in their order.
+    """
+    done = []
+    gradients: list[Tensor | None] = [None] * len(parameters)
+    for part in parts:
+        for parameter in parameters:
+            parameter.grad = None
+        done.append(differentiate(part))
+        gradients = [_sum(before, p.grad) for before, p in zip(gradients, parameters, strict=True)]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    losses, logits = zip(*done, strict=True)
+    if len(done) == 1:
+        return losses[0], logits[0]
+    return torch.stack(losses).sum(), torch.cat(logits)
+
+
+def _sum(before: Tensor | None, gradient: Tensor | None) -> Tensor | None:
+    """The sum of what a part and the parts before it gave."""
+    return gradient if before is None else before.add_(gradient) if gradient is not None else before
 
 
 def applies_to(model: nn.Module) -> TypeGuard[MLP]:

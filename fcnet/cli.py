@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from fcnet.records import EpochRecord
     from fcnet.training import Training
 
+_BAR_SECONDS = 0.25
+"""Between two looks at a training's figures, for which a device is waited for."""
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose refusals are one line."""
@@ -181,7 +184,9 @@ def show(training: Training, events: Iterator[EpochRecord | None]) -> None:
     """
     shown = distributed.rank() == 0 and sys.stderr.isatty()
     form = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"  # fits into 80 columns
-    with tqdm(total=training.num_steps, initial=training.step, bar_format=form, disable=not shown) as bar:
+    with tqdm(
+        total=training.num_steps, initial=training.step, bar_format=form, disable=not shown, mininterval=_BAR_SECONDS
+    ) as bar:
         for record in events:
             if record is not None:
                 say(epoch_line(record, training.algorithm.epochs))

@@ -175,6 +175,7 @@ def _remarks(experiment: Experiment, records: list[dict[str, Any]], test: Evalua
     held_out = training.validation or experiment.test
     seen = evaluate(training.model, held_out) if training.validation else test
     said += remarks.on_classes(seen.confusion, network.classes, steps=training.step)
+    said += remarks.on_recording(training.runs.why_not if training.runs else None)
     idle = idle_units(network.model, held_out)
     return said + remarks.on_units(idle, network.model.arguments["activation"], lr, steps=training.step)
 

@@ -57,6 +57,12 @@ class Tally:
         self.hits += (most_probable(logits) == batch.labels).sum()
         self.images += batch.size
 
+    def clear(self) -> None:
+        """Begins anew, in the same memory, which a recorded step adds to."""
+        self.loss.zero_()
+        self.hits.zero_()
+        self.images = 0
+
     def sums(self) -> Tensor:
         """Loss and hits over all ranks, float64 (2,), on the device."""
         return distributed.sum_in_place(torch.stack([self.loss, self.hits.double()]))

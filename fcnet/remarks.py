@@ -178,6 +178,19 @@ def on_scores(loss: str) -> list[str]:
     return [f"the {loss} loss makes scores that are no probabilities: trust the class, not the probability beside it"]
 
 
+def on_recording(why: str | None) -> list[str]:
+    """Whether a device that could have repeated its steps from a recording did not.
+
+    Args:
+        why: what was in the way; None: nothing.
+
+    Example:
+        >>> print(*on_recording("the images are not on the device"))
+        steps were launched one by one and not replayed as a CUDA graph: the images are not on the device
+    """
+    return [] if why is None else [f"steps were launched one by one and not replayed as a CUDA graph: {why}"]
+
+
 def _is_number(figure: float | None) -> TypeGuard[float]:
     """Whether a record's figure is one; a run folder holds null for what is none."""
     return figure is not None and math.isfinite(figure)

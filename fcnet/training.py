@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from fcnet import distributed
 from fcnet.averaging import WeightAverage
-from fcnet.backpropagation import autocast, differentiation
+from fcnet.backpropagation import add_up, autocast, differentiation
+from fcnet.capture import Runs, cuda_graph
 from fcnet.data.batches import Batches
 from fcnet.diagnostics import (
     Place,
@@ -23,24 +25,23 @@ from fcnet.diagnostics import (
     last_nonfinite_gradient,
     nonfinite_state,
 )
+from fcnet.dropping import Drops
 from fcnet.errors import NonFiniteError, UserError
 from fcnet.evaluation import evaluate
 from fcnet.gradient_descent import GradientDescent
-from fcnet.models import Dropout
 from fcnet.optim import parameter_groups
 from fcnet.optimizer_state import put_together, taken_apart, within
 from fcnet.records import EpochRecord, Tally
-from fcnet.seeds import derive
 from fcnet.stopping import EarlyStopping
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from fcnet.data.batches import Batch
     from fcnet.evaluation import Evaluation
 
 
-def train_step(training: Training, batch: Batch) -> None:
+def train_step(training: Training, batch: Batch, numbers: Sequence[float | Tensor] | None = None) -> None:
     """Moves the parameters once, against the gradient of the global batch's mean loss.
 
     No value is read back from the device, unless it is the processor's own, or the optimizer searches along a line.
@@ -48,13 +49,19 @@ def train_step(training: Training, batch: Batch) -> None:
     Args:
         training: whose model is in training mode and whose counters go on by one step.
         batch: this rank's part of the global batch.
+        numbers: as `Training.numbers` gives them, or as scalars on the device, by whom has seeded what is dropped out;
+            None: those of the step at hand.
 
     Raises:
         NonFiniteError: as `Training.guard` does; the parameters have not moved.
     """
-    optimizer, factor = training.algorithm.optimizer, training.algorithm.schedule(training.step)
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor
+    if numbers is None:
+        training.drops.reseed(training.step)
+        numbers = training.numbers(training.step)
+    *rates, share = numbers
+    optimizer = training.algorithm.optimizer
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
     if isinstance(optimizer, torch.optim.LBFGS):
         loss, logits = _search_line(training, batch, optimizer)
     else:
@@ -63,7 +70,7 @@ def train_step(training: Training, batch: Batch) -> None:
     training.tally.add(loss, logits, batch)
     training.step += 1
     if training.average is not None:
-        training.average.add(training.step)
+        training.average.add(share)
 
 
 def _search_line(training: Training, batch: Batch, optimizer: torch.optim.LBFGS) -> tuple[Tensor, Tensor]:
@@ -71,6 +78,7 @@ def _search_line(training: Training, batch: Batch, optimizer: torch.optim.LBFGS)
     found: list[tuple[Tensor, Tensor]] = []
 
     def risk() -> float:
+        training.drops.reseed(training.step)
         loss, logits, whole = training.gradient(batch, guarded=not found)
         if not found:
             found.append((loss, logits))
@@ -97,6 +105,7 @@ class Training:
         step: steps done.
         reads_losses: whether each step's loss is looked at before the parameters move, which waits for
             the device; otherwise it is looked at where the host waits anyway.
+        runs: what records and replays steps, on a GPU; None elsewhere.
 
     Raises:
         UserError: the training set is empty, or holds a label that is no class of the model; or nothing
@@ -129,10 +138,9 @@ class Training:
         for group in algorithm.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         self.differentiate = differentiation(model, algorithm.loss, algorithm.precision)
-        self._dropout = None
-        for module in model.modules():
-            if isinstance(module, Dropout):
-                self._dropout = module.generator = self._dropout or torch.Generator(batches.device)
+        self.drops = Drops(model, batches.device, seed)
+        record = partial(cuda_graph, batches.device) if batches.device.type == "cuda" else None
+        self.runs = Runs(record, model, batches, algorithm, self.drops) if record else None
 
     @property
     def num_steps(self) -> int:
@@ -155,10 +163,15 @@ class Training:
         """The epoch whose weights are kept, 1 for the first."""
         return self.epoch if self.stopping is None else self.stopping.epoch
 
+    def numbers(self, step: int) -> list[float]:
+        """Of a step: the learning rate of each of the optimizer's groups, and the new weights' share in the average."""
+        algorithm = self.algorithm
+        factor = algorithm.schedule(step)
+        share = 0.0 if self.average is None else self.average.share(step + 1)
+        return [*(group["initial_lr"] * factor for group in algorithm.optimizer.param_groups), share]
+
     def gradient(self, batch: Batch, *, guarded: bool = True) -> tuple[Tensor, Tensor, Tensor]:
         """Sets every parameter's ``grad`` to the derivative of the global batch's mean loss.
-
-        The same at every call in a step: what is dropped out follows from the step.
 
         Args:
             batch: this rank's part of the global batch.
@@ -167,38 +180,25 @@ class Training:
         Returns:
             The sum of this rank's losses, its logits, and the sum of all ranks' losses.
         """
-        self._reseed_dropout()
         parameters = [p for group in self.algorithm.optimizer.param_groups for p in group["params"]]
-        done = []
-        gradients: list[Tensor | None] = [None] * len(parameters)
-        for part in batch.split(self.algorithm.accumulate):
-            for parameter in parameters:
-                parameter.grad = None
-            done.append(self.differentiate(part))
-            gradients = [_sum(before, p.grad) for before, p in zip(gradients, parameters, strict=True)]
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        losses, logits = zip(*done, strict=True)
-        loss = losses[0] if len(done) == 1 else torch.stack(losses).sum()
+        loss, logits = add_up(self.differentiate, batch.split(self.algorithm.accumulate), parameters)
         seen = [distributed.sum_gradients(parameters, loss)]
         if self.algorithm.clip_norm:
             seen.append(nn.utils.clip_grad_norm_(parameters, self.algorithm.clip_norm))
         if guarded:
             self.guard(batch, *seen)
-        return loss, logits[0] if len(done) == 1 else torch.cat(logits), seen[0]
+        return loss, logits, seen[0]
 
     def advance(self) -> Iterator[EpochRecord | None]:
         """Trains to the end. Pauses after each step with None and after each epoch with its record.
 
-        Whenever it pauses, `state` is whole and may be saved. At the end the model has the weights that
-        are kept.
+        Where steps are replayed it pauses after a run of them; see `fcnet.capture`. Whenever it pauses, `state`
+        is whole and may be saved. At the end the model has the weights that are kept.
         """
         while not self.ended:
             self.model.train()
-            start = self.step - self.epoch * len(self.batches)
             since = time.perf_counter()
-            for batch in self.batches.epoch(self.seed, self.epoch, start=start, recycle=True):
-                train_step(self, batch)
+            for _ in self._steps():
                 self.seconds += time.perf_counter() - since
                 yield None
                 since = time.perf_counter()
@@ -221,7 +221,7 @@ class Training:
         if not self.reads_losses:
             self._watch.note(seen[0])
         elif not all(math.isfinite(value.item()) for value in seen):
-            self._reseed_dropout()
+            self.drops.reseed(self.step)
             with autocast(self.algorithm.precision, batch.images.device):
                 place = first_nonfinite(self.model, batch.images, batch.target, self.algorithm.loss)
             place = place or last_nonfinite_gradient(self.model) or Place(None, "the loss")
@@ -280,10 +280,23 @@ class Training:
         self.epoch, self.step = facts["epoch"], facts["step"]
         self.seconds, self.seconds_before = facts["seconds"], facts["seconds_before"]
         self._watch, self._watched_from = Watch(self.batches.device), self.step
+        if self.runs is not None:
+            self.runs.forget()
 
-    def _reseed_dropout(self) -> None:
-        if self._dropout is not None:
-            self._dropout.manual_seed(derive(self.seed, "dropout", self.step, distributed.rank()))
+    def _steps(self) -> Iterator[None]:
+        """Makes the rest of the epoch's steps, with a pause after each, or after each run of replayed ones."""
+        first = self.epoch * len(self.batches)
+        if self.runs is None or self.runs.obstacle or self.reads_losses:
+            for batch in self.batches.epoch(self.seed, self.epoch, start=self.step - first, recycle=True):
+                train_step(self, batch)
+                yield
+            return
+        order = self.batches.order(self.seed, self.epoch)
+        numbers = [self.numbers(step) for step in range(first, first + len(self.batches))]
+        for made in self.runs.epoch(order, numbers, first, self.step - first, partial(train_step, self)):
+            # a replay does not run the step's Python, and recording runs it without a step
+            self.step, self.tally.images = first + made, min(made * self.batches.batch_size, self.batches.num_images)
+            yield
 
     def _stopped(self, place: Place, step: int) -> NonFiniteError:
         algorithm = self.algorithm
@@ -315,7 +328,7 @@ class Training:
             seconds=self.seconds,
             images_per_second=self.tally.images / max(self.seconds, 1e-9),
         )
-        self.tally = Tally(self.batches.device)
+        self.tally.clear()
         self.seconds_before += self.seconds
         self.seconds = 0.0
         return record
@@ -369,11 +382,6 @@ def fit(
     for record in training.advance():
         if record is not None:
             yield record
-
-
-def _sum(before: Tensor | None, gradient: Tensor | None) -> Tensor | None:
-    """The sum of what a part and the parts before it gave."""
-    return gradient if before is None else before.add_(gradient) if gradient is not None else before
 
 
 def _check_labels(model: nn.Module, batches: Batches) -> None:

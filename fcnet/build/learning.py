@@ -73,16 +73,15 @@ def _loss(train: config.Train) -> losses.Loss:
 
 def _optimizer(section: config.Optimizer, model: MLP) -> torch.optim.Optimizer:
     groups, betas = optim.parameter_groups(model, section.weight_decay), (section.beta1, section.beta2)
-    on_gpu = next(model.parameters()).is_cuda
     match section.name:
         case "sgd":
             return torch.optim.SGD(
                 groups, lr=section.lr, momentum=section.momentum, nesterov=section.nesterov, fused=True
             )
         case "adam":
-            return torch.optim.Adam(groups, lr=section.lr, betas=betas, fused=True, capturable=on_gpu)
+            return torch.optim.Adam(groups, lr=section.lr, betas=betas, fused=True)
         case "adamw":
-            return torch.optim.AdamW(groups, lr=section.lr, betas=betas, fused=True, capturable=on_gpu)
+            return torch.optim.AdamW(groups, lr=section.lr, betas=betas, fused=True)
         case "muon":
             return optim.Muon(groups, lr=section.lr, momentum=section.momentum, betas=betas)
         case "lbfgs":

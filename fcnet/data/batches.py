@@ -14,6 +14,7 @@ from torch import Tensor
 from fcnet import distributed
 from fcnet.data.balance import class_weights, even_sample
 from fcnet.data.mixing import mixed_target
+from fcnet.data.orders import Order
 from fcnet.errors import UserError
 from fcnet.seeds import generator
 
@@ -154,7 +155,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         """Every image once, in order, unchanged."""
-        return self._batches(self.rows, (), start=0)
+        return self._batches(self._order(self.rows, ()), start=0)
 
     def epoch(
         self, seed: int, epoch: int, *, start: int = 0, recycle: bool = False, shuffle: bool = True
@@ -172,6 +173,13 @@ class Batches:
         Yields:
             The batches from ``start`` on, the same whatever ``start`` and the number of ranks.
         """
+        order = self.order(seed, epoch, shuffle=shuffle)
+        largest = min(self.batch_size, self.num_images)
+        memory = torch.empty(largest, self._rows_of_pixels.shape[1], device=self.device) if recycle else None
+        return self._batches(order, start=start, memory=memory)
+
+    def order(self, seed: int, epoch: int, *, shuffle: bool = True) -> Order:
+        """What `epoch` makes its batches of."""
         rows = self._ordered(seed, epoch) if shuffle else self.rows
         drawn = [
             transform.draw(self.num_images, generator(seed, "augment", place, epoch))
@@ -182,9 +190,31 @@ class Batches:
             height, width = self.images.shape[2:]
             mixture = self.mixing.draw(self.num_images, (height, width), generator(seed, "mixing", epoch))
         weights = class_weights(self._own_labels(), self.num_classes) if self.balance == "weights" else None
-        largest = min(self.batch_size, self.num_images)
-        memory = torch.empty(largest, self._rows_of_pixels.shape[1], device=self.device) if recycle else None
-        return self._batches(rows, drawn, mixture, weights, start=start, memory=memory)
+        return self._order(rows, drawn, mixture, weights)
+
+    def size(self, number: int) -> int:
+        """The number of images in the global batch of a number, from 0."""
+        return min(self.batch_size, self.num_images - number * self.batch_size)
+
+    def batch(self, order: Order, places: slice, size: int, memory: Tensor | None = None) -> Batch:
+        """The images at some places of an order, as this rank's part of a global batch.
+
+        Args:
+            order: as `order` gives it, or a part of it.
+            places: those of the rank.
+            size: the number of images in the global batch.
+            memory: as `take` uses it.
+        """
+        mixture = None if order.mixture is None else order.mixture.rows(places)
+        numbers = [each[:, places].flatten(0, 1) for each in order.drawn]
+        images = self.take(order.rows[:, places].flatten(), numbers, mixture, memory)
+        labels = order.labels[:, places]
+        own = labels[0]
+        if mixture is None and order.weights is None:
+            return Batch(images, own, own, size)
+        share = None if mixture is None else mixture.share
+        target = mixed_target(labels, share, order.weights, self.num_classes)
+        return Batch(images, own if share is None else torch.where(share >= 0.5, own, labels[1]), target, size)
 
     def take(
         self,
@@ -234,40 +264,27 @@ class Batches:
             return self.rows[even_sample(self._own_labels().cpu(), generator(seed, "sample", epoch))]
         return self.rows[torch.randperm(self.num_images, generator=generator(seed, "order", epoch))]
 
-    def _batches(
+    def _order(
         self,
         rows: Tensor,
         drawn: Sequence[Tensor],
         mixture: Mixture | None = None,
         weights: Tensor | None = None,
-        *,
-        start: int,
-        memory: Tensor | None = None,
-    ) -> Iterator[Batch]:
+    ) -> Order:
         rows = _beside_partners(rows, mixture)
-        drawn = [_beside_partners(numbers, mixture).to(self.device) for numbers in drawn]
-        labels = self.labels[rows.to(self.device)]
-        rows = rows.to(self.images.device)
-        mixture = None if mixture is None else mixture.to(self.device)
-        for first in range(start * self.batch_size, self.num_images, self.batch_size):
-            size = min(self.batch_size, self.num_images - first)
-            mine = distributed.share(size)
-            part = slice(first + mine.start, first + mine.stop)
-            mixed = None if mixture is None else mixture.rows(part)
-            numbers = [each[:, part].flatten(0, 1) for each in drawn]
-            images = self.take(rows[:, part].flatten(), numbers, mixed, memory)
-            yield self._batch(images, labels[:, part], mixed, weights, size)
+        return Order(
+            rows.to(self.images.device),
+            self.labels[rows.to(self.device)],
+            tuple(_beside_partners(numbers, mixture).to(self.device) for numbers in drawn),
+            None if mixture is None else mixture.to(self.device),
+            weights,
+        )
 
-    def _batch(
-        self, images: Tensor, labels: Tensor, mixture: Mixture | None, weights: Tensor | None, size: int
-    ) -> Batch:
-        """A batch of images whose labels are (1, B), or (2, B) with the partners'."""
-        own = labels[0]
-        if mixture is None and weights is None:
-            return Batch(images, own, own, size)
-        share = None if mixture is None else mixture.share
-        target = mixed_target(labels, share, weights, self.num_classes)
-        return Batch(images, own if share is None else torch.where(share >= 0.5, own, labels[1]), target, size)
+    def _batches(self, order: Order, *, start: int, memory: Tensor | None = None) -> Iterator[Batch]:
+        for number in range(start, len(self)):
+            first, size = number * self.batch_size, self.size(number)
+            mine = distributed.share(size)
+            yield self.batch(order, slice(first + mine.start, first + mine.stop), size, memory)
 
 
 def _beside_partners(values: Tensor, mixture: Mixture | None) -> Tensor:

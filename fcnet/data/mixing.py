@@ -44,6 +44,15 @@ class Mixture:
         blend, box = (None if values is None else values.to(device) for values in (self.blend, self.box))
         return Mixture(self.partner.to(device), self.share.to(device), blend, box)
 
+    def clone(self) -> Mixture:
+        """The same in memory of its own."""
+        blend, box = (None if values is None else values.clone() for values in (self.blend, self.box))
+        return Mixture(self.partner.clone(), self.share.clone(), blend, box)
+
+    def tensors(self) -> list[Tensor]:
+        """All that is there."""
+        return [values for values in (self.partner, self.share, self.blend, self.box) if values is not None]
+
     def pasted(self, images: Tensor, partners: Tensor) -> Tensor:
         """Cutmix: the images (B, C, H, W) with their partners' pixels in the boxes."""
         if self.box is None:

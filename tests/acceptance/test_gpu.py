@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 import fcnet.functional as F
 from fcnet import train
+from fcnet.capture import Runs
 from fcnet.data import batches as batches_module
 from fcnet.data.augment import Affine, ColorJitter, Cutout, Flip, Shift
 from fcnet.data.batches import Batches
 from fcnet.data.mixing import Mixing
 from fcnet.gradient_descent import GradientDescent
+from fcnet.losses import CrossEntropy
 from fcnet.models import MLP
 from fcnet.optim import Muon, parameter_groups
-from fcnet.training import Training, train_step
+from fcnet.schedules import cosine
+from fcnet.training import Training
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 pytestmark = [
@@ -87,35 +94,92 @@ def test_batches_are_the_cpus_whether_or_not_the_images_fit(resident: bool, monk
         assert_close(theirs.labels.cpu(), ours.labels)
 
 
-@pytest.mark.parametrize("normalization", ["none", "batch"])
-def test_a_captured_step_is_the_step(normalization: Literal["none", "batch"]) -> None:
-    """Gradients by hand for the plain network, by autograd for the normalised one."""
-    pixels = torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8)
-    batches = Batches(pixels, torch.arange(64) % 10, batch_size=64, device="cuda")
-    batch = next(iter(batches))
+SETTINGS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "all": {"accumulate": 2, "clip_norm": 0.5, "ema_decay": 0.9, "loss": CrossEntropy(0.1)},
+    "bfloat16": {"precision": torch.bfloat16},
+}
+OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] = {
+    "sgd": partial(torch.optim.SGD, lr=0.1, momentum=0.9, fused=True),
+    "adamw": partial(torch.optim.AdamW, lr=1e-3, fused=True),
+}
 
-    def started() -> Training:
-        model = MLP(192, (32,), 10, normalization=normalization, generator=torch.Generator().manual_seed(0)).cuda()
-        optimizer = torch.optim.AdamW(parameter_groups(model, 0.01), lr=1e-3, fused=True, capturable=True)
-        return Training(model.train(), batches, GradientDescent(optimizer, epochs=100))
 
-    plain, captured = started(), started()
-    for _ in range(8):
-        train_step(plain, batch)
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            train_step(captured, batch)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        train_step(captured, batch)
-    for _ in range(5):
-        graph.replay()
-    for ours, theirs in zip(captured.model.parameters(), plain.model.parameters(), strict=True):
-        assert_close(ours, theirs)
-    assert captured.tally.hits.item() == plain.tally.hits.item()
+def course(
+    optimizer: str = "adamw", settings: str = "plain", *, at_once: int = 4, batch_size: int = 50, **network: Any
+) -> Training:
+    """Eleven steps an epoch, the last of 12 images."""
+    pixels = torch.randint(0, 256, (512, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    batches = Batches(
+        pixels, torch.arange(512) % 10, batch_size=batch_size, augment=CHANGES, mixing=Mixing(0.4, 1.0), device="cuda"
+    )
+    model = MLP(192, (32, 32), 10, generator=torch.Generator().manual_seed(0), **network).cuda()
+    made = OPTIMIZERS[optimizer](parameter_groups(model, 0.01))
+    algorithm = GradientDescent(made, epochs=4, schedule=cosine(44), **SETTINGS[settings])
+    training = Training(model, batches, algorithm, seed=3)
+    assert training.runs is not None
+    training.runs.at_once = at_once
+    return training
+
+
+def refusing(work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
+    raise RuntimeError("no graphs today")
+
+
+def one_by_one(training: Training) -> Training:
+    """The same, which records nothing."""
+    training.runs = Runs(refusing, training.model, training.batches, training.algorithm, training.drops)
+    return training
+
+
+def ended(training: Training) -> dict[str, Tensor]:
+    """All that a training changes, at its end."""
+    for _ in training.advance():
+        pass
+    return training.state()[0]
+
+
+NETWORKS: list[dict[str, Any]] = [{}, {"normalization": "batch"}, {"normalization": "layer", "dropout": 0.3}]
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=str)
+@pytest.mark.parametrize("at_once", [1, 4, 16])
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_replayed_steps_are_the_steps(optimizer: str, settings: str, at_once: int, network: dict[str, Any]) -> None:
+    replayed = course(optimizer, settings, at_once=at_once, **network)
+    plain = one_by_one(course(optimizer, settings, at_once=at_once, **network))
+    ours, theirs = ended(replayed), ended(plain)
+    assert replayed.runs is not None
+    assert replayed.runs.why_not is None
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert_close(tensor, theirs[name], rtol=0.0, atol=0.0, msg=name)
+
+
+def test_a_replayed_training_restored_at_a_pause_ends_as_if_it_had_never_stopped() -> None:
+    whole = ended(course(dropout=0.3))
+    broken_off, again = course(dropout=0.3), course(dropout=0.3)
+    list(itertools.islice(broken_off.advance(), 6))
+    tensors, facts = broken_off.state()
+    again.restore({name: tensor.cpu().clone() for name, tensor in tensors.items()}, facts)
+    for name, tensor in ended(again).items():
+        assert_close(tensor, whole[name], rtol=0.0, atol=0.0, msg=name)
+
+
+def test_a_network_that_waits_is_trained_step_by_step_and_the_device_is_left_whole() -> None:
+    class Waits(nn.ReLU):
+        def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+            return super().forward(input) if input.sum().item() > -1e30 else input
+
+    Waits.__module__ = "torch.nn"
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), Waits(), nn.Linear(8, 10)).cuda()
+    batches = course().batches
+    training = Training(model, batches, GradientDescent(OPTIMIZERS["sgd"](parameter_groups(model, 0.0)), epochs=3))
+    assert len([record for record in training.advance() if record is not None]) == 3
+    assert training.runs is not None
+    assert training.runs.refusal is not None
+    ended(course())
 
 
 @pytest.mark.parametrize("target", ["indices", "smoothed", "soft"])
@@ -159,19 +223,24 @@ def test_changes_of_images_are_the_cpus() -> None:
         assert ((theirs.images.cpu() - ours.images).abs() > 1.5 / 255).double().mean() < 0.01
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_no_step_waits_for_the_device(optimizer: str) -> None:
-    pixels = torch.randint(0, 256, (512, 3, 8, 8), dtype=torch.uint8)
-    batches = Batches(pixels, torch.arange(512) % 10, augment=CHANGES, mixing=Mixing(0.4, 1.0), device="cuda")
-    model = MLP(192, (32,), 10, normalization="batch", dropout=0.1).cuda()
-    groups = parameter_groups(model, 0.01)
-    made = Muon(groups) if optimizer == "muon" else torch.optim.AdamW(groups, lr=1e-3, fused=True)
-    training = Training(model, batches, GradientDescent(made, epochs=2, accumulate=2, ema_decay=0.9, clip_norm=1.0))
+    """Neither one that is made by itself nor one that is replayed."""
+    training = course(settings="all", at_once=2, normalization="batch", dropout=0.1)
+    if optimizer == "muon":
+        made = dataclasses.replace(training.algorithm, optimizer=Muon(parameter_groups(training.model, 0.01)))
+        training = Training(training.model, training.batches, made)
     events = training.advance()
-    next(events)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for _ in range(len(batches) - 1):
-            next(events)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    for _ in range(2):  # the second epoch's first run is replayed
+        while next(events) is not None:
+            pass
+    for _ in range(2):
+        next(events)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            while training.step % len(training.batches):
+                next(events)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert next(events) is not None

@@ -32,10 +32,10 @@ def test_the_average_forgets_by_the_decay_and_its_beginning_faster() -> None:
     average, expected = WeightAverage(model, 0.6), 0.0
     for step, decay in enumerate([2 / 11, 3 / 12, 4 / 13, 5 / 14], start=1):
         nn.init.constant_(model.weight, float(step))
-        average.add(step)
+        average.add(average.share(step))
         expected = decay * expected + (1 - decay) * step
         assert average.weights["weight"].item() == pytest.approx(expected)
-    average.add(1000)
+    average.add(average.share(1000))
     assert average.weights["weight"].item() == pytest.approx(0.6 * expected + 0.4 * 4)
 
 
