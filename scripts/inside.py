@@ -5,13 +5,15 @@
     python scripts/inside.py --descent                    # full-batch, mini-batch and stochastic descent
     python scripts/inside.py --gradients                  # backpropagation by hand against autograd
 
-The images are scikit-learn's digits, or those of a folder or archive; ``--quick`` takes few of them and few passes.
+The images are scikit-learn's digits, or those of a folder or archive: of its training split, half to train on and half
+kept aside, from which every accuracy is. ``--quick`` takes few of them, few passes and two seeds.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import platform
 import statistics
 import sys
@@ -25,8 +27,8 @@ from torch import Tensor
 from fcnet import GradientDescent, fit
 from fcnet.backpropagation import backpropagate
 from fcnet.data import sources
-from fcnet.data.batches import Batches, normalize
-from fcnet.data.store import Split, mean_and_std, open_store
+from fcnet.data.batches import Batches, normalize, split_validation
+from fcnet.data.store import mean_and_std, open_store
 from fcnet.diagnostics import gradient_norms, slopes
 from fcnet.errors import NonFiniteError
 from fcnet.evaluation import evaluate
@@ -51,14 +53,14 @@ class Images(NamedTuple):
     Attributes:
         x: float32 (N, D), to train on.
         y: int64 (N,).
-        test_x: others.
-        test_y: their labels.
+        kept_x: others, kept aside.
+        kept_y: their labels.
     """
 
     x: Tensor
     y: Tensor
-    test_x: Tensor
-    test_y: Tensor
+    kept_x: Tensor
+    kept_y: Tensor
 
 
 class Course(NamedTuple):
@@ -76,15 +78,14 @@ class Course(NamedTuple):
 
 
 def load(path: Path | None, count: int) -> Images:
-    """Every k-th image of each split, so that at most ``count`` are left of one."""
+    """Every k-th image of the training split, half of them kept aside: at most ``count`` in a half."""
     store = open_store(sources.images(path) if path else sources.digits())
     mean, std = mean_and_std(store.train.moments, store.shape[1] * store.shape[2])
-
-    def some(split: Split) -> tuple[Tensor, Tensor]:
-        step = -(-len(split.labels) // count)
-        return normalize(split.pixels[::step], mean, std).flatten(1), split.labels[::step]
-
-    return Images(*some(store.train), *some(store.test))
+    step = -(-len(store.train.labels) // (2 * count))
+    pixels, labels = store.train.pixels[::step], store.train.labels[::step]
+    x = normalize(pixels, mean, std).flatten(1)
+    train, kept = split_validation(labels, 0.5, seed=0)
+    return Images(x[train], labels[train], x[kept], labels[kept])
 
 
 def network(images: Images, hidden: Sequence[int], activation: ActivationName, seed: int) -> MLP:
@@ -213,42 +214,72 @@ def dead(course: Course) -> None:
             first.append(100 * dead_share(model, course.images))
             if train(model, course, seed, lr):
                 last.append(100 * dead_share(model, course.images))
-                seen = evaluate(model, Batches(course.images.test_x, course.images.test_y))
+                seen = evaluate(model, Batches(course.images.kept_x, course.images.kept_y))
                 accuracies.append(100 * seen.accuracy)
             else:
                 lost += 1
         ends = [f"{spread(values, '.1f')} %" if values else "–" for values in (last, accuracies)]
         rows.append([harm, activation, f"{spread(first, '.1f')} %", *ends, str(lost)])
-    table(["harm", "g", "dead before", "dead after", "test accuracy", "NaN or inf"], rows)
+    table(["harm", "g", "dead before", "dead after", "validation accuracy", "NaN or inf"], rows)
 
 
 # --- descent ----------------------------------------------------------------------------------------------------
 
 PASSES = (1, 2, 5, 10, 20)
+RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 
-def descend(course: Course, batch_size: int, lr: float) -> tuple[list[float], float]:
-    """The training loss after each pass, and the seconds of the steps alone."""
-    images, seed = course.images, course.seeds[0]
+class Descent(NamedTuple):
+    """One training.
+
+    Attributes:
+        losses: of the training images, after each pass.
+        kept_loss: of the images kept aside, at the end.
+        seconds: of the steps alone.
+    """
+
+    losses: list[float]
+    kept_loss: float
+    seconds: float
+
+
+def descend(course: Course, batch_size: int, lr: float, seed: int) -> Descent:
+    """One hidden layer of 32 ReLUs, without momentum; NaN or inf on the way costs inf."""
+    images = course.images
     model = network(images, (32,), "relu", seed)
     algorithm = GradientDescent(torch.optim.SGD(model.parameters(), lr=lr), epochs=course.epochs)
-    whole = Batches(images.x, images.y, batch_size=1024)
-    records = list(
-        fit(model, Batches(images.x, images.y, batch_size=batch_size), algorithm, validation=whole, seed=seed)
-    )
-    return [record.validation_loss or 0.0 for record in records], sum(record.seconds for record in records)
+    batches, whole = Batches(images.x, images.y, batch_size=batch_size), Batches(images.x, images.y, batch_size=1024)
+    try:
+        records = list(fit(model, batches, algorithm, validation=whole, seed=seed))
+    except NonFiniteError:
+        return Descent([math.inf] * course.epochs, math.inf, math.inf)
+    kept_loss = evaluate(model, Batches(images.kept_x, images.kept_y)).loss
+    losses = [math.inf if record.validation_loss is None else record.validation_loss for record in records]
+    return Descent(losses, kept_loss, sum(record.seconds for record in records))
 
 
 def descent(course: Course) -> None:
-    """One loss from one start, three batch sizes."""
+    """One loss, three batch sizes, each with the learning rate that serves the images kept aside best."""
     size, passes = len(course.images.y), [number for number in PASSES if number <= course.epochs]
+    names = {size: "full batch", 32: "mini-batch", 1: "stochastic"}
+    tried = {(batch_size, lr): [descend(course, batch_size, lr, seed) for seed in course.seeds]
+             for batch_size in names for lr in RATES}  # fmt: skip
+    costs = {which: statistics.mean(run.kept_loss for run in runs) for which, runs in tried.items()}
+    print("validation loss after the last pass:\n")
+    table(
+        ["batch", *(f"η = {lr:g}" for lr in RATES)],
+        ([f"{name}, {batch_size:,}", *(f"{costs[batch_size, lr]:.3f}" for lr in RATES)]
+         for batch_size, name in names.items()),
+    )  # fmt: skip
+    print("training loss:\n")
     rows = []
-    for name, batch_size, lr in (("full batch", size, 0.5), ("mini-batch", 32, 0.1), ("stochastic", 1, 0.01)):
-        losses, seconds = descend(course, batch_size, lr)
-        steps = -(-size // batch_size)
-        row = [f"{name}, {batch_size:,}", f"{lr:g}", f"{steps:,}", *(f"{losses[number - 1]:.4f}" for number in passes)]
-        rows.append([*row, f"{seconds:.2f}"])
-    table(["batch", "η", "steps a pass", *(f"pass {number}" for number in passes), "seconds"], rows)
+    for batch_size, name in names.items():
+        lr = min(RATES, key=lambda rate: costs[batch_size, rate])
+        runs, steps = tried[batch_size, lr], -(-size // batch_size)
+        losses = [spread((run.losses[number - 1] for run in runs), ".3f") for number in passes]
+        seconds = f"{statistics.median(run.seconds for run in runs):.2f}"
+        rows.append([f"{name}, {batch_size:,}", f"{lr:g}", f"{steps:,}", *losses, seconds])
+    table(["batch", "η", "steps a pass", *(f"pass {number}" for number in passes), "median seconds"], rows)
 
 
 # --- backpropagation --------------------------------------------------------------------------------------------
@@ -326,7 +357,7 @@ def main() -> int:
         gradients(20 if flags.quick else 100)
         return 0
     images = load(flags.data, FEW if flags.quick else IMAGES)
-    print(f"; {len(images.y):,} training images\n")
+    print(f"; {len(images.y):,} images to train on, {len(images.kept_y):,} kept aside\n")
     seeds, epochs = range(2 if flags.quick else 5), 2 if flags.quick else 20
     if flags.saturation:
         saturation(Course(images, seeds, epochs))

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fcnet.data import sources
+from fcnet.data.batches import normalize
+from fcnet.data.store import mean_and_std, open_store
 from fcnet.models import ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -62,9 +65,30 @@ def test_low_biases_kill_relus_and_not_what_has_a_slope_below_0(
 def test_smaller_batches_come_farther_in_a_pass(
     program: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    _, *rows = said(program, "--descent", monkeypatch, capsys)
-    losses = [float(row[3]) for row in rows]
+    rows = said(program, "--descent", monkeypatch, capsys)
+    rates, tried, (_, *found) = program("inside").RATES, rows[1:4], rows[4:]
+    losses = [mean(row[3]) for row in found]
     assert losses == sorted(losses, reverse=True)
+    for (name, *costs), (same_name, rate, *_) in zip(tried, found, strict=True):
+        assert name == same_name
+        assert float(rate) == min(zip(map(float, costs), rates, strict=True))[1]  # on validation
+
+
+@pytest.mark.usefixtures("own_cache_and_threads")
+def test_what_is_kept_aside_is_not_trained_on_and_the_test_images_are_left_alone(
+    program: Callable[[str], Any],
+) -> None:
+    images = program("inside").load(None, 200)
+    store = open_store(sources.digits())
+    mean, std = mean_and_std(store.train.moments, store.shape[1] * store.shape[2])
+    halves = [{tuple(row) for row in x.tolist()} for x in (images.x, images.kept_x)]
+    known = {tuple(row) for row in normalize(store.train.pixels, mean, std).flatten(1).tolist()}
+    assert not halves[0] & halves[1]
+    assert halves[0] | halves[1] < known
+    assert len(images.y) == len(images.x)
+    assert len(images.kept_y) == len(images.kept_x)
+    assert max(len(images.y), len(images.kept_y)) <= 200
+    assert min(images.y.bincount().tolist()) > 0
 
 
 @pytest.mark.usefixtures("own_cache_and_threads")
