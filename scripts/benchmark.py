@@ -47,7 +47,7 @@ def measured(flags: argparse.Namespace) -> list[Figure]:
     if flags.store:
         return store.compare(flags.images, flags.repeats)
     if flags.startup:
-        return startup.compare(flags.repeats, device)
+        return startup.compare(flags.repeats)
     return training.compare(CASES[device.type], Data.drawn(IMAGES, device), flags.repeats)
 
 

@@ -109,6 +109,7 @@ def of_bandwidth(
         x = torch.randn(size, generator=draws, device=device).to(dtype)
         labels = torch.randint(size[1], size[:1], generator=draws, device=device)
         copy = torch.empty_like(x)
+        torch.compiler.reset()  # which else gives up compiling after some sizes
         steps: dict[str, Callable[[], object]] = {
             OURS: loss_step(fcnet.functional.cross_entropy, x, labels),
             TORCH: loss_step(nn.functional.cross_entropy, x, labels),

@@ -305,6 +305,8 @@ def missing(case: Case, data: Data) -> list[str]:
 def peers(case: Case, data: Data) -> list[Contender]:
     """Those whose packages are installed, ready to train."""
     absent = missing(case, data)
+    if data.device.type == "cuda":
+        torch.compiler.reset()  # which else gives up compiling after some networks
     with quiet():
         return [make() for package, make in entered(case, data) if package not in absent]
 

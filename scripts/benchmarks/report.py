@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from matplotlib.ticker import LogFormatter
 
 from fcnet.plots.style import LIGHT, blank, saved, themed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+
+    from matplotlib.axes import Axes
 
 OURS, LIMIT = "fcnet", "limit"
 
@@ -119,7 +122,7 @@ def print_figures(figures: Sequence[Figure]) -> None:
     """A table for each case: the median, the spread, how many times the limit's and how many times ours."""
     for case, own in by_case(figures).items():
         names = list(dict.fromkeys(name for figure in own for name in figure.beside))
-        bases = [(head, base) for head, who in (("× limit", LIMIT), (f"× {OURS}", OURS)) if (base := found(own, who))]
+        bases = [(f"× {who}", base) for who in (LIMIT, OURS) if len(own) > 1 and (base := found(own, who))]
         rows = [
             [
                 figure.who,
@@ -138,7 +141,9 @@ def print_figures(figures: Sequence[Figure]) -> None:
 
 
 def _said(value: object) -> str:
-    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -163,24 +168,32 @@ def append_lines(figures: Sequence[Figure], path: Path, about: Mapping[str, Any]
 
 
 def plot(figures: Sequence[Figure], path: Path) -> None:
-    """Draws a panel for each case, a bar for each contender, the spread as a whisker, the limit as a line."""
+    """Draws a panel for each case: a dot a contender, its spread as a whisker, the limit as a line to all."""
     cases = by_case(figures)
-    tall = [0.6 + 0.3 * len(own) for own in cases.values()]
+    heights = [0.8 + 0.28 * len(own) for own in cases.values()]
     with themed(LIGHT):
-        figure = blank(7.0, sum(tall) + 0.3 * len(tall))
-        panels = figure.subplots(len(cases), 1, squeeze=False, height_ratios=tall)[:, 0]
+        figure = blank(7.0, sum(heights))
+        panels = figure.subplots(len(cases), 1, squeeze=False, height_ratios=heights)[:, 0]
         for axes, (case, own) in zip(panels, cases.items(), strict=True):
-            shown = own[::-1]
-            medians = [each.median for each in shown]
-            whiskers = [
-                [each.median - min(each.values) for each in shown],
-                [max(each.values) - each.median for each in shown],
-            ]
-            colours = [LIGHT.colours[1] if each.who == OURS else LIGHT.colours[3] for each in shown]
-            bars = axes.barh([each.who for each in shown], medians, xerr=whiskers, color=colours, ecolor=LIGHT.ink)
-            axes.bar_label(bars, [f"{value:.3g}" for value in medians], padding=5, fontsize=9)
-            if (limit := found(own, LIMIT)) is not None:
-                axes.axvline(limit.median, color=LIGHT.colours[0], linewidth=1.0)
-            axes.set(title=case, xlabel=own[0].unit, xscale="log")
-            axes.margins(x=0.12)
+            _draw(axes, own)
+            axes.set_title(case, loc="left")
         path.write_bytes(saved(figure)[path.suffix.removeprefix(".")])
+
+
+def _draw(axes: Axes, own: Sequence[Figure]) -> None:
+    colours = {OURS: LIGHT.colours[1], LIMIT: LIGHT.colours[0]}
+    for row, figure in enumerate(own):
+        spread = [[figure.median - min(figure.values)], [max(figure.values) - figure.median]]
+        colour = colours.get(figure.who, LIGHT.faint)
+        axes.errorbar([figure.median], [row], xerr=spread, fmt="o", color=colour, capsize=3)
+        axes.annotate(f"{figure.median:.3g}", (figure.median, row), (0, 4), textcoords="offset points", ha="center")
+    if (limit := found(own, LIMIT)) is not None:
+        axes.axvline(limit.median, color=LIGHT.colours[0], linewidth=0.8)
+    axes.set_yticks(range(len(own)), [figure.who for figure in own])
+    axes.set(xlabel=own[0].unit, ylim=(len(own) - 0.5, -0.8))
+    if min(min(figure.values) for figure in own) > 0.0:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(LogFormatter())
+        axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.0, 0.4)))
+    axes.grid(axis="y", linewidth=0.4, alpha=0.5, linestyle="-")
+    axes.margins(x=0.1)

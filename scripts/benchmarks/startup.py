@@ -39,25 +39,25 @@ def process(arguments: list[str], cache: Path) -> None:
         raise RuntimeError(f"exit code {done.returncode}: {done.stderr}")
 
 
-def command(folder: Path, device: str) -> Callable[[], None]:
-    """``python -m fcnet.train --config digits`` to its first step, into a new run folder at each call."""
+def command(folder: Path) -> Callable[[], None]:
+    """``python -m fcnet.train --config digits --device cpu`` to its first step, into a new run folder at each call."""
     program = str(Path(first_step.__file__))
 
     def run() -> None:
         out = tempfile.mkdtemp(dir=folder)
-        flags = ["--config", "digits", "--device", device, "--out", f"{out}/run"]
+        flags = ["--config", "digits", "--device", "cpu", "--out", f"{out}/run"]
         process([program, *flags], folder / "cache")
 
     return run
 
 
-def compare(repeats: int, device: torch.device) -> list[Figure]:
+def compare(repeats: int) -> list[Figure]:
     """Prints and returns the seconds to the first step; the store is warm after the round that does not count."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        runs = {OURS: command(folder, device.type), LIMIT: lambda: process(["-c", LEAST], folder / "cache")}
+        runs = {OURS: command(folder), LIMIT: lambda: process(["-c", LEAST], folder / "cache")}
         times = interleaved(runs, repeats, fill_seconds=0.0, device=torch.device("cpu"))
-    case = "python -m fcnet.train --config digits, to the first step"
+    case = "python -m fcnet.train --config digits --device cpu, to the first step"
     figures = [
         Figure(case, OURS, times[OURS], "s"),
         Figure(case, LIMIT, times[LIMIT], "s", note="import torch, and one torch.optim.SGD"),

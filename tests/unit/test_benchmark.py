@@ -140,7 +140,7 @@ def figures_of(benchmark: Any) -> list[Any]:
         figure("one", "fcnet", (2.0, 3.0, 10.0), "s", {"threads": 2}),
         figure("one", "limit", (1.0, 2.0, 4.0), "s", {"threads": 1}),
         figure("one", "Keras", (6.0, 3.0, 20.0), "s", note="differs"),
-        figure("two", "fcnet", (5.0,), "ms"),
+        figure("two", "fcnet", (5.0,), "ms", {"images/s": 12345.6, "TFLOP/s": 0.25}),
     ]
 
 
@@ -161,9 +161,9 @@ def test_a_table_holds_median_spread_and_the_ratios_within_repeats(
         "",
         "two",
         "",
-        "|  | ms | least to most | × fcnet |",
-        "| --- | --- | --- | --- |",
-        "| fcnet | 5 | 5 to 5 | 1.00 |",
+        "|  | ms | least to most | images/s | TFLOP/s |",
+        "| --- | --- | --- | --- | --- |",
+        "| fcnet | 5 | 5 to 5 | 12,346 | 0.25 |",
         "",
     ]
 
@@ -185,6 +185,12 @@ def test_a_line_and_a_bar_for_each_figure(
         assert line["torch"] == torch.__version__
     assert read[0]["threads"] == 2
     assert drawing.read_bytes()[:5] == {".svg": b"<?xml", ".png": b"\x89PNG\r"}[suffix]
+
+
+def test_a_difference_that_falls_below_0_is_drawn_too(benchmark: Any, tmp_path: Path) -> None:
+    figure = benchmark.training.Figure("beyond", "fcnet", (-0.1, 0.2), "s")
+    benchmark.plot([figure], tmp_path / "figures.svg")
+    assert (tmp_path / "figures.svg").stat().st_size > 0
 
 
 def test_a_plot_of_another_kind_is_refused(benchmark: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -232,7 +238,7 @@ def test_speeds_of_the_machine_are_of_what_they_say(benchmark: Any, monkeypatch:
 def test_the_command_is_followed_to_its_first_step_and_no_farther(
     program: Callable[[str], Any], tmp_path: Path, benchmark: Any
 ) -> None:
-    benchmark.startup.command(tmp_path, "cpu")()
+    benchmark.startup.command(tmp_path)()
     (run,) = tmp_path.glob("*/run")
     assert (run / "config.toml").is_file()
     assert not (run / "metrics.jsonl").exists()
