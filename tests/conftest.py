@@ -35,6 +35,7 @@ def program() -> Callable[[str], ModuleType]:
         spec.loader.exec_module(module)
         return module
 
+    sys.path.insert(0, str(ROOT / "scripts"))  # as Python has it for a program
     return load
 
 

@@ -625,7 +625,7 @@ def test_blocks_of_rows_change_nothing(
 
 @pytest.mark.parametrize("target", ["indices", "smoothed", "soft"])
 def test_the_loss_takes_no_more_memory_than_torchs(target: str, program: Callable[[str], Any]) -> None:
-    peak_bytes = program("benchmark").peak_bytes
+    peak_bytes = program("benchmark").losses.peak_bytes
     x = drawn(4096, 300, dtype=torch.float32)
     y = torch.softmax(x, 1) if target == "soft" else classes(4096, num_classes=300)
     smoothing = 0.1 if target == "smoothed" else 0.0

@@ -1,0 +1,58 @@
+"""The making of a batch, plain and with each change of the images, without a network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from benchmarks.cases import Data
+from benchmarks.report import Figure, interleaved, print_figures
+from fcnet.data.augment import Affine, ColorJitter, Cutout, Flip, Shift
+from fcnet.data.batches import Batches
+from fcnet.data.mixing import Mixing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+BATCH = 256
+BATCHES = 20
+CHANGES = {
+    "flip": Flip(),
+    "shift": Shift(4),
+    "rotate, scale": Affine(15.0, 0.2),
+    "color_jitter": ColorJitter(0.4),
+    "cutout": Cutout(8),
+}
+
+
+def _going_through(batches: Batches) -> Callable[[], None]:
+    """An epoch's making, drawing included; another one at each call."""
+    epoch = 0
+
+    def run() -> None:
+        nonlocal epoch
+        for _ in batches.epoch(0, epoch, recycle=True):
+            pass
+        epoch += 1
+
+    return run
+
+
+def compare(repeats: int, device: torch.device) -> list[Figure]:
+    """Prints and returns the milliseconds that a batch takes."""
+    kinds: dict[str, dict[str, object]] = {"plain": {}}
+    kinds |= {name: {"augment": [change]} for name, change in CHANGES.items()}
+    kinds |= {"mixup": {"mixing": Mixing(mixup=0.4)}, "cutmix": {"mixing": Mixing(cutmix=1.0)}}
+    kinds["all"] = {"augment": list(CHANGES.values()), "mixing": Mixing(0.4, 1.0)}
+    data = Data.drawn(BATCH * BATCHES, device)
+    runs = {
+        name: _going_through(Batches(data.pixels, data.labels, batch_size=BATCH, device=device, **options))  # type: ignore[arg-type]
+        for name, options in kinds.items()
+    }
+    figures = [
+        Figure(f"a batch of {BATCH}", name, tuple(1e3 * value / BATCHES for value in values), "ms")
+        for name, values in interleaved(runs, repeats, fill_seconds=0.0, device=device).items()
+    ]
+    print_figures(figures)
+    return figures

@@ -1,0 +1,123 @@
+"""The networks and images that are trained on, and who trains them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fcnet.costs import step_cost
+from fcnet.data.batches import normalize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+SHAPE = (3, 32, 32)
+CLASSES = 10
+IMAGES = 50_000
+LR, MOMENTUM = 1e-3, 0.9
+MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network to train.
+
+    Attributes:
+        hidden: the widths of the hidden layers.
+        batch_size: images a step.
+        precision: the dtype of matrix products.
+        optimizer: ``sgd`` with momentum, or ``muon``.
+        in_features: the pixels of an image.
+    """
+
+    hidden: tuple[int, ...]
+    batch_size: int = 128
+    precision: torch.dtype = torch.float32
+    optimizer: str = "sgd"
+    in_features: int = math.prod(SHAPE)
+
+    @property
+    def widths(self) -> list[int]:
+        """n[0], …, n[L]."""
+        return [self.in_features, *self.hidden, CLASSES]
+
+    @property
+    def flops(self) -> float:
+        """Operations of the matrix products that an image costs."""
+        return step_cost(self.widths, self.batch_size).flops / self.batch_size
+
+    def __str__(self) -> str:
+        network = str(list(self.hidden)) if self.hidden else "softmax regression"
+        precision = str(self.precision).removeprefix("torch.")
+        return f"{network}, batch {self.batch_size}, {precision}, {self.optimizer}"
+
+
+CASES = {
+    "cpu": (Case(()), Case((512, 256))),
+    "cuda": (
+        Case(()),
+        Case((512, 256), 1024),
+        Case((8192, 2048), 4096, torch.bfloat16),
+        Case((8192, 2048), 4096, torch.bfloat16, "muon"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images to train on.
+
+    Attributes:
+        pixels: uint8 (N, C, H, W).
+        labels: int64 (N,).
+        device: where the training takes place.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    device: torch.device
+
+    @classmethod
+    def drawn(cls, images: int, device: torch.device, shape: tuple[int, ...] = SHAPE) -> Data:
+        """Noise, with labels that say nothing of it: what time it takes is all that is asked."""
+        draws = torch.Generator().manual_seed(0)
+        pixels = torch.randint(0, 256, (images, *shape), dtype=torch.uint8, generator=draws)
+        return cls(pixels, torch.randint(0, CLASSES, (images,), generator=draws), device)
+
+    @cached_property
+    def images(self) -> Tensor:
+        """float32 (N, C · H · W), normalised, in the processor's memory."""
+        return torch.cat([normalize(part, *self.statistics) for part in self.pixels.split(4096)]).flatten(1)
+
+    @property
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """The mean and the standard deviation (C,) by which images are normalised."""
+        channels = self.pixels.shape[1]
+        return torch.tensor(MEAN[:channels]), torch.tensor(STD[:channels])
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Somebody who trains a case.
+
+    Attributes:
+        name: as in the tables.
+        train: goes through some images once.
+        images: how many.
+        parameters: those of the network, as they are now, as arrays or tensors; none are there before
+            the first training where it makes them.
+        threads: of torch's.
+        differs: what it does otherwise than the case says.
+    """
+
+    name: str
+    train: Callable[[], object]
+    images: int
+    parameters: Callable[[], Iterable[Any]]
+    threads: int
+    differs: str = ""

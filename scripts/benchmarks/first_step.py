@@ -1,0 +1,57 @@
+"""Runs ``python -m fcnet.train`` with the arguments given, up to its first step: then the process is gone.
+
+`fcnet` is imported by the command itself, when and in what order it will: `train_step` is replaced as soon as it
+is there, and not before.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import runpy
+import sys
+from importlib.abc import Loader, MetaPathFinder
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+REACHED = 77
+"""The exit code after the first step; any other says that it was not reached."""
+
+
+class Stop(MetaPathFinder, Loader):
+    """Loads `fcnet.training` as it is, and has its first step be the last."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Where `fcnet.training` is, with this loader around its own."""
+        if name != "fcnet.training":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        assert spec.loader is not None
+        self.loader, spec.loader = spec.loader, self
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """As the module's own loader has it."""
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: Any) -> None:  # noqa: ANN401 - its `train_step` is set
+        """Runs the module, then replaces its step."""
+        self.loader.exec_module(module)
+        step = module.train_step
+
+        def only_step(*arguments: Any, **options: Any) -> None:  # noqa: ANN401 - whatever a step takes
+            step(*arguments, **options)
+            os._exit(REACHED)
+
+        module.train_step = only_step
+
+
+if __name__ == "__main__":
+    sys.meta_path.insert(0, Stop())
+    runpy.run_module("fcnet.train", run_name="__main__", alter_sys=True)

@@ -1,0 +1,72 @@
+"""From typing the command to the first step, in new processes, against importing torch and making one optimizer."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from benchmarks import first_step
+from benchmarks.report import LIMIT, OURS, Figure, interleaved, print_figures
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LEAST = f"""
+import os
+import torch
+torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+os._exit({first_step.REACHED})
+"""
+
+
+def process(arguments: list[str], cache: Path) -> None:
+    """Runs Python on arguments until it has reached what it is run for.
+
+    Raises:
+        RuntimeError: it ended otherwise; with what it said.
+    """
+    environment = os.environ | {"FCNET_CACHE": str(cache)}
+    done = subprocess.run(
+        [sys.executable, "-P", *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode != first_step.REACHED:
+        raise RuntimeError(f"exit code {done.returncode}: {done.stderr}")
+
+
+def command(folder: Path) -> Callable[[], None]:
+    """``python -m fcnet.train --config digits --device cpu`` to its first step, into a new run folder at each call."""
+    program = str(Path(first_step.__file__))
+
+    def run() -> None:
+        out = tempfile.mkdtemp(dir=folder)
+        flags = ["--config", "digits", "--device", "cpu", "--out", f"{out}/run"]
+        process([program, *flags], folder / "cache")
+
+    return run
+
+
+def compare(repeats: int) -> list[Figure]:
+    """Prints and returns the seconds to the first step; the store is warm after the round that does not count."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        runs = {OURS: command(folder), LIMIT: lambda: process(["-c", LEAST], folder / "cache")}
+        times = interleaved(runs, repeats, fill_seconds=0.0, device=torch.device("cpu"))
+    case = "python -m fcnet.train --config digits --device cpu, to the first step"
+    figures = [
+        Figure(case, OURS, times[OURS], "s"),
+        Figure(case, LIMIT, times[LIMIT], "s", note="import torch, and one torch.optim.SGD"),
+        Figure(
+            "beyond import torch and one torch.optim.SGD",
+            OURS,
+            tuple(mine - least for mine, least in zip(times[OURS], times[LIMIT], strict=True)),
+            "s",
+        ),
+    ]
+    print_figures(figures)
+    return figures

@@ -1,0 +1,73 @@
+"""The making of a store of small JPEG files, against Pillow alone, which keeps nothing of what it decodes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest import mock
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.cases import CLASSES
+from benchmarks.report import LIMIT, OURS, Figure, interleaved, print_figures
+from fcnet.data import sources, store, workers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def make_pictures(folder: Path, count: int) -> list[str]:
+    """JPEG files of 32×32 smooth noise, the last sixth to test on; their paths."""
+    draws, paths = np.random.default_rng(0), []
+    for number in range(count):
+        split, label = "test" if 6 * number >= 5 * count else "train", number % CLASSES
+        path = folder / split / str(label) / f"{number:05}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = Image.fromarray(draws.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        coarse.resize((32, 32), Image.Resampling.BICUBIC).save(path, quality=75)
+        paths.append(str(path))
+    return paths
+
+
+def decode_only(path: str) -> None:
+    """What a pool of processes that only decodes does to a file."""
+    with Image.open(path) as image:
+        np.asarray(image.convert("RGB"))
+
+
+def making(folder: Path, processors: int) -> Callable[[], None]:
+    """Makes the store of a folder of images from nothing."""
+
+    def make() -> None:
+        with (
+            mock.patch.object(workers, "num_processors", return_value=processors),
+            tempfile.TemporaryDirectory() as cache,
+        ):
+            store.open_store(sources.images(folder), Path(cache))
+
+    return make
+
+
+def compare(count: int, repeats: int) -> list[Figure]:
+    """Prints and returns the seconds that a store of so many files takes; the limit is Pillow alone."""
+    processors = workers.num_processors()
+    with tempfile.TemporaryDirectory() as name, multiprocessing.get_context("spawn").Pool(processors) as pool:
+        paths = make_pictures(Path(name), count)
+        runs: dict[str, Callable[[], object]] = {
+            OURS: making(Path(name), processors),
+            f"{OURS}, one process": making(Path(name), 1),
+            LIMIT: lambda: pool.map(decode_only, paths, chunksize=256),
+        }
+        times = interleaved(runs, repeats, fill_seconds=0.0, device=torch.device("cpu"))
+    case = f"a store of {count:,} JPEG files of 32×32"
+    figures = []
+    for who, values in times.items():
+        figure = Figure(case, who, values, "s", note="Pillow alone" if who == LIMIT else "")
+        figure.beside["images/s"] = count / figure.median
+        figures.append(figure)
+    print_figures(figures)
+    return figures

@@ -1,0 +1,95 @@
+"""An epoch of training: ours, the others', and the limit."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from typing import TYPE_CHECKING
+
+import torch
+
+from benchmarks.cases import CLASSES, LR, MOMENTUM, Case, Contender, Data
+from benchmarks.limits import copy_bandwidth, limit, product_speed
+from benchmarks.peers import all_threads, missing, peers, quiet
+from benchmarks.report import LIMIT, OURS, Figure, interleaved, print_figures
+from fcnet import MLP, GradientDescent
+from fcnet.build import choose_threads
+from fcnet.data.batches import Batches
+from fcnet.optim import Muon, parameter_groups
+from fcnet.training import Training
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+FILL_SECONDS = 0.5
+PRECISIONS = (torch.float32, torch.bfloat16)
+
+
+def ours(case: Case, data: Data) -> Contender:
+    """An epoch of `fcnet.training`."""
+    model = MLP(case.in_features, case.hidden, CLASSES, generator=torch.Generator().manual_seed(0)).to(data.device)
+    batches = Batches(
+        data.pixels, data.labels, batch_size=case.batch_size, statistics=data.statistics, device=data.device
+    )
+    groups = parameter_groups(model, 0.0)
+    optimizer: torch.optim.Optimizer
+    if case.optimizer == "sgd":
+        optimizer = torch.optim.SGD(groups, lr=LR, momentum=MOMENTUM, fused=True)
+    else:
+        optimizer = Muon(groups, lr=LR)
+    algorithm = GradientDescent(optimizer, epochs=1_000_000, precision=case.precision)
+    events = Training(model, batches, algorithm).advance()
+
+    def train() -> None:
+        for _ in itertools.takewhile(lambda record: record is None, events):
+            pass
+
+    return Contender(OURS, train, len(data.labels), lambda: model.parameters(), choose_threads(model, case.batch_size))
+
+
+def contenders(case: Case, data: Data) -> list[Contender]:
+    """All who train a case; a limit of each number of threads that may be the best."""
+    threads = {1, all_threads()} if data.device.type == "cpu" else {1}
+    return [ours(case, data), *(limit(case, data, number) for number in sorted(threads)), *peers(case, data)]
+
+
+def measure(case: Case, data: Data, repeats: int) -> list[Figure]:
+    """Seconds an epoch, of the limit those with the better number of threads."""
+    entered = contenders(case, data)
+    runs = {f"{each.name} {each.threads}": _with_threads(each) for each in entered}
+    with quiet():
+        times = interleaved(runs, repeats, fill_seconds=FILL_SECONDS, device=data.device)
+    images = len(data.labels)
+    figures = []
+    for each, values in zip(entered, times.values(), strict=True):
+        speed = each.images / statistics.median(values)
+        beside = {"images/s": speed, "TFLOP/s": speed * case.flops / 1e12, "threads": each.threads}
+        epoch = tuple(value * images / each.images for value in values)
+        figures.append(Figure(f"{case}: an epoch of {images:,} images", each.name, epoch, "s", beside, each.differs))
+    best = min((figure for figure in figures if figure.who == LIMIT), key=lambda figure: figure.median)
+    return [figure for figure in figures if figure.who != LIMIT or figure is best]
+
+
+def _with_threads(contender: Contender) -> Callable[[], None]:
+    def run() -> None:
+        torch.set_num_threads(contender.threads)
+        contender.train()
+
+    return run
+
+
+def compare(cases: Sequence[Case], data: Data, repeats: int) -> list[Figure]:
+    """Prints and returns the figures of several cases, each as soon as it is measured."""
+    device = data.device
+    if device.type == "cuda":
+        print(f"copies {copy_bandwidth(device) / 1e12:.2f} TB/s, ", end="")
+        products = (f"{product_speed(device, dtype) / 1e12:.0f} TFLOP/s {dtype}" for dtype in PRECISIONS)
+        print("best products " + ", ".join(products) + "\n")
+    for package in sorted({package for case in cases for package in missing(case, data)}):
+        print(f"{package} is not installed and is left out: pip install -e '.[peers]'\n")
+    figures = []
+    for case in cases:
+        own = measure(case, data, repeats)
+        print_figures(own)
+        figures += own
+    return figures
