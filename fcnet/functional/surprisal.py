@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
+from fcnet.functional import fused
 from fcnet.functional.blocks import in_blocks
 from fcnet.functional.derivatives import Context, by_hand, derivative_of_plain
 from fcnet.functional.probabilities import below, plain_log_softmax, spoiled
@@ -39,6 +40,8 @@ def cost_and_slope(x: Tensor, target: Tensor, label_smoothing: float = 0.0) -> t
         (tensor(2.0612e-09), tensor([[-2.0612e-09,  2.0612e-09]]))
     """
     slope = torch.empty_like(x)
+    if fused.fits(x, target, None):
+        return fused.costs(x, fused.Rows(target, smoothing=label_smoothing), slope)[0].sum(), slope
     targets: Targets
     if target.is_floating_point():
         targets = Probabilities(target, None, label_smoothing, 1)
@@ -208,10 +211,13 @@ def loss(x: Tensor, targets: Targets, reduction: str) -> Tensor:
     if x.numel() and by_hand(x) and targets.is_constant():
         result: Tensor = _CrossEntropy.apply(x, targets, reduction, total)
         return result
-    return _plain_loss(x, targets, reduction, total)
+    return plain_loss(x, targets, reduction, total)
 
 
-def _plain_loss(x: Tensor, targets: Targets, reduction: str, total: Tensor | int) -> Tensor:
+def plain_loss(x: Tensor, targets: Targets, reduction: str, total: Tensor | int | None = None) -> Tensor:
+    """The reduced costs by differentiable operations; ``total`` is what the mean divides by, if it is known."""
+    if total is None:
+        total = targets.total() if reduction == "mean" else 1
     return reduced(targets.plain_costs(x).squeeze(targets.dim), reduction, total)
 
 
@@ -229,7 +235,7 @@ class _CrossEntropy(torch.autograd.Function):
                 x, slope, rate if targets.ignored is None else rate.masked_fill_(targets.ignored, 0.0)
             )
             ctx.dim, ctx.reduction = targets.dim, reduction
-            ctx.plain = partial(_plain_loss, targets=targets, reduction=reduction, total=total)
+            ctx.plain = partial(plain_loss, targets=targets, reduction=reduction, total=total)
         return costs.squeeze(targets.dim) if reduction == "none" else reduced(costs, reduction, total)
 
     @staticmethod
