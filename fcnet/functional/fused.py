@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _ON = "cuda"
 _ALIGNMENT = 16
-_BLOCK = 4096
-"""Classes that a program holds at a time: 16 a thread of eight warps, few enough for its registers."""
+_TILE_BYTES = 8192
+"""Logits that a program holds at a time: 32 bytes a thread of eight warps, few enough for its registers."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -181,11 +181,11 @@ def _aligned(tensor: Tensor) -> Tensor:
 
 
 def _block(num_classes: int, itemsize: int) -> tuple[int, int]:
-    """How many classes a program holds at a time, and by how many warps: 16 a thread, or for few classes fewer."""
+    """How many classes a program holds at a time, and by how many warps, of 1024 bytes each."""
     group = _ALIGNMENT // itemsize
     span = num_classes if num_classes % group == 0 else num_classes + group - 1
-    block = min(_BLOCK, max(32 * group, 1 << (span - 1).bit_length()))
-    return block, min(8, max(1, block // 512))
+    block = min(_TILE_BYTES // itemsize, max(32 * group, 1 << (span - 1).bit_length()))
+    return block, max(1, block * itemsize // 1024)
 
 
 @cache

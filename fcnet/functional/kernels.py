@@ -65,7 +65,14 @@ def _inside(column: tl.tensor, length: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def _read(
-    start: tl.tensor, begin: tl.tensor, at: tl.tensor, column: tl.tensor, head: tl.tensor, length: tl.tensor, fill: tl.constexpr, EDGE: tl.constexpr
+    start: tl.tensor,
+    begin: tl.tensor,
+    at: tl.tensor,
+    column: tl.tensor,
+    head: tl.tensor,
+    length: tl.tensor,
+    fill: tl.constexpr,
+    EDGE: tl.constexpr,
 ) -> tl.tensor:
     """The tile's elements; at an edge ``fill`` outside the row."""
     if not EDGE:
@@ -174,7 +181,14 @@ def _slope(
 
 @triton.jit
 def _write(
-    slope: tl.tensor, values: tl.tensor, begin: tl.tensor, at: tl.tensor, column: tl.tensor, head: tl.tensor, length: tl.tensor, EDGE: tl.constexpr
+    slope: tl.tensor,
+    values: tl.tensor,
+    begin: tl.tensor,
+    at: tl.tensor,
+    column: tl.tensor,
+    head: tl.tensor,
+    length: tl.tensor,
+    EDGE: tl.constexpr,
 ) -> tl.tensor:
     """Whole groups in one go, and what of a group is in the row one by one."""
     values = values.to(slope.dtype.element_ty)
