@@ -26,6 +26,10 @@ _ON = "cuda"
 _ALIGNMENT = 16
 _TILE_BYTES = 8192
 """Logits that a program holds at a time: 32 bytes a thread of eight warps, few enough for its registers."""
+_TILE = 2048
+"""How many where it holds as many targets."""
+_REGISTERS = 96
+"""What a thread may have at most: left alone, the assembler stops at 64 or 80 and spills a few."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -98,7 +102,7 @@ def costs(x: Tensor, rows: Rows, slope: Tensor | None = None) -> Tensor:
     written = read if slope is None or slope is x else _aligned(slope)
     kind, target, weight, own, even = _arguments(read, rows)
     amounts = read.new_empty(6 if kind else 4, len(read), dtype=torch.float32)
-    block, warps = _block(read.shape[1], read.itemsize)
+    block, warps = _block(read.shape[1], read.itemsize, kind)
     with torch.cuda.device_of(read):
         _kernels().costs[(len(read),)](
             *(read, target, weight, amounts, written, read.shape[1], rows.ignore_index, own, even),
@@ -109,6 +113,7 @@ def costs(x: Tensor, rows: Rows, slope: Tensor | None = None) -> Tensor:
             BLOCK=block,
             GROUP=_ALIGNMENT // read.itemsize,
             num_warps=warps,
+            maxnreg=_REGISTERS,
             sanitize_overflow=False,
         )
     if slope is not None and written is not slope:
@@ -147,7 +152,7 @@ def _derivative(x: Tensor, rows: Rows, amounts: Tensor, grad: Tensor, total: Ten
     read = _aligned(x)
     slope = torch.empty_like(read)
     kind, target, weight, own, even = _arguments(read, rows)
-    block, warps = _block(read.shape[1], read.itemsize)
+    block, warps = _block(read.shape[1], read.itemsize, kind)
     group = _ALIGNMENT // read.itemsize
     tiles = -(-(read.shape[1] + group - 1) // block)
     with torch.cuda.device_of(read):
@@ -180,12 +185,13 @@ def _aligned(tensor: Tensor) -> Tensor:
     return dense if dense.data_ptr() % _ALIGNMENT == 0 else dense.clone()
 
 
-def _block(num_classes: int, itemsize: int) -> tuple[int, int]:
-    """How many classes a program holds at a time, and by how many warps, of 1024 bytes each."""
+def _block(num_classes: int, itemsize: int, kind: int) -> tuple[int, int]:
+    """How many classes a program holds at a time, and by how many warps."""
     group = _ALIGNMENT // itemsize
+    most = _TILE if kind else _TILE_BYTES // itemsize
     span = num_classes if num_classes % group == 0 else num_classes + group - 1
-    block = min(_TILE_BYTES // itemsize, max(32 * group, 1 << (span - 1).bit_length()))
-    return block, max(1, block * itemsize // 1024)
+    block = min(most, max(32 * group, 1 << (span - 1).bit_length()))
+    return block, max(1, 8 * block // most)
 
 
 @cache

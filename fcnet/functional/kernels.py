@@ -381,15 +381,10 @@ def derivative(
     BLOCK: tl.constexpr,
     GROUP: tl.constexpr,
 ) -> None:
-    """A tile of one row's derivative in the logits.
+    """A tile of one row's derivative in the logits, written to ``slope``.
 
-    Args:
-        x: as in `costs`; so are those that are not named here.
-        amounts: what `costs` wrote.
-        grad: float32, what the rows' derivatives are multiplied by, and
-        grad_stride: how far apart, 0 for one number for all; and
-        total: float32, (), what they are divided by with MEAN, or anything.
-        slope: (N, C), written.
+    What it shares with `costs` is as there, ``amounts`` what that has written. The row's derivative is multiplied
+    by its number in ``grad``, ``grad_stride`` apart (0: one number for all), and with MEAN divided by ``total``.
     """
     row = tl.program_id(0)
     tile = tl.program_id(1)
