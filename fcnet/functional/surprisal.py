@@ -89,6 +89,9 @@ class Labels:
 
         That is finite in what is written of the ignored examples, but they are not 0 yet.
         """
+        if self.dim == 1 and fused.fits(x, self.index, self.weight):
+            labels = self.index if self.ignored is None else self.index.masked_fill(self.ignored, -1)
+            return _fused_costs(x, fused.Rows(labels.squeeze(1), self.weight, self.smoothing, ignore_index=-1), slope)
         if not self.smoothing:
             return self._unsmoothed(x, slope)
         (costs,) = in_blocks(partial(_targets_step, self), self.dim, x, slope, self.index, self.ignored)
@@ -179,6 +182,8 @@ class Probabilities:
 
     def costs(self, x: Tensor, slope: Tensor | None) -> tuple[Tensor, Tensor]:
         """The costs, and what their derivative, written to ``slope``, is still to be multiplied by: 1."""
+        if self.dim == 1 and fused.fits(x, self.target, self.weight):
+            return _fused_costs(x, fused.Rows(self.target, self.weight, self.smoothing), slope)
         (costs,) = in_blocks(partial(_targets_step, self), self.dim, x, slope, self.target, None)
         return costs, torch.ones_like(costs)
 
@@ -246,6 +251,11 @@ class _CrossEntropy(torch.autograd.Function):
         if ctx.reduction == "none":
             grad = grad.unsqueeze(ctx.dim)
         return slope * (rate * grad), None, None, None
+
+
+def _fused_costs(x: Tensor, rows: fused.Rows, slope: Tensor | None) -> tuple[Tensor, Tensor]:
+    costs = fused.costs(x, rows, slope)[0].unsqueeze(1)
+    return costs, torch.ones_like(costs)
 
 
 def _labels_step(x: Tensor, slope: Tensor | None, index: Tensor, *, dim: int) -> tuple[Tensor, Tensor]:

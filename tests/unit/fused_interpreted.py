@@ -9,6 +9,7 @@ import math
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from torch.testing import assert_close
 from triton.runtime import interpreter
 
 import fcnet.functional as F
-from fcnet.functional import fused
+from fcnet.functional import fused, linear
 from fcnet.functional.surprisal import cost_and_slope
 
 if TYPE_CHECKING:
@@ -339,6 +340,29 @@ def test_the_cost_and_the_slope_in_one_go_are_those_of_two(
     assert_close((2 * cost, slope), tuple(part.float() for part in expected), rtol=2e-6, atol=2e-7)
     fused.costs(x, fused.Rows(target, smoothing=smoothing), x)
     assert_close(x, slope, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["index", "ignored", "smoothed", "soft"])
+def test_a_linear_layer_and_its_loss_take_the_kernels_block_by_block(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, w = drawn(5, 4, scale=1.0), drawn(11, 4, seed=4, scale=1.0).requires_grad_()
+    soft, y = torch.softmax(drawn(5, 11, seed=3), 1), labels(5, 11, ignored=kind == "ignored")
+    smoothing = 0.1 if kind == "smoothed" else 0.0
+
+    def found() -> tuple[Tensor, Tensor]:
+        loss = F.linear_cross_entropy(x, w, soft if kind == "soft" else y, label_smoothing=smoothing)
+        return loss.detach(), torch.autograd.grad(loss, w)[0]
+
+    with monkeypatch.context() as plain:
+        plain.setattr(fused, "_ON", "cuda")
+        expected = found()
+    monkeypatch.setattr(linear, "_BLOCK", 22)
+    monkeypatch.setattr(linear, "_WORTH", 0)
+    started = Mock(wraps=fused.costs)
+    monkeypatch.setattr(fused, "costs", started)
+    assert_close(found(), expected)
+    assert started.call_count == 3
 
 
 def test_a_second_backward_pass_gives_the_same_and_a_second_derivative_is_that_of_the_plain_form() -> None:
