@@ -62,7 +62,7 @@ def cross_entropy(
         return surprisal.plain_loss(x.to(wide), _targets(x, y, w, wide, ignore_index, label_smoothing), reduction)
 
     if wide == torch.float32 and fused.fits(input, y, w):
-        rows = fused.Rows(y, w, label_smoothing, ignore_index)
+        rows = fused.Comparison(y, w, label_smoothing, ignore_index)
         return narrowed_loss(fused.loss(input, rows, reduction, plain), dtype)
     targets = _targets(input, y, w, wide, ignore_index, label_smoothing)
     return narrowed_loss(surprisal.loss(input.to(wide), targets, reduction), dtype)

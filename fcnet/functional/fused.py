@@ -33,7 +33,7 @@ _REGISTERS = 96
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Rows:
+class Comparison:
     """What a row's logits are compared with.
 
     Attributes:
@@ -71,7 +71,7 @@ def fits(x: Tensor, target: Tensor, weight: Tensor | None) -> bool:
     )
 
 
-def loss(x: Tensor, rows: Rows, reduction: str, plain: Callable[[Tensor], Tensor]) -> Tensor:
+def loss(x: Tensor, rows: Comparison, reduction: str, plain: Callable[[Tensor], Tensor]) -> Tensor:
     """The reduced costs.
 
     Args:
@@ -87,7 +87,7 @@ def loss(x: Tensor, rows: Rows, reduction: str, plain: Callable[[Tensor], Tensor
     return result
 
 
-def costs(x: Tensor, rows: Rows, slope: Tensor | None = None) -> Tensor:
+def costs(x: Tensor, rows: Comparison, slope: Tensor | None = None) -> Tensor:
     """The rows' costs; with ``slope`` their derivatives too, while a row is near.
 
     Args:
@@ -122,14 +122,16 @@ def costs(x: Tensor, rows: Rows, slope: Tensor | None = None) -> Tensor:
 
 
 class _Context(Context):
-    rows: Rows
+    rows: Comparison
 
 
 class _Fused(torch.autograd.Function):
     """Finds the derivative in the backward pass, from the logits and what the forward pass knows of them."""
 
     @staticmethod
-    def forward(ctx: _Context, x: Tensor, rows: Rows, reduction: str, plain: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(
+        ctx: _Context, x: Tensor, rows: Comparison, reduction: str, plain: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         amounts = costs(x, rows)
         ctx.rows, ctx.reduction, ctx.plain = rows, reduction, plain
         if reduction == "mean":
@@ -147,7 +149,7 @@ class _Fused(torch.autograd.Function):
         return _derivative(x, ctx.rows, amounts, grad, total[0] if total else None), None, None, None
 
 
-def _derivative(x: Tensor, rows: Rows, amounts: Tensor, grad: Tensor, total: Tensor | None) -> Tensor:
+def _derivative(x: Tensor, rows: Comparison, amounts: Tensor, grad: Tensor, total: Tensor | None) -> Tensor:
     """A new tensor, the derivative in the logits by ``grad``, (N) or (), over ``total``."""
     read = _aligned(x)
     slope = torch.empty_like(read)
@@ -170,7 +172,7 @@ def _derivative(x: Tensor, rows: Rows, amounts: Tensor, grad: Tensor, total: Ten
     return slope
 
 
-def _arguments(x: Tensor, rows: Rows) -> tuple[int, Tensor, Tensor, float, float]:
+def _arguments(x: Tensor, rows: Comparison) -> tuple[int, Tensor, Tensor, float, float]:
     """The kind of the targets, they and the class weights as the kernels read them, 1 − ε and ε / C."""
     soft = rows.target.is_floating_point()
     kind = 2 if soft else int(rows.smoothing > 0.0)
@@ -206,7 +208,7 @@ def _works(device: torch.device) -> bool:
     """Whether Triton is there and can compile for the device; asked once."""
     try:
         x = torch.zeros(1, 2, device=device)
-        costs(x, Rows(torch.zeros(1, dtype=torch.int64, device=device)))
+        costs(x, Comparison(torch.zeros(1, dtype=torch.int64, device=device)))
     except Exception:  # noqa: BLE001  whatever a missing or broken compiler raises, the plain form does not need it
         return False
     return True

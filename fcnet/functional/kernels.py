@@ -249,7 +249,9 @@ def _row(x: tl.tensor, row: tl.tensor, num_classes: tl.tensor, GROUP: tl.constex
     return tl.multiple_of(first - head, GROUP), head
 
 
-@triton.jit(debug=True, do_not_specialize=["ignore_index"])  # for the assertion, as torch's kernels have one
+@triton.jit(
+    debug=True, do_not_specialize=["num_classes", "ignore_index"]
+)  # for the assertion, as torch's kernels have one
 def costs(
     x: tl.tensor,
     target: tl.tensor,
@@ -360,7 +362,7 @@ def costs(
                 )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["ignore_index", "grad_stride"])
+@triton.jit(do_not_specialize=["num_classes", "ignore_index", "grad_stride"])
 def derivative(
     x: tl.tensor,
     target: tl.tensor,

@@ -41,7 +41,7 @@ def cost_and_slope(x: Tensor, target: Tensor, label_smoothing: float = 0.0) -> t
     """
     slope = torch.empty_like(x)
     if fused.fits(x, target, None):
-        return fused.costs(x, fused.Rows(target, smoothing=label_smoothing), slope)[0].sum(), slope
+        return fused.costs(x, fused.Comparison(target, smoothing=label_smoothing), slope)[0].sum(), slope
     targets: Targets
     if target.is_floating_point():
         targets = Probabilities(target, None, label_smoothing, 1)
@@ -91,7 +91,9 @@ class Labels:
         """
         if self.dim == 1 and fused.fits(x, self.index, self.weight):
             labels = self.index if self.ignored is None else self.index.masked_fill(self.ignored, -1)
-            return _fused_costs(x, fused.Rows(labels.squeeze(1), self.weight, self.smoothing, ignore_index=-1), slope)
+            return _fused_costs(
+                x, fused.Comparison(labels.squeeze(1), self.weight, self.smoothing, ignore_index=-1), slope
+            )
         if not self.smoothing:
             return self._unsmoothed(x, slope)
         (costs,) = in_blocks(partial(_targets_step, self), self.dim, x, slope, self.index, self.ignored)
@@ -183,7 +185,7 @@ class Probabilities:
     def costs(self, x: Tensor, slope: Tensor | None) -> tuple[Tensor, Tensor]:
         """The costs, and what their derivative, written to ``slope``, is still to be multiplied by: 1."""
         if self.dim == 1 and fused.fits(x, self.target, self.weight):
-            return _fused_costs(x, fused.Rows(self.target, self.weight, self.smoothing), slope)
+            return _fused_costs(x, fused.Comparison(self.target, self.weight, self.smoothing), slope)
         (costs,) = in_blocks(partial(_targets_step, self), self.dim, x, slope, self.target, None)
         return costs, torch.ones_like(costs)
 
@@ -253,7 +255,7 @@ class _CrossEntropy(torch.autograd.Function):
         return slope * (rate * grad), None, None, None
 
 
-def _fused_costs(x: Tensor, rows: fused.Rows, slope: Tensor | None) -> tuple[Tensor, Tensor]:
+def _fused_costs(x: Tensor, rows: fused.Comparison, slope: Tensor | None) -> tuple[Tensor, Tensor]:
     costs = fused.costs(x, rows, slope)[0].unsqueeze(1)
     return costs, torch.ones_like(costs)
 

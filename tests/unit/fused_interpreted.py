@@ -13,6 +13,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+import triton
 from torch import Tensor
 from torch.testing import assert_close
 from triton.runtime import interpreter
@@ -28,8 +29,11 @@ INF, NAN = math.inf, math.nan
 CONFIDENT = math.log1p(math.exp(-20.0))
 ALONE = 1.0 / (1.0 + math.exp(20.0))
 
-pytestmark = pytest.mark.filterwarnings("ignore:(invalid value|divide by zero|All-NaN):RuntimeWarning")
-"""NumPy says so where ∞ − ∞ is found and then not used."""
+pytestmark = [
+    pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="TRITON_INTERPRET is not set"),
+    # NumPy says so where ∞ − ∞ is found and then not used.
+    pytest.mark.filterwarnings("ignore:(invalid value|divide by zero|All-NaN):RuntimeWarning"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -319,7 +323,7 @@ def test_arguments_are_left_as_they_are_and_neighbours_too() -> None:
     assert_close(marked.detach(), x, rtol=0, atol=0)
     around = torch.full((6 * 16,), 7.0)
     slope = around[16:68].view(4, 13)
-    fused.costs(x, fused.Rows(y), slope)
+    fused.costs(x, fused.Comparison(y), slope)
     assert (around[:16] == 7.0).all()
     assert (around[68:] == 7.0).all()
     assert (slope != 7.0).all()
@@ -338,7 +342,7 @@ def test_the_cost_and_the_slope_in_one_go_are_those_of_two(
         lambda x: 2 * F.cross_entropy(x, target.double() if kind == "soft" else target, None, -100, "sum", smoothing), x
     )
     assert_close((2 * cost, slope), tuple(part.float() for part in expected), rtol=2e-6, atol=2e-7)
-    fused.costs(x, fused.Rows(target, smoothing=smoothing), x)
+    fused.costs(x, fused.Comparison(target, smoothing=smoothing), x)
     assert_close(x, slope, rtol=0, atol=0)
 
 

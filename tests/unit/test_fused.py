@@ -92,6 +92,17 @@ def test_the_kernels_compile_for_a_gpu_without_spilling_registers(
     assert int(registers[1]) <= fused._REGISTERS
 
 
+@pytest.mark.parametrize("name", ["costs", "derivative"])
+def test_no_number_is_compiled_into_a_kernel(name: str) -> None:
+    """Else one class, as a constant, would be another program, and each divisible number of them."""
+    from fcnet.functional import kernels
+
+    numbers = ("num_classes", "ignore_index", "grad_stride")
+    given = [each for each in getattr(kernels, name).params if each.name in numbers]
+    assert given
+    assert all(each.do_not_specialize for each in given)
+
+
 @pytest.mark.parametrize("num_classes", [1, 2, 3, 8, 10, 100, 1000, 1001, 4096, 4097, 21_841, 128_256, 128_257])
 @pytest.mark.parametrize(("itemsize", "kind", "most"), [(2, 0, 4096), (2, 2, 2048), (4, 0, 2048), (4, 1, 2048)])
 def test_a_row_that_fits_is_one_tile_wherever_in_sixteen_bytes_it_begins(
