@@ -116,6 +116,14 @@ def test_a_row_that_fits_is_one_tile_wherever_in_sixteen_bytes_it_begins(
     assert warps in (1, 2, 4, 8)
 
 
+def test_what_kernels_read_begins_where_sixteen_bytes_do() -> None:
+    """The interpreter does not mind; a GPU reads elsewhere, or stops."""
+    for start in range(4):
+        x = torch.arange(20.0)[start : start + 8].view(2, 4)
+        assert fused._aligned(x).data_ptr() % 16 == 0
+        assert_close(fused._aligned(x), x, rtol=0, atol=0)
+
+
 def test_without_triton_or_a_compiler_the_plain_form_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*given: Any) -> None:
         raise OSError("no compiler")
