@@ -215,7 +215,7 @@ def test_a_confident_row_keeps_its_digits_in_the_kernels(offset: float) -> None:
 
 
 def test_the_kernels_powers_are_as_exact_as_their_exponents() -> None:
-    """Eighths have exact differences; 2^(d log₂e) alone would be up to 2.6e-6 off. No interpreter has a fused product."""
+    """Eighths differ exactly; 2^(d log₂e) alone is 2.6e-6 off. No interpreter has a fused product."""
     x = (-torch.arange(640.0, device="cuda") / 8).unsqueeze(0).requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(x, torch.tensor([0], device="cuda")), x)
     exact = torch.softmax(x.detach().double(), 1)
