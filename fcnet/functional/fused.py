@@ -29,7 +29,7 @@ _TILE_BYTES = 8192
 _TILE = 2048
 """How many where it holds as many targets."""
 _REGISTERS = 96
-"""What a thread may have at most: left alone, the assembler stops at 64 or 80 and spills a few."""
+"""What a thread may have where targets are read too: left alone, the assembler stops at 64 or 80 and spills a few."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -113,7 +113,7 @@ def costs(x: Tensor, rows: Comparison, slope: Tensor | None = None) -> Tensor:
             BLOCK=block,
             GROUP=_ALIGNMENT // read.itemsize,
             num_warps=warps,
-            maxnreg=_REGISTERS,
+            maxnreg=_REGISTERS if kind == 2 else None,
             sanitize_overflow=False,
         )
     if slope is not None and written is not slope:

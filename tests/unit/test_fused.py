@@ -54,9 +54,10 @@ def compiled(name: str, dtype: str, kind: int, **flags: bool) -> Any:
     aligned = {(names.index(each),): [["tt.divisibility", 16]] for each in POINTERS if each in names}
     given = {(names.index(each),): value for each, value in constants.items()}
     source = ASTSource(kernel, {each: types[each] for each in names}, given, aligned)
-    options = {"num_warps": warps}
+    options: dict[str, Any] = {"num_warps": warps}
     if name == "costs":
-        options |= {"debug": True, "maxnreg": fused._REGISTERS, "sanitize_overflow": False}
+        registers = fused._REGISTERS if kind == 2 else None
+        options |= {"debug": True, "maxnreg": registers, "sanitize_overflow": False}
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
 
 
