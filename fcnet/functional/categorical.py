@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fcnet.functional import surprisal
+from fcnet.functional import fused, surprisal
 from fcnet.functional.precision import narrowed_loss, require_floating, widened
 from fcnet.functional.reductions import require_reduction
 
@@ -56,7 +56,15 @@ def cross_entropy(
         The lecture's cross-entropy loss, from maximum likelihood.
     """
     require_reduction(reduction)
-    targets, wide, dtype = as_targets(input, target, weight, ignore_index, label_smoothing)
+    y, w, wide, dtype = _checked(input, target, weight, ignore_index, label_smoothing)
+
+    def plain(x: Tensor) -> Tensor:
+        return surprisal.plain_loss(x.to(wide), _targets(x, y, w, wide, ignore_index, label_smoothing), reduction)
+
+    if wide == torch.float32 and fused.fits(input, y, w):
+        rows = fused.Comparison(y, w, label_smoothing, ignore_index)
+        return narrowed_loss(fused.loss(input, rows, reduction, plain), dtype)
+    targets = _targets(input, y, w, wide, ignore_index, label_smoothing)
     return narrowed_loss(surprisal.loss(input.to(wide), targets, reduction), dtype)
 
 
@@ -68,6 +76,31 @@ def as_targets(
     Returns:
         The targets, the dtype to compute in, and that of the loss.
     """
+    y, w, wide, dtype = _checked(input, target, weight, ignore_index, label_smoothing)
+    return _targets(input, y, w, wide, ignore_index, label_smoothing), wide, dtype
+
+
+def _targets(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    wide: torch.dtype,
+    ignore_index: int,
+    label_smoothing: float,
+) -> surprisal.Targets:
+    """Checked targets with what is ignored told apart, in the dtype to compute in."""
+    dim = 1 if input.ndim > 1 else 0
+    if target.is_floating_point():
+        return surprisal.Probabilities(target.to(wide), weight, label_smoothing, dim)
+    labels = target.unsqueeze(dim)
+    ignored = labels == ignore_index
+    return surprisal.Labels(labels.masked_fill(ignored, 0), ignored, weight, label_smoothing, dim)
+
+
+def _checked(
+    input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, label_smoothing: float
+) -> tuple[Tensor, Tensor | None, torch.dtype, torch.dtype]:
+    """Refuses what does not fit; the target and the weights, the dtype to compute in, and that of the loss."""
     require_floating("input", input)
     if not 0.0 <= label_smoothing <= 1.0:
         raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0, got {label_smoothing}")
@@ -79,11 +112,8 @@ def as_targets(
         dtype = _require_probabilities(input, target, weight, ignore_index)
         wide = torch.promote_types(x_dtype, dtype)
         w = None if w is None else w.to(wide)
-        return surprisal.Probabilities(target.to(wide), w, label_smoothing, dim), wide, dtype
-    labels = _indices(input, target, weight, dim).unsqueeze(dim)
-    ignored = labels == ignore_index
-    indices = surprisal.Labels(labels.masked_fill(ignored, 0), ignored, w, label_smoothing, dim)
-    return indices, x_dtype, input.dtype
+        return target, w, wide, dtype
+    return _indices(input, target, weight, dim), w, x_dtype, input.dtype
 
 
 def _indices(input: Tensor, target: Tensor, weight: Tensor | None, dim: int) -> Tensor:

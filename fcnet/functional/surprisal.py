@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
+from fcnet.functional import fused
 from fcnet.functional.blocks import in_blocks
 from fcnet.functional.derivatives import Context, by_hand, derivative_of_plain
 from fcnet.functional.probabilities import below, plain_log_softmax, spoiled
@@ -39,6 +40,8 @@ def cost_and_slope(x: Tensor, target: Tensor, label_smoothing: float = 0.0) -> t
         (tensor(2.0612e-09), tensor([[-2.0612e-09,  2.0612e-09]]))
     """
     slope = torch.empty_like(x)
+    if fused.fits(x, target, None):
+        return fused.costs(x, fused.Comparison(target, smoothing=label_smoothing), slope)[0].sum(), slope
     targets: Targets
     if target.is_floating_point():
         targets = Probabilities(target, None, label_smoothing, 1)
@@ -86,6 +89,11 @@ class Labels:
 
         That is finite in what is written of the ignored examples, but they are not 0 yet.
         """
+        if self.dim == 1 and fused.fits(x, self.index, self.weight):
+            labels = self.index if self.ignored is None else self.index.masked_fill(self.ignored, -1)
+            return _fused_costs(
+                x, fused.Comparison(labels.squeeze(1), self.weight, self.smoothing, ignore_index=-1), slope
+            )
         if not self.smoothing:
             return self._unsmoothed(x, slope)
         (costs,) = in_blocks(partial(_targets_step, self), self.dim, x, slope, self.index, self.ignored)
@@ -176,6 +184,8 @@ class Probabilities:
 
     def costs(self, x: Tensor, slope: Tensor | None) -> tuple[Tensor, Tensor]:
         """The costs, and what their derivative, written to ``slope``, is still to be multiplied by: 1."""
+        if self.dim == 1 and fused.fits(x, self.target, self.weight):
+            return _fused_costs(x, fused.Comparison(self.target, self.weight, self.smoothing), slope)
         (costs,) = in_blocks(partial(_targets_step, self), self.dim, x, slope, self.target, None)
         return costs, torch.ones_like(costs)
 
@@ -208,10 +218,13 @@ def loss(x: Tensor, targets: Targets, reduction: str) -> Tensor:
     if x.numel() and by_hand(x) and targets.is_constant():
         result: Tensor = _CrossEntropy.apply(x, targets, reduction, total)
         return result
-    return _plain_loss(x, targets, reduction, total)
+    return plain_loss(x, targets, reduction, total)
 
 
-def _plain_loss(x: Tensor, targets: Targets, reduction: str, total: Tensor | int) -> Tensor:
+def plain_loss(x: Tensor, targets: Targets, reduction: str, total: Tensor | int | None = None) -> Tensor:
+    """The reduced costs by differentiable operations; ``total`` is what the mean divides by, if it is known."""
+    if total is None:
+        total = targets.total() if reduction == "mean" else 1
     return reduced(targets.plain_costs(x).squeeze(targets.dim), reduction, total)
 
 
@@ -229,7 +242,7 @@ class _CrossEntropy(torch.autograd.Function):
                 x, slope, rate if targets.ignored is None else rate.masked_fill_(targets.ignored, 0.0)
             )
             ctx.dim, ctx.reduction = targets.dim, reduction
-            ctx.plain = partial(_plain_loss, targets=targets, reduction=reduction, total=total)
+            ctx.plain = partial(plain_loss, targets=targets, reduction=reduction, total=total)
         return costs.squeeze(targets.dim) if reduction == "none" else reduced(costs, reduction, total)
 
     @staticmethod
@@ -240,6 +253,11 @@ class _CrossEntropy(torch.autograd.Function):
         if ctx.reduction == "none":
             grad = grad.unsqueeze(ctx.dim)
         return slope * (rate * grad), None, None, None
+
+
+def _fused_costs(x: Tensor, rows: fused.Comparison, slope: Tensor | None) -> tuple[Tensor, Tensor]:
+    costs = fused.costs(x, rows, slope)[0].unsqueeze(1)
+    return costs, torch.ones_like(costs)
 
 
 def _labels_step(x: Tensor, slope: Tensor | None, index: Tensor, *, dim: int) -> tuple[Tensor, Tensor]:

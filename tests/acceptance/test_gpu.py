@@ -20,6 +20,7 @@ from fcnet.data import batches as batches_module
 from fcnet.data.augment import Affine, ColorJitter, Cutout, Flip, Shift
 from fcnet.data.batches import Batches
 from fcnet.data.mixing import Mixing
+from fcnet.functional import fused
 from fcnet.gradient_descent import GradientDescent
 from fcnet.losses import CrossEntropy
 from fcnet.models import MLP
@@ -244,3 +245,71 @@ def test_no_step_waits_for_the_device(optimizer: str) -> None:
         finally:
             torch.cuda.set_sync_debug_mode("default")
         assert next(events) is not None
+
+
+LOSSES = [(target, dtype) for target in ("index", "smoothed", "weighted", "soft") for dtype in ("float32", "bfloat16")]
+
+
+@pytest.mark.parametrize(("target", "dtype"), LOSSES)
+@pytest.mark.parametrize("num_classes", [10, 1000, 1001, 21_841])
+def test_the_kernels_of_the_loss_give_the_plain_forms_value_and_gradient(
+    num_classes: int, target: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = (3 * torch.randn(257, num_classes, device="cuda")).to(getattr(torch, dtype)).requires_grad_()
+    y = torch.randint(num_classes, (257,), device="cuda")
+    y[3], x.data[3, 0] = -100, float("nan")
+    w = torch.rand(num_classes, device="cuda").to(x.dtype) if target == "weighted" else None
+    if target == "soft":
+        x.data[3, 0] = 0.0
+        y = torch.softmax(torch.randn(257, num_classes, device="cuda"), 1)
+
+    def found() -> tuple[Tensor, Tensor]:
+        loss = F.cross_entropy(x, y, w, label_smoothing=0.1 if target == "smoothed" else 0.0)
+        return loss.detach(), torch.autograd.grad(loss, x)[0]
+
+    assert fused.fits(x, y, w)
+    ours = found()
+    monkeypatch.setattr(fused, "_ON", "nowhere")
+    eps = torch.finfo(x.dtype).eps
+    assert_close(ours, found(), rtol=max(eps, 1e-5), atol=1e-9 if dtype == "float32" else 1e-6)
+
+
+@pytest.mark.parametrize("offset", [0.0, 4096.0])
+def test_a_confident_row_keeps_its_digits_in_the_kernels(offset: float) -> None:
+    x = (torch.tensor([[20.0, 0.0]], device="cuda") + offset).requires_grad_()
+    loss = F.cross_entropy(x, torch.tensor([0], device="cuda"))
+    (gradient,) = torch.autograd.grad(loss, x)
+    assert_close(loss.item(), 2.0611536e-9, rtol=1e-6, atol=0)
+    assert_close(gradient.tolist(), [[-2.0611536e-9, 2.0611536e-9]], rtol=1e-6, atol=0)
+
+
+def test_the_kernels_powers_are_as_exact_as_their_exponents() -> None:
+    """Eighths differ exactly; 2^(d log₂e) alone is 2.6e-6 off. No interpreter has a fused product."""
+    x = (-torch.arange(640.0, device="cuda") / 8).unsqueeze(0).requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(x, torch.tensor([0], device="cuda")), x)
+    exact = torch.softmax(x.detach().double(), 1)
+    assert_close(gradient[0, 1:].double(), exact[0, 1:], rtol=1e-6, atol=0)
+
+
+def test_the_kernels_of_the_loss_wait_for_nothing() -> None:
+    x = torch.randn(64, 1001, device="cuda", requires_grad=True)
+    y, soft = torch.arange(64, device="cuda"), torch.softmax(x.detach(), 1)
+
+    def steps() -> None:
+        for target in (y, soft):
+            for reduction in ("none", "sum", "mean"):
+                F.cross_entropy(x, target, reduction=reduction).sum().backward()
+
+    steps()  # compiles them
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        steps()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_rows_are_found_beyond_2_to_the_31_logits() -> None:
+    x = torch.zeros(17_000, 128_257, dtype=torch.bfloat16, device="cuda")
+    y = torch.full((17_000,), 128_256, device="cuda")
+    costs = F.cross_entropy(x, y, reduction="none")
+    assert_close(costs, torch.full_like(costs, 11.7618), rtol=0.01, atol=0)
