@@ -177,9 +177,10 @@ def _affine(a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """a Wᵀ + b, (B, n).
 
     A processor's product with a matrix of few columns is slow where they are no multiple of the 16 that it takes at
-    once, up to twice as slow as the transposed product W aᵀ, whose columns are the batch.
+    once, up to twice as slow as the transposed product W aᵀ, whose columns are the batch. The compiler is given one
+    form for batches of every size.
     """
-    if a.device.type == "cpu" and 4 < len(weight) < 16 <= len(a):
+    if not torch.compiler.is_compiling() and a.device.type == "cpu" and 4 < len(weight) < 16 <= len(a):
         product = weight @ a.T if bias is None else torch.addmm(bias[:, None], weight, a.T)
         return product.T.contiguous()
     return nn.functional.linear(a, weight, bias)

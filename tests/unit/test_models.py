@@ -359,3 +359,10 @@ def test_the_softmax_of_two_nodes_is_the_sigmoid_of_their_difference_so_one_node
     x = inputs(30, 6)
     assert_close(F.softmax(two(x), 1), one.predict_proba(x))
     assert_close(F.softmax(two(x), 1)[:, 1], F.sigmoid(two(x)[:, 1] - two(x)[:, 0]))
+
+
+def test_one_export_serves_batches_of_every_size() -> None:
+    model, x = MLP(6, (3,), 10, generator=seeded()), inputs(40, 6)
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
+    for size in (2, 15, 16, 40):
+        assert_close(program(x[:size]), model(x[:size]))
