@@ -136,6 +136,34 @@ def _fold(state: tl.tensor, x: tl.tensor, t: tl.tensor, SOFT: tl.constexpr, EXAC
 
 
 @triton.jit
+def _taken(
+    state: tl.tensor,
+    x: tl.tensor,
+    t: tl.tensor,
+    weight: tl.tensor,
+    label: tl.tensor,
+    own: tl.tensor,
+    even: tl.tensor,
+    tile: tl.tensor,
+    head: tl.tensor,
+    length: tl.tensor,
+    KIND: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+    EXACT: tl.constexpr,
+    BLOCK: tl.constexpr,
+    GROUP: tl.constexpr,
+    EDGE: tl.constexpr,
+) -> tl.tensor:
+    """Reads a tile and takes it into what each group knows."""
+    begin, at, column = _place(tile, head, BLOCK, GROUP)
+    logits = _read(x, begin, at, column, head, length, -_INF, EDGE)
+    targets = 0.0
+    if KIND != LABELS:
+        targets = _targets(t, weight, label, own, even, begin, at, column, head, length, KIND, WEIGHTED, EDGE)
+    return _fold(state, logits, targets, KIND != LABELS, EXACT)
+
+
+@triton.jit
 def _joined(state: tl.tensor, num_classes: tl.tensor, EXACT: tl.constexpr) -> tl.tensor:
     """The row's largest logit, R, and the rest of the state, from those of the groups."""
     tops, number, rest, of_top, of_rest, drag = state
@@ -201,7 +229,7 @@ def _write(
 
 
 @triton.jit
-def _differentiate(
+def _differentiate_tile(
     x: tl.tensor,
     t: tl.tensor,
     weight: tl.tensor,
@@ -236,9 +264,37 @@ def _differentiate(
 
 
 @triton.jit
-def _is_edge(tile: tl.tensor, head: tl.tensor, length: tl.tensor, BLOCK: tl.constexpr) -> tl.tensor:
-    """Whether some of the tile is outside the row."""
-    return (tile == 0) | ((tile + 1) * BLOCK > head + length)
+def _differentiate(
+    x: tl.tensor,
+    t: tl.tensor,
+    weight: tl.tensor,
+    slope: tl.tensor,
+    label: tl.tensor,
+    own: tl.tensor,
+    even: tl.tensor,
+    found: tl.tensor,
+    factor: tl.tensor,
+    tile: tl.tensor,
+    head: tl.tensor,
+    read: tl.tensor,
+    length: tl.tensor,
+    KIND: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+    EXACT: tl.constexpr,
+    BLOCK: tl.constexpr,
+    GROUP: tl.constexpr,
+) -> tl.tensor:
+    """Writes a tile, with masks only where some of it is outside the row."""
+    if (tile == 0) | ((tile + 1) * BLOCK > head + read):
+        _differentiate_tile(
+            x, t, weight, slope, label, own, even, found, factor, tile, head, read, length,
+            KIND, WEIGHTED, EXACT, BLOCK, GROUP, True,
+        )  # fmt: skip
+    else:
+        _differentiate_tile(
+            x, t, weight, slope, label, own, even, found, factor, tile, head, read, length,
+            KIND, WEIGHTED, EXACT, BLOCK, GROUP, False,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -312,24 +368,19 @@ def costs(
     none = tl.zeros([BLOCK // GROUP], tl.float32)
     state = (none - _INF, none, none, none, none, none)
     num_tiles = tl.cdiv(head + length, BLOCK)
-    begin, at, column = _place(0, head, BLOCK, GROUP)
-    logits = _read(x + start, begin, at, column, head, length, -_INF, True)
-    targets = 0.0
-    if KIND != LABELS:
-        targets = _targets(t, weight, label, own, even, begin, at, column, head, length, KIND, WEIGHTED, True)
-    state = _fold(state, logits, targets, KIND != LABELS, EXACT)
+    state = _taken(
+        state, x + start, t, weight, label, own, even, 0, head, length, KIND, WEIGHTED, EXACT, BLOCK, GROUP, True
+    )
     for tile in range(1, num_tiles - 1):
-        begin, at, column = _place(tile, head, BLOCK, GROUP)
-        logits = _read(x + start, begin, at, column, head, length, -_INF, False)
-        if KIND != LABELS:
-            targets = _targets(t, weight, label, own, even, begin, at, column, head, length, KIND, WEIGHTED, False)
-        state = _fold(state, logits, targets, KIND != LABELS, EXACT)
+        state = _taken(
+            state, x + start, t, weight, label, own, even, tile, head, length,
+            KIND, WEIGHTED, EXACT, BLOCK, GROUP, False,
+        )  # fmt: skip
     if num_tiles > 1:
-        begin, at, column = _place(num_tiles - 1, head, BLOCK, GROUP)
-        logits = _read(x + start, begin, at, column, head, length, -_INF, True)
-        if KIND != LABELS:
-            targets = _targets(t, weight, label, own, even, begin, at, column, head, length, KIND, WEIGHTED, True)
-        state = _fold(state, logits, targets, KIND != LABELS, EXACT)
+        state = _taken(
+            state, x + start, t, weight, label, own, even, num_tiles - 1, head, length,
+            KIND, WEIGHTED, EXACT, BLOCK, GROUP, True,
+        )  # fmt: skip
     top, rest, of_top, of_rest, drag = _joined(state, num_classes, EXACT)
     if KIND == LABELS:
         cost = _log1p(rest) - tl.where(own_x == top, 0.0, own_x - top)
@@ -350,16 +401,10 @@ def costs(
         if KIND != LABELS:
             factor = 1.0
         for tile in range(tl.cdiv(head + num_classes, BLOCK)):
-            if _is_edge(tile, head, length, BLOCK):
-                _differentiate(
-                    x + start, t, weight, slope + start, label, own, even, found, factor, tile, head, length,
-                    num_classes, KIND, WEIGHTED, EXACT, BLOCK, GROUP, True,
-                )  # fmt: skip
-            else:
-                _differentiate(
-                    x + start, t, weight, slope + start, label, own, even, found, factor, tile, head, length,
-                    num_classes, KIND, WEIGHTED, EXACT, BLOCK, GROUP, False,
-                )  # fmt: skip
+            _differentiate(
+                x + start, t, weight, slope + start, label, own, even, found, factor, tile, head, length,
+                num_classes, KIND, WEIGHTED, EXACT, BLOCK, GROUP,
+            )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["num_classes", "ignore_index", "grad_stride"])
@@ -415,13 +460,7 @@ def derivative(
         of_top = tl.load(amounts + 4 * num_rows + row)
         of_rest = tl.load(amounts + 5 * num_rows + row)
     found = (top, rest, of_top, of_rest)
-    if _is_edge(tile, head, length, BLOCK):
-        _differentiate(
-            x + start, t, weight, slope + start, label, own, even, found, factor, tile, head, length, num_classes,
-            KIND, WEIGHTED, EXACT, BLOCK, GROUP, True,
-        )  # fmt: skip
-    else:
-        _differentiate(
-            x + start, t, weight, slope + start, label, own, even, found, factor, tile, head, length, num_classes,
-            KIND, WEIGHTED, EXACT, BLOCK, GROUP, False,
-        )  # fmt: skip
+    _differentiate(
+        x + start, t, weight, slope + start, label, own, even, found, factor, tile, head, length, num_classes,
+        KIND, WEIGHTED, EXACT, BLOCK, GROUP,
+    )  # fmt: skip
