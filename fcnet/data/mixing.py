@@ -9,12 +9,16 @@ H rows and W columns, N places in an epoch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fcnet.data.augment import chosen, inside
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -36,18 +40,19 @@ class Mixture:
 
     def rows(self, part: slice) -> Mixture:
         """Some of the rows."""
-        blend, box = (None if values is None else values[part] for values in (self.blend, self.box))
-        return Mixture(self.partner[part], self.share[part], blend, box)
+        return self._each(lambda values: values[part])
 
     def to(self, device: torch.device) -> Mixture:
         """The same on a device."""
-        blend, box = (None if values is None else values.to(device) for values in (self.blend, self.box))
-        return Mixture(self.partner.to(device), self.share.to(device), blend, box)
+        return self._each(lambda values: values.to(device))
 
     def clone(self) -> Mixture:
         """The same in memory of its own."""
-        blend, box = (None if values is None else values.clone() for values in (self.blend, self.box))
-        return Mixture(self.partner.clone(), self.share.clone(), blend, box)
+        return self._each(Tensor.clone)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Mixture:
+        blend, box = (None if values is None else change(values) for values in (self.blend, self.box))
+        return Mixture(change(self.partner), change(self.share), blend, box)
 
     def tensors(self) -> list[Tensor]:
         """All that is there."""
