@@ -72,11 +72,16 @@ class Tape(TorchDispatchMode):
         self.operations.append((func, args, kwargs, result))
         return result
 
-    def undo(self) -> None:
-        """Gives every tensor that was there the values that it had."""
-        for tensor, values in reversed(self._before):
-            tensor.copy_(values)
-        self._before = []
+    def record(self, work: Callable[[], None]) -> None:
+        """Runs it, and gives every tensor that was there the values that it had."""
+        try:
+            with self:
+                work()
+        finally:
+            with torch.no_grad():
+                for tensor, values in reversed(self._before):
+                    tensor.copy_(values)
+            self._before = []
 
     def replay(self) -> None:
         """Does it all again, and writes what comes out where it was written when it was recorded."""
@@ -97,11 +102,8 @@ class Recorder:
     def __call__(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Replay:
         tape, states = Tape(), [generator.get_state() for generator in generators]
         try:
-            with tape:
-                work()
+            tape.record(work)
         finally:
-            with torch.no_grad():
-                tape.undo()
             for generator, state in zip(generators, states, strict=True):
                 generator.set_state(state)
         self.recorded += 1
@@ -330,13 +332,7 @@ def spoiling(after: int) -> Record:
             return super().__torch_dispatch__(func, types, args, kwargs)
 
     def fail(work: Callable[[], None], generators: Sequence[torch.Generator]) -> Replay:
-        tape = Broken()
-        try:
-            with tape:
-                work()
-        finally:
-            with torch.no_grad():
-                tape.undo()
+        Broken().record(work)
         raise AssertionError("the work is shorter")
 
     return fail
