@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from benchmarks.report import print_table
 from fcnet import GradientDescent, fit
 from fcnet.backpropagation import backpropagate
 from fcnet.data import sources
@@ -112,15 +113,6 @@ def spread(values: Iterable[float], form: str) -> str:
     return f"{statistics.mean(known):{form}} ± {deviation:{form}}"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Prints as Markdown, row by row."""
-    print(f"| {' | '.join(head)} |")
-    print(f"|{' --- |' * len(head)}")
-    for row in rows:
-        print(f"| {' | '.join(row)} |", flush=True)
-    print()
-
-
 # --- saturation -------------------------------------------------------------------------------------------------
 
 DEEP: tuple[tuple[str, ActivationName, float], ...] = (
@@ -174,7 +166,7 @@ def saturation(course: Course) -> None:
         rows = [[str(number + 1), *itertools.chain.from_iterable(cells(runs, number) for runs in networks)]
                 for number in range(DEPTH + 1)]  # fmt: skip
         losses = itertools.chain.from_iterable(("", spread((one.loss for one in runs), ".3f")) for runs in networks)
-        table(head, [*rows, ["loss", *losses]])
+        print_table(head, [*rows, ["loss", *losses]])
 
 
 def cells(runs: Sequence[Layers], number: int) -> tuple[str, str]:
@@ -220,7 +212,7 @@ def dead(course: Course) -> None:
                 lost += 1
         ends = [f"{spread(values, '.1f')} %" if values else "–" for values in (last, accuracies)]
         rows.append([harm, activation, f"{spread(first, '.1f')} %", *ends, str(lost)])
-    table(["harm", "g", "dead before", "dead after", "validation accuracy", "NaN or inf"], rows)
+    print_table(["harm", "g", "dead before", "dead after", "validation accuracy", "NaN or inf"], rows)
 
 
 # --- descent ----------------------------------------------------------------------------------------------------
@@ -266,7 +258,7 @@ def descent(course: Course) -> None:
              for batch_size in names for lr in RATES}  # fmt: skip
     costs = {which: statistics.mean(run.kept_loss for run in runs) for which, runs in tried.items()}
     print("validation loss after the last pass:\n")
-    table(
+    print_table(
         ["batch", *(f"η = {lr:g}" for lr in RATES)],
         ([f"{name}, {batch_size:,}", *(f"{costs[batch_size, lr]:.3f}" for lr in RATES)]
          for batch_size, name in names.items()),
@@ -279,7 +271,7 @@ def descent(course: Course) -> None:
         losses = [spread((run.losses[number - 1] for run in runs), ".3f") for number in passes]
         seconds = f"{statistics.median(run.seconds for run in runs):.2f}"
         rows.append([f"{name}, {batch_size:,}", f"{lr:g}", f"{steps:,}", *losses, seconds])
-    table(["batch", "η", "steps a pass", *(f"pass {number}" for number in passes), "median seconds"], rows)
+    print_table(["batch", "η", "steps a pass", *(f"pass {number}" for number in passes), "median seconds"], rows)
 
 
 # --- backpropagation --------------------------------------------------------------------------------------------
@@ -338,7 +330,7 @@ def gradients(count: int) -> None:
     for depth in range(5):
         own = errors[depth::5]
         rows.append([str(depth), str(len(own)), f"{statistics.median(own):.1e}", f"{max(own):.1e}"])
-    table(["hidden layers", "networks", "median", "largest"], rows)
+    print_table(["hidden layers", "networks", "median", "largest"], rows)
 
 
 def main() -> int:

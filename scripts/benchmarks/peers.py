@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from benchmarks.cases import CLASSES, LR, MEAN, MOMENTUM, STD, Case, Contender, Data
+from fcnet.data.workers import num_processors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,11 +54,6 @@ def sequential(case: Case) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def all_threads() -> int:
-    """What torch takes where nobody says how many."""
-    return os.cpu_count() or 1
-
-
 def usual(case: Case, data: Data, workers: int) -> Contender:
     """The loop that tutorials show."""
     model = sequential(case).to(data.device)
@@ -82,7 +78,7 @@ def usual(case: Case, data: Data, workers: int) -> Contender:
             total += loss.item()
 
     name = f"DataLoader, {workers} workers"
-    return Contender(name, train, len(pictures), lambda: model.parameters(), all_threads())
+    return Contender(name, train, len(pictures), lambda: model.parameters(), num_processors())
 
 
 def resident(case: Case, data: Data, mode: str | None = None, dtype: torch.dtype = torch.float32) -> Contender:
@@ -126,7 +122,7 @@ def resident(case: Case, data: Data, mode: str | None = None, dtype: torch.dtype
         name += f", torch.compile {mode}"
     if dtype != torch.float32:
         name += ", " + str(dtype).removeprefix("torch.")
-    return Contender(name, train, len(images), lambda: model.parameters(), all_threads())
+    return Contender(name, train, len(images), lambda: model.parameters(), num_processors())
 
 
 def _optimizers(case: Case, model: nn.Module) -> list[torch.optim.Optimizer]:
@@ -157,7 +153,7 @@ def mlp_classifier(case: Case, data: Data) -> Contender:
         lambda: model.partial_fit(x, y, classes=range(CLASSES)),
         len(x),
         lambda: [*getattr(model, "coefs_", ()), *getattr(model, "intercepts_", ())],
-        all_threads(),
+        num_processors(),
     )
 
 
@@ -172,7 +168,7 @@ def sgd_classifier(_: Case, data: Data) -> Contender:
         lambda: model.partial_fit(x, y, classes=range(CLASSES)),
         len(x),
         lambda: [model.coef_, model.intercept_],
-        all_threads(),
+        num_processors(),
         "one class against all others ten times over, a step an image, no momentum",
     )
 
@@ -188,7 +184,7 @@ def logistic_regression(_: Case, data: Data) -> Contender:
         lambda: model.fit(x, y),
         len(x),
         lambda: [model.coef_, model.intercept_],
-        all_threads(),
+        num_processors(),
         "one iteration of L-BFGS, a step a pass over all images or two",
     )
 
@@ -211,7 +207,9 @@ def skorch(case: Case, data: Data) -> Contender:
         verbose=0,
         device=str(data.device),
     )
-    return Contender("skorch", lambda: net.partial_fit(x, y), len(x), lambda: net.module_.parameters(), all_threads())
+    return Contender(
+        "skorch", lambda: net.partial_fit(x, y), len(x), lambda: net.module_.parameters(), num_processors()
+    )
 
 
 def lightning(case: Case, data: Data) -> Contender:
@@ -248,7 +246,7 @@ def lightning(case: Case, data: Data) -> Contender:
         )
         trainer.fit(module, loader)
 
-    return Contender("Lightning", train, len(data.labels), lambda: module.parameters(), all_threads())
+    return Contender("Lightning", train, len(data.labels), lambda: module.parameters(), num_processors())
 
 
 def keras(case: Case, data: Data) -> Contender:
@@ -271,7 +269,7 @@ def keras(case: Case, data: Data) -> Contender:
             model.fit(x, y, batch_size=case.batch_size, epochs=1, verbose=0)
 
     return Contender(
-        "Keras", train, len(x), lambda: [weight.value for weight in model.trainable_weights], all_threads()
+        "Keras", train, len(x), lambda: [weight.value for weight in model.trainable_weights], num_processors()
     )
 
 

@@ -16,7 +16,7 @@ from matplotlib.ticker import LogFormatter
 from fcnet.plots.style import LIGHT, blank, saved, themed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -111,7 +111,7 @@ def by_case(figures: Sequence[Figure]) -> dict[str, list[Figure]]:
     return cases
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table in Markdown."""
     for row in (head, ["---"] * len(head), *rows):
         print("| " + " | ".join(row) + " |")

@@ -10,11 +10,12 @@ import torch
 
 from benchmarks.cases import CLASSES, LR, MOMENTUM, Case, Contender, Data
 from benchmarks.limits import copy_bandwidth, limit, product_speed
-from benchmarks.peers import all_threads, missing, peers, quiet
+from benchmarks.peers import missing, peers, quiet
 from benchmarks.report import LIMIT, OURS, Figure, interleaved, print_figures
 from fcnet import MLP, GradientDescent
 from fcnet.build import choose_threads
 from fcnet.data.batches import Batches
+from fcnet.data.workers import num_processors
 from fcnet.optim import Muon, parameter_groups
 from fcnet.training import Training
 
@@ -49,7 +50,7 @@ def ours(case: Case, data: Data) -> Contender:
 
 def contenders(case: Case, data: Data) -> list[Contender]:
     """All who train a case; a limit of each number of threads that may be the best."""
-    threads = {1, all_threads()} if data.device.type == "cpu" else {1}
+    threads = {1, num_processors()} if data.device.type == "cpu" else {1}
     return [ours(case, data), *(limit(case, data, number) for number in sorted(threads)), *peers(case, data)]
 
 
