@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.style
 from cycler import cycler
+from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -80,9 +82,21 @@ THEMES = (LIGHT, DARK)
 
 @contextlib.contextmanager
 def themed(theme: Theme) -> Iterator[None]:
-    """A block in which figures are made and saved in a theme, whatever the user's own settings are."""
+    """A block in which figures are made and saved in a theme, whatever the user's own settings and fonts are."""
+    _prefer_own_fonts()
     with matplotlib.style.context(["default", theme.settings]):
         yield
+
+
+def _prefer_own_fonts() -> None:
+    """Has matplotlib take its own files where others have the same name, whatever it found, and in whatever order."""
+    fonts = font_manager.fontManager
+    own = sorted(Path(matplotlib.get_data_path(), "fonts", "ttf").glob("*.ttf"))
+    if [Path(font.fname) for font in fonts.ttflist[: len(own)]] != own:
+        found, fonts.ttflist = fonts.ttflist, []
+        for file in own:
+            fonts.addfont(file)  # forgets which files were chosen before
+        fonts.ttflist += found
 
 
 def blank(width: float, height: float) -> Figure:

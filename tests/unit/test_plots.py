@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+import shutil
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
+from matplotlib import font_manager
 from PIL import Image
 from torch import Tensor
 
 from fcnet.plots import image_sheet
+from fcnet.plots.style import LIGHT, themed
 
 
 def sheet(columns: list[Tensor], names: list[str] | None = None) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -61,3 +66,16 @@ def test_the_same_images_make_the_same_bytes() -> None:
     images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     first, again = (image_sheet([images], title="", row_names="ab", column_names="c") for _ in range(2))
     assert first == again
+
+
+def test_letters_are_matplotlibs_own_where_the_machine_has_a_font_of_the_same_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    fonts = font_manager.fontManager
+    monkeypatch.setattr(fonts, "ttflist", list(fonts.ttflist))
+    fonts.addfont(shutil.copy(own, tmp_path))
+    fonts.ttflist.insert(0, fonts.ttflist.pop())
+    assert Path(font_manager.findfont("DejaVu Sans")).parent == tmp_path
+    with themed(LIGHT):
+        assert Path(font_manager.findfont("DejaVu Sans")) == own
