@@ -125,6 +125,7 @@ OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] =
     "sgd without momentum": partial(torch.optim.SGD, lr=0.125, fused=True),
     "adam": partial(torch.optim.Adam, lr=2.0**-7, fused=True),
     "adamw": partial(torch.optim.AdamW, lr=2.0**-7, fused=True),
+    "muon": partial(Muon, lr=2.0**-7),
 }
 NETWORKS: dict[str, dict[str, Any]] = {
     "logistic regression": {"hidden": ()},
