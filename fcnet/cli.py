@@ -144,6 +144,12 @@ def say(line: str) -> None:
         _say(line)
 
 
+def tell(line: str) -> None:
+    """One line of a command's answer on standard output; the command ends where nobody reads it any more."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 @contextlib.contextmanager
 def decoding() -> Iterator[Callable[[int, int], None]]:
     """Follows a store that is being made, if one is: a bar on a terminal, else one line once it is done.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from fcnet.data.batches import normalize
-from fcnet.data.sources import decode_image
+from fcnet.data.gathering import Picture
+from fcnet.data.pictures import QUIET, decode_image
 from fcnet.data.whitening import Whitening
 from fcnet.errors import UserError
 from fcnet.files import read_sealed, write_sealed
 from fcnet.models import MLP, LogisticRegression, probabilities
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 FORMAT = 1
 
@@ -89,11 +92,14 @@ class Network(nn.Module):
         logits: Tensor = self(pixels)
         return probabilities(logits)
 
-    def predict_images(self, images: Sequence[Any]) -> list[Prediction]:
+    def predict_images(self, images: Iterable[Any], *, batch_size: int = 256) -> list[Prediction]:
         """What the network says of images.
 
         Args:
-            images: each a path, an open PIL image, or a uint8 tensor (channels, height, width).
+            images: each a path, an open PIL image, or a uint8 tensor (channels, height, width). Files may be of
+                any of the formats, modes and, where pictures were resized in training, sizes that training takes,
+                and become pixels as there; see `fcnet.data.pictures.decode_image`.
+            batch_size: how many are decoded and looked at together.
 
         Returns:
             One prediction an image, in their order.
@@ -101,15 +107,47 @@ class Network(nn.Module):
         Raises:
             UserError: one of them is no image, or has another size than the network's, unless pictures are resized.
         """
-        if not images:
-            return []
-        pixels = torch.stack([self._pixels(image, place) for place, image in enumerate(images)])
-        rows = self.predict_proba(pixels.to(self.mean.device)).tolist()
-        return [
-            Prediction(self.classes[best], row[best], tuple(row))
-            for row in rows
-            for best in [max(range(len(row)), key=row.__getitem__)]
-        ]
+        predictions = []
+        for said in self.predict_each(images, batch_size=batch_size):
+            if isinstance(said, UserError):
+                raise said
+            predictions.append(said)
+        return predictions
+
+    def predict_each(self, images: Iterable[Any], *, batch_size: int = 256) -> Iterator[Prediction | UserError]:
+        """What the network says of images, batch by batch, so that memory holds no more than one.
+
+        Args:
+            images: as `predict_images` takes them, and pictures that `fcnet.data.gathering.gather` has found.
+            batch_size: how many are decoded and looked at together.
+
+        Yields:
+            For each image a prediction, or what is wrong with it.
+
+        Raises:
+            UserError: ``images`` is one path, or ``batch_size`` is less than 1.
+        """
+        if isinstance(images, str | Path):
+            raise UserError(f"images must be several, as in a list, got the one path {str(images)!r}")
+        if batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, got {batch_size}")
+        return self._batched(enumerate(images), batch_size)
+
+    def _batched(self, images: Iterator[tuple[int, Any]], batch_size: int) -> Iterator[Prediction | UserError]:
+        while pixels := self._next(images, batch_size):
+            whole = [each for each in pixels if isinstance(each, Tensor)]
+            rows = iter(self.predict_proba(torch.stack(whole).to(self.mean.device)).tolist() if whole else [])
+            for each in pixels:
+                yield self._prediction(next(rows)) if isinstance(each, Tensor) else each
+
+    def _next(self, images: Iterator[tuple[int, Any]], count: int) -> list[Tensor | UserError]:
+        """The pixels of the next images, each decoded before the one after it is asked for."""
+        with QUIET:
+            return [self._pixels_or_mistake(image, place) for place, image in itertools.islice(images, count)]
+
+    def _prediction(self, row: list[float]) -> Prediction:
+        best = max(range(len(row)), key=row.__getitem__)
+        return Prediction(self.classes[best], row[best], tuple(row))
 
     def save(self, stem: Path, facts: dict[str, Any]) -> None:
         """Writes ``STEM.safetensors`` and ``STEM.json``, sealed; ``facts`` are kept beside."""
@@ -154,19 +192,32 @@ class Network(nn.Module):
         network.load_state_dict(tensors)
         return network.to(device).eval()
 
-    def _pixels(self, image: Any, place: int) -> Tensor:  # noqa: ANN401 - a path, a PIL image or a tensor
-        if isinstance(image, Tensor):
-            pixels, name = image, f"images[{place}]"
-        else:
-            name = str(image) if isinstance(image, str | Path) else f"images[{place}]"
-            size = (self.shape[1], self.shape[2]) if self.resize else None
-            pixels = torch.from_numpy(decode_image(image, self.shape[0], name, size))
+    def _pixels_or_mistake(self, image: Any, place: int) -> Tensor | UserError:  # noqa: ANN401 - see `_pixels`
+        try:
+            return self._pixels(image, place)
+        except UserError as error:
+            return error
+
+    def _pixels(self, image: Any, place: int) -> Tensor:  # noqa: ANN401 - a path, a PIL image, a tensor, a `Picture`
+        name, content = f"images[{place}]", image
+        if isinstance(image, Picture):
+            name, content = image
+        elif isinstance(image, str | Path):
+            name = str(image)
+        if isinstance(content, UserError):
+            raise content
+        pixels = content if isinstance(content, Tensor) else self._decoded(content, name)
         if pixels.dtype != torch.uint8:
             raise UserError(f"{name} must be uint8, got {pixels.dtype}")
         if tuple(pixels.shape) != self.shape:
             expected, came = "×".join(map(str, self.shape)), "×".join(map(str, pixels.shape))
             raise UserError(f"{name} must be an image of {expected} (channels, height, width), got {came}")
         return pixels
+
+    def _decoded(self, content: Any, name: str) -> Tensor:  # noqa: ANN401 - see `_pixels`
+        size = (self.shape[1], self.shape[2]) if self.resize else None
+        file = io.BytesIO(content) if isinstance(content, bytes) else content
+        return torch.from_numpy(decode_image(file, self.shape[0], name, size))
 
 
 def load(run: str | Path, *, device: torch.device | str = "cpu") -> Network:

@@ -109,7 +109,7 @@ def find_images(listing: Listing, test: float) -> tuple[tuple[str, ...], list[Im
         files, folders, in_one = list(listing.files), listing.folders, listing.divided
         beside = {entry.name for entry in path.iterdir() if not _is_hidden(entry.name)}
     else:
-        contents, folders = _unrooted(*read_archive(path, _is_image))
+        contents, folders = _unrooted(*read_archive(path, is_image_name))
         check_unchanged(listing)
         files = list(contents)
         beside = {name.split("/")[0] for name in files}
@@ -146,7 +146,7 @@ def _list(folder: str | Path, prefix: str, files: dict[str, Stamp], folders: set
             if entry.is_dir(follow_symlinks=links):
                 folders.add(name)
                 _list(entry.path, f"{name}/", files, folders, links=False)
-            elif _is_image(entry.name):
+            elif is_image_name(entry.name):
                 files[name] = stamp(entry.stat())
 
 
@@ -227,7 +227,8 @@ def _is_split(name: str) -> bool:
     return name.lower() in SPLITS
 
 
-def _is_image(name: str) -> bool:
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name counts as an image: by its suffix, and not hidden."""
     return name.lower().endswith(SUFFIXES) and not _is_hidden(name)
 
 
