@@ -9,24 +9,35 @@ from typing import TYPE_CHECKING, Any
 from fcnet import cli
 from fcnet.build import test_data
 from fcnet.config_file import load_config
+from fcnet.data.corruptions import STRENGTHS
 from fcnet.errors import UserError
 from fcnet.evaluation import evaluate
-from fcnet.files import write_text
+from fcnet.files import write_bytes, write_text
 from fcnet.metrics import class_figures
 from fcnet.network import load
+from fcnet.robustness import evaluate_damaged, sample
 from fcnet.run import Run
+from fcnet.shifts import Shift, accuracy_shift, class_shift, pixel_shift
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fcnet.data.batches import Batches
     from fcnet.evaluation import Evaluation
+    from fcnet.network import Network
+    from fcnet.robustness import Robustness
 
 
 def main(arguments: list[str]) -> int:
     """Parses the flags, evaluates, prints; returns the exit code."""
     parser = cli.Parser("evaluate", "Evaluate a finished network on the test split of its data, or of other data.")
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
-    parser.add_argument("--data", type=Path, metavar="PATH", help="other data of the same kind and classes")
+    parser.add_argument(
+        "--data", type=Path, metavar="PATH", help="other data of the same classes, whose difference is said in words"
+    )
+    parser.add_argument(
+        "--corruptions", action="store_true", help="damage the images too: noise, blur, light, place, at five strengths"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or another of torch's (default: auto)")
     flags = parser.parse_args(arguments)
     device = cli.choose_device(flags.device)
@@ -38,12 +49,76 @@ def main(arguments: list[str]) -> int:
     with cli.decoding() as progress:
         test = test_data(data, network, path=flags.data, device=device, progress=progress)
     result = evaluate(network.model, test)
+    shift = None if flags.data is None else _shift(run, network, test, result)
     for line in table(result, network.classes):
         cli.say(line)
-    file = flags.run / "evaluation.json"
-    write_text(file, json.dumps(_facts(result, network.classes, flags.data), indent=2) + "\n")
-    cli.say(f"written to {file}")
+    for line in shift.words(network.classes) if shift else []:
+        cli.say(line)
+    facts = _facts(result, network.classes, flags.data)
+    facts["shift"] = shift.facts(network.classes) if shift else None
+    _write(run.path / "evaluation.json", facts)
+    if flags.corruptions:
+        _damage(run, network, test, flags.data)
     return 0
+
+
+def _shift(run: Run, network: Network, test: Batches, result: Evaluation) -> Shift:
+    """How the images differ from the run's, as far as the run says what those were."""
+    summary = run.summary() if run.finished else {}
+    counts = summary.get("class_images")
+    classes = accuracy = None
+    if counts is not None:
+        classes = class_shift([counts[name] for name in network.classes], list(map(sum, result.confusion)))
+    if summary:
+        accuracy = accuracy_shift(result.hits, result.count, summary["test_accuracy"], summary["test_images"])
+    return Shift(classes, pixel_shift(test, network.mean, network.std), accuracy)
+
+
+def _damage(run: Run, network: Network, test: Batches, data: Path | None) -> None:
+    """Evaluates on damaged images; prints a table, and leaves it and its figure in the run's folder."""
+    from fcnet.plots.damage import Panel, damage  # matplotlib takes long to import
+    from fcnet.plots.style import THEMES, saved, themed
+
+    seen = evaluate_damaged(network, test)
+    cli.say("")
+    for line in damage_table(seen):
+        cli.say(line)
+    _write(run.path / "corruptions.json", {"data": None if data is None else str(data), **seen.facts()})
+    panels = [
+        Panel(
+            kind,
+            sample(test, kind, seed=seen.seed),
+            [each.accuracy for each in (seen.clean, *row)],
+            [each.interval for each in (seen.clean, *row)],
+        )
+        for kind, row in seen.damaged.items()
+    ]
+    for theme in THEMES:
+        with themed(theme):
+            files = saved(damage(panels, 1.0 / len(network.classes)))
+        for form, content in files.items():
+            file = run.path / f"corruptions-{theme.name}.{form}"
+            write_bytes(file, content)
+            cli.say(f"written to {file}")
+
+
+def damage_table(seen: Robustness) -> list[str]:
+    """Accuracies on damaged images for a terminal: a row a kind, a column a strength."""
+    width = max(map(len, (*seen.damaged, "as they are")))
+    heads = "".join(f"{strength:>8}" for strength in STRENGTHS)
+    lines = [f"{'accuracy at':{width}}{heads}    mean"]
+    for kind, row in seen.damaged.items():
+        cells = "".join(f"{each.accuracy:>8.1%}" for each in row)
+        lines.append(f"{kind:{width}}{cells}{seen.mean(kind):>8.1%}")
+    blank = " " * 8 * len(STRENGTHS)
+    lines.append(f"{'all':{width}}{blank}{seen.mean_accuracy:>8.1%}")
+    lines.append(f"{'as they are':{width}}{blank}{seen.clean.accuracy:>8.1%}")
+    return lines
+
+
+def _write(file: Path, facts: dict[str, Any]) -> None:
+    write_text(file, json.dumps(facts, indent=2) + "\n")
+    cli.say(f"written to {file}")
 
 
 def table(result: Evaluation, classes: Sequence[str]) -> list[str]:

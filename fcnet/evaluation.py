@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -14,10 +14,27 @@ from fcnet.models import most_probable
 from fcnet.normalization import evaluating
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor, nn
 
-    from fcnet.data.batches import Batches
+    from fcnet.data.batches import Batch
     from fcnet.losses import Loss
+
+
+class Images(Protocol):
+    """A set of labelled images that can be gone through, as `fcnet.data.batches.Batches` is."""
+
+    @property
+    def num_images(self) -> int:
+        """How many there are."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its batches are."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Every image once, this rank's part of each batch."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +87,7 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Batches, *, loss: Loss | None = None) -> Evaluation:
+def evaluate(model: nn.Module, batches: Images, *, loss: Loss | None = None) -> Evaluation:
     """Runs a network over a set of images once, in evaluation mode, over all ranks.
 
     Args:

@@ -153,6 +153,7 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
             "train_seconds": training.train_seconds,
             "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
             "train_images": training.batches.num_images,
+            "class_images": dict(zip(experiment.network.classes, _class_counts(experiment), strict=True)),
             "validation_images": training.validation.num_images if training.validation else 0,
             "test_images": experiment.test.num_images,
             "remarks": said,
@@ -164,12 +165,11 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
 def _remarks(experiment: Experiment, records: list[dict[str, Any]], test: Evaluation) -> list[str]:
     """What the figures say of the training, in words; all ranks must ask together."""
     training, network = experiment.training, experiment.network
-    batches, algorithm = training.batches, training.algorithm
+    algorithm = training.algorithm
     lr, loss = algorithm.optimizer.param_groups[0]["initial_lr"], algorithm.loss
     said = remarks.on_scores(loss.name) if isinstance(loss, ScoreLoss) else []
     if isinstance(loss, CrossEntropy) or (isinstance(loss, ScoreLoss) and loss.name == "logistic"):
-        labels = batches.labels[batches.rows.to(batches.labels.device)]
-        counts = labels.bincount(minlength=len(network.classes)).tolist()
+        counts = _class_counts(experiment)
         said += remarks.on_losses(records, remarks.guessing_loss(counts, loss.label_smoothing), lr)
     said += remarks.on_validation(records, lr)
     held_out = training.validation or experiment.test
@@ -178,6 +178,14 @@ def _remarks(experiment: Experiment, records: list[dict[str, Any]], test: Evalua
     said += remarks.on_recording(training.runs.why_not if training.runs else None)
     idle = idle_units(network.model, held_out)
     return said + remarks.on_units(idle, network.model.arguments["activation"], lr, steps=training.step)
+
+
+def _class_counts(experiment: Experiment) -> list[int]:
+    """How many training images there are of each class."""
+    batches = experiment.training.batches
+    labels = batches.labels[batches.rows.to(batches.labels.device)]
+    counts: list[int] = labels.bincount(minlength=len(experiment.network.classes)).tolist()
+    return counts
 
 
 def _made_with(experiment: Experiment) -> dict[str, Any]:

@@ -199,12 +199,13 @@ def test_data(
     device: torch.device,
     progress: Progress | None = None,  # noqa: PT028 - no test, whatever its name
 ) -> Batches:
-    """The test split for a finished network: of its own data, or of other data of the same kind.
+    """The test split for a finished network: of its own data, or of other data with the same classes.
 
     Args:
         data: what the network was trained on.
         network: whose classes and normalisation count.
-        path: other data; None takes the network's own.
+        path: other data, a ``.npz`` file, a folder or an archive of images, or for a network trained on a CIFAR the
+            folder that one is in; None takes the network's own.
         device: where batches are wanted.
         progress: told how far the data is decoded; see `open_store`.
 
@@ -212,13 +213,19 @@ def test_data(
         UserError: the data does not fit the network.
     """
     if path is not None:
-        if data.source not in {"images", "cifar10", "cifar100", "arrays"}:
-            raise UserError(f"--data must be left out for a network trained on {data.source}, got {path}")
-        data = data.model_copy(update={"path": str(path)})
+        data = data.model_copy(update={"path": str(path), "source": _kind(data.source, path)})
     store = open_data(data, progress)
     if store.shape != network.shape:
         raise UserError(f"{data.path} must hold images of shape {network.shape} for this network, got {store.shape}")
     return test_batches(store, network, device)
+
+
+def _kind(own: str, path: Path) -> str:
+    """What source other data are of: by their path, and where that leaves a choice by the network's own."""
+    if path.suffix == ".npz" or (own == "arrays" and not path.is_dir() and ".tar" not in path.name):
+        return "arrays"
+    empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    return own if own in {"cifar10", "cifar100"} and (empty or any(path.glob("cifar-*"))) else "images"
 
 
 def test_batches(store: Store, network: Network, device: torch.device) -> Batches:

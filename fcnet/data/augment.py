@@ -88,14 +88,7 @@ class Affine:
 
     def apply(self, images: Tensor, drawn: Tensor) -> Tensor:
         """The images, turned and scaled as drawn."""
-        height, width = images.shape[2:]
-        down = torch.arange(height, device=images.device)[:, None] - (height - 1) / 2
-        across = torch.arange(width, device=images.device) - (width - 1) / 2
-        places = images.new_empty((len(images), 2, height, width), dtype=torch.float32)
-        for axis, size in enumerate((width, height)):  # as shares of half the size, which `grid_sample` takes
-            row = drawn[:, axis, :, None, None] * (2.0 / size)
-            torch.add(row[:, 0] * across, row[:, 1] * down, out=places[:, axis])
-        return _levels(grid_sample(images.float(), places.permute(0, 2, 3, 1), align_corners=False))
+        return resampled(images, drawn)
 
 
 @dataclass(frozen=True)
@@ -125,7 +118,7 @@ class ColorJitter:
         grey = _grey(values)
         values = values.sub_(grey).mul_(saturation).add_(grey)
         values.mul_(brightness * contrast).add_(brightness * (1.0 - contrast) * mean)
-        return _levels(values.clamp_(0.0, 255.0))
+        return levels(values.clamp_(0.0, 255.0))
 
 
 @dataclass(frozen=True)
@@ -177,7 +170,30 @@ def inside(images: Tensor, first: Tensor, last: Tensor) -> Tensor:
     return (rows[:, :, None] & columns[:, None, :]).unsqueeze(1)
 
 
-def _levels(values: Tensor) -> Tensor:
+def resampled(images: Tensor, matrices: Tensor, offsets: Tensor | None = None) -> Tensor:
+    """Images read at other places, bilinearly; black lies around them.
+
+    Args:
+        images: uint8 (B, C, H, W).
+        matrices: float32 (B, 2, 2), from an offset (x, y) from the middle of the new image to that where it is read.
+        offsets: float32 (B, 2), (x, y) in pixels, added to where it is read; None: nothing is.
+
+    Returns:
+        uint8 (B, C, H, W).
+    """
+    height, width = images.shape[2:]
+    down = torch.arange(height, device=images.device)[:, None] - (height - 1) / 2
+    across = torch.arange(width, device=images.device) - (width - 1) / 2
+    places = images.new_empty((len(images), 2, height, width), dtype=torch.float32)
+    for axis, size in enumerate((width, height)):  # as shares of half the size, which `grid_sample` takes
+        row = matrices[:, axis, :, None, None] * (2.0 / size)
+        torch.add(row[:, 0] * across, row[:, 1] * down, out=places[:, axis])
+        if offsets is not None:
+            places[:, axis] += offsets[:, axis, None, None] * (2.0 / size)
+    return levels(grid_sample(images.float(), places.permute(0, 2, 3, 1), align_corners=False))
+
+
+def levels(values: Tensor) -> Tensor:
     """Whole levels, uint8, of values from 0 to 255, which are used up; a CPU is faster by way of int32."""
     return values.round_().to(torch.int32).to(torch.uint8)
 
