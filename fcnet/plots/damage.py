@@ -46,17 +46,21 @@ def damage(panels: Sequence[Panel], chance: float) -> Figure:
         chance: the accuracy of guessing, a line in each panel.
     """
     rows = -(-len(panels) // _COLUMNS)
-    figure = blank(8.4, 0.4 + 2.5 * rows)
-    parts = figure.subfigures(rows, _COLUMNS, squeeze=False)
-    for place, (part, panel) in enumerate(zip(parts.flat, panels, strict=False)):
-        strip, axes = part.subplots(2, 1, height_ratios=(1, 3), sharex=True)
+    figure = blank(8.4, 0.4 + 2.6 * rows)
+    grid = figure.subplots(2 * rows, _COLUMNS, height_ratios=(1, 3) * rows, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for place, panel in enumerate(panels):
+        row, column = divmod(place, _COLUMNS)
+        strip, axes = grid[2 * row, column], grid[2 * row + 1, column]
         strip.set_title(panel.title)
         _strip(strip, panel.images)
+        axes.set_axis_on()
         _curve(axes, panel, chance)
-        if place % _COLUMNS == 0:
-            axes.set_ylabel("accuracy")
-        if place + _COLUMNS >= len(panels):
-            axes.set_xlabel("strength")
+        axes.set_xlabel("strength" if place + _COLUMNS >= len(panels) else "")
+        axes.set_ylabel("accuracy" if column == 0 else "")
+        axes.tick_params(labelleft=column == 0)
+    grid[1, 0].annotate("guessing", (0.0, chance), (0, 2), textcoords="offset points", fontsize="small")
     return figure
 
 
@@ -69,7 +73,6 @@ def _strip(axes: Axes, images: Tensor) -> None:
         extent = (place - half[0], place + half[0], -half[1], half[1])
         axes.imshow(shown.numpy(), cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="nearest")
     axes.set(xlim=(-0.5, len(images) - 0.5), ylim=(-0.5, 0.5), aspect="equal")
-    axes.set_axis_off()
 
 
 def _curve(axes: Axes, panel: Panel, chance: float) -> None:
@@ -79,5 +82,5 @@ def _curve(axes: Axes, panel: Panel, chance: float) -> None:
     axes.fill_between(strengths, low, high, color=rcParams["grid.color"], alpha=0.3, linewidth=0)
     axes.axhline(chance, color=rcParams["grid.color"], linewidth=0.8, linestyle=":")
     axes.plot(strengths, panel.accuracies, marker="o", markersize=4, clip_on=False, zorder=3)
-    axes.set(ylim=(0.0, 1.0), xticks=list(strengths), yticks=[0.0, 0.5, 1.0])
+    axes.set(xlim=(-0.5, len(strengths) - 0.5), ylim=(0.0, 1.0), xticks=list(strengths), yticks=[0.0, 0.5, 1.0])
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
