@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import fcnet
+from fcnet.data.gathering import Picture, gather
 from fcnet.data.pictures import decode_image
 from fcnet.errors import UserError
 from fcnet.files import read_sealed, write_sealed
@@ -19,8 +21,7 @@ from fcnet.models import MLP, LogisticRegression
 from fcnet.network import Network
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
 SHAPE = (3, 2, 4)
 MEAN, STD = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.1, 0.2, 0.7])
@@ -140,6 +141,60 @@ def test_an_open_image_counts_as_it_is_and_stays_open(tmp_path: Path) -> None:
 
 def test_of_no_images_nothing_is_said() -> None:
     assert network().predict_images([]) == []
+
+
+def test_an_answer_does_not_depend_on_the_size_of_batches() -> None:
+    net = network()
+    whole = net.predict_images(list(pixels(11)))
+    for size in (1, 4, 11, 50):
+        parts = net.predict_images(pixels(11), batch_size=size)
+        assert [each.class_name for each in parts] == [each.class_name for each in whole]
+        assert_close(*(torch.tensor([each.probabilities for each in said]) for said in (parts, whole)))
+
+
+def test_no_more_than_a_batch_is_asked_for_before_it_is_answered() -> None:
+    asked: list[int] = []
+
+    def images() -> Iterator[Tensor]:
+        for place, image in enumerate(pixels(10)):
+            asked.append(place)
+            yield image
+
+    for place, _ in enumerate(network().predict_each(images(), batch_size=4)):
+        assert len(asked) == min(10, 4 * (place // 4 + 1))
+    assert len(asked) == 10
+
+
+def test_a_mistake_stands_in_the_place_of_its_image_and_the_others_are_answered(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no image")
+    net = network()
+    first, second = pixels(2)
+    file = io.BytesIO()
+    picture(second).save(file, "PNG")
+    given = [first, tmp_path / "text.png", Picture("all.tar/x.png", file.getvalue()), Picture("gone", UserError("no"))]
+    said = list(net.predict_each(given))
+    assert [said[0], said[2]] == net.predict_images([first, second])
+    assert [str(each) for each in said if isinstance(each, UserError)] == [
+        f"{tmp_path / 'text.png'} {NOT_AN_IMAGE}",
+        "no",
+    ]
+
+
+def test_pictures_that_were_gathered_are_taken(tmp_path: Path) -> None:
+    for place, image in enumerate(pixels()):
+        picture(image).save(tmp_path / f"{place}.png")
+    assert network().predict_images(gather([tmp_path])) == network().predict_images(list(pixels()))
+
+
+@pytest.mark.parametrize("path", ["digit.png", Path("digit.png")])
+def test_one_path_alone_is_refused(path: Any) -> None:
+    with pytest.raises(UserError, match=r"^images must be several, as in a list, got the one path 'digit.png'$"):
+        network().predict_images(path)
+
+
+def test_a_batch_of_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^batch_size must be at least 1, got 0$"):
+        network().predict_each([], batch_size=0)
 
 
 def closed() -> Image.Image:

@@ -383,8 +383,11 @@ def test_version_is_the_packages(main: Main, command: Callable[..., str]) -> Non
             train.main,
             {"--config FILE", "--set KEY=VALUE", "--out DIR", "--device", "--resume", "--print-config", "--find-lr"},
         ),
-        (evaluate.main, {"RUN", "--data PATH", "--device"}),
-        (predict.main, {"RUN", "IMAGE", "--json"}),
+        (evaluate.main, {"RUN", "--data PATH", "--corruptions", "--device"}),
+        (
+            predict.main,
+            {"RUN", "IMAGE", "--json", "--csv", "--top K", "--probabilities", "--batch-size N", "--device"},
+        ),
     ],
 )
 def test_help_explains_each_flag(main: Main, flags: set[str], command: Callable[..., str]) -> None:
