@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
+import tarfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from fcnet.optim import LBFGS, Muon
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 CPU = torch.device("cpu")
 
@@ -339,11 +340,29 @@ def test_other_data_that_does_not_fit_the_network_is_refused(tmp_path: Path) -> 
     )
 
 
-@pytest.mark.parametrize("source", ["digits", "synthetic"])
-def test_a_network_trained_on_what_has_no_path_takes_no_other_data(source: Any) -> None:
-    assert refuse_data(config.Data(source=source), network(("0", "1")), Path("x")) == (
-        f"--data must be left out for a network trained on {source}, got x"
+@pytest.mark.parametrize("source", ["digits", "synthetic", "images", "cifar10", "arrays"])
+def test_other_data_is_a_file_of_arrays_or_images_whatever_the_network_was_trained_on(
+    source: Any, tmp_path: Path
+) -> None:
+    images = folder_of_images(tmp_path / "images", {"cat": 10, "dog": 20})
+    with tarfile.open(tmp_path / "all.tar.gz", "w:gz") as archive:
+        archive.add(images, ".")
+    pixels = np.full((4, 6, 5), 10, dtype=np.uint8)
+    labels = np.array([0, 1, 0, 1])
+    np.savez(
+        tmp_path / "x.npz",
+        x_train=pixels,
+        y_train=labels,
+        x_test=pixels,
+        y_test=labels,
+        classes=np.array(["cat", "dog"]),
     )
+    data = config.Data(source=source, path="own")
+    counts = [
+        build.test_data(data, network(("cat", "dog")), path=path, device=CPU).num_images
+        for path in (images, tmp_path / "all.tar.gz", tmp_path / "x.npz")
+    ]
+    assert counts == [4, 4, 4]
 
 
 def test_a_test_split_without_the_networks_classes_is_refused() -> None:

@@ -7,9 +7,10 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import chi2_contingency
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from fcnet.metrics import accuracy, class_figures, wilson_interval
+from fcnet.metrics import accuracy, class_figures, difference_interval, two_proportion_test, wilson_interval
 
 LABELS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60)
 
@@ -52,3 +53,37 @@ def test_the_interval_holds_the_share_and_stays_in_0_to_1(case: tuple[int, int])
 def test_nothing_seen_means_nothing_known() -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
     assert math.isnan(accuracy([[0, 0], [0, 0]]))
+
+
+@pytest.mark.parametrize(
+    ("sides", "low", "high"),
+    [
+        ((56, 70, 48, 80), 0.0524, 0.3339),
+        ((9, 10, 3, 10), 0.1705, 0.8090),
+        ((6, 7, 2, 7), 0.0582, 0.8062),
+        ((5, 56, 0, 29), -0.0381, 0.1926),
+        ((0, 10, 0, 20), -0.1611, 0.2775),
+        ((0, 10, 0, 10), -0.2775, 0.2775),
+        ((10, 10, 0, 20), 0.6791, 1.0),
+        ((10, 10, 0, 10), 0.6075, 1.0),
+    ],
+)
+def test_the_interval_of_a_difference_is_the_published_one(
+    sides: tuple[int, int, int, int], low: float, high: float
+) -> None:
+    """Newcombe 1998, table II, method 10."""
+    assert difference_interval(*sides) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(st.integers(0, 30), st.integers(1, 30), st.integers(0, 30), st.integers(1, 30))
+def test_the_test_of_two_shares_is_pearsons_of_their_table(a: int, n: int, b: int, m: int) -> None:
+    a, b = min(a, n), min(b, m)
+    p = two_proportion_test(a, n, b, m)
+    if 0 < a + b < n + m:
+        assert p == pytest.approx(chi2_contingency([[a, n - a], [b, m - b]], correction=False).pvalue, rel=1e-9)
+    else:
+        assert p == 1.0
+    assert two_proportion_test(b, m, a, n) == pytest.approx(p)
+    low, high = difference_interval(a, n, b, m)
+    assert -1.0 <= low <= a / n - b / m <= high <= 1.0
+    assert difference_interval(b, m, a, n) == pytest.approx((-high, -low))

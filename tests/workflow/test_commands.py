@@ -682,6 +682,75 @@ def test_other_data_is_evaluated_in_place_of_ones_own(command: Callable[..., str
     check_evaluation(facts, *seen("zoo", "run"))
 
 
+@pytest.mark.usefixtures("pets")
+def test_how_other_data_differ_is_said_in_words_and_kept(command: Callable[..., str]) -> None:
+    command(train.main, "--config", "pets.toml", "--out", "run", "--set", "train.epochs=15")
+    counts = summary("run")["class_images"]
+    assert list(counts.items()) == [(name, 21) for name in CLASSES]
+    draw("zoo", {"train": 1, "test": 60})
+    for number in range(50):
+        Path(f"zoo/test/ant/{number}.png").unlink()
+    levels = []
+    for file in sorted(Path("zoo/test").rglob("*.png")):
+        with Image.open(file) as image:
+            lighter = image.point(lambda level: min(255, level + 60))
+        lighter.save(file)
+        levels += lighter.tobytes()
+    out = command(evaluate.main, "run", "--data", "zoo").splitlines()
+    shift = json.loads(Path("run/evaluation.json").read_text())["shift"]
+    assert [line for line in out if line.startswith(("classes:", "pixels:", "accuracy:"))] == shift["words"]
+    assert shift["words"][0].startswith("classes: not as often as in training: ant 33.3% → 7.7% (")
+    assert shift["words"][1].startswith("pixels: brighter")
+    assert [row["other"] for row in shift["classes"]["shares"]] == [10 / 130, 60 / 130, 60 / 130]
+    assert shift["classes"]["total_variation"] == pytest.approx(1 / 3 - 10 / 130)
+    assert shift["pixels"]["mean"] == pytest.approx([sum(levels) / len(levels) / 255])
+    facts = json.loads(Path("run/evaluation.json").read_text())
+    result = summary("run")
+    assert shift["accuracy"]["difference"] == pytest.approx(facts["accuracy"] - result["test_accuracy"])
+    assert shift["accuracy"]["run_images"] == result["test_images"]
+
+    for key in ("class_images", "test_accuracy"):  # as of a run that said less
+        kept = summary("run")
+        Path("run/summary.json").write_text(json.dumps({name: kept[name] for name in kept if name != "class_images"}))
+        if key == "test_accuracy":
+            Path("run/summary.json").unlink()
+        command(evaluate.main, "run", "--data", "zoo")
+        less = json.loads(Path("run/evaluation.json").read_text())["shift"]
+        assert less == shift | {
+            "classes": None,
+            "accuracy": shift["accuracy"] if key == "class_images" else None,
+            "words": shift["words"][1 : 3 if key == "class_images" else 2],
+        }
+    command(evaluate.main, "run")
+    assert json.loads(Path("run/evaluation.json").read_text())["shift"] is None
+
+
+@pytest.mark.usefixtures("pets")
+def test_damage_comes_as_a_table_a_file_and_a_figure_the_same_every_time(command: Callable[..., str]) -> None:
+    command(train.main, "--config", "pets.toml", "--out", "run", "--set", "train.epochs=15")
+    out = command(evaluate.main, "run", "--corruptions").splitlines()
+    facts = json.loads(Path("run/corruptions.json").read_text())
+    assert facts["data"] is None
+    assert facts["clean"]["accuracy"] == json.loads(Path("run/evaluation.json").read_text())["accuracy"]
+    at = next(place for place, line in enumerate(out) if line.startswith("accuracy at"))
+    rows = [line.split() for line in out[at : at + 9]]
+    assert rows[0] == ["accuracy", "at", *"12345", "mean"]
+    assert rows[1:7] == [
+        [kind, *(f"{each['accuracy']:.1%}" for each in row["strengths"]), f"{row['mean_accuracy']:.1%}"]
+        for kind, row in facts["corruptions"].items()
+    ]
+    assert rows[7] == ["all", f"{facts['mean_accuracy']:.1%}"]
+    assert rows[8] == ["as", "they", "are", f"{facts['clean']['accuracy']:.1%}"]
+    figures = [f"corruptions-{theme}.{form}" for theme in ("light", "dark") for form in ("svg", "png")]
+    assert out[-5:] == [f"written to run/{name}" for name in ("corruptions.json", *figures)]
+    assert {entry.name for entry in Path("run").iterdir()} == {
+        *FILES, "evaluation.json", "corruptions.json", *figures
+    }  # fmt: skip
+    before = everything("run")
+    command(evaluate.main, "run", "--corruptions")
+    assert everything("run") == before
+
+
 # --- predict ----------------------------------------------------------------------------------------------------
 
 
