@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import lzma
+import os
 import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -133,11 +134,10 @@ def test_where_two_members_have_one_name_both_come() -> None:
 
 def test_a_picture_of_an_archive_is_read_when_it_is_asked_for() -> None:
     packed("all.tar", {f"{number}.png": b"1" for number in range(20)})
-    original = gathering.walk_archive
     read = []
 
     def counted(*arguments: object) -> Iterator[tuple[str, bytes | None]]:
-        for name, content in original(*arguments):  # type: ignore[arg-type]
+        for name, content in walk_archive(*arguments):  # type: ignore[arg-type]
             read.append(name)
             yield name, content
 
@@ -158,14 +158,14 @@ def test_where_nothing_is_an_image_that_is_said() -> None:
 
 def test_a_folder_that_cannot_be_read_is_said_and_the_others_come(monkeypatch: pytest.MonkeyPatch) -> None:
     touch("top/a/1.png", "top/b/1.png", "top/c/1.png")
-    scandir = gathering.os.scandir
+    scandir = os.scandir
 
     def refusing(folder: str) -> object:
         if folder == "top/b":
             raise PermissionError(13, "Permission denied", folder)
         return scandir(folder)
 
-    monkeypatch.setattr(gathering.os, "scandir", refusing)
+    monkeypatch.setattr(os, "scandir", refusing)
     assert found("top") == [
         ("top/a/1.png", b"top/a/1.png"),
         ("top/b", "top/b must be a folder that can be read, got: Permission denied"),

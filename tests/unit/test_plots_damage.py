@@ -37,8 +37,8 @@ def test_each_panel_shows_its_accuracies_and_its_image_at_each_strength(
             low, high, bottom, top = image.get_extent()
             assert (high - low) / (top - bottom) == pytest.approx(shape[2] / shape[1])
         chance, line = curve.lines
-        assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([*range(6)], LINE)
-        assert list(chance.get_ydata()) == [0.25, 0.25]
+        np.testing.assert_array_equal(line.get_xydata(), list(enumerate(LINE)))
+        np.testing.assert_array_equal(chance.get_ydata(), [0.25, 0.25])
         assert curve.get_ylim() == (0.0, 1.0)
 
 

@@ -690,7 +690,7 @@ def test_how_other_data_differ_is_said_in_words_and_kept(command: Callable[..., 
     draw("zoo", {"train": 1, "test": 60})
     for number in range(50):
         Path(f"zoo/test/ant/{number}.png").unlink()
-    levels = []
+    levels: list[int] = []
     for file in sorted(Path("zoo/test").rglob("*.png")):
         with Image.open(file) as image:
             lighter = image.point(lambda level: min(255, level + 60))

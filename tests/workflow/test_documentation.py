@@ -67,6 +67,15 @@ EVALUATION = [
     r"truth +taken for",
     "evaluation.json",
 ]
+DAMAGE = [
+    *EVALUATION,
+    r"accuracy at +1 +2 +3 +4 +5 +mean",
+    *(rf"{kind}( +\d+\.\d%){{6}}" for kind in ("noise", "blur", "brightness", "contrast", "shift", "rotation")),
+    r"all +\d+\.\d%",
+    r"as they are +\d+\.\d%",
+    r"corruptions\.json",
+    r"corruptions-light\.svg",
+]
 
 
 # --- what takes the place of the reader's things ----------------------------------------------------------------
@@ -93,6 +102,12 @@ def image_archive() -> None:
 def digit() -> None:
     draw("digit.png")
     draw("IMAGE.png")
+
+
+def digits() -> None:
+    for folder in ("PICTURES", "pictures"):
+        draw(f"{folder}/a.png")
+        draw(f"{folder}/b/c.png")
 
 
 def configs_of_the_clone() -> None:
@@ -160,7 +175,11 @@ EXPECTED: dict[str, dict[str, Shown]] = {
             FEW,
         ),
         "python -m fcnet.evaluate runs/digits": Shown(EVALUATION),
+        "python -m fcnet.evaluate runs/digits --corruptions": Shown(DAMAGE),
         "python -m fcnet.predict runs/digits IMAGE.png": Shown([r"IMAGE\.png: \d \(\d+\.\d%\)"], digit),
+        "python -m fcnet.predict runs/digits PICTURES --csv": Shown(
+            ["path,class,probability", r"PICTURES/a\.png,\d,0\.\d+", r"PICTURES/b/c\.png,\d,0\.\d+"], digits
+        ),
         "python -m fcnet.train --resume --out runs/digits": Shown([r"epoch 2/2 · .*", RESULT], killed_run),
         "python -m fcnet.train --list": Shown([rf"{name} +Trains .*\." for name in sorted(shipped())]),
         "python -m fcnet.train --config cifar10_mlp": Shown(
@@ -192,6 +211,11 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         "python -m fcnet.evaluate runs/digits": Shown(EVALUATION),
         "python -m fcnet.predict runs/digits digit.png": Shown([PREDICTION]),
         "python -m fcnet.predict runs/digits digit.png --json": Shown([r'"path": "digit.png"']),
+        "python -m fcnet.predict runs/digits pictures --csv --top 3": Shown(
+            ["path,class,probability,class_2,probability_2,class_3,probability_3", r"pictures/a\.png,\d,0\.\d+,\d,.*"],
+            digits,
+        ),
+        "python -m fcnet.evaluate runs/digits --corruptions": Shown(DAMAGE),
         "python -m fcnet.train --resume --out runs/digits": Shown([f"runs/digits is finished: {RESULT}"]),
         "python -m fcnet.train --config digits --print-config": Shown([r"seed = 0", r"\[data\]", r"\[train\]"]),
         "python -m fcnet.train --config digits --set 'model.hidden=[256,128]' --out runs/narrow": Shown(
@@ -204,7 +228,9 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         "python -m fcnet.train --config images --set data.path=/my/images --set \"data.classes=['cat','dog']\"": Shown(
             [r".* in 2 classes; layers 108-1024-512-1, .*; runs/images-2", RESULT], smaller=FEW
         ),
-        "python -m fcnet.evaluate runs/images-2 --data /my/images": Shown([r"accuracy .*, 20 images"]),
+        "python -m fcnet.evaluate runs/images-2 --data /my/images": Shown(
+            [r"accuracy .*, 20 images", "classes: .*", "pixels: .*", "accuracy: .*"]
+        ),
         "program 1": Shown([]),
         "python -m fcnet.train --config images --set data.source=arrays --set data.path=my.npz": Shown(
             [r"450 training, 50 validation and 100 test images in 3 classes; layers 144-.*", RESULT], smaller=FEW

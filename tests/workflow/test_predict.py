@@ -369,7 +369,8 @@ def test_answers_do_not_wait_for_the_last_picture_and_end_when_nobody_reads(run:
     """Of two batches the first is answered while the second's picture, a pipe nobody writes to, is waited for."""
     (tmp_path / "a.png").write_bytes(saved(colours(), "PNG"))
     os.mkfifo(tmp_path / "pipe")
-    command = [sys.executable, "-m", "fcnet.predict", run, tmp_path / "a.png", tmp_path / "pipe", "--batch-size", "1"]
+    paths = map(str, (run, tmp_path / "a.png", tmp_path / "pipe"))
+    command = [sys.executable, "-m", "fcnet.predict", *paths, "--batch-size", "1"]
     environment = os.environ | {"PYTHONPATH": str(Path(fcnet.__file__).parents[1])}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None
@@ -418,9 +419,9 @@ def test_the_forms_say_the_same(
     more = [f"{name}_{rank}" for rank in range(2, top + 1) for name in ("class", "probability")]
     assert head == ["path", "class", "probability", *more, *([f"p_{name}" for name in CLASSES] if every else [])]
     assert len(set(head)) == len(head)
-    for line, path, rows, each in zip(lines, pictures, ranked, expected, strict=True):
+    for cells, path, rows, each in zip(lines, pictures, ranked, expected, strict=True):
         values = [value for row in rows for value in row] + (list(each.probabilities) if every else [])
-        assert line == [path, *map(str, values)]
+        assert cells == [path, *map(str, values)]
 
 
 def test_no_answer_at_all_is_an_empty_list(run: Path, said: Callable[..., tuple[object, str, str]]) -> None:
