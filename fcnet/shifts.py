@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fcnet.data.store import mean_and_std
-from fcnet.metrics import difference_interval, two_proportion_test
+from fcnet.metrics import difference_interval, homogeneity_test, two_proportion_test
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fcnet.data.batches import Batches
 
 SIGNIFICANT = 0.05
-"""Below this probability a difference is said to be more than chance; of C classes, below a C-th of it."""
+"""Below this probability a difference is said to be more than chance."""
 NOTABLE = 0.1
 """From this share of a standard deviation, or of its ratio, on a difference of pixels is named."""
 _ERRORS = 3.0
@@ -34,7 +34,7 @@ class ClassShare:
     Attributes:
         run: as a fraction.
         other: likewise.
-        p: how probable a difference this large is by chance; see `two_proportion_test`.
+        p: how probable a difference this large is by chance, of this class alone; see `two_proportion_test`.
     """
 
     run: float
@@ -50,10 +50,12 @@ class ClassShift:
         shares: in the order of the classes.
         total_variation: half the sum of the absolute differences: the share of images that would have to be of
             another class.
+        p: how probable differences this large are by chance, all together; see `homogeneity_test`.
     """
 
     shares: tuple[ClassShare, ...]
     total_variation: float
+    p: float
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ def class_shift(run: Sequence[int], other: Sequence[int]) -> ClassShift:
         ClassShare(mine / all_run, theirs / all_other, two_proportion_test(theirs, all_other, mine, all_run))
         for mine, theirs in zip(run, other, strict=True)
     )
-    return ClassShift(shares, sum(abs(share.other - share.run) for share in shares) / 2)
+    distance = sum(abs(share.other - share.run) for share in shares) / 2
+    return ClassShift(shares, distance, homogeneity_test(run, other))
 
 
 def pixel_shift(batches: Batches, mean: torch.Tensor, std: torch.Tensor) -> PixelShift:
@@ -201,17 +204,14 @@ class Shift:
 
 
 def _on_classes(shift: ClassShift, classes: Sequence[str]) -> str:
-    changed = [
-        (name, share)
-        for name, share in zip(classes, shift.shares, strict=True)
-        if share.p < SIGNIFICANT / len(shift.shares)
-    ]
-    if not changed:
-        return f"classes: as often as in training, but for chance (total variation {shift.total_variation:.2f})"
-    changed.sort(key=lambda row: -abs(row[1].other - row[1].run))
+    figures = f"(total variation {shift.total_variation:.2f}; {_chance(shift.p)})"
+    if shift.p >= SIGNIFICANT:
+        return f"classes: as often as in training, but for chance {figures}"
+    rows = sorted(zip(classes, shift.shares, strict=True), key=lambda row: -abs(row[1].other - row[1].run))
+    changed = [(name, share) for name, share in rows if share.p < SIGNIFICANT] or rows[:_NAMED]
     said = ", ".join(f"{name} {share.run:.1%} → {share.other:.1%}" for name, share in changed[:_NAMED])
     more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
-    return f"classes: not as often as in training: {said}{more} (total variation {shift.total_variation:.2f})"
+    return f"classes: not as often as in training: {said}{more} {figures}"
 
 
 def _on_pixels(shift: PixelShift) -> str:
@@ -241,11 +241,15 @@ def _on_accuracy(shift: AccuracyShift) -> str:
     verdict = "no more than chance explains"
     if shift.p < SIGNIFICANT:
         verdict = "better than there" if shift.difference > 0 else "worse than there"
-    chance = "p < 0.0001" if shift.p < 1e-4 else f"p = {shift.p:.4f}"
+    interval = f"95 % interval {100 * low:+.2f} to {100 * high:+.2f}"
     return (
         f"accuracy: {shift.other:.2%}, on the run's own {shift.run_images:,} test images {shift.run:.2%}: {verdict} "
-        f"({100 * shift.difference:+.2f} points, 95 % interval {100 * low:+.2f} to {100 * high:+.2f}; {chance})"
+        f"({100 * shift.difference:+.2f} points, {interval}; {_chance(shift.p)})"
     )
+
+
+def _chance(p: float) -> str:
+    return "p < 0.0001" if p < 1e-4 else f"p = {p:.4f}"
 
 
 def _moments(pixels: torch.Tensor) -> torch.Tensor:

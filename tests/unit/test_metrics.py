@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from scipy.stats import chi2_contingency
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from fcnet.metrics import accuracy, class_figures, difference_interval, two_proportion_test, wilson_interval
+from fcnet.metrics import (
+    accuracy,
+    class_figures,
+    difference_interval,
+    homogeneity_test,
+    two_proportion_test,
+    wilson_interval,
+)
 
 LABELS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60)
 
@@ -87,3 +94,18 @@ def test_the_test_of_two_shares_is_pearsons_of_their_table(a: int, n: int, b: in
     low, high = difference_interval(a, n, b, m)
     assert -1.0 <= low <= a / n - b / m <= high <= 1.0
     assert difference_interval(b, m, a, n) == pytest.approx((-high, -low))
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=1, max_size=12))
+def test_the_test_of_many_shares_is_pearsons_of_their_table(pairs: list[tuple[int, int]]) -> None:
+    counts, others = ([*row, 1] for row in zip(*pairs, strict=True))  # so that there is one in each
+    p = homogeneity_test(counts, others)
+    table = [pair for pair in zip(counts, others, strict=True) if sum(pair)]
+    assert p == pytest.approx(chi2_contingency(table, correction=False).pvalue, rel=1e-9, abs=1e-300)
+    assert homogeneity_test(others, counts) == pytest.approx(p)
+
+
+def test_of_a_thousand_classes_the_test_is_still_pearsons() -> None:
+    counts, others = [5 + place % 7 for place in range(1000)], [3 + place % 11 for place in range(1000)]
+    expected = chi2_contingency([counts, others], correction=False).pvalue
+    assert homogeneity_test(counts, others) == pytest.approx(expected, rel=1e-9)

@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from fcnet.data.batches import Batches
-from fcnet.metrics import difference_interval, two_proportion_test
+from fcnet.metrics import difference_interval, homogeneity_test, two_proportion_test
 from fcnet.shifts import PixelShift, Shift, accuracy_shift, class_shift, pixel_shift
 
 CLASSES = ("cat", "dog", "eel")
@@ -32,6 +32,7 @@ def test_shares_and_their_distance_are_those_of_the_counts() -> None:
     assert [share.run for share in shift.shares] == [0.1, 0.3, 0.6]
     assert [share.other for share in shift.shares] == [0.5, 0.5, 0.0]
     assert shift.total_variation == pytest.approx(0.6)
+    assert shift.p == homogeneity_test([10, 30, 60], [20, 20, 0])
     assert shift.shares[2].p == two_proportion_test(0, 40, 60, 100)
 
 
@@ -66,14 +67,27 @@ def test_a_difference_of_accuracies_comes_with_its_interval_and_its_test() -> No
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        ([9, 11, 10], "as often as in training, but for chance (total variation 0.03)"),
-        ([180, 60, 60], "not so: cat 33.3% → 60.0%, dog 33.3% → 20.0%, eel 33.3% → 20.0% (total variation 0.27)"),
-        ([100, 150, 50], "not so: dog 33.3% → 50.0%, eel 33.3% → 16.7% (total variation 0.17)"),
+        ([9, 11, 10], "as often as in training, but for chance (total variation 0.03; p = 0.9131)"),
+        (
+            [180, 60, 60],
+            "not so: cat 33.3% → 60.0%, dog 33.3% → 20.0%, eel 33.3% → 20.0% (total variation 0.27; p < 0.0001)",
+        ),
+        ([100, 150, 50], "not so: dog 33.3% → 50.0%, eel 33.3% → 16.7% (total variation 0.17; p < 0.0001)"),
     ],
 )
 def test_classes_are_named_where_their_share_is_more_than_chance(other: list[int], said: str) -> None:
     said = f"classes: {said}".replace("not so", "not as often as in training")
     assert words(Shift(class_shift([100, 100, 100], other), pixels(), None))["classes"] == said
+
+
+def test_many_small_changes_that_are_one_large_one_are_seen() -> None:
+    shift = class_shift([100] * 10, [27] * 5 + [12] * 5)
+    assert min(share.p for share in shift.shares) > 0.05
+    said = Shift(shift, pixels(), None).words("abcdefghij")[0]
+    assert said == (
+        "classes: not as often as in training: a 10.0% → 13.8%, b 10.0% → 13.8%, c 10.0% → 13.8% "
+        "(total variation 0.19; p = 0.0039)"
+    )
 
 
 def test_of_many_classes_the_three_that_changed_most_are_named() -> None:
