@@ -89,18 +89,19 @@ def test_a_name_that_no_file_can_have_is_left_to_whoever_reads_it() -> None:
 @pytest.mark.parametrize("form", ["w", "w:gz", "w:bz2", "w:xz"])
 def test_an_archive_gives_what_reading_it_whole_gives(form: str) -> None:
     members: dict[str, bytes | str] = {
+        "ahead.png": "in/last.png",
         **{f"./in/{number}.png": bytes([number]) * 700 for number in range(40)},
         "notes.txt": b"no image",
         "in/.hidden.png": b"no",
         "in/link.png": "3.png",
-        "ahead.png": "in/last.png",
         "in/last.png": b"last",
+        "back.png": "in/0.png",
     }
     packed("all", members, form)
     walked = dict(walk_archive(Path("all"), lambda name: name.endswith(".png")))
     whole, _ = read_archive(Path("all"), lambda name: name.endswith(".png"))
     assert walked == whole
-    assert len(walked) == 44
+    assert len(walked) == 45
 
 
 def test_a_link_that_leads_nowhere_is_said_and_the_others_come() -> None:

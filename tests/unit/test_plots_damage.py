@@ -35,6 +35,7 @@ def test_each_panel_shows_its_accuracies_and_its_image_at_each_strength(
             expected = pixels.permute(1, 2, 0) if shape[0] == 3 else pixels.float().mean(0)
             np.testing.assert_array_equal(shown, expected.numpy())
             low, high, bottom, top = image.get_extent()
+            assert max(high - low, top - bottom) == pytest.approx(0.92)  # all but touching the next
             assert (high - low) / (top - bottom) == pytest.approx(shape[2] / shape[1])
         chance, line = curve.lines
         np.testing.assert_array_equal(line.get_xydata(), list(enumerate(LINE)))

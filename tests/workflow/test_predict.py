@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import select
 import struct
 import subprocess
 import sys
@@ -371,10 +372,13 @@ def test_answers_do_not_wait_for_the_last_picture_and_end_when_nobody_reads(run:
     os.mkfifo(tmp_path / "pipe")
     paths = map(str, (run, tmp_path / "a.png", tmp_path / "pipe"))
     command = [sys.executable, "-m", "fcnet.predict", *paths, "--batch-size", "1"]
-    environment = os.environ | {"PYTHONPATH": str(Path(fcnet.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(fcnet.__file__).parents[1]), "PYTHONUNBUFFERED": ""}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None
         assert process.stderr is not None
+        came, _, _ = select.select([process.stdout], [], [], 60)
+        if not came:
+            process.kill()
         assert process.stdout.readline().startswith(f"{tmp_path}/a.png: ".encode())
         process.stdout.close()
         (tmp_path / "pipe").write_bytes(saved(colours(), "PNG"))
