@@ -68,7 +68,7 @@ def check_target(file: Path) -> None:
         raise UserError(f"FILE must be in a folder that is there, got {file}")
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if file.suffix == ".onnx" and missing:
-        raise UserError(f"{file} takes {' and '.join(missing)}, not installed here: pip install 'fcnet[onnx]'")
+        raise UserError(f"{file} takes packages that are not installed here: pip install {' '.join(missing)}")
 
 
 def write_portable(network: Network, file: Path) -> float:
