@@ -114,7 +114,7 @@ def write_portable(network: Network, file: Path) -> float:
         with sibling.open("wb") as opened:
             (_write_pt2 if file.suffix == ".pt2" else _write_onnx)(program, facts, opened)
         came = (_run_pt2 if file.suffix == ".pt2" else _run_onnx)(sibling, pixels)
-        difference = (came - portable(pixels)).abs().max().item()
+        difference: float = (came - portable(pixels)).abs().max().item()
         assert difference <= TOLERANCE, f"{file} differs from the network by {difference}"
     return difference
 
