@@ -48,9 +48,8 @@ class _Network(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X: npt.ArrayLike) -> Floats:
         """Class probabilities, (B, D) -> float64 (B, C), in the order of ``classes_``."""
-        x = self._standardised(self._checked(X))
-        with torch.no_grad():
-            found: Floats = self.network_.predict_proba(torch.from_numpy(x)).numpy()
+        x = torch.from_numpy(self._standardised(self._checked(X)))
+        found: Floats = self.network_.predict_proba(x).numpy()
         return found
 
     def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
@@ -81,6 +80,12 @@ class _Network(ClassifierMixin, BaseEstimator):
         still = spread <= 10 * _EPSILON * np.abs(self.mean_)
         self.std_ = np.where(still, 1.0, spread)
         return self._standardised(x)
+
+    def _keep(self, model: models.MLP) -> Self:
+        """Keeps what was trained, for use alone."""
+        model.zero_grad()
+        self.network_ = model.double().eval().requires_grad_(requires_grad=False)
+        return self
 
     def _standardised(self, x: Floats) -> Floats:
         scaled: Floats = (x - self.mean_) / self.std_
@@ -169,8 +174,7 @@ class MLPClassifier(_Network):
             loss=CrossEntropy(self.label_smoothing),
         )
         self.loss_curve_ = [record.train_loss for record in fit(model, batches, algorithm, seed=seed)]
-        self.network_ = model.double().eval()
-        return self
+        return self._keep(model)
 
 
 class LogisticRegression(_Network):
@@ -224,22 +228,23 @@ class LogisticRegression(_Network):
         x, labels = self._learn_from(X, y)
         weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
         counted = weight > 0.0
+        if not counted.any():
+            raise UserError("sample_weight must be greater than 0 for at least one example, got none")
         x, labels, weight = x[counted], labels[torch.from_numpy(counted)], weight[counted]
         if self.standardize:
             x = self._standardise(x, weight)
         else:
             self.mean_, self.std_ = np.zeros(x.shape[1]), np.ones(x.shape[1])
-        model = models.LogisticRegression(x.shape[1], len(self.classes_)).double()
+        first = generator(0, "initialisation")  # of no consequence: the optimum is looked for from 0
+        model = models.LogisticRegression(x.shape[1], len(self.classes_), generator=first).double()
         torch.nn.init.zeros_(model.dense_layers()[0].weight)
-        shares = (
-            torch.nn.functional.one_hot(labels, len(self.classes_)) * torch.from_numpy(weight / weight.mean())[:, None]
-        )
-        self._minimize(model, torch.from_numpy(x), shares, decay=1.0 / (self.C * weight.sum()))
+        target = torch.nn.functional.one_hot(labels, len(self.classes_)).double()
+        target *= torch.from_numpy(weight / weight.mean())[:, None]
+        self._minimize(model, torch.from_numpy(x), target, decay=1.0 / (self.C * weight.sum()))
         layer = model.dense_layers()[0]
         self.coef_ = layer.weight.detach().numpy() / self.std_
         self.intercept_ = layer.bias.detach().numpy() - self.coef_ @ self.mean_  # type: ignore[union-attr]
-        self.network_ = model.eval()
-        return self
+        return self._keep(model)
 
     def decision_function(self, X: npt.ArrayLike) -> Floats:
         """The logits, (B, D) -> (B,) of the second of two classes, else (B, C)."""
