@@ -74,11 +74,10 @@ class _Network(ClassifierMixin, BaseEstimator):
 
     def _standardise(self, x: Floats, weight: Floats | None = None) -> Floats:
         """Takes mean and standard deviation from x; a feature that never varies is only moved."""
-        self.mean_ = np.average(x, axis=0, weights=weight)
-        spread = np.sqrt(np.average((x - self.mean_) ** 2, axis=0, weights=weight))
-        # what rounding leaves of a feature that is the same everywhere is no spread
-        still = spread <= 10 * _EPSILON * np.abs(self.mean_)
-        self.std_ = np.where(still, 1.0, spread)
+        still = np.ptp(x, axis=0) == 0.0
+        self.mean_ = np.where(still, x[0], np.average(x, axis=0, weights=weight))
+        variance = np.average((x - self.mean_) ** 2, axis=0, weights=weight)
+        self.std_ = np.where(still, 1.0, np.sqrt(variance))
         return self._standardised(x)
 
     def _keep(self, model: models.MLP) -> Self:
@@ -122,7 +121,7 @@ class MLPClassifier(_Network):
     Example:
         >>> from sklearn.datasets import load_iris
         >>> x, y = load_iris(return_X_y=True)
-        >>> classifier = MLPClassifier(hidden=(16,), epochs=50, random_state=0).fit(x, y)
+        >>> classifier = MLPClassifier(hidden=(64,), random_state=0).fit(x, y)
         >>> classifier.score(x, y) > 0.9, classifier.predict_proba(x[:2]).shape
         (True, (2, 3))
     """
@@ -134,10 +133,10 @@ class MLPClassifier(_Network):
         activation: ActivationName = "relu",
         normalization: NormalizationName = "none",
         dropout: float = 0.0,
-        lr: float = 1e-3,
+        lr: float = 5e-3,
         weight_decay: float = 0.01,
         epochs: int = 100,
-        batch_size: int = 128,
+        batch_size: int = 64,
         label_smoothing: float = 0.0,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
@@ -269,7 +268,7 @@ class LogisticRegression(_Network):
             parameters_to_vector(parameters).detach().numpy(),
             method="L-BFGS-B",
             jac=True,
-            options={"maxiter": self.max_iter, "gtol": self.tol, "ftol": 64 * _EPSILON, "maxls": 50},
+            options={"maxiter": self.max_iter, "gtol": self.tol, "ftol": _EPSILON, "maxls": 50},
         )
         vector_to_parameters(torch.from_numpy(found.x), parameters)
         self.n_iter_ = np.array([found.nit], np.int32)
