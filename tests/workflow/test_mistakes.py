@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from fcnet import cache, cli, evaluate, figures, predict, train
+from fcnet import cache, cli, evaluate, export, figures, predict, train
 from fcnet.backpropagation import differentiation
 from fcnet.build import build
 from fcnet.config_file import dump_config, load_config
@@ -53,6 +53,7 @@ batch_size = 8
 """
 COMMANDS = {
     "cache": cache.main,
+    "export": export.main,
     "train": train.main,
     "evaluate": evaluate.main,
     "predict": predict.main,
