@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 def record(epoch: int, *, kept: bool = True) -> EpochRecord:
-    validation = (0.5 / epoch, 0.75) if kept else (None, None)
-    return EpochRecord(epoch, 10 * epoch, 0.25, 1.0 / epoch, 0.5, *validation, 2.0, 640.0)
+    loss, accuracy = (0.5 / epoch, 0.75) if kept else (None, None)
+    return EpochRecord(epoch, 10 * epoch, 0.25, 1.0 / epoch, 0.5, loss, accuracy, 2.0, 640.0)
 
 
 def read(folder: Path) -> dict[str, list[tuple[int, float]]]:

@@ -32,9 +32,9 @@ CLASSES = ("ant", "bee ✓", 'c"at', "dog", "eel")
 def make_network(num_classes: int = 5, components: int = 0, **arguments: Any) -> Network:
     """A network whose layers, statistics and whitening are all drawn, so that leaving any out shows."""
     draws = torch.Generator().manual_seed(num_classes)
-    arguments = {"hidden": (7, 7), "generator": draws} | arguments
+    given: dict[str, Any] = {"hidden": (7, 7), "generator": draws, **arguments}
     network = Network(
-        MLP(components or 60, num_classes=num_classes, **arguments),
+        MLP(components or 60, num_classes=num_classes, **given),
         classes=CLASSES[:num_classes],
         shape=SHAPE,
         mean=torch.tensor([0.2, 0.5, 0.7]),

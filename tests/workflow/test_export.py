@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from fcnet.records import EpochRecord
+
 # In a process that runs this first, whatever is installed there, fcnet cannot be imported.
 WITHOUT_FCNET = """
 import sys
@@ -199,7 +201,7 @@ def test_a_killed_run_that_is_gone_on_with_has_no_step_twice(monkeypatch: pytest
 
     add = events.EventLog.add
 
-    def killed_in_the_third(log: events.EventLog, record: fcnet.training.EpochRecord) -> None:
+    def killed_in_the_third(log: events.EventLog, record: EpochRecord) -> None:
         add(log, record)
         if record.epoch == 3:
             raise Killed
