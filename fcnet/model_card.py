@@ -168,12 +168,12 @@ def _what(card: Card) -> str:
     widths = "-".join(map(str, (arguments["in_features"], *arguments["hidden"], outputs)))
     kind = _kind(card.config.model) if arguments["hidden"] else "Logistic regression"
     channels, height, width = card.network.shape
-    whitened = "" if card.network.whitening is None else f" on {arguments['in_features']} principal components of them"
+    seen = "" if card.network.whitening is None else f", as their {arguments['in_features']} principal components,"
     return (
-        f"{kind}, layers {widths}, {card.summary['parameters']:,} parameters, which tells images of "
-        f"{height} × {width} pixels ({'grey' if channels == 1 else 'RGB'}){whitened} apart into "
-        f"{len(card.network.classes)} classes. Trained with fcnet {card.summary['fcnet']} and torch "
-        f"{plain(card.summary['torch'])}, exported by fcnet {version('fcnet')}."
+        f"{kind}, layers {widths}, {card.summary['parameters']:,} parameters. It takes images of {height} × {width} "
+        f"pixels ({'grey' if channels == 1 else 'RGB'}){seen} and tells {len(card.network.classes)} classes apart. "
+        f"Trained with fcnet {plain(card.summary['fcnet'])} and torch {plain(card.summary['torch'])}, exported by "
+        f"fcnet {version('fcnet')}."
     )
 
 
@@ -194,9 +194,8 @@ def _use(card: Card, files: Sequence[str]) -> list[str]:
     said = [
         f"{names} {'takes' if len(files) == 1 else 'each take'} uint8 pixels of 0 to 255, (B, {channels}, {height}, "
         f"{width}) with any B, and {'gives' if len(files) == 1 else 'give'} probabilities, float32 "
-        f"(B, {len(network.classes)}). The normalisation is inside. The classes, in the order of the outputs: "
-        + ", ".join(map(code, network.classes))
-        + "."
+        f"(B, {len(network.classes)}). What the pixels were normalised by is inside. "
+        "The classes, in the order of the outputs: " + ", ".join(map(code, network.classes)) + "."
     ]
     fit = f"image = ImageOps.fit(image, ({width}, {height}), Image.Resampling.BICUBIC)\n" if network.resize else ""
     for name in files:
@@ -219,10 +218,10 @@ def _use(card: Card, files: Sequence[str]) -> list[str]:
 
 def _training(card: Card) -> str:
     data, train, optimizer, summary = card.config.data, card.config.train, card.config.optimizer, card.summary
-    changes = [f"{name} {value}" for name, value in data.augment if value]
+    changes = [name if value is True else f"{name} {value}" for name, value in data.augment if value]
     changed = f" Training images were changed at random: {', '.join(changes)}." if changes else ""
     return (
-        f"{_dataset(data)[:1].upper()}{plain(_dataset(data)[1:])}: {summary['train_images']:,} images to train on, "
+        f"On {plain(_dataset(data))}: {summary['train_images']:,} images to train on, "
         f"{summary['validation_images']:,} kept aside to choose by and {summary['test_images']:,} to test on.{changed} "
         f"{summary['epochs']} epochs of {code(optimizer.name)} with a learning rate of {optimizer.lr:g} "
         f"({optimizer.schedule}), batches of {train.batch_size} and the loss {code(train.loss)}, "

@@ -94,8 +94,9 @@ def test_the_text_says_figures_with_their_interval_data_and_limits() -> None:
     for said in (
         "layers 12-5-3, 1,234 parameters",
         "92.50% (95 % interval 90.00% to 95.00%)",
-        "1,200 images to train on, 100 kept aside to choose by and 400 to test on",
-        "changed at random: flip True",
+        "images to train on, 100 kept aside to choose by and 400 to test on",
+        "On my\\|pets.tar: 1,200",
+        "changed at random: flip.",
         "`cat`, `dog`, `eel`",
         "Noted in training: layer 1: 40 % of the units are dead.",
         "(B, 3, 2, 2) with any B",
