@@ -57,17 +57,25 @@ def replacing(path: Path) -> Iterator[Path]:
     os.close(handle)
     sibling = Path(name)
     try:
-        yield sibling
-        sibling.chmod(0o666 & ~_umask())
-        flush(sibling)
-        sibling.replace(path)
-        flush(path.parent)
+        with room_for(path):
+            yield sibling
+            sibling.chmod(0o666 & ~_umask())
+            flush(sibling)
+            sibling.replace(path)
+            flush(path.parent)
+    finally:
+        sibling.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Makes a `UserError` of a disk's refusal to take more, while ``path`` is written."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
         raise UserError(f"{path} must have room on its disk, got: {error.strerror}") from error
-    finally:
-        sibling.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -15,16 +15,20 @@ from fcnet import cli, distributed, memory
 from fcnet.build import build
 from fcnet.config_file import check_agreement, dump_config, load_config
 from fcnet.errors import NonFiniteError, UserError
+from fcnet.events import EventLog, check_tensorboard, has_events, logged
 from fcnet.experiment import Stopped, carry_out
 from fcnet.files import write_bytes, write_text
 from fcnet.range_test import suggested, try_rates
+from fcnet.records import EpochRecord
 from fcnet.run import Run, check_new
 from fcnet.shipped import find_config, purpose, shipped
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     from fcnet.config import Config
+    from fcnet.training import Training
 
 
 def main(arguments: list[str]) -> int:
@@ -39,8 +43,13 @@ def main(arguments: list[str]) -> int:
     if flags.print_config:
         cli.say(dump_config(config).rstrip())
         return 0
+    tensorboard = flags.tensorboard or (run is not None and has_events(run.path))
+    if tensorboard:
+        check_tensorboard()
     if run is not None and run.finished:
         run.clear()
+        if tensorboard:
+            EventLog(run.path, _records(run)).close()
         cli.say(f"{run.path} is finished: {_result(run)}")
         return 0
     if run is None and flags.out is not None:
@@ -49,7 +58,7 @@ def main(arguments: list[str]) -> int:
     with cli.joined_ranks(device):
         if flags.find_lr:
             return _find_rate(config, flags.out or Path("runs") / f"{name}-lr", device)
-        return _train(config, run, name, flags.out, device=device)
+        return _train(config, run, name, flags.out, device=device, tensorboard=tensorboard)
 
 
 def _flags(arguments: list[str]) -> argparse.Namespace:
@@ -71,6 +80,9 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
     parser.add_argument(
         "--find-lr", action="store_true", help="try learning rates in a short training, draw the loss, and stop"
+    )
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="also write each epoch's figures as events into the run's folder"
     )
     flags = parser.parse_args(arguments)
     flags.config = None if flags.config is None else find_config(flags.config)
@@ -106,7 +118,9 @@ def _config(flags: argparse.Namespace, run: Run | None) -> Config:
     return stored
 
 
-def _train(config: Config, run: Run | None, name: str, out: Path | None, *, device: torch.device) -> int:
+def _train(
+    config: Config, run: Run | None, name: str, out: Path | None, *, device: torch.device, tensorboard: bool
+) -> int:
     with cli.decoding() as progress:
         experiment = build(config, device, progress)
     if run is None:
@@ -118,10 +132,8 @@ def _train(config: Config, run: Run | None, name: str, out: Path | None, *, devi
     training = experiment.training
     with cli.deferred_signals() as came:
         try:
-            cli.show(
-                training,
-                carry_out(experiment, run, save_seconds=config.train.save_seconds, stop=lambda: came() > 0),
-            )
+            events = carry_out(experiment, run, save_seconds=config.train.save_seconds, stop=lambda: came() > 0)
+            cli.show(training, _logged(events, run, training) if tensorboard else events)
         except Stopped:
             cli.say(
                 f"stopped and saved in epoch {training.epoch + 1} of {config.train.epochs}, step {training.step}; "
@@ -144,6 +156,16 @@ def _train(config: Config, run: Run | None, name: str, out: Path | None, *, devi
         cli.say(f"note: {remark}")
     cli.say(_result(run))
     return 0
+
+
+def _logged(events: Iterator[EpochRecord | None], run: Run, training: Training) -> Iterator[EpochRecord | None]:
+    """The same events, of which the first rank writes TensorBoard's, after those up to the last checkpoint."""
+    return logged(events, run.path, _records(run)[: training.epoch]) if distributed.rank() == 0 else events
+
+
+def _records(run: Run) -> list[EpochRecord]:
+    """The epochs that a run's folder tells of."""
+    return [EpochRecord(**record) for record in run.records()]
 
 
 def _find_rate(config: Config, folder: Path, device: torch.device) -> int:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import nn
 
+from fcnet import models
 from fcnet.data import sources
 from fcnet.data.batches import Batches, normalize
 from fcnet.data.store import mean_and_std, open_store
 from fcnet.evaluation import evaluate
 from fcnet.gradient_descent import GradientDescent
-from fcnet.models import MLP, LogisticRegression
+from fcnet.models import MLP
 from fcnet.plots.curves import Line
 from fcnet.seeds import generator
 from fcnet.training import Training, fit
@@ -64,7 +65,7 @@ class Generalisation(NamedTuple):
     sizes: Sequence[int]
     training: list[float]
     test: list[float]
-    model: LogisticRegression
+    model: models.LogisticRegression
 
 
 def samples(digits: Digits, each: int = 5) -> Tensor:
@@ -153,9 +154,9 @@ def descent(digits: Digits, lr: float, size: int = 300, epochs: int = 8) -> list
     return curves
 
 
-def _from_zero(num_classes: int) -> LogisticRegression:
+def _from_zero(num_classes: int) -> models.LogisticRegression:
     """The risk is convex, so that any beginning does, and this one has no noise."""
-    model = LogisticRegression(64, num_classes, generator=generator(_SEED, "initialisation"))
+    model = models.LogisticRegression(64, num_classes, generator=generator(_SEED, "initialisation"))
     for parameter in model.parameters():
         nn.init.zeros_(parameter)
     return model

@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from fcnet import cache, cli, evaluate, figures, predict, train
+from fcnet import cache, cli, evaluate, export, figures, predict, train
 from fcnet.build import build
 from fcnet.config_file import dump_config, load_config
 from fcnet.experiment import carry_out
@@ -47,6 +47,7 @@ COMMANDS = {
     "predict": predict.main,
     "figures": figures.main,
     "cache": cache.main,
+    "export": export.main,
 }
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -201,6 +202,10 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         "python -m fcnet.train --config digits --find-lr": Shown(
             [r"of \d+ learning rates from 1e-06 .*: --set optimizer\.lr=.* \(now 0\.01\); picture: runs/digits-lr/.*"]
         ),
+        "python -m fcnet.export runs/digits digits.onnx": Shown(
+            [r"digits\.onnx: uint8 pixels \(B, 1, 8, 8\) to probabilities \(B, 10\), .*; card: README\.md"]
+        ),
+        "python -m fcnet.train --config digits --tensorboard": Shown([r".*; runs/digits-2", RESULT], smaller=FEW),
         "program 1": Shown(
             [*(rf"{epoch} \d\.\d+" for epoch in range(1, 11)), r"tensor\(2\.06\d*e-09\)", r"\[Prediction"]
         ),
@@ -241,6 +246,9 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         "program 5": Shown([r"\(5, 32\) \(5, 32\)", r"\(5, 16\) \(5, 16\)", r"\(5, 10\) \(5, 10\)"]),
         "python -m fcnet.figures figures": Shown([r"figures/sigmoid-light\.svg", r"figures/descent-dark\.png"]),
         "program 6": Shown([r"\d 0\.\d+|\d 1\.0"]),
+        "python -m fcnet.export runs/digits digits.pt2": Shown([r"digits\.pt2: uint8 pixels .*; card: README\.md"]),
+        "program 7": Shown([r"\(3, 10\)"]),
+        "program 8": Shown([r"0\.9\d+", r"0\.9\d+"]),
     },
     "learning.md": {
         "program 1": Shown([r"20 0\.\d{3}", r"0\.\d{3}", r"0\.\d{3} \(0\.\d{3}, 0\.\d{3}\)"]),

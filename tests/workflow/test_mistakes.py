@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from fcnet import cache, cli, evaluate, figures, predict, train
+from fcnet import cache, cli, evaluate, export, figures, predict, train
 from fcnet.backpropagation import differentiation
 from fcnet.build import build
 from fcnet.config_file import dump_config, load_config
@@ -53,6 +53,7 @@ batch_size = 8
 """
 COMMANDS = {
     "cache": cache.main,
+    "export": export.main,
     "train": train.main,
     "evaluate": evaluate.main,
     "predict": predict.main,
@@ -236,6 +237,10 @@ def cached(kind: str, flags: str, *lines: str) -> Mistake:
 
 def predicted(kind: str, flags: str, *lines: str, setup: Callable[[], object] = finished_on_pets) -> Mistake:
     return Mistake(kind, ["predict", *flags.split()], list(lines), setup)
+
+
+def exported(kind: str, flags: str, *lines: str, setup: Callable[[], object] = finished_on_pets) -> Mistake:
+    return Mistake(kind, ["export", *flags.split()], list(lines), setup)
 
 
 SHIPPED = "cifar100_mlp, cifar10_gpu, cifar10_logistic, cifar10_mlp, ~images"
@@ -646,6 +651,25 @@ MISTAKES = [
               setup=after(finished_on_pets, lambda: flip_a_bit("run/model.json"))),
     predicted("predict without the weights", f"run {PICTURE}", "run/model.safetensors is missing",
               setup=after(finished_on_pets, lambda: Path("run/model.safetensors").unlink())),
+    # export
+    exported("export to nothing", "run",
+             "the following arguments are required: FILE; see python -m fcnet.export --help"),
+    exported("export of an absent run", "gone x.pt2", "RUN must be a run's folder, got gone"),
+    exported("export of an unfinished run", "run x.pt2", NO_MODEL, setup=begun_on_pets),
+    exported("export by another ending", "run x.tflite", "FILE must end in .pt2 or .onnx, got x.tflite"),
+    exported("export without an ending", "run x", "FILE must end in .pt2 or .onnx, got x"),
+    exported("export to a folder", "run x.onnx", "FILE must be a file, got the folder x.onnx",
+             setup=after(finished_on_pets, lambda: Path("x.onnx").mkdir())),
+    exported("export into an absent folder", "run gone/x.pt2",
+             "FILE must be in a folder that is there, got gone/x.pt2"),
+    exported("export beside a README", "run x.pt2",
+             "README.md must be a model card as fcnet wrote it, got another file; export into another folder",
+             setup=after(finished_on_pets, lambda: write("README.md", "# Mine"))),
+    exported("export of damaged weights", "run x.pt2", f"run/model.safetensors {SUM} model.json",
+             setup=after(finished_on_pets, lambda: flip_a_bit("run/model.safetensors"))),
+    exported("export without a summary", "run x.pt2",
+             "run must hold config.toml and summary.json, of which the card is made",
+             setup=after(finished_on_pets, lambda: Path("run/summary.json").unlink())),
 ]  # fmt: skip
 
 

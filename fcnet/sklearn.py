@@ -1,0 +1,281 @@
+"""The networks as scikit-learn's classifiers, for arrays, pipelines and searches.
+
+B examples, D features, C classes. Both standardise the features themselves, by mean and standard deviation of what
+they are fitted to.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from fcnet import models
+from fcnet.backpropagation import backpropagate
+from fcnet.data.batches import Batches
+from fcnet.errors import UserError
+from fcnet.gradient_descent import GradientDescent
+from fcnet.losses import CrossEntropy
+from fcnet.optim import parameter_groups
+from fcnet.schedules import cosine
+from fcnet.seeds import generator
+from fcnet.training import fit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+    from torch import Tensor
+
+    from fcnet.models import ActivationName, NormalizationName
+
+    Floats = npt.NDArray[np.float64]
+
+_EPSILON = float(np.finfo(np.float64).eps)
+
+
+class _Network(ClassifierMixin, BaseEstimator):
+    """What both have in common: checked arrays, standardised features, probabilities."""
+
+    def predict_proba(self, X: npt.ArrayLike) -> Floats:
+        """Class probabilities, (B, D) -> float64 (B, C), in the order of ``classes_``."""
+        x = torch.from_numpy(self._standardised(self._checked(X)))
+        found: Floats = self.network_.predict_proba(x).numpy()
+        return found
+
+    def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
+        """The most probable class, (B, D) -> (B,)."""
+        best = self.predict_proba(X).argmax(1)
+        labels: npt.NDArray[Any] = self.classes_[best]
+        return labels
+
+    def _checked(self, X: npt.ArrayLike) -> Floats:
+        check_is_fitted(self)
+        x: Floats = validate_data(self, X, reset=False, dtype=np.float64)
+        return x
+
+    def _learn_from(self, X: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Floats, Tensor]:
+        """Checks what is to be learnt from; x (B, D), and labels int64 (B,), places in ``classes_``."""
+        x, y = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(y)
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise UserError(f"y must hold at least two classes, got 1 class: {self.classes_[0]!r}")
+        return x, torch.from_numpy(labels.astype(np.int64))
+
+    def _standardise(self, x: Floats, weight: Floats | None = None) -> Floats:
+        """Takes mean and standard deviation from x; a feature that never varies is only moved."""
+        still = np.ptp(x, axis=0) == 0.0
+        self.mean_ = np.where(still, x[0], np.average(x, axis=0, weights=weight))
+        variance = np.average((x - self.mean_) ** 2, axis=0, weights=weight)
+        self.std_ = np.where(still, 1.0, np.sqrt(variance))
+        return self._standardised(x)
+
+    def _keep(self, model: models.MLP) -> Self:
+        """Keeps what was trained, for use alone."""
+        model.zero_grad()
+        self.network_ = model.double().eval().requires_grad_(requires_grad=False)
+        return self
+
+    def _standardised(self, x: Floats) -> Floats:
+        scaled: Floats = (x - self.mean_) / self.std_
+        return scaled
+
+
+class MLPClassifier(_Network):
+    """A dense feedforward network, trained by AdamW with a cosine schedule on the cross-entropy.
+
+    Args:
+        hidden: the widths of the hidden layers.
+        activation: g of the hidden layers: identity, sigmoid, relu, leaky_relu, elu or gelu.
+        normalization: of the hidden layers: none, batch or layer.
+        dropout: the probability that a hidden unit's output is dropped in training.
+        lr: the learning rate that the schedule begins with.
+        weight_decay: the decay of the weight matrices.
+        epochs: how often every example is seen.
+        batch_size: examples in a step.
+        label_smoothing: ε; the target is (1 − ε) · one-hot + ε / C.
+        random_state: what the first weights, the order and the dropped outputs are derived from: a number, NumPy's
+            ``RandomState``, or None for another one each time.
+
+    Attributes:
+        classes_: the C labels, sorted.
+        network_: the `fcnet.MLP` behind, in float64 and in evaluation mode; it takes standardised features.
+        mean_: of each feature, (D,).
+        std_: likewise the standard deviation; 1 where a feature never varies.
+        loss_curve_: the mean training loss of each epoch.
+        n_features_in_: D.
+
+    Raises:
+        UserError: a ValueError, from ``fit``; an argument is out of its range, or there is one class alone.
+
+    Example:
+        >>> from sklearn.datasets import load_iris
+        >>> x, y = load_iris(return_X_y=True)
+        >>> classifier = MLPClassifier(hidden=(64,), random_state=0).fit(x, y)
+        >>> classifier.score(x, y) > 0.9, classifier.predict_proba(x[:2]).shape
+        (True, (2, 3))
+    """
+
+    def __init__(
+        self,
+        hidden: Sequence[int] = (128,),
+        *,
+        activation: ActivationName = "relu",
+        normalization: NormalizationName = "none",
+        dropout: float = 0.0,
+        lr: float = 5e-3,
+        weight_decay: float = 0.01,
+        epochs: int = 100,
+        batch_size: int = 64,
+        label_smoothing: float = 0.0,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.hidden = hidden
+        self.activation = activation
+        self.normalization = normalization
+        self.dropout = dropout
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.label_smoothing = label_smoothing
+        self.random_state = random_state
+
+    def fit(self, X: npt.ArrayLike, y: npt.ArrayLike) -> Self:
+        """Trains on X (B, D), floating, and any labels y (B,)."""
+        x, labels = self._learn_from(X, y)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        model = models.MLP(
+            x.shape[1],
+            self.hidden,
+            len(self.classes_),
+            activation=self.activation,
+            normalization=self.normalization,
+            dropout=self.dropout,
+            generator=generator(seed, "initialisation"),
+        )
+        images = torch.from_numpy(self._standardise(x)).float()
+        batches = Batches(images, labels, batch_size=self.batch_size)
+        algorithm = GradientDescent(
+            torch.optim.AdamW(parameter_groups(model, self.weight_decay), lr=self.lr),
+            epochs=self.epochs,
+            schedule=cosine(self.epochs * len(batches)),
+            loss=CrossEntropy(self.label_smoothing),
+        )
+        self.loss_curve_ = [record.train_loss for record in fit(model, batches, algorithm, seed=seed)]
+        return self._keep(model)
+
+
+class LogisticRegression(_Network):
+    """Logistic regression, or softmax regression with more than two classes, to its optimum.
+
+    With standardised features x and weights s of the examples it is the minimum of C Σ_i s_i ℓ_i + ½ ‖W‖², where ℓ is
+    the cross-entropy and the intercept is free, found by L-BFGS on all examples at once, in float64. That is the
+    function of scikit-learn's estimator of this name after its ``StandardScaler``, and without ``standardize`` of that
+    estimator alone.
+
+    Args:
+        C: the inverse of the penalty's strength; infinity is none.
+        standardize: whether features are standardised before the penalty measures their weights.
+        tol: the largest entry of the mean loss's gradient at which it ends.
+        max_iter: the most iterations.
+
+    Attributes:
+        classes_: the C labels, sorted.
+        coef_: of the features as they come, (1, D) for two classes, else (C, D).
+        intercept_: (1,) or (C,).
+        n_iter_: how many iterations it took, an array of one.
+        network_: the `fcnet.LogisticRegression` behind, in float64; it takes standardised features.
+        mean_: of each feature, (D,); 0 without ``standardize``.
+        std_: likewise the standard deviation; 1 where a feature never varies, or without ``standardize``.
+        n_features_in_: D.
+
+    Raises:
+        UserError: a ValueError, from ``fit``; an argument is out of its range, or there is one class alone.
+
+    Source:
+        The lecture's logistic regression, from maximum likelihood.
+
+    Example:
+        >>> from sklearn.datasets import load_iris
+        >>> x, y = load_iris(return_X_y=True)
+        >>> classifier = LogisticRegression().fit(x, y)
+        >>> classifier.score(x, y) > 0.9, classifier.coef_.shape
+        (True, (3, 4))
+    """
+
+    def __init__(self, C: float = 1.0, *, standardize: bool = True, tol: float = 1e-8, max_iter: int = 1000) -> None:
+        self.C = C
+        self.standardize = standardize
+        self.tol = tol
+        self.max_iter = max_iter
+
+    def fit(self, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> Self:
+        """Trains on X (B, D), floating, and any labels y (B,), each counted by its weight (B,)."""
+        if not self.C > 0.0:
+            raise UserError(f"C must be greater than 0, got {self.C}")
+        x, labels = self._learn_from(X, y)
+        weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
+        counted = weight > 0.0
+        if not counted.any():
+            raise UserError("sample_weight must be greater than 0 for at least one example, got none")
+        x, labels, weight = x[counted], labels[torch.from_numpy(counted)], weight[counted]
+        if self.standardize:
+            x = self._standardise(x, weight)
+        else:
+            self.mean_, self.std_ = np.zeros(x.shape[1]), np.ones(x.shape[1])
+        first = generator(0, "initialisation")  # of no consequence: the optimum is looked for from 0
+        model = models.LogisticRegression(x.shape[1], len(self.classes_), generator=first).double()
+        torch.nn.init.zeros_(model.dense_layers()[0].weight)
+        target = torch.nn.functional.one_hot(labels, len(self.classes_)).double()
+        target *= torch.from_numpy(weight / weight.mean())[:, None]
+        self._minimize(model, torch.from_numpy(x), target, decay=1.0 / (self.C * weight.sum()))
+        layer = model.dense_layers()[0]
+        self.coef_ = layer.weight.detach().numpy() / self.std_
+        self.intercept_ = layer.bias.detach().numpy() - self.coef_ @ self.mean_  # type: ignore[union-attr]
+        return self._keep(model)
+
+    def decision_function(self, X: npt.ArrayLike) -> Floats:
+        """The logits, (B, D) -> (B,) of the second of two classes, else (B, C)."""
+        scores: Floats = self._checked(X) @ self.coef_.T + self.intercept_
+        return scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def _minimize(self, model: models.LogisticRegression, x: Tensor, target: Tensor, decay: float) -> None:
+        """Moves the parameters to where Σ_i s_i ℓ_i / Σ_i s_i + ½ λ ‖W‖² is least, by SciPy's L-BFGS."""
+        weight, bias = parameters = list(model.parameters())
+
+        def risk(at: Floats) -> tuple[float, Floats]:
+            vector_to_parameters(torch.from_numpy(at.copy()), parameters)
+            loss, _ = backpropagate(model, x, target, CrossEntropy(), scale=1.0 / len(x))
+            assert weight.grad is not None
+            assert bias.grad is not None
+            penalty = 0.5 * decay * weight.detach().square().sum()
+            slope = torch.cat([(weight.grad + decay * weight.detach()).flatten(), bias.grad])
+            return (loss / len(x) + penalty).item(), slope.numpy()
+
+        found = minimize(
+            risk,
+            parameters_to_vector(parameters).detach().numpy(),
+            method="L-BFGS-B",
+            jac=True,
+            options={"maxiter": self.max_iter, "gtol": self.tol, "ftol": _EPSILON, "maxls": 50},
+        )
+        vector_to_parameters(torch.from_numpy(found.x), parameters)
+        self.n_iter_ = np.array([found.nit], np.int32)
+        if found.nit >= self.max_iter:
+            steepest = np.abs(found.jac).max()
+            warnings.warn(
+                f"max_iter must be larger for a gradient of at most {self.tol:g}, got {self.max_iter}: {steepest:.1e}",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
