@@ -14,6 +14,8 @@ from fcnet.models import most_probable
 from fcnet.normalization import evaluating
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor, nn
 
     from fcnet.data.batches import Batches
@@ -70,7 +72,13 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Batches, *, loss: Loss | None = None) -> Evaluation:
+def evaluate(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    loss: Loss | None = None,
+    note: Callable[[Tensor, Tensor], object] | None = None,
+) -> Evaluation:
     """Runs a network over a set of images once, in evaluation mode, over all ranks.
 
     Args:
@@ -79,6 +87,7 @@ def evaluate(model: nn.Module, batches: Batches, *, loss: Loss | None = None) ->
         batches: the set, in order and unchanged; the model's device.
         loss: the sum of the losses of a batch; None is the cross-entropy, whatever was trained with: figures
             of different networks can then be compared.
+        note: told the logits and the labels of each batch, as far as they are this rank's.
 
     Returns:
         The mean loss and the counts.
@@ -103,6 +112,8 @@ def evaluate(model: nn.Module, batches: Batches, *, loss: Loss | None = None) ->
             logits = model(batch.images)
             total += loss(logits, batch.labels)
             confusion = confusion + _counts(logits, batch.labels)
+            if note is not None:
+                note(logits, batch.labels)
     distributed.sum_in_place(total)
     distributed.sum_in_place(confusion)
     return Evaluation(total.item() / batches.num_images, tuple(map(tuple, confusion.tolist())))
