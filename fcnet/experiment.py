@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import platform
 import time
 from importlib.metadata import version
@@ -17,6 +18,8 @@ from fcnet.evaluation import evaluate
 from fcnet.files import sha256
 from fcnet.losses import CrossEntropy, ScoreLoss
 from fcnet.optimizer_state import within
+from fcnet.predictions import Collector, write_predictions
+from fcnet.speed import fastest_images_per_second
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -135,12 +138,15 @@ def _save(experiment: Experiment, run: Run) -> None:
 def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> None:
     """Reads the test set, once, and writes the network and the summary."""
     training = experiment.training
-    result = evaluate(training.model, experiment.test)
+    collector = Collector()
+    result = evaluate(training.model, experiment.test, note=collector.note)
+    predictions = collector.collected()
     kept = records[training.kept_epoch - 1]
     said = _remarks(experiment, records, result)
     if distributed.rank() == 0:
         made_with = _made_with(experiment)
         experiment.network.save(run.path / "model", {"made_with": made_with})
+        write_predictions(run.path, predictions, experiment.network.classes, experiment.fingerprint)
         summary = {
             "test_accuracy": result.accuracy,
             "test_interval": result.interval,
@@ -155,10 +161,40 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
             "train_images": training.batches.num_images,
             "validation_images": training.validation.num_images if training.validation else 0,
             "test_images": experiment.test.num_images,
+            "limit_images_per_second": _limit(experiment),
             "remarks": said,
         }
         run.finish(summary | made_with)
+        _report(experiment, run)
     distributed.barrier()
+
+
+def _limit(experiment: Experiment) -> float:
+    """What the machine could have done at its best; all ranks together, if they do not slow each other down."""
+    training, network = experiment.training, experiment.network
+    layers, ranks = network.model.dense_layers(), distributed.num_ranks()
+    return ranks * fastest_images_per_second(
+        [layers[0].in_features, *(layer.out_features for layer in layers)],
+        max(1, training.batches.batch_size // ranks),
+        pixels=math.prod(network.shape),
+        device=experiment.test.device,
+        precision=training.algorithm.precision,
+    )
+
+
+def _report(experiment: Experiment, run: Run) -> None:
+    """Makes the run's page; the finished run stays as it is where that fails, and its remarks say so."""
+    try:
+        from fcnet.page.report import write_report  # which needs what takes a while to import
+
+        write_report([run.path], run.path / "report.html", experiment.test)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the run is worth more than its page
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        summary = run.summary()
+        summary["remarks"].append(
+            f"the report could not be made ({why}); python -m fcnet.report {run.path} tries again"
+        )
+        run.finish(summary)
 
 
 def _remarks(experiment: Experiment, records: list[dict[str, Any]], test: Evaluation) -> list[str]:

@@ -145,7 +145,8 @@ def first_weights(network: Network, test: Batches | None, count: int) -> tuple[l
     """The units of the first layer that matter most, and the images of their weights.
 
     A unit matters by how much it moves the next layer, s_j ‖W²[:, j]‖, with s_j the standard deviation of its
-    activation over test images, or without them the norm of its weights. Without a hidden layer the order is that of the classes.
+    activation over test images, or without them the norm of its weights. Without
+    a hidden layer the order is that of the classes.
     Where images are whitened the weights are taken back to pixels, W¹ V.
 
     Args:
