@@ -68,12 +68,12 @@ def shown(value: object) -> str:
     """A setting's value as a configuration has it.
 
     Example:
-        >>> [shown(value) for value in (True, "relu", (512, 256), 0.01, ())]
-        ['true', 'relu', '[512, 256]', '0.01', '[]']
+        >>> [shown(value) for value in (True, "relu", (512, 256), 0.01, "")]
+        ['true', 'relu', '[512, 256]', '0.01', '""']
     """
     if isinstance(value, bool):
         return str(value).lower()
-    return f"[{', '.join(map(shown, value))}]" if isinstance(value, tuple | list) else str(value)
+    return f"[{', '.join(map(shown, value))}]" if isinstance(value, tuple | list) else str(value) or '""'
 
 
 def _same_images(one: Findings, other: Findings) -> bool:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 WIDTH, HEIGHT = 380, 220
-LEFT, RIGHT, TOP, BOTTOM = 48, 368, 10, 184
+LEFT, RIGHT, TOP, BOTTOM = 48, 362, 10, 184
 
 
 @dataclass(frozen=True)
@@ -88,15 +88,17 @@ def number(value: float) -> str:
     """A value in few characters.
 
     Example:
-        >>> [number(value) for value in (0.0, 0.25, 12.0, 1500.0, 2_500_000.0, 0.00032, 1.0)]
-        ['0', '0.25', '12', '1,500', '2.5e6', '3.2e-4', '1']
+        >>> [number(value) for value in (0.0, 0.25, -12.0, 1500.0, 2_500_000.0, 0.00032, 1.0)]
+        ['0', '0.25', '−12', '1,500', '2.5e6', '3.2e−4', '1']
     """
     if value == 0.0:
         return "0"
     if 1e-3 <= abs(value) < 1e5:
-        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-    mantissa, power = f"{value:.3g}".split("e") if "e" in f"{value:.3g}" else f"{value:.2e}".split("e")
-    return f"{float(mantissa):g}e{int(power)}"
+        text = f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    else:
+        mantissa, power = f"{value:.2e}".split("e")
+        text = f"{float(mantissa):g}e{int(power)}"
+    return text.replace("-", "−")
 
 
 def percent(value: float) -> str:

@@ -21,6 +21,7 @@ _PICTURES = 12
 _UNITS = 48
 _LARGEST_MATRIX = 30
 _CONFUSIONS = 30
+_SHORT_NAME = 3
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class OnTestSet:
 
     Attributes:
         matrix: for each class its name and its cells, count and share of the class; empty where there are too many.
+        long_names: whether the classes' names are longer than a column of the matrix.
         confusions: truth, what it was taken for, how often, and the share of the truth; most frequent first.
         per_class: name, images, precision, recall, F1 and the recall's interval.
         calibration: the reliability diagram.
@@ -53,6 +55,7 @@ class OnTestSet:
     """
 
     matrix: Sequence[tuple[str, Sequence[tuple[int, float]]]]
+    long_names: bool
     confusions: Sequence[Sequence[str]]
     per_class: Sequence[Sequence[str]]
     calibration: Chart
@@ -69,6 +72,7 @@ def on_test_set(run: Findings) -> OnTestSet | None:
     small = len(run.classes) <= _LARGEST_MATRIX
     return OnTestSet(
         matrix=_matrix(run) if small else (),
+        long_names=max(map(len, run.classes)) > _SHORT_NAME,
         confusions=_confusions(run),
         per_class=_per_class(run),
         calibration=reliability("Reliability: how often it is right, by how sure it is", bins),
@@ -128,11 +132,11 @@ def _shown(run: Findings, place: int) -> Shown:
     assert said is not None
     pixels = run.pixels(place)
     truth, called = run.classes[int(said.labels[place])], run.classes[int(said.classes[place, 0])]
-    lines = [f"{called} {said.probabilities[place, 0]:.1%}"]
+    lines = [f"said {called}: {said.probabilities[place, 0]:.1%}"]
     if truth == called:
-        next_best = f"{run.classes[int(said.classes[place, 1])]} {said.probabilities[place, 1]:.1%}"
-        words, lines = f"test image {place}, {truth}, hardly told from {next_best}", [*lines, f"next: {next_best}"]
+        next_best = f"{run.classes[int(said.classes[place, 1])]}: {said.probabilities[place, 1]:.1%}"
+        words, lines = f"test image {place}, {truth}, next {next_best}", [*lines, f"next {next_best}"]
     else:
         words = f"test image {place}, {truth}, taken for {called}"
-        lines = [*lines, f"truth: {truth} {said.of_truth[place]:.1%}"]
+        lines = [*lines, f"truth {truth}: {said.of_truth[place]:.1%}"]
     return Shown(None if pixels is None else picture(pixels), words, [*lines, f"image {place}"])

@@ -155,7 +155,9 @@ def _tests(runs: Sequence[Findings], names: Sequence[str]) -> list[tuple[str, ..
         better = names[pair.second if more > 0 else pair.first]
         verdict = f"{better} is better" if pair.adjusted < _SURE else "no difference beyond chance"
         cells = [names[pair.first], names[pair.second], f"{pair.only_first:,}", f"{pair.only_second:,}"]
-        rows.append((*cells, f"{more / images:+.2%}", _p(pair.p), _p(pair.adjusted), verdict))
+        rows.append(
+            (*cells, f"{100 * more / images:+.2f} points".replace("-", "−"), _p(pair.p), _p(pair.adjusted), verdict)
+        )
     return rows
 
 

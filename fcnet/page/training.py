@@ -94,13 +94,13 @@ def speed(run: Findings) -> tuple[Chart, list[tuple[str, str]]] | None:
     limit = run.summary.get("limit_images_per_second")
     lines = [_column(run, "images_per_second", "training")]
     if limit is not None:
-        lines.append(Series("the machine's limit", lines[0].x, [limit] * len(lines[0].x)))
+        lines.append(Series("the machine’s limit", lines[0].x, [limit] * len(lines[0].x)))
     rows = [("images a second, median epoch", f"{reached:,.0f}")]
     if run.network is not None:
         flops = step_cost(widths(run), 1).flops * reached
         rows.append(("operations a second in matrix products", f"{flops / 1e9:,.1f} · 10⁹"))
     if limit is not None:
-        rows += [("the machine's limit, images a second", f"{limit:,.0f}"), ("reached of it", percent(reached / limit))]
+        rows += [("the machine’s limit, images a second", f"{limit:,.0f}"), ("reached of it", percent(reached / limit))]
     return line_chart("Images a second", lines, x_label="epoch", low=0.0), rows
 
 
