@@ -103,7 +103,7 @@ def number(value: float) -> str:
     """
     if value == 0.0:
         return "0"
-    if 1e-4 <= abs(value) < 1e5:
+    if 1e-4 <= abs(value) < 1e6:
         text = f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     else:
         mantissa, power = f"{value:.2e}".split("e")
