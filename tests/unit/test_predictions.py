@@ -62,8 +62,8 @@ def test_counts_are_the_evaluations(num_classes: int) -> None:
 
 def test_the_first_of_equally_probable_classes_is_the_most_probable() -> None:
     collector = Collector()
-    collector.note(torch.zeros(2, 4), torch.tensor([0, 1]))
-    collector.note(torch.zeros(1, 4), torch.tensor([3]))
+    collector.note(torch.zeros(2, 3000), torch.tensor([0, 1]))
+    collector.note(torch.zeros(1, 3000), torch.tensor([3]))
     assert collector.collected().hits.tolist() == [True, False, False]
     binary = Collector()
     binary.note(torch.zeros(2), torch.tensor([0, 1]))

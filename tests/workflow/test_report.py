@@ -335,3 +335,13 @@ def test_mistakes_are_one_line(runs: tuple[Path, Path], tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
             report.main(arguments)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_limit_that_cannot_be_timed_loses_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> float:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("fcnet.experiment.fastest_images_per_second", fail)
+    run = trained(tmp_path / "run", "train.epochs=1")
+    assert summary(run)["limit_images_per_second"] is None
+    assert "The machine’s limit was not timed." in Read(run / "report.html").text
