@@ -20,9 +20,10 @@ from jinja2 import UndefinedError
 from markupsafe import Markup
 from PIL import Image
 
-from fcnet.page import Chart, PageSection, Series, histogram, line_chart, reliability, render
 from fcnet.page.axes import Scale, number, round_values
+from fcnet.page.charts import Chart, Series, histogram, line_chart, reliability
 from fcnet.page.images import picture, weight_picture
+from fcnet.page.rendering import PageSection, render
 
 NUMBERS = st.floats(-1e6, 1e6, allow_nan=False).map(lambda value: round(value, 3))
 
