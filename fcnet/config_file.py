@@ -81,7 +81,7 @@ def dump_config(config: Config) -> str:
 
 def check_agreement(given: Config, stored: Config, given_in: Path, stored_in: Path) -> None:
     """Refuses a configuration that differs from the one a run was begun with, naming each key."""
-    ours, theirs = dict(_leaves(given.model_dump())), dict(_leaves(stored.model_dump()))
+    ours, theirs = dict(leaves(given.model_dump())), dict(leaves(stored.model_dump()))
     lines = [
         f"{key} ({given_in}) must be {theirs[key]!r} as in {stored_in}, got {ours[key]!r}"
         for key in ours
@@ -113,10 +113,16 @@ def _parsed(text: str) -> dict[str, Any]:
         raise ValueError("it must be nested less deeply") from None
 
 
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Every setting of a configuration's tree under its dotted key.
+
+    Example:
+        >>> list(leaves({"seed": 0, "train": {"epochs": 3}}))
+        [('seed', 0), ('train.epochs', 3)]
+    """
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 

@@ -14,7 +14,7 @@ from fcnet.models import most_probable
 from fcnet.normalization import evaluating
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor, nn
 
@@ -87,7 +87,13 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Images, *, loss: Loss | None = None) -> Evaluation:
+def evaluate(
+    model: nn.Module,
+    batches: Images,
+    *,
+    loss: Loss | None = None,
+    note: Callable[[Tensor, Tensor], object] | None = None,
+) -> Evaluation:
     """Runs a network over a set of images once, in evaluation mode, over all ranks.
 
     Args:
@@ -96,6 +102,7 @@ def evaluate(model: nn.Module, batches: Images, *, loss: Loss | None = None) -> 
         batches: the set, in order and unchanged; the model's device.
         loss: the sum of the losses of a batch; None is the cross-entropy, whatever was trained with: figures
             of different networks can then be compared.
+        note: told the logits and the labels of each batch, as far as they are this rank's.
 
     Returns:
         The mean loss and the counts.
@@ -120,6 +127,8 @@ def evaluate(model: nn.Module, batches: Images, *, loss: Loss | None = None) -> 
             logits = model(batch.images)
             total += loss(logits, batch.labels)
             confusion = confusion + _counts(logits, batch.labels)
+            if note is not None:
+                note(logits, batch.labels)
     distributed.sum_in_place(total)
     distributed.sum_in_place(confusion)
     return Evaluation(total.item() / batches.num_images, tuple(map(tuple, confusion.tolist())))

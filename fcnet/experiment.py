@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import platform
+import shlex
 import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -17,11 +19,14 @@ from fcnet.evaluation import evaluate
 from fcnet.files import sha256
 from fcnet.losses import CrossEntropy, ScoreLoss
 from fcnet.optimizer_state import within
+from fcnet.predictions import Collector, write_predictions
+from fcnet.speed import fastest_images_per_second
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from fcnet.build import Experiment
+    from fcnet.data.batches import Batches
     from fcnet.evaluation import Evaluation
     from fcnet.records import EpochRecord
     from fcnet.run import Run
@@ -59,7 +64,7 @@ def carry_out(
     """
     torch.set_num_threads(experiment.threads)
     if distributed.rank() == 0:
-        _sweep(run)
+        run.sweep()
     records = _restore(experiment, run)
     return _to_the_end(experiment, run, records, save_seconds, stop)
 
@@ -93,12 +98,6 @@ def _to_the_end(
 def _agreement_due(step: int) -> bool:
     """Whether the ranks, who must save and stop at one step, ask each other after this one."""
     return distributed.num_ranks() == 1 or step % _STEPS_BETWEEN_AGREEMENTS == 0
-
-
-def _sweep(run: Run) -> None:
-    """Removes what a killed process was writing; `fcnet.files.replacing` names it .NAME.ENDING.xxxxxxxx."""
-    for file in run.path.rglob(".*.*.????????"):
-        file.unlink()
 
 
 def _restore(experiment: Experiment, run: Run) -> list[dict[str, Any]]:
@@ -135,12 +134,15 @@ def _save(experiment: Experiment, run: Run) -> None:
 def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> None:
     """Reads the test set, once, and writes the network and the summary."""
     training = experiment.training
-    result = evaluate(training.model, experiment.test)
+    collector = Collector()
+    result = evaluate(training.model, experiment.test, note=collector.note)
+    predictions = collector.collected()
     kept = records[training.kept_epoch - 1]
     said = _remarks(experiment, records, result)
     if distributed.rank() == 0:
         made_with = _made_with(experiment)
         experiment.network.save(run.path / "model", {"made_with": made_with})
+        write_predictions(run.path, predictions, experiment.network.classes, experiment.fingerprint)
         summary = {
             "test_accuracy": result.accuracy,
             "test_interval": result.interval,
@@ -156,10 +158,47 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
             "class_images": dict(zip(experiment.network.classes, _class_counts(experiment), strict=True)),
             "validation_images": training.validation.num_images if training.validation else 0,
             "test_images": experiment.test.num_images,
+            "limit_images_per_second": _limit(experiment),
             "remarks": said,
         }
         run.finish(summary | made_with)
+        make_report(run, experiment.test)
     distributed.barrier()
+
+
+def _limit(experiment: Experiment) -> float | None:
+    """What the machine could have done at its best, each rank as if alone; None where it cannot be timed."""
+    training, network = experiment.training, experiment.network
+    layers, ranks = network.model.dense_layers(), distributed.num_ranks()
+    try:
+        return ranks * fastest_images_per_second(
+            [layers[0].in_features, *(layer.out_features for layer in layers)],
+            max(1, training.batches.batch_size // ranks),
+            pixels=math.prod(network.shape),
+            device=experiment.test.device,
+            precision=training.algorithm.precision,
+        )
+    except (MemoryError, RuntimeError):  # such as no room for another copy of the weights
+        return None
+
+
+def make_report(run: Run, test: Batches | None = None) -> None:
+    """Makes a finished run's page; the run stays as it is where that fails, and its remarks say so.
+
+    Args:
+        run: the run.
+        test: its test set, where it is open.
+    """
+    try:
+        from fcnet.page.report import write_report  # which needs what takes a while to import
+
+        write_report([run.path], run.path / "report.html", test)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the run is worth more than its page
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        again = f"python -m fcnet.report {shlex.quote(str(run.path))}"
+        summary = run.summary()
+        summary["remarks"].append(f"the report could not be made ({why}); try again: {again}")
+        run.finish(summary)
 
 
 def _remarks(experiment: Experiment, records: list[dict[str, Any]], test: Evaluation) -> list[str]:

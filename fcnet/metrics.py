@@ -1,4 +1,4 @@
-"""Counts -> figures: accuracy, its interval, and what each class looks like on its own."""
+"""Counts -> figures: accuracy, its interval, each class on its own, how far a probability is one, and who is better."""
 
 from __future__ import annotations
 
@@ -25,6 +25,26 @@ class ClassFigures:
     precision: float | None
     recall: float | None
     f1: float | None
+
+
+@dataclass(frozen=True)
+class ConfidenceBin:
+    """The examples whose largest probability lies in one part of [0, 1].
+
+    Attributes:
+        count: how many there are, at least one.
+        confidence: their mean largest probability.
+        hits: how many of them are of the class that it is of.
+    """
+
+    count: int
+    confidence: float
+    hits: int
+
+    @property
+    def accuracy(self) -> float:
+        """Hits as a fraction of all."""
+        return self.hits / self.count
 
 
 def accuracy(confusion: Sequence[Sequence[int]]) -> float:
@@ -191,3 +211,105 @@ def class_figures(confusion: Sequence[Sequence[int]]) -> list[ClassFigures]:
             )
         )
     return rows
+
+
+def confidence_bins(confidences: Sequence[float], hits: Sequence[bool], num_bins: int = 15) -> list[ConfidenceBin]:
+    """Sorts examples by their largest probability into parts of [0, 1] of one width, (i/n, (i+1)/n].
+
+    Args:
+        confidences: the largest probability of each example, in [0, 1].
+        hits: whether its class is the example's.
+        num_bins: n.
+
+    Returns:
+        The parts with an example in them, rising.
+
+    Example:
+        >>> confidence_bins([0.55, 0.95, 1.0], [True, False, True], num_bins=10)
+        [ConfidenceBin(count=1, confidence=0.55, hits=1), ConfidenceBin(count=2, confidence=0.975, hits=1)]
+    """
+    members: dict[int, list[tuple[float, bool]]] = {}
+    for confidence, hit in zip(confidences, hits, strict=True):
+        place = min(max(math.ceil(confidence * num_bins) - 1, 0), num_bins - 1)
+        members.setdefault(place, []).append((confidence, hit))
+    return [
+        ConfidenceBin(len(rows), math.fsum(row[0] for row in rows) / len(rows), sum(row[1] for row in rows))
+        for _, rows in sorted(members.items())
+    ]
+
+
+def calibration_error(bins: Sequence[ConfidenceBin]) -> float:
+    """The expected calibration error, Σ_b n_b/n |accuracy_b − confidence_b|: how far a probability is from a frequency.
+
+    Args:
+        bins: as `confidence_bins` gives them.
+
+    Returns:
+        A fraction, 0 where every part is right as often as it is sure; NaN without an example.
+
+    Source:
+        Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural networks", 2017.
+
+    Example:
+        >>> round(calibration_error([ConfidenceBin(10, 0.9, 6), ConfidenceBin(30, 0.7, 21)]), 3)
+        0.075
+    """
+    total = sum(each.count for each in bins)
+    if not total:
+        return math.nan
+    return math.fsum(each.count * abs(each.accuracy - each.confidence) for each in bins) / total
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """The mid-p value of McNemar's exact test: whether two networks are right equally often on the same examples.
+
+    Of the n examples that one alone gets right, each is the first's with probability ½ if they are equally good. With
+    X ~ Binomial(n, ½) and m the smaller count, p = 2 P(X < m) + P(X = m): the exact test, in which half of what
+    was seen counts, and which so is not too careful.
+
+    Args:
+        only_first: how many examples the first alone gets right.
+        only_second: how many the second alone gets right.
+
+    Returns:
+        The two-sided p value; 1 where there is no such example.
+
+    Source:
+        McNemar, "Note on the sampling error of the difference between correlated proportions or percentages", 1947;
+        Fagerland, Lydersen, Laake, "The McNemar test for binary matched-pairs data", 2013.
+
+    Example:
+        >>> mcnemar(1, 3)  # 2 · 1/16 + 4/16
+        0.375
+    """
+    n, m = only_first + only_second, min(only_first, only_second)
+    below, term = 0, 1  # C(n, k), exact
+    for k in range(m):
+        below += term
+        term = term * (n - k) // (k + 1)
+    return (2 * below + term) / 2**n if only_first != only_second else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values of several tests, adjusted by Holm: below α for all, the chance of any false alarm is at most α.
+
+    In rising order the i-th of m, from 0, is multiplied by m − i, and is at least the one before it, at most 1.
+
+    Args:
+        p_values: one a test.
+
+    Returns:
+        The adjusted values, in the order of the tests.
+
+    Source:
+        Holm, "A simple sequentially rejective multiple test procedure", 1979.
+
+    Example:
+        >>> holm([0.25, 0.125, 0.5])
+        [0.5, 0.375, 0.5]
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted

@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from fcnet import cache, cli, evaluate, export, figures, predict, train
+from fcnet import cache, cli, evaluate, export, figures, predict, report, train
 from fcnet.build import build
 from fcnet.config_file import dump_config, load_config
 from fcnet.experiment import carry_out
@@ -45,6 +45,7 @@ COMMANDS = {
     "train": train.main,
     "evaluate": evaluate.main,
     "predict": predict.main,
+    "report": report.main,
     "figures": figures.main,
     "cache": cache.main,
     "export": export.main,
@@ -177,6 +178,7 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         ),
         "python -m fcnet.evaluate runs/digits": Shown(EVALUATION),
         "python -m fcnet.evaluate runs/digits --corruptions": Shown(DAMAGE),
+        "python -m fcnet.report runs/digits": Shown([r"written to runs/digits/report\.html"]),
         "python -m fcnet.predict runs/digits IMAGE.png": Shown([r"IMAGE\.png: \d \(\d+\.\d%\)"], digit),
         "python -m fcnet.predict runs/digits PICTURES --csv": Shown(
             ["path,class,probability", r"PICTURES/a\.png,\d,0\.\d+", r"PICTURES/b/c\.png,\d,0\.\d+"], digits
@@ -226,6 +228,7 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         "python -m fcnet.train --config digits --set 'model.hidden=[256,128]' --out runs/narrow": Shown(
             [r".* layers 64-256-128-10, .*; runs/narrow", RESULT], smaller=FEW
         ),
+        "python -m fcnet.report runs/digits runs/narrow": Shown([r"written to report\.html"]),
         "python -m fcnet.train --config mine.toml": Shown([r".* layers 64-64-10, .*; runs/mine", RESULT], smaller=FEW),
         "python -m fcnet.train --config images --set data.path=/my/images": Shown(
             [r".* in 3 classes; .*; runs/images", RESULT], lambda: image_folder("my/images"), FEW

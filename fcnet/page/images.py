@@ -1,0 +1,58 @@
+"""Images as the PNG data URIs that a page holds."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LARGEST = 96
+"""Pixels along a side, of what is shown at about so many."""
+
+_POSITIVE = torch.tensor([194.0, 65.0, 12.0])
+_NEGATIVE = torch.tensor([11.0, 92.0, 173.0])
+
+
+def picture(pixels: Tensor) -> str:
+    """An image as a PNG data URI; a large one is made smaller, one of other than 1 or 3 channels grey.
+
+    Args:
+        pixels: uint8 (channels, height, width).
+
+    Example:
+        >>> picture(torch.zeros(1, 2, 2, dtype=torch.uint8))[:30]
+        'data:image/png;base64,iVBORw0K'
+    """
+    from PIL import Image
+
+    if len(pixels) not in (1, 3):
+        pixels = pixels.float().mean(0, keepdim=True).round().to(torch.uint8)
+    array = pixels.permute(1, 2, 0).numpy()
+    image = Image.fromarray(array[:, :, 0] if len(pixels) == 1 else array)
+    image.thumbnail((_LARGEST, _LARGEST))
+    content = io.BytesIO()
+    image.save(content, "png", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def weight_picture(weights: Tensor) -> str:
+    """Weights of an image's values as a picture in which white is 0, or grey where they have colours.
+
+    Each picture has its own scale, whose ends are ± the largest magnitude. Weights of three channels are colours about
+    grey; of others their mean over the channels goes from blue, below 0, to orange.
+
+    Args:
+        weights: float (channels, height, width).
+    """
+    scaled = weights if len(weights) == 3 else weights.mean(0, keepdim=True)
+    scaled = scaled / scaled.abs().max().clamp(min=torch.finfo(scaled.dtype).tiny)
+    if len(scaled) == 3:
+        return picture((127.5 + 127.5 * scaled).round().to(torch.uint8))
+    colour = torch.where(scaled[0, :, :, None] > 0, _POSITIVE, _NEGATIVE)
+    shown = 255.0 + scaled[0].abs()[:, :, None] * (colour - 255.0)
+    return picture(shown.round().to(torch.uint8).permute(2, 0, 1))
