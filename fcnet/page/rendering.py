@@ -25,8 +25,8 @@ class PageSection:
 
     Attributes:
         html: its content, safe as it stands.
-        script: JavaScript that runs after the page's own, in a function of its own.
-        style: CSS that stands after the page's own.
+        script: JavaScript that runs after the page's own, in a function of its own; once for parts of the same.
+        style: CSS that stands after the page's own; likewise.
     """
 
     html: Markup
@@ -54,15 +54,19 @@ def render(template: str, *, sections: Sequence[PageSection] = (), **values: Any
         ('<!DOCTYPE html>', True, True)
     """
     own = (_HERE / "page.js").read_text(encoding="utf-8")
-    script = "\n".join([own, *(f"(() => {{\n{section.script}\n}})();" for section in sections if section.script)])
-    style = "\n".join([(_HERE / "style.css").read_text(encoding="utf-8"), *(section.style for section in sections)])
+    scripts = dict.fromkeys(section.script for section in sections if section.script)  # each once, as the styles
+    script = "\n".join([own, *(f"(() => {{\n{each}\n}})();" for each in scripts)])
+    styles = dict.fromkeys([(_HERE / "style.css").read_text(encoding="utf-8"), *(each.style for each in sections)])
+    style = "\n".join(styles)
     for text, end in ((script, "</script"), (script, "<!--"), (style, "</style")):
         assert end not in text.lower(), f"{end} would end the element that it stands in"
-    return (
-        _templates()
-        .get_template(template)
-        .render(sections=sections, script=Markup(script), style=Markup(style), policy=Markup(policy(script)), **values)
-    )
+    head = {"script": Markup(script), "style": Markup(style), "policy": Markup(policy(script))}
+    return str(fill(template, sections=sections, **head, **values))
+
+
+def fill(template: str, **values: Any) -> Markup:  # noqa: ANN401 - what the template takes
+    """Fills in a template of this folder, a page's or a part's; what is not `Markup` is escaped."""
+    return Markup(_templates().get_template(template).render(**values))
 
 
 @functools.cache

@@ -9,7 +9,8 @@ from fcnet.comparison import pairs, settings
 from fcnet.files import write_text
 from fcnet.findings import find
 from fcnet.page.learned import OnTestSet, Shown, on_test_set, weights
-from fcnet.page.rendering import PageSection, render
+from fcnet.page.live import sections
+from fcnet.page.rendering import render
 from fcnet.page.training import INSIDE_HEADER, Inside, curves, curves_together, inside, speed, widths
 
 if TYPE_CHECKING:
@@ -50,19 +51,18 @@ class Part:
     speed: tuple[Chart, list[tuple[str, str]]] | None
 
 
-def report(runs: Sequence[Findings], sections: Sequence[PageSection] = ()) -> str:
+def report(runs: Sequence[Findings]) -> str:
     """The page.
 
     Args:
         runs: one or more, as `fcnet.findings.find` gives them.
-        sections: further parts, which stand before the configuration.
     """
     names = _names(runs)
     parts = [_part(run, name) for run, name in zip(runs, names, strict=True)]
     several = len(runs) > 1
     return render(
         "report.html.j2",
-        sections=sections,
+        sections=sections(runs, names),
         parts=parts,
         title=" and ".join([", ".join(names[:-1]), names[-1]] if several else names),
         together=curves_together(runs, names) if several else [],

@@ -1,0 +1,311 @@
+// The section of the page: what the reader does, and what follows from it.
+
+/** What the page's data say: the network's layers, the test images, and their names. */
+function readNetwork(root) {
+  const facts = JSON.parse(root.querySelector("[data-live=facts]").textContent);
+  const { buffer } = bytesOf(root.querySelector("[data-live=tensors]").textContent);
+  const pixels = bytesOf(root.querySelector("[data-live=images]").textContent);
+  const size = facts.shape.reduce((a, b) => a * b);
+  return {
+    ...facts,
+    layers: facts.layers.map((layer) => readLayer(buffer, layer)),
+    images: facts.labels.map((_, place) => pixels.subarray(place * size, (place + 1) * size)),
+  };
+}
+
+/** One section: its network, its picture, and the elements of both. */
+class Live {
+  constructor(root) {
+    this.root = root;
+    this.network = readNetwork(root);
+    this.find = (name) => root.querySelector(`[data-live=${name}]`);
+    const { shape: size, ground, images } = this.network;
+    this.blank = Uint8ClampedArray.from(
+      { length: size[0] * size[1] * size[2] },
+      (_, place) => ground[Math.floor(place / (size[1] * size[2]))],
+    );
+    this.picture = new Picture(size, images.length ? images[0] : this.blank);
+    this.scaling = { sigmoid: 1, softmax: 1 };
+    this.erasing = false;
+    this.cell = { x: Math.floor(size[2] / 2), y: Math.floor(size[1] / 2) };
+    this.build();
+  }
+
+  build() {
+    const { layers, classes } = this.network;
+    this.views = layers.map((layer, place) => new LayerView(this.root, layer, place + 1 === layers.length));
+    this.find("layers").append(...this.views.map((view) => view.figure));
+    this.probabilities = new ProbabilityView(this.find("probabilities"), classes);
+    this.buildThumbnails();
+    this.buildTools();
+    this.buildBoard();
+    this.buildFile();
+    this.buildSlider("sigmoid");
+    this.buildSlider("softmax");
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.refresh());
+    this.find("needs").remove();
+    this.find("app").hidden = false;
+    if (this.network.images.length) this.pick(0);
+    else this.tell("A blank picture");
+  }
+
+  // ---- which picture
+
+  buildThumbnails() {
+    const strip = this.find("thumbnails");
+    const { images, labels, classes, predicted } = this.network;
+    this.thumbnails = images.map((pixels, place) => {
+      const canvas = element("canvas");
+      paint(canvas, pixels, this.network.shape);
+      const wrong = predicted[place] !== labels[place];
+      const name = `Test image ${place + 1}, ${classes[labels[place]]}`;
+      const label = wrong ? `${name}, taken for ${classes[predicted[place]]}` : name;
+      const button = element("button", { type: "button", "aria-label": label, title: label, tabindex: -1 }, canvas);
+      button.classList.toggle("live-wrong", wrong);
+      button.addEventListener("click", () => this.pick(place));
+      return button;
+    });
+    strip.append(...this.thumbnails);
+    strip.addEventListener("keydown", (event) => this.stepThumbnail(event));
+  }
+
+  stepThumbnail(event) {
+    const here = this.thumbnails.indexOf(event.target);
+    const last = this.thumbnails.length - 1;
+    const goals = { ArrowLeft: here - 1, ArrowRight: here + 1, Home: 0, End: last };
+    if (!(event.key in goals)) return;
+    event.preventDefault();
+    this.thumbnails[Math.min(last, Math.max(0, goals[event.key]))].focus();
+  }
+
+  pick(place) {
+    const { images, labels, classes } = this.network;
+    this.picture.show(images[place]);
+    this.truth = classes[labels[place]];
+    this.tell(`Test image ${place + 1} of ${images.length}`, this.thumbnails[place]);
+  }
+
+  /** Says what the picture is, marks its thumbnail, and computes. */
+  tell(source, thumbnail) {
+    for (const button of this.thumbnails) {
+      button.setAttribute("aria-pressed", button === thumbnail);
+      button.tabIndex = button === (thumbnail || this.thumbnails[0]) ? 0 : -1;
+    }
+    this.find("source").textContent = source;
+    this.refresh();
+  }
+
+  buildFile() {
+    const input = this.find("file");
+    input.addEventListener("change", () => input.files.length && this.open(input.files[0]));
+    this.root.addEventListener("dragover", (event) => {
+      event.preventDefault();
+      this.root.classList.add("live-over");
+    });
+    this.root.addEventListener("dragleave", () => this.root.classList.remove("live-over"));
+    this.root.addEventListener("drop", (event) => {
+      event.preventDefault();
+      this.root.classList.remove("live-over");
+      if (event.dataTransfer.files.length) this.open(event.dataTransfer.files[0]);
+    });
+  }
+
+  async open(file) {
+    try {
+      this.picture.show(await pixelsOfFile(file, this.network.shape));
+    } catch {
+      this.find("source").textContent = `${file.name} is no picture that this browser can read`;
+      return;
+    }
+    this.truth = undefined;
+    this.tell(`Your picture, ${file.name}`);
+  }
+
+  // ---- drawing
+
+  buildTools() {
+    const [channels, height, width] = this.network.shape;
+    const brush = this.find("brush");
+    brush.max = Math.max(2, Math.floor(Math.min(height, width) / 2));
+    brush.value = Math.max(1.5, Math.round(width / 8) / 2);
+    const bright = this.network.ground.reduce((a, b) => a + b) / channels > 127;
+    const grey = this.find("grey");
+    const colour = this.find("colour");
+    (channels === 1 ? colour : grey).closest("label").remove();
+    grey.value = bright ? 0 : 255;
+    colour.value = bright ? "#000000" : "#ffffff";
+    this.colour = () =>
+      channels === 1 ? [Number(grey.value)] : [1, 3, 5].map((at) => parseInt(colour.value.slice(at, at + 2), 16));
+    this.setErasing(false);
+    this.find("draw").addEventListener("click", () => this.setErasing(false));
+    this.find("erase").addEventListener("click", () => this.setErasing(true));
+    this.onClick("clear", () => this.picture.change((_, channel) => this.network.ground[channel]));
+    this.onClick("invert", () => this.picture.change((value) => 255 - value));
+    this.onClick("undo", () => this.picture.undo());
+    this.onClick("restore", () => this.picture.restore());
+  }
+
+  onClick(name, change) {
+    this.find(name).addEventListener("click", () => {
+      change();
+      this.refresh();
+    });
+  }
+
+  setErasing(erasing) {
+    this.erasing = erasing;
+    this.find("draw").setAttribute("aria-pressed", !erasing);
+    this.find("erase").setAttribute("aria-pressed", erasing);
+  }
+
+  beginStroke(erasing) {
+    this.picture.beginStroke(erasing ? this.network.ground : this.colour(), Number(this.find("brush").value) / 2);
+  }
+
+  buildBoard() {
+    const board = this.find("board");
+    board.addEventListener("pointerdown", (event) => this.press(event));
+    board.addEventListener("pointermove", (event) => this.move(event));
+    for (const end of ["pointerup", "pointercancel"]) {
+      board.addEventListener(end, () => {
+        this.last = null;
+      });
+    }
+    board.addEventListener("keydown", (event) => this.key(event));
+  }
+
+  /** Where a pointer is, in pixels of the picture. */
+  place(event) {
+    const box = this.find("board").getBoundingClientRect();
+    const { width, height } = this.picture;
+    return {
+      x: ((event.clientX - box.left) / box.width) * width,
+      y: ((event.clientY - box.top) / box.height) * height,
+    };
+  }
+
+  press(event) {
+    if (event.button !== 0 && event.button !== 5) return;
+    event.preventDefault();
+    event.target.focus({ preventScroll: true });
+    event.target.setPointerCapture(event.pointerId);
+    this.beginStroke(this.erasing || event.button === 5); // 5 is a pen's other end
+    this.last = this.place(event);
+    this.drawTo(this.last);
+  }
+
+  move(event) {
+    const here = this.place(event);
+    this.moveCell(Math.floor(here.x) - this.cell.x, Math.floor(here.y) - this.cell.y);
+    if (!this.last) return;
+    const between = event.getCoalescedEvents ? event.getCoalescedEvents() : [];
+    for (const step of [...between, event]) this.drawTo(this.place(step));
+  }
+
+  drawTo(point) {
+    this.picture.draw(this.last, point);
+    this.last = point;
+    this.refreshSoon();
+  }
+
+  key(event) {
+    const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+    const brushes = { " ": this.erasing, Enter: this.erasing, Delete: true, Backspace: true };
+    if (event.key in steps) this.moveCell(...steps[event.key]);
+    else if (event.key === "z" && (event.ctrlKey || event.metaKey)) this.picture.undo();
+    else if (!(event.key in brushes)) return;
+    event.preventDefault();
+    if (event.key in brushes || (event.shiftKey && event.key in steps)) this.dot(brushes[event.key] || this.erasing);
+    this.refreshSoon();
+  }
+
+  /** Moves the keyboard's cell, which a frame shows. */
+  moveCell(right, down) {
+    const { width, height } = this.picture;
+    this.cell.x = Math.min(width - 1, Math.max(0, this.cell.x + right));
+    this.cell.y = Math.min(height - 1, Math.max(0, this.cell.y + down));
+    const frame = this.find("cell");
+    frame.style.left = `${(100 * this.cell.x) / width}%`;
+    frame.style.top = `${(100 * this.cell.y) / height}%`;
+    frame.style.width = `${100 / width}%`;
+    frame.style.height = `${100 / height}%`;
+    const values = this.picture.at(this.cell.x, this.cell.y).join(", ");
+    this.find("where").textContent = `Row ${this.cell.y + 1}, column ${this.cell.x + 1}: ${values}`;
+  }
+
+  dot(erasing) {
+    const centre = { x: this.cell.x + 0.5, y: this.cell.y + 0.5 };
+    this.beginStroke(erasing);
+    this.picture.draw(centre, centre);
+  }
+
+  // ---- the sliders
+
+  /** A slider from 1/10 to 10; not every network has both. */
+  buildSlider(kind) {
+    const slider = this.find(`${kind}-slider`);
+    if (!slider) return;
+    const set = () => {
+      this.scaling[kind] = 10 ** Number(slider.value);
+      const text = this.scaling[kind].toFixed(2);
+      this.find(`${kind}-value`).textContent = text;
+      slider.setAttribute("aria-valuetext", text);
+    };
+    slider.addEventListener("input", () => {
+      set();
+      this.refreshSoon();
+    });
+    this.find(`${kind}-reset`).addEventListener("click", () => {
+      slider.value = 0;
+      set();
+      this.refresh();
+    });
+    set();
+  }
+
+  // ---- what follows
+
+  /** Computes once before the next frame, however often it is asked for. */
+  refreshSoon() {
+    if (!this.waiting) requestAnimationFrame(() => this.refresh());
+    this.waiting = true;
+  }
+
+  refresh() {
+    this.waiting = false;
+    const { classes, shape: size, layers } = this.network;
+    const result = compute(this.network, this.picture.pixels, this.scaling);
+    const order = [...classes.keys()].sort((a, b) => result.probabilities[b] - result.probabilities[a]);
+    paint(this.find("board"), this.picture.pixels, size);
+    this.views.forEach((view, place) => view.show(result.layers[place].a));
+    this.probabilities.show(result.probabilities, order);
+    this.drawPlots(result, layers, order);
+    this.find("undo").disabled = !this.picture.past.length;
+    this.moveCell(0, 0);
+    this.root.dataset.probabilities = JSON.stringify(result.probabilities);
+    this.root.dispatchEvent(new CustomEvent("fcnet-computed", { detail: result }));
+    this.summarize(result.probabilities, order);
+  }
+
+  drawPlots(result, layers, order) {
+    const { classes } = this.network;
+    const plots = { sigmoid: this.find("sigmoid-plot"), softmax: this.find("softmax-plot") };
+    if (plots.sigmoid) {
+      const units = layers.flatMap(({ activation }, i) => (activation === "sigmoid" ? [...result.layers[i].z] : []));
+      drawSigmoids(plots.sigmoid, this.scaling.sigmoid, units, classes.length === 2 ? [...result.logits] : []);
+    }
+    if (plots.softmax) drawScales(plots.softmax, this.scaling.softmax, result.logits, order, classes);
+  }
+
+  /** The foremost classes in words, read aloud once the picture has come to rest. */
+  summarize(probabilities, order) {
+    const name = (label) => `${this.network.classes[label]} (${percent(probabilities[label])})`;
+    const truth = this.truth === undefined ? "" : ` The test image's class is ${this.truth}.`;
+    clearTimeout(this.speaking);
+    this.speaking = setTimeout(() => {
+      this.find("summary").textContent = `Most probable: ${name(order[0])}, then ${name(order[1])}.${truth}`;
+    }, 250);
+  }
+}
+
+for (const root of document.querySelectorAll(".live")) new Live(root);

@@ -1,0 +1,130 @@
+// The network: read from the page's data, and computed layer by layer in double precision.
+
+/** The bytes of a text in base64. */
+function bytesOf(base64) {
+  const text = atob(base64.trim());
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  return bytes;
+}
+
+/** The number that 16 bits stand for: sign, 5 bits of exponent, 10 of fraction. */
+function halfPrecision(bits) {
+  const exponent = (bits >> 10) & 31;
+  const fraction = (bits & 1023) / 1024;
+  const size = exponent ? (1 + fraction) * 2 ** (exponent - 15) : fraction * 2 ** -14;
+  return bits & 0x8000 ? -size : size;
+}
+
+const FORMS = {
+  float32: (buffer, { offset, rows, columns }) => new Float32Array(buffer, offset, rows * columns),
+  float16: (buffer, { offset, rows, columns }) =>
+    Float32Array.from(new Uint16Array(buffer, offset, rows * columns), halfPrecision),
+  int8: (buffer, { offset, rows, columns, scales }) => {
+    const scale = new Float32Array(buffer, scales, rows);
+    return Float32Array.from(
+      new Int8Array(buffer, offset, rows * columns),
+      (value, place) => value * scale[Math.floor(place / columns)],
+    );
+  },
+};
+
+/** A layer whose tensors are arrays; absent ones are null. */
+function readLayer(buffer, facts) {
+  const read = (tensor) => tensor && FORMS[tensor.form](buffer, tensor);
+  return {
+    ...facts,
+    units: facts.weight.rows,
+    inputs: facts.weight.columns,
+    weight: read(facts.weight),
+    bias: read(facts.bias),
+    gain: read(facts.gain),
+    shift: read(facts.shift),
+  };
+}
+
+function sigmoid(x) {
+  const z = Math.exp(-Math.abs(x));
+  return (x >= 0 ? 1 : z) / (1 + z);
+}
+
+/** erfc(x) = 1 − erf(x): by a series of positive terms near 0, by a continued fraction for large x. */
+function erfc(x) {
+  if (x < 0) return 2 - erfc(-x);
+  const bell = Math.exp(-x * x) / Math.sqrt(Math.PI);
+  if (x > 2.5) {
+    let fraction = x;
+    for (let k = 60; k >= 1; k--) fraction = x + k / 2 / fraction;
+    return bell / fraction;
+  }
+  let term = 2 * x;
+  let sum = term;
+  for (let n = 1; n < 80; n++) sum += term *= (2 * x * x) / (2 * n + 1);
+  return 1 - bell * sum;
+}
+
+const ACTIVATIONS = {
+  identity: (z) => z,
+  sigmoid: (z, scaling) => sigmoid(scaling * z),
+  relu: (z) => Math.max(0, z),
+  leaky_relu: (z) => (z > 0 ? z : 0.01 * z),
+  elu: (z) => (z > 0 ? z : Math.expm1(z)),
+  gelu: (z) => (z / 2) * erfc(-z / Math.SQRT2),
+};
+
+/** W a + b. */
+function affine({ weight, bias, units, inputs }, a) {
+  const z = new Float64Array(units);
+  for (let unit = 0, place = 0; unit < units; unit++) {
+    let sum = bias ? bias[unit] : 0;
+    for (let i = 0; i < inputs; i++, place++) sum += weight[place] * a[i];
+    z[unit] = sum;
+  }
+  return z;
+}
+
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+/** Layer norm: γ (z − μ) / √(σ² + ε) + β over the units; z itself where a layer has none. */
+function normalized({ gain, shift, epsilon }, z) {
+  if (!gain) return z;
+  const middle = mean(z);
+  const deviation = Math.sqrt(mean(z.map((value) => (value - middle) ** 2)) + epsilon);
+  return z.map((value, unit) => ((value - middle) / deviation) * gain[unit] + shift[unit]);
+}
+
+/** One layer: its activation's argument z and its output a. */
+function computeLayer(layer, input, scaling) {
+  const z = normalized(layer, affine(layer, input));
+  const activation = ACTIVATIONS[layer.activation];
+  const a = z.map((value, unit) => activation(value, scaling) + (layer.residual ? input[unit] : 0));
+  return { z, a };
+}
+
+function softmax(logits, scaling) {
+  const top = logits.reduce((a, b) => Math.max(a, b));
+  const powers = Array.from(logits, (logit) => Math.exp(scaling * (logit - top)));
+  const sum = powers.reduce((a, b) => a + b, 0);
+  return powers.map((power) => power / sum);
+}
+
+/** The probability of every class; one output node is the second of two classes. */
+function probabilitiesOf(logits, scaling) {
+  if (logits.length > 1) return softmax(logits, scaling.softmax);
+  return [sigmoid(-scaling.sigmoid * logits[0]), sigmoid(scaling.sigmoid * logits[0])];
+}
+
+/** What every layer makes of pixels (channel by channel, 0 to 255), and the probabilities at the end. */
+function compute(network, pixels, scaling) {
+  const plane = pixels.length / network.scale.length;
+  let a = Float64Array.from(pixels, (pixel, place) => {
+    const channel = Math.floor(place / plane);
+    return pixel * network.scale[channel] + network.offset[channel];
+  });
+  const layers = [];
+  for (const layer of network.layers) {
+    layers.push(computeLayer(layer, a, scaling.sigmoid));
+    a = layers[layers.length - 1].a;
+  }
+  return { layers, logits: a, probabilities: probabilitiesOf(a, scaling) };
+}
