@@ -47,7 +47,7 @@ epochs = {EPOCHS}
 batch_size = 64
 """
 OPTIMIZERS = ("sgd", "adamw")
-FILES = {"config.toml", "metrics.jsonl", "summary.json", "model.safetensors", "model.json"}
+FILES = {"config.toml", "metrics.jsonl", "diagnostics.jsonl", "summary.json", "model.safetensors", "model.json"}
 WAIT_SECONDS = 60.0
 
 

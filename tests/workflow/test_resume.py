@@ -73,7 +73,7 @@ COURSES = [
     [MIXED, "data.balance=weights"],
     [MIXED, "data.balance=sampling", "data.whiten=9", "train.accumulate=2"],
 ]
-FINISHED = {"config.toml", "metrics.jsonl", "summary.json", "model.safetensors", "model.json"}
+FINISHED = {"config.toml", "metrics.jsonl", "diagnostics.jsonl", "summary.json", "model.safetensors", "model.json"}
 
 
 def configured(folder: Path, *changes: str) -> Config:
@@ -119,7 +119,7 @@ def result(run: Run) -> dict[str, Any]:
     assert summary.pop("train_seconds") > 0.0
     assert {file.name for file in run.path.iterdir()} == FINISHED
     network = [(run.path / f"model.{ending}").read_bytes() for ending in ("safetensors", "json")]
-    return {"network": network, "records": records, "summary": summary}
+    return {"network": network, "records": records, "looks": run.looks(), "summary": summary}
 
 
 def uninterrupted(folder: Path, config: Config) -> dict[str, Any]:
