@@ -15,14 +15,17 @@ from fcnet.diagnostics import diagnose
 from fcnet.seeds import generator
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from fcnet.training import Training
 
 IMAGES = 256
-_SHARE = 0.02
-_STEP, _UPDATE, _PRODUCT = 3e-4, 1e-9, 2e-11
-_LOOK, _FIGURES, _VALUE, _EIGENVALUES = 1e-3, 3e-4, 5e-9, 2e-9
+_SHARE = 0.015
+_STEP, _LAYER_STEP, _UPDATE = 2.5e-4, 6e-5, 8e-10
+_LOOK, _LAYER_LOOK, _EIGENVALUES = 8e-4, 4e-4, 2e-9
+_PRODUCT, _VALUE, _FIGURE = 1.2e-11, 2e-9, 1e-8
 
 
 class Checkup:
@@ -50,7 +53,7 @@ class Checkup:
         batches, epochs = training.batches, training.algorithm.epochs
         drawn = torch.randperm(batches.num_images, generator=generator(training.seed, "look"))
         self.rows = batches.rows[drawn[:IMAGES].sort().values]
-        matrices = [tuple(p.flatten(1).shape) for p in training.model.parameters() if p.ndim > 1]
+        matrices = [(len(p), p[0].numel()) for p in training.model.parameters() if p.ndim > 1]
         self.every = interval(matrices, batches.num_images, len(batches), epochs)
 
     @property
@@ -69,8 +72,8 @@ class Checkup:
         return {"epoch": training.epoch, "step": training.step, **seen.record()}
 
 
-def interval(matrices: list[tuple[int, ...]], num_images: int, num_steps: int, epochs: int) -> int:
-    """Epochs between looks, so that they take some 2 % of the time that training takes.
+def interval(matrices: Sequence[tuple[int, int]], num_images: int, num_steps: int, epochs: int) -> int:
+    """Epochs between looks, so that they take some 1 or 2 % of the time that training takes.
 
     Args:
         matrices: (n[l], m[l]) of every layer's weights.
@@ -87,15 +90,25 @@ def interval(matrices: list[tuple[int, ...]], num_images: int, num_steps: int, e
         >>> interval([(10, 64)], num_images=1_000, num_steps=8, epochs=100)
         50
     """
-    parameters = sum(math.prod(shape) for shape in matrices)
-    epoch = num_steps * (_STEP + _UPDATE * parameters) + _PRODUCT * 3 * num_images * parameters
-    look = _LOOK + _PRODUCT * 3 * min(num_images, IMAGES) * parameters
-    look += sum(_layer(*shape, rows=min(num_images, IMAGES)) for shape in matrices)
-    most = max(2, int(_SHARE * epochs * epoch / look))
+    rows = min(num_images, IMAGES)
+    look = _look_seconds(matrices, rows)
+    most = max(2, int(_SHARE * epochs * _epoch_seconds(matrices, num_images, num_steps) / look))
     return math.ceil(epochs / (most - 1))
 
 
-def _layer(units: int, inputs: int, *, rows: int) -> float:
-    """Seconds that a layer's figures take."""
-    short, long = sorted((units, inputs))
-    return _FIGURES + _VALUE * rows * units + 2.0 * _PRODUCT * long * short**2 + _EIGENVALUES * float(short) ** 2.5
+def _epoch_seconds(matrices: Sequence[tuple[int, int]], num_images: int, num_steps: int) -> float:
+    """What an epoch takes on one thread of a processor, within a factor of two."""
+    weights = sum(n * m for n, m in matrices)
+    values = matrices[0][1] + sum(n for n, _ in matrices)
+    step = _STEP + _LAYER_STEP * len(matrices) + _UPDATE * weights
+    return num_steps * step + num_images * (3 * _PRODUCT * weights + _VALUE * values)
+
+
+def _look_seconds(matrices: Sequence[tuple[int, int]], rows: int) -> float:
+    """What a look with so many images takes there, likewise."""
+    seconds = _LOOK + rows * _VALUE * matrices[0][1]
+    for n, m in matrices:
+        short, long = sorted((n, m))
+        seconds += _LAYER_LOOK + rows * (3 * _PRODUCT * n * m + _FIGURE * n)
+        seconds += 2 * _PRODUCT * long * short**2 + _EIGENVALUES * float(short) ** 2.5
+    return seconds

@@ -6,7 +6,7 @@ B examples, n[l] units in layer l. The layers of any module are found; see `fcne
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fcnet import distributed
 from fcnet.errors import UserError
-from fcnet.layer_figures import LayerDiagnosis, constant, figures_of, share_of
+from fcnet.layer_figures import Histogram, LayerDiagnosis, constant, figures_of, share_of
 from fcnet.models import MLP, SLOPES
 from fcnet.normalization import evaluating
 from fcnet.symptoms import on_inputs, on_layers
@@ -50,7 +50,7 @@ class Diagnosis:
     def record(self) -> dict[str, Any]:
         """What a line of ``diagnostics.jsonl`` holds, for JSON: six digits, null for what is no number."""
         layers = [
-            {key: _jsonable(value) for key, value in asdict(layer).items() if key not in _IN_PYTHON_ALONE}
+            {key: _jsonable(value) for key, value in vars(layer).items() if key not in _IN_PYTHON_ALONE}
             for layer in self.layers
         ]
         return {
@@ -94,7 +94,7 @@ def diagnose(model: nn.Module, images: Tensor, target: Tensor, loss: Loss) -> Di
         for number, (layer, gradient) in enumerate(zip(passes, gradients, strict=True), 1)
     )
     still = share_of(constant(images.flatten(1))) if len(images) > 1 else None
-    said = on_inputs(still) + on_layers([asdict(layer) for layer in figures])
+    said = on_inputs(still) + on_layers([vars(layer) for layer in figures])
     return Diagnosis(len(images), still, figures, tuple(said))
 
 
@@ -249,8 +249,8 @@ def _gradients(
 
 def _jsonable(value: Any) -> Any:  # noqa: ANN401 - whatever a record holds
     """Floats with six digits, and None for what is no number, which JSON cannot hold."""
-    if isinstance(value, dict):
-        return {key: _jsonable(inner) for key, inner in value.items()}
+    if isinstance(value, Histogram):
+        return {"low": _jsonable(value.low), "high": _jsonable(value.high), "counts": list(value.counts)}
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value
