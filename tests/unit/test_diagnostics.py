@@ -14,8 +14,9 @@ from torch.testing import assert_close
 
 import fcnet.functional as F
 from fcnet.data.batches import Batches
-from fcnet.diagnostics import Histogram, diagnose, gradient_norms, idle_units, slopes, update_ratios
+from fcnet.diagnostics import diagnose, gradient_norms, idle_units, slopes, update_ratios
 from fcnet.errors import UserError
+from fcnet.layer_figures import Histogram
 from fcnet.losses import CrossEntropy
 from fcnet.models import ACTIVATIONS, MLP
 
@@ -209,6 +210,14 @@ def test_activations_are_told_by_their_mean_deviation_and_histogram() -> None:
         assert (len(counts), sum(counts)) == (32, numbers.size)
         ours, theirs = np.cumsum(counts), np.cumsum(np.histogram(numbers, bins=32)[0])
         assert abs(ours - theirs).max() <= 1  # a value on a border may be rounded over it
+
+
+def test_activations_of_modules_of_torchs_are_those_after_the_activation() -> None:
+    model = modules(nn.Sigmoid)
+    first = diagnose(model, images(), labels(), CrossEntropy()).layers[0]
+    values = model.eval()[:3](images()).detach().double()
+    assert first.activation_mean == pytest.approx(values.mean().item(), rel=1e-5)
+    assert first.activation_std == pytest.approx(values.std(correction=0).item(), rel=1e-5)
 
 
 def test_a_histogram_of_one_value_has_a_width() -> None:
