@@ -224,6 +224,10 @@ def test_looks_after_the_checkpoint_are_taken_back_and_made_once(
     assert [look["epoch"] for look in run.looks()] == [0, 1, 2]
     carry_on(build(config, CPU), run, until=15)
     assert [look["epoch"] for look in run.looks()] == [0, 1]
+    list(itertools.islice(carry_out(build(config, CPU), run, save_seconds=1e9), 12))
+    assert [look["epoch"] for look in run.looks()] == [0, 1, 2]
+    carry_on(build(config, CPU), run, until=16)  # which ends no epoch
+    assert [look["epoch"] for look in run.looks()] == [0, 1]
     carry_on(build(config, CPU), run)
     assert result(run) == expected
 
