@@ -27,8 +27,8 @@ _STEP, _LAYER_STEP, _UPDATE = 4.5e-4, 7e-5, 8e-10
 _LOOK, _LAYER_LOOK, _EIGENVALUES = 2.5e-3, 4e-4, 2e-9
 _PRODUCT, _VALUE, _FIGURE = 1.2e-11, 2e-9, 1e-8
 """Seconds on one thread of a processor: of a step, each of its layers and each weight's update; of a look with its
-writing, each of its layers and the eigenvalues of a matrix of side 1; of a multiplication with its addition, a value of an
-image, a value that is described."""
+writing, each of its layers and the eigenvalues of a matrix of side 1; of a multiplication with its addition, a value of
+an image, a value that is described."""
 
 
 class Checkup:
@@ -89,7 +89,7 @@ def interval(matrices: Sequence[tuple[int, int]], num_images: int, num_steps: in
 
     Example:
         >>> interval([(2048, 3072), (10, 2048)], num_images=50_000, num_steps=391, epochs=10)
-        1
+        5
         >>> interval([(512, 64), (256, 512), (10, 256)], num_images=1_294, num_steps=21, epochs=100)
         34
     """
