@@ -213,6 +213,8 @@ class Train(Section):
     """Processor threads; 0 chooses by the size of the work."""
     save_seconds: float = Field(default=30.0, ge=0.0)
     """Seconds of training between checkpoints; 0 saves after every step."""
+    diagnostics: bool = True
+    """Whether to look into the network before the first epoch and after some: see `fcnet.checkup`."""
 
 
 class Config(Section):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fcnet import distributed, remarks
+from fcnet.checkup import Checkup
 from fcnet.diagnostics import idle_units
 from fcnet.errors import UserError
 from fcnet.evaluation import evaluate
@@ -78,11 +79,14 @@ def _to_the_end(
 ) -> Iterator[EpochRecord | None]:
     training = experiment.training
     saved, stopping = time.monotonic(), False
+    look = _looks(experiment, run)
+    look()
     for record in training.advance():
         if record is not None:
             records.append(dataclasses.asdict(record))
             if distributed.rank() == 0:
                 run.write_records(records)
+            look()
         if record is not None or _agreement_due(training.step):
             stopping = distributed.agreed(stop())
             if stopping or distributed.agreed(time.monotonic() - saved >= save_seconds):
@@ -93,6 +97,27 @@ def _to_the_end(
             raise Stopped
     _save(experiment, run)
     _finish(experiment, run, records)
+
+
+def _looks(experiment: Experiment, run: Run) -> Callable[[], None]:
+    """What looks into the network where that is due and not done; the first rank does it alone.
+
+    What a run has seen since its checkpoint is taken back.
+    """
+    if not experiment.diagnostics:
+        return lambda: None
+    checkup, written = Checkup(experiment.training), run.looks()
+    lines = [line for line in written if line["epoch"] <= experiment.training.epoch]
+    if distributed.rank() == 0 and len(lines) < len(written):
+        run.write_looks(lines)
+
+    def look() -> None:
+        done = bool(lines) and lines[-1]["epoch"] == experiment.training.epoch
+        if distributed.rank() == 0 and checkup.due and not done:
+            lines.append(checkup.look())
+            run.write_looks(lines)
+
+    return look
 
 
 def _agreement_due(step: int) -> bool:

@@ -81,13 +81,19 @@ class Run:
 
     def records(self) -> list[dict[str, Any]]:
         """The epochs written so far."""
-        file = self.path / "metrics.jsonl"
-        return [_parsed(line, file) for line in file.read_bytes().splitlines()] if file.is_file() else []
+        return _lines(self.path / "metrics.jsonl")
 
     def write_records(self, records: list[dict[str, Any]]) -> None:
         """Replaces the epochs, a line each."""
-        lines = [json.dumps(record, allow_nan=False) + "\n" for record in map(_finite, records)]
-        write_text(self.path / "metrics.jsonl", "".join(lines))
+        _write_lines(self.path / "metrics.jsonl", records)
+
+    def looks(self) -> list[dict[str, Any]]:
+        """The looks into the network written so far; see `fcnet.checkup`."""
+        return _lines(self.path / "diagnostics.jsonl")
+
+    def write_looks(self, looks: list[dict[str, Any]]) -> None:
+        """Replaces the looks, a line each."""
+        _write_lines(self.path / "diagnostics.jsonl", looks)
 
     def save(self, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Writes a checkpoint, then removes all but the newest two, and what a killed process left of one."""
@@ -164,6 +170,16 @@ def _parsed(text: bytes, file: Path) -> dict[str, Any]:
     if not isinstance(facts, dict):
         raise UserError(f"{file} is damaged: expected a JSON object, got {text[:60].decode(errors='replace')!r}")
     return facts
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    """The objects of a file with a line each; none where there is no file."""
+    return [_parsed(line, file) for line in file.read_bytes().splitlines()] if file.is_file() else []
+
+
+def _write_lines(file: Path, records: list[dict[str, Any]]) -> None:
+    """Replaces the file whole."""
+    write_text(file, "".join(json.dumps(record, allow_nan=False) + "\n" for record in map(_finite, records)))
 
 
 def _claimed(name: str) -> Path:

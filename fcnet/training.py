@@ -16,7 +16,11 @@ from fcnet.averaging import WeightAverage
 from fcnet.backpropagation import add_up, autocast, differentiation
 from fcnet.capture import Runs, cuda_graph
 from fcnet.data.batches import Batches
-from fcnet.diagnostics import (
+from fcnet.dropping import Drops
+from fcnet.errors import NonFiniteError, UserError
+from fcnet.evaluation import evaluate
+from fcnet.gradient_descent import GradientDescent
+from fcnet.nonfinite import (
     Place,
     Watch,
     explained,
@@ -25,10 +29,6 @@ from fcnet.diagnostics import (
     last_nonfinite_gradient,
     nonfinite_state,
 )
-from fcnet.dropping import Drops
-from fcnet.errors import NonFiniteError, UserError
-from fcnet.evaluation import evaluate
-from fcnet.gradient_descent import GradientDescent
 from fcnet.optim import parameter_groups
 from fcnet.optimizer_state import put_together, taken_apart, within
 from fcnet.records import EpochRecord, Tally

@@ -51,6 +51,7 @@ class Experiment:
         need: the memory that a step takes.
         free_bytes: the memory that was free before anything was made; None where nobody tells.
         remarks: what the user should know of the data, a line each.
+        diagnostics: whether to look into the network while it is trained.
     """
 
     training: Training
@@ -61,6 +62,7 @@ class Experiment:
     need: Need
     free_bytes: int | None
     remarks: tuple[str, ...]
+    diagnostics: bool
 
     def describe(self) -> str:
         """What is about to be trained, on what, in one line."""
@@ -128,4 +130,5 @@ def build(config: config.Config, device: torch.device, progress: Progress | None
         need=needed,
         free_bytes=free_bytes,
         remarks=(*skipped(store), *unevenness(labels[train_rows], classes, config.data.balance)),
+        diagnostics=config.train.diagnostics,
     )

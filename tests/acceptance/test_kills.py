@@ -48,7 +48,7 @@ batch_size = 64
 """
 OPTIMIZERS = ("sgd", "adamw")
 FILES = {
-    *("config.toml", "metrics.jsonl", "summary.json", "model.safetensors", "model.json"),
+    *("config.toml", "metrics.jsonl", "diagnostics.jsonl", "summary.json", "model.safetensors", "model.json"),
     *("predictions.safetensors", "predictions.json", "report.html"),
 }
 WAIT_SECONDS = 60.0

@@ -1,34 +1,29 @@
-"""Rules of fcnet.diagnostics, and of a training that meets NaN or inf."""
+"""Rules of fcnet.diagnostics."""
 
 from __future__ import annotations
 
-import copy
-import itertools
+import json
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 import fcnet.functional as F
-from fcnet import fit
 from fcnet.data.batches import Batches
-from fcnet.diagnostics import first_nonfinite, gradient_norms, idle_units, nonfinite_state, slopes
-from fcnet.errors import NonFiniteError
-from fcnet.gradient_descent import GradientDescent
+from fcnet.diagnostics import diagnose, gradient_norms, idle_units, slopes, update_ratios
+from fcnet.errors import UserError
+from fcnet.layer_figures import Histogram
 from fcnet.losses import CrossEntropy
-from fcnet.models import ACTIVATIONS, MLP, LogisticRegression
-from fcnet.training import Training, train_step
+from fcnet.models import ACTIVATIONS, MLP
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from fcnet.losses import Loss
-
-NAN, INF = math.nan, math.inf
-STEPS = 5  # an epoch's: 37 images in batches of 8
+LAYER = {
+    *("layer", "units", "dead", "saturated", "activation_mean", "activation_std", "histogram"),
+    *("weight_norm", "gradient_norm", "effective_rank"),
+}
 
 
 def network(**arguments: Any) -> MLP:
@@ -47,289 +42,6 @@ def images(size: int = 37) -> Tensor:
 
 def labels(size: int = 37) -> Tensor:
     return torch.arange(size) % 3
-
-
-def sgd(model: nn.Module, lr: float = 0.1) -> torch.optim.SGD:
-    return torch.optim.SGD(model.parameters(), lr=lr)
-
-
-def course(model: nn.Module, *, pixels: Tensor | None = None, loss: Loss | None = None, **settings: Any) -> Training:
-    batches = Batches(images() if pixels is None else pixels, labels(), batch_size=8)
-    lr = settings.pop("lr", 0.1)
-    algorithm = GradientDescent(sgd(model, lr), epochs=2, loss=loss or CrossEntropy(), **settings)
-    return Training(model, batches, algorithm, seed=4)
-
-
-def stopped(training: Training) -> NonFiniteError:
-    with pytest.raises(NonFiniteError) as refusal:
-        list(training.advance())
-    return refusal.value
-
-
-def parameters(model: nn.Module) -> list[Tensor]:
-    return [parameter.detach().clone() for parameter in model.parameters()]
-
-
-def is_equal(ours: list[Tensor], theirs: list[Tensor]) -> bool:
-    return all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
-
-
-# --- where a number first is none -------------------------------------------------------------------------------
-
-
-def in_image(model: MLP, x: Tensor) -> None:
-    x[2, 7] = -INF
-
-
-def in_weights(number: int, value: float) -> Callable[[MLP, Tensor], None]:
-    def plant(model: MLP, x: Tensor) -> None:
-        layer(model, number).weight[0, 0] = value
-
-    return plant
-
-
-def in_bias(number: int, value: float) -> Callable[[MLP, Tensor], None]:
-    def plant(model: MLP, x: Tensor) -> None:
-        layer(model, number).bias[0] = value
-
-    return plant
-
-
-def in_scale(model: MLP, x: Tensor) -> None:
-    layer(model, 2).normalization.weight[1] = NAN
-
-
-def far_apart(model: MLP, x: Tensor) -> None:
-    """Logits that are numbers and whose difference is none."""
-    in_bias(3, 3e38)(model, x)
-    layer(model, 3).bias[1] = -3e38
-
-
-def both_large(model: MLP, x: Tensor) -> None:
-    """z of layer 2, and what the residual layer adds to it, that are numbers and whose sum is none."""
-    in_bias(1, 3e38)(model, x)
-    layer(model, 2).weight.zero_()
-    in_bias(2, 3e38)(model, x)
-
-
-PLACES: list[tuple[str, Callable[[MLP, Tensor], None], dict[str, Any], int | None, str]] = [
-    ("image", in_image, {}, None, "the images"),
-    ("weights of the first layer", in_weights(1, NAN), {}, 1, "the weights of layer 1"),
-    ("weights of a later layer", in_weights(2, INF), {}, 2, "the weights of layer 2"),
-    ("bias", in_bias(2, NAN), {}, 2, "the bias of layer 2"),
-    ("scale", in_scale, {"normalization": "batch"}, 2, "γ of the normalisation of layer 2"),
-    ("preactivation", in_weights(1, 3e38), {}, 1, "z of layer 1"),
-    ("activation", both_large, {"residual": True, "activation": "identity"}, 2, "a of layer 2"),
-    ("logits", in_weights(3, 3e38), {"activation": "gelu"}, 3, "the logits, z of layer 3"),
-    ("loss", far_apart, {}, None, "the loss"),
-]
-
-
-@pytest.mark.parametrize(
-    ("plant", "settings", "at", "words"), [row[1:] for row in PLACES], ids=[row[0] for row in PLACES]
-)
-def test_the_place_is_where_it_was_planted(
-    plant: Callable[[MLP, Tensor], None], settings: dict[str, Any], at: int | None, words: str
-) -> None:
-    model, x = network(**settings), images() * 50.0
-    assert first_nonfinite(model, x, labels(), CrossEntropy()) is None
-    with torch.no_grad():
-        plant(model, x)
-    place = first_nonfinite(model, x, labels(), CrossEntropy())
-    assert place is not None
-    assert (place.layer, place.words) == (at, words)
-
-
-def test_one_output_node_is_looked_at_as_it_is_trained() -> None:
-    model, target = LogisticRegression(20), labels() % 2
-    assert first_nonfinite(model, images(), target, CrossEntropy()) is None
-    with torch.no_grad():
-        layer(model, 1).bias.fill_(INF)
-    place = first_nonfinite(model, images(), target, CrossEntropy())
-    assert place is not None
-    assert place.words == "the bias of layer 1"
-
-
-def test_a_module_of_torchs_is_named_by_its_own_names() -> None:
-    first, last = nn.Linear(20, 6), nn.Linear(6, 3)
-    model = nn.Sequential(first, nn.ReLU(), nn.Sequential(last))
-    with torch.no_grad():
-        first.weight.fill_(1e30)
-    place = first_nonfinite(model, images() * 1e30, labels(), CrossEntropy())
-    assert place is not None
-    assert (place.layer, place.words) == ("0", "the output of module 0")
-    with torch.no_grad():
-        first.weight.fill_(1.0)
-        last.bias[1] = NAN
-    place = first_nonfinite(model, images(), labels(), CrossEntropy())
-    assert place is not None
-    assert (place.layer, place.words) == ("2.0", "bias of module 2.0")
-    assert [bad.layer for bad in nonfinite_state(model)] == ["2.0"]
-    assert not any(module._forward_hooks for module in model.modules())
-
-
-def test_an_infinite_buffer_of_a_module_of_torchs_is_its_own_affair() -> None:
-    model = nn.Linear(20, 3)
-    model.register_buffer("mask", torch.full((3,), -INF))
-    assert nonfinite_state(model) == []
-    batch_normed = network(normalization="batch")
-    layer(batch_normed, 1).normalization.running_var[0] = INF
-    assert [place.words for place in nonfinite_state(batch_normed)] == ["the running variance of layer 1"]
-
-
-def test_numbers_as_large_as_they_may_be_are_numbers() -> None:
-    model = network()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.fill_(torch.finfo(torch.float32).max)
-    assert nonfinite_state(model) == []
-
-
-# --- a training that meets it -----------------------------------------------------------------------------------
-
-
-def step_of_image(training: Training, image: Tensor) -> int:
-    """The step of the first epoch, from 1, that an image is in."""
-    for number, batch in enumerate(training.batches.epoch(4, 0), 1):
-        if any(torch.equal(row, image) for row in batch.images.nan_to_num(nan=99.0)):
-            return number
-    raise AssertionError
-
-
-@pytest.mark.parametrize("model", [network(), network(normalization="batch"), nn.Linear(20, 3)])
-def test_a_bad_image_stops_the_step_that_it_is_in_before_the_parameters_move(model: nn.Module) -> None:
-    pixels = images()
-    pixels[11, 3] = NAN
-    whole, training = course(copy.deepcopy(model)), course(model, pixels=pixels)
-    step = step_of_image(training, pixels[11].nan_to_num(nan=99.0))
-    error = stopped(training)
-    list(itertools.islice(whole.advance(), step - 1))
-    assert is_equal(parameters(model), parameters(whole.model))
-    assert (error.step, error.layer, training.step) == (step, None, step - 1)
-    expected = f"NaN or inf in step {step} of 10, first in the images; look at the images, which must be finite"
-    assert str(error) == expected
-
-
-@pytest.mark.parametrize("settings", [{}, {"normalization": "layer", "dropout": 0.2}])
-def test_a_learning_rate_that_is_too_large_stops_with_what_to_try(settings: dict[str, Any]) -> None:
-    error = stopped(course(network(**settings), lr=3e38))
-    assert error.step == 2
-    assert isinstance(error.layer, int)
-    assert str(error).endswith("; try optimizer.lr = 1e+38 or 3e+37 (now 3e+38), optimizer.clip_norm = 1, "
-                               "optimizer.warmup_epochs = 1")  # fmt: skip
-
-
-def test_only_what_is_not_yet_done_is_to_be_tried() -> None:
-    warmed: dict[str, Any] = {
-        "clip_norm": 1.0,
-        "schedule": lambda step: min(1.0, (step + 1) / 2),
-        "precision": torch.bfloat16,
-    }
-    error = stopped(course(network(), lr=3e38, **warmed))
-    assert str(error).endswith('; try optimizer.lr = 1e+38 or 3e+37 (now 3e+38), train.precision = "float32"')
-
-
-def test_what_no_step_has_moved_is_not_laid_at_the_learning_rates_door() -> None:
-    error = stopped(course(network(), pixels=images() * 1e38))
-    assert (error.step, error.layer) == (1, 2)
-    assert "; no step had moved the network yet: look at the size of the images' values, or try " in str(error)
-    model = network()
-    with torch.no_grad():
-        layer(model, 2).bias[0] = NAN
-    error = stopped(course(model))
-    assert (error.step, error.layer) == (0, 2)
-    assert str(error).startswith("NaN or inf before the first step, in the bias of layer 2; the network must be finite")
-
-
-class SpoilsGradient:
-    """A loss that is a number, and whose gradient in one step, from 1, is none."""
-
-    def __init__(self, step: int) -> None:
-        self.step, self.calls = step, 0
-
-    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
-        self.calls += 1
-        plain = CrossEntropy()(logits, target)
-        return plain + ((logits - logits.detach()).abs().sqrt().sum() if self.calls == self.step else 0.0)
-
-
-@pytest.mark.parametrize("step", [1, 3, STEPS, 2 * STEPS])
-def test_a_gradient_that_is_none_is_laid_at_its_own_steps_door(step: int) -> None:
-    error = stopped(course(network(), loss=SpoilsGradient(step)))
-    assert (error.step, error.layer) == (step, 1)
-    assert f"in step {step} of 10, first in the weights of layer 1; try " in str(error)
-
-
-def test_where_the_gradients_norm_is_known_it_stops_the_step_before_the_parameters_move() -> None:
-    model = network()
-    whole = course(copy.deepcopy(model), clip_norm=1.0)
-    error = stopped(course(model, loss=SpoilsGradient(3), clip_norm=1.0))
-    list(itertools.islice(whole.advance(), 2))
-    assert is_equal(parameters(model), parameters(whole.model))
-    assert (error.step, error.layer) == (3, 3)
-    assert "first in the gradient of the weights of layer 3; try " in str(error)
-
-
-@pytest.mark.parametrize("step", [1, 3, STEPS, STEPS + 1, 2 * STEPS])
-@pytest.mark.parametrize("begun", [0, 2])
-def test_a_device_that_is_not_waited_for_still_tells_the_step(step: int, begun: int) -> None:
-    class Spoils(SpoilsGradient):
-        def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
-            self.calls += 1
-            return CrossEntropy()(logits, target) * (INF if self.calls == self.step else 1.0)
-
-    training = course(network(), loss=Spoils(step))
-    training.reads_losses = False
-    if begun < step:
-        events = training.advance()
-        for _ in range(begun):
-            next(events)
-        kept = training.state()
-        training = course(network(), loss=training.algorithm.loss)
-        training.reads_losses = False
-        training.restore(*kept)
-    error = stopped(training)
-    assert (error.step, error.layer) == (step, 1)
-    assert f"in step {step} of 10, first in the loss, and by now in the weights of layer 1; " in str(error)
-    assert training.step == (STEPS if step <= STEPS else 2 * STEPS)
-
-
-@pytest.mark.parametrize("reads_losses", [True, False])
-def test_the_state_of_a_spoilt_training_is_refused(reads_losses: bool) -> None:
-    training = course(network(), loss=SpoilsGradient(1))
-    training.reads_losses = reads_losses
-    next(training.advance())
-    with pytest.raises(NonFiniteError, match="in step 1 of 10, first in the weights of layer 1"):
-        training.state()
-
-
-def test_a_step_that_is_refused_counts_nowhere() -> None:
-    training = course(network(), lr=3e38)
-    stopped(training)
-    assert (training.step, training.tally.images) == (1, 8)
-    with pytest.raises(NonFiniteError):
-        train_step(training, next(iter(training.batches)))
-
-
-def test_the_search_drops_the_units_that_the_step_dropped() -> None:
-    """A unit of one layer alone overflows, and only in steps that keep it."""
-    for seed in range(6):
-        model = network(hidden=(6,), dropout=0.5, activation="identity")
-        with torch.no_grad():
-            layer(model, 1).bias[0] = 1e30
-            layer(model, 2).weight[1, 0] = 1e30
-        algorithm = GradientDescent(sgd(model, 0.0), epochs=40)
-        one = Batches(images(1), labels(1), batch_size=1)
-        error = stopped(Training(model, one, algorithm, seed=seed))
-        assert (error.layer, "first in the logits" in str(error)) == (2, True)
-
-
-def test_from_python_it_comes_out_of_fit() -> None:
-    model = network()
-    algorithm = GradientDescent(sgd(model, 3e38), epochs=2)
-    with pytest.raises(NonFiniteError) as refusal:
-        list(fit(model, (images(), labels()), algorithm, validation=(images(), labels())))
-    assert refusal.value.step == 2
 
 
 # --- units that say nothing -------------------------------------------------------------------------------------
@@ -411,3 +123,208 @@ def test_a_saturated_layer_passes_on_no_more_than_its_bound() -> None:
     z = model.trace(images())[1].z
     assert (slopes(model, images())[1] <= F.saturation_bound(z)).all()
     assert gradient_norms(model, images(), labels(), CrossEntropy())[0] < 1e-6
+
+
+# --- a whole network in figures ---------------------------------------------------------------------------------
+
+
+def modules(activation: type[nn.Module] = nn.ReLU) -> Any:
+    """A network of torch's own, as others build theirs, in training mode."""
+    torch.manual_seed(5)
+    return nn.Sequential(
+        nn.Linear(20, 8),
+        nn.BatchNorm1d(8),
+        activation(),
+        nn.Dropout(0.5),
+        nn.Linear(8, 8),
+        activation(),
+        nn.Linear(8, 3),
+    )
+
+
+class Functions(nn.Module):
+    """The same with an activation that is a function, which has no name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.first, self.last = nn.Linear(20, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.last(torch.relu(self.first(x)))
+        return logits
+
+
+def test_dead_units_are_counted_as_idle_units_counts_them() -> None:
+    for activation, figure in (("relu", "dead"), ("sigmoid", "saturated")):
+        model = network(activation=activation, hidden=(8, 8), residual=True)
+        with torch.no_grad():
+            layer(model, 2).bias[1:4] -= 100.0
+        seen = diagnose(model, images(), labels(), CrossEntropy()).layers
+        expected = [idle.idle / 8 for idle in idle_units(model, Batches(images(), labels()))]
+        assert expected[1] >= 3 / 8
+        assert [getattr(figures, figure) for figures in seen[:-1]] == expected
+        assert all(getattr(figures, {"dead": "saturated", "saturated": "dead"}[figure]) is None for figures in seen)
+        assert (seen[-1].dead, seen[-1].saturated, seen[-1].activation) == (None, None, None)
+
+
+@pytest.mark.parametrize("activation", ["identity", "leaky_relu", "elu", "gelu"])
+def test_where_the_activation_has_no_idle_units_there_is_no_share_of_them(activation: str) -> None:
+    seen = diagnose(network(activation=activation), images(), labels(), CrossEntropy()).layers
+    assert all((figures.dead, figures.saturated) == (None, None) for figures in seen)
+
+
+def test_modules_of_torchs_have_dead_and_saturated_units_too() -> None:
+    for activation, expected in ((nn.ReLU, (0.25, None)), (nn.Tanh, (None, 0.25)), (nn.SiLU, (None, None))):
+        model = modules(activation)
+        with torch.no_grad():
+            model[4].weight[2:4].zero_()
+            model[4].bias.copy_(torch.tensor([9.0, 9.0, -9.0, -9.0, 9.0, 9.0, 9.0, 9.0]) * (activation is not nn.Tanh))
+            model[4].bias[2:4] = -9.0
+        figures = diagnose(model, images(), labels(), CrossEntropy()).layers[1]
+        assert (figures.dead, figures.saturated) == expected
+
+
+def test_of_an_activation_without_a_name_the_units_are_dead_that_always_say_the_same() -> None:
+    model = Functions()
+    with torch.no_grad():
+        model.first.weight[:3].zero_()
+        model.first.bias.copy_(torch.tensor([-1.0, -1.0, 0.7] + [9.0] * 5))
+    first, last = diagnose(model, images(), labels(), CrossEntropy()).layers
+    assert (first.dead, first.saturated, first.activation, last.dead) == (3 / 8, None, None, None)
+    assert diagnose(model, images(1), labels(1), CrossEntropy()).layers[0].dead is None
+
+
+def test_activations_are_told_by_their_mean_deviation_and_histogram() -> None:
+    model = network(residual=True, normalization="layer")
+    seen = diagnose(model, images(), labels(), CrossEntropy()).layers
+    records = model.eval().trace(images())
+    for figures, values in zip(seen, [records[0].a, records[1].a, records[2].z], strict=True):
+        numbers = values.detach().double().numpy()
+        assert figures.units == numbers.shape[1]
+        assert figures.activation_mean == pytest.approx(numbers.mean(), abs=1e-6)
+        assert figures.activation_std == pytest.approx(numbers.std(), rel=1e-5)
+        assert figures.histogram is not None
+        low, high, counts = figures.histogram.low, figures.histogram.high, figures.histogram.counts
+        assert [low, high] == pytest.approx([numbers.min(), numbers.max()])
+        assert (len(counts), sum(counts)) == (32, numbers.size)
+        ours, theirs = np.cumsum(counts), np.cumsum(np.histogram(numbers, bins=32)[0])
+        assert abs(ours - theirs).max() <= 1  # a value on a border may be rounded over it
+
+
+def test_activations_of_modules_of_torchs_are_those_after_the_activation() -> None:
+    model = modules(nn.Sigmoid)
+    first = diagnose(model, images(), labels(), CrossEntropy()).layers[0]
+    values = model.eval()[:3](images()).detach().double()
+    assert first.activation_mean == pytest.approx(values.mean().item(), rel=1e-5)
+    assert first.activation_std == pytest.approx(values.std(correction=0).item(), rel=1e-5)
+
+
+def test_a_histogram_of_one_value_has_a_width() -> None:
+    model = nn.Linear(20, 4)
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.fill_(2.0)
+    (figures,) = diagnose(model, images(), labels(), CrossEntropy()).layers
+    assert figures.histogram == Histogram(1.5, 2.5, (0,) * 16 + (37 * 4,) + (0,) * 15)
+    assert (figures.activation_std, figures.effective_rank) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("model", [network(), network(normalization="batch", dropout=0.3), modules(), Functions()])
+def test_weights_and_gradients_are_told_by_their_norms(model: nn.Module) -> None:
+    seen = diagnose(model, images(), labels(), CrossEntropy()).layers
+    assert [figures.gradient_norm for figures in seen] == gradient_norms(model, images(), labels(), CrossEntropy())
+    model.eval()
+    (CrossEntropy()(model(images()), labels()) / 37).backward()
+    weights = dict(model.named_parameters())
+    for figures in seen:
+        weight = weights[f"{figures.name}.weight"]
+        assert weight.grad is not None
+        assert figures.weight_norm == pytest.approx(float(weight.detach().square().sum().sqrt()))
+        assert figures.gradient_norm == pytest.approx(float(weight.grad.square().sum().sqrt()))
+        spectrum = torch.linalg.svdvals(weight.detach())
+        share = spectrum / spectrum.sum()
+        assert figures.effective_rank == pytest.approx(float((-(share * share.log()).sum()).exp()), rel=1e-4)
+        assert figures.stable_rank == pytest.approx(float((spectrum**2).sum() / spectrum[0] ** 2), rel=1e-4)
+        assert figures.largest_rank == min(weight.shape)
+        weight.grad = None
+    model.train()
+
+
+def test_weights_that_are_not_trained_have_no_gradient() -> None:
+    model = network()
+    layer(model, 1).weight.requires_grad = False
+    norms = [figures.gradient_norm for figures in diagnose(model, images(), labels(), CrossEntropy()).layers]
+    assert norms[0] is None
+    assert all(norm is not None and norm > 0.0 for norm in norms[1:])
+    assert gradient_norms(model, images(), labels(), CrossEntropy())[0] == 0.0
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+    assert gradient_norms(model, images(), labels(), CrossEntropy()) == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("model", [network(normalization="batch", dropout=0.3), modules()])
+def test_looking_changes_nothing(model: nn.Module) -> None:
+    model.train()
+    model(images()).sum().backward()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    gradients = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+    drawn = torch.get_rng_state()
+    with torch.no_grad():
+        diagnose(model, images(), labels(), CrossEntropy())
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    after = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert all(torch.equal(one, other) for one, other in zip(gradients, after, strict=True))
+    assert all(module.training for module in model.modules())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_dead_inputs_are_those_that_are_the_same_in_every_image() -> None:
+    x = images()
+    x[:, :5] = 0.0
+    x[:, 5] = 3.0
+    x[1:, 6] = 3.0
+    assert diagnose(network(), x, labels(), CrossEntropy()).dead_inputs == 6 / 20
+    assert diagnose(network(), x[:1], labels(1), CrossEntropy()).dead_inputs is None
+
+
+def test_what_is_wrong_is_said() -> None:
+    model = network(hidden=(10, 10))
+    with torch.no_grad():
+        layer(model, 2).bias[:4] -= 30.0
+        layer(model, 2).bias[4:] += 30.0
+    x = images()
+    x[:, :11] = 0.0
+    inputs, dead = diagnose(model, x, labels(), CrossEntropy()).warnings
+    assert inputs.startswith("55 % of the inputs are the same in every image; ")
+    assert dead == "layer 2: 40 % of the units are dead; try leaky_relu or a smaller learning rate"
+
+
+def test_a_record_is_json_and_has_null_for_what_is_no_number() -> None:
+    model = network()
+    with torch.no_grad():
+        layer(model, 2).weight[0, 0] = math.nan
+    record = json.loads(json.dumps(diagnose(model, images(), labels(), CrossEntropy()).record(), allow_nan=False))
+    assert set(record) == {"images", "dead_inputs", "layers", "warnings"}
+    first, second, last = record["layers"]
+    assert set(first) == LAYER
+    assert set(first["histogram"]) == {"low", "high", "counts"}
+    assert second["weight_norm"] is second["histogram"] is second["effective_rank"] is last["activation_mean"] is None
+    assert record["warnings"][0] == "layer 2: NaN or inf among its activations; try a smaller learning rate"
+
+
+@pytest.mark.parametrize("look", [diagnose, gradient_norms])
+def test_without_images_there_is_nothing_to_see(look: Any) -> None:
+    with pytest.raises(UserError, match=r"^a network can be looked into with at least one image, got 0$"):
+        look(network(), images(0), labels(0), CrossEntropy())
+
+
+def test_an_update_is_told_beside_the_weights_that_it_moved() -> None:
+    model = modules()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    with torch.no_grad():
+        model[0].weight.mul_(1.01)
+        model[0].bias.mul_(5.0)
+    assert update_ratios(model, before) == pytest.approx({"0.weight": 0.01, "4.weight": 0.0, "6.weight": 0.0}, rel=1e-4)
+    assert update_ratios(model, {}) == {}

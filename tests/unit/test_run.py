@@ -127,6 +127,15 @@ def test_records_are_replaced_a_line_each(run: Run) -> None:
     assert run.records() == []
 
 
+def test_looks_are_replaced_a_line_each_in_a_file_of_their_own(run: Run) -> None:
+    assert run.looks() == []
+    looks = [{"epoch": epoch, "layers": [{"layer": 1, "dead": None}], "warnings": ["one"]} for epoch in (0, 5)]
+    run.write_records([{"epoch": 5}])
+    run.write_looks(looks)
+    assert (run.looks(), run.records()) == (looks, [{"epoch": 5}])
+    assert (run.path / "diagnostics.jsonl").read_text().count("\n") == 2
+
+
 def test_what_is_no_number_is_written_as_null(run: Run) -> None:
     figures = {"loss": math.nan, "high": math.inf, "low": -math.inf, "none": None, "count": 3, "name": "é"}
     expected = {"loss": None, "high": None, "low": None, "none": None, "count": 3, "name": "é"}

@@ -73,7 +73,7 @@ save_seconds = 1000
 """
 CLASSES = ("ant", "bee", "cat")
 FILES = {
-    *("config.toml", "metrics.jsonl", "summary.json", "model.safetensors", "model.json"),
+    *("config.toml", "metrics.jsonl", "diagnostics.jsonl", "summary.json", "model.safetensors", "model.json"),
     *("predictions.safetensors", "predictions.json", "report.html"),
 }
 RECORD = {
@@ -517,20 +517,25 @@ def opened_by_a_reader(fifo: Path, process: subprocess.Popen[str]) -> int:
 
 
 @pytest.mark.parametrize(
-    ("save_seconds", "refusal"),
+    ("settings", "refusal"),
     [
-        ("1000", r"run/metrics\.jsonl must have room on its disk, got: File too large\n"),
         (
-            "0",
+            ["train.save_seconds=1000", "train.diagnostics=false"],
+            r"run/metrics\.jsonl must have room on its disk, got: File too large\n",
+        ),
+        (["train.save_seconds=1000"], r"run/diagnostics\.jsonl must have room on its disk, got: File too large\n"),
+        (
+            ["train.save_seconds=0", "train.diagnostics=false"],
             r"run/checkpoints/step-0000000001\.safetensors must be on a disk that takes it, got: .*File too large.*\n",
         ),
     ],
 )
 def test_a_run_that_found_no_room_goes_on_when_there_is_some(
-    save_seconds: str, refusal: str, command: Callable[..., str]
+    settings: list[str], refusal: str, command: Callable[..., str]
 ) -> None:
     Path("long.toml").write_text(LONG)
-    flags = ["--config", "long.toml", "--set", f"train.save_seconds={save_seconds}", "--set", "train.epochs=7"]
+    changes = [part for setting in (*settings, "train.epochs=7") for part in ("--set", setting)]
+    flags = ["--config", "long.toml", *changes]
     command(train.main, *flags, "--out", "roomy")
     program = shlex.join([sys.executable, "-m", "fcnet.train", *flags, "--out", "run"])
     done = subprocess.run(

@@ -247,11 +247,19 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         "program 3": Shown([*(rf"{epoch} [01]\.\d+" for epoch in range(1, 6)), r"[01]\.\d+"]),
         "program 4": Shown([r"2\.06\d*e-09", r"tensor\(\[\[-2\.06\d*e-09, +2\.06\d*e-09\]\]\)", r"1\.0\d*"]),
         "program 5": Shown([r"\(5, 32\) \(5, 32\)", r"\(5, 16\) \(5, 16\)", r"\(5, 10\) \(5, 10\)"]),
+        "program 6": Shown(
+            [
+                r"0 32 0\.\d+ 0\.\d{4} \d+\.\d",
+                r"2 32 0\.[5-9]\d* 0\.\d{4} \d+\.\d",
+                r"4 10 None \d\.\d{4} \d\.\d",
+                r"layer 2: \d\d % of the units are dead; try leaky_relu or a smaller learning rate",
+            ]
+        ),
         "python -m fcnet.figures figures": Shown([r"figures/sigmoid-light\.svg", r"figures/descent-dark\.png"]),
-        "program 6": Shown([r"\d 0\.\d+|\d 1\.0"]),
+        "program 7": Shown([r"\d 0\.\d+|\d 1\.0"]),
         "python -m fcnet.export runs/digits digits.pt2": Shown([r"digits\.pt2: uint8 pixels .*; card: README\.md"]),
-        "program 7": Shown([r"\(3, 10\)"]),
-        "program 8": Shown([r"0\.9\d+", r"0\.9\d+"]),
+        "program 8": Shown([r"\(3, 10\)"]),
+        "program 9": Shown([r"0\.9\d+", r"0\.9\d+"]),
     },
     "learning.md": {
         "program 1": Shown([r"20 0\.\d{3}", r"0\.\d{3}", r"0\.\d{3} \(0\.\d{3}, 0\.\d{3}\)"]),

@@ -568,6 +568,8 @@ MISTAKES = [
             "run/checkpoints/step-0000000006.safetensors is missing"),
     resumed("damaged records", after(begun, lambda: cut("run/metrics.jsonl")),
             "run/metrics.jsonl is damaged: expected a JSON object, got '{\"epoch\": 1, ~"),
+    resumed("damaged looks", after(begun, lambda: cut("run/diagnostics.jsonl")),
+            "run/diagnostics.jsonl is damaged: expected a JSON object, got '{\"epoch\": 0, ~"),
     resumed("damaged summary", after(finished, lambda: cut("run/summary.json")),
             "run/summary.json is damaged: expected a JSON object, got '{~", said=False),
     resumed("image changed since", after(begun_on_pets, lambda: picture("pets/train/cat/0.png", value=9)),

@@ -288,6 +288,19 @@ def test_two_ranks_learn_what_one_learns(name: str, folders: tuple[Path, Path]) 
     assert_close(said[0]["of_truth"], said[1]["of_truth"], rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.parametrize("name", ["normalised", "binary", "averaged", "line", "all"])
+def test_two_ranks_are_looked_into_as_one_is(name: str, folders: tuple[Path, Path]) -> None:
+    one, two = (
+        [*map(json.loads, (folder / name / "diagnostics.jsonl").read_text().splitlines())] for folder in folders
+    )
+    assert [(look["epoch"], look["step"]) for look in one] == [(look["epoch"], look["step"]) for look in two]
+    assert one[0] == two[0]  # before training they are the same to the bit
+    assert one[-1]["step"] == records(folders[0] / name)[-1]["step"]
+    for figure in ("activation_mean", "weight_norm", "effective_rank"):
+        mine, other = ([layer[figure] for layer in looks[-1]["layers"]] for looks in (two, one))
+        assert mine == pytest.approx(other, rel=1e-2, abs=1e-3)
+
+
 @pytest.mark.parametrize("begun_by", [0, 1])
 def test_a_run_goes_on_with_another_number_of_ranks(begun_by: int, folders: tuple[Path, Path]) -> None:
     assert_same_course(folders[begun_by] / "long-stopped", folders[0] / "long")

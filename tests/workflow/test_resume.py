@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fcnet import checkup
 from fcnet.build import build
 from fcnet.config_file import dump_config, load_config
 from fcnet.errors import UserError
@@ -74,7 +75,7 @@ COURSES = [
     [MIXED, "data.balance=sampling", "data.whiten=9", "train.accumulate=2"],
 ]
 FINISHED = {
-    *("config.toml", "metrics.jsonl", "summary.json", "model.safetensors", "model.json"),
+    *("config.toml", "metrics.jsonl", "diagnostics.jsonl", "summary.json", "model.safetensors", "model.json"),
     *("predictions.safetensors", "predictions.json", "report.html"),
 }
 
@@ -124,7 +125,7 @@ def result(run: Run) -> dict[str, Any]:
     assert {file.name for file in run.path.iterdir()} == FINISHED
     sealed = [f"{name}.{ending}" for name in ("model", "predictions") for ending in ("safetensors", "json")]
     network = [(run.path / name).read_bytes() for name in sealed]
-    return {"network": network, "records": records, "summary": summary}
+    return {"network": network, "records": records, "looks": run.looks(), "summary": summary}
 
 
 def uninterrupted(folder: Path, config: Config) -> dict[str, Any]:
@@ -212,6 +213,55 @@ def test_epochs_after_the_checkpoint_are_written_once(tmp_path: Path) -> None:
     assert [record["epoch"] for record in run.records()] == [1]
     carry_on(build(config, CPU), run)
     assert result(run) == expected
+
+
+def test_looks_after_the_checkpoint_are_taken_back_and_made_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkup, "interval", lambda *_: 1)
+    config = configured(tmp_path)
+    expected = uninterrupted(tmp_path / "whole", config)
+    assert [(look["epoch"], look["step"]) for look in expected["looks"]] == [(0, 0), (1, 12), (2, 24), (3, 36)]
+    run = begun(tmp_path, config)
+    carry_on(build(config, CPU), run, until=12)  # the epoch's last step, before its end
+    assert [look["epoch"] for look in run.looks()] == [0]
+    list(itertools.islice(carry_out(build(config, CPU), run, save_seconds=1e9), 25))
+    assert [look["epoch"] for look in run.looks()] == [0, 1, 2]
+    carry_on(build(config, CPU), run, until=15)
+    assert [look["epoch"] for look in run.looks()] == [0, 1]
+    list(itertools.islice(carry_out(build(config, CPU), run, save_seconds=1e9), 12))
+    assert [look["epoch"] for look in run.looks()] == [0, 1, 2]
+    carry_on(build(config, CPU), run, until=16)  # which ends no epoch
+    assert [look["epoch"] for look in run.looks()] == [0, 1]
+    carry_on(build(config, CPU), run)
+    assert result(run) == expected
+
+
+def test_a_run_that_is_not_looked_into_is_the_same_but_for_that_file(tmp_path: Path) -> None:
+    seen = uninterrupted(tmp_path / "whole", configured(tmp_path))
+    config = configured(tmp_path, "train.diagnostics=false")
+    run = begun(tmp_path, config)
+    carry_on(build(config, CPU), run)
+    assert {file.name for file in run.path.iterdir()} == FINISHED - {"diagnostics.jsonl"}
+    assert (run.path / "model.safetensors").read_bytes() == seen["network"][0]
+    records = [
+        {key: value for key, value in record.items() if key not in ("seconds", "images_per_second")}
+        for record in run.records()
+    ]
+    assert records == seen["records"]
+    assert run.summary()["test_loss"] == seen["summary"]["test_loss"]
+
+
+def test_the_test_set_is_not_looked_at_while_a_run_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkup, "interval", lambda *_: 1)
+    config = configured(tmp_path)
+    run, experiment = begun(tmp_path, config), build(config, CPU)
+    spoilt, rows = experiment.test.images.clone(), experiment.test.rows
+    assert experiment.test.images.data_ptr() != experiment.training.batches.images.data_ptr()
+    spoilt[rows] = 255 - spoilt[rows]
+    monkeypatch.setattr(experiment.test, "_rows_of_pixels", spoilt.view(len(spoilt), -1))
+    carry_on(experiment, run)
+    assert run.looks() == uninterrupted(tmp_path / "whole", config)["looks"]
 
 
 @pytest.mark.parametrize("ending", ["json", "safetensors"])
