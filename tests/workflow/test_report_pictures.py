@@ -1,0 +1,35 @@
+"""What README shows of reports, as scripts/report_pictures.py draws it."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image
+
+from fcnet import train
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.mark.usefixtures("own_cache_and_threads")
+def test_a_picture_holds_the_parts_that_are_asked_for(tmp_path: Path, program: Callable[[str], Any]) -> None:
+    pytest.importorskip("playwright.sync_api")
+    if shutil.which("chromium") is None:
+        pytest.skip("no chromium on the path")
+    run = tmp_path / "run"
+    train.main(["--config", "digits", "--out", str(run), "--set", "model.hidden=[8]", "--set", "train.epochs=2"])
+    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    draw = program("report_pictures").picture
+    few, more = (
+        Image.open(io.BytesIO(draw(run, parts, 800))) for parts in (["trained"], ["trained", "curves", "test"])
+    )
+    assert few.width == more.width == 800
+    assert more.height > few.height + 400
+    assert {file.name: file.read_bytes() for file in run.iterdir()} == before
