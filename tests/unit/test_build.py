@@ -488,7 +488,7 @@ def test_lbfgs_has_no_use_for_a_rate_or_a_schedule() -> None:
         ({"schedule": "steps", "milestones": (0.5, 2.0), "gamma": 0.3}, schedules.steps([2, 6], 0.3)),
         ({"schedule": "linear", "warmup_epochs": 1.0}, schedules.warmed_up(schedules.linear(12), 3)),
     ],
-    ids=str,
+    ids=["one_cycle", "steps", "linear"],
 )
 def test_a_schedule_counts_in_epochs(schedule: dict[str, Any], factors: schedules.Schedule) -> None:
     """92 training images in batches of 31: three steps an epoch, four epochs."""

@@ -810,7 +810,7 @@ def test_a_training_that_meets_nan_or_inf_is_a_mistake_and_keeps_its_last_good_c
         assert re.fullmatch(f"{expected}\n", capsys.readouterr().err)
         for file in Path("run/checkpoints").glob("*.safetensors"):
             assert all(tensor.isfinite().all() for tensor in load_file(file).values())
-    assert {entry.name for entry in Path("run").iterdir()} == {"config.toml", "checkpoints"}
+    assert {entry.name for entry in Path("run").iterdir()} == {"config.toml", "checkpoints", "diagnostics.jsonl"}
 
 
 class Full(nn.Module):
