@@ -57,7 +57,7 @@ LEFT_OUT = {
     "python3 -m venv .venv": "it makes an environment: the gate runs it",
     ".venv/bin/python -m pip install --quiet -e .": "it needs the package index: the gate runs it",
     ".venv/bin/python -m pip install --quiet -e '.[test]'": "it needs the package index: the gate runs it",
-    ".venv/bin/python -m pytest -q": "it is this suite",
+    ".venv/bin/python -m pytest -q -n auto": "it is this suite",
 }
 RESULT = (
     r"test accuracy \d+\.\d\d% \(95 % interval \d+\.\d\d% to \d+\.\d\d%\) on [\d,]+ images after \d+\.\d s of training"
