@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import platform
+import shlex
 import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from fcnet.build import Experiment
+    from fcnet.data.batches import Batches
     from fcnet.evaluation import Evaluation
     from fcnet.records import EpochRecord
     from fcnet.run import Run
@@ -62,7 +64,7 @@ def carry_out(
     """
     torch.set_num_threads(experiment.threads)
     if distributed.rank() == 0:
-        _sweep(run)
+        run.sweep()
     records = _restore(experiment, run)
     return _to_the_end(experiment, run, records, save_seconds, stop)
 
@@ -96,12 +98,6 @@ def _to_the_end(
 def _agreement_due(step: int) -> bool:
     """Whether the ranks, who must save and stop at one step, ask each other after this one."""
     return distributed.num_ranks() == 1 or step % _STEPS_BETWEEN_AGREEMENTS == 0
-
-
-def _sweep(run: Run) -> None:
-    """Removes what a killed process was writing; `fcnet.files.replacing` names it .NAME.ENDING.xxxxxxxx."""
-    for file in run.path.rglob(".*.*.????????"):
-        file.unlink()
 
 
 def _restore(experiment: Experiment, run: Run) -> list[dict[str, Any]]:
@@ -165,7 +161,7 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
             "remarks": said,
         }
         run.finish(summary | made_with)
-        _report(experiment, run)
+        make_report(run, experiment.test)
     distributed.barrier()
 
 
@@ -182,18 +178,22 @@ def _limit(experiment: Experiment) -> float:
     )
 
 
-def _report(experiment: Experiment, run: Run) -> None:
-    """Makes the run's page; the finished run stays as it is where that fails, and its remarks say so."""
+def make_report(run: Run, test: Batches | None = None) -> None:
+    """Makes a finished run's page; the run stays as it is where that fails, and its remarks say so.
+
+    Args:
+        run: the run.
+        test: its test set, where it is open.
+    """
     try:
         from fcnet.page.report import write_report  # which needs what takes a while to import
 
-        write_report([run.path], run.path / "report.html", experiment.test)
+        write_report([run.path], run.path / "report.html", test)
     except Exception as error:  # noqa: BLE001 - whatever it is, the run is worth more than its page
         why = " ".join(f"{type(error).__name__}: {error}".split())
+        again = f"python -m fcnet.report {shlex.quote(str(run.path))}"
         summary = run.summary()
-        summary["remarks"].append(
-            f"the report could not be made ({why}); python -m fcnet.report {run.path} tries again"
-        )
+        summary["remarks"].append(f"the report could not be made ({why}); try again: {again}")
         run.finish(summary)
 
 

@@ -127,6 +127,11 @@ class Run:
         """Removes the checkpoints of a finished run, which a process killed in its last moment leaves."""
         shutil.rmtree(self._checkpoints, ignore_errors=True)
 
+    def sweep(self) -> None:
+        """Removes what a killed process was writing; `fcnet.files.replacing` names it .NAME.ENDING.xxxxxxxx."""
+        for file in self.path.rglob(".*.*.????????"):
+            file.unlink()
+
     def summary(self) -> dict[str, Any]:
         """What `finish` wrote."""
         file = self.path / "summary.json"

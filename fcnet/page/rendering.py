@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ from markupsafe import Markup
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from jinja2 import Environment
+
 _HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """A part of a page that brings its own script and style.
 
     Attributes:
@@ -31,7 +34,7 @@ class Section:
     style: str = ""
 
 
-def render(template: str, *, sections: Sequence[Section] = (), **values: Any) -> str:  # noqa: ANN401 - what the template takes
+def render(template: str, *, sections: Sequence[PageSection] = (), **values: Any) -> str:  # noqa: ANN401 - what the template takes
     """Fills in a template of this folder, which extends ``base.html.j2``.
 
     The page may load nothing but the pictures it holds itself: its content security policy names the one script by
@@ -46,22 +49,29 @@ def render(template: str, *, sections: Sequence[Section] = (), **values: Any) ->
         The page.
 
     Example:
-        >>> page = render("base.html.j2", sections=[Section(Markup("<p>Hello</p>"), script="let a = 1 < 2;")])
+        >>> page = render("base.html.j2", sections=[PageSection(Markup("<p>Hello</p>"), script="let a = 1 < 2;")])
         >>> page.splitlines()[0], "let a = 1 < 2;" in page, "default-src 'none'" in page
         ('<!DOCTYPE html>', True, True)
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # takes a while to import
-
-    environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     own = (_HERE / "page.js").read_text(encoding="utf-8")
     script = "\n".join([own, *(f"(() => {{\n{section.script}\n}})();" for section in sections if section.script)])
     style = "\n".join([(_HERE / "style.css").read_text(encoding="utf-8"), *(section.style for section in sections)])
     for text, end in ((script, "</script"), (script, "<!--"), (style, "</style")):
         assert end not in text.lower(), f"{end} would end the element that it stands in"
-    return environment.get_template(template).render(
-        sections=sections, script=Markup(script), style=Markup(style), policy=Markup(policy(script)), **values
+    return (
+        _templates()
+        .get_template(template)
+        .render(sections=sections, script=Markup(script), style=Markup(style), policy=Markup(policy(script)), **values)
+    )
+
+
+@functools.cache
+def _templates() -> Environment:
+    """Where the templates are, each compiled once."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # takes a while to import
+
+    return Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
 
 

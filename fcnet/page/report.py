@@ -9,7 +9,7 @@ from fcnet.comparison import pairs, settings
 from fcnet.files import write_text
 from fcnet.findings import find
 from fcnet.page.learned import OnTestSet, Shown, on_test_set, weights
-from fcnet.page.rendering import Section, render
+from fcnet.page.rendering import PageSection, render
 from fcnet.page.training import INSIDE_HEADER, Inside, curves, curves_together, inside, speed, widths
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Part:
     speed: tuple[Chart, list[tuple[str, str]]] | None
 
 
-def report(runs: Sequence[Findings], sections: Sequence[Section] = ()) -> str:
+def report(runs: Sequence[Findings], sections: Sequence[PageSection] = ()) -> str:
     """The page.
 
     Args:

@@ -47,7 +47,10 @@ epochs = {EPOCHS}
 batch_size = 64
 """
 OPTIMIZERS = ("sgd", "adamw")
-FILES = {"config.toml", "metrics.jsonl", "summary.json", "model.safetensors", "model.json"}
+FILES = {
+    *("config.toml", "metrics.jsonl", "summary.json", "model.safetensors", "model.json"),
+    *("predictions.safetensors", "predictions.json", "report.html"),
+}
 WAIT_SECONDS = 60.0
 
 
@@ -174,8 +177,11 @@ def result(run: Path) -> dict[str, Any]:
     summary = json.loads((run / "summary.json").read_text())
     for record in records:
         del record["seconds"], record["images_per_second"]
-    del summary["train_seconds"]
-    whole = {name: (run / name).read_bytes() for name in ("config.toml", "model.safetensors", "model.json")}
+    del summary["train_seconds"], summary["limit_images_per_second"]
+    whole = {
+        name: (run / name).read_bytes()
+        for name in ("config.toml", "model.safetensors", "model.json", "predictions.safetensors")
+    }
     return whole | {"records": records, "summary": summary}
 
 

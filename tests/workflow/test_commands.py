@@ -72,7 +72,10 @@ batch_size = 32
 save_seconds = 1000
 """
 CLASSES = ("ant", "bee", "cat")
-FILES = {"config.toml", "metrics.jsonl", "summary.json", "model.safetensors", "model.json"}
+FILES = {
+    *("config.toml", "metrics.jsonl", "summary.json", "model.safetensors", "model.json"),
+    *("predictions.safetensors", "predictions.json", "report.html"),
+}
 RECORD = {
     *("epoch", "step", "lr", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"),
     *("seconds", "images_per_second"),

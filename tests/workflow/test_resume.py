@@ -73,7 +73,10 @@ COURSES = [
     [MIXED, "data.balance=weights"],
     [MIXED, "data.balance=sampling", "data.whiten=9", "train.accumulate=2"],
 ]
-FINISHED = {"config.toml", "metrics.jsonl", "summary.json", "model.safetensors", "model.json"}
+FINISHED = {
+    *("config.toml", "metrics.jsonl", "summary.json", "model.safetensors", "model.json"),
+    *("predictions.safetensors", "predictions.json", "report.html"),
+}
 
 
 def configured(folder: Path, *changes: str) -> Config:
@@ -117,8 +120,10 @@ def result(run: Run) -> dict[str, Any]:
         assert record.pop("seconds") > 0.0
         assert record.pop("images_per_second") > 0.0
     assert summary.pop("train_seconds") > 0.0
+    assert summary.pop("limit_images_per_second") > 0.0
     assert {file.name for file in run.path.iterdir()} == FINISHED
-    network = [(run.path / f"model.{ending}").read_bytes() for ending in ("safetensors", "json")]
+    sealed = [f"{name}.{ending}" for name in ("model", "predictions") for ending in ("safetensors", "json")]
+    network = [(run.path / name).read_bytes() for name in sealed]
     return {"network": network, "records": records, "summary": summary}
 
 
