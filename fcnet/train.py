@@ -15,7 +15,7 @@ from fcnet import cli, distributed, memory
 from fcnet.build import build
 from fcnet.config_file import check_agreement, dump_config, load_config
 from fcnet.errors import NonFiniteError, UserError
-from fcnet.experiment import Stopped, carry_out, make_report
+from fcnet.experiment import Stopped, carry_out, tidy
 from fcnet.files import write_bytes, write_text
 from fcnet.range_test import suggested, try_rates
 from fcnet.run import Run, check_new
@@ -40,11 +40,8 @@ def main(arguments: list[str]) -> int:
         cli.say(dump_config(config).rstrip())
         return 0
     if run is not None and run.finished:
-        run.clear()
-        run.sweep()
+        tidy(run)
         cli.say(f"{run.path} is finished: {_result(run)}")
-        if not (run.path / "report.html").is_file() and (run.path / "predictions.json").is_file():
-            make_report(run)  # which a kill in the last moment took
         return 0
     if run is None and flags.out is not None:
         check_new(flags.out)
