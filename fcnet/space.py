@@ -43,6 +43,7 @@ class Choices:
         return self.values
 
     def __str__(self) -> str:
+        """As the flag has it."""
         return f"{self.key}={toml(list(self.values))}"
 
 
@@ -70,6 +71,7 @@ class Range:
         return self.low, self.high
 
     def __str__(self) -> str:
+        """As the flag has it, with what it would be by default."""
         return f"{self.key}={toml(self.low)}..{toml(self.high)}:{'log' if self.log else 'linear'}"
 
 
@@ -108,8 +110,8 @@ class Space:
         Raises:
             UserError: settings that do not go together.
         """
-        config = load_config(self.file, self.overrides, further=_further(self.flag, settings))
-        return config.model_copy(update={"seed": seed})
+        further = [*_further(self.flag, settings), ("--seeds", f"seed={seed}")]
+        return load_config(self.file, self.overrides, further=further)
 
     def num_points(self) -> int:
         """How many points all lists make together."""
@@ -233,11 +235,15 @@ def _clashes(axes: Sequence[Choices | Range], flag: str) -> Iterator[str]:
     for place, axis in enumerate(axes):
         key = axis.key
         before = [other.key for other in axes[:place]]
-        if around := [other for other in before if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")]:
+        if around := [
+            other for other in before if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
+        ]:
             yield f"{flag} {key} must be given once, got {around[0]} as well"
         if key == "seed":
             yield f"{flag} must not name seed: --seeds N trains each point with N seeds"
-        if key == "data" or (key.startswith("data.") and not any(f"{key}.".startswith(f"{free}.") for free in _FREE_DATA)):
+        if key == "data" or (
+            key.startswith("data.") and not any(f"{key}.".startswith(f"{free}.") for free in _FREE_DATA)
+        ):
             yield (
                 f"{flag} {key} must be among data.augment, data.balance, data.whiten: "
                 "all points are compared on the same images"

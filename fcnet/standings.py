@@ -141,7 +141,9 @@ def table(points: Sequence[Standing]) -> tuple[list[str], list[list[str]]]:
     for place, point in enumerate(ranked(points), 1):
         rank = str(place) if point.state == "finished" else "–"
         settings = [said(point.settings.get(key)) for key in keys]
-        rows.append([rank, str(point.number), *settings, figure(point.mean, point.std), str(len(point.runs)), point.state])
+        rows.append(
+            [rank, str(point.number), *settings, figure(point.mean, point.std), str(len(point.runs)), point.state]
+        )
     return ["rank", "point", *keys, "validation accuracy", "n", "state"], rows
 
 

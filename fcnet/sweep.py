@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
+import shlex
 import signal
-import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -14,12 +13,11 @@ from fcnet.build import build, open_data
 from fcnet.build.data import check_fit
 from fcnet.errors import NonFiniteError, UserError
 from fcnet.experiment import Stopped
-from fcnet.files import locked, write_text
-from fcnet.page.sweep import sweep_page
+from fcnet.points import Pruned, Sweep
 from fcnet.shipped import find_config
 from fcnet.space import read_space
-from fcnet.standings import as_csv, as_facts, chosen, figure, said, table, verdict
-from fcnet.study import Plan, Pruned, Pruning, Sweep, quiet
+from fcnet.standings import figure, said, table, verdict
+from fcnet.study import Plan, Pruning, quiet
 
 if TYPE_CHECKING:
     import argparse
@@ -27,11 +25,8 @@ if TYPE_CHECKING:
 
     import torch
 
+    from fcnet.points import Point
     from fcnet.space import Space
-    from fcnet.standings import Standing
-    from fcnet.study import Point
-
-_GO_ON = "go on with the same command"
 
 
 def main(arguments: list[str]) -> int:
@@ -43,13 +38,16 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"data.validation ({file}) must be greater than 0 for a sweep, which chooses by it, got 0.0")
     device = cli.choose_device(flags.device)
     folder = flags.out or Path("sweeps") / file.stem
+    space.config({}, space.base.seed + flags.seeds - 1)  # refuses a seed that is too large
+    command = "the same command" if flags.storage else f"python -m fcnet.sweep {shlex.join(arguments)}"
+    go_on = f"go on with: {command}"
     with quiet():
         plan = Plan(space, flags.seeds, flags.trials or space.num_points(), flags.prune, _checked_data(space))
         sweep = Sweep(plan, folder, flags.storage)
         try:
-            return _carry_out(sweep, device) or _conclude(sweep)
+            return _carry_out(sweep, device, go_on) or _say_outcome(sweep)
         except cli.Interrupted as interrupted:
-            cli.say(f"stopped; {_GO_ON}")
+            cli.say(f"stopped; {go_on}")
             return 128 + interrupted.number
 
 
@@ -69,9 +67,14 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each point (default: 1)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting for all")
     parser.add_argument("--prune", choices=get_args(Pruning), default="none", help="give up points that do badly")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="the sweep's folder (default: sweeps/NAME-OF-THE-CONFIG)")
     parser.add_argument(
-        "--storage", default="", metavar="URL", help="a database that several machines share (default: a file in the folder)"
+        "--out", type=Path, metavar="DIR", help="the sweep's folder (default: sweeps/NAME-OF-THE-CONFIG)"
+    )
+    parser.add_argument(
+        "--storage",
+        default="",
+        metavar="URL",
+        help="a database that several machines share (default: a file in the folder)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or another of torch's (default: auto)")
     flags = parser.parse_args(arguments)
@@ -102,7 +105,7 @@ def _checked_data(space: Space) -> str:
     return store.fingerprint
 
 
-def _carry_out(sweep: Sweep, device: torch.device) -> int:
+def _carry_out(sweep: Sweep, device: torch.device, go_on: str) -> int:
     """Works on the sweep until no point is left; an exit code other than 0 where a signal ended it."""
     plan = sweep.plan
     cli.say(
@@ -113,20 +116,21 @@ def _carry_out(sweep: Sweep, device: torch.device) -> int:
         cli.say(f"point {point.number} of {plan.num_points}: {_settings(point)}")
         try:
             for seed in plan.seeds:
-                if code := _run(point, seed, device):
+                if code := _run(point, seed, device, go_on):
                     return code
         except Pruned:
-            point.give_up(pruned=True)
+            point.prune()
             cli.say("  pruned: it does worse than others did by then")
         except NonFiniteError as error:
-            point.give_up(pruned=False, why=str(error))
+            point.fail(str(error))
             cli.say(f"  failed: {error}")
         else:
             point.finish()
+        sweep.write()
     return 0
 
 
-def _run(point: Point, seed: int, device: torch.device) -> int:
+def _run(point: Point, seed: int, device: torch.device, go_on: str) -> int:
     """One run of a point, to its end; an exit code other than 0 where a signal ended it."""
     run = point.run(seed)
     if not run.finished:
@@ -139,7 +143,7 @@ def _run(point: Point, seed: int, device: torch.device) -> int:
                     lines=False,
                 )
             except Stopped:
-                cli.say(f"stopped and saved in epoch {experiment.training.epoch + 1} of {run.path}; {_GO_ON}")
+                cli.say(f"stopped and saved in epoch {experiment.training.epoch + 1} of {run.path}; {go_on}")
                 return 128 + (came() or signal.SIGTERM)
     result = point.note(run, seed)
     cli.say(
@@ -153,41 +157,31 @@ def _settings(point: Point) -> str:
     return ", ".join(f"{key} = {said(value)}" for key, value in point.settings.items())
 
 
-def _conclude(sweep: Sweep) -> int:
-    """Writes what is known, and says it; 2 where no point came to an end."""
-    with locked(sweep.folder / "sweep.json"):
-        points = sweep.standings()
-        left = sweep.plan.num_points - sum(point.state != "unfinished" for point in points)
-        best = chosen(points)
-        tested = None if best is None or left else _tested(sweep, best)
-        facts = as_facts(points, sweep.plan.facts(), tested)
-        write_text(sweep.folder / "sweep.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
-        write_text(sweep.folder / "sweep.csv", as_csv(points))
-        write_text(sweep.folder / "sweep.html", sweep_page(sweep.folder.name, points, facts))
-    for line in _lines(*table(points)):
+def _say_outcome(sweep: Sweep) -> int:
+    """The table and what it means; the exit code, 2 where no point came to an end."""
+    outcome = sweep.write()
+    for line in _lines(*table(outcome.points)):
         cli.say(line)
-    if left:
-        cli.say(f"{left} of {sweep.plan.num_points} points are under way in other processes, or were begun elsewhere")
-    cli.say(f"by validation accuracy, {verdict(points)}")
-    if best is not None and tested is not None:
-        cli.say(f"test accuracy of point {best.number}, read after the choice: {figure(*tested)} (n = {len(best.runs)})")
-    cli.say(f"written to {sweep.folder}/sweep.html, sweep.json and sweep.csv")
-    return 0 if best is not None or left else cli.refuse("no point came to an end: see why in the table")
-
-
-def _tested(sweep: Sweep, best: Standing) -> tuple[float, float | None] | None:
-    """Mean and standard deviation of the chosen point's test accuracies; None where its runs are elsewhere."""
-    runs = [sweep.run(best.number, result.seed) for result in best.runs]
-    if not all(run.finished for run in runs):
-        return None
-    values = [run.summary()["test_accuracy"] for run in runs]
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+    if outcome.num_left:
+        cli.say(
+            f"{outcome.num_left} of {sweep.plan.num_points} points are not at their end: "
+            "other processes work on them, or were stopped"
+        )
+    cli.say(f"by validation accuracy, {verdict(outcome.points)}")
+    if outcome.best is not None and outcome.tested is not None:
+        tested = f"{figure(*outcome.tested)} (n = {len(outcome.best.runs)})"
+        cli.say(f"test accuracy of point {outcome.best.number}, looked at after the choice: {tested}")
+    cli.say(f"written to {sweep.folder}: sweep.html, sweep.json, sweep.csv")
+    return 0 if outcome.best or outcome.num_left else cli.refuse("no point came to its end; the table says why")
 
 
 def _lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A table as text, its columns aligned."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [header, *rows]]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [header, *rows]
+    ]
 
 
 if __name__ == "__main__":

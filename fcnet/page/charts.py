@@ -193,11 +193,11 @@ def spread(title: str, points: Sequence[tuple[str, Sequence[float]]], *, x_label
         x = across(place)
         if std is not None:
             parts.append(Markup('<path class="line s0" d="M{0} {1}V{2}"/>').format(x, up(mean - std), up(mean + std)))
-        parts += [Markup('<circle class="dot s1" cx="{}" cy="{}" r="1.6"/>').format(x + 4, up(value)) for value in values]
+        parts += [
+            Markup('<circle class="dot s1" cx="{}" cy="{}" r="1.6"/>').format(x + 4, up(value)) for value in values
+        ]
         parts.append(Markup('<circle class="dot s0" cx="{}" cy="{}" r="3.5"/>').format(x, up(mean)))
-    rows = [
-        (name, percent(mean), _said(std, percent), str(len(values))) for name, mean, std, values in figures
-    ]
+    rows = [(name, percent(mean), _said(std, percent), str(len(values))) for name, mean, std, values in figures]
     said = [f"{name}: {mean} ± {std} (n = {count})" for name, mean, std, count in rows]
     svg = _drawing(parts, f"{title}. " + "; ".join(said), [across(place) for place in range(1, len(rows) + 1)], said)
     return Chart(
