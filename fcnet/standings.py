@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 State = Literal["finished", "pruned", "failed", "unfinished"]
+_EQUAL = 1e-12
+"""Means of the same accuracies may differ by so much, in their last bits."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +102,10 @@ def verdict(points: Sequence[Standing]) -> str:
     Example:
         >>> def point(number, *accuracies):
         ...     return Standing(number, {}, "finished", tuple(Result(s, a, 1, 1.0) for s, a in enumerate(accuracies)))
-        >>> verdict([point(1, 0.90, 0.92), point(2, 0.80, 0.82)])
-        'point 1 is ahead of point 2 by 10.00 points, more than seeds spread (standard deviation 1.41, n = 2)'
-        >>> verdict([point(1, 0.90, 0.92), point(2, 0.89, 0.92)]).split(", which")[0]
-        'point 1 is ahead of point 2 by 0.50 points'
+        >>> verdict([point(1, 0.90, 0.92), point(2, 0.80, 0.82)]).split(" by ")[1]
+        '10.00 percentage points, more than the spread over seeds (standard deviation 1.41, n = 2)'
+        >>> verdict([point(1, 0.90, 0.92), point(2, 0.89, 0.92)]).split(" (")[0]
+        'point 1 is ahead of point 2 by 0.50 percentage points, which is within the spread over seeds'
     """
     order = [point for point in ranked(points) if point.state == "finished"]
     if not order:
@@ -114,14 +116,14 @@ def verdict(points: Sequence[Standing]) -> str:
     assert first.mean is not None
     assert second.mean is not None
     ahead = first.mean - second.mean
-    pair = f"point {first.number} is ahead of point {second.number} by {100 * ahead:.2f} points"
-    if ahead == 0.0:
-        pair = f"points {first.number} and {second.number} are equal, and the one begun earlier is taken"
+    pair = f"point {first.number} is ahead of point {second.number} by {100 * ahead:.2f} percentage points"
+    if ahead < _EQUAL:
+        return f"points {first.number} and {second.number} are equal; the one begun earlier is taken"
     if first.std is None or second.std is None:
         return f"{pair}; with one seed each nobody knows whether another seed would turn it round"
     spread, runs = max(first.std, second.std), f"n = {min(len(first.runs), len(second.runs))}"
     if ahead > spread:
-        return f"{pair}, more than seeds spread (standard deviation {100 * spread:.2f}, {runs})"
+        return f"{pair}, more than the spread over seeds (standard deviation {100 * spread:.2f}, {runs})"
     return (
         f"{pair}, which is within the spread over seeds (standard deviation {100 * spread:.2f}, {runs}): "
         "it may as well be chance"

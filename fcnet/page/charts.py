@@ -172,7 +172,7 @@ def reliability(title: str, bins: Sequence[tuple[float, float, int, float, float
 
 
 def spread(title: str, points: Sequence[tuple[str, Sequence[float]]], *, x_label: str, x_name: str) -> Chart:
-    """Shares of several groups: each group's values, their mean, and their standard deviation either way.
+    """Shares of several groups: their mean, their standard deviation either way, and beside it each value.
 
     Args:
         title: what it shows.
@@ -182,7 +182,7 @@ def spread(title: str, points: Sequence[tuple[str, Sequence[float]]], *, x_label
 
     Example:
         >>> spread("Accuracy", [("a", [0.5, 0.7]), ("b", [0.4])], x_label="rank", x_name="point").rows
-        [('a', '60%', '14%', '2'), ('b', '40%', '–', '1')]
+        [('a', '60%', '14.1%', '2'), ('b', '40%', '–', '1')]
     """
     across = Scale(0.5, len(points) + 0.5, LEFT, RIGHT)
     figures = [(name, fmean(values), stdev(values) if len(values) > 1 else None, values) for name, values in points]
@@ -200,10 +200,7 @@ def spread(title: str, points: Sequence[tuple[str, Sequence[float]]], *, x_label
     rows = [(name, percent(mean), _said(std, percent), str(len(values))) for name, mean, std, values in figures]
     said = [f"{name}: {mean} ± {std} (n = {count})" for name, mean, std, count in rows]
     svg = _drawing(parts, f"{title}. " + "; ".join(said), [across(place) for place in range(1, len(rows) + 1)], said)
-    return Chart(
-        title, svg, ["mean ± standard deviation", "each seed"], [x_name, "mean", "standard deviation", "n"], rows,
-        always_named=True,
-    )  # fmt: skip
+    return Chart(title, svg, header=[x_name, "mean", "standard deviation", "n"], rows=rows)
 
 
 def _drawing(parts: Sequence[Markup], words: str, at: Sequence[float], said: Sequence[str]) -> Markup:

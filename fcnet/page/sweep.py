@@ -40,10 +40,12 @@ def sweep_page(name: str, points: Sequence[Standing], facts: Mapping[str, Any]) 
         best_figure=figure(best.mean, best.std) if best is not None else "",
         tested=_tested(facts["chosen"]),
         verdict=facts["verdict"],
-        plan=[(key, said(value)) for key, value in facts["plan"].items()],
+        tried=[(key, said(value)) for key, value in facts["plan"].items() if key.startswith("--")],
+        settings=[(key, said(value)) for key, value in facts["plan"].items() if not key.startswith("--")],
         failed=[point for point in order if point.why],
         by_rank=_by_rank(drawn) if drawn else None,
         courses=_courses(order[:_DRAWN]),
+        drawn=_DRAWN,
         left_out=max(0, len(order) - _DRAWN),
         unfinished=[point for point in order if point.state == "unfinished"],
     )
@@ -57,7 +59,7 @@ def _by_rank(points: Sequence[Standing]) -> Chart:
     return spread("Validation accuracy of each point", named, x_label="place in the table", x_name="point")
 
 
-def _courses(points: Sequence[Standing]) -> list[tuple[str, Chart]]:
+def _courses(points: Sequence[Standing]) -> list[Chart]:
     """Each point's validation accuracy over the epochs, a line a seed, all on one scale."""
     values = [accuracy for point in points for course in point.courses.values() for _, accuracy in course]
     if not values:
@@ -65,19 +67,16 @@ def _courses(points: Sequence[Standing]) -> list[tuple[str, Chart]]:
     margin = 0.05 * (max(values) - min(values)) or 0.05
     low, high = max(0.0, min(values) - margin), min(1.0, max(values) + margin)
     return [
-        (
-            _settings(point),
-            line_chart(
-                f"Point {point.number}, {point.state}",
-                [
-                    Series(f"seed {seed}", [epoch for epoch, _ in course], [accuracy for _, accuracy in course])
-                    for seed, course in point.courses.items()
-                ],
-                x_label="epoch",
-                share=True,
-                low=low,
-                high=high,
-            ),
+        line_chart(
+            f"Point {point.number}{'' if point.state == 'finished' else f', {point.state}'}: {_settings(point)}",
+            [
+                Series(f"seed {seed}", [epoch for epoch, _ in course], [accuracy for _, accuracy in course])
+                for seed, course in point.courses.items()
+            ],
+            x_label="epoch",
+            share=True,
+            low=low,
+            high=high,
         )
         for point in points
         if point.courses
