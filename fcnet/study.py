@@ -72,7 +72,7 @@ def quiet() -> Iterator[None]:
     """While open, optuna says nothing but errors.
 
     Raises:
-        UserError: it is not installed.
+        UserError: it is not installed, or its database fails meanwhile.
     """
     try:
         import optuna
@@ -82,6 +82,8 @@ def quiet() -> Iterator[None]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         yield
+    except optuna.exceptions.StorageInternalError as error:
+        raise UserError(f"the sweep's database must stay reachable and writable, got: {_why(error)}") from None
     finally:
         optuna.logging.set_verbosity(before)
 
@@ -213,12 +215,17 @@ def _storage(url: str) -> RDBStorage:
         name = sqlalchemy.make_url(url).render_as_string(hide_password=True)
     except sqlalchemy.exc.ArgumentError:
         raise UserError("--storage must be the URL of a database, such as postgresql://USER@HOST/NAME") from None
-    patient = {"connect_args": {"timeout": _BUSY_SECONDS}} if url.startswith("sqlite") else {}
+    file = {"connect_args": {"timeout": _BUSY_SECONDS}, "poolclass": sqlalchemy.NullPool}  # which leaves nothing open
     try:
-        return RDBStorage(url, engine_kwargs=patient)
+        return RDBStorage(url, engine_kwargs=file if url.startswith("sqlite") else {})
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, ImportError) as error:
-        why = " ".join(str(getattr(error, "orig", None) or error).split())
-        raise UserError(f"--storage must be a database that can be used from here, got {name}: {why}") from None
+        raise UserError(f"the sweep's database must be one that can be used here, got {name}: {_why(error)}") from None
+
+
+def _why(error: BaseException) -> str:
+    """What the database said, in one line."""
+    said = error.__cause__ or error
+    return " ".join(str(getattr(said, "orig", None) or said).split())
 
 
 def _sampler(plan: Plan, number: int) -> BaseSampler:
