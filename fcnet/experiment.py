@@ -165,17 +165,20 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
     distributed.barrier()
 
 
-def _limit(experiment: Experiment) -> float:
-    """What the machine could have done at its best; all ranks together, if they do not slow each other down."""
+def _limit(experiment: Experiment) -> float | None:
+    """What the machine could have done at its best, each rank as if alone; None where it cannot be timed."""
     training, network = experiment.training, experiment.network
     layers, ranks = network.model.dense_layers(), distributed.num_ranks()
-    return ranks * fastest_images_per_second(
-        [layers[0].in_features, *(layer.out_features for layer in layers)],
-        max(1, training.batches.batch_size // ranks),
-        pixels=math.prod(network.shape),
-        device=experiment.test.device,
-        precision=training.algorithm.precision,
-    )
+    try:
+        return ranks * fastest_images_per_second(
+            [layers[0].in_features, *(layer.out_features for layer in layers)],
+            max(1, training.batches.batch_size // ranks),
+            pixels=math.prod(network.shape),
+            device=experiment.test.device,
+            precision=training.algorithm.precision,
+        )
+    except (MemoryError, RuntimeError):  # such as no room for another copy of the weights
+        return None
 
 
 def make_report(run: Run, test: Batches | None = None) -> None:

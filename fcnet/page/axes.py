@@ -25,6 +25,7 @@ class Scale:
         start: where the least lies.
         stop: where the greatest lies.
         log: whether equal factors are equal lengths; values must then be positive.
+        whole: whether only whole numbers are ticks.
 
     Example:
         >>> Scale(0.0, 10.0, 100.0, 200.0)(2.5), Scale(1.0, 100.0, 0.0, 2.0, log=True)(10.0)
@@ -36,6 +37,7 @@ class Scale:
     start: float
     stop: float
     log: bool = False
+    whole: bool = False
 
     def __call__(self, value: float) -> float:
         """Where a value lies, to a tenth."""
@@ -45,8 +47,16 @@ class Scale:
         return round(self.start + (at - low) / (high - low) * (self.stop - self.start), 1)
 
     def ticks(self, count: int = 5) -> list[float]:
-        """About so many round values within the scale."""
-        return _decades(self.low, self.high) if self.log else round_values(self.low, self.high, count)
+        """About so many round values within the scale.
+
+        Example:
+            >>> Scale(1.0, 3.0, 0.0, 1.0).ticks(), Scale(1.0, 3.0, 0.0, 1.0, whole=True).ticks()
+            ([1.0, 1.5, 2.0, 2.5, 3.0], [1.0, 2.0, 3.0])
+        """
+        if self.log:
+            return _decades(self.low, self.high)
+        values = round_values(self.low, self.high, count)
+        return [value for value in values if value.is_integer()] if self.whole else values
 
 
 def round_values(low: float, high: float, count: int = 5) -> list[float]:
@@ -88,12 +98,12 @@ def number(value: float) -> str:
     """A value in few characters.
 
     Example:
-        >>> [number(value) for value in (0.0, 0.25, -12.0, 1500.0, 2_500_000.0, 0.00032, 1.0)]
-        ['0', '0.25', '−12', '1,500', '2.5e6', '3.2e−4', '1']
+        >>> [number(value) for value in (0.0, 0.25, -12.0, 1500.0, 2_500_000.0, 0.000032, 1.0)]
+        ['0', '0.25', '−12', '1,500', '2.5e6', '3.2e−5', '1']
     """
     if value == 0.0:
         return "0"
-    if 1e-3 <= abs(value) < 1e5:
+    if 1e-4 <= abs(value) < 1e6:
         text = f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     else:
         mantissa, power = f"{value:.2e}".split("e")

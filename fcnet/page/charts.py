@@ -86,7 +86,7 @@ def line_chart(
     form = percent if share else number
     places = sorted({x for line in lines for x in line.x})
     values = [y for line in lines for y in line.y if _drawn(y)]
-    across = Scale(*_ends(places), LEFT, RIGHT)
+    across = Scale(*_ends(places), LEFT, RIGHT, whole=all(float(x).is_integer() for x in places))
     up = fitted(values, BOTTOM, TOP, low=low, high=high, log=log)
     parts = [frame(across, up, x_label, number, form)]
     parts += [_line(line, across, up, place) for place, line in enumerate(lines)]

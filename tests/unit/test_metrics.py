@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom, binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from fcnet.metrics import accuracy, class_figures, wilson_interval
+from fcnet.metrics import (
+    accuracy,
+    calibration_error,
+    class_figures,
+    confidence_bins,
+    holm,
+    mcnemar,
+    wilson_interval,
+)
 
 LABELS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60)
 
@@ -52,3 +63,63 @@ def test_the_interval_holds_the_share_and_stays_in_0_to_1(case: tuple[int, int])
 def test_nothing_seen_means_nothing_known() -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
     assert math.isnan(accuracy([[0, 0], [0, 0]]))
+
+
+PREDICTED = st.lists(st.tuples(st.floats(0.0, 1.0), st.booleans()), min_size=1, max_size=80)
+
+
+@given(PREDICTED, st.integers(1, 20))
+def test_each_example_is_in_the_bin_of_its_confidence(predicted: list[tuple[float, bool]], num_bins: int) -> None:
+    confidences, hits = zip(*predicted, strict=True)
+    bins = confidence_bins(confidences, hits, num_bins)
+    assert sum(each.count for each in bins) == len(predicted)
+    assert sum(each.hits for each in bins) == sum(hits)
+    assert sum(each.count * each.confidence for each in bins) == pytest.approx(sum(confidences))
+    assert all(each.count for each in bins)
+    places = [each.confidence * num_bins for each in bins]
+    assert all(later - earlier > -1e-9 for earlier, later in itertools.pairwise(places))
+    edges = np.arange(1, num_bins) / num_bins
+    expected = np.bincount(np.digitize(np.array(confidences), edges, right=True), minlength=num_bins)
+    ours = {math.ceil(place - 1e-9): each.count for place, each in zip(places, bins, strict=True)}
+    if all(min(abs(c * num_bins - edge) for edge in range(num_bins + 1)) > 1e-6 for c in confidences):
+        assert ours == {place + 1: count for place, count in enumerate(expected.tolist()) if count}
+
+
+@given(PREDICTED)
+def test_the_calibration_error_is_the_mean_gap_over_examples(predicted: list[tuple[float, bool]]) -> None:
+    confidences, hits = zip(*predicted, strict=True)
+    bins = confidence_bins(confidences, hits, 10)
+    gaps = [abs(each.hits / each.count - each.confidence) for each in bins for _ in range(each.count)]
+    assert calibration_error(bins) == pytest.approx(np.mean(gaps))
+
+
+def test_a_network_that_is_right_as_often_as_it_is_sure_has_no_calibration_error() -> None:
+    assert calibration_error(confidence_bins([0.75] * 4 + [0.5] * 2, [True] * 3 + [False, True, False])) == 0.0
+    assert calibration_error(confidence_bins([1.0] * 3, [False] * 3)) == 1.0
+    assert math.isnan(calibration_error([]))
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_mcnemars_mid_p_is_scipys_exact_test_less_half_of_what_was_seen(first: int, second: int) -> None:
+    n, m = first + second, min(first, second)
+    exact = binomtest(m, n).pvalue if n else 1.0
+    expected = 1.0 if first == second else exact - binom.pmf(m, n, 0.5)
+    assert mcnemar(first, second) == mcnemar(second, first) == pytest.approx(expected, rel=1e-9)
+
+
+def test_mcnemars_test_holds_for_many_images() -> None:
+    assert mcnemar(5000, 5000) == 1.0
+    assert mcnemar(2450, 2550) == pytest.approx(2 * binom.cdf(2449, 5000, 0.5) + binom.pmf(2450, 5000, 0.5), rel=1e-9)
+    assert mcnemar(0, 5000) == 0.0
+
+
+@given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=6))
+def test_holm_is_bonferroni_closed_over_all_sets_of_tests(p_values: list[float]) -> None:
+    """A hypothesis is refused where Bonferroni refuses every set of hypotheses that it is in."""
+    places = range(len(p_values))
+    sets = [chosen for size in places for chosen in itertools.combinations(places, size + 1)]
+    expected = [
+        max(min(1.0, len(chosen) * min(p_values[each] for each in chosen)) for chosen in sets if place in chosen)
+        for place in places
+    ]
+    assert holm(p_values) == pytest.approx(expected)

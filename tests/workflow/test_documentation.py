@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from fcnet import cache, cli, evaluate, figures, predict, train
+from fcnet import cache, cli, evaluate, figures, predict, report, train
 from fcnet.build import build
 from fcnet.config_file import dump_config, load_config
 from fcnet.experiment import carry_out
@@ -45,6 +45,7 @@ COMMANDS = {
     "train": train.main,
     "evaluate": evaluate.main,
     "predict": predict.main,
+    "report": report.main,
     "figures": figures.main,
     "cache": cache.main,
 }
@@ -160,6 +161,7 @@ EXPECTED: dict[str, dict[str, Shown]] = {
             FEW,
         ),
         "python -m fcnet.evaluate runs/digits": Shown(EVALUATION),
+        "python -m fcnet.report runs/digits": Shown([r"written to runs/digits/report\.html"]),
         "python -m fcnet.predict runs/digits IMAGE.png": Shown([r"IMAGE\.png: \d \(\d+\.\d%\)"], digit),
         "python -m fcnet.train --resume --out runs/digits": Shown([r"epoch 2/2 · .*", RESULT], killed_run),
         "python -m fcnet.train --list": Shown([rf"{name} +Trains .*\." for name in sorted(shipped())]),
@@ -197,6 +199,7 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         "python -m fcnet.train --config digits --set 'model.hidden=[256,128]' --out runs/narrow": Shown(
             [r".* layers 64-256-128-10, .*; runs/narrow", RESULT], smaller=FEW
         ),
+        "python -m fcnet.report runs/digits runs/narrow": Shown([r"written to report\.html"]),
         "python -m fcnet.train --config mine.toml": Shown([r".* layers 64-64-10, .*; runs/mine", RESULT], smaller=FEW),
         "python -m fcnet.train --config images --set data.path=/my/images": Shown(
             [r".* in 3 classes; .*; runs/images", RESULT], lambda: image_folder("my/images"), FEW

@@ -283,6 +283,9 @@ def test_two_ranks_learn_what_one_learns(name: str, folders: tuple[Path, Path]) 
     assert_same_course(two / name, one / name)
     ours, theirs = (load_file(folder / name / "model.safetensors") for folder in (two, one))
     assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+    said = [load_file(folder / name / "predictions.safetensors") for folder in (two, one)]
+    assert said[0]["labels"].equal(said[1]["labels"])
+    assert_close(said[0]["of_truth"], said[1]["of_truth"], rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize("begun_by", [0, 1])

@@ -368,7 +368,7 @@ def test_a_sweep_that_dies_at_any_word_to_the_study_goes_on_to_the_same_end(tmp_
             num_words = words()
         runs = results(tmp_path / "whole")
         assert len(runs) == 2
-        assert num_words >= 16
+        assert num_words >= 14
         for word in range(num_words):
             folder = tmp_path / f"died-{word}"
             with pytest.MonkeyPatch.context() as patch:
@@ -441,16 +441,7 @@ def wait_for(found: Callable[[], Any], process: subprocess.Popen[str]) -> None:
 
 
 def test_ctrl_c_saves_and_a_kill_costs_nothing_and_the_same_command_goes_on(here: Path) -> None:
-    flags = [
-        "--grid",
-        "optimizer.lr=[1e-3, 1e-2]",
-        "--seeds",
-        "2",
-        "--set",
-        "train.epochs=150",
-        "--set",
-        "train.save_seconds=0.02",
-    ]
+    flags = ["--grid", "optimizer.lr=[1e-3, 1e-2]", "--set", "train.epochs=100", "--set", "train.save_seconds=0.1"]
     folder = here / "sweeps" / "mine"
 
     def saved(point: int) -> Callable[[], bool]:
@@ -462,7 +453,9 @@ def test_ctrl_c_saves_and_a_kill_costs_nothing_and_the_same_command_goes_on(here
     out, err = first.communicate(timeout=60)
     assert (first.returncode, err) == (130, "")
     assert "stopped and saved in epoch " in out
-    assert "go on with: python -m fcnet.sweep mine.toml --grid 'optimizer.lr=[1e-3, 1e-2]' --set train.epochs=100" in out
+    assert (
+        "go on with: python -m fcnet.sweep mine.toml --grid 'optimizer.lr=[1e-3, 1e-2]' --set train.epochs=100" in out
+    )
     second = started(here, *flags)
     wait_for(saved(2), second)
     second.kill()
@@ -484,9 +477,7 @@ def test_two_processes_share_the_points_and_do_no_run_twice(here: Path) -> None:
     assert [process.returncode for process in both] == [0, 0], said
     assert [err for _, err in said] == ["", ""]
     done = [re.findall(r"; (\S+/point-\d+/seed-\d)$", out, re.MULTILINE) for out, _ in said]
-    assert sorted(done[0] + done[1]) == [
-        f"sweeps/mine/point-{n:03d}/seed-{seed}" for n in range(1, 7) for seed in (0, 1)
-    ]
+    assert sorted(done[0] + done[1]) == [f"sweeps/mine/point-{number:03d}/seed-0" for number in range(1, 7)]
     points = facts(here / "sweeps" / "mine")["points"]
     assert {(point["state"], point["n"]) for point in points} == {("finished", 1)}
     assert len({point["settings"]["optimizer.lr"] for point in points}) == 6
