@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fcnet.config import PLAIN, is_plain
 from fcnet.config_file import leaves, load_config, parsed
 from fcnet.errors import UserError
 
@@ -176,6 +177,8 @@ def read_axis(text: str, flag: str) -> Choices | Range:
         >>> [read_axis(f"optimizer.lr={ends}", "--search").log for ends in ("1e-4..1e-3", "1e-4..9e-4", "0..1")]
         [True, False, False]
     """
+    if not is_plain(text):
+        raise UserError(f"{flag} must be {PLAIN}, got {text!r}")
     key, equals, said = text.partition("=")
     key = key.strip()
     if not equals or not all(part.strip() for part in key.split(".")):
@@ -184,12 +187,12 @@ def read_axis(text: str, flag: str) -> Choices | Range:
         return _range(key, found, f"{flag} {text}")
     try:
         values = parsed(f"value = {said}")["value"]
-    except ValueError:
-        values = None
+        written = list(map(toml, values)) if isinstance(values, list) else []
+    except ValueError:  # also of a number that is too long to be written
+        values = written = []
     if not isinstance(values, list) or not values:
         ranges = ", LOW..HIGH, LOW..HIGH:log or LOW..HIGH:linear" if flag == "--search" else ""
         raise UserError(f"{flag} {key} must be a TOML list of one or more values{ranges}, got {said or 'nothing'}")
-    written = list(map(toml, values))
     if twice := [value for place, value in enumerate(written) if value in written[:place]]:
         raise UserError(f"{flag} {key} must be values that all differ, got {twice[0]} twice")
     return Choices(key, tuple(values))
@@ -225,9 +228,10 @@ def _number(text: str) -> float | None:
     """A finite number of TOML; None where it is none."""
     try:
         value = parsed(f"value = {text}")["value"]
-    except ValueError:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except (ValueError, OverflowError):
         return None
-    return value if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
+    return value if number else None
 
 
 def _clashes(axes: Sequence[Choices | Range], flag: str) -> Iterator[str]:

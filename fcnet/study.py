@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from fcnet.config_file import leaves
@@ -102,7 +104,7 @@ def open_study(plan: Plan, folder: Path, storage: str) -> Study:
     import optuna
 
     study = optuna.create_study(
-        storage=_storage(storage or f"sqlite:///{folder.absolute() / 'study.db'}"),
+        storage=_storage(folder, storage),
         study_name=folder.absolute().name,
         direction="maximize",
         load_if_exists=True,
@@ -206,18 +208,26 @@ def standing(trial: FrozenTrial, plan: Plan) -> Standing:
     )
 
 
-def _storage(url: str) -> RDBStorage:
+def _storage(folder: Path, url: str) -> RDBStorage:
+    """The database of a URL, else the file in the folder, whose name may hold what a URL gives a meaning to."""
     import sqlalchemy
     from optuna.exceptions import StorageInternalError
     from optuna.storages import RDBStorage
 
+    file = folder.absolute() / "study.db"
     try:
-        name = sqlalchemy.make_url(url).render_as_string(hide_password=True)
+        name = sqlalchemy.make_url(url).render_as_string(hide_password=True) if url else str(file)
     except sqlalchemy.exc.ArgumentError:
         raise UserError("--storage must be the URL of a database, such as postgresql://USER@HOST/NAME") from None
-    file = {"connect_args": {"timeout": _BUSY_SECONDS}, "poolclass": sqlalchemy.NullPool}  # which leaves nothing open
+    options: dict[str, Any] = {}
+    if not url:
+        options["creator"] = partial(sqlite3.connect, file, timeout=_BUSY_SECONDS)
+    elif url.startswith("sqlite"):
+        options["connect_args"] = {"timeout": _BUSY_SECONDS}
+    if not url or url.startswith("sqlite"):
+        options["poolclass"] = sqlalchemy.NullPool  # which leaves nothing open
     try:
-        return RDBStorage(url, engine_kwargs=file if url.startswith("sqlite") else {})
+        return RDBStorage(url or "sqlite:///study.db", engine_kwargs=options)
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, ImportError) as error:
         raise UserError(f"the sweep's database must be one that can be used here, got {name}: {_why(error)}") from None
 

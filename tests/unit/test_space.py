@@ -179,6 +179,14 @@ def test_what_is_no_range_is_refused_in_one_line(file: Path, wanted: str, line: 
     assert refusal(file, wanted, search=True) == line
 
 
+@pytest.mark.parametrize("search", [False, True])
+@pytest.mark.parametrize(
+    "wanted", ["a\nb=[1]", f"optimizer.lr=[0x{'f' * 5000}]", f"optimizer.lr=1..0x{'f' * 5000}", "a=\0"]
+)
+def test_whatever_is_wanted_a_refusal_is_one_line(file: Path, wanted: str, search: bool) -> None:
+    assert len(refusal(file, wanted, search=search).splitlines()) == 1
+
+
 def test_a_setting_that_is_tried_twice_or_as_a_part_of_another_is_refused(file: Path) -> None:
     assert refusal(file, "optimizer.lr=[1]", "optimizer.lr=[2]") == (
         "--grid optimizer.lr must be given once, got optimizer.lr as well"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from optuna.storages import RDBStorage
 
-from fcnet import points, sweep, train
+from fcnet import cli, experiment, study, sweep, train
 from fcnet.errors import UserError
 from fcnet.points import Sweep
 from fcnet.run import Run
@@ -284,12 +284,12 @@ def test_a_point_that_ended_while_another_worker_looked_is_not_begun_again(
         mine, other = Sweep(plan, tmp_path / "shared"), Sweep(plan, tmp_path / "shared")
         held = mine.points()
         next(held)
-        seen = points.study.begun(other._study)
+        seen = study.begun(other._study)
         held.close()  # type: ignore[attr-defined]
         work(mine)
-        begun = points.study.begun
+        begun = study.begun
         stale = iter([seen])
-        monkeypatch.setattr("fcnet.points.study.begun", lambda study: next(stale, None) or begun(study))
+        monkeypatch.setattr("fcnet.study.begun", lambda kept: next(stale, None) or begun(kept))
         assert list(other.points()) == []
 
 
@@ -317,10 +317,10 @@ def test_a_surplus_point_of_a_race_is_taken_back(tmp_path: Path, monkeypatch: py
         plan = planned("optimizer.lr=1e-3..1e-1", trials=2, epochs=1)
         work(Sweep(plan, tmp_path / "a" / "mine", url))
         late = Sweep(plan, tmp_path / "b" / "mine", url)
-        begun = points.study.begun
+        begun = study.begun
         looks = iter([True])
-        monkeypatch.setattr("fcnet.points.study.begun", lambda study: [] if next(looks, False) else begun(study))
-        assert points.study.begin(late._study, plan) is None
+        monkeypatch.setattr("fcnet.study.begun", lambda kept: [] if next(looks, False) else begun(kept))
+        assert study.begin(late._study, plan) is None
         assert len(late._study.get_trials()) == 3
         more = dataclasses.replace(plan, num_points=3)
         assert len(work(Sweep(more, tmp_path / "b" / "mine", url)).points) == 3
@@ -396,7 +396,7 @@ def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint_and_finished_ones_st
 ) -> None:
     plan = planned("optimizer.lr=[1e-3, 1e-2]", seeds=2, epochs=3)
     begun: list[tuple[str, int]] = []
-    real = points.carry_out
+    real = experiment.carry_out
 
     def watched(experiment: Any, run: Run, **options: Any) -> Iterator[Any]:
         events = real(experiment, run, **options | {"save_seconds": 0.0})
@@ -556,6 +556,54 @@ def test_a_database_that_is_not_there_is_refused_without_its_password() -> None:
         sweep.main([*flags, "mysql+pymysql://me:secret@host/name"])
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_database_that_is_none_is_refused_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "study.db").write_text("notes, not a database")
+    with pytest.raises(UserError, match=r"^the sweep's database must be one .*/mine/study.db: .*not a database$"):
+        sweep.main(["mine.toml", "--grid", "optimizer.lr=[1]", "--out", "mine"])
+    assert (tmp_path / "mine" / "study.db").read_text() == "notes, not a database"
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("name", ["a b", "a%20b", "a?b", "{SCHEMA_VERSION}", "$x", "ü#"])
+def test_a_sweep_stays_in_its_folder_whatever_that_is_called(tmp_path: Path, name: str) -> None:
+    with quiet():
+        next(Sweep(planned("optimizer.lr=[1]"), tmp_path / "in" / name).points())
+    files = [file for file in (tmp_path / "in").rglob("*") if file.is_file()]
+    assert files
+    assert {file.parent for file in files} == {tmp_path / "in" / name}
+    assert tmp_path / "in" / name / "study.db" in files
+
+
+@pytest.mark.usefixtures("here")
+def test_a_database_that_goes_away_meanwhile_ends_the_sweep_in_one_line(tmp_path: Path) -> None:
+    def shared() -> None:
+        with quiet():
+            held = Sweep(planned("optimizer.lr=[1]"), tmp_path / "mine").points()
+            (tmp_path / "mine" / "study.db").unlink()
+            next(held)
+
+    with pytest.raises(
+        UserError, match=r"^the sweep's database must stay reachable and writable, got: no such table.*$"
+    ):
+        shared()
+
+
+def test_ctrl_c_between_runs_says_how_to_go_on(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise cli.Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr("fcnet.sweep.build", interrupted)
+    assert sweep.main(["mine.toml", "--grid", "optimizer.lr=[1]"]) == 143
+    assert capsys.readouterr().out.endswith(
+        "\nstopped; go on with: python -m fcnet.sweep mine.toml --grid 'optimizer.lr=[1]'\n"
+    )
+    assert not list(here.glob("sweeps/mine/sweep.*"))
 
 
 @pytest.mark.usefixtures("here", "no_reports")
