@@ -380,6 +380,29 @@ def test_a_sweep_that_dies_at_any_word_to_the_study_goes_on_to_the_same_end(tmp_
 
 
 @pytest.mark.usefixtures("here", "no_reports")
+def test_a_point_is_given_up_though_its_process_died_before_it_could_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned("optimizer.lr=[1e-3, 1e-2]", "train.save_seconds=[0]", pruning="halving", epochs=4)
+    with quiet():
+        expected = comparable(work(Sweep(plan, tmp_path / "whole")))
+        assert [state for _, _, state, _, _ in expected] == ["finished", "pruned"]
+        length, real = len(expected[1][3][0]), study.report
+        assert length < 4
+
+        def deaf(trial: Any, course: dict[int, float]) -> None:
+            if trial.number == 1 and len(course) == length:
+                raise Death
+            real(trial, course)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("fcnet.study.report", deaf)
+            with pytest.raises(Death):
+                work(Sweep(plan, tmp_path / "died"))
+        assert comparable(work(Sweep(plan, tmp_path / "died"))) == expected
+
+
+@pytest.mark.usefixtures("here", "no_reports")
 def test_a_search_that_was_stopped_goes_on_to_the_points_of_one_that_was_not(tmp_path: Path) -> None:
     plan = planned("optimizer.lr=1e-4..1e-1", "model.dropout=0..0.5", trials=13, epochs=1)
     with quiet():
@@ -412,7 +435,13 @@ def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint_and_finished_ones_st
             work(Sweep(plan, tmp_path / "shared"))
         before = (tmp_path / "shared/point-001/seed-0/model.safetensors").stat()
         work(Sweep(plan, tmp_path / "shared"))
-        assert work(Sweep(plan, tmp_path / "whole")).num_left == 0
+        whole = work(Sweep(plan, tmp_path / "whole"))
+    assert whole.num_left == 0
+    for point in whole.points:
+        for seed in (0, 1):
+            records = Run(tmp_path / f"whole/point-{point.number:03d}/seed-{seed}").records()
+            assert point.courses[seed] == [(each["epoch"], each["validation_accuracy"]) for each in records]
+            assert len(records) == 3
     assert begun[:5] == [("point-001/seed-0", 0), ("point-001/seed-1", 0), ("point-001/seed-1", 9),
                          ("point-002/seed-0", 0), ("point-002/seed-1", 0)]  # fmt: skip
     after = (tmp_path / "shared/point-001/seed-0/model.safetensors").stat()
