@@ -137,9 +137,12 @@ class Point:
         study.end(self._trial, "pruned")
 
     def fail(self, why: str) -> None:
-        """Tells the study that the point comes to nothing, however often it is tried."""
+        """Tells the study that the point comes to nothing, however often it is tried.
+
+        It is ended as if it were pruned: a sampler learns from those, and nothing from what failed.
+        """
         self._trial.set_user_attr("why", why)
-        study.end(self._trial, "failed")
+        study.end(self._trial, "pruned")
 
     def _report(self, run: Run, seed: int) -> None:
         """Tells the study the run's epochs, also those that a killed process left untold."""

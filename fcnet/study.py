@@ -129,8 +129,7 @@ def begun(study: Study) -> list[FrozenTrial]:
     """The points that were begun, in order; without what `begin` took back."""
     from optuna.trial import TrialState
 
-    trials = study.get_trials(deepcopy=False)
-    return [trial for trial in trials if trial.state != TrialState.FAIL or "settings" in trial.user_attrs]
+    return [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
 
 
 def begin(study: Study, plan: Plan) -> Trial | None:
@@ -139,7 +138,7 @@ def begin(study: Study, plan: Plan) -> Trial | None:
         return None
     trial = study.ask()
     if trial.number not in [each.number for each in begun(study)[: plan.num_points]]:
-        end(trial, "failed")
+        end(trial, "surplus")
         return None
     return trial
 
@@ -176,11 +175,11 @@ def report(trial: Trial, course: dict[int, float]) -> None:
             trial.report(value, step)
 
 
-def end(trial: Trial, state: Literal["finished", "pruned", "failed"], value: float | None = None) -> None:
+def end(trial: Trial, state: Literal["finished", "pruned", "surplus"], value: float | None = None) -> None:
     """Ends a point; by the storage, since a grid's sampler would stop an optimization that is not under way."""
     from optuna.trial import TrialState
 
-    states = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+    states = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "surplus": TrialState.FAIL}
     trial.storage.set_trial_state_values(trial._trial_id, states[state], None if value is None else [value])
 
 
@@ -191,8 +190,8 @@ def standing(trial: FrozenTrial, plan: Plan) -> Standing:
     states: dict[TrialState, State] = {
         TrialState.COMPLETE: "finished",
         TrialState.PRUNED: "pruned",
-        TrialState.FAIL: "failed",
     }
+    state, why = states.get(trial.state, "unfinished"), trial.user_attrs.get("why", "")
     courses: dict[int, list[tuple[int, float]]] = {}
     for step, accuracy in sorted(trial.intermediate_values.items()):
         place, epoch = divmod(step - 1, plan.space.num_epochs)
@@ -201,10 +200,10 @@ def standing(trial: FrozenTrial, plan: Plan) -> Standing:
     return Standing(
         trial.number + 1,
         trial.user_attrs["settings"],
-        states.get(trial.state, "unfinished"),
+        "failed" if state == "pruned" and why else state,
         tuple(sorted(runs, key=lambda run: run.seed)),
         courses,
-        trial.user_attrs.get("why", ""),
+        why,
     )
 
 

@@ -15,6 +15,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+import optuna
 import pytest
 from optuna.storages import RDBStorage
 
@@ -532,6 +533,10 @@ def test_a_point_that_blows_up_fails_in_words_and_the_others_go_on(
     assert re.search(r"NaN|inf|finite", said["points"][1]["why"])
     assert said["chosen"]["settings"] == {"optimizer.lr": 1e-2}
     assert "  failed: " in capsys.readouterr().out
+    with quiet():
+        kept = optuna.load_study(study_name="mine", storage=f"sqlite:///{tmp_path}/sweeps/mine/study.db")
+        assert {trial.state.name for trial in kept.trials} == {"COMPLETE", "PRUNED"}  # from which samplers learn
+        kept._storage._backend.engine.dispose()  # type: ignore[attr-defined]
     assert said["points"][1]["why"].split("'")[0][:30] in (tmp_path / "sweeps/mine/sweep.html").read_text()
     assert sweep.main([*flags, "--grid", "optimizer.lr=[1e30]", "--out", "none"]) == 2
     assert "no point came to its end" in capsys.readouterr().err
@@ -678,8 +683,6 @@ def test_optuna_is_loaded_by_a_sweep_alone() -> None:
 
 @pytest.mark.usefixtures("here", "no_reports")
 def test_optuna_says_as_much_afterwards_as_before() -> None:
-    import optuna
-
     before = optuna.logging.get_verbosity()
     assert sweep.main(["mine.toml", "--grid", "optimizer.lr=[1e-2]"]) == 0
     assert optuna.logging.get_verbosity() == before
