@@ -181,12 +181,13 @@ def refuse(mistake: str) -> int:
     return _refuse(mistake) if distributed.rank() == 0 else 2
 
 
-def show(training: Training, events: Iterator[EpochRecord | None]) -> None:
+def show(training: Training, events: Iterator[EpochRecord | None], *, lines: bool = True) -> None:
     """Follows a training: a bar on a terminal, and one line an epoch.
 
     Args:
         training: what is under way; its figures are read only when the bar is drawn.
         events: as `fcnet.experiment.carry_out` gives them.
+        lines: whether each epoch is said.
     """
     shown = distributed.rank() == 0 and sys.stderr.isatty()
     form = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"  # fits into 80 columns
@@ -195,7 +196,8 @@ def show(training: Training, events: Iterator[EpochRecord | None]) -> None:
     ) as bar:
         for record in events:
             if record is not None:
-                say(epoch_line(record, training.algorithm.epochs))
+                if lines:
+                    say(epoch_line(record, training.algorithm.epochs))
             elif bar.update(training.step - bar.n) and distributed.num_ranks() == 1:
                 loss, accuracy = training.tally.read()
                 if not math.isfinite(loss):

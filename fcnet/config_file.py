@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 _SHOWN = 300
 
 
-def load_config(path: Path, overrides: Sequence[str] = (), *, flag: str = "--config") -> Config:
+def load_config(
+    path: Path, overrides: Sequence[str] = (), *, flag: str = "--config", further: Sequence[tuple[str, str]] = ()
+) -> Config:
     """Reads a configuration file, then what is set on top of it.
 
     Args:
         path: a TOML file.
         overrides: ``section.key=value`` each, the value read as TOML; a bare word is a string.
         flag: what named the file, for the message.
+        further: what is set after that, each with the flag that said so.
 
     Returns:
         The configuration, with ``data.path`` made absolute.
@@ -51,13 +54,14 @@ def load_config(path: Path, overrides: Sequence[str] = (), *, flag: str = "--con
         raise UserError(f"{flag} must name a file that can be read, got {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} must be UTF-8 text") from None
+    changes = [*(("--set", override) for override in overrides), *further]
     try:
-        tree = _parsed(text)
+        tree = parsed(text)
     except ValueError as error:
-        unset = [mistake for override in overrides if (mistake := _override({}, {}, override))]
+        unset = [mistake for change in changes if (mistake := _override({}, {}, *change))]
         raise UserError("\n".join([f"{path} must be TOML: {error}", *unset])) from None
     places = {key: f"{path}:{line}" for key, line in _lines_of_keys(text)}
-    mistakes = [mistake for override in overrides if (mistake := _override(tree, places, override))]
+    mistakes = [mistake for change in changes if (mistake := _override(tree, places, *change))]
     config = None
     try:
         config = Config.model_validate(tree)
@@ -105,8 +109,16 @@ def _with_absolute_path(config: Config, places: dict[str, str], file: str) -> Co
     return config.model_copy(update={"data": config.data.model_copy(update={"path": absolute})})
 
 
-def _parsed(text: str) -> dict[str, Any]:
-    """Reads TOML; a ValueError where it is none, or where Python cannot hold it."""
+def parsed(text: str) -> dict[str, Any]:
+    """Reads TOML.
+
+    Raises:
+        ValueError: it is none, or Python cannot hold it.
+
+    Example:
+        >>> parsed("value = [1e-4, 1e-3]")
+        {'value': [0.0001, 0.001]}
+    """
     try:
         return tomllib.loads(text)
     except RecursionError:
@@ -127,18 +139,18 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object
             yield prefix + key, value
 
 
-def _override(tree: dict[str, Any], places: dict[str, str], override: str) -> str | None:
-    """Puts one ``--set`` into the tree; returns the mistake where it cannot."""
-    place = f"--set {override}"
+def _override(tree: dict[str, Any], places: dict[str, str], flag: str, override: str) -> str | None:
+    """Puts one ``--set``, or what another flag sets, into the tree; returns the mistake where it cannot."""
+    place = f"{flag} {override}"
     if not is_plain(override):
-        return f"--set must be {PLAIN}, got {_shown(override)}"
+        return f"{flag} must be {PLAIN}, got {_shown(override)}"
     key, equals, text = override.partition("=")
     key = key.strip()
     parts = key.split(".")
     if not equals or not all(parts):
-        return f"--set must be section.key=value, got {override}"
+        return f"{flag} must be section.key=value, got {override}"
     try:
-        value = _parsed(f"value = {text}")["value"]
+        value = parsed(f"value = {text}")["value"]
     except ValueError:
         if not re.fullmatch(r"[^\s\"'\[\]{}=,#][^\"'\[\]{}=,\n]*", text):
             return f"{place}: the value must be TOML, got {_shown(text)}"

@@ -226,6 +226,14 @@ def make_report(run: Run, test: Batches | None = None) -> None:
         run.finish(summary)
 
 
+def tidy(run: Run) -> None:
+    """Removes what a kill in a finished run's last moment left, and makes the page that it took."""
+    run.clear()
+    run.sweep()
+    if not (run.path / "report.html").is_file() and (run.path / "predictions.json").is_file():
+        make_report(run)
+
+
 def _remarks(experiment: Experiment, records: list[dict[str, Any]], test: Evaluation) -> list[str]:
     """What the figures say of the training, in words; all ranks must ask together."""
     training, network = experiment.training, experiment.network

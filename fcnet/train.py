@@ -16,7 +16,7 @@ from fcnet.build import build
 from fcnet.config_file import check_agreement, dump_config, load_config
 from fcnet.errors import NonFiniteError, UserError
 from fcnet.events import EventLog, check_tensorboard, has_events, logged
-from fcnet.experiment import Stopped, carry_out, make_report
+from fcnet.experiment import Stopped, carry_out, tidy
 from fcnet.files import write_bytes, write_text
 from fcnet.range_test import suggested, try_rates
 from fcnet.records import EpochRecord
@@ -47,7 +47,9 @@ def main(arguments: list[str]) -> int:
     if tensorboard:
         check_tensorboard()
     if run is not None and run.finished:
-        _tidy(run, tensorboard=tensorboard)
+        tidy(run)
+        if tensorboard:
+            EventLog(run.path, _records(run)).close()
         cli.say(f"{run.path} is finished: {_result(run)}")
         return 0
     if run is None and flags.out is not None:
@@ -57,16 +59,6 @@ def main(arguments: list[str]) -> int:
         if flags.find_lr:
             return _find_rate(config, flags.out or Path("runs") / f"{name}-lr", device)
         return _train(config, run, name, flags.out, device=device, tensorboard=tensorboard)
-
-
-def _tidy(run: Run, *, tensorboard: bool) -> None:
-    """Does for a finished run what a kill in the last moment left undone, and what is newly asked for."""
-    run.clear()
-    run.sweep()
-    if tensorboard:
-        EventLog(run.path, _records(run)).close()
-    if not (run.path / "report.html").is_file() and (run.path / "predictions.json").is_file():
-        make_report(run)
 
 
 def _flags(arguments: list[str]) -> argparse.Namespace:

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, TypeGuard
 
 from markupsafe import Markup
@@ -168,6 +169,38 @@ def reliability(title: str, bins: Sequence[tuple[float, float, int, float, float
         title, svg, ["accuracy, with its 95 % interval", "as sure as right"],
         ["mean probability", "accuracy", "95 % interval", "images"], rows, always_named=True,
     )  # fmt: skip
+
+
+def spread(title: str, points: Sequence[tuple[str, Sequence[float]]], *, x_label: str, x_name: str) -> Chart:
+    """Shares of several groups: their mean, their standard deviation either way, and beside it each value.
+
+    Args:
+        title: what it shows.
+        points: each group's name and its values, at least one, in the order in which they stand.
+        x_label: what the order is.
+        x_name: what a group is.
+
+    Example:
+        >>> spread("Accuracy", [("a", [0.5, 0.7]), ("b", [0.4])], x_label="rank", x_name="point").rows
+        [('a', '60%', '14.1%', '2'), ('b', '40%', '–', '1')]
+    """
+    across = Scale(0.5, len(points) + 0.5, LEFT, RIGHT)
+    figures = [(name, fmean(values), stdev(values) if len(values) > 1 else None, values) for name, values in points]
+    reach = [mean + way * (std or 0.0) for _, mean, std, _ in figures for way in (-1, 1)]
+    up = fitted([*reach, *(value for _, values in points for value in values)], BOTTOM, TOP)
+    parts = [frame(across, up, x_label, lambda place: number(place) if place == int(place) else "", percent)]
+    for place, (_, mean, std, values) in enumerate(figures, 1):
+        x = across(place)
+        if std is not None:
+            parts.append(Markup('<path class="line s0" d="M{0} {1}V{2}"/>').format(x, up(mean - std), up(mean + std)))
+        parts += [
+            Markup('<circle class="dot s1" cx="{}" cy="{}" r="1.6"/>').format(x + 4, up(value)) for value in values
+        ]
+        parts.append(Markup('<circle class="dot s0" cx="{}" cy="{}" r="3.5"/>').format(x, up(mean)))
+    rows = [(name, percent(mean), _said(std, percent), str(len(values))) for name, mean, std, values in figures]
+    said = [f"{name}: {mean} ± {std} (n = {count})" for name, mean, std, count in rows]
+    svg = _drawing(parts, f"{title}. " + "; ".join(said), [across(place) for place in range(1, len(rows) + 1)], said)
+    return Chart(title, svg, header=[x_name, "mean", "standard deviation", "n"], rows=rows)
 
 
 def _drawing(parts: Sequence[Markup], words: str, at: Sequence[float], said: Sequence[str]) -> Markup:

@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from fcnet import cache, cli, evaluate, export, figures, predict, report, train
+from fcnet import cache, cli, evaluate, export, figures, predict, report, sweep, train
 from fcnet.build import build
 from fcnet.config_file import dump_config, load_config
 from fcnet.experiment import carry_out
@@ -43,6 +43,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = {
     "train": train.main,
+    "sweep": sweep.main,
     "evaluate": evaluate.main,
     "predict": predict.main,
     "report": report.main,
@@ -204,6 +205,20 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         "python -m fcnet.train --config digits --find-lr": Shown(
             [r"of \d+ learning rates from 1e-06 .*: --set optimizer\.lr=.* \(now 0\.01\); picture: runs/digits-lr/.*"]
         ),
+        "python -m fcnet.sweep digits --grid 'optimizer.lr=[1e-3,1e-2]' --seeds 3": Shown(
+            [
+                r"2 points with 3 seeds each, chosen by validation accuracy; sweeps/digits",
+                r"1 +\d +0\.0\d+ +\d\d\.\d\d % ± \d+\.\d\d +3 +finished",
+                r"by validation accuracy, points? \d .*",
+                r"written to sweeps/digits: sweep\.html, sweep\.json, sweep\.csv",
+            ],
+            smaller="--set train.epochs=1 --set model.hidden=[16]",
+        ),
+        "python -m fcnet.sweep digits --search optimizer.lr=1e-4..1e-1 --trials 20 --prune median "
+        "--out sweeps/search": Shown(
+            [r"7 points with 1 seed each, .*; sweeps/search", r"written to sweeps/search: .*"],
+            smaller="--set train.epochs=2 --set model.hidden=[8] --trials 7",
+        ),
         "python -m fcnet.export runs/digits digits.onnx": Shown(
             [r"digits\.onnx: uint8 pixels \(B, 1, 8, 8\) to probabilities \(B, 10\), .*; card: README\.md"]
         ),
@@ -229,6 +244,16 @@ EXPECTED: dict[str, dict[str, Shown]] = {
             [r".* layers 64-256-128-10, .*; runs/narrow", RESULT], smaller=FEW
         ),
         "python -m fcnet.report runs/digits runs/narrow": Shown([r"written to report\.html"]),
+        "python -m fcnet.sweep digits --grid 'optimizer.lr=[1e-3,1e-2]' --grid 'model.hidden=[[64],[256,128]]' "
+        "--seeds 2": Shown(
+            [r"4 points with 2 seeds each, .*; sweeps/digits", r"written to sweeps/digits: .*"],
+            smaller="--set train.epochs=1",
+        ),
+        "python -m fcnet.sweep digits --search optimizer.lr=1e-4..1e-1 --search 'model.dropout=0..0.5' --trials 12 "
+        "--prune median --out sweeps/search": Shown(
+            [r"7 points with 1 seed each, .*; sweeps/search", r"written to sweeps/search: .*"],
+            smaller="--set train.epochs=2 --set model.hidden=[8] --trials 7",
+        ),
         "python -m fcnet.train --config mine.toml": Shown([r".* layers 64-64-10, .*; runs/mine", RESULT], smaller=FEW),
         "python -m fcnet.train --config images --set data.path=/my/images": Shown(
             [r".* in 3 classes; .*; runs/images", RESULT], lambda: image_folder("my/images"), FEW

@@ -30,7 +30,7 @@ import fcnet
 
 after = state()
 heavy = ["matplotlib", "sklearn", "scipy", "torchvision", "pandas", "pydantic", "PIL", "tqdm", "torch._dynamo",
-         "jinja2", "backports.zstd", "compression.zstd"]
+         "optuna", "sqlalchemy", "jinja2", "backports.zstd", "compression.zstd"]
 print(json.dumps({
     "loaded": [name for name in heavy if name in sys.modules and name not in modules],
     "changed": [key for key in after if after[key] != before[key]],

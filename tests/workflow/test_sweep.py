@@ -1,0 +1,688 @@
+"""A sweep loses no point and does none twice, whoever works on it and however they end; it chooses by validation."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import pytest
+from optuna.storages import RDBStorage
+
+from fcnet import cli, experiment, study, sweep, train
+from fcnet.errors import UserError
+from fcnet.points import Sweep
+from fcnet.run import Run
+from fcnet.space import read_space
+from fcnet.study import Plan, quiet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from fcnet.points import Outcome
+
+pytestmark = pytest.mark.usefixtures("own_cache_and_threads")
+CONFIG = """
+[data]
+source = "synthetic"
+shape = [1, 5, 5]
+train_size = 100
+test_size = 20
+num_classes = 4
+validation = 0.3
+[model]
+hidden = [6]
+[train]
+epochs = 2
+batch_size = 16
+threads = 1
+"""
+GRID = ["--grid", "optimizer.lr=[1e-3, 1e-2]", "--grid", "model.hidden=[[], [6]]", "--seeds", "2"]
+CLOCKED = {"seconds", "images_per_second", "train_seconds", "limit_images_per_second"}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with a configuration."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_text(CONFIG)
+    return tmp_path
+
+
+@pytest.fixture
+def no_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs end without their pages, which take as long as the rest."""
+    monkeypatch.setattr("fcnet.experiment.make_report", lambda *_: None)
+    monkeypatch.setattr("fcnet.experiment._limit", lambda _: 1.0)
+
+
+def result(run: Run) -> dict[str, Any]:
+    """All of a finished run but what a clock measured."""
+    sealed = [run.path / f"{name}.{ending}" for name in ("model", "predictions") for ending in ("safetensors", "json")]
+    return {
+        "files": [file.read_bytes() for file in sealed],
+        "records": [{k: v for k, v in record.items() if k not in CLOCKED} for record in run.records()],
+        "summary": {k: v for k, v in run.summary().items() if k not in CLOCKED},
+    }
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """All runs of a sweep, by name."""
+    return {str(file.parent.relative_to(folder)): result(Run(file.parent)) for file in folder.glob("*/*/summary.json")}
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    """What a sweep says of itself, but for the seconds."""
+    said: dict[str, Any] = json.loads((folder / "sweep.json").read_text())
+    for point in said["points"]:
+        for run in point["runs"]:
+            assert run.pop("seconds") > 0.0
+    return said
+
+
+def planned(*wanted: str, seeds: int = 1, trials: int = 0, pruning: str = "none", epochs: int = 2) -> Plan:
+    from pathlib import Path
+
+    space = read_space(Path("mine.toml"), [f"train.epochs={epochs}"], wanted, search=bool(trials))
+    return Plan(space, seeds, trials or space.num_points(), pruning, "data")  # type: ignore[arg-type]
+
+
+def work(joined: Sweep) -> Outcome:
+    """Works on a sweep as the command does, until no point is left."""
+    import torch
+
+    assert sweep._carry_out(joined, torch.device("cpu"), "") == 0
+    return joined.write()
+
+
+# --- what it does -----------------------------------------------------------------------------------------------
+
+
+def test_a_grid_is_trained_whole_and_each_run_is_the_one_that_train_makes(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep.main(["mine.toml", *GRID, "--set", "optimizer.weight_decay=0.1"]) == 0
+    folder = here / "sweeps" / "mine"
+    said = facts(folder)
+    settings = [
+        (point["settings"]["optimizer.lr"], tuple(point["settings"]["model.hidden"])) for point in said["points"]
+    ]
+    assert sorted(settings) == [(1e-3, ()), (1e-3, (6,)), (1e-2, ()), (1e-2, (6,))]
+    assert {(point["state"], point["n"]) for point in said["points"]} == {("finished", 2)}
+    assert [[run["seed"] for run in point["runs"]] for point in said["points"]] == [[0, 1]] * 4
+    one = next(point for point in said["points"] if point["settings"] == {"optimizer.lr": 1e-3, "model.hidden": [6]})
+    alone = ["--set", "optimizer.lr=1e-3", "--set", "model.hidden=[6]", "--set", "optimizer.weight_decay=0.1"]
+    for seed in (0, 1):
+        assert train.main(["--config", "mine.toml", *alone, "--set", f"seed={seed}", "--out", f"alone-{seed}"]) == 0
+        ours = folder / f"point-{one['point']:03d}" / f"seed-{seed}"
+        assert result(Run(ours)) == result(Run(here / f"alone-{seed}"))
+        assert (ours / "config.toml").read_bytes() == (here / f"alone-{seed}" / "config.toml").read_bytes()
+        assert (ours / "report.html").is_file()
+    written = capsys.readouterr()
+    assert written.err == ""
+    assert "4 points with 2 seeds each, chosen by validation accuracy; sweeps/mine" in written.out
+    assert written.out.count("validation accuracy ") >= 8
+    assert re.search(r"^rank +point +optimizer.lr +model.hidden +validation accuracy +n +state$", written.out, re.M)
+    assert re.search(r"^test accuracy of point \d, looked at after the choice: .* \(n = 2\)$", written.out, re.M)
+
+
+def test_figures_are_those_of_the_runs_and_the_best_mean_is_first(here: Path) -> None:
+    assert sweep.main(["mine.toml", *GRID]) == 0
+    folder = here / "sweeps" / "mine"
+    said = facts(folder)
+    means = []
+    for point in said["points"]:
+        values = [Run(folder / run["run"]).summary()["validation_accuracy"] for run in point["runs"]]
+        assert [run["validation_accuracy"] for run in point["runs"]] == values
+        assert point["validation_accuracy_mean"] == pytest.approx(statistics.fmean(values))
+        assert point["validation_accuracy_std"] == pytest.approx(statistics.stdev(values))
+        means.append(statistics.fmean(values))
+    assert means == sorted(means, reverse=True)
+    best = said["points"][0]
+    tests = [Run(folder / run["run"]).summary()["test_accuracy"] for run in best["runs"]]
+    assert said["chosen"]["point"] == best["point"]
+    assert said["chosen"]["test_accuracy_mean"] == pytest.approx(statistics.fmean(tests))
+    assert said["chosen"]["test_accuracy_std"] == pytest.approx(statistics.stdev(tests))
+    lines = list(csv.DictReader((folder / "sweep.csv").read_text().splitlines()))
+    assert len(lines) == 8
+    assert [float(line["validation_accuracy"]) for line in lines[:2]] == [
+        run["validation_accuracy"] for run in best["runs"]
+    ]
+
+
+def test_the_test_set_has_no_say_in_the_choice_and_is_read_of_the_chosen_point_alone(here: Path) -> None:
+    assert sweep.main(["mine.toml", *GRID]) == 0
+    folder = here / "sweeps" / "mine"
+    before = facts(folder)
+    for point in before["points"][1:]:
+        for run in point["runs"]:
+            file = folder / run["run"] / "summary.json"
+            summary = json.loads(file.read_text())
+            del summary["test_accuracy"], summary["test_loss"], summary["test_interval"]
+            file.write_text(json.dumps(summary))
+    assert sweep.main(["mine.toml", *GRID]) == 0
+    assert facts(folder) == before
+    for run in before["points"][0]["runs"]:
+        file = folder / run["run"] / "summary.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"test_accuracy": 0.0}))
+    assert sweep.main(["mine.toml", *GRID]) == 0
+    after = facts(folder)
+    assert after["points"] == before["points"]
+    assert after["chosen"]["test_accuracy_mean"] == 0.0
+    others = {key for point in after["points"] for run in point["runs"] for key in run} | set(after["points"][0])
+    assert not [key for key in others if "test" in key]
+
+
+def test_the_page_holds_all_it_shows_and_names_what_it_ranks_by(here: Path) -> None:
+    assert sweep.main(["mine.toml", *GRID]) == 0
+    folder = here / "sweeps" / "mine"
+    page, said = (folder / "sweep.html").read_text(), facts(folder)
+    assert not re.findall(r"(?:src|href)=\"(?!#|data:)[^\"]*", page)
+    assert "ranked by their mean validation accuracy, never by the test set" in page
+    assert said["verdict"] in page
+    for point in said["points"]:
+        assert f"{100 * point['validation_accuracy_mean']:.2f} % ± {100 * point['validation_accuracy_std']:.2f}" in page
+        assert f"Point {point['point']}: optimizer.lr" in page
+    assert page.count("<figure") == 1 + 4
+
+
+@pytest.mark.usefixtures("no_reports")
+def test_a_search_stays_in_its_ranges_and_draws_whole_numbers_where_they_are_meant(here: Path) -> None:
+    ranges = ["optimizer.lr=1e-4..1e-1", "train.batch_size=8..32", "model.activation=['relu', 'elu']"]
+    flags = [flag for each in ranges for flag in ("--search", each)]
+    assert sweep.main(["mine.toml", *flags, "--trials", "6", "--set", "train.epochs=1"]) == 0
+    found = [point["settings"] for point in facts(here / "sweeps" / "mine")["points"]]
+    assert len({json.dumps(each) for each in found}) == 6
+    assert all(1e-4 <= each["optimizer.lr"] <= 1e-1 for each in found)
+    assert all(isinstance(each["train.batch_size"], int) and 8 <= each["train.batch_size"] <= 32 for each in found)
+    assert {each["model.activation"] for each in found} <= {"relu", "elu"}
+
+
+@pytest.mark.usefixtures("no_reports")
+def test_more_trials_may_be_asked_for_later_and_what_is_there_stays(here: Path) -> None:
+    flags = ["mine.toml", "--search", "optimizer.lr=1e-4..1e-1", "--set", "train.epochs=1", "--trials"]
+    assert sweep.main([*flags, "2"]) == 0
+    before = results(here / "sweeps" / "mine")
+    assert sweep.main([*flags, "4"]) == 0
+    after = results(here / "sweeps" / "mine")
+    assert len(before) == 2
+    assert len(after) == 4
+    assert {name: after[name] for name in before} == before
+
+
+# --- pruning ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_reports")
+def test_the_median_gives_up_exactly_what_is_worse_than_it(here: Path) -> None:
+    text = "optimizer.lr=[1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1]"
+    assert sweep.main(["digits", "--grid", text, "--set", "train.epochs=3", "--set", "model.hidden=[8]",
+                       "--prune", "median", "--out", "found"]) == 0  # fmt: skip
+    trials = json.loads((here / "found" / "sweep.json").read_text())["points"]
+    states = {point["point"]: point["state"] for point in trials}
+    courses = {number: [r["validation_accuracy"] for r in Run(here / f"found/point-{number:03d}/seed-0").records()]
+               for number in states}  # fmt: skip
+    assert "pruned" in states.values()
+    for number, course in courses.items():
+        done = [courses[other] for other in range(1, number) if states[other] == "finished"]
+        worse = [
+            len(done) >= 5 and max(course[: epoch + 1]) < statistics.median(other[epoch] for other in done)
+            for epoch in range(min(len(course), 2))
+        ]
+        assert worse == ([False] * (len(worse) - 1) + [True] if states[number] == "pruned" else [False] * len(worse))
+        assert Run(here / f"found/point-{number:03d}/seed-0").finished == (states[number] == "finished")
+    assert all(point["rank"] is None for point in trials if point["state"] == "pruned")
+
+
+@pytest.mark.usefixtures("no_reports")
+def test_halving_gives_up_the_worse_half_after_the_first_epochs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rates = "optimizer.lr=[1e-6, 1e-4, 1e-3, 1e-2]"
+    flags = ["digits", "--grid", rates, "--set", "train.epochs=4", "--set", "model.hidden=[8]", "--out", "found"]
+    assert sweep.main([*flags, "--prune", "halving"]) == 0
+    said = facts(here / "found")["points"]
+    pruned = [point for point in said if point["state"] == "pruned"]
+    assert 1 <= len(pruned) <= 3
+    assert said[0]["settings"] == {"optimizer.lr": 1e-2}
+    lengths = {len(Run(here / f"found/point-{point['point']:03d}/seed-0").records()) for point in pruned}
+    assert lengths <= {1, 2}  # the first and the second rung
+    assert capsys.readouterr().out.count("  pruned: ") == len(pruned)
+
+
+# --- several processes, and those that die ----------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("here")
+def test_a_point_is_taken_by_one_worker_at_a_time_and_left_to_the_next_when_that_ends(tmp_path: Path) -> None:
+    with quiet():
+        plan = planned("optimizer.lr=[1e-3, 1e-2, 1e-1]")
+        first, second, third = (Sweep(plan, tmp_path / "shared").points() for _ in range(3))
+        taken = [next(first), next(second), next(third)]
+        assert sorted(point.number for point in taken) == [1, 2, 3]
+        assert len({str(point.settings) for point in taken}) == 3
+        assert next(Sweep(plan, tmp_path / "shared").points(), None) is None
+        second.close()  # type: ignore[attr-defined]
+        again = next(Sweep(plan, tmp_path / "shared").points())
+        assert (again.number, again.settings) == (taken[1].number, taken[1].settings)
+
+
+@pytest.mark.usefixtures("here", "no_reports")
+def test_a_point_that_ended_while_another_worker_looked_is_not_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with quiet():
+        plan = planned("optimizer.lr=[1e-3, 1e-2]")
+        mine, other = Sweep(plan, tmp_path / "shared"), Sweep(plan, tmp_path / "shared")
+        held = mine.points()
+        next(held)
+        seen = study.begun(other._study)
+        held.close()  # type: ignore[attr-defined]
+        work(mine)
+        begun = study.begun
+        stale = iter([seen])
+        monkeypatch.setattr("fcnet.study.begun", lambda kept: next(stale, None) or begun(kept))
+        assert list(other.points()) == []
+
+
+@pytest.mark.usefixtures("here")
+def test_machines_that_share_a_database_and_no_folder_leave_each_other_their_points(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/server.db"
+    with quiet():
+        plan = planned("optimizer.lr=[1e-3, 1e-2, 1e-1]")
+        here, there = (Sweep(plan, tmp_path / machine / "mine", url) for machine in ("a", "b"))
+        ours, theirs = here.points(), there.points()
+        one, other = next(ours), next(theirs)
+        assert one.number != other.number
+        ours.close()  # type: ignore[attr-defined]
+        other.prune()
+        assert next(theirs).number == 3
+        assert next(Sweep(plan, tmp_path / "b" / "mine", url).points(), None) is None
+        assert next(Sweep(plan, tmp_path / "a" / "mine", url).points()).number == one.number
+        assert not (tmp_path / "a" / "mine" / "study.db").exists()
+
+
+@pytest.mark.usefixtures("here", "no_reports")
+def test_a_surplus_point_of_a_race_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"sqlite:///{tmp_path}/server.db"
+    with quiet():
+        plan = planned("optimizer.lr=1e-3..1e-1", trials=2, epochs=1)
+        work(Sweep(plan, tmp_path / "a" / "mine", url))
+        late = Sweep(plan, tmp_path / "b" / "mine", url)
+        begun = study.begun
+        looks = iter([True])
+        monkeypatch.setattr("fcnet.study.begun", lambda kept: [] if next(looks, False) else begun(kept))
+        assert study.begin(late._study, plan) is None
+        assert len(late._study.get_trials()) == 3
+        more = dataclasses.replace(plan, num_points=3)
+        assert len(work(Sweep(more, tmp_path / "b" / "mine", url)).points) == 3
+
+
+class Death(BaseException):
+    """The process is no more."""
+
+
+def dying(monkeypatch: pytest.MonkeyPatch, after: int) -> Callable[[], int]:
+    """Lets so many of the study's writes through, then none; tells how many there were."""
+    names = ["create_new_trial", "set_trial_param", "set_trial_user_attr", "set_trial_system_attr",
+             "set_trial_intermediate_value", "set_trial_state_values"]  # fmt: skip
+    count = 0
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count > after:
+                raise Death
+            return real(*args, **kwargs)
+
+        return call
+
+    for name in names:
+        monkeypatch.setattr(RDBStorage, name, counted(getattr(RDBStorage, name)))
+    return lambda: count
+
+
+def comparable(outcome: Outcome) -> list[Any]:
+    return [
+        (point.number, point.settings, point.state, point.courses, [run.validation_accuracy for run in point.runs])
+        for point in outcome.points
+    ]
+
+
+@pytest.mark.usefixtures("here", "no_reports")
+def test_a_sweep_that_dies_at_any_word_to_the_study_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    plan = planned("optimizer.lr=[1e-3, 1e-2]", epochs=1)
+    with quiet():
+        with pytest.MonkeyPatch.context() as patch:
+            words = dying(patch, 10**9)
+            expected = comparable(work(Sweep(plan, tmp_path / "whole")))
+            num_words = words()
+        runs = results(tmp_path / "whole")
+        assert len(runs) == 2
+        assert num_words >= 14
+        for word in range(num_words):
+            folder = tmp_path / f"died-{word}"
+            with pytest.MonkeyPatch.context() as patch:
+                dying(patch, word)
+                with pytest.raises(Death):
+                    work(Sweep(plan, folder))
+            assert comparable(work(Sweep(plan, folder))) == expected, word
+            assert results(folder) == runs, word
+
+
+@pytest.mark.usefixtures("here", "no_reports")
+def test_a_point_is_given_up_though_its_process_died_before_it_could_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned("optimizer.lr=[1e-3, 1e-2]", "train.save_seconds=[0]", pruning="halving", epochs=4)
+    with quiet():
+        expected = comparable(work(Sweep(plan, tmp_path / "whole")))
+        assert [state for _, _, state, _, _ in expected] == ["finished", "pruned"]
+        length, real = len(expected[1][3][0]), study.report
+        assert length < 4
+
+        def deaf(trial: Any, course: dict[int, float]) -> None:
+            if trial.number == 1 and len(course) == length:
+                raise Death
+            real(trial, course)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("fcnet.study.report", deaf)
+            with pytest.raises(Death):
+                work(Sweep(plan, tmp_path / "died"))
+        assert comparable(work(Sweep(plan, tmp_path / "died"))) == expected
+
+
+@pytest.mark.usefixtures("here", "no_reports")
+def test_a_search_that_was_stopped_goes_on_to_the_points_of_one_that_was_not(tmp_path: Path) -> None:
+    plan = planned("optimizer.lr=1e-4..1e-1", "model.dropout=0..0.5", trials=13, epochs=1)
+    with quiet():
+        expected = comparable(work(Sweep(plan, tmp_path / "whole")))
+        for stop in (3, 12):
+            work(Sweep(dataclasses.replace(plan, num_points=stop), tmp_path / "stopped"))
+        assert comparable(work(Sweep(plan, tmp_path / "stopped"))) == expected
+        assert len(expected) == 13
+
+
+@pytest.mark.usefixtures("here", "no_reports")
+def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint_and_finished_ones_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned("optimizer.lr=[1e-3, 1e-2]", seeds=2, epochs=3)
+    begun: list[tuple[str, int]] = []
+    real = experiment.carry_out
+
+    def watched(experiment: Any, run: Run, **options: Any) -> Iterator[Any]:
+        events = real(experiment, run, **options | {"save_seconds": 0.0})
+        begun.append((run.path.parent.name + "/" + run.path.name, experiment.training.step))
+        for event in events:
+            yield event
+            if len(begun) == 2 and experiment.training.step == 9:
+                raise Death
+
+    monkeypatch.setattr("fcnet.points.carry_out", watched)
+    with quiet():
+        with pytest.raises(Death):
+            work(Sweep(plan, tmp_path / "shared"))
+        before = (tmp_path / "shared/point-001/seed-0/model.safetensors").stat()
+        work(Sweep(plan, tmp_path / "shared"))
+        whole = work(Sweep(plan, tmp_path / "whole"))
+    assert whole.num_left == 0
+    for point in whole.points:
+        for seed in (0, 1):
+            records = Run(tmp_path / f"whole/point-{point.number:03d}/seed-{seed}").records()
+            assert point.courses[seed] == [(each["epoch"], each["validation_accuracy"]) for each in records]
+            assert len(records) == 3
+    assert begun[:5] == [("point-001/seed-0", 0), ("point-001/seed-1", 0), ("point-001/seed-1", 9),
+                         ("point-002/seed-0", 0), ("point-002/seed-1", 0)]  # fmt: skip
+    after = (tmp_path / "shared/point-001/seed-0/model.safetensors").stat()
+    assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
+    assert results(tmp_path / "shared") == results(tmp_path / "whole")
+
+
+def started(here: Path, *flags: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "error", "-m", "fcnet.sweep", "mine.toml", *flags]
+    return subprocess.Popen(
+        command,
+        cwd=here,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for(found: Callable[[], Any], process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 120
+    while not found():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_ctrl_c_saves_and_a_kill_costs_nothing_and_the_same_command_goes_on(here: Path) -> None:
+    flags = ["--grid", "optimizer.lr=[1e-3, 1e-2]", "--set", "train.epochs=60", "--set", "train.save_seconds=0.1"]
+    folder = here / "sweeps" / "mine"
+
+    def saved(point: int) -> Callable[[], bool]:
+        return lambda: any((folder / f"point-{point:03d}/seed-0").glob("checkpoints/*.json"))
+
+    first = started(here, *flags)
+    wait_for(saved(1), first)
+    first.send_signal(signal.SIGINT)
+    out, err = first.communicate(timeout=60)
+    assert (first.returncode, err) == (130, "")
+    assert "stopped and saved in epoch " in out
+    assert "go on with: python -m fcnet.sweep mine.toml --grid 'optimizer.lr=[1e-3, 1e-2]' --set train.epochs=60" in out
+    second = started(here, *flags)
+    wait_for(saved(2), second)
+    second.kill()
+    second.communicate()
+    third = started(here, *flags)
+    out, err = third.communicate(timeout=120)
+    assert (third.returncode, err) == (0, "")
+    assert [(point["state"], point["n"]) for point in facts(folder)["points"]] == [("finished", 1)] * 2
+    with contextlib.chdir(here):
+        assert sweep.main(["mine.toml", *flags, "--out", "whole"]) == 0
+    assert results(folder) == results(here / "whole")
+    assert facts(folder) == facts(here / "whole")
+
+
+def test_two_processes_share_the_points_and_do_no_run_twice(here: Path) -> None:
+    flags = ["--grid", "optimizer.lr=[1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2]", "--set", "train.epochs=10"]
+    both = [started(here, *flags), started(here, *flags)]
+    said = [process.communicate(timeout=240) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert [err for _, err in said] == ["", ""]
+    done = [re.findall(r"; (\S+/point-\d+/seed-\d)$", out, re.MULTILINE) for out, _ in said]
+    assert sorted(done[0] + done[1]) == [f"sweeps/mine/point-{number:03d}/seed-0" for number in range(1, 7)]
+    points = facts(here / "sweeps" / "mine")["points"]
+    assert {(point["state"], point["n"]) for point in points} == {("finished", 1)}
+    assert len({point["settings"]["optimizer.lr"] for point in points}) == 6
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("here", "no_reports")
+def test_a_point_that_blows_up_fails_in_words_and_the_others_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [
+        "mine.toml",
+        "--set",
+        "optimizer.name=sgd",
+        "--set",
+        "model.activation=identity",
+        "--set",
+        "model.hidden=[6,6]",
+    ]
+    assert sweep.main([*flags, "--grid", "optimizer.lr=[1e-2, 1e30]"]) == 0
+    said = facts(tmp_path / "sweeps" / "mine")
+    assert [point["state"] for point in said["points"]] == ["finished", "failed"]
+    assert re.search(r"NaN|inf|finite", said["points"][1]["why"])
+    assert said["chosen"]["settings"] == {"optimizer.lr": 1e-2}
+    assert "  failed: " in capsys.readouterr().out
+    with quiet():
+        kept = optuna.load_study(study_name="mine", storage=f"sqlite:///{tmp_path}/sweeps/mine/study.db")
+        assert {trial.state.name for trial in kept.trials} == {"COMPLETE", "PRUNED"}  # from which samplers learn
+        kept._storage._backend.engine.dispose()  # type: ignore[attr-defined]
+    assert said["points"][1]["why"].split("'")[0][:30] in (tmp_path / "sweeps/mine/sweep.html").read_text()
+    assert sweep.main([*flags, "--grid", "optimizer.lr=[1e30]", "--out", "none"]) == 2
+    assert "no point came to its end" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ([], "either --grid KEY=[…] or --search KEY=LOW..HIGH must be given; --search takes lists as well"),
+        (
+            ["--grid", "optimizer.lr=[1]", "--search", "optimizer.lr=1..2"],
+            "either --grid KEY=[…] or --search KEY=LOW..HIGH must be given; --search takes lists as well",
+        ),
+        (["--search", "optimizer.lr=1..2"], "--search and --trials N must be given together"),
+        (["--grid", "optimizer.lr=[1]", "--trials", "3"], "--search and --trials N must be given together"),
+        (["--grid", "optimizer.lr=[1]", "--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["--search", "optimizer.lr=1..2", "--trials", "-1"], "--trials must be at least 1, got -1"),
+        (
+            ["--grid", "optimizer.lr=[1]", "--set", "data.validation=0"],
+            "data.validation (mine.toml) must be greater than 0 for a sweep, which chooses by it, got 0.0",
+        ),
+        (
+            ["--grid", "data.whiten=[3, 26, 30]"],
+            ("data.whiten must be at most the 25 values of an image, got 26\n"
+            "data.whiten must be at most the 25 values of an image, got 30"),
+        ),
+        (
+            ["--grid", "optimizer.lr=[1]", "--set", f"seed={2**63 - 2}", "--seeds", "3"],
+            f"seed (--seeds seed={2**63}) must be less than {2**63}, got {2**63}",
+        ),
+        (
+            ["--grid", "optimizer.lr=[1]", "--storage", "nonsense"],
+            "--storage must be the URL of a database, such as postgresql://USER@HOST/NAME",
+        ),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_and_nothing_begins(here: Path, flags: list[str], line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        sweep.main(["mine.toml", *flags])
+    assert str(caught.value) == line
+    assert not list(here.glob("sweeps/mine/point-*"))
+
+
+@pytest.mark.usefixtures("here")
+def test_a_database_that_is_not_there_is_refused_without_its_password() -> None:
+    flags = ["mine.toml", "--grid", "optimizer.lr=[1]", "--storage"]
+    with pytest.raises(UserError, match=r"^the sweep's database must be one .*, got sqlite:") as caught:
+        sweep.main([*flags, "sqlite:////nowhere/at/all.db"])
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"got mysql\+pymysql://me:\*\*\*@host/name: ") as caught:
+        sweep.main([*flags, "mysql+pymysql://me:secret@host/name"])
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_database_that_is_none_is_refused_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "study.db").write_text("notes, not a database")
+    with pytest.raises(UserError, match=r"^the sweep's database must be one .*/mine/study.db: .*not a database$"):
+        sweep.main(["mine.toml", "--grid", "optimizer.lr=[1]", "--out", "mine"])
+    assert (tmp_path / "mine" / "study.db").read_text() == "notes, not a database"
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("name", ["a b", "a%20b", "a?b", "{SCHEMA_VERSION}", "$x", "ü#"])
+def test_a_sweep_stays_in_its_folder_whatever_that_is_called(tmp_path: Path, name: str) -> None:
+    with quiet():
+        next(Sweep(planned("optimizer.lr=[1]"), tmp_path / "in" / name).points())
+    files = [file for file in (tmp_path / "in").rglob("*") if file.is_file()]
+    assert files
+    assert {file.parent for file in files} == {tmp_path / "in" / name}
+    assert tmp_path / "in" / name / "study.db" in files
+
+
+@pytest.mark.usefixtures("here")
+def test_a_database_that_goes_away_meanwhile_ends_the_sweep_in_one_line(tmp_path: Path) -> None:
+    def shared() -> None:
+        with quiet():
+            held = Sweep(planned("optimizer.lr=[1]"), tmp_path / "mine").points()
+            (tmp_path / "mine" / "study.db").unlink()
+            next(held)
+
+    with pytest.raises(
+        UserError, match=r"^the sweep's database must stay reachable and writable, got: no such table.*$"
+    ):
+        shared()
+
+
+def test_ctrl_c_between_runs_says_how_to_go_on(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise cli.Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr("fcnet.sweep.build", interrupted)
+    assert sweep.main(["mine.toml", "--grid", "optimizer.lr=[1]"]) == 143
+    assert capsys.readouterr().out.endswith(
+        "\nstopped; go on with: python -m fcnet.sweep mine.toml --grid 'optimizer.lr=[1]'\n"
+    )
+    assert not list(here.glob("sweeps/mine/sweep.*"))
+
+
+@pytest.mark.usefixtures("here", "no_reports")
+def test_a_sweep_of_another_plan_is_not_mixed_with_the_one_that_is_there() -> None:
+    assert sweep.main(["mine.toml", "--grid", "optimizer.lr=[1e-2]"]) == 0
+    with pytest.raises(UserError) as caught:
+        sweep.main(["mine.toml", "--grid", "optimizer.lr=[1e-3]", "--seeds", "2", "--set", "train.epochs=1"])
+    assert str(caught.value).split("\n") == [
+        "train.epochs must be 2 as in the sweep that sweeps/mine holds, got 1; --out DIR begins another",
+        ("--grid must be optimizer.lr=[0.01] as in the sweep that sweeps/mine holds, got optimizer.lr=[0.001]; "
+        "--out DIR begins another"),
+        "--seeds must be 1 as in the sweep that sweeps/mine holds, got 2; --out DIR begins another",
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("here")
+def test_a_share_that_keeps_no_image_aside_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"^data.validation must keep one image or more aside, .* got none beside 100 to"
+    ):
+        sweep.main(["mine.toml", "--grid", "optimizer.lr=[1]", "--set", "data.validation=0.001"])
+
+
+@pytest.mark.usefixtures("here")
+def test_a_sweep_of_several_ranks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"^a sweep must be started as one process, .* got 2 ranks$"):
+        sweep.main(["mine.toml", "--grid", "optimizer.lr=[1]"])
+
+
+@pytest.mark.usefixtures("here")
+def test_without_optuna_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UserError, match=r"^a sweep takes a package that is not installed here: pip install optuna$"):
+        sweep.main(["mine.toml", "--grid", "optimizer.lr=[1]"])
+
+
+def test_optuna_is_loaded_by_a_sweep_alone() -> None:
+    program = "import sys, fcnet.sweep, fcnet.train; print([m for m in ('optuna', 'sqlalchemy') if m in sys.modules])"
+    seen = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert seen.stdout == "[]\n"
+
+
+@pytest.mark.usefixtures("here", "no_reports")
+def test_optuna_says_as_much_afterwards_as_before() -> None:
+    before = optuna.logging.get_verbosity()
+    assert sweep.main(["mine.toml", "--grid", "optimizer.lr=[1e-2]"]) == 0
+    assert optuna.logging.get_verbosity() == before

@@ -1,0 +1,66 @@
+"""A sweep's page as a browser shows it: no request, no error, values under the arrow keys, narrow screens."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fcnet.page.sweep import sweep_page
+from fcnet.standings import Result, Standing, as_facts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.browser
+TOO_WIDE = """[...document.querySelectorAll("main *")]
+    .filter((each) => each.getBoundingClientRect().right > innerWidth + 1 && !each.closest(".scroll"))
+    .map((each) => each.outerHTML)"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("no chromium on the path")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield chromium
+        chromium.close()
+
+
+def point(number: int, *accuracies: float) -> Standing:
+    runs = tuple(Result(seed, accuracy, 2, 1.0) for seed, accuracy in enumerate(accuracies))
+    courses = {run.seed: [(1, run.validation_accuracy / 2), (2, run.validation_accuracy)] for run in runs}
+    settings = {"optimizer.lr": 10.0**-number, "model.hidden": [1024, 512, 256]}
+    return Standing(number, settings, "finished", runs, courses)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_asks_for_nothing_fits_and_says_each_point_under_the_arrow_keys(
+    browser: Browser, tmp_path: Path, width: int
+) -> None:
+    points = [point(1, 0.5, 0.6), point(2, 0.8, 0.9), point(3, 0.7)]
+    file = tmp_path / "sweep.html"
+    file.write_text(sweep_page("mine", points, as_facts(points, {"--seeds": 2, "seed": 0}, (0.75, 0.05))), "utf-8")
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    asked, said = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(file.as_uri())
+    assert (asked, said) == ([file.as_uri()], [])
+    assert page.evaluate(TOO_WIDE) == []
+    chart = page.locator("figure.chart", has_text="Validation accuracy of each point")
+    chart.locator("svg[data-at]").focus()
+    expected = ["point 2 (optimizer.lr = 0.01", "point 3 (optimizer.lr = 0.001", "point 1 (optimizer.lr = 0.1"]
+    for place, words in enumerate(expected):
+        assert (chart.locator("output").text_content() or "").startswith(words), place
+        page.keyboard.press("ArrowRight")
+    assert "75.00 % ± 5.00" in (page.locator(".numbers").text_content() or "")
+    page.close()
