@@ -239,7 +239,9 @@ def confidence_bins(confidences: Sequence[float], hits: Sequence[bool], num_bins
 
 
 def calibration_error(bins: Sequence[ConfidenceBin]) -> float:
-    """The expected calibration error, Σ_b n_b/n |accuracy_b − confidence_b|: how far a probability is from a frequency.
+    """The expected calibration error: how far a probability is from a frequency.
+
+    Σ_b n_b / n times the distance of accuracy_b from confidence_b, over the parts b.
 
     Args:
         bins: as `confidence_bins` gives them.

@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--batch-size must be at least 1, got {flags.batch_size}")
     answering = Answering(network, flags.batch_size)
     form = {"csv": as_csv, "json": as_json, "text": as_text}[flags.form]
-    shown = Shown(network.classes, flags.top, every=flags.probabilities)
+    shown = Wanted(network.classes, flags.top, every=flags.probabilities)
     for line in form(answering.answers(flags.images), shown):
         cli.tell(line)
     if answering.refused > 1:
@@ -99,7 +99,7 @@ class Answering:
 
 
 @dataclass(frozen=True)
-class Shown:
+class Wanted:
     """What of a prediction is shown.
 
     Attributes:
@@ -122,7 +122,7 @@ class Shown:
         return list(zip(self.classes, said.probabilities, strict=True))
 
 
-def as_text(answers: Answers, shown: Shown) -> Iterator[str]:
+def as_text(answers: Answers, shown: Wanted) -> Iterator[str]:
     """For people: ``path: class (probability)``, then what else was asked for."""
     for path, said in answers:
         best = ", ".join(f"{name} ({probability:.1%})" for name, probability in shown.best(said))
@@ -130,7 +130,7 @@ def as_text(answers: Answers, shown: Shown) -> Iterator[str]:
         yield f"{path}: {best}" + (f"; {every}" if shown.every else "")
 
 
-def as_json(answers: Answers, shown: Shown) -> Iterator[str]:
+def as_json(answers: Answers, shown: Wanted) -> Iterator[str]:
     """One list, an object a line: path, class and probability, then what else was asked for."""
     yield "["
     held = None
@@ -148,7 +148,7 @@ def as_json(answers: Answers, shown: Shown) -> Iterator[str]:
     yield "]"
 
 
-def as_csv(answers: Answers, shown: Shown) -> Iterator[str]:
+def as_csv(answers: Answers, shown: Wanted) -> Iterator[str]:
     """A line of names and a line an answer: ``path,class,probability,class_2,probability_2,…,p_CLASS,…``."""
     ranks = [f"{name}_{rank}" for rank in range(2, shown.top + 1) for name in ("class", "probability")]
     every = [f"p_{name}" for name in shown.classes] if shown.every else []
