@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,10 +52,11 @@ def fastest_images_per_second(
         True
     """
     device, size = torch.device(device), min(batch_size, _LARGEST_BATCH)
-    step = _step(widths, size, pixels, device, precision)
-    steps = 1
-    if device.type == "cuda":
-        step, steps = _recorded(step, device), _STEPS_IN_GRAPH
+    stored = torch.zeros(_STORED_IMAGES, pixels, dtype=torch.uint8, device=device)
+    steps = _STEPS_IN_GRAPH if device.type == "cuda" else 1
+    rows = torch.randint(_STORED_IMAGES, (steps, size), generator=torch.Generator().manual_seed(0)).to(device)
+    least, _ = least_step(widths, stored, size, precision)
+    step = recorded(least, rows) if device.type == "cuda" else partial(least, rows[0])
     step()
     took: list[float] = []
     end = time.perf_counter() + seconds
@@ -66,32 +69,43 @@ def fastest_images_per_second(
     return steps * size / statistics.median(took)
 
 
-def _step(
-    widths: Sequence[int], size: int, pixels: int, device: torch.device, precision: torch.dtype
-) -> Callable[[], None]:
-    """One step, in memory that is made beforehand."""
+def least_step(
+    widths: Sequence[int], stored: Tensor, size: int, precision: torch.dtype
+) -> tuple[Callable[[Tensor], None], list[Tensor]]:
+    """What no step can leave out, in memory that is made beforehand.
+
+    Args:
+        widths: n[0], …, n[L].
+        stored: the images' values, uint8 (N, D), on the device that does it.
+        size: images in a step.
+        precision: of the products.
+
+    Returns:
+        A function that makes the step of some rows, int64 (B,), within `torch.no_grad`; and the parameters that its
+        optimizer goes through.
+    """
+    device, pixels = stored.device, stored.shape[1]
     numbers = torch.Generator(device).manual_seed(0)
     parameters = [
         torch.randn(after, before, device=device, generator=numbers) for before, after in itertools.pairwise(widths)
     ]
+    weights = [parameter.to(precision) for parameter in parameters]
     parameters += [torch.zeros(width, device=device) for width in widths[1:]]
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
-    optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9, fused=True)
-    weights = [parameter.to(precision) for parameter in parameters[: len(widths) - 1]]
-    products = [torch.empty_like(weight) for weight in weights]
-    stored = torch.zeros(_STORED_IMAGES, pixels, dtype=torch.uint8, device=device)
-    rows = torch.randint(_STORED_IMAGES, (size,), device=device, generator=numbers)
+    products = [p.grad if w is p else torch.empty_like(w) for w, p in zip(weights, parameters, strict=False)]
+    optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9, fused=True)  # the pass, without growing to inf
     raw, values = stored.new_empty(size, pixels), torch.empty(size, pixels, dtype=precision, device=device)
-    seen = [values.new_zeros(size, width) for width in widths]
-    components = None if widths[0] == pixels else values.new_zeros(widths[0], pixels)
+    whole = widths[0] == pixels
+    seen = [values, *(torch.randn(size, width, device=device, generator=numbers).to(precision) for width in widths[1:])]
+    components = None if whole else values.new_zeros(widths[0], pixels)
+    if components is not None:
+        seen[0] = values.new_zeros(size, widths[0])
 
-    def step() -> None:
+    def step(rows: Tensor) -> None:
         torch.index_select(stored, 0, rows, out=raw)
         values.copy_(raw)
-        if components is None:
-            seen[0].copy_(values)
-        else:
+        if components is not None:
             torch.mm(values, components.T, out=seen[0])
         for layer, weight in enumerate(weights):
             torch.mm(seen[layer], weight.T, out=seen[layer + 1])
@@ -101,18 +115,20 @@ def _step(
                 torch.mm(seen[layer + 1], weights[layer], out=seen[layer])
         optimizer.step()
 
-    return step
+    return step, parameters
 
 
-def _recorded(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """Several steps as one CUDA graph."""
+@torch.no_grad()
+def recorded(step: Callable[[Tensor], None], memory: Tensor) -> Callable[[], None]:
+    """Several steps as one CUDA graph, of the rows that are in a memory (steps, B) when it is replayed."""
+    device = memory.device
     aside = torch.cuda.Stream(device)
     aside.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(aside):
-        step()  # makes the optimizer's momentum, and what the products' library keeps
+        step(memory[0])  # makes the optimizer's momentum, and what the products' library keeps
     torch.cuda.current_stream(device).wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        for _ in range(_STEPS_IN_GRAPH):
-            step()
+        for rows in memory:
+            step(rows)
     return graph.replay

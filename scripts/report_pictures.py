@@ -1,6 +1,6 @@
 """Draws what README shows of the reports: the top of a run's page, as a browser lays it out.
 
-    python scripts/report_pictures.py RUN FILE.png [--parts trained curves test] [--width 1100]
+    python scripts/report_pictures.py RUN FILE.png [--parts trained curves test] [--width 1280]
 
 The parts are those that the page's own links name. Chromium must be on the path (`apt install chromium`) and Playwright
 installed (`pip install -e '.[test]'`); the page is made anew, with no request to anywhere.
@@ -15,10 +15,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from playwright.sync_api import sync_playwright
+
 from fcnet.page.report import write_report
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from playwright.sync_api import Browser
 
 FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
 HIDE_ALL_BUT = """names => {
@@ -28,28 +32,23 @@ HIDE_ALL_BUT = """names => {
 }"""
 
 
-def picture(run: Path, parts: Sequence[str], width: int) -> bytes:
+def picture(browser: Browser, run: Path, parts: Sequence[str], width: int) -> bytes:
     """Some parts of a run's report, as a PNG file.
 
     Args:
+        browser: what lays it out.
         run: the finished run's folder; it is left as it is.
         parts: as the page's links name them.
         width: of the page, in pixels.
     """
-    from playwright.sync_api import sync_playwright
-
-    path = shutil.which("chromium")
-    if path is None:
-        sys.exit("chromium must be on the path, found none")
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "report.html"
         write_report([run], file)
-        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
         page = browser.new_page(viewport={"width": width, "height": 600})
         page.goto(file.as_uri())
         page.evaluate(HIDE_ALL_BUT, list(parts))
         drawn: bytes = page.locator("body").screenshot()
-        browser.close()
+        page.close()
     return drawn
 
 
@@ -59,9 +58,15 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("file", type=Path)
     parser.add_argument("--parts", nargs="+", default=["trained", "curves", "test"])
-    parser.add_argument("--width", type=int, default=1100)
+    parser.add_argument("--width", type=int, default=1280)
     flags = parser.parse_args()
-    flags.file.write_bytes(picture(flags.run, flags.parts, flags.width))
+    path = shutil.which("chromium")
+    if path is None:
+        sys.exit("chromium must be on the path, found none")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        flags.file.write_bytes(picture(browser, flags.run, flags.parts, flags.width))
+        browser.close()
 
 
 if __name__ == "__main__":

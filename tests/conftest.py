@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import ModuleType
+
+    from playwright.sync_api import Browser, Page
 
 settings.register_profile("quick", max_examples=25, deadline=None)
 settings.register_profile("ci", max_examples=200, deadline=None)
@@ -58,3 +61,33 @@ def image_archive() -> Path:
     if not path.is_file():
         pytest.skip("no image archive: set FCNET_TEST_DATA")
     return path
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium without a window, that asks nobody for anything; skips where it or its driver is absent."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("no chromium on the path")
+    flags = ("no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking", "disable-component-update")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=path, args=[*(f"--{flag}" for flag in flags), "--disable-sync"]
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def too_wide() -> Callable[[Page], list[str]]:
+    """What of a page reaches beyond the screen and cannot be scrolled to in a part of its own."""
+    script = """() => [...document.querySelectorAll("main *")]
+        .filter((each) => each.getBoundingClientRect().right > innerWidth + 1 && !each.closest(".scroll"))
+        .map((each) => each.outerHTML)"""
+
+    def found(page: Page) -> list[str]:
+        elements: list[str] = page.evaluate(script)
+        return elements
+
+    return found

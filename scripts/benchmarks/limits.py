@@ -8,19 +8,18 @@ Normalisation, activations, loss, counts and everything between are what is to b
 
 from __future__ import annotations
 
-import itertools
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
-from benchmarks.cases import MOMENTUM, Contender
+from benchmarks.cases import Contender
 from benchmarks.report import LIMIT, seconds
+from fcnet.speed import least_step, recorded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from torch import Tensor
 
     from benchmarks.cases import Case, Data
 
@@ -29,63 +28,21 @@ STEPS_IN_GRAPH = 32
 
 def limit(case: Case, data: Data, threads: int) -> Contender:
     """What cannot be left out, with some number of threads."""
-    device, dtype = data.device, case.precision
+    device, size = data.device, case.batch_size
     flat = data.pixels.flatten(1).to(device)
-    parameters = [torch.randn(after, before, device=device) for before, after in itertools.pairwise(case.widths)]
-    weights = [parameter.to(dtype) for parameter in parameters]
-    parameters += [torch.zeros(width, device=device) for width in case.widths[1:]]
-    gradients = [torch.zeros_like(parameter) for parameter in parameters]
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
-    products = gradients[: len(weights)] if dtype == torch.float32 else [torch.empty_like(w) for w in weights]
-    optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=MOMENTUM, fused=True)  # the pass, without growing to inf
-    raw = torch.empty(case.batch_size, flat.shape[1], dtype=torch.uint8, device=device)
-    outputs = [torch.randn(case.batch_size, width, device=device).to(dtype) for width in case.widths]
-
-    def step(rows: Tensor) -> None:
-        torch.index_select(flat, 0, rows, out=raw)
-        outputs[0].copy_(raw)
-        for layer, weight in enumerate(weights):
-            torch.mm(outputs[layer], weight.T, out=outputs[layer + 1])
-        for layer in reversed(range(len(weights))):
-            torch.mm(outputs[layer + 1].T, outputs[layer], out=products[layer])
-            if layer:
-                torch.mm(outputs[layer + 1], weights[layer], out=outputs[layer])
-        optimizer.step()
-
-    steps = len(flat) // case.batch_size
+    step, parameters = least_step(case.widths, flat, size, case.precision)
+    steps = len(flat) // size
     chunk = 1 if device.type == "cpu" else min(STEPS_IN_GRAPH, steps)
-    replay = step if chunk == 1 else _captured(step, chunk, case.batch_size, device)
-    per_call = chunk * case.batch_size
+    memory = torch.zeros(chunk, size, dtype=torch.int64, device=device)
+    replay = partial(step, memory[0]) if device.type == "cpu" else recorded(step, memory)
 
     @torch.no_grad()
     def train() -> None:
-        for rows in torch.randperm(len(flat), device=device).split(per_call)[: steps // chunk]:
-            replay(rows)
+        for rows in torch.randperm(len(flat), device=device).split(chunk * size)[: steps // chunk]:
+            memory.copy_(rows.view(chunk, size))
+            replay()
 
-    return Contender(LIMIT, train, steps // chunk * per_call, lambda: parameters, threads)
-
-
-def _captured(
-    step: Callable[[Tensor], None], steps: int, batch_size: int, device: torch.device
-) -> Callable[[Tensor], None]:
-    """So many steps as one CUDA graph, of rows that are copied to where it reads them."""
-    memory = torch.zeros(steps, batch_size, dtype=torch.int64, device=device)
-    aside = torch.cuda.Stream(device)
-    aside.wait_stream(torch.cuda.current_stream(device))
-    with torch.no_grad(), torch.cuda.stream(aside):
-        step(memory[0])  # makes the optimizer's momentum, and what the products' library keeps
-    torch.cuda.current_stream(device).wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.no_grad(), torch.cuda.graph(graph):
-        for rows in memory:
-            step(rows)
-
-    def replay(rows: Tensor) -> None:
-        memory.copy_(rows.view(steps, batch_size))
-        graph.replay()
-
-    return replay
+    return Contender(LIMIT, train, steps // chunk * chunk * size, lambda: parameters, threads)
 
 
 def copy_bandwidth(device: torch.device, num_bytes: int = 2**30) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,26 +17,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.browser
-
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
-TOO_WIDE = """[...document.querySelectorAll("main *")]
-    .filter((each) => each.getBoundingClientRect().right > innerWidth + 1 && !each.closest(".scroll"))
-    .map((each) => each.outerHTML)"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.skip("no chromium on the path")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
@@ -121,12 +100,16 @@ def test_the_first_tab_skips_to_the_content(pages: tuple[Path, Path], opened: Ca
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("width", [360, 720, 1280])
 def test_no_page_is_wider_than_the_screen(
-    which: int, width: int, pages: tuple[Path, Path], opened: Callable[..., Page]
+    which: int,
+    width: int,
+    pages: tuple[Path, Path],
+    opened: Callable[..., Page],
+    too_wide: Callable[[Page], list[str]],
 ) -> None:
     page = opened(pages[which], width=width)
     page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
     assert page.evaluate("document.documentElement.scrollWidth") == width
-    assert page.evaluate(TOO_WIDE) == []
+    assert too_wide(page) == []
 
 
 def test_without_script_all_is_there(pages: tuple[Path, Path], opened: Callable[..., Page]) -> None:

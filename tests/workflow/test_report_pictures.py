@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,20 +14,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from playwright.sync_api import Browser
+
 pytestmark = pytest.mark.browser
 
 
 @pytest.mark.usefixtures("own_cache_and_threads")
-def test_a_picture_holds_the_parts_that_are_asked_for(tmp_path: Path, program: Callable[[str], Any]) -> None:
-    pytest.importorskip("playwright.sync_api")
-    if shutil.which("chromium") is None:
-        pytest.skip("no chromium on the path")
+def test_a_picture_holds_the_parts_that_are_asked_for(
+    browser: Browser, tmp_path: Path, program: Callable[[str], Any]
+) -> None:
     run = tmp_path / "run"
     train.main(["--config", "digits", "--out", str(run), "--set", "model.hidden=[8]", "--set", "train.epochs=2"])
     before = {file.name: file.read_bytes() for file in run.iterdir()}
     draw = program("report_pictures").picture
     few, more = (
-        Image.open(io.BytesIO(draw(run, parts, 800))) for parts in (["trained"], ["trained", "curves", "test"])
+        Image.open(io.BytesIO(draw(browser, run, parts, 800))) for parts in (["trained"], ["trained", "curves", "test"])
     )
     assert few.width == more.width == 800
     assert more.height > few.height + 400

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,27 +10,12 @@ from fcnet.page.sweep import sweep_page
 from fcnet.standings import Result, Standing, as_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.browser
-TOO_WIDE = """[...document.querySelectorAll("main *")]
-    .filter((each) => each.getBoundingClientRect().right > innerWidth + 1 && !each.closest(".scroll"))
-    .map((each) => each.outerHTML)"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.skip("no chromium on the path")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
 
 
 def point(number: int, *accuracies: float) -> Standing:
@@ -43,7 +27,7 @@ def point(number: int, *accuracies: float) -> Standing:
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_asks_for_nothing_fits_and_says_each_point_under_the_arrow_keys(
-    browser: Browser, tmp_path: Path, width: int
+    browser: Browser, too_wide: Callable[[Page], list[str]], tmp_path: Path, width: int
 ) -> None:
     points = [point(1, 0.5, 0.6), point(2, 0.8, 0.9), point(3, 0.7)]
     file = tmp_path / "sweep.html"
@@ -55,7 +39,7 @@ def test_the_page_asks_for_nothing_fits_and_says_each_point_under_the_arrow_keys
     page.on("pageerror", lambda error: said.append(str(error)))
     page.goto(file.as_uri())
     assert (asked, said) == ([file.as_uri()], [])
-    assert page.evaluate(TOO_WIDE) == []
+    assert too_wide(page) == []
     chart = page.locator("figure.chart", has_text="Validation accuracy of each point")
     chart.locator("svg[data-at]").focus()
     expected = ["point 2 (optimizer.lr = 0.01", "point 3 (optimizer.lr = 0.001", "point 1 (optimizer.lr = 0.1"]
