@@ -16,11 +16,7 @@ from fcnet.averaging import WeightAverage
 from fcnet.backpropagation import add_up, autocast, differentiation
 from fcnet.capture import Runs, cuda_graph
 from fcnet.data.batches import Batches
-from fcnet.dropping import Drops
-from fcnet.errors import NonFiniteError, UserError
-from fcnet.evaluation import evaluate
-from fcnet.gradient_descent import GradientDescent
-from fcnet.nonfinite import (
+from fcnet.diagnostics.nonfinite import (
     Place,
     Watch,
     explained,
@@ -29,6 +25,10 @@ from fcnet.nonfinite import (
     last_nonfinite_gradient,
     nonfinite_state,
 )
+from fcnet.dropping import Drops
+from fcnet.errors import NonFiniteError, UserError
+from fcnet.evaluation import evaluate
+from fcnet.gradient_descent import GradientDescent
 from fcnet.optim import parameter_groups
 from fcnet.optimizer_state import put_together, taken_apart, within
 from fcnet.records import EpochRecord, Tally

@@ -15,8 +15,8 @@ from torch.testing import assert_close
 import fcnet.functional as F
 from fcnet.data.batches import Batches
 from fcnet.diagnostics import diagnose, gradient_norms, idle_units, slopes, update_ratios
+from fcnet.diagnostics.layers import Histogram
 from fcnet.errors import UserError
-from fcnet.layer_figures import Histogram
 from fcnet.losses import CrossEntropy
 from fcnet.models import ACTIVATIONS, MLP
 

@@ -1,4 +1,4 @@
-"""Rules of fcnet.nonfinite, and of a training that meets NaN or inf."""
+"""Rules of fcnet.diagnostics.nonfinite, and of a training that meets NaN or inf."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from fcnet import fit
 from fcnet.data.batches import Batches
+from fcnet.diagnostics.nonfinite import first_nonfinite, nonfinite_state
 from fcnet.errors import NonFiniteError
 from fcnet.gradient_descent import GradientDescent
 from fcnet.losses import CrossEntropy
 from fcnet.models import MLP, LogisticRegression
-from fcnet.nonfinite import first_nonfinite, nonfinite_state
 from fcnet.training import Training, train_step
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Rules of fcnet.spectra."""
+"""Rules of fcnet.diagnostics.spectra."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from fcnet.spectra import effective_rank, singular_values, stable_rank
+from fcnet.diagnostics.spectra import effective_rank, singular_values, stable_rank
 
 
 def drawn(*shape: int) -> torch.Tensor:

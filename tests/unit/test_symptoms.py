@@ -1,4 +1,4 @@
-"""Rules of fcnet.symptoms."""
+"""Rules of fcnet.diagnostics.symptoms."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fcnet.symptoms import on_gradients, on_inputs, on_layers
+from fcnet.diagnostics.symptoms import on_gradients, on_inputs, on_layers
 
 LESS_DECAY = "try less weight decay, a smaller learning rate or fewer units"
 

@@ -1,4 +1,4 @@
-"""Rules of fcnet.tracing: the layers of any module, and what goes through them."""
+"""Rules of fcnet.diagnostics.tracing: the layers of any module, and what goes through them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import fcnet.modules
+from fcnet.diagnostics.tracing import traced
 from fcnet.errors import UserError
 from fcnet.models import MLP
-from fcnet.tracing import traced
 
 
 def images(*shape: int) -> Tensor:

@@ -1,6 +1,6 @@
 """What happens inside a network, layer by layer: idle units, activations, gradients, weights, and what is wrong.
 
-B examples, n[l] units in layer l. The layers of any module are found; see `fcnet.tracing`.
+B examples, n[l] units in layer l. The layers of any module are found; see `fcnet.diagnostics.tracing`.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from fcnet import distributed
+from fcnet.diagnostics.layers import Histogram, LayerDiagnosis, constant, figures_of, share_of
+from fcnet.diagnostics.symptoms import on_inputs, on_layers
+from fcnet.diagnostics.tracing import traced
 from fcnet.errors import UserError
-from fcnet.layer_figures import Histogram, LayerDiagnosis, constant, figures_of, share_of
 from fcnet.models import MLP, SLOPES
 from fcnet.normalization import evaluating
-from fcnet.symptoms import on_inputs, on_layers
-from fcnet.tracing import traced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from fcnet.data.batches import Batches
+    from fcnet.diagnostics.tracing import LayerPass
     from fcnet.losses import Loss
-    from fcnet.tracing import LayerPass
 
 _SATURATED = 0.01
 _IN_PYTHON_ALONE = ("name", "activation", "stable_rank", "largest_rank")
