@@ -19,6 +19,7 @@ from fcnet.errors import UserError
 from fcnet.evaluation import evaluate
 from fcnet.files import sha256
 from fcnet.losses import CrossEntropy, ScoreLoss
+from fcnet.machine import processor_name
 from fcnet.optimizer_state import within
 from fcnet.predictions import Collector, write_predictions
 from fcnet.speed import fastest_images_per_second
@@ -265,7 +266,7 @@ def _made_with(experiment: Experiment) -> dict[str, Any]:
     device = experiment.test.device
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor_name(),
         "threads": torch.get_num_threads(),
         "ranks": distributed.num_ranks(),
         "fcnet": version("fcnet"),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from fcnet import distributed, losses, memory, optim, schedules
-from fcnet.data.workers import num_processors
 from fcnet.gradient_descent import GradientDescent
+from fcnet.machine import num_processors
 from fcnet.models import MLP, LogisticRegression
 from fcnet.seeds import generator
 

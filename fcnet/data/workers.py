@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from fcnet.data.decoding import Decoding, Rows
 from fcnet.data.serving import receive, send
+from fcnet.machine import num_processors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -67,11 +68,6 @@ def in_order(work: Work, runs: Sequence[Sequence[ImageFile]], how: Decoding) -> 
         rows = work(run, how)
         seconds += time.perf_counter() - started
         yield rows
-
-
-def num_processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _shared(work: Work, runs: Sequence[Sequence[ImageFile]], how: Decoding, count: int) -> Iterator[Rows]:

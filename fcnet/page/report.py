@@ -140,7 +140,8 @@ def _trained(run: Findings) -> list[tuple[str, str]]:
     length = f"{said['epochs']:,} epochs in {duration(said['train_seconds'])}, batches of {train.batch_size}"
     rows.append(("training", f"{length}, {how}"))
     ranks = f", {said['ranks']} processes" if said["ranks"] > 1 else ""
-    rows.append(("machine", f"{said['device']}, {_count(said['threads'], 'thread')}{ranks}; {said['platform']}"))
+    device = said["processor"] if said["device"] == "cpu" else said["device"]
+    rows.append(("machine", f"{device}, {_count(said['threads'], 'thread')}{ranks}; {said['platform']}"))
     rows.append(("software", f"fcnet {said['fcnet']}, torch {said['torch']}, Python {said['python']}"))
     return rows
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import statistics
 import time
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from matplotlib.ticker import LogFormatter
 
+from fcnet.machine import num_processors, processor_name
 from fcnet.plots.style import LIGHT, blank, saved, themed
 
 if TYPE_CHECKING:
@@ -150,8 +150,8 @@ def machine(device: torch.device) -> dict[str, Any]:
     """What a figure depends on beside the program."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "processor": platform.processor() or platform.machine(),
-        "processors": os.cpu_count(),
+        "processor": processor_name(),
+        "processors": num_processors(),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

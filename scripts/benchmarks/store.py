@@ -15,6 +15,7 @@ from PIL import Image
 from benchmarks.cases import CLASSES
 from benchmarks.report import LIMIT, OURS, Figure, interleaved, print_figures
 from fcnet.data import sources, store, workers
+from fcnet.machine import num_processors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +55,7 @@ def making(folder: Path, processors: int) -> Callable[[], None]:
 
 def compare(count: int, repeats: int) -> list[Figure]:
     """Prints and returns the seconds that a store of so many files takes; the limit is Pillow alone."""
-    processors = workers.num_processors()
+    processors = num_processors()
     with tempfile.TemporaryDirectory() as name, multiprocessing.get_context("spawn").Pool(processors) as pool:
         paths = make_pictures(Path(name), count)
         runs: dict[str, Callable[[], object]] = {

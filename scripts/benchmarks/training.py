@@ -15,7 +15,7 @@ from benchmarks.report import LIMIT, OURS, Figure, interleaved, print_figures
 from fcnet import MLP, GradientDescent
 from fcnet.build import choose_threads
 from fcnet.data.batches import Batches
-from fcnet.data.workers import num_processors
+from fcnet.machine import num_processors
 from fcnet.optim import Muon, parameter_groups
 from fcnet.training import Training
 

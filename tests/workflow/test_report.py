@@ -105,6 +105,12 @@ def summary(run: Path) -> dict[str, Any]:
     return facts
 
 
+def test_a_run_that_kept_no_look_inside_says_so(copy: Path) -> None:
+    (copy / "diagnostics.jsonl").unlink()
+    report.main([str(copy)])
+    assert "The run kept no look inside the network (diagnostics.jsonl)." in Read(copy / "report.html").text
+
+
 def test_a_run_ends_with_its_report(runs: tuple[Path, Path]) -> None:
     page, facts = Read(runs[0] / "report.html"), summary(runs[0])
     low, high = facts["test_interval"]
@@ -116,9 +122,14 @@ def test_a_run_ends_with_its_report(runs: tuple[Path, Path]) -> None:
         "digits: 1,294 training, 143 validation and 360 test images of 1 × 8 × 8 in 10 classes",
         facts["platform"],
         f"{facts['limit_images_per_second']:,.0f}",
-        "The run kept no look inside the network (diagnostics.jsonl).",
+        facts["processor"],
     ):
         assert said in page.text
+    looks = [json.loads(line) for line in (runs[0] / "diagnostics.jsonl").read_text().splitlines()]
+    for layer in looks[-1]["layers"]:
+        assert f"{layer['layer']}\n{layer['units']}\n" in page.text
+        assert f"{layer['weight_norm']:.3g}" in page.text
+    assert "no look inside the network" not in page.text
     for key, value in (("model.hidden", "[16]"), ("train.epochs", "3"), ("data.augment.shift", "1")):
         assert f"{key}\n{value}\n" in page.text
     epochs = [json.loads(line) for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
