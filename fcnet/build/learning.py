@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fcnet.memory import Need
     from fcnet.schedules import Schedule
 
-_ONE_THREAD_PRODUCTS = 20_000_000
+_ONE_THREAD_PRODUCTS, _ONE_THREAD_VALUES = 20_000_000, 200_000
 _MOMENTS = {"sgd": 1, "adam": 2, "adamw": 2, "muon": 1, "lbfgs": 25}
 
 
@@ -109,9 +109,10 @@ def _schedule(section: config.Optimizer, epochs: int, steps_per_epoch: int) -> S
 
 
 def choose_threads(model: MLP, batch_size: int) -> int:
-    """One thread where a step's products are too small to share, else this rank's part of the processors."""
+    """One thread where a step's products and its images are too small to share, else this rank's part of them all."""
     products = batch_size * sum(parameter.numel() for parameter in model.parameters())
-    if products < _ONE_THREAD_PRODUCTS:
+    values = batch_size * model.dense_layers()[0].in_features
+    if products < _ONE_THREAD_PRODUCTS and values < _ONE_THREAD_VALUES:
         return 1
     return max(1, num_processors() // distributed.num_ranks())
 

@@ -264,6 +264,12 @@ def test_small_steps_take_one_thread_and_large_ones_share_the_processors(
     assert build.choose_threads(MLP(100, (hidden,), 10), 128) == threads
 
 
+@pytest.mark.parametrize(("pixels", "threads"), [(8 * 8, 1), (3 * 32 * 32, 3)])
+def test_threads_share_images_that_are_large(pixels: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcnet.build.learning.num_processors", lambda: 3)
+    assert build.choose_threads(MLP(pixels, (), 10), 128) == threads
+
+
 def test_what_is_trained_on_what_is_said_in_one_line() -> None:
     said = built({"classes": ("0", "1"), "validation": 0.2}, model={"hidden": (7,)}, train={"threads": 2}).describe()
     assert said == (
