@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
 HIDE_ALL_BUT = """names => {
-    for (const section of document.querySelectorAll("main section"))
-        section.hidden = !names.includes(section.getAttribute("aria-labelledby"))
+    const isIn = (part, name) => part.closest(`#${name}`) || part.querySelector(`#${name}`)
+    for (const part of document.querySelectorAll("main section"))
+        part.hidden = !names.some(name => isIn(part, name))
     document.querySelector("nav").hidden = true
 }"""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from fcnet.comparison import pairs, settings
@@ -123,7 +124,7 @@ def _figures(run: Findings) -> list[tuple[str, str, str]]:
 def _trained(run: Findings) -> list[tuple[str, str]]:
     """What was trained, on what, how long, on which machine."""
     data, model, optimizer, train = run.config.data, run.config.model, run.config.optimizer, run.config.train
-    rows = [("images", f"{data.source}{f', {data.path}' if data.path else ''}")]
+    rows = [("images", f"{data.source}{f', {PurePath(data.path).name}' if data.path else ''}")]
     if not run.summary or run.network is None:
         return rows
     said = run.summary
