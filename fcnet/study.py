@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 Pruning = Literal["none", "median", "halving"]
 _BUSY_SECONDS = 60
 """So long a process waits for the study's file while another one writes to it."""
+_PAUSES = (0.2, 1.0, 3.0)
+"""Seconds after which a database is tried again whose tables another worker is making."""
 
 
 @dataclass(frozen=True)
@@ -225,10 +228,15 @@ def _storage(folder: Path, url: str) -> RDBStorage:
         options["connect_args"] = {"timeout": _BUSY_SECONDS}
     if not url or url.startswith("sqlite"):
         options["poolclass"] = sqlalchemy.NullPool  # which leaves nothing open
-    try:
-        return RDBStorage(url or "sqlite:///study.db", engine_kwargs=options)
-    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, ImportError) as error:
-        raise UserError(f"the sweep's database must be one that can be used here, got {name}: {_why(error)}") from None
+    for pause in (*_PAUSES, None):
+        try:
+            return RDBStorage(url or "sqlite:///study.db", engine_kwargs=options)
+        except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, ImportError) as error:
+            why = _why(error)
+            if pause is None or "already exists" not in why:  # what two workers make at once, one of them makes
+                break
+            time.sleep(pause)
+    raise UserError(f"the sweep's database must be one that can be used here, got {name}: {why}")
 
 
 def _why(error: BaseException) -> str:

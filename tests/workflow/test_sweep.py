@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
 from fcnet import cli, experiment, study, sweep, train
@@ -686,3 +688,30 @@ def test_optuna_says_as_much_afterwards_as_before() -> None:
     before = optuna.logging.get_verbosity()
     assert sweep.main(["mine.toml", "--grid", "optimizer.lr=[1e-2]"]) == 0
     assert optuna.logging.get_verbosity() == before
+
+
+@pytest.mark.parametrize(
+    ("said", "tries"), [("relation alembic_version already exists", 3), ("the password is wrong", 1)]
+)
+@pytest.mark.usefixtures("here", "no_reports")
+def test_a_database_whose_tables_another_worker_is_making_is_tried_again(
+    said: str, tries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = itertools.count(1)
+
+    class Busy(RDBStorage):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            if next(asked) < 3:
+                raise StorageInternalError(said)
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr("optuna.storages.RDBStorage", Busy)
+    monkeypatch.setattr(study, "_PAUSES", (0.0, 0.0, 0.0))
+    plan = planned("optimizer.lr=[1e-3]")
+    with quiet():
+        if tries == 1:
+            with pytest.raises(UserError, match=r"must be one that can be used here, got .*: the password is wrong$"):
+                Sweep(plan, tmp_path / "mine")
+        else:
+            assert len(work(Sweep(plan, tmp_path / "mine")).points) == 1
+    assert next(asked) == tries + 1
