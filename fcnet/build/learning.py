@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from fcnet.schedules import Schedule
 
 _ONE_THREAD_PRODUCTS, _ONE_THREAD_VALUES = 20_000_000, 200_000
-_MOMENTS = {"sgd": 1, "adam": 2, "adamw": 2, "muon": 1, "lbfgs": 25}
+MOMENTS = {"sgd": 1, "adam": 2, "adamw": 2, "muon": 9, "lbfgs": 25}
+"""What an optimizer keeps of each parameter, and what it holds of them all in a step, as many times the parameters."""
 
 
 def make_model(config: config.Config, in_features: int, num_classes: int) -> MLP:
@@ -129,7 +130,7 @@ def need(config: config.Config, store: Store, train_images: int, num_classes: in
         activation=model.activation,
         normalization="none" if plain else model.normalization,
         dropout=not plain and model.dropout > 0.0,
-        moments=_MOMENTS[config.optimizer.name] + (config.train.ema_decay > 0.0) + (config.train.patience > 0),
+        moments=MOMENTS[config.optimizer.name] + (config.train.ema_decay > 0.0) + (config.train.patience > 0),
         pixels=pixels if config.data.whiten else 0,
         data_bytes=store.train.pixels.nbytes + store.test.pixels.nbytes if device.type == "cuda" else 0,
     )

@@ -16,11 +16,12 @@ import pytest
 import torch
 
 from fcnet import MLP, memory
+from fcnet.build.learning import MOMENTS
 from fcnet.data.batches import Batches
 from fcnet.errors import UserError
 from fcnet.gradient_descent import GradientDescent
 from fcnet.memory import Need, need
-from fcnet.optim import parameter_groups
+from fcnet.optim import Muon, parameter_groups
 from fcnet.training import Training
 
 CPU = torch.device("cpu")
@@ -30,14 +31,18 @@ TRAININGS: list[tuple[int, list[int], int, int, dict[str, Any]]] = [
     (3072, [], 10, 8192, {}),
     (64, [256, 256], 10, 16384, {"normalization": "batch"}),
     (64, [512, 128], 10, 16384, {"activation": "gelu", "normalization": "layer", "dropout": 0.1}),
+    (64, [2000, 2000], 10, 64, {"optimizer": "muon"}),
+    (64, [1500, 1500, 1500, 1500], 10, 64, {"optimizer": "muon"}),
 ]
 
 
 def trained(num_pixels: int, hidden: list[int], num_classes: int, images: int, settings: dict[str, Any]) -> None:
+    kind = settings.pop("optimizer", "adamw")
     model = MLP(num_pixels, hidden, num_classes, **settings)
     pixels = torch.zeros(images, 1, 1, num_pixels, dtype=torch.uint8)
     batches = Batches(pixels, torch.zeros(images, dtype=torch.int64), batch_size=images)
-    optimizer = torch.optim.AdamW(parameter_groups(model, 0.01), fused=True)
+    groups = parameter_groups(model, 0.01)
+    optimizer = Muon(groups) if kind == "muon" else torch.optim.AdamW(groups, fused=True)
     for _ in Training(model, batches, GradientDescent(optimizer, epochs=3)).advance():
         pass
 
@@ -53,6 +58,7 @@ def test_the_need_is_what_a_training_takes_within_a_factor_of_two(training: tupl
         activation=settings.get("activation", "relu"),
         normalization=settings.get("normalization", "none"),
         dropout="dropout" in settings,
+        moments=MOMENTS[settings.get("optimizer", "adamw")],
     )
     assert 0.5 < expected.step_bytes / int(done.stdout) < 2.0
 
