@@ -76,7 +76,7 @@ class Checkup:
 
 
 def interval(matrices: Sequence[tuple[int, int]], num_images: int, num_steps: int, epochs: int) -> int:
-    """Epochs between looks, so that they take some 1 or 2 % of the time that training takes.
+    """Epochs between looks, so that they take some 1 to 3 % of the time that training takes.
 
     Args:
         matrices: (n[l], m[l]) of every layer's weights.

@@ -195,10 +195,10 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
 def _limit(experiment: Experiment) -> float | None:
     """What the machine could have done at its best, each rank as if alone; None where it cannot be timed."""
     training, network = experiment.training, experiment.network
-    layers, ranks = network.model.dense_layers(), distributed.num_ranks()
+    ranks = distributed.num_ranks()
     try:
         return ranks * fastest_images_per_second(
-            [layers[0].in_features, *(layer.out_features for layer in layers)],
+            network.model.widths,
             max(1, training.batches.batch_size // ranks),
             pixels=math.prod(network.shape),
             device=experiment.test.device,

@@ -113,13 +113,13 @@ def find(folder: Path, test: Batches | None = None) -> Findings:
     if not run.finished:
         missing.append("the run is not finished: the test set is read at its end")
         return Findings(name, folder, config, run.records(), {}, layers, missing=missing)
-    network = load(folder)
+    network, summary = load(folder), run.summary()
     if test is None:
-        test = _test_set(config, network, run.summary(), missing)
+        test = _test_set(config, network, summary, missing)
     elif test.device != network.mean.device:
         network = network.to(test.device)
     predictions = _predictions(folder, network, test, missing)
-    return Findings(name, folder, config, run.records(), run.summary(), layers, network, predictions, test, missing)
+    return Findings(name, folder, config, run.records(), summary, layers, network, predictions, test, missing)
 
 
 def confident_mistakes(predictions: Predictions, count: int) -> list[int]:

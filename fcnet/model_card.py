@@ -163,12 +163,10 @@ def _dataset(data: Data) -> str:
 
 def _what(card: Card) -> str:
     model = card.network.model
-    arguments = model.arguments
-    outputs = 1 if arguments["num_classes"] == 2 else arguments["num_classes"]
-    widths = "-".join(map(str, (arguments["in_features"], *arguments["hidden"], outputs)))
-    kind = _kind(card.config.model) if arguments["hidden"] else "Logistic regression"
+    widths = "-".join(map(str, model.widths))
+    kind = _kind(card.config.model) if len(model.widths) > 2 else "Logistic regression"
     channels, height, width = card.network.shape
-    seen = "" if card.network.whitening is None else f", as their {arguments['in_features']} principal components,"
+    seen = "" if card.network.whitening is None else f", as their {model.in_features} principal components,"
     return (
         f"{kind}, layers {widths}, {card.summary['parameters']:,} parameters. It takes images of {height} × {width} "
         f"pixels ({'grey' if channels == 1 else 'RGB'}){seen} and tells {len(card.network.classes)} classes apart. "

@@ -305,6 +305,16 @@ class MLP(nn.Module):
         """The layers from 1 to L."""
         return list(self.layers)  # type: ignore[arg-type]
 
+    @property
+    def widths(self) -> list[int]:
+        """n[0], …, n[L]: the input's, the hidden layers', the output's.
+
+        Example:
+            >>> MLP(64, (32, 16), 2).widths
+            [64, 32, 16, 1]
+        """
+        return [self.in_features, *(layer.out_features for layer in self.dense_layers())]
+
     def flat(self, x: Tensor) -> Tensor:
         """The inputs as rows, (B, …) -> (B, D); see `as_rows`."""
         return as_rows(x, self.in_features)

@@ -69,12 +69,10 @@ class Experiment:
         training = self.training
         kept = training.validation.num_images if training.validation else 0
         parameters = sum(parameter.numel() for parameter in training.model.parameters())
-        arguments = self.network.model.arguments
-        outputs = 1 if arguments["num_classes"] == 2 else arguments["num_classes"]
-        widths = [arguments["in_features"], *arguments["hidden"], outputs]
+        widths = "-".join(map(str, self.network.model.widths))
         return (
             f"{training.batches.num_images:,} training, {kept:,} validation and {self.test.num_images:,} test images"
-            f" in {len(self.network.classes)} classes; layers {'-'.join(map(str, widths))}, {parameters:,} parameters;"
+            f" in {len(self.network.classes)} classes; layers {widths}, {parameters:,} parameters;"
             f" {self.test.device}, {self.threads} thread{'s' * (self.threads > 1)}"
         )
 

@@ -13,21 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from fcnet import distributed
-from fcnet.diagnostics.layers import Histogram, LayerDiagnosis, constant, figures_of, share_of
+from fcnet.diagnostics.layers import AT_THE_END, Histogram, LayerDiagnosis, constant, figures_of, share_of
 from fcnet.diagnostics.symptoms import on_inputs, on_layers
 from fcnet.diagnostics.tracing import traced
 from fcnet.errors import UserError
-from fcnet.models import MLP, SLOPES
+from fcnet.models import ACTIVATIONS, MLP, SLOPES
 from fcnet.normalization import evaluating
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from fcnet.data.batches import Batches
     from fcnet.diagnostics.tracing import LayerPass
     from fcnet.losses import Loss
 
-_SATURATED = 0.01
 _IN_PYTHON_ALONE = ("name", "activation", "stable_rank", "largest_rank")
 
 
@@ -160,24 +159,17 @@ def idle_units(model: MLP, batches: Batches) -> list[Idle]:
         True
     """
     hidden = model.dense_layers()[:-1]
-    idle = _IDLE.get(model.arguments["activation"])
-    if idle is None or not hidden:
+    name = model.arguments["activation"]
+    if name not in AT_THE_END or not hidden:
         return []
     device = next(model.parameters()).device
     busy = [torch.zeros(layer.out_features, device=device) for layer in hidden]
     with evaluating(model):
         for batch in batches:
             for count, record in zip(busy, model.trace(batch.images)[:-1], strict=True):
-                count += (~idle(record.z)).sum(0)
+                count += (~AT_THE_END[name](ACTIVATIONS[name](record.z))).sum(0)
     whole = distributed.sum_in_place(torch.cat(busy)).split([layer.out_features for layer in hidden])
     return [Idle(number, len(count), int((count == 0).sum())) for number, count in enumerate(whole, 1)]
-
-
-_IDLE: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": lambda z: z <= 0.0,
-    "sigmoid": lambda z: z.abs() > math.log(1.0 / _SATURATED - 1.0),
-}
-"""z -> whether the unit says nothing of this image, by the name of g."""
 
 
 @torch.no_grad()

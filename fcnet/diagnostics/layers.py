@@ -125,13 +125,13 @@ def _idle_shares(layer: LayerPass, values: Tensor) -> tuple[float | None, float 
     """The shares of dead and of saturated units, None for what the layer's g has none of."""
     if layer.activation is None:
         return (share_of(constant(values)) if len(values) > 1 else None), None
-    if layer.response is None or layer.activation not in _AT_THE_END:
+    if layer.response is None or layer.activation not in AT_THE_END:
         return None, None
-    idle = share_of(_AT_THE_END[layer.activation](layer.rows(layer.response)).all(0))
+    idle = share_of(AT_THE_END[layer.activation](layer.rows(layer.response)).all(0))
     return (idle, None) if layer.activation == "relu" else (None, idle)
 
 
-_AT_THE_END: dict[str, Callable[[Tensor], Tensor]] = {
+AT_THE_END: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": lambda a: a <= 0.0,
     "sigmoid": lambda a: (a < _SATURATED) | (a > 1.0 - _SATURATED),
     "tanh": lambda a: a.abs() > 1.0 - 2.0 * _SATURATED,

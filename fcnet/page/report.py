@@ -12,7 +12,7 @@ from fcnet.findings import find
 from fcnet.page.learned import OnTestSet, Shown, on_test_set, weights
 from fcnet.page.live import sections
 from fcnet.page.rendering import render
-from fcnet.page.training import INSIDE_HEADER, Inside, curves, curves_together, inside, speed, widths
+from fcnet.page.training import INSIDE_HEADER, Inside, curves, curves_together, inside, speed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,7 +131,7 @@ def _trained(run: Findings) -> list[tuple[str, str]]:
     shape = " × ".join(map(str, run.network.shape))
     images = f"{said['train_images']:,} training, {said['validation_images']:,} validation and {said['test_images']:,}"
     rows[0] = ("images", f"{rows[0][1]}: {images} test images of {shape} in {len(run.classes)} classes")
-    layers = "-".join(map(str, widths(run)))
+    layers = "-".join(map(str, run.network.model.widths))
     extras = [model.activation, f"{model.normalization} norm" if model.normalization != "none" else ""]
     extras = [extra for extra in extras if extra] if model.kind == "mlp" and model.hidden else ["logistic regression"]
     white = f", on {data.whiten} whitened components" if data.whiten else ""

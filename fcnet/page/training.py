@@ -97,18 +97,11 @@ def speed(run: Findings) -> tuple[Chart, list[tuple[str, str]]] | None:
         lines.append(Series("the machine’s limit", lines[0].x, [limit] * len(lines[0].x)))
     rows = [("images a second, median epoch", f"{reached:,.0f}")]
     if run.network is not None:
-        flops = step_cost(widths(run), 1).flops * reached
+        flops = step_cost(run.network.model.widths, 1).flops * reached
         rows.append(("operations a second in matrix products", f"{flops / 1e9:,.1f} · 10⁹"))
     if limit is not None:
         rows += [("the machine’s limit, images a second", f"{limit:,.0f}"), ("reached of it", percent(reached / limit))]
     return line_chart("Images a second", lines, x_label="epoch", low=0.0), rows
-
-
-def widths(run: Findings) -> list[int]:
-    """n[0], …, n[L] of the finished network."""
-    assert run.network is not None
-    layers = run.network.model.dense_layers()
-    return [layers[0].in_features, *(layer.out_features for layer in layers)]
 
 
 def _column(run: Findings, key: str, name: str) -> Series:
