@@ -25,6 +25,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture(autouse=True)
+def own_random_numbers() -> None:
+    """The same random numbers in each test, whichever ran before it."""
+    import torch
+
+    torch.manual_seed(int(os.environ.get("FCNET_TEST_SEED", "0")))
+
+
 @pytest.fixture(scope="session")
 def program() -> Callable[[str], ModuleType]:
     """Loads one of the programs of ``scripts`` by its name."""

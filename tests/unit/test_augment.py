@@ -48,7 +48,7 @@ def test_an_image_comes_out_the_same_whatever_else_is_in_its_batch(transform: Tr
 @pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
 def test_a_row_is_drawn_for_each_image_from_the_generator_alone(transform: Transform) -> None:
     first = transform.draw(40, draws(3))
-    torch.manual_seed(0)
+    torch.manual_seed(99)
     assert len(first) == 40
     assert torch.equal(transform.draw(40, draws(3)), first)
     assert not torch.equal(transform.draw(40, draws(4)), first)

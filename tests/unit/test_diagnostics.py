@@ -130,7 +130,6 @@ def test_a_saturated_layer_passes_on_no_more_than_its_bound() -> None:
 
 def modules(activation: type[nn.Module] = nn.ReLU) -> Any:
     """A network of torch's own, as others build theirs, in training mode."""
-    torch.manual_seed(5)
     return nn.Sequential(
         nn.Linear(20, 8),
         nn.BatchNorm1d(8),
@@ -147,7 +146,6 @@ class Functions(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        torch.manual_seed(5)
         self.first, self.last = nn.Linear(20, 8), nn.Linear(8, 3)
 
     def forward(self, x: Tensor) -> Tensor:

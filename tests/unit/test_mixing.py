@@ -96,7 +96,7 @@ def test_an_image_is_mixed_in_one_of_two_ways_each_with_probability_a_half() -> 
 @pytest.mark.parametrize("mixing", MIXINGS, ids=str)
 def test_partners_are_a_permutation_that_follows_from_the_generator_alone(mixing: Mixing) -> None:
     first = drawn(mixing, 50)
-    torch.manual_seed(0)
+    torch.manual_seed(99)
     again = drawn(mixing, 50)
     assert sorted(first.partner.tolist()) == list(range(50))
     assert first.partner.tolist() == again.partner.tolist() != drawn(mixing, 50, seed=1).partner.tolist()
