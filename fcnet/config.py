@@ -210,7 +210,7 @@ class Train(Section):
     patience: int = Field(default=0, ge=0, le=2**31 - 1)
     """Epochs without a better validation accuracy after which training ends; the best weights count. 0: never."""
     threads: int = Field(default=0, ge=0, le=1024)
-    """Processor threads; 0 chooses by the size of the work."""
+    """Processor threads; 0 chooses by the size of the work, up to ``OMP_NUM_THREADS``."""
     save_seconds: float = Field(default=30.0, ge=0.0)
     """Seconds of training between checkpoints; 0 saves after every step."""
     diagnostics: bool = True

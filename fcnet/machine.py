@@ -1,4 +1,4 @@
-"""What this machine is: its processors, by name and number."""
+"""What this machine is: its processors, by name and number, and how many of them to compute with."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ _LINUX = Path("/proc/cpuinfo")
 def num_processors() -> int:
     """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def num_threads() -> int:
+    """How many threads a computation may take: one a processor, or fewer where ``OMP_NUM_THREADS`` says so."""
+    wished = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(num_processors(), int(wished)) if wished.isdecimal() and int(wished) else num_processors()
 
 
 def processor_name() -> str:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser, Page
 
+# Processes that test side by side share the processors: each with threads for all of them, they wait for one another.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
 settings.register_profile("quick", max_examples=25, deadline=None)
 settings.register_profile("ci", max_examples=200, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))

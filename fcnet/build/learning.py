@@ -9,7 +9,7 @@ import torch
 
 from fcnet import distributed, losses, memory, optim, schedules
 from fcnet.gradient_descent import GradientDescent
-from fcnet.machine import num_processors
+from fcnet.machine import num_processors, num_threads
 from fcnet.models import MLP, LogisticRegression
 from fcnet.seeds import generator
 
@@ -115,7 +115,8 @@ def choose_threads(model: MLP, batch_size: int) -> int:
     values = batch_size * model.dense_layers()[0].in_features
     if products < _ONE_THREAD_PRODUCTS and values < _ONE_THREAD_VALUES:
         return 1
-    return max(1, num_processors() // distributed.num_ranks())
+    ranks = distributed.num_ranks()
+    return num_threads() if ranks == 1 else max(1, num_processors() // ranks)  # torchrun sets OMP_NUM_THREADS by itself
 
 
 def need(config: config.Config, store: Store, train_images: int, num_classes: int, device: torch.device) -> Need:

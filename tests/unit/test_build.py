@@ -261,12 +261,21 @@ def test_small_steps_take_one_thread_and_large_ones_share_the_processors(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)))
     monkeypatch.setattr(distributed, "num_ranks", lambda: ranks)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert build.choose_threads(MLP(100, (hidden,), 10), 128) == threads
+
+
+def test_torchruns_word_on_threads_is_not_taken_for_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for ranks, threads in ((1, 1), (2, 3)):
+        monkeypatch.setattr(distributed, "num_ranks", lambda ranks=ranks: ranks)
+        assert build.choose_threads(MLP(100, (2000,), 10), 128) == threads
 
 
 @pytest.mark.parametrize(("pixels", "threads"), [(8 * 8, 1), (3 * 32 * 32, 3)])
 def test_threads_share_images_that_are_large(pixels: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fcnet.build.learning.num_processors", lambda: 3)
+    monkeypatch.setattr("fcnet.build.learning.num_threads", lambda: 3)
     assert build.choose_threads(MLP(pixels, (), 10), 128) == threads
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fcnet import machine
-from fcnet.machine import num_processors, processor_name
+from fcnet.machine import num_processors, num_threads, processor_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,3 +44,17 @@ def test_only_processors_that_may_be_used_count() -> None:
     finally:
         os.sched_setaffinity(0, before)
     assert num_processors() == len(before)
+
+
+@pytest.mark.parametrize(
+    ("said", "threads"),
+    [("1", 1), ("3", 3), ("8", 4), ("2,1", 2), (" 2 ", 2), ("", 4), ("0", 4), ("many", 4), ("-1", 4)],
+)
+def test_fewer_threads_are_taken_where_the_environment_says_so(
+    said: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "num_processors", lambda: 4)
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert num_threads() == threads
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert num_threads() == 4
