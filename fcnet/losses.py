@@ -60,6 +60,8 @@ class CrossEntropy:
         Where the true class is sure it keeps its digits; see the functions that give it.
         """
         if logits.ndim == 1:
+            if not (target.is_floating_point() or self.label_smoothing):
+                return binary.cost_and_slope(logits, target)
             return binary.cost_and_slope(logits, *self._of_second(logits, target))
         if target.is_floating_point():
             return surprisal.cost_and_slope(logits, _smoothed(target.to(logits.dtype), self.label_smoothing))

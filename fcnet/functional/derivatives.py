@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 from torch.autograd.function import FunctionCtx
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,11 @@ def by_hand(input: Tensor) -> bool:
         or torch._C._are_functorch_transforms_active()
         or unpack_dual(input).tangent is not None
     )
+
+
+def may_be_read(tensor: Tensor) -> bool:
+    """Whether looking at one of its numbers waits for no device, and nobody looks through what is done."""
+    return tensor.device.type == "cpu" and not is_in_torch_dispatch_mode()
 
 
 def derivative_of_plain(plain: Callable[[Tensor], Tensor], input: Tensor, grad: Tensor) -> Tensor:

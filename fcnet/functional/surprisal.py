@@ -6,6 +6,7 @@ have the shape of the logits but for one class.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from fcnet.functional import fused
 from fcnet.functional.blocks import in_blocks
-from fcnet.functional.derivatives import Context, by_hand, derivative_of_plain
+from fcnet.functional.derivatives import Context, by_hand, derivative_of_plain, may_be_read
 from fcnet.functional.probabilities import below, plain_log_softmax, spoiled
 from fcnet.functional.reductions import reduced, weighted
 
@@ -42,12 +43,16 @@ def cost_and_slope(x: Tensor, target: Tensor, label_smoothing: float = 0.0) -> t
     slope = torch.empty_like(x)
     if fused.fits(x, target, None):
         return fused.costs(x, fused.Comparison(target, smoothing=label_smoothing), slope)[0].sum(), slope
-    targets: Targets
     if target.is_floating_point():
-        targets = Probabilities(target, None, label_smoothing, 1)
-    else:
-        targets = Labels(target.unsqueeze(1), None, None, label_smoothing, 1)
-    costs, rate = targets.costs(x, slope)
+        costs, rate = Probabilities(target, None, label_smoothing, 1).costs(x, slope)
+        return costs.sum(), slope.mul_(rate)
+    index = target.unsqueeze(1)
+    if not label_smoothing and may_be_read(x):
+        (costs,) = in_blocks(_odds_step, 1, x, slope, index)
+        cost = costs.sum()
+        if math.isfinite(cost.item()):
+            return cost, slope
+    costs, rate = Labels(index, None, None, label_smoothing, 1).costs(x, slope)
     return costs.sum(), slope.mul_(rate)
 
 
@@ -258,6 +263,19 @@ class _CrossEntropy(torch.autograd.Function):
 def _fused_costs(x: Tensor, rows: fused.Comparison, slope: Tensor | None) -> tuple[Tensor, Tensor]:
     costs = fused.costs(x, rows, slope)[0].unsqueeze(1)
     return costs, torch.ones_like(costs)
+
+
+def _odds_step(x: Tensor, slope: Tensor, index: Tensor) -> tuple[Tensor]:
+    """log(1 + r) with the odds against y, r = Σ_{j≠y} e^(x_j − x_y); writes the derivative to ``slope``.
+
+    That is p̂_j = e^(x_j − x_y) / (1 + r) for the others and −r / (1 + r) for y. As exact as `_labels_step` in half of
+    the operations, but inf or NaN where a power overflows or a logit is infinite or no number.
+    """
+    powers = torch.sub(x, _gathered(x, index, 1), out=slope).exp_().scatter_(1, index, 0.0)
+    odds = powers.sum(1, keepdim=True)
+    costs = odds.log1p()
+    powers.scatter_(1, index, -odds).div_(odds.add_(1.0))
+    return (costs,)
 
 
 def _labels_step(x: Tensor, slope: Tensor | None, index: Tensor, *, dim: int) -> tuple[Tensor, Tensor]:

@@ -169,6 +169,45 @@ def test_a_sure_and_right_row_keeps_its_digits(num_outputs: int) -> None:
     assert_close(slope.reshape(-1)[1 if num_outputs > 1 else 0], -2 * truth, rtol=1e-6, atol=0.0)
 
 
+@pytest.mark.parametrize("num_outputs", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("far", [80.0, 90.0, 700.0, 800.0, 1e30, torch.inf])
+def test_a_row_that_is_far_from_right_has_its_cost_and_slope_beside_another(
+    num_outputs: int, dtype: torch.dtype, far: float
+) -> None:
+    logits, labels = example(num_outputs, size=2)
+    logits, labels = logits.to(dtype), torch.tensor([0, int(labels[1])])
+    logits[0] = far if num_outputs == 1 else torch.tensor([0.0, far, 1.0])
+    loss, slope = CrossEntropy().with_slope(logits, labels)
+    rest, others = CrossEntropy().with_slope(logits[1:], labels[1:])
+    assert_close(loss, rest + far)
+    assert_close(slope[0], torch.tensor(1.0 if num_outputs == 1 else [-1.0, 1.0, 0.0], dtype=dtype))
+    assert_close(slope[1:], others)
+
+
+@pytest.mark.parametrize("num_outputs", [1, 3])
+def test_a_logit_that_is_no_number_makes_its_row_none_and_leaves_the_others(num_outputs: int) -> None:
+    logits, labels = example(num_outputs)
+    expected = CrossEntropy().with_slope(logits[1:], labels[1:])[1]
+    logits.view(len(logits), -1)[0, -1] = torch.nan
+    loss, slope = CrossEntropy().with_slope(logits, labels)
+    assert loss.isnan()
+    assert slope[0].isnan().all()
+    assert_close(slope[1:], expected)
+
+
+@pytest.mark.parametrize("num_outputs", [1, 5])
+@given(seed=st.integers(0, 1000), scale=st.sampled_from([0.3, 1.0, 3.0]))
+def test_a_slope_is_as_exact_as_its_logits_differences(num_outputs: int, seed: int, scale: float) -> None:
+    logits, labels = example(num_outputs, size=64, seed=seed)
+    logits = (scale * logits).float()
+    loss, slope = CrossEntropy().with_slope(logits, labels)
+    truth, derivative = CrossEntropy().with_slope(logits.double(), labels)
+    assert_close(loss.double(), truth, rtol=3e-7, atol=0.0)
+    spread = float(logits.max() - logits.min()) + 4.0
+    assert_close(slope.double(), derivative, rtol=spread * 2.0**-23, atol=0.0)
+
+
 # --- losses of a score ----------------------------------------------------------------------------
 
 FORMULAS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
