@@ -38,8 +38,8 @@ def differentiation(model: nn.Module, loss: Loss, precision: torch.dtype) -> Dif
         precision: the dtype of matrix products.
 
     Returns:
-        A function of a batch that sets ``grad`` of every parameter, which must be None, to the derivative
-        of this rank's part of the global batch's mean loss, and gives the sum of the losses and the logits.
+        A function of a batch that sets ``grad`` of every parameter to the derivative of this rank's part of the
+        global batch's mean loss, in memory that is there already, and gives the sum of the losses and the logits.
     """
     if precision == torch.float32 and isinstance(loss, CrossEntropy) and applies_to(model):
         return lambda batch: backpropagate(model, batch.images, batch.target, loss, scale=1.0 / batch.size)
@@ -71,12 +71,12 @@ def add_up(differentiate: Differentiate, parts: Sequence[Batch], parameters: Seq
         for parameter in parameters:
             parameter.grad = None
         done.append(differentiate(part))
+        if len(parts) == 1:
+            return done[0]
         gradients = [_sum(before, p.grad) for before, p in zip(gradients, parameters, strict=True)]
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
     losses, logits = zip(*done, strict=True)
-    if len(done) == 1:
-        return losses[0], logits[0]
     return torch.stack(losses).sum(), torch.cat(logits)
 
 

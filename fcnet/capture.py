@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fcnet import distributed
-from fcnet.optim import Muon
+from fcnet.optim import FUSED, Muon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 _MOST_STEPS = 16
 _RUN_PRODUCTS = 40_000_000_000
-_FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 _OURS = ("fcnet", "torch")
 
 
@@ -80,7 +79,7 @@ def obstacle(model: nn.Module, batches: Batches, algorithm: GradientDescent) -> 
         return "several ranks add up their gradients"
     if batches.images.device != batches.labels.device:
         return "the images are not on the device"
-    word = "fused" if type(optimizer) in _FUSED else "capturable" if isinstance(optimizer, Muon) else ""
+    word = "fused" if type(optimizer) in FUSED else "capturable" if isinstance(optimizer, Muon) else ""
     if not all(group.get(word) for group in optimizer.param_groups):
         return f"{type(optimizer).__name__} takes numbers from the host, as no fused SGD, Adam or AdamW does"
     if any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks for module in model.modules()):
@@ -232,7 +231,7 @@ class Runs:
         first = 0
         for number, size in enumerate(sizes):
             with self._drops.drawn_from(generators[number] if generators else None):
-                batch = self._batches.batch(given.order, slice(first, first + size), size)
+                batch = self._batches.batch(given.order.part(slice(first, first + size)), size)
                 step(batch, given.numbers[number].unbind())
             first += size
 

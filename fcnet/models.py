@@ -43,12 +43,12 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "identity": lambda upstream, z: upstream,
     "sigmoid": lambda upstream, z: activations.SIGMOID.slope(z).mul_(upstream),
-    "relu": lambda upstream, z: z.clone().ge_(0.0).mul_(upstream),
+    "relu": lambda upstream, z: z.ge_(0.0).mul_(upstream),
     "leaky_relu": lambda upstream, z: activations.leaky_relu_curve().slope(z).mul_(upstream),
     "elu": lambda upstream, z: activations.elu_curve().slope(z).mul_(upstream),
     "gelu": lambda upstream, z: activations.GELUS["none"].slope(z).mul_(upstream),
 }
-"""(∂R/∂a, z) -> ∂R/∂z = ∂R/∂a · g′(z), by the name of g."""
+"""(∂R/∂a, z) -> ∂R/∂z = ∂R/∂a · g′(z), by the name of g; z may be used up."""
 
 _NORMALIZATIONS: dict[str, Callable[[int], nn.Module]] = {"batch": BatchNorm, "layer": nn.LayerNorm}
 
@@ -180,7 +180,8 @@ def _affine(a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     once, up to twice as slow as the transposed product W aᵀ, whose columns are the batch. The compiler is given one
     form for batches of every size.
     """
-    if not torch.compiler.is_compiling() and a.device.type == "cpu" and 4 < len(weight) < 16 <= len(a):
+    few = 4 < weight.shape[0] < 16 and a.device.type == "cpu"
+    if few and not torch.compiler.is_compiling() and a.shape[0] >= 16:
         product = weight @ a.T if bias is None else torch.addmm(bias[:, None], weight, a.T)
         return product.T.contiguous()
     return nn.functional.linear(a, weight, bias)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,8 @@ from fcnet.models import most_probable
 
 if TYPE_CHECKING:
     from fcnet.data.batches import Batch
+
+_LOGITS_THAT_WAIT = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -44,28 +48,63 @@ class EpochRecord:
 
 
 class Tally:
-    """Sums over an epoch that stay on the device until they are read: loss, hits, images."""
+    """Sums over an epoch that stay on the device until they are read: loss, hits, images.
+
+    Attributes:
+        images: how many are counted.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self.loss = torch.zeros((), dtype=torch.float64, device=device)
-        self.hits = torch.zeros((), dtype=torch.int64, device=device)
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._hits = torch.zeros((), dtype=torch.int64, device=device)
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
         self.images = 0
 
-    def add(self, loss: Tensor, logits: Tensor, batch: Batch) -> None:
-        """Counts one batch; no host sync."""
-        self.loss += loss
-        self.hits += (most_probable(logits) == batch.labels).sum()
+    @property
+    def loss(self) -> Tensor:
+        """The sum of this rank's losses, float64, on the device."""
+        self._catch_up()
+        return self._loss
+
+    def add(self, loss: Tensor, logits: Tensor, batch: Batch, *, later: bool = False) -> None:
+        """Counts one batch; no host sync.
+
+        Args:
+            loss: the sum of the batch's losses.
+            logits: of the batch.
+            batch: this rank's part of the global batch.
+            later: whether it may wait for others to be counted with, on a processor, which takes longer to begin
+                with so few numbers than to count them.
+        """
         self.images += batch.size
+        if later:
+            self._waiting.append((loss, logits, batch.labels))
+            if len(self._waiting) * logits.numel() >= _LOGITS_THAT_WAIT:
+                self._catch_up()
+        else:
+            self._loss += loss
+            self._hits += _hits(logits, batch.labels)
+
+    def _catch_up(self) -> None:
+        """Counts the batches that wait."""
+        if not self._waiting:
+            return
+        losses, logits, labels = zip(*self._waiting, strict=True)
+        # One after another, so that the sum does not depend on who waited for whom.
+        self._loss.fill_(functools.reduce(operator.add, torch.stack(losses).tolist(), self._loss.item()))
+        self._hits += _hits(torch.cat(logits), torch.cat(labels))
+        self._waiting.clear()
 
     def clear(self) -> None:
         """Begins anew, in the same memory, which a recorded step adds to."""
-        self.loss.zero_()
-        self.hits.zero_()
+        self._waiting.clear()
+        self._loss.zero_()
+        self._hits.zero_()
         self.images = 0
 
     def sums(self) -> Tensor:
         """Loss and hits over all ranks, float64 (2,), on the device."""
-        return distributed.sum_in_place(torch.stack([self.loss, self.hits.double()]))
+        return distributed.sum_in_place(torch.stack([self.loss, self._hits.double()]))
 
     def read(self) -> tuple[float, float]:
         """Mean loss and accuracy over all ranks so far; waits for the device."""
@@ -74,7 +113,12 @@ class Tally:
 
     def restore(self, sums: Tensor, images: int) -> None:
         """Goes on from sums over all ranks, which the first rank takes over alone."""
+        self.clear()
         if distributed.rank() == 0:
-            self.loss.copy_(sums[0])
-            self.hits.copy_(sums[1])
+            self._loss.copy_(sums[0])
+            self._hits.copy_(sums[1])
         self.images = images
+
+
+def _hits(logits: Tensor, labels: Tensor) -> Tensor:
+    return (most_probable(logits) == labels).sum()

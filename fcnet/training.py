@@ -29,7 +29,7 @@ from fcnet.dropping import Drops
 from fcnet.errors import NonFiniteError, UserError
 from fcnet.evaluation import evaluate
 from fcnet.gradient_descent import GradientDescent
-from fcnet.optim import parameter_groups
+from fcnet.optim import move, parameter_groups
 from fcnet.optimizer_state import put_together, taken_apart, within
 from fcnet.records import EpochRecord, Tally
 from fcnet.stopping import EarlyStopping
@@ -66,8 +66,8 @@ def train_step(training: Training, batch: Batch, numbers: Sequence[float | Tenso
         loss, logits = _search_line(training, batch, optimizer)
     else:
         loss, logits, _ = training.gradient(batch)
-        optimizer.step()
-    training.tally.add(loss, logits, batch)
+        move(optimizer)
+    training.tally.add(loss, logits, batch, later=training.reads_losses)
     training.step += 1
     if training.average is not None:
         training.average.add(share)

@@ -196,25 +196,21 @@ class Batches:
         """The number of images in the global batch of a number, from 0."""
         return min(self.batch_size, self.num_images - number * self.batch_size)
 
-    def batch(self, order: Order, places: slice, size: int, memory: Tensor | None = None) -> Batch:
-        """The images at some places of an order, as this rank's part of a global batch.
+    def batch(self, part: Order, size: int, memory: Tensor | None = None) -> Batch:
+        """The images of a part of an order, as this rank's part of a global batch.
 
         Args:
-            order: as `order` gives it, or a part of it.
-            places: those of the rank.
+            part: of what `order` gives.
             size: the number of images in the global batch.
             memory: as `take` uses it.
         """
-        mixture = None if order.mixture is None else order.mixture.rows(places)
-        numbers = [each[:, places].flatten(0, 1) for each in order.drawn]
-        images = self.take(order.rows[:, places].flatten(), numbers, mixture, memory)
-        labels = order.labels[:, places]
-        own = labels[0]
-        if mixture is None and order.weights is None:
+        images = self.take(part.rows.flatten(), [numbers.flatten(0, 1) for numbers in part.drawn], part.mixture, memory)
+        own = part.labels[0]
+        if part.mixture is None and part.weights is None:
             return Batch(images, own, own, size)
-        share = None if mixture is None else mixture.share
-        target = mixed_target(labels, share, order.weights, self.num_classes)
-        return Batch(images, own if share is None else torch.where(share >= 0.5, own, labels[1]), target, size)
+        share = None if part.mixture is None else part.mixture.share
+        target = mixed_target(part.labels, share, part.weights, self.num_classes)
+        return Batch(images, own if share is None else torch.where(share >= 0.5, own, part.labels[1]), target, size)
 
     def take(
         self,
@@ -243,7 +239,7 @@ class Batches:
             for transform, numbers in zip(self.augment, drawn, strict=True):
                 images = transform.apply(images, numbers)
             pixels = images.reshape(pixels.shape)
-        size = len(pixels) if mixture is None else len(pixels) // 2
+        size = pixels.shape[0] if mixture is None else pixels.shape[0] // 2
         values = torch.empty(size, pixels.shape[1], device=self.device) if memory is None else memory[:size]
         if mixture is None:
             values.copy_(pixels)
@@ -281,10 +277,10 @@ class Batches:
         )
 
     def _batches(self, order: Order, *, start: int, memory: Tensor | None = None) -> Iterator[Batch]:
-        for number in range(start, len(self)):
-            first, size = number * self.batch_size, self.size(number)
-            mine = distributed.share(size)
-            yield self.batch(order, slice(first + mine.start, first + mine.stop), size, memory)
+        rest = order.part(slice(start * self.batch_size, None))
+        for number, part in zip(range(start, len(self)), rest.split(self.batch_size), strict=False):
+            size = self.size(number)
+            yield self.batch(part if distributed.num_ranks() == 1 else part.part(distributed.share(size)), size, memory)
 
 
 def _beside_partners(values: Tensor, mixture: Mixture | None) -> Tensor:

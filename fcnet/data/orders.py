@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from fcnet.data.mixing import Mixture
@@ -34,6 +36,13 @@ class Order:
         mixture = None if self.mixture is None else self.mixture.rows(places)
         drawn = tuple(numbers[:, places] for numbers in self.drawn)
         return Order(self.rows[:, places], self.labels[:, places], drawn, mixture, self.weights)
+
+    def split(self, size: int) -> Iterator[Order]:
+        """Parts of ``size`` places, the last of what is left; views."""
+        splits = [tensor.split(size, 1) for tensor in (self.rows, self.labels, *self.drawn)]
+        for number, (rows, labels, *drawn) in enumerate(zip(*splits, strict=True)):
+            mixture = self.mixture and self.mixture.rows(slice(number * size, (number + 1) * size))
+            yield Order(rows, labels, tuple(drawn), mixture, self.weights)
 
     def clone(self) -> Order:
         """The same in memory of its own."""

@@ -187,8 +187,8 @@ _SMOOTH = Parts(
 """Can be differentiated to every order; the derivatives at 0 are those from the right."""
 
 _FAST = Parts(
-    low=lambda x: torch.minimum(x, x.new_zeros(())),
-    high=lambda x: torch.maximum(x, x.new_zeros(())),
+    low=lambda x: x.clamp_max(0),
+    high=lambda x: x.clamp_min(0),
     decay=lambda x: x.abs().neg_().exp_(),
 )
 """The same values without a choice for each element; not to be differentiated."""
@@ -295,8 +295,13 @@ GELUS = {"none": Curve(_gelu_value, _gelu_slope), "tanh": Curve(_gelu_tanh_value
 
 def _along(curve: Curve, input: Tensor) -> Tensor:
     x = widened(input)
-    result: Tensor = _Along.apply(x, curve) if by_hand(x) else curve.value(x, curve.parts)
-    return result.to(input.dtype)
+    if not by_hand(x):
+        result = curve.value(x, curve.parts)
+    elif torch.is_grad_enabled():
+        result = _Along.apply(x, curve)
+    else:  # nobody asks for a derivative
+        result = curve.value(x, _FAST)
+    return result if x is input else result.to(input.dtype)
 
 
 class _Along(torch.autograd.Function):

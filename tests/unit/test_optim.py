@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.testing import assert_close
 
 from fcnet.models import MLP
-from fcnet.optim import LBFGS, Muon, parameter_groups
+from fcnet.optim import LBFGS, Muon, move, parameter_groups
 from fcnet.optimizer_state import put_together, taken_apart
 
 if TYPE_CHECKING:
@@ -38,6 +40,92 @@ def moved(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, num_steps: 
         parameter.grad = drawn(*parameter.shape, seed=step)
         optimizer.step()
     return parameter.detach()
+
+
+# --- a step --------------------------------------------------------------------------------------
+
+KINDS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True),
+    "adam": partial(torch.optim.Adam, lr=0.1, betas=(0.8, 0.9)),
+    "adamw": partial(torch.optim.AdamW, lr=0.1, weight_decay=0.2),
+    "rprop": torch.optim.Rprop,
+    "muon": Muon,
+}
+
+
+def pair(kind: str, **settings: Any) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """Two optimizers of equal weights and biases with equal gradients."""
+    made = []
+    for _ in range(2):
+        parameters = [nn.Parameter(drawn(4, 3)), nn.Parameter(drawn(4))]
+        for parameter in parameters:
+            parameter.grad = drawn(*parameter.shape, seed=1)
+        made.append(KINDS[kind](parameters, **settings))
+    return made[0], made[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [*((kind, {}) for kind in KINDS), *((kind, {"fused": True}) for kind in ("sgd", "adam", "adamw"))],
+)
+def test_a_move_is_the_optimizers_step_to_the_bit(kind: str, settings: dict[str, Any]) -> None:
+    ours, theirs = pair(kind, **settings)
+    for _ in range(3):
+        move(ours)
+        theirs.step()
+    for mine, other in zip(ours.param_groups[0]["params"], theirs.param_groups[0]["params"], strict=True):
+        assert torch.equal(mine, other)
+        assert not torch.equal(mine, drawn(*mine.shape))
+    assert ours.state_dict()["param_groups"] == theirs.state_dict()["param_groups"]
+
+
+def test_a_move_leaves_out_what_surrounds_a_step_that_nobody_listens_to() -> None:
+    optimizer, _ = pair("sgd")
+    with torch.autograd.profiler.profile() as profile:
+        move(optimizer)
+    assert not any("Optimizer.step" in event.name for event in profile.function_events or ())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whoever_listens_to_an_optimizer_is_told_of_each_move(kind: str) -> None:
+    optimizer, _ = pair(kind)
+    heard: list[str] = []
+    optimizer.register_step_pre_hook(lambda *_: heard.append("before"))
+    move(optimizer)
+    other, _ = pair(kind)
+    other.register_step_post_hook(lambda *_: heard.append("after"))
+    move(other)
+    for register in (register_optimizer_step_pre_hook, register_optimizer_step_post_hook):
+        handle = register(lambda *_: heard.append("every"))
+        try:
+            move(pair(kind)[0])
+        finally:
+            handle.remove()
+    assert heard == ["before", "after", "every", "every"]
+
+
+def test_a_step_of_ones_own_is_made() -> None:
+    class Backwards(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter.data += parameter.grad
+
+    parameter = nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.ones(2)
+    move(Backwards([parameter], lr=0.1))
+    assert parameter.tolist() == [1.0, 1.0]
+
+
+def test_torchs_schedulers_see_a_move_as_a_step() -> None:
+    optimizer, _ = pair("sgd")
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    move(optimizer)
+    scheduler.step()  # warns, which is an error here, where no step was made before
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
+
+
+# --- muon ----------------------------------------------------------------------------------------
 
 
 def polar(matrices: Sequence[Tensor], *_: Any) -> list[Tensor]:
