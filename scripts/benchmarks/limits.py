@@ -1,9 +1,9 @@
-"""What the machine can do at its best: what no training can leave out, the best copy, the best product.
+"""What the machine can do at its best: what a training does at the least, the best copy, the best product.
 
 The limit of a training is one read of the data (a batch's uint8 rows gathered in the epoch's random order and
 turned into the products' dtype), the matrix products of the forward and backward pass into buffers made
-beforehand, and the pass of SGD with momentum. On a GPU many steps are replayed as one CUDA graph.
-Normalisation, activations, loss, counts and everything between are what is to be kept small.
+beforehand, and the step of torch's SGD with momentum, all by torch's own calls. On a GPU many steps are replayed as
+one CUDA graph. Normalisation, activations, loss, counts and everything between are what is to be kept small.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 OURS, LIMIT = "fcnet", "limit"
+_REST_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def interleaved(
     Args:
         runs: what to time, by name.
         repeats: how often.
-        fill_seconds: a repeat makes as many calls as fill this, one at least.
+        fill_seconds: a repeat makes as many calls as fill this, one at least. Before it is a short rest: the threads
+            of who ran before spin on for some hundredths of a second, and would take a processor from who comes next.
         device: what does the work; on a GPU the first call may compile, so a second one is the measure.
     """
     calls = {}
@@ -94,6 +96,7 @@ def interleaved(
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
+            time.sleep(_REST_SECONDS)
             times[name].append(seconds(run, device, calls[name]))
     return {name: tuple(values) for name, values in times.items()}
 
