@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 IMAGES = 256
 _SHARE = 0.018
-_STEP, _LAYER_STEP, _UPDATE = 4.5e-4, 7e-5, 8e-10
-_LOOK, _LAYER_LOOK, _EIGENVALUES = 2.5e-3, 4e-4, 2e-9
-_PRODUCT, _VALUE, _FIGURE = 1.2e-11, 2e-9, 1e-8
+_STEP, _LAYER_STEP, _UPDATE = 2e-4, 1.7e-4, 8e-10
+_LOOK, _LAYER_LOOK, _EIGENVALUES = 3.2e-3, 4e-4, 2e-9
+_PRODUCT, _VALUE, _FIGURE = 1.2e-11, 1e-9, 1e-8
 """Seconds on one thread of a processor: of a step, each of its layers and each weight's update; of a look with its
 writing, each of its layers and the eigenvalues of a matrix of side 1; of a multiplication with its addition, a value of
 an image, a value that is described."""

@@ -33,8 +33,8 @@ def fastest_images_per_second(
     """Times the matrix products of dense layers forward and backward, the optimizer's pass and one read of the data.
 
     The read is a batch's rows of uint8 pixels, gathered and turned into the products' dtype; where the network sees k
-    components of the pixels, finding them is one product more. The optimizer is SGD with momentum. Normalisation,
-    activations, loss, and what is between them, count as nothing.
+    components of the pixels, finding them is one product more. The optimizer is torch's SGD with momentum.
+    Normalisation, activations, loss, and what is between them, count as nothing.
 
     Args:
         widths: n[0], …, n[L].
