@@ -38,8 +38,8 @@ def differentiation(model: nn.Module, loss: Loss, precision: torch.dtype) -> Dif
         precision: the dtype of matrix products.
 
     Returns:
-        A function of a batch that sets ``grad`` of every parameter to the derivative of this rank's part of the
-        global batch's mean loss, in memory that is there already, and gives the sum of the losses and the logits.
+        A function of a batch that sets ``grad`` of every parameter, which must be None, to the derivative
+        of this rank's part of the global batch's mean loss, and gives the sum of the losses and the logits.
     """
     if precision == torch.float32 and isinstance(loss, CrossEntropy) and applies_to(model):
         return lambda batch: backpropagate(model, batch.images, batch.target, loss, scale=1.0 / batch.size)
