@@ -9,10 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.testing import assert_close
 
 from fcnet.errors import UserError
+from fcnet.functional import binary
 from fcnet.losses import CrossEntropy, ScoreLoss, empirical_risk
 from fcnet.models import MLP
 
@@ -194,6 +196,21 @@ def test_a_logit_that_is_no_number_makes_its_row_none_and_leaves_the_others(num_
     assert loss.isnan()
     assert slope[0].isnan().all()
     assert_close(slope[1:], expected)
+
+
+@pytest.mark.parametrize("num_outputs", [1, 3])
+def test_a_slope_can_be_asked_for_without_numbers(num_outputs: int) -> None:
+    with FakeTensorMode() as mode:
+        logits, labels = (mode.from_tensor(tensor) for tensor in example(num_outputs))
+        loss, slope = CrossEntropy().with_slope(logits, labels)
+    assert (loss.shape, slope.shape) == ((), logits.shape)
+
+
+def test_labels_have_weights_as_shares_have_them() -> None:
+    logits, labels = example(1)
+    weight = torch.linspace(0.1, 2.0, len(logits), dtype=logits.dtype)
+    ours = binary.cost_and_slope(logits, labels, weight)
+    assert_close(ours, binary.cost_and_slope(logits, labels.double(), weight))
 
 
 @pytest.mark.parametrize("num_outputs", [1, 5])
