@@ -228,12 +228,10 @@ class Runs:
 
     def _steps(self, sizes: tuple[int, ...], given: Given, generators: Sequence[torch.Generator], step: Step) -> None:
         """Makes a run's steps, or asks for them while they are recorded."""
-        first = 0
-        for number, size in enumerate(sizes):
+        parts = given.order.split(self._batches.batch_size)
+        for number, (size, part) in enumerate(zip(sizes, parts, strict=True)):
             with self._drops.drawn_from(generators[number] if generators else None):
-                batch = self._batches.batch(given.order.part(slice(first, first + size)), size)
-                step(batch, given.numbers[number].unbind())
-            first += size
+                step(self._batches.batch(part, size), given.numbers[number].unbind())
 
 
 def _seed(generators: Sequence[torch.Generator], seeds: Sequence[int]) -> None:

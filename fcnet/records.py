@@ -104,7 +104,8 @@ class Tally:
 
     def sums(self) -> Tensor:
         """Loss and hits over all ranks, float64 (2,), on the device."""
-        return distributed.sum_in_place(torch.stack([self.loss, self._hits.double()]))
+        self._catch_up()
+        return distributed.sum_in_place(torch.stack([self._loss, self._hits.double()]))
 
     def read(self) -> tuple[float, float]:
         """Mean loss and accuracy over all ranks so far; waits for the device."""

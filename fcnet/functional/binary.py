@@ -97,13 +97,11 @@ def cost_and_slope(x: Tensor, t: Tensor, weight: Tensor | None = None) -> tuple[
         >>> cost_and_slope(torch.tensor([20.0]), torch.tensor([1]))
         (tensor(2.0612e-09), tensor([-2.0612e-09]))
     """
-    if not t.is_floating_point():
-        if weight is None and may_be_read(x):
-            cost, slope = _odds_against(x, t)
-            if math.isfinite(cost.item()):
-                return cost, slope
-        t = t.to(x.dtype)
-    against, decay, costs = _apart(x, t)
+    if not t.is_floating_point() and weight is None and may_be_read(x):
+        cost, slope = _odds_against(x, t)
+        if math.isfinite(cost.item()):
+            return cost, slope
+    against, decay, costs = _apart(x, t.to(x.dtype))
     slope = _slope(x, against, decay)
     return (costs.sum(), slope) if weight is None else (costs.mul_(weight).sum(), slope.mul_(weight))
 

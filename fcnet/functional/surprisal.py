@@ -43,16 +43,17 @@ def cost_and_slope(x: Tensor, target: Tensor, label_smoothing: float = 0.0) -> t
     slope = torch.empty_like(x)
     if fused.fits(x, target, None):
         return fused.costs(x, fused.Comparison(target, smoothing=label_smoothing), slope)[0].sum(), slope
+    targets: Targets
     if target.is_floating_point():
-        costs, rate = Probabilities(target, None, label_smoothing, 1).costs(x, slope)
-        return costs.sum(), slope.mul_(rate)
-    index = target.unsqueeze(1)
-    if not label_smoothing and may_be_read(x):
-        (costs,) = in_blocks(_odds_step, 1, x, slope, index)
+        targets = Probabilities(target, None, label_smoothing, 1)
+    else:
+        targets = Labels(target.unsqueeze(1), None, None, label_smoothing, 1)
+    if isinstance(targets, Labels) and not label_smoothing and may_be_read(x):
+        (costs,) = in_blocks(_odds_step, 1, x, slope, targets.index)
         cost = costs.sum()
         if math.isfinite(cost.item()):
             return cost, slope
-    costs, rate = Labels(index, None, None, label_smoothing, 1).costs(x, slope)
+    costs, rate = targets.costs(x, slope)
     return costs.sum(), slope.mul_(rate)
 
 
