@@ -81,11 +81,12 @@ def interleaved(
 ) -> dict[str, tuple[float, ...]]:
     """Seconds a call of each, in turn, after calls that do not count.
 
+    Before each is a short rest: threads of who ran before spin on for a while, and would take a processor from it.
+
     Args:
         runs: what to time, by name.
         repeats: how often.
-        fill_seconds: a repeat makes as many calls as fill this, one at least. Before it is a short rest: the threads
-            of who ran before spin on for some hundredths of a second, and would take a processor from who comes next.
+        fill_seconds: a repeat makes as many calls as fill this, one at least.
         device: what does the work; on a GPU the first call may compile, so a second one is the measure.
     """
     calls = {}
