@@ -4,7 +4,7 @@ from importlib.metadata import version as version_of
 from typing import Any
 
 import fcnet.functional
-from fcnet import config
+from fcnet.config import schema
 
 project = "fcnet"
 version = release = version_of("fcnet")
@@ -30,24 +30,24 @@ def _is_offered_above(app: object, what: str, name: str, obj: object, skip: bool
 
 
 def _is_section(name: str) -> bool:
-    part = getattr(config, name, None)
-    return isinstance(part, type) and issubclass(part, config.Section)
+    part = getattr(schema, name, None)
+    return isinstance(part, type) and issubclass(part, schema.Section)
 
 
 def _describe_setting(app: object, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Says of a configuration's setting what it is, its bounds and its default."""
     home, _, key = name.rpartition(".")
     module, _, section = home.rpartition(".")
-    if what != "attribute" or module != "fcnet.config" or not _is_section(section):
+    if what != "attribute" or module != "fcnet.config.schema" or not _is_section(section):
         return
-    field = getattr(config, section).model_fields[key]
+    field = getattr(schema, section).model_fields[key]
     bounds = [
         f"{words} {getattr(rule, kind)}"
         for rule in field.metadata
         for kind, words in BOUNDS.items()
         if hasattr(rule, kind)
     ]
-    default = [] if isinstance(field.default, config.Section) else [f"default ``{field.default!r}``"]
+    default = [] if isinstance(field.default, schema.Section) else [f"default ``{field.default!r}``"]
     said = ", ".join(bounds + default)
     lines[:] = [field.description or "", "", f"{said[:1].upper()}{said[1:]}." if said else ""]
 
@@ -55,7 +55,9 @@ def _describe_setting(app: object, what: str, name: str, obj: object, options: o
 def _shorten_signature(app: object, what: str, name: str, *rest: object) -> tuple[str, str] | None:
     """Leaves out the arguments of a configuration's section, which are its settings."""
     return (
-        ("", "") if what == "class" and name.startswith("fcnet.config.") and _is_section(name.split(".")[-1]) else None
+        ("", "")
+        if what == "class" and name.startswith("fcnet.config.schema.") and _is_section(name.split(".")[-1])
+        else None
     )
 
 

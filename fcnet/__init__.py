@@ -1,9 +1,60 @@
 """Logistic regression and dense feedforward networks on images, with the mathematics written by hand."""
 
-from fcnet.errors import UserError
-from fcnet.gradient_descent import GradientDescent
-from fcnet.models import MLP, LogisticRegression
-from fcnet.network import load
-from fcnet.training import fit
+from __future__ import annotations
 
-__all__ = ["MLP", "GradientDescent", "LogisticRegression", "UserError", "fit", "load"]
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fcnet import data, diagnostics, evaluation, functional, losses, metrics, models, modules, optim
+    from fcnet.experiment.network import load
+    from fcnet.models.mlp import MLP, LogisticRegression
+    from fcnet.runtime.errors import NonFiniteError, UserError
+    from fcnet.training.algorithm import GradientDescent
+    from fcnet.training.loop import fit
+
+__all__ = [
+    "MLP",
+    "GradientDescent",
+    "LogisticRegression",
+    "NonFiniteError",
+    "UserError",
+    "data",
+    "diagnostics",
+    "evaluation",
+    "fit",
+    "functional",
+    "load",
+    "losses",
+    "metrics",
+    "models",
+    "modules",
+    "optim",
+]
+
+# Names and modules load on first use (PEP 562), so that `import fcnet` does not wait for torch.
+_HOMES = {
+    "GradientDescent": "fcnet.training.algorithm",
+    "LogisticRegression": "fcnet.models.mlp",
+    "MLP": "fcnet.models.mlp",
+    "NonFiniteError": "fcnet.runtime.errors",
+    "UserError": "fcnet.runtime.errors",
+    "fit": "fcnet.training.loop",
+    "load": "fcnet.experiment.network",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version  # takes longer than the rest of this module
+
+        return version("fcnet")
+    if name not in __all__:
+        raise AttributeError(f"module 'fcnet' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name) if name in _HOMES else import_module(f"fcnet.{name}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, "__version__"})

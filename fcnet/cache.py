@@ -6,14 +6,14 @@ import time
 from typing import TYPE_CHECKING
 
 from fcnet import cli
-from fcnet.data.cleaning import list_stores, remove_store
-from fcnet.data.store import cache_folder
-from fcnet.errors import UserError
+from fcnet.data.store.cleanup import list_stores, remove_store
+from fcnet.data.store.store import cache_folder
+from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
     import argparse
 
-    from fcnet.data.cleaning import Stored
+    from fcnet.data.store.cleanup import Stored
 
 _SECONDS_A_DAY = 86_400
 

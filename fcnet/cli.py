@@ -17,15 +17,15 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from fcnet import distributed, memory
-from fcnet.errors import UserError
+from fcnet.runtime import distributed, memory
+from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-    from fcnet.records import EpochRecord
-    from fcnet.training import Training
+    from fcnet.training.loop import Training
+    from fcnet.training.records import EpochRecord
 
 _BAR_SECONDS = 0.25
 """Between two looks at a training's figures, for which a device is waited for."""
@@ -186,7 +186,7 @@ def show(training: Training, events: Iterator[EpochRecord | None], *, lines: boo
 
     Args:
         training: what is under way; its figures are read only when the bar is drawn.
-        events: as `fcnet.experiment.carry_out` gives them.
+        events: as `fcnet.experiment.runner.carry_out` gives them.
         lines: whether each epoch is said.
     """
     shown = distributed.rank() == 0 and sys.stderr.isatty()

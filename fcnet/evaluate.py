@@ -7,25 +7,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcnet import cli
-from fcnet.build import test_data
-from fcnet.config_file import load_config
-from fcnet.data.corruptions import STRENGTHS
-from fcnet.errors import UserError
-from fcnet.evaluation import evaluate
-from fcnet.files import write_bytes, write_text
+from fcnet.config.toml import load_config
+from fcnet.data.transforms.corruptions import STRENGTHS
+from fcnet.evaluation.classification import evaluate
+from fcnet.evaluation.corruption_robustness import evaluate_damaged, sample
+from fcnet.evaluation.dataset_shift import Shift, accuracy_shift, class_shift, pixel_shift
+from fcnet.experiment.build import test_data
+from fcnet.experiment.network import load
+from fcnet.experiment.run_folder import Run
 from fcnet.metrics import class_figures
-from fcnet.network import load
-from fcnet.robustness import evaluate_damaged, sample
-from fcnet.run import Run
-from fcnet.shifts import Shift, accuracy_shift, class_shift, pixel_shift
+from fcnet.runtime.errors import UserError
+from fcnet.runtime.files import write_bytes, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fcnet.data.batches import Batches
-    from fcnet.evaluation import Evaluation
-    from fcnet.network import Network
-    from fcnet.robustness import Robustness
+    from fcnet.evaluation.classification import Evaluation
+    from fcnet.evaluation.corruption_robustness import Robustness
+    from fcnet.experiment.network import Network
 
 
 def main(arguments: list[str]) -> int:
@@ -76,8 +76,8 @@ def _shift(run: Run, network: Network, test: Batches, result: Evaluation) -> Shi
 
 def _damage(run: Run, network: Network, test: Batches, data: Path | None) -> None:
     """Evaluates on damaged images; prints a table, and leaves it and its figure in the run's folder."""
-    from fcnet.plots.damage import Panel, damage  # matplotlib takes long to import
-    from fcnet.plots.style import THEMES, saved, themed
+    from fcnet.figures.corruption import Panel, damage  # matplotlib takes long to import
+    from fcnet.figures.style import THEMES, saved, themed
 
     seen = evaluate_damaged(network, test)
     cli.say("")

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 import fcnet.functional as F
-from fcnet.errors import UserError
-from fcnet.functional import binary, surprisal
+from fcnet.functional import binary_cross_entropy, softmax_loss
 from fcnet.functional.reductions import weighted
+from fcnet.runtime.errors import UserError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits (B,) or (B, C), target int64 (B,) or floating (B, C)) -> the sum of the B losses, a scalar.
@@ -61,11 +61,11 @@ class CrossEntropy:
         """
         if logits.ndim == 1:
             if not (target.is_floating_point() or self.label_smoothing):
-                return binary.cost_and_slope(logits, target)
-            return binary.cost_and_slope(logits, *self._of_second(logits, target))
+                return binary_cross_entropy.cost_and_slope(logits, target)
+            return binary_cross_entropy.cost_and_slope(logits, *self._of_second(logits, target))
         if target.is_floating_point():
-            return surprisal.cost_and_slope(logits, _smoothed(target.to(logits.dtype), self.label_smoothing))
-        return surprisal.cost_and_slope(logits, target, self.label_smoothing)
+            return softmax_loss.cost_and_slope(logits, _smoothed(target.to(logits.dtype), self.label_smoothing))
+        return softmax_loss.cost_and_slope(logits, target, self.label_smoothing)
 
     def _of_second(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
         """The second class's share of one, and the weights of the images, None for 1."""

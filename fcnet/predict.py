@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcnet import cli
-from fcnet.data.gathering import gather
-from fcnet.errors import UserError
-from fcnet.network import load
+from fcnet.data.sources.image_paths import gather
+from fcnet.experiment.network import load
+from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from fcnet.data.gathering import Picture
-    from fcnet.network import Network, Prediction
+    from fcnet.data.sources.image_paths import Picture
+    from fcnet.experiment.network import Network, Prediction
 
     Answers = Iterator[tuple[str, Prediction]]
 

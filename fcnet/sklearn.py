@@ -20,15 +20,15 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from fcnet import models
-from fcnet.backpropagation import backpropagate
 from fcnet.data.batches import Batches
-from fcnet.errors import UserError
-from fcnet.gradient_descent import GradientDescent
 from fcnet.losses import CrossEntropy
-from fcnet.optim import parameter_groups
-from fcnet.schedules import cosine
-from fcnet.seeds import generator
-from fcnet.training import fit
+from fcnet.optim.optimizers import parameter_groups
+from fcnet.optim.schedules import cosine
+from fcnet.runtime.errors import UserError
+from fcnet.runtime.seeds import generator
+from fcnet.training.algorithm import GradientDescent
+from fcnet.training.backpropagation import backpropagate
+from fcnet.training.loop import fit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from fcnet.models import ActivationName, NormalizationName
+    from fcnet.models.mlp import ActivationName, NormalizationName
 
     Floats = npt.NDArray[np.float64]
 

@@ -11,24 +11,27 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fcnet import cli, distributed, memory
-from fcnet.build import build
-from fcnet.config_file import check_agreement, dump_config, load_config
-from fcnet.errors import NonFiniteError, UserError
-from fcnet.events import EventLog, check_tensorboard, has_events, logged
-from fcnet.experiment import Stopped, carry_out, tidy
-from fcnet.files import write_bytes, write_text
-from fcnet.range_test import suggested, try_rates
-from fcnet.records import EpochRecord
-from fcnet.run import Run, check_new
-from fcnet.shipped import find_config, purpose, shipped
+from fcnet import cli
+from fcnet.config.presets import find_config, purpose, shipped
+from fcnet.config.toml import check_agreement, dump_config, load_config
+from fcnet.experiment.build import build
+from fcnet.experiment.run_folder import Run, check_new
+from fcnet.experiment.runner import Stopped, carry_out
+from fcnet.experiment.tensorboard import EventLog, check_tensorboard, has_events, logged
+from fcnet.report.page import ensure_report
+from fcnet.runtime import distributed, memory
+from fcnet.runtime.errors import NonFiniteError, UserError
+from fcnet.runtime.files import write_bytes, write_text
+from fcnet.training.lr_finder import suggested, try_rates
+from fcnet.training.records import EpochRecord
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from fcnet.config import Config
-    from fcnet.training import Training
+    from fcnet.config.schema import Config
+    from fcnet.experiment.build import Experiment
+    from fcnet.training.loop import Training
 
 
 def main(arguments: list[str]) -> int:
@@ -47,7 +50,8 @@ def main(arguments: list[str]) -> int:
     if tensorboard:
         check_tensorboard()
     if run is not None and run.finished:
-        tidy(run)
+        run.clean_up()
+        ensure_report(run)
         if tensorboard:
             EventLog(run.path, _records(run)).close()
         cli.say(f"{run.path} is finished: {_result(run)}")
@@ -152,6 +156,13 @@ def _train(
                     ranks=distributed.num_ranks(),
                 )
             ) from None
+    return _finish(run, experiment)
+
+
+def _finish(run: Run, experiment: Experiment) -> int:
+    """Writes the report, then prints what the run came to."""
+    if distributed.rank() == 0:
+        ensure_report(run, experiment.test)
     for remark in run.summary()["remarks"]:
         cli.say(f"note: {remark}")
     cli.say(_result(run))
@@ -170,7 +181,7 @@ def _records(run: Run) -> list[EpochRecord]:
 
 def _find_rate(config: Config, folder: Path, device: torch.device) -> int:
     """The learning-rate range test; what it saw and a picture of it go into the folder."""
-    from fcnet.plots import rate_curve  # matplotlib takes long to import
+    from fcnet.figures.sheets import rate_curve  # matplotlib takes long to import
 
     experiment = build(config, device)
     torch.set_num_threads(experiment.threads)

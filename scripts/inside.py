@@ -26,21 +26,21 @@ from torch import Tensor
 
 from benchmarks.report import print_table
 from fcnet import GradientDescent, fit
-from fcnet.backpropagation import backpropagate
 from fcnet.data import sources
 from fcnet.data.batches import Batches, normalize, split_validation
-from fcnet.data.store import mean_and_std, open_store
+from fcnet.data.store.store import mean_and_std, open_store
 from fcnet.diagnostics import gradient_norms, slopes
-from fcnet.errors import NonFiniteError
-from fcnet.evaluation import evaluate
+from fcnet.evaluation.classification import evaluate
 from fcnet.losses import CrossEntropy
-from fcnet.models import MLP
-from fcnet.seeds import generator
+from fcnet.models.mlp import MLP
+from fcnet.runtime.errors import NonFiniteError
+from fcnet.runtime.seeds import generator
+from fcnet.training.backpropagation import backpropagate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from fcnet.models import ActivationName
+    from fcnet.models.mlp import ActivationName
 
 FEW = 300
 IMAGES = 5000

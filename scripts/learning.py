@@ -17,15 +17,15 @@ from torch import Tensor
 
 import fcnet
 import fcnet.functional as F
-from fcnet.build import build
-from fcnet.config import Config
-from fcnet.evaluation import evaluate
+from fcnet.config.schema import Config
+from fcnet.evaluation.classification import evaluate
+from fcnet.experiment.build import build
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from fcnet.build import Experiment
-    from fcnet.evaluation import Evaluation
+    from fcnet.evaluation.classification import Evaluation
+    from fcnet.experiment.build import Experiment
 
 LOSSES = ("logistic", "hinge", "quadratic")
 BINS = 5

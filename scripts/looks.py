@@ -21,16 +21,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from benchmarks.report import machine, print_table
-from fcnet.build import build
-from fcnet.checkup import Checkup
-from fcnet.config_file import load_config
-from fcnet.run import Run
-from fcnet.shipped import shipped
+from fcnet.config.presets import shipped
+from fcnet.config.toml import load_config
+from fcnet.experiment.build import build
+from fcnet.experiment.run_folder import Run
+from fcnet.experiment.snapshots import Checkup
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fcnet.config import Config
+    from fcnet.config.schema import Config
 
 CONFIGS = ("digits", "cifar10_softmax", "cifar10_logistic", "cifar10_mlp")
 

@@ -1,6 +1,6 @@
 """Prints, as Markdown, what training dense networks on small and large sets of images would cost at the least.
 
-The figures are counted by `fcnet.costs`, none is measured.
+The figures are counted by `fcnet.models.flops`, none is measured.
 
     python scripts/outlook.py
 """
@@ -11,7 +11,7 @@ import math
 import sys
 from typing import NamedTuple
 
-from fcnet.costs import step_cost, training_hours
+from fcnet.models.flops import step_cost, training_hours
 
 BATCH, DEVICES, EPOCHS = 4096, 64, 30
 NETWORKS = ((), (512, 256), (8192, 2048))

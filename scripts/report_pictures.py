@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from playwright.sync_api import sync_playwright
 
-from fcnet.page.report import write_report
+from fcnet.report.page import write_report
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

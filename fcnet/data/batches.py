@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fcnet import distributed
-from fcnet.data.balance import class_weights, even_sample
-from fcnet.data.mixing import mixed_target
-from fcnet.data.orders import Order
-from fcnet.errors import UserError
-from fcnet.seeds import generator
+from fcnet.data.class_balance import class_weights, even_sample
+from fcnet.data.epoch_plan import Order
+from fcnet.data.transforms.mixup import mixed_target
+from fcnet.runtime import distributed
+from fcnet.runtime.errors import UserError
+from fcnet.runtime.seeds import generator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from fcnet.data.augment import Transform
-    from fcnet.data.mixing import Mixing, Mixture
-    from fcnet.data.whitening import Whitening
+    from fcnet.data.transforms.augment import Transform
+    from fcnet.data.transforms.mixup import Mixing, Mixture
+    from fcnet.data.transforms.whitening import Whitening
 
 BALANCES = ("none", "weights", "sampling")
 

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fcnet.data.store import Split
+    from fcnet.data.store.store import Split
 
 
 class ImageDataset(Dataset[tuple[Any, int]]):
@@ -37,8 +37,8 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         >>> import tempfile
         >>> from pathlib import Path
         >>> from torch.utils.data import DataLoader
-        >>> from fcnet.data.sources import synthetic
-        >>> from fcnet.data.store import open_store
+        >>> from fcnet.data.sources.source import synthetic
+        >>> from fcnet.data.store.store import open_store
         >>> with tempfile.TemporaryDirectory() as cache:
         ...     store = open_store(synthetic((3, 8, 8), 20, 10, num_classes=2), Path(cache))
         >>> images, labels = next(iter(DataLoader(ImageDataset(store.train, store.classes), batch_size=4)))

@@ -1,6 +1,6 @@
 """What happens inside a network, layer by layer: idle units, activations, gradients, weights, and what is wrong.
 
-B examples, n[l] units in layer l. The layers of any module are found; see `fcnet.diagnostics.tracing`.
+B examples, n[l] units in layer l. The layers of any module are found; see `fcnet.diagnostics.hooks`.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fcnet import distributed
+from fcnet.diagnostics.hooks import traced
 from fcnet.diagnostics.layers import AT_THE_END, Histogram, LayerDiagnosis, constant, figures_of, share_of
 from fcnet.diagnostics.symptoms import on_inputs, on_layers
-from fcnet.diagnostics.tracing import traced
-from fcnet.errors import UserError
-from fcnet.models import ACTIVATIONS, MLP, SLOPES
-from fcnet.normalization import evaluating
+from fcnet.models.batch_norm import evaluating
+from fcnet.models.mlp import ACTIVATIONS, MLP, SLOPES
+from fcnet.runtime import distributed
+from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from fcnet.data.batches import Batches
-    from fcnet.diagnostics.tracing import LayerPass
+    from fcnet.diagnostics.hooks import LayerPass
     from fcnet.losses import Loss
 
 _IN_PYTHON_ALONE = ("name", "activation", "stable_rank", "largest_rank")

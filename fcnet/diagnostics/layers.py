@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fcnet.diagnostics.spectra import effective_rank, singular_values, stable_rank
+from fcnet.diagnostics.matrix_rank import effective_rank, singular_values, stable_rank
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
-    from fcnet.diagnostics.tracing import LayerPass
+    from fcnet.diagnostics.hooks import LayerPass
 
 _SATURATED = 0.01
 _BINS = 32
@@ -57,7 +57,7 @@ class LayerDiagnosis:
         histogram: likewise.
         weight_norm: ‖W[l]‖, the root of the sum of squares.
         gradient_norm: ‖∂R/∂W[l]‖, R the mean loss of the images.
-        effective_rank: of W[l]; see `fcnet.diagnostics.spectra`.
+        effective_rank: of W[l]; see `fcnet.diagnostics.matrix_rank`.
         stable_rank: of W[l].
         largest_rank: the most that both could be.
     """
@@ -84,7 +84,7 @@ def figures_of(number: int, layer: LayerPass, gradient: Tensor | None, *, last: 
 
     Args:
         number: of the layer, from 1.
-        layer: as `fcnet.diagnostics.tracing.traced` gives it.
+        layer: as `fcnet.diagnostics.hooks.traced` gives it.
         gradient: ∂R/∂W[l], or None.
         last: whether it is the output layer.
     """

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fcnet import distributed
-from fcnet.errors import NonFiniteError
-from fcnet.models import MLP
+from fcnet.models.mlp import MLP
+from fcnet.runtime import distributed
+from fcnet.runtime.errors import NonFiniteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

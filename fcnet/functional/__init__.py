@@ -6,8 +6,9 @@ Names, arguments, shapes, dtypes and errors are those of `torch.nn.functional`, 
 """
 
 from fcnet.functional.activations import elu, gelu, leaky_relu, logsigmoid, relu, sigmoid
-from fcnet.functional.binary import binary_cross_entropy_with_logits
-from fcnet.functional.categorical import cross_entropy
+from fcnet.functional.binary_cross_entropy import binary_cross_entropy_with_logits
+from fcnet.functional.cdfs import cauchy_cdf, normal_cdf
+from fcnet.functional.cross_entropy import cross_entropy
 from fcnet.functional.distributions import cross_entropy_between, entropy, kl_divergence
 from fcnet.functional.likelihood import (
     bernoulli_likelihood,
@@ -15,11 +16,10 @@ from fcnet.functional.likelihood import (
     categorical_likelihood,
     categorical_log_likelihood,
 )
-from fcnet.functional.linear import linear_cross_entropy
-from fcnet.functional.links import cauchy_cdf, normal_cdf
-from fcnet.functional.probabilities import log_softmax, softmax
-from fcnet.functional.saturation import saturation_bound, scaled_sigmoid, sigmoid_derivative
-from fcnet.functional.scores import hinge_loss, logistic_loss, quadratic_loss, sgn
+from fcnet.functional.linear_cross_entropy import linear_cross_entropy
+from fcnet.functional.margin_losses import hinge_loss, logistic_loss, quadratic_loss, sgn
+from fcnet.functional.sigmoid_analysis import saturation_bound, scaled_sigmoid, sigmoid_derivative
+from fcnet.functional.softmax import log_softmax, softmax
 
 __all__ = [
     "bernoulli_likelihood",

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from fcnet.functional.derivatives import Context, by_hand, derivative_of_plain
-from fcnet.functional.precision import require_floating, require_real, widened
+from fcnet.functional.autograd import Context, by_hand, derivative_of_plain
+from fcnet.functional.dtypes import require_floating, require_real, widened
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fcnet.functional.precision import require_floating, widened
+from fcnet.functional.dtypes import require_floating, widened
 
 if TYPE_CHECKING:
     from torch import Tensor

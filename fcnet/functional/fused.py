@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from fcnet.functional.derivatives import Context, by_hand, derivative_of_plain
+from fcnet.functional.autograd import Context, by_hand, derivative_of_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -198,9 +198,9 @@ def _block(num_classes: int, itemsize: int, kind: int) -> tuple[int, int]:
 
 @cache
 def _kernels() -> ModuleType:
-    from fcnet.functional import kernels
+    from fcnet.functional import triton_kernels
 
-    return kernels
+    return triton_kernels
 
 
 @cache

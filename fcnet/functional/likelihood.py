@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fcnet.functional.precision import require_floating, require_real, widened
+from fcnet.functional.dtypes import require_floating, require_real, widened
 
 if TYPE_CHECKING:
     from torch import Tensor

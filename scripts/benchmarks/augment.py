@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from benchmarks.cases import Data
 from benchmarks.report import Figure, interleaved, print_figures
-from fcnet.data.augment import Affine, ColorJitter, Cutout, Flip, Shift
 from fcnet.data.batches import Batches
-from fcnet.data.mixing import Mixing
+from fcnet.data.transforms.augment import Affine, ColorJitter, Cutout, Flip, Shift
+from fcnet.data.transforms.mixup import Mixing
 
 if TYPE_CHECKING:
     from collections.abc import Callable

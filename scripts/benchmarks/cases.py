@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fcnet.costs import step_cost
 from fcnet.data.batches import normalize
+from fcnet.models.flops import step_cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -23,11 +23,11 @@ REACHED = 77
 
 
 class Stop(MetaPathFinder, Loader):
-    """Loads `fcnet.training` as it is, and has its first step be the last."""
+    """Loads `fcnet.training.loop` as it is, and has its first step be the last."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Where `fcnet.training` is, with this loader around its own."""
-        if name != "fcnet.training":
+        """Where `fcnet.training.loop` is, with this loader around its own."""
+        if name != "fcnet.training.loop":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

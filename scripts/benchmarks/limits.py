@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.cases import Contender
 from benchmarks.report import LIMIT, seconds
-from fcnet.speed import least_step, recorded
+from fcnet.models.speed import least_step, recorded
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from benchmarks.cases import CLASSES, LR, MEAN, MOMENTUM, STD, Case, Contender, Data
-from fcnet.machine import num_processors
+from fcnet.runtime.hardware import num_processors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

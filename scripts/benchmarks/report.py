@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from matplotlib.ticker import LogFormatter
 
-from fcnet.machine import num_processors, processor_name
-from fcnet.plots.style import LIGHT, blank, saved, themed
+from fcnet.figures.style import LIGHT, blank, saved, themed
+from fcnet.runtime.hardware import num_processors, processor_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -14,8 +14,10 @@ from PIL import Image
 
 from benchmarks.cases import CLASSES
 from benchmarks.report import LIMIT, OURS, Figure, interleaved, print_figures
-from fcnet.data import sources, store, workers
-from fcnet.machine import num_processors
+from fcnet.data import sources
+from fcnet.data.decoding import decode_pool
+from fcnet.data.store import store
+from fcnet.runtime.hardware import num_processors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +47,7 @@ def making(folder: Path, processors: int) -> Callable[[], None]:
 
     def make() -> None:
         with (
-            mock.patch.object(workers, "num_processors", return_value=processors),
+            mock.patch.object(decode_pool, "num_processors", return_value=processors),
             tempfile.TemporaryDirectory() as cache,
         ):
             store.open_store(sources.images(folder), Path(cache))

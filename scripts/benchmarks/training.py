@@ -13,11 +13,11 @@ from benchmarks.limits import copy_bandwidth, limit, product_speed
 from benchmarks.peers import missing, peers, quiet
 from benchmarks.report import LIMIT, OURS, Figure, interleaved, print_figures
 from fcnet import MLP, GradientDescent
-from fcnet.build import choose_threads
 from fcnet.data.batches import Batches
-from fcnet.machine import num_processors
-from fcnet.optim import Muon, parameter_groups
-from fcnet.training import Training
+from fcnet.experiment.build import choose_threads
+from fcnet.optim.optimizers import Muon, parameter_groups
+from fcnet.runtime.hardware import num_processors
+from fcnet.training.loop import Training
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ PRECISIONS = (torch.float32, torch.bfloat16)
 
 
 def ours(case: Case, data: Data) -> Contender:
-    """An epoch of `fcnet.training`."""
+    """An epoch of `fcnet.training.loop`."""
     model = MLP(case.in_features, case.hidden, CLASSES, generator=torch.Generator().manual_seed(0)).to(data.device)
     batches = Batches(
         data.pixels, data.labels, batch_size=case.batch_size, statistics=data.statistics, device=data.device

@@ -15,18 +15,18 @@ from torch.testing import assert_close
 
 import fcnet.functional as F
 from fcnet import train
-from fcnet.capture import Runs
 from fcnet.data import batches as batches_module
-from fcnet.data.augment import Affine, ColorJitter, Cutout, Flip, Shift
 from fcnet.data.batches import Batches
-from fcnet.data.mixing import Mixing
+from fcnet.data.transforms.augment import Affine, ColorJitter, Cutout, Flip, Shift
+from fcnet.data.transforms.mixup import Mixing
 from fcnet.functional import fused
-from fcnet.gradient_descent import GradientDescent
 from fcnet.losses import CrossEntropy
-from fcnet.models import MLP
-from fcnet.optim import Muon, parameter_groups
-from fcnet.schedules import cosine
-from fcnet.training import Training
+from fcnet.models.mlp import MLP
+from fcnet.optim.optimizers import Muon, parameter_groups
+from fcnet.optim.schedules import cosine
+from fcnet.training.algorithm import GradientDescent
+from fcnet.training.cuda_graphs import Runs
+from fcnet.training.loop import Training
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

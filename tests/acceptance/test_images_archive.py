@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fcnet.data.sources import images
-from fcnet.data.store import open_store
+from fcnet.data.sources.source import images
+from fcnet.data.store.store import open_store
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from fcnet import cli, train
-from fcnet.build import build
-from fcnet.config_file import load_config
+from fcnet.config.toml import load_config
+from fcnet.experiment.build import build
 from fcnet.metrics import wilson_interval
 
 if TYPE_CHECKING:

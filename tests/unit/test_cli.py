@@ -15,11 +15,11 @@ from torch import Tensor
 
 from fcnet import cli
 from fcnet.data.batches import Batches
-from fcnet.errors import UserError
-from fcnet.gradient_descent import GradientDescent
-from fcnet.models import LogisticRegression
-from fcnet.records import EpochRecord
-from fcnet.training import Training
+from fcnet.models.mlp import LogisticRegression
+from fcnet.runtime.errors import UserError
+from fcnet.training.algorithm import GradientDescent
+from fcnet.training.loop import Training
+from fcnet.training.records import EpochRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,10 +13,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.testing import assert_close
 
-from fcnet.errors import UserError
-from fcnet.functional import binary
+from fcnet.functional import binary_cross_entropy
 from fcnet.losses import CrossEntropy, ScoreLoss, empirical_risk
-from fcnet.models import MLP
+from fcnet.models.mlp import MLP
+from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -209,8 +209,8 @@ def test_a_slope_can_be_asked_for_without_numbers(num_outputs: int) -> None:
 def test_labels_have_weights_as_shares_have_them() -> None:
     logits, labels = example(1)
     weight = torch.linspace(0.1, 2.0, len(logits), dtype=logits.dtype)
-    ours = binary.cost_and_slope(logits, labels, weight)
-    assert_close(ours, binary.cost_and_slope(logits, labels.double(), weight))
+    ours = binary_cross_entropy.cost_and_slope(logits, labels, weight)
+    assert_close(ours, binary_cross_entropy.cost_and_slope(logits, labels.double(), weight))
 
 
 @pytest.mark.parametrize("num_outputs", [1, 5])

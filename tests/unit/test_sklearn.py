@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-from fcnet.errors import UserError
+from fcnet.runtime.errors import UserError
 from fcnet.sklearn import LogisticRegression, MLPClassifier
 
 if TYPE_CHECKING:

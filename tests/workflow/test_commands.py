@@ -27,8 +27,9 @@ import torch
 from PIL import Image
 
 import fcnet
-from fcnet import cli, evaluate, predict, remarks, train
-from fcnet.config_file import load_config
+from fcnet import cli, evaluate, predict, train
+from fcnet.config.toml import load_config
+from fcnet.diagnostics import advice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -228,7 +229,7 @@ def test_a_run_whose_scores_are_no_probabilities_says_so(command: Callable[..., 
     changes = ("--set", f"train.loss={loss}", "--set", "data.classes=['ant','bee']")
     said = command(train.main, "--config", "pets.toml", "--out", "run", *changes)
     notes = [remark for remark in summary("run")["remarks"] if "no probabilities" in remark]
-    assert notes == ([] if loss == "logistic" else remarks.on_scores(loss))
+    assert notes == ([] if loss == "logistic" else advice.on_scores(loss))
     assert said.count("makes scores that are no probabilities") == len(notes)
 
 

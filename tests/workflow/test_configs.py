@@ -10,9 +10,9 @@ import torch
 
 import fcnet
 from fcnet import train
-from fcnet.config import Config
-from fcnet.config_file import dump_config, load_config
-from fcnet.shipped import purpose, shipped
+from fcnet.config.presets import purpose, shipped
+from fcnet.config.schema import Config
+from fcnet.config.toml import dump_config, load_config
 
 CONFIGS = sorted(shipped().values())
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from fcnet.build import build
-from fcnet.config_file import dump_config, load_config
-from fcnet.experiment import Stopped, carry_out
-from fcnet.run import Run
+from fcnet.config.toml import dump_config, load_config
+from fcnet.experiment.build import build
+from fcnet.experiment.run_folder import Run
+from fcnet.experiment.runner import Stopped, carry_out
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fcnet.config import Config
+    from fcnet.config.schema import Config
 
 # 54 training images in 7 steps an epoch, the last of 6 images; 28 steps in all.
 CONFIG = """

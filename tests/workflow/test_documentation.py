@@ -29,12 +29,16 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from fcnet import cache, cli, evaluate, export, figures, predict, report, sweep, train
-from fcnet.build import build
-from fcnet.config_file import dump_config, load_config
-from fcnet.experiment import carry_out
-from fcnet.run import Run
-from fcnet.shipped import shipped
+from fcnet import cache, cli, evaluate, predict, train
+from fcnet.config.presets import shipped
+from fcnet.config.toml import dump_config, load_config
+from fcnet.experiment.build import build
+from fcnet.experiment.run_folder import Run
+from fcnet.experiment.runner import carry_out
+from fcnet.export import __main__ as export
+from fcnet.figures import __main__ as figures
+from fcnet.report import __main__ as report
+from fcnet.sweep import __main__ as sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -19,21 +19,23 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import fcnet
-from fcnet import cli, events, export, predict, train
+from fcnet import cli, predict, train
+from fcnet.experiment import tensorboard
+from fcnet.export import __main__ as export
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy.typing as npt
 
-    from fcnet.records import EpochRecord
+    from fcnet.training.records import EpochRecord
 
 # In a process that runs this first, whatever is installed there, fcnet cannot be imported.
 WITHOUT_FCNET = """
 import sys
 sys.modules["fcnet"] = None
 try:
-    import fcnet.models
+    import fcnet.models.mlp
 except ModuleNotFoundError:
     pass
 else:
@@ -203,17 +205,17 @@ def test_a_killed_run_that_is_gone_on_with_has_no_step_twice(
     class Killed(BaseException):
         pass
 
-    add = events.EventLog.add
+    add = tensorboard.EventLog.add
 
-    def killed_in_the_third(log: events.EventLog, record: EpochRecord) -> None:
+    def killed_in_the_third(log: tensorboard.EventLog, record: EpochRecord) -> None:
         add(log, record)
         if record.epoch == 3:
             raise Killed
 
-    monkeypatch.setattr(events.EventLog, "add", killed_in_the_third)
+    monkeypatch.setattr(tensorboard.EventLog, "add", killed_in_the_third)
     with pytest.raises(Killed):
         train.main([*given, "--tensorboard"])
-    monkeypatch.setattr(events.EventLog, "add", add)
+    monkeypatch.setattr(tensorboard.EventLog, "add", add)
     assert steps_in("run") == [21, 42, 63]
     assert train.main(["--resume", "--out", "run"]) == 0
     assert steps_in("run") == recorded("run") == [21, 42, 63, 84]

@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from fcnet import figures
-from fcnet.build import preview
-from fcnet.config_file import load_config
-from fcnet.errors import UserError
+from fcnet.config.toml import load_config
+from fcnet.experiment.build import preview
+from fcnet.figures import __main__ as figures
+from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path

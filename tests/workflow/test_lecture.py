@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fcnet.lecture import drawings
+from fcnet.figures.lecture import drawings
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "lecture.md").read_text(encoding="utf-8")

@@ -13,14 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 import fcnet.functional as F
-from fcnet.data.sources import decode_image
-from fcnet.data.whitening import Whitening
-from fcnet.models import ACTIVATIONS, MLP
-from fcnet.network import Network
-from fcnet.normalization import BatchNorm
-from fcnet.page import packing
-from fcnet.page.live import section
-from fcnet.page.rendering import render
+from fcnet.data.sources.source import decode_image
+from fcnet.data.transforms.whitening import Whitening
+from fcnet.experiment.network import Network
+from fcnet.models.batch_norm import BatchNorm
+from fcnet.models.mlp import ACTIVATIONS, MLP
+from fcnet.report import quantize
+from fcnet.report.live_demo import section
+from fcnet.report.render import render
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -238,13 +238,13 @@ def test_logistic_regression_runs(show: Opener, classes: int) -> None:
 def test_a_packed_network_is_the_one_that_was_compared(
     show: Opener, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    monkeypatch.setattr(packing, "MOST_BYTES", {form: 10**6})
+    monkeypatch.setattr(quantize, "MOST_BYTES", {form: 10**6})
     network, (images, labels) = random_network(normalization="layer"), random_images(3)
     page = show(network, images, labels)
     page.pick(2)
     a = ((images[2:] / 255 - network.mean) / network.std).flatten(1)
-    pack = packing.Pack(form)
-    for step in packing.steps_of(network):
+    pack = quantize.Pack(form)
+    for step in quantize.steps_of(network):
         pack.add(step)
         a = pack.steps[-1](a)
     same(page.probabilities(), F.softmax(a, 1))

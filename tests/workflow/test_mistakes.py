@@ -23,18 +23,20 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from fcnet import cache, cli, evaluate, export, figures, predict, train
-from fcnet.backpropagation import differentiation
-from fcnet.build import build
-from fcnet.config_file import dump_config, load_config
-from fcnet.errors import NonFiniteError, UserError
-from fcnet.experiment import carry_out
-from fcnet.run import Run
+from fcnet import cache, cli, evaluate, predict, train
+from fcnet.config.toml import dump_config, load_config
+from fcnet.experiment.build import build
+from fcnet.experiment.run_folder import Run
+from fcnet.experiment.runner import carry_out
+from fcnet.export import __main__ as export
+from fcnet.figures import __main__ as figures
+from fcnet.runtime.errors import NonFiniteError, UserError
+from fcnet.training.backpropagation import differentiation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from fcnet.build import Experiment
+    from fcnet.experiment.build import Experiment
 
 # 37 training images in 5 steps an epoch; the widths are neither each other's nor the input's.
 CONFIG = """\

@@ -26,16 +26,17 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from fcnet import cli, experiment, train
-from fcnet.config import Config
-from fcnet.shipped import shipped
+from fcnet import cli, train
+from fcnet.config.presets import shipped
+from fcnet.config.schema import Config
+from fcnet.experiment import runner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fcnet.build import Experiment
-    from fcnet.records import EpochRecord
-    from fcnet.run import Run
+    from fcnet.experiment.build import Experiment
+    from fcnet.experiment.run_folder import Run
+    from fcnet.training.records import EpochRecord
 
     Tree = dict[str, Any]
 
@@ -201,7 +202,7 @@ def few_steps(made: Experiment, run: Run, **arguments: Any) -> Iterator[EpochRec
     """`carry_out` of no more than two epochs."""
     algorithm = made.training.algorithm
     made.training.algorithm = dataclasses.replace(algorithm, epochs=min(2, algorithm.epochs))
-    return experiment.carry_out(made, run, **arguments)
+    return runner.carry_out(made, run, **arguments)
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,8 @@ from PIL import Image
 
 import fcnet
 from fcnet import cli, predict
-from fcnet.models import LogisticRegression
-from fcnet.network import Network
+from fcnet.experiment.network import Network
+from fcnet.models.mlp import LogisticRegression
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,15 +21,16 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import fcnet
-from fcnet import cli, distributed
-from fcnet.build import build
-from fcnet.config_file import dump_config, load_config
+from fcnet import cli
+from fcnet.config.toml import dump_config, load_config
 from fcnet.data.batches import Batches
-from fcnet.errors import NonFiniteError
-from fcnet.experiment import Stopped, carry_out
-from fcnet.gradient_descent import GradientDescent
-from fcnet.run import Run
-from fcnet.seeds import generator
+from fcnet.experiment.build import build
+from fcnet.experiment.run_folder import Run
+from fcnet.experiment.runner import Stopped, carry_out
+from fcnet.runtime import distributed
+from fcnet.runtime.errors import NonFiniteError
+from fcnet.runtime.seeds import generator
+from fcnet.training.algorithm import GradientDescent
 
 CPU = torch.device("cpu")
 # The batches are odd, and these shares leave 1,321 and 251 training images: one more than a multiple of the
@@ -321,7 +322,7 @@ def test_ranks_that_stop_say_so_in_one_line(tmp_path: Path, monkeypatch: pytest.
     _, said = torchrun("-m", "fcnet.train", *flags, code=1)
     (line,) = (line for line in said.splitlines() if "NaN" in line)
     assert line.startswith("NaN or inf in step 2 of ")
-    assert "fcnet/training.py" not in said  # torchrun's own traceback, and none of ours
+    assert "fcnet/training/loop.py" not in said  # torchrun's own traceback, and none of ours
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 

@@ -14,16 +14,17 @@ import pytest
 import torch
 
 import fcnet
-from fcnet import report, train
-from fcnet.build import build
-from fcnet.config_file import dump_config, load_config
-from fcnet.data.sources import digits
-from fcnet.data.store import open_store
-from fcnet.errors import UserError
-from fcnet.experiment import Stopped, carry_out
+from fcnet import train
+from fcnet.config.presets import shipped
+from fcnet.config.toml import dump_config, load_config
+from fcnet.data.sources.source import digits
+from fcnet.data.store.store import open_store
+from fcnet.experiment.build import build
+from fcnet.experiment.run_folder import Run
+from fcnet.experiment.runner import Stopped, carry_out
 from fcnet.metrics import mcnemar
-from fcnet.run import Run
-from fcnet.shipped import shipped
+from fcnet.report import __main__ as report
+from fcnet.runtime.errors import UserError
 
 LAYER = {
     "layer": 1,
@@ -314,7 +315,7 @@ def test_a_report_that_fails_loses_no_run(
     def fail(*_: object) -> None:
         raise KeyError("a bug\nin two lines")
 
-    monkeypatch.setattr("fcnet.page.report.write_report", fail)
+    monkeypatch.setattr("fcnet.report.page.write_report", fail)
     run = trained(tmp_path / "my run", "train.epochs=1")
     line = f"the report could not be made (KeyError: 'a bug\\nin two lines'); try again: python -m fcnet.report '{run}'"
     assert summary(run)["remarks"][-1] == line
@@ -352,7 +353,7 @@ def test_a_limit_that_cannot_be_timed_loses_no_run(tmp_path: Path, monkeypatch: 
     def fail(*_: object, **__: object) -> float:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("fcnet.experiment.fastest_images_per_second", fail)
+    monkeypatch.setattr("fcnet.experiment.runner.fastest_images_per_second", fail)
     run = trained(tmp_path / "run", "train.epochs=1")
     assert summary(run)["limit_images_per_second"] is None
     assert "The machine’s limit was not timed." in Read(run / "report.html").text

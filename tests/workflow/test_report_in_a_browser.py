@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from fcnet import report, train
-from fcnet.shipped import shipped
+from fcnet import train
+from fcnet.config.presets import shipped
+from fcnet.report import __main__ as report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

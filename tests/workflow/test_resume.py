@@ -10,20 +10,20 @@ import pytest
 import torch
 from PIL import Image
 
-from fcnet import checkup
-from fcnet.build import build
-from fcnet.config_file import dump_config, load_config
-from fcnet.errors import UserError
-from fcnet.experiment import Stopped, carry_out
-from fcnet.run import Run
+from fcnet.config.toml import dump_config, load_config
+from fcnet.experiment import snapshots
+from fcnet.experiment.build import build
+from fcnet.experiment.run_folder import Run
+from fcnet.experiment.runner import Stopped, carry_out
+from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from fcnet.build import Experiment
-    from fcnet.config import Config
-    from fcnet.records import EpochRecord
+    from fcnet.config.schema import Config
+    from fcnet.experiment.build import Experiment
+    from fcnet.training.records import EpochRecord
 
 # 90 training images in 12 steps an epoch, the last of two images; 36 steps in all.
 CONFIG = """
@@ -218,7 +218,7 @@ def test_epochs_after_the_checkpoint_are_written_once(tmp_path: Path) -> None:
 def test_looks_after_the_checkpoint_are_taken_back_and_made_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkup, "interval", lambda *_: 1)
+    monkeypatch.setattr(snapshots, "interval", lambda *_: 1)
     config = configured(tmp_path)
     expected = uninterrupted(tmp_path / "whole", config)
     assert [(look["epoch"], look["step"]) for look in expected["looks"]] == [(0, 0), (1, 12), (2, 24), (3, 36)]
@@ -253,7 +253,7 @@ def test_a_run_that_is_not_looked_into_is_the_same_but_for_that_file(tmp_path: P
 
 
 def test_the_test_set_is_not_looked_at_while_a_run_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkup, "interval", lambda *_: 1)
+    monkeypatch.setattr(snapshots, "interval", lambda *_: 1)
     config = configured(tmp_path)
     run, experiment = begun(tmp_path, config), build(config, CPU)
     spoilt, rows = experiment.test.images.clone(), experiment.test.rows

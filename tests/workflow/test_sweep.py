@@ -21,18 +21,21 @@ import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
-from fcnet import cli, experiment, study, sweep, train
-from fcnet.errors import UserError
-from fcnet.points import Sweep
-from fcnet.run import Run
-from fcnet.space import read_space
-from fcnet.study import Plan, quiet
+from fcnet import cli, train
+from fcnet.experiment import runner
+from fcnet.experiment.run_folder import Run
+from fcnet.runtime.errors import UserError
+from fcnet.sweep import __main__ as sweep
+from fcnet.sweep import study
+from fcnet.sweep.search_space import read_space
+from fcnet.sweep.study import Plan, quiet
+from fcnet.sweep.trials import Sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from fcnet.points import Outcome
+    from fcnet.sweep.trials import Outcome
 
 pytestmark = pytest.mark.usefixtures("own_cache_and_threads")
 CONFIG = """
@@ -65,8 +68,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def no_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs end without their pages, which take as long as the rest."""
-    monkeypatch.setattr("fcnet.experiment.make_report", lambda *_: None)
-    monkeypatch.setattr("fcnet.experiment._limit", lambda _: 1.0)
+    monkeypatch.setattr("fcnet.sweep.__main__.ensure_report", lambda *_: None)
+    monkeypatch.setattr("fcnet.experiment.runner._limit", lambda _: 1.0)
 
 
 def result(run: Run) -> dict[str, Any]:
@@ -292,7 +295,7 @@ def test_a_point_that_ended_while_another_worker_looked_is_not_begun_again(
         work(mine)
         begun = study.begun
         stale = iter([seen])
-        monkeypatch.setattr("fcnet.study.begun", lambda kept: next(stale, None) or begun(kept))
+        monkeypatch.setattr("fcnet.sweep.study.begun", lambda kept: next(stale, None) or begun(kept))
         assert list(other.points()) == []
 
 
@@ -322,7 +325,7 @@ def test_a_surplus_point_of_a_race_is_taken_back(tmp_path: Path, monkeypatch: py
         late = Sweep(plan, tmp_path / "b" / "mine", url)
         begun = study.begun
         looks = iter([True])
-        monkeypatch.setattr("fcnet.study.begun", lambda kept: [] if next(looks, False) else begun(kept))
+        monkeypatch.setattr("fcnet.sweep.study.begun", lambda kept: [] if next(looks, False) else begun(kept))
         assert study.begin(late._study, plan) is None
         assert len(late._study.get_trials()) == 3
         more = dataclasses.replace(plan, num_points=3)
@@ -399,7 +402,7 @@ def test_a_point_is_given_up_though_its_process_died_before_it_could_tell(
             real(trial, course)
 
         with monkeypatch.context() as patch:
-            patch.setattr("fcnet.study.report", deaf)
+            patch.setattr("fcnet.sweep.study.report", deaf)
             with pytest.raises(Death):
                 work(Sweep(plan, tmp_path / "died"))
         assert comparable(work(Sweep(plan, tmp_path / "died"))) == expected
@@ -422,7 +425,7 @@ def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint_and_finished_ones_st
 ) -> None:
     plan = planned("optimizer.lr=[1e-3, 1e-2]", seeds=2, epochs=3)
     begun: list[tuple[str, int]] = []
-    real = experiment.carry_out
+    real = runner.carry_out
 
     def watched(experiment: Any, run: Run, **options: Any) -> Iterator[Any]:
         events = real(experiment, run, **options | {"save_seconds": 0.0})
@@ -432,7 +435,7 @@ def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint_and_finished_ones_st
             if len(begun) == 2 and experiment.training.step == 9:
                 raise Death
 
-    monkeypatch.setattr("fcnet.points.carry_out", watched)
+    monkeypatch.setattr("fcnet.sweep.trials.carry_out", watched)
     with quiet():
         with pytest.raises(Death):
             work(Sweep(plan, tmp_path / "shared"))
@@ -634,7 +637,7 @@ def test_ctrl_c_between_runs_says_how_to_go_on(
     def interrupted(*_: Any) -> None:
         raise cli.Interrupted(signal.SIGTERM)
 
-    monkeypatch.setattr("fcnet.sweep.build", interrupted)
+    monkeypatch.setattr("fcnet.sweep.__main__.build", interrupted)
     assert sweep.main(["mine.toml", "--grid", "optimizer.lr=[1]"]) == 143
     assert capsys.readouterr().out.endswith(
         "\nstopped; go on with: python -m fcnet.sweep mine.toml --grid 'optimizer.lr=[1]'\n"

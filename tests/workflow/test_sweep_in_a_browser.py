@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fcnet.page.sweep import sweep_page
-from fcnet.standings import Result, Standing, as_facts
+from fcnet.sweep.page import sweep_page
+from fcnet.sweep.ranking import Result, Standing, as_facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

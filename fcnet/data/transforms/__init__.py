@@ -1,0 +1,1 @@
+"""What changes a batch of images: augmentation, mixup, corruptions, whitening."""

@@ -1,0 +1,1 @@
+"""An experiment in its run folder: built from a configuration, trained, saved, resumed and finished."""

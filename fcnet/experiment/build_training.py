@@ -1,0 +1,139 @@
+"""The network of a configuration, and how it learns."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from fcnet import losses, optim
+from fcnet.models.mlp import MLP, LogisticRegression
+from fcnet.optim import schedules
+from fcnet.runtime import distributed, memory
+from fcnet.runtime.hardware import num_processors, num_threads
+from fcnet.runtime.seeds import generator
+from fcnet.training.algorithm import GradientDescent
+
+if TYPE_CHECKING:
+    from fcnet.config import schema
+    from fcnet.data.store.store import Store
+    from fcnet.optim.schedules import Schedule
+    from fcnet.runtime.memory import Need
+
+_ONE_THREAD_PRODUCTS, _ONE_THREAD_VALUES = 20_000_000, 200_000
+MOMENTS = {"sgd": 1, "adam": 2, "adamw": 2, "muon": 9, "lbfgs": 25}
+"""What an optimizer keeps of each parameter, and what it holds of them all in a step, as many times the parameters."""
+
+
+def make_model(config: schema.Config, in_features: int, num_classes: int) -> MLP:
+    """The configured network, initialised from the configured seed.
+
+    Example:
+        >>> from fcnet.config.schema import Config, Model
+        >>> model = make_model(Config(model=Model(hidden=(16,))), in_features=64, num_classes=10)
+        >>> [tuple(parameter.shape) for parameter in model.parameters()]
+        [(16, 64), (16,), (10, 16), (10,)]
+    """
+    section = config.model
+    initial = generator(config.seed, "initialisation")
+    if section.kind == "logistic":
+        return LogisticRegression(in_features, num_classes, generator=initial)
+    return MLP(
+        in_features,
+        section.hidden,
+        num_classes,
+        activation=section.activation,
+        normalization=section.normalization,
+        dropout=section.dropout,
+        residual=section.residual,
+        initialization=section.initialization,
+        generator=initial,
+    )
+
+
+def algorithm(config: schema.Config, model: MLP, steps_per_epoch: int) -> GradientDescent:
+    """The configured learning algorithm for a network."""
+    train = config.train
+    return GradientDescent(
+        _optimizer(config.optimizer, model),
+        epochs=train.epochs,
+        schedule=_schedule(config.optimizer, train.epochs, steps_per_epoch),
+        loss=_loss(train),
+        clip_norm=config.optimizer.clip_norm,
+        precision=torch.bfloat16 if train.precision == "bfloat16" else torch.float32,
+        accumulate=train.accumulate,
+        ema_decay=train.ema_decay,
+        patience=train.patience,
+    )
+
+
+def _loss(train: schema.Train) -> losses.Loss:
+    if train.loss == "cross_entropy":
+        return losses.CrossEntropy(train.label_smoothing)
+    return losses.ScoreLoss(train.loss, train.label_smoothing)
+
+
+def _optimizer(section: schema.Optimizer, model: MLP) -> torch.optim.Optimizer:
+    groups, betas = optim.parameter_groups(model, section.weight_decay), (section.beta1, section.beta2)
+    match section.name:
+        case "sgd":
+            return torch.optim.SGD(
+                groups, lr=section.lr, momentum=section.momentum, nesterov=section.nesterov, fused=True
+            )
+        case "adam":
+            return torch.optim.Adam(groups, lr=section.lr, betas=betas, fused=True)
+        case "adamw":
+            return torch.optim.AdamW(groups, lr=section.lr, betas=betas, fused=True)
+        case "muon":
+            return optim.Muon(groups, lr=section.lr, momentum=section.momentum, betas=betas)
+        case "lbfgs":
+            return optim.LBFGS(groups)
+
+
+def _schedule(section: schema.Optimizer, epochs: int, steps_per_epoch: int) -> Schedule:
+    if section.name == "lbfgs":
+        return schedules.constant()
+    num_steps = epochs * steps_per_epoch
+    match section.schedule:
+        case "constant":
+            schedule = schedules.constant()
+        case "cosine":
+            schedule = schedules.cosine(num_steps)
+        case "linear":
+            schedule = schedules.linear(num_steps)
+        case "one_cycle":
+            schedule = schedules.one_cycle(num_steps)
+        case "steps":
+            schedule = schedules.steps([round(epoch * steps_per_epoch) for epoch in section.milestones], section.gamma)
+    if section.warmup_epochs:
+        schedule = schedules.warmed_up(schedule, round(section.warmup_epochs * steps_per_epoch))
+    return schedule
+
+
+def choose_threads(model: MLP, batch_size: int) -> int:
+    """One thread where a step's products and its images are too small to share, else this rank's part of them all."""
+    products = batch_size * sum(parameter.numel() for parameter in model.parameters())
+    values = batch_size * model.dense_layers()[0].in_features
+    if products < _ONE_THREAD_PRODUCTS and values < _ONE_THREAD_VALUES:
+        return 1
+    ranks = distributed.num_ranks()
+    return num_threads() if ranks == 1 else max(1, num_processors() // ranks)  # torchrun sets OMP_NUM_THREADS by itself
+
+
+def need(config: schema.Config, store: Store, train_images: int, num_classes: int, device: torch.device) -> Need:
+    """The memory that a step of a configuration's training takes in this process."""
+    model, pixels = config.model, math.prod(store.shape)
+    plain = model.kind == "logistic"
+    images = train_images if config.train.batch_size == "all" else min(config.train.batch_size, train_images)
+    widths = [config.data.whiten or pixels, *(() if plain else model.hidden), 1 if num_classes == 2 else num_classes]
+    return memory.need(
+        widths,
+        images=-(-images // (distributed.num_ranks() * config.train.accumulate)),
+        activation=model.activation,
+        normalization="none" if plain else model.normalization,
+        dropout=not plain and model.dropout > 0.0,
+        moments=MOMENTS[config.optimizer.name] + (config.train.ema_decay > 0.0) + (config.train.patience > 0),
+        pixels=pixels if config.data.whiten else 0,
+        data_bytes=store.train.pixels.nbytes + store.test.pixels.nbytes if device.type == "cuda" else 0,
+    )

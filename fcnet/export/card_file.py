@@ -1,0 +1,82 @@
+"""The file a model card is kept in, ``README.md`` beside what was exported.
+
+It ends in a seal, by which a later export knows it again. A card that somebody has changed is theirs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from fcnet.runtime.errors import UserError
+from fcnet.runtime.files import write_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fcnet.export.model_card import Card
+
+NAME = "README.md"
+_SEAL = re.compile(r"\n<!-- written by fcnet: (\{.*\}) -->\n\Z")
+
+
+def files_beside(card: Card, file: Path) -> list[str]:
+    """What a card beside a file is about: the file, and what is there of the same network already.
+
+    Args:
+        card: the card that is to be written.
+        file: an exported file, which need not be there yet.
+
+    Returns:
+        The names of the files, in order.
+
+    Raises:
+        UserError: a card lies there that is not to be overwritten: somebody else's, a changed one, or one that is
+            also about files of another network.
+    """
+    path = file.with_name(NAME)
+    if not path.exists():
+        return [file.name]
+    seal = _seal(path)
+    if seal is None:
+        raise UserError(f"{path} must be a model card as fcnet wrote it, got another file; export into another folder")
+    others = [name for name in seal["files"] if name != file.name and file.with_name(name).is_file()]
+    if others and seal["network"] != card.identity:
+        raise UserError(
+            f"{path} must be about this network alone, got {', '.join(others)} of another; export into another folder"
+        )
+    return sorted([*others, file.name])
+
+
+def write_card(card: Card, file: Path) -> Path:
+    """Writes the card beside an exported file, whole or not at all.
+
+    Returns:
+        Its path.
+
+    Raises:
+        UserError: as `files_beside` does.
+    """
+    names = files_beside(card, file)
+    text = card.text(names)
+    seal = json.dumps({"network": card.identity, "files": names, "sha256": _sha256(text)})
+    seal = seal.replace(">", r"\u003e")  # what would end the comment
+    path = file.with_name(NAME)
+    write_text(path, f"{text}\n<!-- written by fcnet: {seal} -->\n")
+    return path
+
+
+def _seal(path: Path) -> dict[str, Any] | None:
+    """What a card's seal says; None where there is none, or where it is not of this text."""
+    text = path.read_bytes().decode(errors="replace") if path.is_file() else ""
+    found = _SEAL.search(text)
+    if found is None:
+        return None
+    seal: dict[str, Any] = json.loads(found[1])
+    return seal if seal.get("sha256") == _sha256(text[: found.start()]) else None
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

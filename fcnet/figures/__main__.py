@@ -1,0 +1,79 @@
+"""``python -m fcnet.figures``: draws the lecture's figures, or what a configuration does to images."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fcnet import cli
+from fcnet.config.presets import find_config
+from fcnet.config.toml import load_config
+from fcnet.experiment.build import preview
+from fcnet.figures.lecture import drawings
+from fcnet.figures.sheets import image_sheet
+from fcnet.figures.style import THEMES, saved, themed
+from fcnet.runtime.errors import UserError
+from fcnet.runtime.files import write_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_DRAWS = 7
+
+
+def main(arguments: list[str]) -> int:
+    """Parses the flags, draws, prints; returns the exit code."""
+    parser = cli.Parser("figures", "Draw the lecture's figures, or what a configuration does to images.")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="where the figures go; it is made if need be")
+    parser.add_argument("--augment", metavar="CONFIG", help="draw the augmented images of this experiment instead")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one of its settings")
+    flags = parser.parse_args(arguments)
+    files: Iterable[tuple[str, bytes]]
+    if flags.augment is not None:
+        files = _augmented(find_config(flags.augment, "--augment"), flags.set).items()
+    elif flags.set:
+        raise UserError(f"--set must go with --augment CONFIG, got {flags.set[0]} alone")
+    else:
+        files = _lecture()
+    flags.folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(flags.folder, os.W_OK):
+        raise UserError(f"DIR must be a folder that can be written to, got {flags.folder}")
+    for name, content in files:
+        write_bytes(flags.folder / name, content)
+        cli.say(str(flags.folder / name))
+    return 0
+
+
+def _lecture() -> Iterator[tuple[str, bytes]]:
+    """Every figure in every theme and format, under ``NAME-THEME.FORMAT``; nothing is done until they are asked for."""
+    for name, draw in drawings().items():
+        for theme in THEMES:
+            with themed(theme):
+                files = saved(draw())
+            for form, content in files.items():
+                yield f"{name}-{theme.name}.{form}", content
+
+
+def _augmented(path: Path, overrides: list[str]) -> dict[str, bytes]:
+    """A sheet of all changes together, and one for each alone: the original, then several draws."""
+    config = load_config(path, overrides, flag="--augment")
+    asked = {name: value for name, value in config.data.augment.model_dump().items() if value}
+    if not asked:
+        raise UserError(f"data.augment ({path}) must ask for something to draw, got nothing")
+    classes, kinds = preview(config)
+    column_names = ["original", *(f"draw {number + 1}" for number in range(_DRAWS))]
+    sheets = {}
+    for kind, batches in kinds.items():
+        drawn = [batch.images for epoch in range(_DRAWS) for batch in batches.epoch(config.seed, epoch, shuffle=False)]
+        original = [batch.images for batch in batches]
+        title = ", ".join(f"{name} = {json.dumps(value)}" for name, value in asked.items() if kind in ("", name))
+        sheets["-".join(filter(None, ["augment", kind])) + ".png"] = image_sheet(
+            original + drawn, title=title, row_names=classes, column_names=column_names
+        )
+    return sheets
+
+
+if __name__ == "__main__":
+    cli.command(main)

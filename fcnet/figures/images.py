@@ -1,0 +1,144 @@
+"""The lecture's figures of images, and of what networks make of them.
+
+Each is to be called inside `fcnet.figures.style.themed`. Images have one channel, H rows and W columns.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from matplotlib import rcParams
+from torch import Tensor
+
+from fcnet.figures.style import blank
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+_SIGNED = "cividis"
+"""From dark blue over grey to light yellow: its luminance rises all the way, so that signs outlive a photocopy."""
+
+
+def samples(images: Tensor, classes: Sequence[str]) -> Figure:
+    """Several images of each class, float (C, K, H, W) from 0 to 1: a class a column."""
+    figure = blank(6.4, 3.7)
+    axes = figure.subplots()
+    _grey(axes, _mosaic(images.transpose(0, 1)))
+    width = images.shape[-1] + 1
+    axes.set_xticks([width * place + (width - 2) / 2 for place in range(len(classes))], classes)
+    axes.xaxis.tick_top()
+    axes.xaxis.set_label_position("top")
+    axes.tick_params(length=0)
+    axes.set_xlabel("class")
+    return figure
+
+
+def weights(images: Tensor, classes: Sequence[str]) -> Figure:
+    """A row of W for each class as an image, float (C, H, W), all on one symmetric scale."""
+    figure = blank(6.4, 3.2)
+    grid = figure.subplots(2, -(-len(classes) // 2), squeeze=False)
+    reach = float(images.abs().max())
+    for axes, image, name in zip(grid.flat, images, classes, strict=True):
+        shown = axes.imshow(image.numpy(), cmap=_SIGNED, vmin=-reach, vmax=reach, interpolation="nearest")
+        axes.set(xticks=[], yticks=[], title=f"class {name}")
+    bar = figure.colorbar(shown, ax=grid, shrink=0.85, label="weight")
+    bar.set_ticks([-reach, 0.0, reach], labels=[f"−{reach:.2f}", "0", f"+{reach:.2f}"])
+    return figure
+
+
+def forward_pass(image: Tensor, layers: Sequence[Tensor], classes: Sequence[str], label: int) -> Figure:
+    """One image, the activations of each hidden layer, and the probabilities of the classes.
+
+    Args:
+        image: float (H, W), from 0 to 1.
+        layers: a[1], …, a[L], float (n[l],) each, at least 0; the last are probabilities. The others are shown
+            as images of H rows, from black for 0 to white for the largest.
+        classes: n[L] names.
+        label: the true class.
+    """
+    figure = blank(6.4, 3.0)
+    *hidden, probabilities = layers
+    height, width = image.shape
+    shown = [image, *(values.view(height, -1) for values in hidden)]
+    panels = figure.subplots(1, len(shown) + 1, width_ratios=[*(grid.shape[1] for grid in shown), 1.4 * width])
+    for layer, (axes, grid) in enumerate(zip(panels[:-1], shown, strict=True)):
+        white = float(grid.max()) if layer else 1.0
+        _grey(axes, grid, white)
+        axes.set_title(f"$a^{{[{layer}]}}$" if layer else "$a^{[0]} = x$")
+        axes.set_xlabel(
+            f"{grid.numel()} units\n0 to {white:.1f}" if layer else f"{grid.numel()} pixels\nblack 0, white 1"
+        )
+    _bars(panels[-1], probabilities, classes, label)
+    panels[-1].set_box_aspect(height / (1.4 * width))
+    panels[-1].set_title(f"$a^{{[{len(layers)}]}} = \\hat{{p}}$")
+    return figure
+
+
+def between(images: Tensor, places: Tensor, scores: Tensor, probabilities: Tensor, names: tuple[str, str]) -> Figure:
+    """Score and probability along the line x(t) = (1 − t) x₀ + t x₁, with some of its images beneath.
+
+    Args:
+        images: float (K, H, W), at evenly spaced t from the first place to the last.
+        places: t, (N,), rising.
+        scores: h, (N,).
+        probabilities: of the second class, (N,).
+        names: the classes of x₀ and x₁.
+    """
+    figure = blank(6.4, 4.6)
+    top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=[1.2, 1.5, 0.9])
+    first, last = float(places[0]), float(places[-1])
+    for axes, values in ((top, scores), (middle, probabilities)):
+        axes.plot(places.numpy(), values.numpy(), color=rcParams["text.color"])
+        for place in range(len(names)):
+            axes.axvline(place, color=rcParams["grid.color"], linewidth=0.8)
+    top.axhline(0.0, color=rcParams["grid.color"], linewidth=0.8)
+    reach = 1.2 * float(scores.abs().max())
+    top.set(ylabel="score $h$", ylim=(-reach, reach))
+    middle.axhline(0.5, color=rcParams["grid.color"], linewidth=0.8)
+    middle.set(ylabel=f"probability of {names[1]}", ylim=(-0.05, 1.05), yticks=[0.0, 0.5, 1.0])
+    for place, name in enumerate(names):
+        top.text(
+            place, 1.02, f"$x_{place}$, class {name}", ha="center", va="bottom", transform=top.get_xaxis_transform()
+        )
+    width = (last - first) / (len(images) - 1)
+    for place, image in enumerate(images):
+        centre = first + width * place
+        inset = bottom.inset_axes((centre - 0.46 * width, 0.0, 0.92 * width, 1.0), transform=bottom.transData)
+        _grey(inset, image)
+    bottom.set(xlabel="$t$", yticks=[], xlim=(first - 0.5 * width, last + 0.5 * width), xticks=[-1.0, 0.0, 1.0, 2.0])
+    bottom.spines[:].set_visible(False)
+    return figure
+
+
+def _grey(axes: Axes, image: Tensor, white: float = 1.0) -> AxesImage:
+    shown = axes.imshow(image.numpy(), cmap="gray", vmin=0.0, vmax=white, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    return shown
+
+
+def _mosaic(images: Tensor) -> Tensor:
+    """(R, C, H, W) as one image, with a pixel of nothing between two."""
+    spaced = torch.nn.functional.pad(images, (0, 1, 0, 1), value=torch.nan)
+    return torch.cat([torch.cat(list(row), dim=1) for row in spaced])[:-1, :-1]
+
+
+def _bars(axes: Axes, probabilities: Tensor, classes: Sequence[str], label: int) -> None:
+    """A bar a class, the true one's hatched and named."""
+    ink = rcParams["text.color"]
+    bars = axes.barh(range(len(classes)), probabilities.numpy(), facecolor=ink, edgecolor=ink)
+    bars[label].set(facecolor=rcParams["axes.facecolor"], hatch="////")
+    axes.set(xlim=(0.0, 1.0), xlabel="probability", yticks=range(len(classes)), yticklabels=classes)
+    axes.set_xticks([0.0, 0.5, 1.0])
+    axes.invert_yaxis()
+    end = float(probabilities[label])
+    inside = end > 0.7
+    paper = {"boxstyle": "square,pad=0.1", "facecolor": rcParams["axes.facecolor"], "edgecolor": "none"}
+    axes.text(
+        end + (-0.04 if inside else 0.04), label, "truth", ha="right" if inside else "left", va="center", bbox=paper
+    )

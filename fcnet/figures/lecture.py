@@ -1,0 +1,61 @@
+"""The figures of the lecture: what each shows, computed by the package's own functions."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+from fcnet.figures import curves, formulas, images, networks, trained
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from matplotlib.figure import Figure
+
+
+def drawings() -> dict[str, Callable[[], Figure]]:
+    """Every figure by its name, computed; each is drawn by a call inside `fcnet.figures.style.themed`.
+
+    The same at every call on one kind of machine: one thread computes, and all that is random follows from one seed.
+
+    Raises:
+        UserError: the cache cannot be used, and why.
+    """
+    with _one_thread():
+        digits = trained.Digits.opened()
+        classes = digits.store.classes
+        image, layers, label = trained.forward_pass(digits)
+        generalisation = trained.generalisation(digits)
+        rows = generalisation.model.dense_layers()[0].weight.detach()
+        names = ("3", "8")
+        line = trained.between(digits, names)
+        rate = 0.05
+        descent = trained.descent(digits, rate)
+    return {
+        "sigmoid": partial(curves.scaled_sigmoids, formulas.scaled_sigmoids()),
+        "saturation": partial(curves.saturation, *formulas.saturation()),
+        "activations": partial(curves.activations, formulas.activations()),
+        "losses": partial(curves.losses, formulas.losses()),
+        "links": partial(curves.links, formulas.links()),
+        "neuron": networks.neuron,
+        "network": partial(networks.network, (4, 5, 4, 3)),
+        "forward-pass": partial(images.forward_pass, image, layers, classes, label),
+        "samples": partial(images.samples, trained.samples(digits), classes),
+        "weights": partial(images.weights, rows.view(-1, *digits.store.shape[1:]), classes),
+        "between": partial(images.between, **line, names=names),
+        "generalisation": partial(curves.generalisation, *generalisation[:3]),
+        "descent": partial(curves.descent, descent, rate),
+    }
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,74 @@
+"""Other choices for s: what turns a score into a probability where the logistic `sigmoid` does not.
+
+Each s rises from 0 to 1 with s(0) = ½ and s(−u) = 1 − s(u): any distribution function of a symmetric density is
+one. The logistic one alone has log s(u) / s(−u) = u, so that the log-odds are linear and the derivative of the
+log-loss is p̂ − y.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from fcnet.functional.dtypes import require_floating, widened
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def normal_cdf(input: Tensor) -> Tensor:
+    """Φ(u) = ½ erfc(−u / √2), the s of probit regression.
+
+    Far below 0 it falls like e^(−u²/2), which `erfc` follows to the smallest number there is, where ½ (1 + erf(u / √2))
+    is a difference of equals. What is left is the rounding of u / √2, which Φ multiplies by u².
+
+    Args:
+        input: u, any shape, floating.
+
+    Returns:
+        The same shape and dtype.
+
+    Raises:
+        NotImplementedError: ``input`` is not floating.
+
+    Example:
+        >>> normal_cdf(torch.tensor([-10.0, 0.0, 1.96]))
+        tensor([7.6199e-24, 5.0000e-01, 9.7500e-01])
+
+    Source:
+        The lecture's remark that s may be another function; Bliss, "The method of probits", 1934.
+    """
+    require_floating("input", input)
+    return (0.5 * (widened(input) * -math.sqrt(0.5)).erfc()).to(input.dtype)
+
+
+def cauchy_cdf(input: Tensor) -> Tensor:
+    """s(u) = ½ + arctan(u) / π, whose tails 1 / (π · abs u) are the heaviest of the three.
+
+    Beyond ±1 it is arctan(−1 / u) / π, on the right added to 1: ½ + arctan(u) / π would round the left tail away. Its
+    log-loss −log s is not convex: where it is wrong it grows only like log(−u).
+
+    Args:
+        input: u, any shape, floating.
+
+    Returns:
+        The same shape and dtype.
+
+    Raises:
+        NotImplementedError: ``input`` is not floating.
+
+    Example:
+        >>> cauchy_cdf(torch.tensor([-1e30, 0.0, 1.0]))
+        tensor([3.1831e-31, 5.0000e-01, 7.5000e-01])
+
+    Source:
+        The lecture's remark that s may be another function.
+    """
+    require_floating("input", input)
+    u = widened(input)
+    left, right = u < -1, u > 1
+    far = left | right
+    angle = torch.where(far, -1.0 / torch.where(far, u, 1.0), u).atan() / math.pi
+    return (torch.where(left, 0.0, torch.where(right, 1.0, 0.5)) + angle).to(input.dtype)

@@ -1,0 +1,171 @@
+"""A linear layer and the cross-entropy of its logits together, without ever holding all logits.
+
+N examples, F features, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from fcnet.functional.autograd import Context, by_hand
+from fcnet.functional.cross_entropy import as_targets, cross_entropy
+from fcnet.functional.reductions import require_reduction
+
+if TYPE_CHECKING:
+    from fcnet.functional.softmax_loss import Targets
+
+_BLOCK = 1 << 22
+"""Logits that are held at once, 16 MiB of float32: enough rows that the products are as fast as on all of them."""
+_WORTH = 4 * _BLOCK
+
+
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """`cross_entropy` of the logits ``input @ linear_weight.T + linear_bias``.
+
+    Where there are many logits, their sum or mean is found block by block of rows, each with its gradients
+    by hand while it is there: three products in all, as with all logits in memory.
+
+    Args:
+        input: (N, F) or (F), floating.
+        linear_weight: (C, F), or (C, d1, …, F), whose logits are (N, C, d1, …).
+        target: class indices or probabilities of the logits, as in `cross_entropy`.
+        linear_bias: (C) or (C, d1, …).
+        weight: a factor for each class (C).
+        reduction: ``"none"``, ``"sum"`` or ``"mean"``.
+        ignore_index: an index that marks examples to leave out; None is −100.
+        label_smoothing: ε in [0, 1].
+
+    Returns:
+        As `cross_entropy`.
+
+    Raises:
+        ValueError: ``reduction`` is unknown, or the numbers of examples differ.
+        RuntimeError: other shapes or dtypes do not fit, or ``ignore_index`` is given with probabilities.
+        IndexError: an index is outside [0, C), on CPU.
+
+    Example:
+        >>> linear_cross_entropy(torch.tensor([[1.0]]), torch.tensor([[20.0], [0.0]]), torch.tensor([0]))
+        tensor(2.0612e-09)
+    """
+    require_reduction(reduction)
+    if not 1 <= input.ndim <= 2 or linear_weight.ndim < 2 or (input.ndim == 1 and linear_weight.ndim > 2):
+        shapes = f"{tuple(input.shape)} and {tuple(linear_weight.shape)}"
+        raise RuntimeError(f"expected input (N, F) and linear_weight (C, F) or (C, d1, …, F), got {shapes}")
+    if input.shape[-1] != linear_weight.shape[-1]:
+        features = f"{input.shape[-1]} and {linear_weight.shape[-1]}"
+        raise RuntimeError(f"expected input and linear_weight of as many features, got {features}")
+    if linear_bias is not None and linear_bias.shape != linear_weight.shape[:-1]:
+        shapes = f"{tuple(linear_bias.shape)} and {tuple(linear_weight.shape)}"
+        raise RuntimeError(f"expected linear_bias in the shape of linear_weight without F, got {shapes}")
+    shape = (*input.shape[:-1], *linear_weight.shape[:-1])
+    if target.shape == shape and ignore_index is not None:
+        raise RuntimeError(f"ignore_index must be left out for class probabilities, got {ignore_index}")
+    index = -100 if ignore_index is None else ignore_index
+    if reduction != "none" and _in_blocks(input, linear_weight, linear_bias):
+        unread = input.new_empty(()).expand(shape)
+        targets, wide, _ = as_targets(unread, target, weight, index, label_smoothing)
+        if wide == input.dtype and targets.is_constant():
+            total = targets.total() if reduction == "mean" else 1
+            result: Tensor = _LinearCrossEntropy.apply(input, linear_weight, linear_bias, targets, total)
+            return result
+    bias = None if linear_bias is None else linear_bias.flatten()
+    logits = nn.functional.linear(input, linear_weight.flatten(0, -2), bias).view(shape)
+    return cross_entropy(logits, target, weight, index, reduction, label_smoothing)
+
+
+def _in_blocks(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
+    """Whether blocks of logits are worth it, and may be differentiated by hand."""
+    return (
+        x.ndim == w.ndim == 2
+        and len(x) * len(w) >= _WORTH
+        and x.dtype == w.dtype
+        and x.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled(x.device.type)
+        and all(by_hand(part) for part in (x, w, b) if part is not None)
+    )
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Finds the derivatives in the forward pass, while a block's logits are there."""
+
+    @staticmethod
+    def forward(ctx: _Context, x: Tensor, w: Tensor, b: Tensor | None, targets: Targets, total: Tensor | int) -> Tensor:
+        ctx.save_for_backward(x, w, *([] if b is None else [b]))
+        ctx.targets, ctx.total = targets, total
+        loss, ctx.gradients = _loss_and_gradients(x, w, b, targets, total, ctx.needs_input_grad[:3])
+        return loss
+
+    @staticmethod
+    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, w, *bias = ctx.saved_tensors
+        b = bias[0] if bias else None
+        wanted = ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled():
+            return (*_differentiable(ctx, x, w, b, grad), None, None)
+        # They are given away, in the memory that they are in; who comes a second time pays for them again.
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            _, gradients = _loss_and_gradients(x, w, b, ctx.targets, ctx.total, wanted)
+        return (*(None if part is None else part.mul_(grad) for part in gradients), None, None)
+
+
+class _Context(Context):
+    """What a forward pass keeps for its backward pass."""
+
+    targets: Targets
+    total: Tensor | int
+    gradients: tuple[Tensor | None, ...] | None
+
+
+def _loss_and_gradients(
+    x: Tensor, w: Tensor, b: Tensor | None, targets: Targets, total: Tensor | int, wanted: tuple[bool, ...]
+) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """The sum of the costs by ``total``, and its derivatives in x, w and b, those that are wanted."""
+    rows = max(1, _BLOCK // len(w))
+    block = x.new_empty(min(rows, len(x)), len(w))
+    of_x, of_w, of_b = (
+        part.new_zeros(part.shape) if part is not None and wish else None
+        for part, wish in zip((x, w, b), wanted, strict=True)
+    )
+    losses = []
+    for start in range(0, len(x), rows):
+        here = slice(start, start + rows)
+        mine, some = x[here], targets.of(here)
+        logits = torch.mm(mine, w.T, out=block[: len(mine)])
+        if b is not None:
+            logits.add_(b)
+        costs, rate = some.costs(logits, logits if any(wanted) else None)
+        losses.append(costs.sum())
+        if not any(wanted):
+            continue
+        rate = rate.div_(total)
+        slope = logits.mul_(rate if some.ignored is None else rate.masked_fill_(some.ignored, 0.0))
+        if of_x is not None:
+            torch.mm(slope, w, out=of_x[here])
+        if of_w is not None:
+            of_w.addmm_(slope.T, mine)
+        if of_b is not None:
+            of_b.add_(slope.sum(0))
+    return torch.stack(losses).sum() / total, (of_x, of_w, of_b)
+
+
+def _differentiable(ctx: _Context, x: Tensor, w: Tensor, b: Tensor | None, grad: Tensor) -> list[Tensor | None]:
+    """The gradients as functions that can be differentiated again, with all logits."""
+    wanted = [part for part, wish in zip((x, w, b), ctx.needs_input_grad, strict=False) if wish and part is not None]
+    with torch.enable_grad():
+        loss = ctx.targets.plain_costs(nn.functional.linear(x, w, b)).sum() / ctx.total
+        found = iter(torch.autograd.grad(loss, wanted, grad, create_graph=True))
+    return [next(found) if wish else None for wish in ctx.needs_input_grad[:3]]

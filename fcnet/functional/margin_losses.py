@@ -1,0 +1,144 @@
+"""Losses of a score: what the lecture tries before it arrives at probabilities.
+
+h is the score, y ∈ {−1, +1} the class. The margin y · h is positive where the sign of the score is right.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from fcnet.functional.activations import logsigmoid, relu
+from fcnet.functional.dtypes import narrowed_loss, require_floating, require_real, widened
+from fcnet.functional.reductions import reduced, require_reduction
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def sgn(score: Tensor) -> Tensor:
+    """−1 for h < 0, 0 for h = 0 and +1 for h > 0: the class that a score decides for, 0 being neither.
+
+    A network must say one of its two classes all the same: `fcnet.models.mlp.most_probable` says the first at 0. The
+    derivative is 0 wherever there is one, so nothing is learned through it: the losses below are of the score itself.
+
+    Args:
+        score: h, any shape, any real dtype but bool.
+
+    Returns:
+        The same shape and dtype.
+
+    Raises:
+        NotImplementedError: ``score`` is boolean or complex.
+
+    Example:
+        >>> sgn(torch.tensor([-3.0, 0.0, 0.5]))
+        tensor([-1.,  0.,  1.])
+
+    Source:
+        The lecture's classifier f(x) = sgn(xᵀw).
+    """
+    require_real("score", score)
+    return score.sign()
+
+
+def logistic_loss(score: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """log(1 + e^(−y h)) = −log s(y h): the cross-entropy of the sigmoid, for classes −1 and +1.
+
+    Args:
+        score: h, any shape, floating.
+        target: y, −1 or +1, the same shape, of any real dtype.
+        reduction: ``"none"`` gives every loss; ``"sum"``; ``"mean"`` divides the sum by their number.
+
+    Returns:
+        A scalar, or with ``"none"`` the shape of ``score``; float32 under autocast, else
+            the dtype of ``score`` and ``target`` together.
+
+    Raises:
+        ValueError: ``reduction`` is unknown, or the shapes differ.
+        NotImplementedError: ``score`` is not floating, or ``target`` is boolean or complex.
+
+    Example:
+        >>> logistic_loss(torch.tensor([20.0]), torch.tensor([1]))
+        tensor(2.0612e-09)
+
+    Source:
+        The lecture's log loss.
+    """
+    margin = _margin(score, target, reduction)
+    return _of_all(-logsigmoid(margin), score, target, reduction)
+
+
+def hinge_loss(score: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """max(0, 1 − y h): nothing once the margin is 1, else what is missing. Its derivative at 1 is −y.
+
+    Args:
+        score: h, any shape, floating.
+        target: y, −1 or +1, the same shape, of any real dtype.
+        reduction: as for `logistic_loss`.
+
+    Returns:
+        As `logistic_loss`.
+
+    Raises:
+        ValueError: ``reduction`` is unknown, or the shapes differ.
+        NotImplementedError: ``score`` is not floating, or ``target`` is boolean or complex.
+
+    Example:
+        >>> hinge_loss(torch.tensor([2.0, 0.5, -1.0]), torch.tensor([1, 1, 1]), reduction="none")
+        tensor([0.0000, 0.5000, 2.0000])
+
+    Source:
+        The lecture's hinge loss.
+    """
+    margin = _margin(score, target, reduction)
+    return _of_all(relu(1.0 - margin), score, target, reduction)
+
+
+def quadratic_loss(prediction: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """‖y − h‖² = Σ_k (y_k − h_k)², one loss a sample.
+
+    Args:
+        prediction: h, (…, K), floating.
+        target: y, the same shape, of any real dtype.
+        reduction: ``"none"`` gives every sample's loss; ``"sum"``; ``"mean"`` divides by the number of samples.
+
+    Returns:
+        A scalar, or with ``"none"`` (…); float32 under autocast, else
+            the dtype of ``prediction`` and ``target`` together.
+
+    Raises:
+        ValueError: ``reduction`` is unknown, the shapes differ, or there is no axis to sum over.
+        NotImplementedError: ``prediction`` is not floating, or ``target`` is boolean or complex.
+
+    Example:
+        >>> quadratic_loss(torch.tensor([[0.0, 0.0], [1.0, 2.0]]), torch.tensor([[1.0, 2.0], [1.0, 2.0]]))
+        tensor(2.5000)
+
+    Source:
+        The lecture's quadratic loss.
+    """
+    h, y = _checked("prediction", prediction, target, reduction)
+    if not h.ndim:
+        raise ValueError("expected prediction (…, K) and target (…, K), got () and ()")
+    return _of_all((y - h).square().sum(-1), prediction, target, reduction)
+
+
+def _margin(score: Tensor, target: Tensor, reduction: str) -> Tensor:
+    h, y = _checked("score", score, target, reduction)
+    return y * h
+
+
+def _checked(name: str, score: Tensor, target: Tensor, reduction: str) -> tuple[Tensor, Tensor]:
+    """The two in the dtype that is computed in."""
+    require_reduction(reduction)
+    require_floating(name, score)
+    require_real("target", target)
+    if score.shape != target.shape:
+        raise ValueError(f"expected {name} and target of one shape, got {tuple(score.shape)} and {tuple(target.shape)}")
+    return widened(score), widened(target)
+
+
+def _of_all(losses: Tensor, score: Tensor, target: Tensor, reduction: str) -> Tensor:
+    return narrowed_loss(reduced(losses, reduction, losses.numel()), torch.promote_types(score.dtype, target.dtype))

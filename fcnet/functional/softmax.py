@@ -1,0 +1,180 @@
+"""Softmax and its logarithm: class probabilities of logits.
+
+C classes along ``dim``, k the class of the largest logit. Of an infinite logit the difference to it
+is taken as 0, so that it takes all of the probability.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fcnet.functional.autograd import Context, by_hand
+from fcnet.functional.dtypes import require_floating, widened
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """p̂_j = e^x_j / Σ_i e^x_i.
+
+    A constant added to every logit changes nothing, so the largest is subtracted first: no power
+    is above 1 and their sum is at least 1.
+
+    Args:
+        input: logits, any shape, floating.
+        dim: the axis of the classes.
+        dtype: what ``input`` is converted to first.
+
+    Returns:
+        The shape of ``input``; values in [0, 1] that add up to 1 along ``dim``.
+
+    Raises:
+        NotImplementedError: ``input`` is not floating.
+        IndexError: ``dim`` is not an axis of ``input``.
+
+    Example:
+        >>> softmax(torch.tensor([1000.0, 1000.0, 0.0]), dim=0)
+        tensor([0.5000, 0.5000, 0.0000])
+
+    Source:
+        The lecture's softmax function.
+    """
+    return _along(dim, input if dtype is None else input.to(dtype), _Softmax, plain_softmax)
+
+
+def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """log p̂_j = (x_j − x_k) − log(1 + Σ_{i≠k} e^(x_i − x_k)).
+
+    With the largest left out of the sum, `log1p` keeps what a sum that starts at 1 would round away.
+
+    Args:
+        input: logits, any shape, floating.
+        dim: the axis of the classes.
+        dtype: what ``input`` is converted to first.
+
+    Returns:
+        The shape of ``input``; values at most 0.
+
+    Raises:
+        NotImplementedError: ``input`` is not floating.
+        IndexError: ``dim`` is not an axis of ``input``.
+
+    Example:
+        >>> log_softmax(torch.tensor([20.0, 0.0]), dim=0)
+        tensor([-2.0612e-09, -2.0000e+01])
+
+    Source:
+        The lecture's softmax function, in its cross-entropy.
+    """
+    return _along(dim, input if dtype is None else input.to(dtype), _LogSoftmax, plain_log_softmax)
+
+
+def below(x: Tensor, top: Tensor, out: Tensor | None = None) -> Tensor:
+    """x − top, where top is the largest; what equals an infinite top is 0 below it, not ∞ − ∞.
+
+    A NaN is 0 too: `spoiled` brings it back, for a row at a time. Not to be differentiated.
+    """
+    return torch.sub(x, top, out=out).nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+
+
+def spoiled(rows: Tensor, top: Tensor) -> Tensor:
+    """Makes NaN, in place, what comes from a row that holds one; ``top`` is the rows' largest."""
+    return rows.masked_fill_(top.isnan(), torch.nan)
+
+
+def _below(x: Tensor, top: Tensor) -> Tensor:
+    """x − top, to be differentiated in both arguments; a NaN stays."""
+    return (x - top).masked_fill(top.isinf() & (x == top), 0.0)
+
+
+def plain_softmax(x: Tensor, dim: int) -> Tensor:
+    """The softmax by differentiable operations.
+
+    Every class but k has p̂ ≤ ½ and the textbook's derivative p̂ (1 − p̂). Class k is written by the
+    others' sum R: p̂_k = 1 / (1 + R), whose derivative knows 1 − p̂_k = R / (1 + R) without a difference.
+    """
+    if not x.numel():
+        return _of_nothing(x, dim)
+    top, k = x.detach().max(dim, keepdim=True)
+    powers = _below(x, top).exp()
+    return (powers / powers.sum(dim, keepdim=True)).scatter(dim, k, 1.0 / (1.0 + _sum_of_others(x, k, dim)))
+
+
+def plain_log_softmax(x: Tensor, dim: int) -> Tensor:
+    """The logarithm of the softmax by differentiable operations; class k apart as in `plain_softmax`."""
+    if not x.numel():
+        return _of_nothing(x, dim)
+    top, k = x.detach().max(dim, keepdim=True)
+    differences = _below(x, top)
+    others = differences - differences.exp().sum(dim, keepdim=True).log()
+    return others.scatter(dim, k, -_sum_of_others(x, k, dim).log1p())
+
+
+def _of_nothing(x: Tensor, dim: int) -> Tensor:
+    """What has no value refuses a wrong ``dim`` all the same."""
+    return x - x.sum(dim, keepdim=True)
+
+
+def _sum_of_others(x: Tensor, k: Tensor, dim: int) -> Tensor:
+    """Σ_{i≠k} e^(x_i − x_k), differentiable in x_k too."""
+    return _below(x, x.gather(dim, k)).scatter(dim, k, -torch.inf).exp().sum(dim, keepdim=True)
+
+
+def _along(
+    dim: int, x: Tensor, by_hand_function: type[torch.autograd.Function], plain: Callable[[Tensor, int], Tensor]
+) -> Tensor:
+    """One of the two in the dtype of ``x``; like torch's, autocast leaves it in float32 on CUDA alone."""
+    require_floating("input", x)
+    wide = widened(x)
+    result: Tensor = by_hand_function.apply(wide, dim) if x.numel() and by_hand(wide) else plain(wide, dim)
+    return result if x.is_cuda and torch.is_autocast_enabled("cuda") else result.to(x.dtype)
+
+
+class _Softmax(torch.autograd.Function):
+    """Saves the probabilities alone; the backward pass can itself be differentiated."""
+
+    @staticmethod
+    def forward(ctx: Context, x: Tensor, dim: int) -> Tensor:
+        top, k = x.max(dim, keepdim=True)
+        powers = below(x, top).exp_().scatter_(dim, k, torch.zeros_like(top))
+        total = spoiled(powers.sum(dim, keepdim=True), top).add_(1.0)
+        probabilities = powers.div_(total).scatter_(dim, k, total.reciprocal())
+        ctx.save_for_backward(probabilities, k)
+        ctx.dim = dim
+        return probabilities
+
+    @staticmethod
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None]:
+        """p̂_j (g_j − Σ_i g_i p̂_i), which only differences of g enter: they are taken to g_k."""
+        probabilities, k = ctx.saved_tensors
+        centered = grad - grad.gather(ctx.dim, k)
+        return probabilities * (centered - (centered * probabilities).sum(ctx.dim, keepdim=True)), None
+
+
+class _LogSoftmax(torch.autograd.Function):
+    """Saves its value alone; the backward pass can itself be differentiated."""
+
+    @staticmethod
+    def forward(ctx: Context, x: Tensor, dim: int) -> Tensor:
+        top, k = x.max(dim, keepdim=True)
+        differences = below(x, top)
+        others = spoiled(differences.exp().scatter_(dim, k, torch.zeros_like(top)).sum(dim, keepdim=True), top)
+        value = differences.sub_(others.log1p_())
+        ctx.save_for_backward(value, k)
+        ctx.dim = dim
+        return value
+
+    @staticmethod
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None]:
+        """g_j − p̂_j Σ_i g_i; for class k g_k (1 − p̂_k) − p̂_k Σ_{i≠k} g_i, with 1 − p̂ = −expm1(log p̂)."""
+        value, k = ctx.saved_tensors
+        dim = ctx.dim
+        own, log_own = grad.gather(dim, k), value.gather(dim, k)
+        others = grad.scatter(dim, k, 0.0)
+        sum_of_others = others.sum(dim, keepdim=True)
+        result = others - value.exp() * (sum_of_others + own)
+        return result.scatter(dim, k, -own * log_own.expm1() - log_own.exp() * sum_of_others), None

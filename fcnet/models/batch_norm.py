@@ -1,0 +1,115 @@
+"""Normalisation of a hidden layer's units over the global batch. B examples, n units."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from fcnet.runtime import distributed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from fcnet.data.batches import Batch
+
+
+class BatchNorm(nn.Module):
+    """γ (z − μ) / √(σ² + ε) + β, with μ and σ² of each unit over the global batch.
+
+    In training the statistics are the batch's, over all ranks, and running averages are kept; in
+    evaluation the running averages are used.
+
+    Args:
+        num_features: n, the number of units.
+        momentum: the share of the newest batch in the running averages.
+        epsilon: ε, part of the definition: a unit that never varies gives β.
+
+    Source:
+        Ioffe and Szegedy, "Batch normalization", 2015.
+
+    Example:
+        >>> normalize, z = BatchNorm(1), torch.tensor([[1.0], [3.0]])
+        >>> [round(value, 4) for value in normalize(z).flatten().tolist()]
+        [-1.0, 1.0]
+        >>> round(normalize.running_mean.item(), 4)
+        0.2
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, num_features: int, *, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
+        super().__init__()
+        self.momentum, self.epsilon = momentum, epsilon
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, n) -> (B, n)."""
+        if self.training and (distributed.num_ranks() > 1 or len(z) < 2):
+            return self._over_ranks(z)
+        return torch.nn.functional.batch_norm(
+            z,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training,
+            self.momentum,
+            self.epsilon,
+        )
+
+    def _over_ranks(self, z: Tensor) -> Tensor:
+        """The same from sums over all ranks; a batch of one row is allowed."""
+        values = z.float()
+        count = distributed.sum_in_place(torch.full((), float(len(z)), device=z.device))
+        mean = distributed.global_sum(values.sum(0)) / count
+        centered = values - mean
+        variance = distributed.global_sum(centered.square().sum(0)) / count
+        with torch.no_grad():
+            unbiased = variance * (count / (count - 1.0).clamp(min=1.0))
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(unbiased, self.momentum)
+        return (centered * (variance + self.epsilon).rsqrt() * self.weight + self.bias).to(z.dtype)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """While open the model is in evaluation mode; afterwards each of its parts has the mode it had."""
+    in_training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in in_training:
+            module.training = True
+
+
+@torch.no_grad()
+def re_estimate(model: nn.Module, batches: Iterable[Batch]) -> None:
+    """Sets the running statistics of every `BatchNorm` to the mean of those of some batches.
+
+    Each batch counts by its size. All else in the model works as in evaluation; its mode is left as it was.
+
+    Args:
+        model: images -> anything.
+        batches: this rank's parts of global batches.
+    """
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    count = 0
+    with evaluating(model):
+        try:
+            for batch in batches:
+                count += batch.size
+                for norm in norms:
+                    norm.training, norm.momentum = True, batch.size / count
+                model(batch.images)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.training, norm.momentum = False, momentum

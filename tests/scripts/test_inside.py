@@ -1,0 +1,100 @@
+"""What happens inside networks, as scripts/inside.py measures it, on few images."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fcnet.data import sources
+from fcnet.data.batches import normalize
+from fcnet.data.store.store import mean_and_std, open_store
+from fcnet.models.mlp import ACTIVATIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HUNDRED = 100
+
+
+def said(program: Callable[[str], Any], flag: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> list[list[str]]:
+    """The cells of the tables that a quick run prints, without their heads' lines."""
+    monkeypatch.setattr(sys, "argv", ["inside.py", flag, "--quick"])
+    assert program("inside").main() == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if not line.startswith("| ---")]
+
+
+def mean(cell: str) -> float:
+    return float(cell.split(" ± ")[0])
+
+
+def test_by_hand_equals_autograd_over_100_random_networks(program: Callable[[str], Any]) -> None:
+    inside = program("inside")
+    assert inside.TORCHS.keys() == ACTIVATIONS.keys()
+    assert max(inside.gradient_error(number) for number in range(HUNDRED)) < 1e-12
+
+
+@pytest.mark.usefixtures("own_cache_and_threads")
+def test_gradients_vanish_in_deep_sigmoids_and_large_weights_saturate_them(
+    program: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    rows = said(program, "--saturation", monkeypatch, capsys)
+    depth = program("inside").DEPTH
+    assert [row[0] for row in rows] == 2 * ["layer", *map(str, range(1, depth + 2)), "loss"]
+    first, last = rows[1], rows[depth + 1]
+    assert mean(first[2]) < 1e-4 * mean(last[2])  # sigmoid
+    assert mean(first[6]) > 1e-1 * mean(last[6])  # ReLU
+    assert mean(first[1]) == 0.0
+    assert mean(first[3]) > 50.0  # large weights
+
+
+@pytest.mark.usefixtures("own_cache_and_threads")
+def test_low_biases_kill_relus_and_not_what_has_a_slope_below_0(
+    program: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    _, *rows = said(program, "--dead", monkeypatch, capsys)
+    dead = {(row[0], row[1]): (mean(row[2]), mean(row[3])) for row in rows}
+    assert min(dead["b = −5", "relu"]) > 90.0
+    assert dead["b = −5", "leaky_relu"] == (0.0, 0.0)
+    assert max(dead["nothing", "relu"]) < 10.0
+
+
+@pytest.mark.usefixtures("own_cache_and_threads")
+def test_smaller_batches_come_farther_in_a_pass(
+    program: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    rows = said(program, "--descent", monkeypatch, capsys)
+    rates, tried, (_, *found) = program("inside").RATES, rows[1:4], rows[4:]
+    losses = [mean(row[3]) for row in found]
+    assert losses == sorted(losses, reverse=True)
+    for (name, *costs), (same_name, rate, *_) in zip(tried, found, strict=True):
+        assert name == same_name
+        assert float(rate) == min(zip(map(float, costs), rates, strict=True))[1]  # on validation
+
+
+@pytest.mark.usefixtures("own_cache_and_threads")
+def test_what_is_kept_aside_is_not_trained_on_and_the_test_images_are_left_alone(
+    program: Callable[[str], Any],
+) -> None:
+    images = program("inside").load(None, 200)
+    store = open_store(sources.digits())
+    mean, std = mean_and_std(store.train.moments, store.shape[1] * store.shape[2])
+    halves = [{tuple(row) for row in x.tolist()} for x in (images.x, images.kept_x)]
+    known = {tuple(row) for row in normalize(store.train.pixels, mean, std).flatten(1).tolist()}
+    assert not halves[0] & halves[1]
+    assert halves[0] | halves[1] < known
+    assert len(images.y) == len(images.x)
+    assert len(images.kept_y) == len(images.kept_x)
+    assert max(len(images.y), len(images.kept_y)) <= 200
+    assert min(images.y.bincount().tolist()) > 0
+
+
+@pytest.mark.usefixtures("own_cache_and_threads")
+def test_the_table_of_gradients_has_a_row_for_each_depth(
+    program: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    _, *rows = said(program, "--gradients", monkeypatch, capsys)
+    assert [row[0] for row in rows] == ["0", "1", "2", "3", "4"]
+    assert all(float(row[3]) < 1e-12 for row in rows)

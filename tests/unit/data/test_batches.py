@@ -1,0 +1,193 @@
+"""Rules of fcnet.data.batches and fcnet.data.transforms.augment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
+
+from fcnet.data.batches import Batch, Batches, normalize, split_validation
+from fcnet.data.transforms.augment import Flip, Shift
+from fcnet.runtime import distributed
+from fcnet.runtime.errors import UserError
+from fcnet.runtime.seeds import generator
+
+if TYPE_CHECKING:
+    from fcnet.data.transforms.augment import Transform
+
+PIXELS = torch.randint(0, 256, (23, 3, 6, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(23)
+STATISTICS = (torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.3]))
+AUGMENT: tuple[Transform, ...] = (Flip(), Shift(2))
+
+
+def batches(batch_size: int = 5, augment: tuple[Transform, ...] = (), rows: Tensor | None = None) -> Batches:
+    return Batches(PIXELS, LABELS, batch_size=batch_size, augment=augment, rows=rows, statistics=STATISTICS)
+
+
+def gathered(batches: Batches, seed: int, epoch: int, start: int = 0) -> tuple[Tensor, Tensor]:
+    parts = list(batches.epoch(seed, epoch, start=start))
+    return torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
+
+
+@given(st.floats(0.0, 1.0), st.floats(1e-3, 0.5))
+def test_normalization_is_the_textbooks_to_a_small_part_of_a_grey_level(mean: float, std: float) -> None:
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    statistics = torch.tensor([mean]), torch.tensor([std])
+    result = normalize(levels, *statistics)
+    expected = (levels.double() / 255 - statistics[0].double()) / statistics[1].double()
+    assert result.dtype == torch.float32
+    assert float((result - expected).abs().max()) <= 2**-14 / (255 * std)
+
+
+def test_in_order_every_image_comes_once_unchanged() -> None:
+    parts = list(batches(augment=AUGMENT))
+    assert_close(torch.cat([part.labels for part in parts]), LABELS)
+    assert_close(torch.cat([part.images for part in parts]), normalize(PIXELS, *STATISTICS))
+    assert [part.size for part in parts] == [5, 5, 5, 5, 3]
+
+
+@given(st.integers(0, 5), st.integers(0, 5), st.integers(1, 30))
+def test_an_epoch_is_every_image_once_whatever_the_batch_size(seed: int, epoch: int, batch_size: int) -> None:
+    images, labels = gathered(batches(batch_size), seed, epoch)
+    assert sorted(labels.tolist()) == LABELS.tolist()
+    assert_close(images, normalize(PIXELS[labels], *STATISTICS))
+    assert labels.tolist() == gathered(batches(7), seed, epoch)[1].tolist()
+    assert len(list(batches(batch_size).epoch(seed, epoch))) == len(batches(batch_size))
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    orders = {tuple(gathered(batches(), seed, epoch)[1].tolist()) for seed in range(3) for epoch in range(3)}
+    assert len(orders) == 9
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 4, 5])
+def test_an_epoch_entered_late_goes_on_with_the_same_images(start: int) -> None:
+    images, labels = gathered(batches(augment=AUGMENT), 1, 2)
+    parts = list(batches(augment=AUGMENT).epoch(1, 2, start=start))
+    assert len(parts) == 5 - start
+    for place, part in enumerate(parts, start=start):
+        assert_close(part.images, images[5 * place : 5 * place + 5], rtol=0, atol=0)
+        assert_close(part.labels, labels[5 * place : 5 * place + 5])
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3, 7])
+def test_ranks_share_the_global_batches_of_one_process(num_ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = list(batches(augment=AUGMENT).epoch(1, 2))
+    shares = []
+    for rank in range(num_ranks):
+        monkeypatch.setattr(distributed, "num_ranks", lambda: num_ranks)
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        shares.append(list(batches(augment=AUGMENT).epoch(1, 2)))
+    for batch, *parts in zip(whole, *shares, strict=True):
+        assert {part.size for part in parts} == {len(batch.labels)}
+        assert_close(torch.cat([part.images for part in parts]), batch.images, rtol=0, atol=0)
+        assert_close(torch.cat([part.labels for part in parts]), batch.labels)
+        assert max(len(part.labels) for part in parts) - min(len(part.labels) for part in parts) <= 1
+
+
+def test_only_the_rows_asked_for_are_seen() -> None:
+    labels = gathered(batches(rows=torch.tensor([3, 1, 20])), 0, 0)[1]
+    assert sorted(labels.tolist()) == [1, 3, 20]
+
+
+def test_floating_images_are_used_as_they_are() -> None:
+    images = torch.randn(9, 4, dtype=torch.float64)
+    parts = list(Batches(images, torch.arange(9), batch_size=4))
+    assert_close(torch.cat([part.images for part in parts]), images, rtol=0, atol=0)
+
+
+def test_flip_mirrors_half_of_the_images() -> None:
+    drawn = Flip().draw(2000, torch.Generator().manual_seed(0))
+    assert 900 < int(drawn.sum()) < 1100
+    flipped = Flip().apply(PIXELS, drawn[:23])
+    for before, after, mirrored in zip(PIXELS, flipped, drawn, strict=False):
+        assert_close(after, before.flip(-1) if mirrored else before)
+
+
+def test_shift_moves_an_image_and_fills_with_black() -> None:
+    shift = Shift(2)
+    drawn = shift.draw(2000, torch.Generator().manual_seed(0))
+    assert sorted(set(map(tuple, drawn.tolist()))) == [(row, column) for row in range(5) for column in range(5)]
+    moved = shift.apply(PIXELS, drawn[:23])
+    for before, after, (top, left) in zip(PIXELS, moved, drawn.tolist(), strict=False):
+        expected = torch.zeros_like(before)
+        for row in range(6):
+            for column in range(5):
+                if 0 <= row + top - 2 < 6 and 0 <= column + left - 2 < 5:
+                    expected[:, row, column] = before[:, row + top - 2, column + left - 2]
+        assert_close(after, expected)
+
+
+def test_images_that_are_not_shuffled_are_changed_in_order() -> None:
+    parts = list(batches(augment=AUGMENT).epoch(1, 2, shuffle=False))
+    assert torch.equal(torch.cat([part.labels for part in parts]), LABELS)
+    images = PIXELS
+    for place, transform in enumerate(AUGMENT):
+        images = transform.apply(images, transform.draw(23, generator(1, "augment", place, 2)))
+    assert_close(torch.cat([part.images for part in parts]), normalize(images, *STATISTICS))
+
+
+def test_making_a_batch_leaves_the_images_as_they_are() -> None:
+    before = PIXELS.clone()
+    gathered(batches(augment=AUGMENT), 0, 0)
+    assert_close(PIXELS, before)
+
+
+@given(
+    st.lists(st.integers(0, 3), min_size=1, max_size=60),
+    st.sampled_from([0.0, 0.1, 0.3, 0.9]),
+    st.integers(0, 3),
+)
+def test_a_split_is_a_partition_with_the_same_share_of_each_class(labels: list[int], share: float, seed: int) -> None:
+    train, kept = split_validation(torch.tensor(labels), share, seed)
+    assert sorted(train.tolist() + kept.tolist()) == list(range(len(labels)))
+    for label in set(labels):
+        total = labels.count(label)
+        aside = sum(labels[row] == label for row in kept.tolist())
+        assert aside == min(round(share * total), total - 1)
+
+
+def test_a_split_follows_from_the_seed() -> None:
+    labels = torch.zeros(100, dtype=torch.int64)
+    same = [split_validation(labels, 0.2, 5)[1].tolist() for _ in range(2)]
+    assert same[0] == same[1] != split_validation(labels, 0.2, 6)[1].tolist()
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "options", "message"),
+    [
+        (PIXELS, LABELS[:3], {}, "expected images (N, …) and labels (N,), got (23, 3, 6, 5) and (3,)"),
+        (PIXELS, LABELS.float(), {}, "labels must be int64, got torch.float32"),
+        (PIXELS[:, 0], LABELS, {}, "uint8 images must be (N, C, H, W), got (23, 6, 5)"),
+        (PIXELS.int(), LABELS, {}, "images must be uint8 or of a floating dtype, got torch.int32"),
+        (
+            PIXELS.float(),
+            LABELS,
+            {"augment": [Flip()]},
+            "images must be uint8 to be augmented or whitened, got torch.float32",
+        ),
+        (PIXELS, LABELS, {"batch_size": 0}, "batch_size must be at least 1, got 0"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(
+    images: Tensor, labels: Tensor, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UserError) as refusal:
+        Batches(images, labels, **options)  # type: ignore[arg-type]
+    assert str(refusal.value) == message
+
+
+@pytest.mark.parametrize(("num_parts", "lengths"), [(1, [7]), (2, [4, 3]), (3, [3, 2, 2]), (9, [1] * 7)])
+def test_the_parts_of_a_batch_have_its_images_labels_and_targets_in_order(num_parts: int, lengths: list[int]) -> None:
+    batch = Batch(torch.randn(7, 5), torch.arange(7), torch.rand(7, 3), size=20)
+    parts = batch.split(num_parts)
+    assert [len(part.labels) for part in parts] == lengths
+    for column in ("images", "labels", "target"):
+        assert torch.equal(torch.cat([getattr(part, column) for part in parts]), getattr(batch, column))
+    assert {part.size for part in parts} == {20}

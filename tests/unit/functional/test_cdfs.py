@@ -1,0 +1,119 @@
+"""Rules of fcnet.functional.cdfs and of the sigmoid beside them; mpmath is the oracle."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import mpmath
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
+
+import fcnet.functional as F
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Link = Callable[[Tensor], Tensor]
+
+LINKS: dict[str, Link] = {"logistic": F.sigmoid, "normal": F.normal_cdf, "cauchy": F.cauchy_cdf}
+TRUTHS: dict[str, Callable[[mpmath.mpf], mpmath.mpf]] = {
+    "logistic": lambda u: 1 / (1 + mpmath.exp(-u)),
+    "normal": lambda u: mpmath.erfc(-max(min(u, 999), -999) / mpmath.sqrt(2)) / 2,  # 0 or 1 beyond
+    "cauchy": lambda u: mpmath.acot(-u) / mpmath.pi if u < 0 else 1 - mpmath.acot(u) / mpmath.pi if u else 0.5,
+}
+DENSITIES: dict[str, Callable[[mpmath.mpf], mpmath.mpf]] = {
+    "logistic": lambda u: 1 / (2 + mpmath.exp(u) + mpmath.exp(-u)),
+    "normal": mpmath.npdf,
+    "cauchy": lambda u: 1 / (mpmath.pi * (1 + u * u)),
+}
+DTYPES = [torch.float32, torch.float64]
+every_link = pytest.mark.parametrize("name", LINKS)
+
+
+def whole_range(dtype: torch.dtype) -> Tensor:
+    """Scores of either sign from the smallest number of a dtype to its largest, dense where the links bend, and 0."""
+    ends = torch.finfo(dtype)
+    powers = torch.arange(math.log2(ends.tiny) - 20, math.log2(ends.max), 3.7, dtype=torch.float64)
+    largest = torch.tensor([ends.max], dtype=torch.float64)
+    sizes = torch.cat([powers.exp2(), torch.linspace(0.05, 45.0, 300, dtype=torch.float64), largest])
+    return torch.cat([-sizes.flip(0), torch.zeros(1), sizes]).to(dtype)
+
+
+@every_link
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_value_and_slope_are_exact_over_the_whole_range(name: str, dtype: torch.dtype) -> None:
+    u = whole_range(dtype).requires_grad_()
+    value = LINKS[name](u)
+    (slope,) = torch.autograd.grad(value.sum(), u)
+    finfo = torch.finfo(dtype)
+    with mpmath.workdps(50):
+        for result, truth in ((value, TRUTHS[name]), (slope, DENSITIES[name])):
+            for x, y in zip(u.tolist(), result.tolist(), strict=True):
+                true = truth(mpmath.mpf(x))
+                # a last digit of u moves a value on e^(−u²/2) by u², and one on e^(−|u|) by |u|, of its last digits
+                digits = {"logistic": 4 + min(abs(x), 1e6), "normal": 4 + 2 * min(x * x, 1e6), "cauchy": 8}[name]
+                assert abs(y - true) <= digits * finfo.eps * true + 4 * finfo.smallest_normal * finfo.eps, (x, y, true)
+
+
+@every_link
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.bfloat16, torch.float16], ids=str)
+def test_s_rises_from_0_to_1_through_a_half(name: str, dtype: torch.dtype) -> None:
+    s = LINKS[name]
+    u = torch.cat([torch.tensor([-math.inf]), whole_range(torch.float32), torch.tensor([math.inf])]).to(dtype)
+    values = s(u.sort().values)
+    assert values.dtype == dtype
+    assert (values.diff() >= 0).all()
+    assert (values[0].item(), values[-1].item(), s(torch.zeros((), dtype=dtype)).item()) == (0.0, 1.0, 0.5)
+    near = s(torch.linspace(-3.0, 3.0, 20, dtype=dtype))
+    assert (near.diff() > 0).all()
+
+
+@every_link
+@given(st.floats(allow_nan=False))
+def test_the_other_class_has_the_other_score(name: str, score: float) -> None:
+    u = torch.tensor(score, dtype=torch.float64)
+    assert_close(LINKS[name](-u), 1.0 - LINKS[name](u), rtol=0, atol=1e-15)
+
+
+@every_link
+def test_nan_stays_and_infinity_has_no_slope(name: str) -> None:
+    u = torch.tensor([math.nan, -math.inf, math.inf], requires_grad=True)
+    values = LINKS[name](u)
+    (slope,) = torch.autograd.grad(values[1:].sum(), u)
+    assert values.isnan().tolist() == [True, False, False]
+    assert slope[1:].tolist() == [0.0, 0.0]
+
+
+def test_the_tails_are_in_the_order_of_their_weight() -> None:
+    u = torch.tensor([-8.0, -30.0])
+    normal, logistic, cauchy = F.normal_cdf(u), F.sigmoid(u), F.cauchy_cdf(u)
+    assert (normal < logistic).all()
+    assert (logistic < cauchy).all()
+
+
+@given(st.floats(-30.0, 30.0))
+def test_the_logistic_log_odds_alone_are_the_score(score: float) -> None:
+    u = torch.tensor(score, dtype=torch.float64)
+    assert_close((F.sigmoid(u) / F.sigmoid(-u)).log(), u, rtol=1e-13, atol=1e-15)
+    if abs(score) > 0.1:
+        for s in (F.normal_cdf, F.cauchy_cdf):
+            assert abs((s(u) / s(-u)).log() - u) > 0.01 * abs(score)
+
+
+@pytest.mark.parametrize(("name", "convex"), [("logistic", True), ("normal", True), ("cauchy", False)])
+def test_the_log_loss_is_convex_in_the_score_but_for_the_heavy_tails(name: str, convex: bool) -> None:
+    """A chord must lie above: between a right and a very wrong score the Cauchy log-loss runs above its chord."""
+
+    def cost(score: float) -> float:
+        return -LINKS[name](torch.tensor(score, dtype=torch.float64)).log().item()
+
+    grid = [0.5 * step for step in range(-40, 41)]
+    below = [0.5 * (cost(a) + cost(b)) - cost(0.5 * (a + b)) for a in grid for b in grid]
+    assert (min(below) > -1e-12) == convex
+    if not convex:
+        assert 0.5 * (cost(-20.0) + cost(0.0)) - cost(-10.0) < -0.5

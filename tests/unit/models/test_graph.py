@@ -1,0 +1,136 @@
+"""Rules of fcnet.models.graph: layers are one graph among many, and any of them is a network with masked weights."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import fcnet
+from fcnet.losses import CrossEntropy
+from fcnet.models.graph import Graph
+from fcnet.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def layered(widths: list[int]) -> tuple[list[tuple[int, int]], list[int]]:
+    """Every node of a layer to every node of the next, in the order of W[l]'s rows; and the last layer."""
+    ends = list(itertools.accumulate(widths, initial=0))
+    layers = [list(range(start, end)) for start, end in itertools.pairwise(ends)]
+    return [(i, j) for below, above in itertools.pairwise(layers) for j in above for i in below], layers[-1]
+
+
+def gradients(model: torch.nn.Module, x: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
+    loss = CrossEntropy()(model(x), labels)
+    return loss, list(torch.autograd.grad(loss, list(model.parameters())))
+
+
+@pytest.mark.parametrize("num_classes", [2, 4])
+@pytest.mark.parametrize("activation", ["sigmoid", "relu", "gelu"])
+def test_a_graph_of_layers_is_the_mlp_with_its_gradients(num_classes: int, activation: str) -> None:
+    draws = torch.Generator().manual_seed(0)
+    mlp = fcnet.MLP(3, (5, 4), num_classes, activation=activation, generator=draws).double()  # type: ignore[arg-type]
+    edges, outputs = layered([3, 5, 4, 1 if num_classes == 2 else num_classes])
+    graph = Graph(3, edges, outputs, activation=activation).double()  # type: ignore[arg-type]
+    with torch.no_grad():
+        for layer in mlp.dense_layers():
+            layer.bias.normal_(generator=draws)  # type: ignore[union-attr]
+        graph.weight.copy_(torch.cat([layer.weight.flatten() for layer in mlp.dense_layers()]))
+        graph.bias.copy_(torch.cat([layer.bias for layer in mlp.dense_layers()]))  # type: ignore[misc]
+    x, labels = torch.randn(6, 3, dtype=torch.float64, generator=draws), torch.arange(6) % num_classes
+    assert_close(graph(x), mlp(x), rtol=1e-14, atol=1e-15)
+    (loss, (weight, bias)), (expected, by_layer) = gradients(graph, x, labels), gradients(mlp, x, labels)
+    assert_close(loss, expected, rtol=1e-14, atol=0)
+    assert_close(weight, torch.cat([part.flatten() for part in by_layer[::2]]), rtol=1e-12, atol=1e-15)
+    assert_close(bias, torch.cat(by_layer[1::2]), rtol=1e-12, atol=1e-15)
+
+
+def test_a_graph_with_skips_is_an_mlp_whose_weights_are_masked() -> None:
+    # Inputs 0, 1, 2; 3 and 4 hear inputs; 5 hears 3, 4 and the input 0; 6, the output, hears 5, 3 and the input 2.
+    edges = [(0, 3), (1, 3), (1, 4), (2, 4), (3, 5), (4, 5), (0, 5), (5, 6), (3, 6), (2, 6)]
+    draws = torch.Generator().manual_seed(1)
+    graph = Graph(3, edges, [6], generator=draws).double()
+    with torch.no_grad():
+        graph.bias.normal_(generator=draws)
+    # Layers of all nodes so far: what is not negative goes through a ReLU with weight 1 as it is.
+    layers, before = [[3, 4], [5], [6]], [0, 1, 2]
+    mlp = fcnet.MLP(3, (5, 6), 2).double()
+    masks = []
+    for nodes, layer in zip(layers, mlp.dense_layers(), strict=True):
+        kept = before if nodes != [6] else []
+        weight, bias = torch.zeros_like(layer.weight), torch.zeros(len(kept) + len(nodes), dtype=torch.float64)
+        mask = torch.zeros_like(weight, dtype=torch.bool)
+        weight[: len(kept), : len(kept)] = torch.eye(len(kept), dtype=torch.float64)
+        for row, j in enumerate(nodes, start=len(kept)):
+            bias[row] = graph.bias[j - 3]
+            for place, (i, to) in enumerate(edges):
+                if to == j:
+                    weight[row, before.index(i)] = graph.weight[place]
+                    mask[row, before.index(i)] = True
+        with torch.no_grad():
+            layer.weight.copy_(weight)
+            layer.bias.copy_(bias)  # type: ignore[union-attr]
+        masks.append(mask)
+        before = kept + nodes
+    x, labels = torch.rand(50, 3, dtype=torch.float64, generator=draws), torch.arange(50) % 2
+    assert_close(graph(x), mlp(x), rtol=1e-13, atol=1e-15)
+    (_, (weight, _)), (_, by_layer) = gradients(graph, x, labels), gradients(mlp, x, labels)
+    through_masks = torch.cat([gradient[mask] for gradient, mask in zip(by_layer[::2], masks, strict=True)])
+    assert int(sum(mask.sum() for mask in masks)) == len(edges)
+    assert_close(through_masks.sort().values, weight.sort().values, rtol=1e-12, atol=1e-15)
+
+
+def test_a_graph_learns_what_no_layer_alone_can() -> None:
+    # Exclusive or, by one hidden neuron and a way past it: a network of layers needs two.
+    x = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]).repeat(32, 1)
+    labels = (x[:, 0] != x[:, 1]).long()
+    graph = Graph(
+        2,
+        [(0, 2), (1, 2), (0, 3), (1, 3), (2, 3)],
+        [3],
+        activation="sigmoid",
+        generator=torch.Generator().manual_seed(0),
+    )
+    algorithm = fcnet.GradientDescent(torch.optim.Adam(graph.parameters(), lr=0.1), epochs=150)
+    records = list(fcnet.fit(graph, (x, labels), algorithm, seed=0))
+    assert records[-1].train_accuracy == 1.0
+    with torch.no_grad():
+        graph.weight[4] = 0.0  # without the hidden neuron it is logistic regression
+    assert ((graph(x) > 0).long() != labels).float().mean() >= 0.25
+
+
+def test_the_order_of_numbers_is_free_and_the_same_generator_gives_the_same_weights() -> None:
+    first, second = (
+        Graph(1, [(3, 2), (0, 3), (2, 1)], [1], generator=torch.Generator().manual_seed(0)) for _ in range(2)
+    )
+    assert first.order == [3, 2, 1]
+    assert torch.equal(first.weight, second.weight)
+    with torch.no_grad():
+        first.weight.copy_(torch.tensor([2.0, 3.0, -5.0]))
+    assert first(torch.tensor([[1.0], [-1.0]])).tolist() == [-30.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("edges", "outputs", "message"),
+    [
+        ([(0, 2), (2, 3), (3, 2)], [3], r"edges must not go round, got (2 → 3 → 2|3 → 2 → 3)"),
+        ([(0, 2), (2, 2)], [2], "edges must not go round, got 2 → 2"),
+        ([(0, 1)], [1], r"edges must lead from a node 0, 1, … to a neuron from 2 on, got \(0, 1\)"),
+        ([(-1, 2)], [2], r"edges must lead from a node 0, 1, … to a neuron from 2 on, got \(-1, 2\)"),
+        ([(0, 2), (3, 2)], [2], "an edge must lead to every neuron from 2 on, got none to 3"),
+        ([(0, 4)], [4], "an edge must lead to every neuron from 2 on, got none to 2"),
+        ([(0, 2)], [1], r"outputs must be neurons that an edge leads to, got \[1\]"),
+        ([(0, 2)], [], "outputs must be neurons that an edge leads to, got none"),
+        ([], [2], "an edge must lead to every neuron from 2 on, got none to 2"),
+    ],
+)
+def test_what_is_no_feedforward_graph_is_refused(
+    edges: list[tuple[int, int]], outputs: list[int], message: str
+) -> None:
+    with pytest.raises(UserError, match=f"^{message}$"):
+        Graph(2, edges, outputs)

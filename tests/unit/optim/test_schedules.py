@@ -1,0 +1,74 @@
+"""Rules of fcnet.optim.schedules."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fcnet.optim.schedules import constant, cosine, linear, one_cycle, steps, warmed_up
+
+
+@given(st.integers(1, 1000))
+def test_cosine_falls_from_1_to_0(num_steps: int) -> None:
+    schedule = cosine(num_steps)
+    factors = [schedule(step) for step in range(num_steps + 1)]
+    assert factors[0] == 1.0
+    assert factors[-1] == pytest.approx(0.0, abs=1e-12)
+    assert all(before > after for before, after in itertools.pairwise(factors))
+
+
+def test_cosine_is_torchs() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.5)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
+    ours = cosine(20)
+    for step in range(20):
+        assert 0.5 * ours(step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        optimizer.step()
+        theirs.step()
+
+
+def test_linear_falls_evenly_and_stays_at_0() -> None:
+    assert [linear(5)(step) for step in range(7)] == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2, 0.0, 0.0])
+
+
+def test_warmup_rises_evenly_and_then_leaves_the_schedule_alone() -> None:
+    ramp = [warmed_up(constant(), 4)(step) for step in range(6)]
+    assert ramp == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    assert [warmed_up(cosine(20), 4)(step) for step in range(4, 20)] == [cosine(20)(step) for step in range(4, 20)]
+
+
+@pytest.mark.parametrize("num_steps", [20, 21, 100, 1000])
+def test_one_cycle_is_torchs(num_steps: int) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.5, total_steps=num_steps, cycle_momentum=False)
+    ours = one_cycle(num_steps)
+    for step in range(num_steps):
+        assert 0.5 * ours(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        if step < num_steps - 1:
+            theirs.step()
+
+
+@given(st.integers(1, 500))
+def test_one_cycle_rises_once_and_falls_once_to_almost_0(num_steps: int) -> None:
+    factors = [one_cycle(num_steps)(step) for step in range(num_steps + 2)]
+    peak = factors.index(max(factors))
+    assert all(0.0 < factor <= 1.0 for factor in factors)
+    assert factors[: peak + 1] == sorted(factors[: peak + 1])
+    assert factors[peak:] == sorted(factors[peak:], reverse=True)
+    assert factors[-1] == pytest.approx(4e-6)
+
+
+def test_steps_are_torchs() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[3, 7, 8], gamma=0.3)
+    ours = steps([3, 7, 8], 0.3)
+    for step in range(12):
+        assert 0.5 * ours(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+        optimizer.step()
+        theirs.step()

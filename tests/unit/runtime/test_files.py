@@ -1,0 +1,319 @@
+"""Rules of fcnet.runtime.files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fcnet.runtime.errors import UserError
+from fcnet.runtime.files import read_sealed, read_sealed_facts, replacing, sha256, write_sealed, write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FACTS: dict[str, Any] = {"format": 1, "classes": ["cat", "köttur", "猫"], "mean": [0.1, 1e-300], "none": None}
+TENSORS = {"weight": torch.arange(6.0).view(2, 3), "bias": torch.tensor([1.5])}
+DTYPES = [
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.bool),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+]
+
+
+def names(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir()}
+
+
+def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert tensor.dtype == theirs[name].dtype, name
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def test_text_is_written_as_utf_8_and_replaced_whole(tmp_path: Path) -> None:
+    file = tmp_path / "file.txt"
+    write_text(file, "a long first text\r\n")
+    assert file.read_bytes() == b"a long first text\r\n"
+    write_text(file, "žluť\n")
+    assert file.read_bytes() == b"\xc5\xbelu\xc5\xa5\n"
+    assert names(tmp_path) == {"file.txt"}
+
+
+def test_until_the_block_ends_the_old_bytes_stand(tmp_path: Path) -> None:
+    file = tmp_path / "file.txt"
+    write_text(file, "old")
+    with replacing(file) as sibling:
+        assert sibling.parent == tmp_path
+        assert sibling.read_bytes() == b""
+        sibling.write_text("new")
+        assert file.read_text() == "old"
+    assert file.read_text() == "new"
+
+
+def fail_half_way(file: Path, error: BaseException) -> None:
+    with replacing(file) as sibling:
+        sibling.write_text("half of the n")
+        raise error
+
+
+@pytest.mark.parametrize("error", [OSError("the disk is full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_block_that_fails_changes_nothing_and_leaves_nothing(
+    error: BaseException, there: bool, tmp_path: Path
+) -> None:
+    file = tmp_path / "file.txt"
+    if there:
+        write_text(file, "old")
+    with pytest.raises(type(error)):
+        fail_half_way(file, error)
+    assert names(tmp_path) == ({"file.txt"} if there else set())
+    assert not there or file.read_text() == "old"
+
+
+def test_text_that_utf_8_cannot_hold_leaves_the_old_file(tmp_path: Path) -> None:
+    write_text(tmp_path / "file.txt", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "file.txt", "\ud800")
+    assert (tmp_path / "file.txt").read_text() == "old"
+    assert names(tmp_path) == {"file.txt"}
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_name_and_the_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file.txt"
+    seen: list[tuple[Path, bool]] = []
+
+    def fsync(handle: int) -> None:
+        seen.append((Path(f"/proc/self/fd/{handle}").readlink(), file.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with replacing(file) as sibling:
+        sibling.write_text("new")
+    assert seen == [(sibling, False), (tmp_path, True)]
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600), (0o000, 0o666)])
+def test_permissions_are_those_of_a_new_file(mask: int, mode: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        write_text(tmp_path / "file.txt", "text")
+        write_sealed(tmp_path / "pair", TENSORS, FACTS)
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {mode}
+
+
+def test_the_checksum_is_that_of_the_bytes(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    assert sha256(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_tensors_of_every_dtype_and_shape_come_back_to_the_bit(dtype: torch.dtype, tmp_path: Path) -> None:
+    values = torch.randint(0, 256, (5, 6, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    cube = (values % 2).bool() if dtype == torch.bool else values.view(dtype)
+    if dtype.is_floating_point or dtype.is_complex:
+        cube = torch.nan_to_num(cube)
+    tensors = {
+        "cube": cube,
+        "scalar": cube[0, 0, 0],
+        "empty": cube[:0],
+        "part": cube[1:3, 2:, :1],
+        "transposed": cube.mT,
+        "expanded": cube[:1, :1].expand(4, 3, -1),
+        "strided": cube[::2, ::3],
+    }
+    write_sealed(tmp_path / "pair", tensors, {})
+    assert_same(read_sealed(tmp_path / "pair")[0], tensors)
+
+
+def test_infinities_and_nan_come_back_to_the_bit(tmp_path: Path) -> None:
+    bits = torch.tensor([0x7F800000, 0x7FC00001, 0x7FABCDEF, -0x80000000, 1], dtype=torch.int32)
+    write_sealed(tmp_path / "pair", {"x": bits.view(torch.float32)}, {})
+    assert torch.equal(read_sealed(tmp_path / "pair")[0]["x"].view(torch.int32), bits)
+
+
+def test_no_tensors_come_back_as_none(tmp_path: Path) -> None:
+    write_sealed(tmp_path / "pair", {}, FACTS)
+    assert read_sealed(tmp_path / "pair")[0] == {}
+
+
+def test_tensors_may_share_memory(tmp_path: Path) -> None:
+    whole = torch.arange(12.0)
+    tensors = {
+        "again": whole,
+        "first": whole,
+        "half": whole[:6],
+        "overlapping": whole[3:9],
+        "turned": whole.view(3, 4).T,
+        "parameter": torch.nn.Parameter(whole),
+        "conjugate": torch.complex(whole, whole).conj(),
+        "negative": torch.complex(whole, whole).conj().imag[1:2],
+    }
+    write_sealed(tmp_path / "pair", tensors, {})
+    assert_same(read_sealed(tmp_path / "pair")[0], {name: tensor.detach() for name, tensor in tensors.items()})
+
+
+def test_tensors_are_copied_only_where_memory_is_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory: dict[str, int] = {}
+
+    def seen(tensors: dict[str, Tensor], path: Path) -> None:
+        memory.update({name: tensor.data_ptr() for name, tensor in tensors.items()})
+
+    monkeypatch.setattr("safetensors.torch.save_file", seen)
+    one, two = torch.zeros(3), torch.zeros(3)
+    write_sealed(tmp_path / "pair", {"one": one, "two": two, "again": one}, {})
+    assert (memory["one"], memory["two"]) == (one.data_ptr(), two.data_ptr())
+    assert memory["again"] != one.data_ptr()
+
+
+def test_facts_come_back_as_they_were(tmp_path: Path) -> None:
+    write_sealed(tmp_path / "pair", TENSORS, FACTS)
+    facts = read_sealed_facts(tmp_path / "pair")
+    assert {key: facts[key] for key in FACTS} == FACTS
+    assert read_sealed(tmp_path / "pair")[1] == facts
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"checksum": "mine"},
+        {"checksum": "0" * 64},
+        {"checksum": "0" * 64, "tensors": 3, "last": 1},
+        {"source": {"checksum": "0" * 64}},
+        {"source": {"checksum": "a" * 64}},
+        {"text": f'"checksum": "{"0" * 64}"\n}}\n'},
+    ],
+)
+def test_facts_may_hold_checksums_of_their_own(facts: dict[str, Any], tmp_path: Path) -> None:
+    write_sealed(tmp_path / "pair", TENSORS, facts)
+    tensors, back = read_sealed(tmp_path / "pair")
+    assert_same(tensors, TENSORS)
+    assert {key: back[key] for key in facts if key not in {"checksum", "tensors"}} == {
+        key: value for key, value in facts.items() if key not in {"checksum", "tensors"}
+    }
+
+
+def test_what_was_read_can_be_written_again(tmp_path: Path) -> None:
+    write_sealed(tmp_path / "one", TENSORS, FACTS)
+    write_sealed(tmp_path / "two", *read_sealed(tmp_path / "one"))
+    assert_same(read_sealed(tmp_path / "two")[0], TENSORS)
+    assert read_sealed(tmp_path / "two")[1]["tensors"]["file"] == "two.safetensors"
+
+
+def test_the_files_are_what_others_read(tmp_path: Path) -> None:
+    write_sealed(tmp_path / "pair", TENSORS, FACTS)
+    assert names(tmp_path) == {"pair.safetensors", "pair.json"}
+    assert_same(load_file(tmp_path / "pair.safetensors"), TENSORS)
+    facts = json.loads((tmp_path / "pair.json").read_text(encoding="utf-8"))
+    checksum = facts["checksum"]
+    assert facts == FACTS | {
+        "tensors": {
+            "file": "pair.safetensors",
+            "sha256": hashlib.sha256((tmp_path / "pair.safetensors").read_bytes()).hexdigest(),
+        },
+        "checksum": checksum,
+    }
+    zeroed = (tmp_path / "pair.json").read_bytes().replace(checksum.encode(), b"0" * 64)
+    assert hashlib.sha256(zeroed).hexdigest() == checksum
+
+
+@pytest.mark.parametrize("facts", [{"loss": float("nan")}, {"text": "\ud800"}, {"file": Path()}])
+def test_facts_that_json_cannot_hold_leave_the_old_pair(facts: dict[str, Any], tmp_path: Path) -> None:
+    write_sealed(tmp_path / "pair", TENSORS, FACTS)
+    with pytest.raises((ValueError, TypeError)):
+        write_sealed(tmp_path / "pair", {"other": torch.zeros(3)}, facts)
+    assert_same(read_sealed(tmp_path / "pair")[0], TENSORS)
+    assert names(tmp_path) == {"pair.safetensors", "pair.json"}
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        write_sealed(Path(folder) / "pair", TENSORS, FACTS)
+        yield Path(folder) / "pair"
+
+
+def refusal(stem: Path, ending: str, content: bytes) -> str:
+    """What is said of the pair where one of its files holds something else."""
+    file = stem.with_suffix(ending)
+    whole = file.read_bytes()
+    file.write_bytes(content)
+    try:
+        with pytest.raises(UserError) as error:
+            read_sealed(stem)
+    finally:
+        file.write_bytes(whole)
+    return str(error.value)
+
+
+def damaged(stem: Path, ending: str) -> str:
+    written_in = {".json": "it", ".safetensors": "pair.json"}[ending]
+    return f"{stem.with_suffix(ending)} is damaged: its bytes do not have the checksum written in {written_in}"
+
+
+@pytest.mark.parametrize("ending", [".json", ".safetensors"])
+def test_one_changed_byte_is_refused_wherever_it_is(ending: str, pair: Path) -> None:
+    whole = pair.with_suffix(ending).read_bytes()
+    for place in range(len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << place % 8
+        assert refusal(pair, ending, bytes(changed)) == damaged(pair, ending), place
+
+
+@given(ending=st.sampled_from([".json", ".safetensors"]), data=st.data())
+def test_a_file_cut_off_or_drawn_out_or_exchanged_is_refused(ending: str, data: st.DataObject, pair: Path) -> None:
+    whole = pair.with_suffix(ending).read_bytes()
+    start = data.draw(st.integers(0, len(whole)))
+    stop = data.draw(st.integers(start, len(whole)))
+    changed = whole[:start] + data.draw(st.binary(max_size=8) | st.just(b"\n") | st.just(whole)) + whole[stop:]
+    if changed != whole:
+        assert refusal(pair, ending, changed) == damaged(pair, ending)
+
+
+@pytest.mark.parametrize("ending", [".json", ".safetensors"])
+def test_every_beginning_of_a_file_is_refused(ending: str, pair: Path) -> None:
+    whole = pair.with_suffix(ending).read_bytes()
+    for length in range(len(whole)):
+        assert refusal(pair, ending, whole[:length]) == damaged(pair, ending), length
+
+
+def test_the_tensors_of_another_pair_are_refused(pair: Path, tmp_path: Path) -> None:
+    write_sealed(tmp_path / "pair", {"weight": torch.zeros(2, 3), "bias": torch.zeros(1)}, FACTS)
+    other = (tmp_path / "pair.safetensors").read_bytes()
+    assert refusal(pair, ".safetensors", other) == damaged(pair, ".safetensors")
+
+
+@pytest.mark.parametrize("ending", [".json", ".safetensors"])
+def test_a_missing_file_is_named(ending: str, tmp_path: Path) -> None:
+    write_sealed(tmp_path / "pair", TENSORS, FACTS)
+    file = (tmp_path / "pair").with_suffix(ending)
+    file.unlink()
+    with pytest.raises(UserError) as error:
+        read_sealed(tmp_path / "pair")
+    assert str(error.value) == f"{file} is missing"
+
+
+def test_facts_are_read_without_their_tensors(tmp_path: Path) -> None:
+    write_sealed(tmp_path / "pair", TENSORS, FACTS)
+    (tmp_path / "pair.safetensors").unlink()
+    assert read_sealed_facts(tmp_path / "pair")["format"] == 1
+
+
+def test_a_name_with_dots_keeps_them(tmp_path: Path) -> None:
+    write_sealed(tmp_path / "step-1.5", TENSORS, FACTS)
+    assert names(tmp_path) == {"step-1.5.safetensors", "step-1.5.json"}
+    assert_same(read_sealed(tmp_path / "step-1.5")[0], TENSORS)

@@ -1,0 +1,60 @@
+"""Rules of fcnet.runtime.hardware."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fcnet.runtime import hardware
+from fcnet.runtime.hardware import num_processors, num_threads, processor_name
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LINES = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC  7B13\nmodel name\t: another\n"
+
+
+def test_the_processor_is_called_what_linux_calls_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "cpuinfo"
+    file.write_text(LINES)
+    monkeypatch.setattr(hardware, "_LINUX", file)
+    assert processor_name() == "AMD EPYC 7B13"
+
+
+@pytest.mark.parametrize("content", [None, "processor\t: 0\n"])
+def test_elsewhere_it_is_called_by_its_instructions(
+    content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "cpuinfo"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setattr(hardware, "_LINUX", file)
+    assert processor_name() == (platform.processor() or platform.machine())
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+def test_only_processors_that_may_be_used_count() -> None:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert num_processors() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+    assert num_processors() == len(before)
+
+
+@pytest.mark.parametrize(
+    ("said", "threads"),
+    [("1", 1), ("3", 3), ("8", 4), ("2,1", 2), (" 2 ", 2), ("", 4), ("0", 4), ("many", 4), ("-1", 4)],
+)
+def test_fewer_threads_are_taken_where_the_environment_says_so(
+    said: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "num_processors", lambda: 4)
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert num_threads() == threads
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert num_threads() == 4
