@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fcnet import data, diagnostics, evaluation, functional, losses, metrics, models, modules, optim
-    from fcnet.experiment.network import load
+    from fcnet.experiment.image_classifier import load
     from fcnet.models.mlp import MLP, LogisticRegression
     from fcnet.runtime.errors import NonFiniteError, UserError
     from fcnet.training.algorithm import GradientDescent
@@ -40,7 +40,7 @@ _HOMES = {
     "NonFiniteError": "fcnet.runtime.errors",
     "UserError": "fcnet.runtime.errors",
     "fit": "fcnet.training.loop",
-    "load": "fcnet.experiment.network",
+    "load": "fcnet.experiment.image_classifier",
 }
 
 

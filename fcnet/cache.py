@@ -13,46 +13,46 @@ from fcnet.runtime.errors import UserError
 if TYPE_CHECKING:
     import argparse
 
-    from fcnet.data.store.cleanup import Stored
+    from fcnet.data.store.cleanup import CachedStore
 
-_SECONDS_A_DAY = 86_400
+_SECONDS_PER_DAY = 86_400
 
 
 def main(arguments: list[str]) -> int:
     """Parses the flags, lists or removes stores, prints; returns the exit code."""
-    flags = _flags(arguments)
+    flags = _parse_flags(arguments)
     cache = cache_folder()
     if cache.exists() and not cache.is_dir():
         raise UserError(f"the cache (FCNET_CACHE) must be a folder, got the file {cache}")
     stores = list_stores(cache)
     if flags.clean is None:
-        for line in table(stores, time.time()):
-            cli.say(line)
-        cli.say(f"{_count(stores)} in {cache}")
+        for line in store_table(stores, time.time()):
+            cli.print_status(line)
+        cli.print_status(f"{_describe_stores(stores)} in {cache}")
         return 0
-    chosen = _chosen(stores, flags)
+    chosen = _select_stores(stores, flags)
     removed = [stored for stored in chosen if remove_store(stored)]
     for stored in chosen:
         if stored not in removed:
-            cli.say(f"{stored.name} is in use and stays")
-    cli.say(f"removed {_count(removed)} from {cache}")
+            cli.print_status(f"{stored.name} is in use and stays")
+    cli.print_status(f"removed {_describe_stores(removed)} from {cache}")
     return 0
 
 
-def table(stores: list[Stored], now: float) -> list[str]:
+def store_table(stores: list[CachedStore], now: float) -> list[str]:
     """The stores for a terminal, a line each under a heading; nothing where there is none."""
     width = max((len(stored.name) for stored in stores), default=0)
     lines = [f"{'store':{width}}       size      images  last used   made from"] if stores else []
     for stored in stores:
         remarks = "".join([" (unfinished)" * (not stored.finished), " (in use)" * stored.in_use])
         lines.append(
-            f"{stored.name:{width}}  {_size(stored.size_bytes):>9}  {stored.num_images:10,}  "
-            f"{_age(now - stored.used):10}  {stored.made_from or 'unknown'}{remarks}"
+            f"{stored.name:{width}}  {_format_size(stored.size_bytes):>9}  {stored.num_images:10,}  "
+            f"{_format_age(now - stored.last_used):10}  {stored.source or 'unknown'}{remarks}"
         )
     return lines
 
 
-def _flags(arguments: list[str]) -> argparse.Namespace:
+def _parse_flags(arguments: list[str]) -> argparse.Namespace:
     parser = cli.Parser("cache", "List the stores of decoded images, or remove some; they are made again when needed.")
     parser.add_argument("--clean", nargs="*", metavar="NAME", help="remove the stores of these names")
     parser.add_argument(
@@ -72,22 +72,22 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
     return flags
 
 
-def _chosen(stores: list[Stored], flags: argparse.Namespace) -> list[Stored]:
+def _select_stores(stores: list[CachedStore], flags: argparse.Namespace) -> list[CachedStore]:
     known = {stored.name for stored in stores}
     if unknown := [name for name in flags.clean if name not in known]:
         raise UserError(f"--clean must name stores of {cache_folder()}, got {', '.join(unknown)}")
     if flags.clean:
         return [stored for stored in stores if stored.name in flags.clean]
-    before = time.time() - (flags.older_than or 0.0) * _SECONDS_A_DAY
-    return [stored for stored in stores if flags.all or stored.used <= before]
+    before = time.time() - (flags.older_than or 0.0) * _SECONDS_PER_DAY
+    return [stored for stored in stores if flags.all or stored.last_used <= before]
 
 
-def _count(stores: list[Stored]) -> str:
-    size = _size(sum(stored.size_bytes for stored in stores))
+def _describe_stores(stores: list[CachedStore]) -> str:
+    size = _format_size(sum(stored.size_bytes for stored in stores))
     return f"{len(stores)} store{'s' * (len(stores) != 1)}, {size}"
 
 
-def _size(num_bytes: float) -> str:
+def _format_size(num_bytes: float) -> str:
     units = ["B", "kB", "MB", "GB", "TB"]
     while num_bytes >= 999.5 and len(units) > 1:
         num_bytes /= 1000
@@ -95,12 +95,12 @@ def _size(num_bytes: float) -> str:
     return f"{num_bytes:.0f} {units[0]}" if units[0] == "B" else f"{num_bytes:.1f} {units[0]}"
 
 
-def _age(seconds: float) -> str:
-    for unit, length in (("day", _SECONDS_A_DAY), ("hour", 3600), ("minute", 60)):
+def _format_age(seconds: float) -> str:
+    for unit, length in (("day", _SECONDS_PER_DAY), ("hour", 3600), ("minute", 60)):
         if (number := int(seconds / length)) >= 1:
             return f"{number} {unit}{'s' * (number > 1)}"
     return "just now"
 
 
 if __name__ == "__main__":
-    cli.command(main)
+    cli.run_command(main)

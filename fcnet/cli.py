@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fcnet.training.loop import Training
     from fcnet.training.records import EpochRecord
 
-_BAR_SECONDS = 0.25
+_BAR_INTERVAL = 0.25
 """Between two looks at a training's figures, for which a device is waited for."""
 
 
@@ -51,7 +51,7 @@ class Interrupted(BaseException):
         self.number = number
 
 
-def command(main: Callable[[list[str]], int]) -> NoReturn:
+def run_command(main: Callable[[list[str]], int]) -> NoReturn:
     """Runs a command and leaves with its exit code.
 
     0 when all is well; 2 and one line a mistake on standard error for a user's mistake, be it in
@@ -63,42 +63,42 @@ def command(main: Callable[[list[str]], int]) -> NoReturn:
         main: takes the arguments, returns the exit code.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+        signal.signal(number, _raise_interrupted)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:
-        _fall_silent()
+        _silence_stdout()
         code = 0
     except (UserError, OSError, MemoryError, RuntimeError) as error:
-        mistake = _mistake(error)
-        if mistake is None:
+        message = _user_error_message(error)
+        if message is None:
             raise
-        code = _refuse(mistake)
+        code = _print_error(message)
     except Interrupted as interrupted:
-        _refuse(f"stopped by {signal.Signals(interrupted.number).name}")
+        _print_error(f"stopped by {signal.Signals(interrupted.number).name}")
         code = 128 + interrupted.number
     raise SystemExit(code)
 
 
 @contextlib.contextmanager
-def deferred_signals() -> Iterator[Callable[[], int]]:
+def defer_signals() -> Iterator[Callable[[], int]]:
     """While open, SIGINT and SIGTERM only leave their number, so that a step is never cut in two.
 
     Yields:
         A function that gives the number of the signal that came, or 0.
     """
-    came = 0
+    received = 0
 
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal came
-        came = number
+    def record_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        received = number
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, record_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: came
+        yield lambda: received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -126,7 +126,7 @@ def choose_device(name: str) -> torch.device:
 
 
 @contextlib.contextmanager
-def joined_ranks(device: torch.device) -> Iterator[None]:
+def process_group(device: torch.device) -> Iterator[None]:
     """Joins the other processes where the launcher (`torchrun`) started several."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
@@ -138,75 +138,77 @@ def joined_ranks(device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def say(line: str) -> None:
+def print_status(line: str) -> None:
     """One line on standard output, from the first rank alone; nothing ends because nobody reads it any more."""
     if distributed.rank() == 0:
-        _say(line)
+        _print_line(line)
 
 
-def tell(line: str) -> None:
+def print_result(line: str) -> None:
     """One line of a command's answer on standard output; the command ends where nobody reads it any more."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
 @contextlib.contextmanager
-def decoding() -> Iterator[Callable[[int, int], None]]:
+def show_decoding() -> Iterator[Callable[[int, int], None]]:
     """Follows a store that is being made, if one is: a bar on a terminal, else one line once it is done.
 
     Yields:
         What is to be told how many of how many images are done. Of several ranks only the one that makes the
         store is told anything, so it is that one which says it.
     """
-    told: list[tuple[int, float]] = []
-    bars: list[tqdm[NoReturn]] = []
+    calls: list[tuple[int, float]] = []
+    progress_bars: list[tqdm[NoReturn]] = []
     terminal = sys.stderr.isatty()
     with contextlib.ExitStack() as stack:
 
         def progress(done: int, total: int) -> None:
-            if not bars:
+            if not progress_bars:
                 bar = tqdm(desc="decoding", unit=" images", total=total, initial=done, disable=not terminal)
-                bars.append(stack.enter_context(bar))
-            told.append((done, time.perf_counter()))
-            bars[0].update(done - bars[0].n)
+                progress_bars.append(stack.enter_context(bar))
+            calls.append((done, time.perf_counter()))
+            progress_bars[0].update(done - progress_bars[0].n)
 
         yield progress
-    if told and not terminal:
-        (before, began), (done, ended) = told[0], told[-1]
-        _say(f"decoded {done:,} images in {ended - began:.1f} s" + (f", {before:,} of them before" if before else ""))
+    if calls and not terminal:
+        (before, began), (done, ended) = calls[0], calls[-1]
+        _print_line(
+            f"decoded {done:,} images in {ended - began:.1f} s" + (f", {before:,} of them before" if before else "")
+        )
 
 
-def refuse(mistake: str) -> int:
+def print_error(message: str) -> int:
     """One line a mistake on standard error, from the first rank alone; the exit code."""
-    return _refuse(mistake) if distributed.rank() == 0 else 2
+    return _print_error(message) if distributed.rank() == 0 else 2
 
 
-def show(training: Training, events: Iterator[EpochRecord | None], *, lines: bool = True) -> None:
+def show_progress(training: Training, events: Iterator[EpochRecord | None], *, lines: bool = True) -> None:
     """Follows a training: a bar on a terminal, and one line an epoch.
 
     Args:
         training: what is under way; its figures are read only when the bar is drawn.
-        events: as `fcnet.experiment.runner.carry_out` gives them.
+        events: as `fcnet.experiment.runner.run_experiment` gives them.
         lines: whether each epoch is said.
     """
     shown = distributed.rank() == 0 and sys.stderr.isatty()
     form = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"  # fits into 80 columns
     with tqdm(
-        total=training.num_steps, initial=training.step, bar_format=form, disable=not shown, mininterval=_BAR_SECONDS
+        total=training.num_steps, initial=training.step, bar_format=form, disable=not shown, mininterval=_BAR_INTERVAL
     ) as bar:
         for record in events:
             if record is not None:
                 if lines:
-                    say(epoch_line(record, training.algorithm.epochs))
-            elif bar.update(training.step - bar.n) and distributed.num_ranks() == 1:
-                loss, accuracy = training.tally.read()
+                    print_status(format_epoch(record, training.algorithm.epochs))
+            elif bar.update(training.step - bar.n) and distributed.world_size() == 1:
+                loss, accuracy = training.metrics.compute()
                 if not math.isfinite(loss):
                     training.check()
-                speed = training.tally.images / max(training.seconds, 1e-9)
+                speed = training.metrics.num_images / max(training.seconds, 1e-9)
                 bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1%}, {speed:,.0f} images/s", refresh=False)
 
 
-def epoch_line(record: EpochRecord, epochs: int) -> str:
+def format_epoch(record: EpochRecord, epochs: int) -> str:
     """One epoch in one line."""
     kept = ""
     if record.validation_accuracy is not None:
@@ -218,43 +220,43 @@ def epoch_line(record: EpochRecord, epochs: int) -> str:
     )
 
 
-def percent(accuracy: float, interval: tuple[float, float]) -> str:
+def format_accuracy(accuracy: float, interval: tuple[float, float]) -> str:
     """An accuracy with its interval, as people read it."""
     low, high = interval
     return f"{accuracy:.2%} (95 % interval {low:.2%} to {high:.2%})"
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     try:
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
     except BrokenPipeError:
-        _fall_silent()
+        _silence_stdout()
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def _raise_interrupted(number: int, frame: FrameType | None) -> None:
     raise Interrupted(number)
 
 
-def _fall_silent() -> None:
+def _silence_stdout() -> None:
     """Sends what is still to be said nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
 
 
-def _mistake(error: Exception) -> str | None:
+def _user_error_message(error: Exception) -> str | None:
     """What the user can mend, a line each; None where the error is a bug of ours."""
     said = str(error)
     if isinstance(error, UserError):
         return said
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename is not None else None
-    if memory.ran_out(error):
+    if memory.is_out_of_memory(error):
         return f"the network, the data and a batch must fit in memory, got: {' '.join(said.split())}"
     return None
 
 
-def _refuse(message: str) -> int:
+def _print_error(message: str) -> int:
     sys.stderr.write(message.rstrip("\n") + "\n")
     return 2

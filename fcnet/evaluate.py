@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from fcnet import cli
 from fcnet.config.toml import load_config
-from fcnet.data.transforms.corruptions import STRENGTHS
+from fcnet.data.transforms.corruptions import SEVERITIES
 from fcnet.evaluation.classification import evaluate
-from fcnet.evaluation.corruption_robustness import evaluate_damaged, sample
-from fcnet.evaluation.dataset_shift import Shift, accuracy_shift, class_shift, pixel_shift
+from fcnet.evaluation.corruption_robustness import evaluate_corrupted, example_images
+from fcnet.evaluation.dataset_shift import DatasetShift, accuracy_shift, class_shift, pixel_shift
 from fcnet.experiment.build import test_data
-from fcnet.experiment.network import load
+from fcnet.experiment.image_classifier import load
 from fcnet.experiment.run_folder import Run
-from fcnet.metrics import class_figures
+from fcnet.metrics import class_metrics
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import write_bytes, write_text
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fcnet.data.batches import Batches
     from fcnet.evaluation.classification import Evaluation
     from fcnet.evaluation.corruption_robustness import Robustness
-    from fcnet.experiment.network import Network
+    from fcnet.experiment.image_classifier import ImageClassifier
 
 
 def main(arguments: list[str]) -> int:
@@ -46,23 +46,23 @@ def main(arguments: list[str]) -> int:
     if not run.started:
         raise UserError(f"{run.path} does not say what it was trained on: {run.config.name} is missing")
     data = load_config(run.config).data
-    with cli.decoding() as progress:
+    with cli.show_decoding() as progress:
         test = test_data(data, network, path=flags.data, device=device, progress=progress)
     result = evaluate(network.model, test)
-    shift = None if flags.data is None else _shift(run, network, test, result)
-    for line in table(result, network.classes):
-        cli.say(line)
-    for line in shift.words(network.classes) if shift else []:
-        cli.say(line)
-    facts = _facts(result, network.classes, flags.data)
-    facts["shift"] = shift.facts(network.classes) if shift else None
-    _write(run.path / "evaluation.json", facts)
+    shift = None if flags.data is None else _compute_shift(run, network, test, result)
+    for line in evaluation_table(result, network.classes):
+        cli.print_status(line)
+    for line in shift.describe(network.classes) if shift else []:
+        cli.print_status(line)
+    content = _to_dict(result, network.classes, flags.data)
+    content["shift"] = shift.to_dict(network.classes) if shift else None
+    _write_json(run.path / "evaluation.json", content)
     if flags.corruptions:
-        _damage(run, network, test, flags.data)
+        _evaluate_corruptions(run, network, test, flags.data)
     return 0
 
 
-def _shift(run: Run, network: Network, test: Batches, result: Evaluation) -> Shift:
+def _compute_shift(run: Run, network: ImageClassifier, test: Batches, result: Evaluation) -> DatasetShift:
     """How the images differ from the run's, as far as the run says what those were."""
     summary = run.summary() if run.finished else {}
     counts = summary.get("class_images")
@@ -70,66 +70,66 @@ def _shift(run: Run, network: Network, test: Batches, result: Evaluation) -> Shi
     if counts is not None:
         classes = class_shift([counts[name] for name in network.classes], list(map(sum, result.confusion)))
     if summary:
-        accuracy = accuracy_shift(result.hits, result.count, summary["test_accuracy"], summary["test_images"])
-    return Shift(classes, pixel_shift(test, network.mean, network.std), accuracy)
+        accuracy = accuracy_shift(result.num_correct, result.count, summary["test_accuracy"], summary["test_images"])
+    return DatasetShift(classes, pixel_shift(test, network.mean, network.std), accuracy)
 
 
-def _damage(run: Run, network: Network, test: Batches, data: Path | None) -> None:
+def _evaluate_corruptions(run: Run, network: ImageClassifier, test: Batches, data: Path | None) -> None:
     """Evaluates on damaged images; prints a table, and leaves it and its figure in the run's folder."""
-    from fcnet.figures.corruption import Panel, damage  # matplotlib takes long to import
-    from fcnet.figures.style import THEMES, saved, themed
+    from fcnet.figures.corruption import Panel, plot_corruptions  # matplotlib takes long to import
+    from fcnet.figures.style import THEMES, figure_bytes, use_theme
 
-    seen = evaluate_damaged(network, test)
-    cli.say("")
-    for line in damage_table(seen):
-        cli.say(line)
-    _write(run.path / "corruptions.json", {"data": None if data is None else str(data), **seen.facts()})
+    robustness = evaluate_corrupted(network, test)
+    cli.print_status("")
+    for line in corruption_table(robustness):
+        cli.print_status(line)
+    _write_json(run.path / "corruptions.json", {"data": None if data is None else str(data), **robustness.to_dict()})
     panels = [
         Panel(
             kind,
-            sample(test, kind, seed=seen.seed),
-            [each.accuracy for each in (seen.clean, *row)],
-            [each.interval for each in (seen.clean, *row)],
+            example_images(test, kind, seed=robustness.seed),
+            [each.accuracy for each in (robustness.clean, *row)],
+            [each.interval for each in (robustness.clean, *row)],
         )
-        for kind, row in seen.damaged.items()
+        for kind, row in robustness.corrupted.items()
     ]
     for theme in THEMES:
-        with themed(theme):
-            files = saved(damage(panels, 1.0 / len(network.classes)))
+        with use_theme(theme):
+            files = figure_bytes(plot_corruptions(panels, 1.0 / len(network.classes)))
         for form, content in files.items():
             file = run.path / f"corruptions-{theme.name}.{form}"
             write_bytes(file, content)
-            cli.say(f"written to {file}")
+            cli.print_status(f"written to {file}")
 
 
-def damage_table(seen: Robustness) -> list[str]:
+def corruption_table(robustness: Robustness) -> list[str]:
     """Accuracies on damaged images for a terminal: a row a kind, a column a strength."""
-    width = max(map(len, (*seen.damaged, "as they are")))
-    heads = "".join(f"{strength:>8}" for strength in STRENGTHS)
+    width = max(map(len, (*robustness.corrupted, "as they are")))
+    heads = "".join(f"{strength:>8}" for strength in SEVERITIES)
     lines = [f"{'accuracy at':{width}}{heads}    mean"]
-    for kind, row in seen.damaged.items():
+    for kind, row in robustness.corrupted.items():
         cells = "".join(f"{each.accuracy:>8.1%}" for each in row)
-        lines.append(f"{kind:{width}}{cells}{seen.mean(kind):>8.1%}")
-    blank = " " * 8 * len(STRENGTHS)
-    lines.append(f"{'all':{width}}{blank}{seen.mean_accuracy:>8.1%}")
-    lines.append(f"{'as they are':{width}}{blank}{seen.clean.accuracy:>8.1%}")
+        lines.append(f"{kind:{width}}{cells}{robustness.mean(kind):>8.1%}")
+    blank = " " * 8 * len(SEVERITIES)
+    lines.append(f"{'all':{width}}{blank}{robustness.mean_accuracy:>8.1%}")
+    lines.append(f"{'as they are':{width}}{blank}{robustness.clean.accuracy:>8.1%}")
     return lines
 
 
-def _write(file: Path, facts: dict[str, Any]) -> None:
-    write_text(file, json.dumps(facts, indent=2) + "\n")
-    cli.say(f"written to {file}")
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    write_text(file, json.dumps(content, indent=2) + "\n")
+    cli.print_status(f"written to {file}")
 
 
-def table(result: Evaluation, classes: Sequence[str]) -> list[str]:
+def evaluation_table(result: Evaluation, classes: Sequence[str]) -> list[str]:
     """The evaluation for a terminal: overall, by class, and who is taken for whom."""
     width = max(len("class"), *map(len, classes))
     lines = [
-        f"accuracy {cli.percent(result.accuracy, result.interval)}, loss {result.loss:.4f}, {result.count:,} images",
+        f"accuracy {cli.format_accuracy(result.accuracy, result.interval)}, loss {result.loss:.4f}, {result.count:,} images",
         "",
         f"{'class':{width}}  images  precision  recall     F1",
     ]
-    for name, row in zip(classes, class_figures(result.confusion), strict=True):
+    for name, row in zip(classes, class_metrics(result.confusion), strict=True):
         shown = [
             f"{'–' if value is None else format(value, '.1%'):>{size}}"
             for value, size in ((row.precision, 9), (row.recall, 6), (row.f1, 6))
@@ -143,8 +143,8 @@ def table(result: Evaluation, classes: Sequence[str]) -> list[str]:
     return lines
 
 
-def _facts(result: Evaluation, classes: Sequence[str], data: Path | None) -> dict[str, Any]:
-    rows = class_figures(result.confusion)
+def _to_dict(result: Evaluation, classes: Sequence[str], data: Path | None) -> dict[str, Any]:
+    rows = class_metrics(result.confusion)
     return {
         "data": None if data is None else str(data),
         "images": result.count,
@@ -157,4 +157,4 @@ def _facts(result: Evaluation, classes: Sequence[str], data: Path | None) -> dic
 
 
 if __name__ == "__main__":
-    cli.command(main)
+    cli.run_command(main)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import fcnet.functional as F
 from fcnet.functional import binary_cross_entropy, softmax_loss
-from fcnet.functional.reductions import weighted
+from fcnet.functional.reductions import apply_weight
 from fcnet.runtime.errors import UserError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -48,26 +48,26 @@ class CrossEntropy:
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
         """The sum over the batch, a scalar, of logits (B,) or (B, C) and a target."""
         if logits.ndim == 1:
-            second, weight = self._of_second(logits, target)
+            second, weight = self._second_class_target(logits, target)
             return F.binary_cross_entropy_with_logits(logits, second, weight, reduction="sum")
         if target.is_floating_point():
-            return F.cross_entropy(logits, _smoothed(target, self.label_smoothing), reduction="sum")
+            return F.cross_entropy(logits, _smooth_labels(target, self.label_smoothing), reduction="sum")
         return F.cross_entropy(logits, target, reduction="sum", label_smoothing=self.label_smoothing)
 
-    def with_slope(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_and_grad(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The sum and its derivative in the logits, p̂ · Σ_j t_j − t, in the shape of the logits.
 
         Where the true class is sure it keeps its digits; see the functions that give it.
         """
         if logits.ndim == 1:
             if not (target.is_floating_point() or self.label_smoothing):
-                return binary_cross_entropy.cost_and_slope(logits, target)
-            return binary_cross_entropy.cost_and_slope(logits, *self._of_second(logits, target))
+                return binary_cross_entropy.loss_and_grad(logits, target)
+            return binary_cross_entropy.loss_and_grad(logits, *self._second_class_target(logits, target))
         if target.is_floating_point():
-            return softmax_loss.cost_and_slope(logits, _smoothed(target.to(logits.dtype), self.label_smoothing))
-        return softmax_loss.cost_and_slope(logits, target, self.label_smoothing)
+            return softmax_loss.loss_and_grad(logits, _smooth_labels(target.to(logits.dtype), self.label_smoothing))
+        return softmax_loss.loss_and_grad(logits, target, self.label_smoothing)
 
-    def _of_second(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _second_class_target(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
         """The second class's share of one, and the weights of the images, None for 1."""
         second, weight = target.to(logits.dtype), None
         if target.is_floating_point():
@@ -119,9 +119,9 @@ class ScoreLoss:
             if not self.label_smoothing:
                 return losses(logits, 2 * target - 1).sum()
             target = torch.stack([1 - target, target], 1).to(logits.dtype)
-        first, second = _smoothed(target, self.label_smoothing).unbind(1)
+        first, second = _smooth_labels(target, self.label_smoothing).unbind(1)
         sides = torch.ones_like(logits)
-        return (weighted(losses(logits, -sides), first) + weighted(losses(logits, sides), second)).sum()
+        return (apply_weight(losses(logits, -sides), first) + apply_weight(losses(logits, sides), second)).sum()
 
 
 _SCORE_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -160,7 +160,7 @@ def empirical_risk(model: nn.Module, images: Tensor, target: Tensor, loss: Loss)
     return loss(logits, target) / len(images)
 
 
-def _smoothed(target: Tensor, label_smoothing: float) -> Tensor:
+def _smooth_labels(target: Tensor, label_smoothing: float) -> Tensor:
     """(1 − ε) t + ε / C · Σ_j t_j."""
     if not label_smoothing:
         return target

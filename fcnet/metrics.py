@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ClassFigures:
+class ClassMetrics:
     """One class's row of the table; a figure is None where its denominator is 0.
 
     Attributes:
@@ -34,17 +34,17 @@ class ConfidenceBin:
     Attributes:
         count: how many there are, at least one.
         confidence: their mean largest probability.
-        hits: how many of them are of the class that it is of.
+        num_correct: how many of them are of the class that it is of.
     """
 
     count: int
     confidence: float
-    hits: int
+    num_correct: int
 
     @property
     def accuracy(self) -> float:
         """Hits as a fraction of all."""
-        return self.hits / self.count
+        return self.num_correct / self.count
 
 
 def accuracy(confusion: Sequence[Sequence[int]]) -> float:
@@ -64,14 +64,14 @@ def accuracy(confusion: Sequence[Sequence[int]]) -> float:
     return sum(row[label] for label, row in enumerate(confusion)) / total if total else math.nan
 
 
-def wilson_interval(hits: int, count: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """The interval of all probabilities p that a score test of ``hits`` in ``count`` does not refuse.
+def wilson_interval(num_correct: int, count: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """The interval of all probabilities p that a score test of ``num_correct`` in ``count`` does not refuse.
 
-    (p̂ + z²/2n ± z √(p̂(1−p̂)/n + z²/4n²)) / (1 + z²/n) with p̂ = hits/n: unlike p̂ ± z·σ it stays within
+    (p̂ + z²/2n ± z √(p̂(1−p̂)/n + z²/4n²)) / (1 + z²/n) with p̂ = num_correct/n: unlike p̂ ± z·σ it stays within
     [0, 1] and has a width at 0 and n hits.
 
     Args:
-        hits: the number of successes.
+        num_correct: the number of successes.
         count: the number of trials, n.
         z: the normal quantile; the default gives 95 %.
 
@@ -88,26 +88,26 @@ def wilson_interval(hits: int, count: int, z: float = 1.959963984540054) -> tupl
     """
     if count == 0:
         return 0.0, 1.0
-    share = hits / count
+    share = num_correct / count
     spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     center, scale = share + z * z / (2 * count), 1 + z * z / count
-    low = 0.0 if hits == 0 else (center - spread) / scale
-    high = 1.0 if hits == count else (center + spread) / scale
+    low = 0.0 if num_correct == 0 else (center - spread) / scale
+    high = 1.0 if num_correct == count else (center + spread) / scale
     return low, high
 
 
 def difference_interval(
-    hits: int, count: int, other_hits: int, other_count: int, z: float = 1.959963984540054
+    num_correct: int, count: int, other_num_correct: int, other_count: int, z: float = 1.959963984540054
 ) -> tuple[float, float]:
-    """The interval of the difference of two independent shares, hits/count − other_hits/other_count.
+    """The interval of the difference of two independent shares, num_correct/count − other_num_correct/other_count.
 
     With the shares p, q and their Wilson intervals [l, u], [m, v]: from p − q − √((p−l)² + (v−q)²) to
     p − q + √((u−p)² + (q−m)²). It stays within [−1, 1] and has a width where both shares are 0 or 1.
 
     Args:
-        hits: the number of successes, of ``count`` trials.
+        num_correct: the number of successes, of ``count`` trials.
         count: at least 1.
-        other_hits: likewise of the other set, which shares no trial with the first.
+        other_num_correct: likewise of the other set, which shares no trial with the first.
         other_count: at least 1.
         z: the normal quantile; the default gives 95 %.
 
@@ -122,21 +122,24 @@ def difference_interval(
         >>> round(low, 4), round(high, 4)
         (0.0524, 0.3339)
     """
-    p, q = hits / count, other_hits / other_count
-    (low, high), (other_low, other_high) = wilson_interval(hits, count, z), wilson_interval(other_hits, other_count, z)
+    p, q = num_correct / count, other_num_correct / other_count
+    (low, high), (other_low, other_high) = (
+        wilson_interval(num_correct, count, z),
+        wilson_interval(other_num_correct, other_count, z),
+    )
     return p - q - math.hypot(p - low, other_high - q), p - q + math.hypot(high - p, q - other_low)
 
 
-def two_proportion_test(hits: int, count: int, other_hits: int, other_count: int) -> float:
+def two_proportion_test(num_correct: int, count: int, other_num_correct: int, other_count: int) -> float:
     """How probable a difference of two shares this large is, either way, where there is none.
 
     z = (p − q) / √(r (1 − r) (1/n + 1/m)) with the common share r, against the normal distribution; z² is
     Pearson's χ² of the 2 × 2 table. It is for independent sets: two networks on the same images are paired.
 
     Args:
-        hits: the number of successes, of ``count`` trials.
+        num_correct: the number of successes, of ``count`` trials.
         count: n, at least 1.
-        other_hits: likewise of the other set.
+        other_num_correct: likewise of the other set.
         other_count: m, at least 1.
 
     Returns:
@@ -149,9 +152,9 @@ def two_proportion_test(hits: int, count: int, other_hits: int, other_count: int
         >>> round(two_proportion_test(56, 70, 48, 80), 4)
         0.008
     """
-    common = (hits + other_hits) / (count + other_count)
+    common = (num_correct + other_num_correct) / (count + other_count)
     variance = common * (1.0 - common) * (1.0 / count + 1.0 / other_count)
-    difference = hits / count - other_hits / other_count
+    difference = num_correct / count - other_num_correct / other_count
     return math.erfc(abs(difference) / math.sqrt(2.0 * variance)) if variance else 1.0
 
 
@@ -186,7 +189,7 @@ def homogeneity_test(counts: Sequence[int], other_counts: Sequence[int]) -> floa
     return float(chdtrc(len(pairs) - 1, statistic)) if len(pairs) > 1 else 1.0
 
 
-def class_figures(confusion: Sequence[Sequence[int]]) -> list[ClassFigures]:
+def class_metrics(confusion: Sequence[Sequence[int]]) -> list[ClassMetrics]:
     """Count, precision, recall and F1 of each class.
 
     Args:
@@ -196,29 +199,29 @@ def class_figures(confusion: Sequence[Sequence[int]]) -> list[ClassFigures]:
         One row a class, in the order of the classes.
 
     Example:
-        >>> class_figures([[8, 2], [0, 0]])[0]
-        ClassFigures(count=10, precision=1.0, recall=0.8, f1=0.8888888888888888)
+        >>> class_metrics([[8, 2], [0, 0]])[0]
+        ClassMetrics(count=10, precision=1.0, recall=0.8, f1=0.8888888888888888)
     """
     rows = []
     for label, row in enumerate(confusion):
-        hits, count, called = row[label], sum(row), sum(other[label] for other in confusion)
+        num_correct, count, called = row[label], sum(row), sum(other[label] for other in confusion)
         rows.append(
-            ClassFigures(
+            ClassMetrics(
                 count,
-                precision=hits / called if called else None,
-                recall=hits / count if count else None,
-                f1=2 * hits / (called + count) if called + count else None,
+                precision=num_correct / called if called else None,
+                recall=num_correct / count if count else None,
+                f1=2 * num_correct / (called + count) if called + count else None,
             )
         )
     return rows
 
 
-def confidence_bins(confidences: Sequence[float], hits: Sequence[bool], num_bins: int = 15) -> list[ConfidenceBin]:
+def confidence_bins(confidences: Sequence[float], correct: Sequence[bool], num_bins: int = 15) -> list[ConfidenceBin]:
     """Sorts examples by their largest probability into parts of [0, 1] of one width, (i/n, (i+1)/n].
 
     Args:
         confidences: the largest probability of each example, in [0, 1].
-        hits: whether its class is the example's.
+        correct: whether its class is the example's.
         num_bins: n.
 
     Returns:
@@ -226,10 +229,10 @@ def confidence_bins(confidences: Sequence[float], hits: Sequence[bool], num_bins
 
     Example:
         >>> confidence_bins([0.55, 0.95, 1.0], [True, False, True], num_bins=10)
-        [ConfidenceBin(count=1, confidence=0.55, hits=1), ConfidenceBin(count=2, confidence=0.975, hits=1)]
+        [ConfidenceBin(count=1, confidence=0.55, num_correct=1), ConfidenceBin(count=2, confidence=0.975, num_correct=1)]
     """
     members: dict[int, list[tuple[float, bool]]] = {}
-    for confidence, hit in zip(confidences, hits, strict=True):
+    for confidence, hit in zip(confidences, correct, strict=True):
         place = min(max(math.ceil(confidence * num_bins) - 1, 0), num_bins - 1)
         members.setdefault(place, []).append((confidence, hit))
     return [
@@ -262,7 +265,7 @@ def calibration_error(bins: Sequence[ConfidenceBin]) -> float:
     return math.fsum(each.count * abs(each.accuracy - each.confidence) for each in bins) / total
 
 
-def mcnemar(only_first: int, only_second: int) -> float:
+def mcnemar_test(only_first: int, only_second: int) -> float:
     """The mid-p value of McNemar's exact test: whether two networks are right equally often on the same examples.
 
     Of the n examples that one alone gets right, each is the first's with probability ½ if they are equally good. With
@@ -281,7 +284,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
         Fagerland, Lydersen, Laake, "The McNemar test for binary matched-pairs data", 2013.
 
     Example:
-        >>> mcnemar(1, 3)  # 2 · 1/16 + 4/16
+        >>> mcnemar_test(1, 3)  # 2 · 1/16 + 4/16
         0.375
     """
     n, m = only_first + only_second, min(only_first, only_second)
@@ -292,7 +295,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return (2 * below + term) / 2**n if only_first != only_second else 1.0
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm_adjust(p_values: Sequence[float]) -> list[float]:
     """p values of several tests, adjusted by Holm: below α for all, the chance of any false alarm is at most α.
 
     In rising order the i-th of m, from 0, is multiplied by m − i, and is at least the one before it, at most 1.
@@ -307,7 +310,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
         Holm, "A simple sequentially rejective multiple test procedure", 1979.
 
     Example:
-        >>> holm([0.25, 0.125, 0.5])
+        >>> holm_adjust([0.25, 0.125, 0.5])
         [0.5, 0.375, 0.5]
     """
     adjusted, largest = [0.0] * len(p_values), 0.0

@@ -97,7 +97,7 @@ class GELU(nn.Module):
         return f"approximate={self.approximate!r}"
 
 
-class _Along(nn.Module):
+class _ClassAxisModule(nn.Module):
     """A function along the axis of the classes.
 
     Args:
@@ -113,7 +113,7 @@ class _Along(nn.Module):
         return f"dim={self.dim}"
 
 
-class Softmax(_Along):
+class Softmax(_ClassAxisModule):
     """`fcnet.functional.softmax`.
 
     Args:
@@ -125,7 +125,7 @@ class Softmax(_Along):
         return F.softmax(input, self.dim)
 
 
-class LogSoftmax(_Along):
+class LogSoftmax(_ClassAxisModule):
     """`fcnet.functional.log_softmax`.
 
     Args:
@@ -194,9 +194,9 @@ class BCEWithLogitsLoss(_Loss):
     """`fcnet.functional.binary_cross_entropy_with_logits`.
 
     Args:
-        weight: a factor for each cost; a buffer.
+        weight: a factor for each loss; a buffer.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
-        pos_weight: a factor for the costs of the second class; a buffer.
+        pos_weight: a factor for the losses of the second class; a buffer.
 
     Raises:
         ValueError: ``reduction`` is unknown.

@@ -16,39 +16,41 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcnet import cli
-from fcnet.data.sources.image_paths import gather
-from fcnet.experiment.network import load
+from fcnet.data.sources.image_paths import iter_images
+from fcnet.experiment.image_classifier import load
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from fcnet.data.sources.image_paths import Picture
-    from fcnet.experiment.network import Network, Prediction
+    from fcnet.data.sources.image_paths import ImageEntry
+    from fcnet.experiment.image_classifier import ImageClassifier, Prediction
 
-    Answers = Iterator[tuple[str, Prediction]]
+    Predictions = Iterator[tuple[str, Prediction]]
 
 
 def main(arguments: list[str]) -> int:
     """Parses the flags, predicts, prints; returns the exit code."""
-    flags = _flags(arguments)
+    flags = _parse_flags(arguments)
     network = load(flags.run, device=cli.choose_device(flags.device))
     if not 1 <= flags.top <= len(network.classes):
         raise UserError(f"--top must be from 1 to the network's {len(network.classes)} classes, got {flags.top}")
     if flags.batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, got {flags.batch_size}")
-    answering = Answering(network, flags.batch_size)
-    form = {"csv": as_csv, "json": as_json, "text": as_text}[flags.form]
-    shown = Wanted(network.classes, flags.top, every=flags.probabilities)
-    for line in form(answering.answers(flags.images), shown):
-        cli.tell(line)
-    if answering.refused > 1:
-        cli.refuse(f"{answering.refused:,} of {answering.refused + answering.answered:,} could not be predicted")
-    return 2 if answering.refused else 0
+    predictor = ImagePredictor(network, flags.batch_size)
+    formatter = {"csv": format_csv, "json": format_json, "text": format_text}[flags.form]
+    options = OutputOptions(network.classes, flags.top, all_probabilities=flags.probabilities)
+    for line in formatter(predictor.predict(flags.images), options):
+        cli.print_result(line)
+    if predictor.num_failed > 1:
+        cli.print_error(
+            f"{predictor.num_failed:,} of {predictor.num_failed + predictor.num_predicted:,} could not be predicted"
+        )
+    return 2 if predictor.num_failed else 0
 
 
-def _flags(arguments: list[str]) -> argparse.Namespace:
+def _parse_flags(arguments: list[str]) -> argparse.Namespace:
     parser = cli.Parser("predict", "Say which class each image is of, and how probable that is.")
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
     parser.add_argument(
@@ -67,102 +69,104 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-class Answering:
+class ImagePredictor:
     """The answers for pictures, while each that gets none is told on standard error.
 
     Attributes:
-        answered: how many answers there were.
-        refused: how many pictures, folders and archives got none.
+        num_predicted: how many answers there were.
+        num_failed: how many pictures, folders and archives got none.
     """
 
-    def __init__(self, network: Network, batch_size: int) -> None:
-        self.answered = self.refused = 0
+    def __init__(self, network: ImageClassifier, batch_size: int) -> None:
+        self.num_predicted = self.num_failed = 0
         self._network, self._batch_size = network, batch_size
 
-    def answers(self, images: list[str]) -> Answers:
+    def predict(self, images: list[str]) -> Predictions:
         """Each picture's name, and what is said of it."""
         names: deque[str] = deque()
 
-        def noted() -> Iterator[Picture]:
-            for picture in gather(images):
-                names.append(picture.name)
-                yield picture
+        def recorded() -> Iterator[ImageEntry]:
+            for entry in iter_images(images):
+                names.append(entry.name)
+                yield entry
 
-        for each in self._network.predict_each(noted(), batch_size=self._batch_size):
+        for each in self._network.iter_predictions(recorded(), batch_size=self._batch_size):
             name = names.popleft()
             if isinstance(each, UserError):
-                self.refused += 1
-                cli.refuse(str(each))
+                self.num_failed += 1
+                cli.print_error(str(each))
             else:
-                self.answered += 1
+                self.num_predicted += 1
                 yield name, each
 
 
 @dataclass(frozen=True)
-class Wanted:
+class OutputOptions:
     """What of a prediction is shown.
 
     Attributes:
         classes: the network's.
         top: of how many classes, the most probable first.
-        every: whether the probability of each class follows.
+        all_probabilities: whether the probability of each class follows.
     """
 
     classes: tuple[str, ...]
     top: int
-    every: bool
+    all_probabilities: bool
 
-    def best(self, said: Prediction) -> list[tuple[str, float]]:
+    def top_classes(self, prediction: Prediction) -> list[tuple[str, float]]:
         """The most probable classes; of equally probable ones the first."""
-        rows = sorted(self.all(said), key=lambda row: -row[1])
+        rows = sorted(self.class_probabilities(prediction), key=lambda row: -row[1])
         return rows[: self.top]
 
-    def all(self, said: Prediction) -> list[tuple[str, float]]:
+    def class_probabilities(self, prediction: Prediction) -> list[tuple[str, float]]:
         """Every class, in the network's order."""
-        return list(zip(self.classes, said.probabilities, strict=True))
+        return list(zip(self.classes, prediction.probabilities, strict=True))
 
 
-def as_text(answers: Answers, shown: Wanted) -> Iterator[str]:
+def format_text(predictions: Predictions, options: OutputOptions) -> Iterator[str]:
     """For people: ``path: class (probability)``, then what else was asked for."""
-    for path, said in answers:
-        best = ", ".join(f"{name} ({probability:.1%})" for name, probability in shown.best(said))
-        every = ", ".join(f"{name} {probability:.1%}" for name, probability in shown.all(said))
-        yield f"{path}: {best}" + (f"; {every}" if shown.every else "")
+    for path, prediction in predictions:
+        best = ", ".join(f"{name} ({probability:.1%})" for name, probability in options.top_classes(prediction))
+        every = ", ".join(f"{name} {probability:.1%}" for name, probability in options.class_probabilities(prediction))
+        yield f"{path}: {best}" + (f"; {every}" if options.all_probabilities else "")
 
 
-def as_json(answers: Answers, shown: Wanted) -> Iterator[str]:
+def format_json(predictions: Predictions, options: OutputOptions) -> Iterator[str]:
     """One list, an object a line: path, class and probability, then what else was asked for."""
     yield "["
-    held = None
-    for path, said in answers:
-        row: dict[str, Any] = {"path": path, "class": said.class_name, "probability": said.probability}
-        if shown.top > 1:
-            row["top"] = [{"class": name, "probability": probability} for name, probability in shown.best(said)]
-        if shown.every:
-            row["probabilities"] = dict(shown.all(said))
-        if held is not None:
-            yield f"{held},"
-        held = json.dumps(row)
-    if held is not None:
-        yield held
+    pending = None
+    for path, prediction in predictions:
+        row: dict[str, Any] = {"path": path, "class": prediction.class_name, "probability": prediction.probability}
+        if options.top > 1:
+            row["top"] = [
+                {"class": name, "probability": probability} for name, probability in options.top_classes(prediction)
+            ]
+        if options.all_probabilities:
+            row["probabilities"] = dict(options.class_probabilities(prediction))
+        if pending is not None:
+            yield f"{pending},"
+        pending = json.dumps(row)
+    if pending is not None:
+        yield pending
     yield "]"
 
 
-def as_csv(answers: Answers, shown: Wanted) -> Iterator[str]:
+def format_csv(predictions: Predictions, options: OutputOptions) -> Iterator[str]:
     """A line of names and a line an answer: ``path,class,probability,class_2,probability_2,…,p_CLASS,…``."""
-    ranks = [f"{name}_{rank}" for rank in range(2, shown.top + 1) for name in ("class", "probability")]
-    every = [f"p_{name}" for name in shown.classes] if shown.every else []
-    yield _separated(["path", "class", "probability", *ranks, *every])
-    for path, said in answers:
-        best = itertools.chain.from_iterable(shown.best(said))
-        yield _separated([path, *best, *(said.probabilities if shown.every else ())])
+    ranks = [f"{name}_{rank}" for rank in range(2, options.top + 1) for name in ("class", "probability")]
+    every = [f"p_{name}" for name in options.classes] if options.all_probabilities else []
+    yield _csv_line(["path", "class", "probability", *ranks, *every])
+    for path, prediction in predictions:
+        best = itertools.chain.from_iterable(options.top_classes(prediction))
+        yield _csv_line([path, *best, *(prediction.probabilities if options.all_probabilities else ())])
 
 
-def _separated(values: list[Any]) -> str:
+def _csv_line(values: list[Any]) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(values)
     return line.getvalue()
 
 
 if __name__ == "__main__":
-    cli.command(main)
+    cli.run_command(main)

@@ -43,13 +43,13 @@ if TYPE_CHECKING:
 _EPSILON = float(np.finfo(np.float64).eps)
 
 
-class _Network(ClassifierMixin, BaseEstimator):
+class _BaseClassifier(ClassifierMixin, BaseEstimator):
     """What both have in common: checked arrays, standardised features, probabilities."""
 
     def predict_proba(self, X: npt.ArrayLike) -> Floats:
         """Class probabilities, (B, D) -> float64 (B, C), in the order of ``classes_``."""
-        x = torch.from_numpy(self._standardised(self._checked(X)))
-        found: Floats = self.network_.predict_proba(x).numpy()
+        x = torch.from_numpy(self._scale(self._check_features(X)))
+        found: Floats = self.model_.predict_proba(x).numpy()
         return found
 
     def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
@@ -58,12 +58,12 @@ class _Network(ClassifierMixin, BaseEstimator):
         labels: npt.NDArray[Any] = self.classes_[best]
         return labels
 
-    def _checked(self, X: npt.ArrayLike) -> Floats:
+    def _check_features(self, X: npt.ArrayLike) -> Floats:
         check_is_fitted(self)
         x: Floats = validate_data(self, X, reset=False, dtype=np.float64)
         return x
 
-    def _learn_from(self, X: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Floats, Tensor]:
+    def _check_training_data(self, X: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Floats, Tensor]:
         """Checks what is to be learnt from; x (B, D), and labels int64 (B,), places in ``classes_``."""
         x, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
@@ -72,26 +72,26 @@ class _Network(ClassifierMixin, BaseEstimator):
             raise UserError(f"y must hold at least two classes, got 1 class: {self.classes_[0]!r}")
         return x, torch.from_numpy(labels.astype(np.int64))
 
-    def _standardise(self, x: Floats, weight: Floats | None = None) -> Floats:
+    def _fit_scaler(self, x: Floats, weight: Floats | None = None) -> Floats:
         """Takes mean and standard deviation from x; a feature that never varies is only moved."""
         still = np.ptp(x, axis=0) == 0.0
         self.mean_ = np.where(still, x[0], np.average(x, axis=0, weights=weight))
         variance = np.average((x - self.mean_) ** 2, axis=0, weights=weight)
         self.std_ = np.where(still, 1.0, np.sqrt(variance))
-        return self._standardised(x)
+        return self._scale(x)
 
-    def _keep(self, model: models.MLP) -> Self:
+    def _finalize(self, model: models.MLP) -> Self:
         """Keeps what was trained, for use alone."""
         model.zero_grad()
-        self.network_ = model.double().eval().requires_grad_(requires_grad=False)
+        self.model_ = model.double().eval().requires_grad_(requires_grad=False)
         return self
 
-    def _standardised(self, x: Floats) -> Floats:
+    def _scale(self, x: Floats) -> Floats:
         scaled: Floats = (x - self.mean_) / self.std_
         return scaled
 
 
-class MLPClassifier(_Network):
+class MLPClassifier(_BaseClassifier):
     """A dense feedforward network, trained by AdamW with a cosine schedule on the cross-entropy.
 
     Args:
@@ -109,7 +109,7 @@ class MLPClassifier(_Network):
 
     Attributes:
         classes_: the C labels, sorted.
-        network_: the `fcnet.MLP` behind, in float64 and in evaluation mode; it takes standardised features.
+        model_: the `fcnet.MLP` behind, in float64 and in evaluation mode; it takes standardised features.
         mean_: of each feature, (D,).
         std_: likewise the standard deviation; 1 where a feature never varies.
         loss_curve_: the mean training loss of each epoch.
@@ -153,7 +153,7 @@ class MLPClassifier(_Network):
 
     def fit(self, X: npt.ArrayLike, y: npt.ArrayLike) -> Self:
         """Trains on X (B, D), floating, and any labels y (B,)."""
-        x, labels = self._learn_from(X, y)
+        x, labels = self._check_training_data(X, y)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         model = models.MLP(
             x.shape[1],
@@ -164,7 +164,7 @@ class MLPClassifier(_Network):
             dropout=self.dropout,
             generator=generator(seed, "initialisation"),
         )
-        images = torch.from_numpy(self._standardise(x)).float()
+        images = torch.from_numpy(self._fit_scaler(x)).float()
         batches = Batches(images, labels, batch_size=self.batch_size)
         algorithm = GradientDescent(
             torch.optim.AdamW(parameter_groups(model, self.weight_decay), lr=self.lr),
@@ -173,10 +173,10 @@ class MLPClassifier(_Network):
             loss=CrossEntropy(self.label_smoothing),
         )
         self.loss_curve_ = [record.train_loss for record in fit(model, batches, algorithm, seed=seed)]
-        return self._keep(model)
+        return self._finalize(model)
 
 
-class LogisticRegression(_Network):
+class LogisticRegression(_BaseClassifier):
     """Logistic regression, or softmax regression with more than two classes, to its optimum.
 
     With standardised features x and weights s of the examples it is the minimum of C Σ_i s_i ℓ_i + ½ ‖W‖², where ℓ is
@@ -195,7 +195,7 @@ class LogisticRegression(_Network):
         coef_: of the features as they come, (1, D) for two classes, else (C, D).
         intercept_: (1,) or (C,).
         n_iter_: how many iterations it took, an array of one.
-        network_: the `fcnet.LogisticRegression` behind, in float64; it takes standardised features.
+        model_: the `fcnet.LogisticRegression` behind, in float64; it takes standardised features.
         mean_: of each feature, (D,); 0 without ``standardize``.
         std_: likewise the standard deviation; 1 where a feature never varies, or without ``standardize``.
         n_features_in_: D.
@@ -224,14 +224,14 @@ class LogisticRegression(_Network):
         """Trains on X (B, D), floating, and any labels y (B,), each counted by its weight (B,)."""
         if not self.C > 0.0:
             raise UserError(f"C must be greater than 0, got {self.C}")
-        x, labels = self._learn_from(X, y)
+        x, labels = self._check_training_data(X, y)
         weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
         counted = weight > 0.0
         if not counted.any():
             raise UserError("sample_weight must be greater than 0 for at least one example, got none")
         x, labels, weight = x[counted], labels[torch.from_numpy(counted)], weight[counted]
         if self.standardize:
-            x = self._standardise(x, weight)
+            x = self._fit_scaler(x, weight)
         else:
             self.mean_, self.std_ = np.zeros(x.shape[1]), np.ones(x.shape[1])
         first = generator(0, "initialisation")  # of no consequence: the optimum is looked for from 0
@@ -243,11 +243,11 @@ class LogisticRegression(_Network):
         layer = model.dense_layers()[0]
         self.coef_ = layer.weight.detach().numpy() / self.std_
         self.intercept_ = layer.bias.detach().numpy() - self.coef_ @ self.mean_  # type: ignore[union-attr]
-        return self._keep(model)
+        return self._finalize(model)
 
     def decision_function(self, X: npt.ArrayLike) -> Floats:
         """The logits, (B, D) -> (B,) of the second of two classes, else (B, C)."""
-        scores: Floats = self._checked(X) @ self.coef_.T + self.intercept_
+        scores: Floats = self._check_features(X) @ self.coef_.T + self.intercept_
         return scores[:, 0] if len(self.classes_) == 2 else scores
 
     def _minimize(self, model: models.LogisticRegression, x: Tensor, target: Tensor, decay: float) -> None:
@@ -260,8 +260,8 @@ class LogisticRegression(_Network):
             assert weight.grad is not None
             assert bias.grad is not None
             penalty = 0.5 * decay * weight.detach().square().sum()
-            slope = torch.cat([(weight.grad + decay * weight.detach()).flatten(), bias.grad])
-            return (loss / len(x) + penalty).item(), slope.numpy()
+            grad = torch.cat([(weight.grad + decay * weight.detach()).flatten(), bias.grad])
+            return (loss / len(x) + penalty).item(), grad.numpy()
 
         found = minimize(
             risk,

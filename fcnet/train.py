@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from fcnet import cli
-from fcnet.config.presets import find_config, purpose, shipped
+from fcnet.config.presets import find_config, list_presets, preset_summary
 from fcnet.config.toml import check_agreement, dump_config, load_config
 from fcnet.experiment.build import build
 from fcnet.experiment.run_folder import Run, check_new
-from fcnet.experiment.runner import Stopped, carry_out
-from fcnet.experiment.tensorboard import EventLog, check_tensorboard, has_events, logged
+from fcnet.experiment.runner import Stopped, run_experiment
+from fcnet.experiment.tensorboard import EventLog, check_tensorboard, has_events, log_to_tensorboard
 from fcnet.report.page import ensure_report
 from fcnet.runtime import distributed, memory
 from fcnet.runtime.errors import NonFiniteError, UserError
 from fcnet.runtime.files import write_bytes, write_text
-from fcnet.training.lr_finder import suggested, try_rates
+from fcnet.training.lr_finder import lr_range_test, suggest_lr
 from fcnet.training.records import EpochRecord
 
 if TYPE_CHECKING:
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str]) -> int:
     """Parses the flags, trains, prints; returns the exit code."""
-    flags = _flags(arguments)
+    flags = _parse_flags(arguments)
     if flags.list:
-        _list()
+        _print_presets()
         return 0
     name = flags.config.stem if flags.config else ""
     run = Run.find(flags.out, name) if flags.resume else None
-    config = _config(flags, run)
+    config = _read_config(flags, run)
     if flags.print_config:
-        cli.say(dump_config(config).rstrip())
+        cli.print_status(dump_config(config).rstrip())
         return 0
     tensorboard = flags.tensorboard or (run is not None and has_events(run.path))
     if tensorboard:
@@ -53,19 +53,19 @@ def main(arguments: list[str]) -> int:
         run.clean_up()
         ensure_report(run)
         if tensorboard:
-            EventLog(run.path, _records(run)).close()
-        cli.say(f"{run.path} is finished: {_result(run)}")
+            EventLog(run.path, _read_records(run)).close()
+        cli.print_status(f"{run.path} is finished: {_format_result(run)}")
         return 0
     if run is None and flags.out is not None:
         check_new(flags.out)
     device = cli.choose_device(flags.device)
-    with cli.joined_ranks(device):
+    with cli.process_group(device):
         if flags.find_lr:
-            return _find_rate(config, flags.out or Path("runs") / f"{name}-lr", device)
+            return _find_lr(config, flags.out or Path("runs") / f"{name}-lr", device)
         return _train(config, run, name, flags.out, device=device, tensorboard=tensorboard)
 
 
-def _flags(arguments: list[str]) -> argparse.Namespace:
+def _parse_flags(arguments: list[str]) -> argparse.Namespace:
     parser = cli.Parser("train", "Train the network that a configuration file describes.")
     parser.add_argument(
         "--config", metavar="FILE", help="the experiment: a TOML file, or the name of a configuration that is shipped"
@@ -101,15 +101,15 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
     return flags
 
 
-def _list() -> None:
+def _print_presets() -> None:
     """Each shipped configuration in one line: its name, and what it is for."""
-    known = shipped()
+    known = list_presets()
     width = max(map(len, known), default=0)
     for name, file in known.items():
-        cli.say(f"{name:{width}}  {purpose(file)}")
+        cli.print_status(f"{name:{width}}  {preset_summary(file)}")
 
 
-def _config(flags: argparse.Namespace, run: Run | None) -> Config:
+def _read_config(flags: argparse.Namespace, run: Run | None) -> Config:
     """What was asked for; where a run is gone on with, its own, which must not differ."""
     given = load_config(flags.config, flags.set) if flags.config else None
     if run is None:
@@ -125,35 +125,37 @@ def _config(flags: argparse.Namespace, run: Run | None) -> Config:
 def _train(
     config: Config, run: Run | None, name: str, out: Path | None, *, device: torch.device, tensorboard: bool
 ) -> int:
-    with cli.decoding() as progress:
+    with cli.show_decoding() as progress:
         experiment = build(config, device, progress)
     if run is None:
         made = str(Run.create(out, name, dump_config(config)).path) if distributed.rank() == 0 else ""
-        run = Run(Path(distributed.from_first(made)))
-    cli.say(f"{experiment.describe()}; {run.path}")
-    for remark in experiment.remarks:
-        cli.say(remark)
+        run = Run(Path(distributed.broadcast(made)))
+    cli.print_status(f"{experiment.describe()}; {run.path}")
+    for remark in experiment.notes:
+        cli.print_status(remark)
     training = experiment.training
-    with cli.deferred_signals() as came:
+    with cli.defer_signals() as received_signal:
         try:
-            events = carry_out(experiment, run, save_seconds=config.train.save_seconds, stop=lambda: came() > 0)
-            cli.show(training, _logged(events, run, training) if tensorboard else events)
+            events = run_experiment(
+                experiment, run, save_seconds=config.train.save_seconds, stop=lambda: received_signal() > 0
+            )
+            cli.show_progress(training, _log_events(events, run, training) if tensorboard else events)
         except Stopped:
-            cli.say(
+            cli.print_status(
                 f"stopped and saved in epoch {training.epoch + 1} of {config.train.epochs}, step {training.step}; "
                 f"go on with: python -m fcnet.train --resume --out {shlex.quote(str(run.path))}"
             )
-            return 128 + (came() or signal.SIGTERM)
+            return 128 + (received_signal() or signal.SIGTERM)
         except NonFiniteError as error:
-            return cli.refuse(f"{error}. {_kept(run)}")
+            return cli.print_error(f"{error}. {_describe_checkpoint(run)}")
         except (MemoryError, RuntimeError) as error:
-            if experiment.free_bytes is None or not memory.ran_out(error):
+            if experiment.free_bytes is None or not memory.is_out_of_memory(error):
                 raise
             raise UserError(
-                experiment.need.shortage(
+                experiment.memory_estimate.out_of_memory_message(
                     experiment.free_bytes,
                     batch_size=experiment.training.batches.batch_size,
-                    ranks=distributed.num_ranks(),
+                    ranks=distributed.world_size(),
                 )
             ) from None
     return _finish(run, experiment)
@@ -163,37 +165,41 @@ def _finish(run: Run, experiment: Experiment) -> int:
     """Writes the report, then prints what the run came to."""
     if distributed.rank() == 0:
         ensure_report(run, experiment.test)
-    for remark in run.summary()["remarks"]:
-        cli.say(f"note: {remark}")
-    cli.say(_result(run))
+    for remark in run.summary()["warnings"]:
+        cli.print_status(f"note: {remark}")
+    cli.print_status(_format_result(run))
     return 0
 
 
-def _logged(events: Iterator[EpochRecord | None], run: Run, training: Training) -> Iterator[EpochRecord | None]:
+def _log_events(events: Iterator[EpochRecord | None], run: Run, training: Training) -> Iterator[EpochRecord | None]:
     """The same events, of which the first rank writes TensorBoard's, after those up to the last checkpoint."""
-    return logged(events, run.path, _records(run)[: training.epoch]) if distributed.rank() == 0 else events
+    return (
+        log_to_tensorboard(events, run.path, _read_records(run)[: training.epoch])
+        if distributed.rank() == 0
+        else events
+    )
 
 
-def _records(run: Run) -> list[EpochRecord]:
+def _read_records(run: Run) -> list[EpochRecord]:
     """The epochs that a run's folder tells of."""
     return [EpochRecord(**record) for record in run.records()]
 
 
-def _find_rate(config: Config, folder: Path, device: torch.device) -> int:
+def _find_lr(config: Config, folder: Path, device: torch.device) -> int:
     """The learning-rate range test; what it saw and a picture of it go into the folder."""
-    from fcnet.figures.sheets import rate_curve  # matplotlib takes long to import
+    from fcnet.figures.sheets import lr_curve  # matplotlib takes long to import
 
     experiment = build(config, device)
     torch.set_num_threads(experiment.threads)
-    trials = list(try_rates(experiment.training))
-    best, suggestion = min(trials, key=lambda trial: trial.smoothed), suggested(trials)
+    trials = list(lr_range_test(experiment.training))
+    best, suggestion = min(trials, key=lambda trial: trial.smoothed), suggest_lr(trials)
     picture = folder / "lr.png"
     if distributed.rank() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "lr.jsonl", "".join(json.dumps(dataclasses.asdict(trial)) + "\n" for trial in trials))
         rates, losses, smoothed = zip(*map(dataclasses.astuple, trials), strict=True)
-        write_bytes(picture, rate_curve(rates, losses, smoothed, suggestion))
-    cli.say(
+        write_bytes(picture, lr_curve(rates, losses, smoothed, suggestion))
+    cli.print_status(
         f"of {len(trials)} learning rates from {trials[0].lr:g} to {trials[-1].lr:.2g} the loss was lowest, "
         f"{best.smoothed:.4f}, at {best.lr:.2g}; a tenth of that may serve: --set optimizer.lr={suggestion:g} "
         f"(now {config.optimizer.lr:g}); picture: {picture}"
@@ -201,21 +207,21 @@ def _find_rate(config: Config, folder: Path, device: torch.device) -> int:
     return 0
 
 
-def _kept(run: Run) -> str:
+def _describe_checkpoint(run: Run) -> str:
     """What is left of a run that would go wrong again in the same step, however often it is gone on with."""
     saved = "nothing was saved" if run.saved_step is None else f"the checkpoint of step {run.saved_step} stays"
     return f"With this configuration it would come to the same again; {saved} in {run.path}"
 
 
-def _result(run: Run) -> str:
+def _format_result(run: Run) -> str:
     summary = run.summary()
-    kept, epochs = summary["kept_epoch"], summary["epochs"]
+    kept, epochs = summary["best_epoch"], summary["epochs"]
     return (
-        f"test accuracy {cli.percent(summary['test_accuracy'], summary['test_interval'])} "
+        f"test accuracy {cli.format_accuracy(summary['test_accuracy'], summary['test_interval'])} "
         f"on {summary['test_images']:,} images after {summary['train_seconds']:.1f} s of training"
         + (f"; the best of {epochs} epochs, {kept}, is kept" if kept < epochs else "")
     )
 
 
 if __name__ == "__main__":
-    cli.command(main)
+    cli.run_command(main)

@@ -23,13 +23,13 @@ import torch
 
 from benchmarks import augment, losses, startup, store, training
 from benchmarks.cases import CASES, IMAGES, Data
-from benchmarks.report import append_lines, machine, plot
+from benchmarks.report import append_lines, machine_info, plot
 
 if TYPE_CHECKING:
-    from benchmarks.report import Figure
+    from benchmarks.report import Measurement
 
 
-def picture(name: str) -> Path:
+def plot_path(name: str) -> Path:
     """A path whose ending says how to draw."""
     path = Path(name)
     if path.suffix not in (".svg", ".png"):
@@ -37,7 +37,7 @@ def picture(name: str) -> Path:
     return path
 
 
-def measured(flags: argparse.Namespace) -> list[Figure]:
+def measure(flags: argparse.Namespace) -> list[Measurement]:
     """What is asked for."""
     device = torch.device(flags.device)
     if flags.losses:
@@ -48,7 +48,7 @@ def measured(flags: argparse.Namespace) -> list[Figure]:
         return store.compare(flags.images, flags.repeats)
     if flags.startup:
         return startup.compare(flags.repeats)
-    return training.compare(CASES[device.type], Data.drawn(IMAGES, device), flags.repeats)
+    return training.compare(CASES[device.type], Data.random(IMAGES, device), flags.repeats)
 
 
 def main() -> int:
@@ -63,12 +63,12 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--images", type=int, default=IMAGES, help="with --store: how many")
     parser.add_argument("--json", type=Path, help="append a line for each figure")
-    parser.add_argument("--plot", type=picture, help="draw the figures; .svg or .png")
+    parser.add_argument("--plot", type=plot_path, help="draw the figures; .svg or .png")
     flags = parser.parse_args()
-    about = machine(torch.device(flags.device))
+    about = machine_info(torch.device(flags.device))
     print(", ".join(f"{name} {value}" for name, value in about.items()))
     print(f"medians of {flags.repeats} interleaved repeats\n", flush=True)
-    figures = measured(flags)
+    figures = measure(flags)
     if flags.json:
         append_lines(figures, flags.json, about)
     if flags.plot:

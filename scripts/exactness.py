@@ -82,7 +82,7 @@ def soft(rows: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
     return x, t.scatter_add(1, y[:, None], (1.0 - t.sum(1, keepdim=True)).clamp(min=0.0))
 
 
-def between(low: float, high: float, *, label: bool = False) -> Draw:
+def uniform_scores(low: float, high: float, *, label: bool = False) -> Draw:
     """Scores spread evenly, and a label of 0 or 1 where asked for."""
 
     def draw(rows: int, draws: torch.Generator) -> tuple[Tensor, ...]:
@@ -92,49 +92,53 @@ def between(low: float, high: float, *, label: bool = False) -> Draw:
     return draw
 
 
-def odds_against(x: Tensor) -> Tensor:
+def inverse_odds(x: Tensor) -> Tensor:
     """Σ_{i≠j} e^(x_i − x_j) for every class j, which is 1 / p̂_j − 1."""
     powers = (x[:, None, :] - x[:, :, None]).exp()
     return powers.masked_fill(torch.eye(x.shape[1], dtype=torch.bool), 0.0).sum(2)
 
 
-def of_label(values: Tensor, y: Tensor) -> Tensor:
+def select_label(values: Tensor, y: Tensor) -> Tensor:
     """Each row's value of its label's class."""
     return values.gather(1, y[:, None]).squeeze(1)
 
 
 def true_log_softmax(x: Tensor) -> Tensor:
     """log p̂_j = −log(1 + Σ_{i≠j} e^(x_i − x_j))."""
-    return -odds_against(x).log1p()
+    return -inverse_odds(x).log1p()
 
 
 def cross_entropy(module: Any, x: Tensor, target: Tensor) -> Tensor:  # noqa: ANN401 - a module
     """Every row's cost."""
-    costs: Tensor = module.cross_entropy(x, target, reduction="none")
-    return costs
+    losses: Tensor = module.cross_entropy(x, target, reduction="none")
+    return losses
 
 
-def of_element(name: str, **options: str) -> Callable[..., Tensor]:
+def elementwise(name: str, **options: str) -> Callable[..., Tensor]:
     """An activation, by its name."""
     return lambda module, x: getattr(module, name)(x, **options)
 
 
-LABELLED = (("easy", easy), ("confident", confident), ("confident, offset 4096", offset), ("wide range", wide))
-ALONG: tuple[tuple[str, Callable[..., Tensor], Callable[..., Tensor]], ...] = (
-    ("cross_entropy", cross_entropy, lambda x, y: -of_label(true_log_softmax(x), y)),
+LABEL_REGIMES = (("easy", easy), ("confident", confident), ("confident, offset 4096", offset), ("wide range", wide))
+CLASS_FUNCTIONS: tuple[tuple[str, Callable[..., Tensor], Callable[..., Tensor]], ...] = (
+    ("cross_entropy", cross_entropy, lambda x, y: -select_label(true_log_softmax(x), y)),
     (
         "log_softmax",
-        lambda module, x, y: of_label(module.log_softmax(x, 1), y),
-        lambda x, y: of_label(true_log_softmax(x), y),
+        lambda module, x, y: select_label(module.log_softmax(x, 1), y),
+        lambda x, y: select_label(true_log_softmax(x), y),
     ),
     (
         "softmax",
-        lambda module, x, y: of_label(module.softmax(x, 1), y),
-        lambda x, y: of_label(1.0 / (1.0 + odds_against(x)), y),
+        lambda module, x, y: select_label(module.softmax(x, 1), y),
+        lambda x, y: select_label(1.0 / (1.0 + inverse_odds(x)), y),
     ),
 )
 CASES = (
-    *(Case(name, regime, draw, function, truth) for name, function, truth in ALONG for regime, draw in LABELLED),
+    *(
+        Case(name, regime, draw, function, truth)
+        for name, function, truth in CLASS_FUNCTIONS
+        for regime, draw in LABEL_REGIMES
+    ),
     Case(
         "cross_entropy",
         "soft targets",
@@ -146,17 +150,25 @@ CASES = (
     Case(
         "binary_cross_entropy_with_logits",
         "−80 to 80",
-        between(-80, 80, label=True),
+        uniform_scores(-80, 80, label=True),
         lambda module, x, t: module.binary_cross_entropy_with_logits(x, t, reduction="none"),
         lambda x, t: (x * (1.0 - 2.0 * t)).exp().log1p(),
     ),
-    Case("sigmoid", "−100 to 100", between(-100, 100), of_element("sigmoid"), lambda x: 1.0 / (1.0 + (-x).exp())),
-    Case("logsigmoid", "−100 to 100", between(-100, 100), of_element("logsigmoid"), lambda x: -(-x).exp().log1p()),
     Case(
-        "elu", "−20 to 1", between(-20, 1), of_element("elu"), lambda x: torch.where(x > 0, x, x.clamp(max=0).expm1())
+        "sigmoid", "−100 to 100", uniform_scores(-100, 100), elementwise("sigmoid"), lambda x: 1.0 / (1.0 + (-x).exp())
     ),
-    Case("gelu", "−10 to −1", between(-10, -1), of_element("gelu"), lambda x: 0.5 * x * (-x * 0.5**0.5).erfc()),
-    Case("gelu", "−½ to 10", between(-0.5, 10), of_element("gelu"), lambda x: 0.5 * x * (-x * 0.5**0.5).erfc()),
+    Case(
+        "logsigmoid", "−100 to 100", uniform_scores(-100, 100), elementwise("logsigmoid"), lambda x: -(-x).exp().log1p()
+    ),
+    Case(
+        "elu",
+        "−20 to 1",
+        uniform_scores(-20, 1),
+        elementwise("elu"),
+        lambda x: torch.where(x > 0, x, x.clamp(max=0).expm1()),
+    ),
+    Case("gelu", "−10 to −1", uniform_scores(-10, -1), elementwise("gelu"), lambda x: 0.5 * x * (-x * 0.5**0.5).erfc()),
+    Case("gelu", "−½ to 10", uniform_scores(-0.5, 10), elementwise("gelu"), lambda x: 0.5 * x * (-x * 0.5**0.5).erfc()),
 )
 
 
@@ -191,7 +203,7 @@ def errors(case: Case, rows: int) -> tuple[float, float, float, float]:
     return worst[0], worst[1], worst[2], worst[3]
 
 
-def shown(ulp: float) -> str:
+def format_ulp(ulp: float) -> str:
     """An error for people: from where no digit is right, a power of ten."""
     return f"{ulp:.1f}" if ulp < 1e4 else f"{ulp:.0e}"
 
@@ -207,7 +219,7 @@ def main() -> int:
     print("| function | regime | value: ours | torch's | derivative: ours | torch's |")
     print("| --- | --- | --- | --- | --- | --- |")
     for case in CASES:
-        print(f"| `{case.name}` | {case.regime} | {' | '.join(map(shown, errors(case, rows)))} |", flush=True)
+        print(f"| `{case.name}` | {case.regime} | {' | '.join(map(format_ulp, errors(case, rows)))} |", flush=True)
     return 0
 
 

@@ -29,7 +29,7 @@ from fcnet import GradientDescent, fit
 from fcnet.data import sources
 from fcnet.data.batches import Batches, normalize, split_validation
 from fcnet.data.store.store import mean_and_std, open_store
-from fcnet.diagnostics import gradient_norms, slopes
+from fcnet.diagnostics import activation_grads, gradient_norms
 from fcnet.evaluation.classification import evaluate
 from fcnet.losses import CrossEntropy
 from fcnet.models.mlp import MLP
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 FEW = 300
 IMAGES = 5000
 DEPTH, WIDTH = 8, 64
-SMALL_SLOPE, NO_SLOPE = 0.01, 0.001
+SMALL_GRAD, ZERO_GRAD = 0.01, 0.001
 
 
 class Images(NamedTuple):
@@ -54,17 +54,17 @@ class Images(NamedTuple):
     Attributes:
         x: float32 (N, D), to train on.
         y: int64 (N,).
-        kept_x: others, kept aside.
-        kept_y: their labels.
+        held_out_x: others, kept aside.
+        held_out_y: their labels.
     """
 
     x: Tensor
     y: Tensor
-    kept_x: Tensor
-    kept_y: Tensor
+    held_out_x: Tensor
+    held_out_y: Tensor
 
 
-class Course(NamedTuple):
+class TrainingSetup(NamedTuple):
     """How much is done.
 
     Attributes:
@@ -89,24 +89,24 @@ def load(path: Path | None, count: int) -> Images:
     return Images(x[train], labels[train], x[kept], labels[kept])
 
 
-def network(images: Images, hidden: Sequence[int], activation: ActivationName, seed: int) -> MLP:
+def make_model(images: Images, hidden: Sequence[int], activation: ActivationName, seed: int) -> MLP:
     """A new network for the images."""
     num_classes = int(images.y.max()) + 1
     return MLP(images.x.shape[1], hidden, num_classes, activation=activation, generator=generator(seed, "init"))
 
 
-def train(model: MLP, course: Course, seed: int, lr: float) -> bool:
+def train(model: MLP, setup: TrainingSetup, seed: int, lr: float) -> bool:
     """Mini-batches of 64 with momentum 0.9; whether all went well to the end."""
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
-    batches = Batches(course.images.x, course.images.y, batch_size=64)
+    batches = Batches(setup.images.x, setup.images.y, batch_size=64)
     try:
-        list(fit(model, batches, GradientDescent(optimizer, epochs=course.epochs), seed=seed))
+        list(fit(model, batches, GradientDescent(optimizer, epochs=setup.epochs), seed=seed))
     except NonFiniteError:
         return False
     return True
 
 
-def spread(values: Iterable[float], form: str) -> str:
+def format_mean_std(values: Iterable[float], form: str) -> str:
     """Mean and standard deviation."""
     known = list(values)
     deviation = statistics.stdev(known) if len(known) > 1 else 0.0
@@ -122,7 +122,7 @@ DEEP: tuple[tuple[str, ActivationName, float], ...] = (
 )
 
 
-class Layers(NamedTuple):
+class LayerStatistics(NamedTuple):
     """One network at one time.
 
     Attributes:
@@ -136,28 +136,30 @@ class Layers(NamedTuple):
     loss: float
 
 
-def look(model: MLP, images: Images) -> Layers:
+def measure_layers(model: MLP, images: Images) -> LayerStatistics:
     """Over all training images at once."""
-    flat = [float((slope.abs() < SMALL_SLOPE).float().mean()) for slope in slopes(model, images.x)]
+    flat = [float((slope.abs() < SMALL_GRAD).float().mean()) for slope in activation_grads(model, images.x)]
     loss = evaluate(model, Batches(images.x, images.y)).loss
-    return Layers(flat, gradient_norms(model, images.x, images.y, CrossEntropy()), loss)
+    return LayerStatistics(flat, gradient_norms(model, images.x, images.y, CrossEntropy()), loss)
 
 
-def before_and_after(course: Course, activation: ActivationName, factor: float, seed: int) -> tuple[Layers, Layers]:
+def measure_before_and_after(
+    setup: TrainingSetup, activation: ActivationName, factor: float, seed: int
+) -> tuple[LayerStatistics, LayerStatistics]:
     """A deep network with its first hidden weights multiplied by ``factor``, and what training makes of it."""
-    model = network(course.images, (WIDTH,) * DEPTH, activation, seed)
+    model = make_model(setup.images, (WIDTH,) * DEPTH, activation, seed)
     with torch.no_grad():
         for layer in model.dense_layers()[:-1]:
             layer.weight.mul_(factor)
-    before = look(model, course.images)
-    if not train(model, course, seed, lr=0.01):
+    before = measure_layers(model, setup.images)
+    if not train(model, setup, seed, lr=0.01):
         raise ArithmeticError(f"the training of {activation} ended in NaN or inf")
-    return before, look(model, course.images)
+    return before, measure_layers(model, setup.images)
 
 
-def saturation(course: Course) -> None:
+def saturation(setup: TrainingSetup) -> None:
     """Deep networks of sigmoids beside one of ReLUs, before and after training."""
-    seen = [[before_and_after(course, g, factor, seed) for seed in course.seeds] for _, g, factor in DEEP]
+    seen = [[measure_before_and_after(setup, g, factor, seed) for seed in setup.seeds] for _, g, factor in DEEP]
     columns = itertools.chain.from_iterable((f"{name}: flat", "‖∂R/∂W‖") for name, _, _ in DEEP)
     head = ["layer", *columns]
     for time_of, when in enumerate(("before training", "after training")):
@@ -165,60 +167,62 @@ def saturation(course: Course) -> None:
         networks = [[run[time_of] for run in runs] for runs in seen]
         rows = [[str(number + 1), *itertools.chain.from_iterable(cells(runs, number) for runs in networks)]
                 for number in range(DEPTH + 1)]  # fmt: skip
-        losses = itertools.chain.from_iterable(("", spread((one.loss for one in runs), ".3f")) for runs in networks)
+        losses = itertools.chain.from_iterable(
+            ("", format_mean_std((one.loss for one in runs), ".3f")) for runs in networks
+        )
         print_table(head, [*rows, ["loss", *losses]])
 
 
-def cells(runs: Sequence[Layers], number: int) -> tuple[str, str]:
+def cells(runs: Sequence[LayerStatistics], number: int) -> tuple[str, str]:
     """The share of flat units and the gradient of a layer, from 0; the output has no g."""
-    flat = spread((100 * one.flat[number] for one in runs), ".1f") + " %" if number < DEPTH else ""
-    return flat, spread((one.norms[number] for one in runs), ".1e")
+    flat = format_mean_std((100 * one.flat[number] for one in runs), ".1f") + " %" if number < DEPTH else ""
+    return flat, format_mean_std((one.norms[number] for one in runs), ".1e")
 
 
 # --- dead units -------------------------------------------------------------------------------------------------
 
-HARM: tuple[tuple[str, float, float], ...] = (
+PERTURBATIONS: tuple[tuple[str, float, float], ...] = (
     ("nothing", 0.01, 0.0),
     ("η = 0.05", 0.05, 0.0),
     ("η = 0.3", 0.3, 0.0),
     ("b = −5", 0.01, -5.0),
 )
-BENT: tuple[ActivationName, ...] = ("relu", "leaky_relu", "elu", "gelu")
+DEAD_UNIT_ACTIVATIONS: tuple[ActivationName, ...] = ("relu", "leaky_relu", "elu", "gelu")
 
 
-def dead_share(model: MLP, images: Images) -> float:
+def dead_fraction(model: MLP, images: Images) -> float:
     """The share of hidden units with |g′(z)| < 0.001 for every training image: none moves their weights."""
-    idle = [(slope.abs() < NO_SLOPE).all(0) for slope in slopes(model, images.x)]
+    idle = [(slope.abs() < ZERO_GRAD).all(0) for slope in activation_grads(model, images.x)]
     return float(torch.cat(idle).float().mean())
 
 
-def dead(course: Course) -> None:
+def dead(setup: TrainingSetup) -> None:
     """What kills ReLU units, and what the other activations make of it."""
     rows = []
-    for (harm, lr, shift), activation in itertools.product(HARM, BENT):
+    for (harm, lr, shift), activation in itertools.product(PERTURBATIONS, DEAD_UNIT_ACTIVATIONS):
         first, last, accuracies, lost = [], [], [], 0
-        for seed in course.seeds:
-            model = network(course.images, (100, 100), activation, seed)
+        for seed in setup.seeds:
+            model = make_model(setup.images, (100, 100), activation, seed)
             with torch.no_grad():
                 for layer in model.dense_layers()[:-1]:
                     if layer.bias is not None:
                         layer.bias.add_(shift)
-            first.append(100 * dead_share(model, course.images))
-            if train(model, course, seed, lr):
-                last.append(100 * dead_share(model, course.images))
-                seen = evaluate(model, Batches(course.images.kept_x, course.images.kept_y))
+            first.append(100 * dead_fraction(model, setup.images))
+            if train(model, setup, seed, lr):
+                last.append(100 * dead_fraction(model, setup.images))
+                seen = evaluate(model, Batches(setup.images.held_out_x, setup.images.held_out_y))
                 accuracies.append(100 * seen.accuracy)
             else:
                 lost += 1
-        ends = [f"{spread(values, '.1f')} %" if values else "–" for values in (last, accuracies)]
-        rows.append([harm, activation, f"{spread(first, '.1f')} %", *ends, str(lost)])
+        ends = [f"{format_mean_std(values, '.1f')} %" if values else "–" for values in (last, accuracies)]
+        rows.append([harm, activation, f"{format_mean_std(first, '.1f')} %", *ends, str(lost)])
     print_table(["harm", "g", "dead before", "dead after", "validation accuracy", "NaN or inf"], rows)
 
 
 # --- descent ----------------------------------------------------------------------------------------------------
 
 PASSES = (1, 2, 5, 10, 20)
-RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+LRS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 class Descent(NamedTuple):
@@ -226,49 +230,49 @@ class Descent(NamedTuple):
 
     Attributes:
         losses: of the training images, after each pass.
-        kept_loss: of the images kept aside, at the end.
+        held_out_loss: of the images kept aside, at the end.
         seconds: of the steps alone.
     """
 
     losses: list[float]
-    kept_loss: float
+    held_out_loss: float
     seconds: float
 
 
-def descend(course: Course, batch_size: int, lr: float, seed: int) -> Descent:
-    """One hidden layer of 32 ReLUs, without momentum; NaN or inf on the way costs inf."""
-    images = course.images
-    model = network(images, (32,), "relu", seed)
-    algorithm = GradientDescent(torch.optim.SGD(model.parameters(), lr=lr), epochs=course.epochs)
+def descend(setup: TrainingSetup, batch_size: int, lr: float, seed: int) -> Descent:
+    """One hidden layer of 32 ReLUs, without momentum; NaN or inf on the way held_out_losses inf."""
+    images = setup.images
+    model = make_model(images, (32,), "relu", seed)
+    algorithm = GradientDescent(torch.optim.SGD(model.parameters(), lr=lr), epochs=setup.epochs)
     batches, whole = Batches(images.x, images.y, batch_size=batch_size), Batches(images.x, images.y, batch_size=1024)
     try:
         records = list(fit(model, batches, algorithm, validation=whole, seed=seed))
     except NonFiniteError:
-        return Descent([math.inf] * course.epochs, math.inf, math.inf)
-    kept_loss = evaluate(model, Batches(images.kept_x, images.kept_y)).loss
+        return Descent([math.inf] * setup.epochs, math.inf, math.inf)
+    held_out_loss = evaluate(model, Batches(images.held_out_x, images.held_out_y)).loss
     losses = [math.inf if record.validation_loss is None else record.validation_loss for record in records]
-    return Descent(losses, kept_loss, sum(record.seconds for record in records))
+    return Descent(losses, held_out_loss, sum(record.seconds for record in records))
 
 
-def descent(course: Course) -> None:
+def descent(setup: TrainingSetup) -> None:
     """One loss, three batch sizes, each with the learning rate that serves the images kept aside best."""
-    size, passes = len(course.images.y), [number for number in PASSES if number <= course.epochs]
+    size, passes = len(setup.images.y), [number for number in PASSES if number <= setup.epochs]
     names = {size: "full batch", 32: "mini-batch", 1: "stochastic"}
-    tried = {(batch_size, lr): [descend(course, batch_size, lr, seed) for seed in course.seeds]
-             for batch_size in names for lr in RATES}  # fmt: skip
-    costs = {which: statistics.mean(run.kept_loss for run in runs) for which, runs in tried.items()}
+    tried = {(batch_size, lr): [descend(setup, batch_size, lr, seed) for seed in setup.seeds]
+             for batch_size in names for lr in LRS}  # fmt: skip
+    held_out_losses = {which: statistics.mean(run.held_out_loss for run in runs) for which, runs in tried.items()}
     print("validation loss after the last pass:\n")
     print_table(
-        ["batch", *(f"η = {lr:g}" for lr in RATES)],
-        ([f"{name}, {batch_size:,}", *(f"{costs[batch_size, lr]:.3f}" for lr in RATES)]
+        ["batch", *(f"η = {lr:g}" for lr in LRS)],
+        ([f"{name}, {batch_size:,}", *(f"{held_out_losses[batch_size, lr]:.3f}" for lr in LRS)]
          for batch_size, name in names.items()),
     )  # fmt: skip
     print("training loss:\n")
     rows = []
     for batch_size, name in names.items():
-        lr = min(RATES, key=lambda rate: costs[batch_size, rate])
+        lr = min(LRS, key=lambda rate: held_out_losses[batch_size, rate])
         runs, steps = tried[batch_size, lr], -(-size // batch_size)
-        losses = [spread((run.losses[number - 1] for run in runs), ".3f") for number in passes]
+        losses = [format_mean_std((run.losses[number - 1] for run in runs), ".3f") for number in passes]
         seconds = f"{statistics.median(run.seconds for run in runs):.2f}"
         rows.append([f"{name}, {batch_size:,}", f"{lr:g}", f"{steps:,}", *losses, seconds])
     print_table(["batch", "η", "steps a pass", *(f"pass {number}" for number in passes), "median seconds"], rows)
@@ -276,7 +280,7 @@ def descent(course: Course) -> None:
 
 # --- backpropagation --------------------------------------------------------------------------------------------
 
-TORCHS: dict[str, Callable[[Tensor], Tensor]] = {
+TORCH_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda z: z,
     "sigmoid": torch.sigmoid,
     "relu": lambda z: z * (z >= 0),
@@ -295,14 +299,14 @@ def gradient_error(number: int) -> float:
     """
     draws = generator(number, "network")
 
-    def drawn(least: int, most: int) -> int:
+    def randint(least: int, most: int) -> int:
         return int(torch.randint(least, most + 1, (), generator=draws))
 
-    names = sorted(TORCHS)
-    hidden = [drawn(1, 40) for _ in range(number % 5)]
-    features, num_classes, size = drawn(1, 40), drawn(3, 10) if drawn(0, 1) else 2, drawn(1, 40)
+    names = sorted(TORCH_ACTIVATIONS)
+    hidden = [randint(1, 40) for _ in range(number % 5)]
+    features, num_classes, size = randint(1, 40), randint(3, 10) if randint(0, 1) else 2, randint(1, 40)
     activation: Any = names[number % len(names)]
-    bias = drawn(0, 3) > 0
+    bias = randint(0, 3) > 0
     model = MLP(features, hidden, num_classes, activation=activation, bias=bias, generator=draws).double()
     with torch.no_grad():
         for layer in model.dense_layers():
@@ -314,7 +318,7 @@ def gradient_error(number: int) -> float:
     by_hand = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     a = x
     for layer in model.dense_layers():
-        a = TORCHS[layer.activation](torch.nn.functional.linear(a, layer.weight, layer.bias))
+        a = TORCH_ACTIVATIONS[layer.activation](torch.nn.functional.linear(a, layer.weight, layer.bias))
     if num_classes == 2:
         risk = torch.nn.functional.binary_cross_entropy_with_logits(a.squeeze(1), labels.double())
     else:
@@ -349,14 +353,14 @@ def main() -> int:
         gradients(20 if flags.quick else 100)
         return 0
     images = load(flags.data, FEW if flags.quick else IMAGES)
-    print(f"; {len(images.y):,} images to train on, {len(images.kept_y):,} kept aside\n")
+    print(f"; {len(images.y):,} images to train on, {len(images.held_out_y):,} kept aside\n")
     seeds, epochs = range(2 if flags.quick else 5), 2 if flags.quick else 20
     if flags.saturation:
-        saturation(Course(images, seeds, epochs))
+        saturation(TrainingSetup(images, seeds, epochs))
     elif flags.dead:
-        dead(Course(images, seeds, epochs))
+        dead(TrainingSetup(images, seeds, epochs))
     else:
-        descent(Course(images, seeds, epochs))
+        descent(TrainingSetup(images, seeds, epochs))
     print(f"{time.perf_counter() - since:.0f} seconds")
     return 0
 

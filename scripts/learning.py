@@ -38,16 +38,18 @@ class Bin(NamedTuple):
 
     Attributes:
         num_images: how many.
-        said: the mean of s(h) over them.
-        seen: the share of them that is of the second class.
+        mean_probability: the mean of s(h) over them.
+        observed_fraction: the share of them that is of the second class.
     """
 
     num_images: int
-    said: float
-    seen: float
+    mean_probability: float
+    observed_fraction: float
 
 
-def configured(path: str | None, *, loss: str = "logistic", kept: float = 0.0, seed: int = 0, epochs: int) -> Config:
+def make_config(
+    path: str | None, *, loss: str = "logistic", held_out: float = 0.0, seed: int = 0, epochs: int
+) -> Config:
     """The experiment: the images, and by which loss."""
     data = (
         {"source": "digits", "classes": ("3", "8")}
@@ -57,7 +59,7 @@ def configured(path: str | None, *, loss: str = "logistic", kept: float = 0.0, s
     return Config.model_validate(
         {
             "seed": seed,
-            "data": data | {"validation": kept},
+            "data": data | {"validation": held_out},
             "model": {"kind": "logistic"},
             "optimizer": {"name": "lbfgs", "weight_decay": 0.01},
             "train": {"loss": loss, "batch_size": "all", "epochs": epochs},
@@ -65,7 +67,7 @@ def configured(path: str | None, *, loss: str = "logistic", kept: float = 0.0, s
     )
 
 
-def learned(config: Config) -> Experiment:
+def train(config: Config) -> Experiment:
     """The experiment, trained."""
     experiment = build(config, torch.device("cpu"))
     training = experiment.training
@@ -82,7 +84,7 @@ def scores_and_labels(experiment: Experiment) -> tuple[Tensor, Tensor]:
     return torch.cat(scores), torch.cat(labels)
 
 
-def bins(scores: Tensor, labels: Tensor) -> list[Bin]:
+def reliability_bins(scores: Tensor, labels: Tensor) -> list[Bin]:
     """What s(h) says beside what is seen, from the lowest fifth to the highest."""
     said = F.sigmoid(scores)
     place = (said * BINS).long().clamp(max=BINS - 1)
@@ -95,60 +97,65 @@ def bins(scores: Tensor, labels: Tensor) -> list[Bin]:
     return found
 
 
-def gap(found: Sequence[Bin]) -> float:
+def calibration_error(found: Sequence[Bin]) -> float:
     """The mean over all images of |said − seen| in their bins."""
     filled = [each for each in found if each.num_images]
-    return sum(each.num_images * abs(each.said - each.seen) for each in filled) / sum(
+    return sum(each.num_images * abs(each.mean_probability - each.observed_fraction) for each in filled) / sum(
         each.num_images for each in filled
     )
 
 
-def of_losses(path: str | None, epochs: int) -> Iterator[str]:
+def loss_tables(path: str | None, epochs: int) -> Iterator[str]:
     """The tables of the three losses, line by line."""
     found = {}
     yield "| loss | test error (95 % interval) | scores outside [0, 1] | largest size | mean of abs. said − seen |"
     yield "| --- | --- | --- | --- | --- |"
     for loss in LOSSES:
-        experiment = learned(configured(path, loss=loss, epochs=epochs))
+        experiment = train(make_config(path, loss=loss, epochs=epochs))
         scores, labels = scores_and_labels(experiment)
-        seen, found[loss] = evaluate(experiment.training.model, experiment.test), bins(scores, labels)
+        seen, found[loss] = evaluate(experiment.training.model, experiment.test), reliability_bins(scores, labels)
         low, high = seen.error_interval
         outside = ((scores < 0) | (scores > 1)).double().mean().item()
         yield (
             f"| {loss} | {seen.error:.2%} ({low:.2%} to {high:.2%}) | {outside:.1%} | {scores.abs().max():.2f} | "
-            f"{gap(found[loss]):.3f} |"
+            f"{calibration_error(found[loss]):.3f} |"
         )
     yield ""
     yield "| s(h) in | " + " | ".join(f"{loss}: images, said, seen" for loss in LOSSES) + " |"
     yield "| --- |" + " --- |" * len(LOSSES)
     for number in range(BINS):
         row = [found[loss][number] for loss in LOSSES]
-        cells = [f"{each.num_images:,}, {each.said:.2f}, {each.seen:.2f}" if each.num_images else "0" for each in row]
+        cells = [
+            f"{each.num_images:,}, {each.mean_probability:.2f}, {each.observed_fraction:.2f}"
+            if each.num_images
+            else "0"
+            for each in row
+        ]
         yield f"| {number / BINS:.1f} to {(number + 1) / BINS:.1f} | " + " | ".join(cells) + " |"
 
 
-def of_samples(path: str | None, epochs: int, sizes: Sequence[int], num_seeds: int) -> Iterator[str]:
+def sample_size_table(path: str | None, epochs: int, sizes: Sequence[int], num_seeds: int) -> Iterator[str]:
     """The table of training and test risk over the number of images learned from."""
     yield "| n | training risk | test risk | difference | training error | test error |"
     yield "| --- | --- | --- | --- | --- | --- |"
-    available = build(configured(path, epochs=epochs), torch.device("cpu")).training.batches.num_images
+    available = build(make_config(path, epochs=epochs), torch.device("cpu")).training.batches.num_images
     for size in sizes:
         pairs, counts = [], []
         for seed in range(num_seeds if size < available else 1):
-            kept = max(0.0, 1.0 - size / available)
-            experiment = learned(configured(path, kept=kept, seed=seed, epochs=epochs))
+            held_out = max(0.0, 1.0 - size / available)
+            experiment = train(make_config(path, held_out=held_out, seed=seed, epochs=epochs))
             training = experiment.training
             counts.append(training.batches.num_images)
             pairs.append([evaluate(training.model, images) for images in (training.batches, experiment.test)])
-        risks = [spread([pair[k].loss for pair in pairs]) for k in (0, 1)]
-        difference = spread([test.loss - train.loss for train, test in pairs])
+        risks = [format_mean_std([pair[k].loss for pair in pairs]) for k in (0, 1)]
+        difference = format_mean_std([test.loss - train.loss for train, test in pairs])
         yield (
             f"| {counts[0]:,} | {risks[0]} | {risks[1]} | {difference} | "
             f"{mean_error([pair[0] for pair in pairs])} | {mean_error([pair[1] for pair in pairs])} |"
         )
 
 
-def spread(values: Sequence[float]) -> str:
+def format_mean_std(values: Sequence[float]) -> str:
     """Mean and standard deviation; the mean alone of one value."""
     numbers = torch.tensor(values, dtype=torch.float64)
     return f"{numbers.mean():.3f}" + (f" ± {numbers.std():.3f}" if len(values) > 1 else "")
@@ -169,9 +176,9 @@ def main() -> None:
     epochs, sizes = 20 if flags.quick else 200, SIZES[flags.data is not None]
     if flags.samples:
         few = flags.quick
-        lines = of_samples(flags.data, epochs, sizes[:: 4 if few else 1], 2 if few else NUM_SEEDS)
+        lines = sample_size_table(flags.data, epochs, sizes[:: 4 if few else 1], 2 if few else NUM_SEEDS)
     else:
-        lines = of_losses(flags.data, epochs)
+        lines = loss_tables(flags.data, epochs)
     for line in lines:
         print(line)
 

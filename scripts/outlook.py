@@ -52,13 +52,13 @@ def row(of: ImageSet, hidden: tuple[int, ...]) -> str:
     widths = [math.prod(of.shape), *hidden, of.classes]
     hours = []
     for devices, batch in ((1, BATCH), (DEVICES, BATCH), (DEVICES, BATCH * DEVICES)):
-        cost = step_cost(widths, batch, devices=devices)
-        taken = training_hours(cost, images=of.images, batch_size=batch, epochs=EPOCHS)
+        cost = step_cost(widths, batch, num_devices=devices)
+        taken = training_hours(cost, num_images=of.images, batch_size=batch, epochs=EPOCHS)
         hours.append(duration(taken) if batch <= of.images else "–")
     cost = step_cost(widths, BATCH)
     feed = BATCH * math.prod(of.shape) / cost.seconds / 1e9
     name = f"[{', '.join(map(str, hidden))}]" if hidden else "softmax regression"
-    counts = f"{count(cost.parameters)} | {cost.flops / 1e12:.3g} | {cost.bytes / 1e9:.3g}"
+    counts = f"{count(cost.parameters)} | {cost.flops / 1e12:.3g} | {cost.bytes_moved / 1e9:.3g}"
     return f"| {of.name} | {name} | {counts} | {' | '.join(hours)} | {feed:.3g} |"
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from fcnet.runtime.errors import UserError
 
 
-def shipped() -> dict[str, Path]:
+def list_presets() -> dict[str, Path]:
     """The shipped configurations by name, in order.
 
     An installed package holds them; a checkout has them beside it.
 
     Example:
-        >>> shipped()["digits"].name
+        >>> list_presets()["digits"].name
         'digits.toml'
     """
     package = Path(str(resources.files("fcnet")))
@@ -24,14 +24,14 @@ def shipped() -> dict[str, Path]:
     return {file.stem: file for file in sorted((folder / "configs").glob("*.toml"))}
 
 
-def purpose(file: Path) -> str:
+def preset_summary(file: Path) -> str:
     """The first sentence of a configuration's opening comment.
 
     Args:
         file: a configuration file in UTF-8.
 
     Example:
-        >>> purpose(shipped()["digits"]).split(" with")[0]
+        >>> preset_summary(list_presets()["digits"]).split(" with")[0]
         'Trains a network'
     """
     opening = re.match(r"(?:#.*\n?)*", file.read_text(encoding="utf-8"))
@@ -39,25 +39,25 @@ def purpose(file: Path) -> str:
     return re.split(r"(?<=\.) (?=[A-Z])", comment, maxsplit=1)[0]
 
 
-def find_config(named: str, flag: str = "--config") -> Path:
+def find_config(name: str, flag: str = "--config") -> Path:
     """The configuration file that a flag names: a path that is there, else a shipped configuration.
 
     Args:
-        named: a path, or the name of a shipped configuration.
+        name: a path, or the name of a shipped configuration.
         flag: what errors call it.
 
     Raises:
         UserError: it is neither; the nearest name is said, and all there are.
 
     Example:
-        >>> find_config("digits") == shipped()["digits"]
+        >>> find_config("digits") == list_presets()["digits"]
         True
     """
-    known = shipped()
-    if Path(named).exists():
-        return Path(named)
-    if named in known:
-        return known[named]
-    close = difflib.get_close_matches(Path(named).stem, known, n=1)
+    known = list_presets()
+    if Path(name).exists():
+        return Path(name)
+    if name in known:
+        return known[name]
+    close = difflib.get_close_matches(Path(name).stem, known, n=1)
     nearest = f"; the nearest is {close[0]}" if close else ""
-    raise UserError(f"{flag} must be a file or one of {', '.join(known)}, got {named}{nearest}")
+    raise UserError(f"{flag} must be a file or one of {', '.join(known)}, got {name}{nearest}")

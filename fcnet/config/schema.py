@@ -13,30 +13,30 @@ def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-PLAIN = "UTF-8, in one line, without a NUL"
+PLAIN_TEXT_RULE = "UTF-8, in one line, without a NUL"
 
 
-def is_plain(text: str) -> bool:
+def is_plain_text(text: str) -> bool:
     """Whether a text is UTF-8 that can be said in one line."""
     return text.encode(errors="ignore").decode() == text and text.splitlines() in ([], [text]) and "\0" not in text
 
 
-_List = BeforeValidator(_as_tuple)
+_ListAsTuple = BeforeValidator(_as_tuple)
 
 
-def _count_or_all(value: object) -> object:
+def _check_batch_size(value: object) -> object:
     if value == "all" or (type(value) is int and 1 <= value < 2**31):
         return value
     raise PydanticCustomError("count_or_all", "must be a whole number of at least 1, or 'all'")
 
 
-def _refuse(mistakes: list[str]) -> None:
+def _raise_if_any(errors: list[str]) -> None:
     """Raises what pydantic takes for the rules between fields, ``field|rule|value`` a line, if any was broken."""
-    if mistakes:
-        raise ValueError("\n".join(mistakes))
+    if errors:
+        raise ValueError("\n".join(errors))
 
 
-_Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+_PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 class Section(BaseModel):
@@ -76,7 +76,7 @@ class Data(Section):
     path: str = ""
     """For cifar10 and cifar100 the folder they are kept in; for images a folder or a tar archive of one; for arrays
     a .npz file."""
-    classes: Annotated[tuple[str, ...], _List] = ()
+    classes: Annotated[tuple[str, ...], _ListAsTuple] = ()
     """A subset, by name, in the order of the labels; two make a binary problem; empty: all."""
     validation: float = Field(default=0.1, ge=0.0, lt=1.0)
     """The share of each class's training images that is kept aside to choose by."""
@@ -88,35 +88,35 @@ class Data(Section):
     """What makes classes count the same in training: weights in the loss, or drawing images class by class."""
     whiten: int = Field(default=0, ge=0, le=2**31 - 1)
     """Principal components kept, each scaled to unit variance; 0 is plain pixels."""
-    size: Annotated[tuple[_Count, ...], _List] = ()
+    size: Annotated[tuple[_PositiveInt, ...], _ListAsTuple] = ()
     """For images: height and width that every picture is scaled to cover, then cropped to; empty: as they are."""
     skip_broken: bool = False
     """For images: leave out pictures that cannot be read, and list them, instead of refusing the first."""
-    shape: Annotated[tuple[_Count, _Count, _Count], _List] = (3, 32, 32)
+    shape: Annotated[tuple[_PositiveInt, _PositiveInt, _PositiveInt], _ListAsTuple] = (3, 32, 32)
     """For synthetic: channels, height and width."""
-    train_size: _Count = 10_000
+    train_size: _PositiveInt = 10_000
     """For synthetic: the number of training images."""
-    test_size: _Count = 1_000
+    test_size: _PositiveInt = 1_000
     """For synthetic: the number of test images."""
     num_classes: int = Field(default=10, ge=2, le=1_000_000)
     """For synthetic: the number of classes."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Data:
-        mistakes = []
+    def _check_consistency(self) -> Data:
+        errors = []
         if self.source in {"cifar10", "cifar100", "images", "arrays"} and not self.path:
-            mistakes.append(f"path|must be set for the source {self.source}|''")
-        if not is_plain(self.path):
-            mistakes.append(f"path|must be {PLAIN}|{self.path!r}")
+            errors.append(f"path|must be set for the source {self.source}|''")
+        if not is_plain_text(self.path):
+            errors.append(f"path|must be {PLAIN_TEXT_RULE}|{self.path!r}")
         if len(self.size) not in (0, 2):
-            mistakes.append(f"size|must be a height and a width, or none|{list(self.size)}")
+            errors.append(f"size|must be a height and a width, or none|{list(self.size)}")
         if self.source == "synthetic" and self.train_size < self.num_classes:
-            mistakes.append(f"train_size|must be at least num_classes ({self.num_classes})|{self.train_size}")
+            errors.append(f"train_size|must be at least num_classes ({self.num_classes})|{self.train_size}")
         if self.classes and (len(self.classes) < 2 or len(set(self.classes)) < len(self.classes)):
-            mistakes.append(f"classes|must be at least two different names, or none|{list(self.classes)}")
-        if not all(map(is_plain, self.classes)):
-            mistakes.append(f"classes|must be {PLAIN}|{list(self.classes)}")
-        _refuse(mistakes)
+            errors.append(f"classes|must be at least two different names, or none|{list(self.classes)}")
+        if not all(map(is_plain_text, self.classes)):
+            errors.append(f"classes|must be {PLAIN_TEXT_RULE}|{list(self.classes)}")
+        _raise_if_any(errors)
         return self
 
 
@@ -125,7 +125,7 @@ class Model(Section):
 
     kind: Literal["mlp", "logistic"] = "mlp"
     """An MLP, or logistic regression, which has no hidden layer and none of the settings below."""
-    hidden: Annotated[tuple[_Count, ...], _List] = (128,)
+    hidden: Annotated[tuple[_PositiveInt, ...], _ListAsTuple] = (128,)
     """The widths of the hidden layers, from the input on."""
     activation: Literal["identity", "sigmoid", "relu", "leaky_relu", "elu", "gelu"] = "relu"
     """g of the hidden layers."""
@@ -139,7 +139,7 @@ class Model(Section):
     """The first weights' variance, with n inputs and m outputs: by the activation, 2 / n, 2 / (n + m), or 1 / n."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Model:
+    def _check_consistency(self) -> Model:
         widths = self.hidden
         if self.kind == "mlp" and self.residual and not any(a == b for a, b in itertools.pairwise(widths)):
             raise ValueError(f"hidden|must have two neighbours of one width where residual is true|{list(widths)}")
@@ -167,7 +167,7 @@ class Optimizer(Section):
     """The largest norm of the whole gradient, beyond which it is shortened; 0: any."""
     schedule: Literal["constant", "cosine", "linear", "one_cycle", "steps"] = "constant"
     """How the learning rate changes over the steps."""
-    milestones: Annotated[tuple[Annotated[float, Field(gt=0.0, le=2**31 - 1)], ...], _List] = ()
+    milestones: Annotated[tuple[Annotated[float, Field(gt=0.0, le=2**31 - 1)], ...], _ListAsTuple] = ()
     """For the schedule steps: the epochs after which the learning rate is multiplied by gamma, rising."""
     gamma: float = Field(default=0.1, gt=0.0, lt=1.0)
     """For the schedule steps: the factor."""
@@ -175,28 +175,28 @@ class Optimizer(Section):
     """Epochs over which the learning rate rises from 0 to where the schedule is."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Optimizer:
-        mistakes = []
+    def _check_consistency(self) -> Optimizer:
+        errors = []
         if self.name == "sgd" and self.nesterov and self.momentum == 0.0:
-            mistakes.append("momentum|must be greater than 0 where nesterov is true|0.0")
+            errors.append("momentum|must be greater than 0 where nesterov is true|0.0")
         if self.name == "lbfgs" and self.clip_norm:
-            mistakes.append(f"clip_norm|must be 0 for lbfgs, whose line search needs the gradient|{self.clip_norm}")
+            errors.append(f"clip_norm|must be 0 for lbfgs, whose line search needs the gradient|{self.clip_norm}")
         if self.schedule == "steps" and not self.milestones:
-            mistakes.append("milestones|must be one or more for the schedule steps|[]")
+            errors.append("milestones|must be one or more for the schedule steps|[]")
         if any(later <= earlier for earlier, later in itertools.pairwise(self.milestones)):
-            mistakes.append(f"milestones|must rise|{list(self.milestones)}")
-        _refuse(mistakes)
+            errors.append(f"milestones|must rise|{list(self.milestones)}")
+        _raise_if_any(errors)
         return self
 
 
 class Train(Section):
     """How long, in what portions, and for what."""
 
-    epochs: _Count = 15
+    epochs: _PositiveInt = 15
     """How often every training image is seen."""
-    batch_size: Annotated[int | Literal["all"], BeforeValidator(_count_or_all)] = 128
+    batch_size: Annotated[int | Literal["all"], BeforeValidator(_check_batch_size)] = 128
     """Images in a global batch, whatever the number of processes; "all" is the whole training set."""
-    accumulate: _Count = 1
+    accumulate: _PositiveInt = 1
     """Parts that a batch goes through the network in, to save memory; the step is that of the whole batch."""
     loss: Literal["cross_entropy", "logistic", "hinge", "quadratic"] = "cross_entropy"
     """What is minimised: the cross-entropy, or for two classes a loss of the score, of which logistic is the same. What
@@ -232,13 +232,11 @@ class Config(Section):
     """How long, in what portions, and for what."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Config:
-        mistakes = []
+    def _check_consistency(self) -> Config:
+        errors = []
         if self.optimizer.name == "lbfgs" and self.train.batch_size != "all":
-            mistakes.append(
-                f"train.batch_size|must be 'all' for lbfgs, which needs one function|{self.train.batch_size}"
-            )
+            errors.append(f"train.batch_size|must be 'all' for lbfgs, which needs one function|{self.train.batch_size}")
         if self.train.patience and not self.data.validation:
-            mistakes.append("data.validation|must be greater than 0 where train.patience is set|0.0")
-        _refuse(mistakes)
+            errors.append("data.validation|must be greater than 0 where train.patience is set|0.0")
+        _raise_if_any(errors)
         return self

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 from pydantic import ValidationError
 
-from fcnet.config.schema import PLAIN, Config, is_plain
+from fcnet.config.schema import PLAIN_TEXT_RULE, Config, is_plain_text
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_SHOWN = 300
+_MAX_VALUE_LENGTH = 300
 
 
 def load_config(
-    path: Path, overrides: Sequence[str] = (), *, flag: str = "--config", further: Sequence[tuple[str, str]] = ()
+    path: Path, overrides: Sequence[str] = (), *, flag: str = "--config", flag_overrides: Sequence[tuple[str, str]] = ()
 ) -> Config:
     """Reads a configuration file, then what is set on top of it.
 
@@ -29,7 +29,7 @@ def load_config(
         path: a TOML file.
         overrides: ``section.key=value`` each, the value read as TOML; a bare word is a string.
         flag: what named the file, for the message.
-        further: what is set after that, each with the flag that said so.
+        flag_overrides: what is set after that, each with the flag that said so.
 
     Returns:
         The configuration, with ``data.path`` made absolute.
@@ -54,23 +54,23 @@ def load_config(
         raise UserError(f"{flag} must name a file that can be read, got {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} must be UTF-8 text") from None
-    changes = [*(("--set", override) for override in overrides), *further]
+    changes = [*(("--set", override) for override in overrides), *flag_overrides]
     try:
-        tree = parsed(text)
+        tree = parse_toml(text)
     except ValueError as error:
-        unset = [mistake for change in changes if (mistake := _override({}, {}, *change))]
+        unset = [mistake for change in changes if (mistake := _apply_override({}, {}, *change))]
         raise UserError("\n".join([f"{path} must be TOML: {error}", *unset])) from None
-    places = {key: f"{path}:{line}" for key, line in _lines_of_keys(text)}
-    mistakes = [mistake for change in changes if (mistake := _override(tree, places, *change))]
+    key_locations = {key: f"{path}:{line}" for key, line in _key_lines(text)}
+    errors = [mistake for change in changes if (mistake := _apply_override(tree, key_locations, *change))]
     config = None
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
         for details in error.errors(include_url=False):
-            mistakes += _sentences(details, places, str(path))
-    if mistakes or config is None:
-        raise UserError("\n".join(mistakes))
-    return _with_absolute_path(config, places, str(path))
+            errors += _error_lines(details, key_locations, str(path))
+    if errors or config is None:
+        raise UserError("\n".join(errors))
+    return _with_absolute_path(config, key_locations, str(path))
 
 
 def dump_config(config: Config) -> str:
@@ -83,11 +83,11 @@ def dump_config(config: Config) -> str:
     return tomli_w.dumps(config.model_dump(mode="json"))
 
 
-def check_agreement(given: Config, stored: Config, given_in: Path, stored_in: Path) -> None:
+def check_agreement(given: Config, stored: Config, given_path: Path, stored_path: Path) -> None:
     """Refuses a configuration that differs from the one a run was begun with, naming each key."""
-    ours, theirs = dict(leaves(given.model_dump())), dict(leaves(stored.model_dump()))
+    ours, theirs = dict(flatten_config(given.model_dump())), dict(flatten_config(stored.model_dump()))
     lines = [
-        f"{key} ({given_in}) must be {theirs[key]!r} as in {stored_in}, got {ours[key]!r}"
+        f"{key} ({given_path}) must be {theirs[key]!r} as in {stored_path}, got {ours[key]!r}"
         for key in ours
         if ours[key] != theirs[key]
     ]
@@ -95,28 +95,28 @@ def check_agreement(given: Config, stored: Config, given_in: Path, stored_in: Pa
         raise UserError("\n".join(lines))
 
 
-def _with_absolute_path(config: Config, places: dict[str, str], file: str) -> Config:
+def _with_absolute_path(config: Config, key_locations: dict[str, str], file: str) -> Config:
     path = config.data.path
     if not path:
         return config
-    place = _place(["data", "path"], places, file)
+    place = _find_location(["data", "path"], key_locations, file)
     try:
         absolute = str(Path(path).expanduser().absolute())
     except RuntimeError:
-        raise UserError(f"data.path ({place}) must be in a home that is known, got {_shown(path)}") from None
-    if not is_plain(absolute):
-        raise UserError(f"data.path ({place}) must be {PLAIN}, got {_shown(absolute)}")
+        raise UserError(f"data.path ({place}) must be in a home that is known, got {_format_value(path)}") from None
+    if not is_plain_text(absolute):
+        raise UserError(f"data.path ({place}) must be {PLAIN_TEXT_RULE}, got {_format_value(absolute)}")
     return config.model_copy(update={"data": config.data.model_copy(update={"path": absolute})})
 
 
-def parsed(text: str) -> dict[str, Any]:
+def parse_toml(text: str) -> dict[str, Any]:
     """Reads TOML.
 
     Raises:
         ValueError: it is none, or Python cannot hold it.
 
     Example:
-        >>> parsed("value = [1e-4, 1e-3]")
+        >>> parse_toml("value = [1e-4, 1e-3]")
         {'value': [0.0001, 0.001]}
     """
     try:
@@ -125,96 +125,96 @@ def parsed(text: str) -> dict[str, Any]:
         raise ValueError("it must be nested less deeply") from None
 
 
-def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+def flatten_config(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
     """Every setting of a configuration's tree under its dotted key.
 
     Example:
-        >>> list(leaves({"seed": 0, "train": {"epochs": 3}}))
+        >>> list(flatten_config({"seed": 0, "train": {"epochs": 3}}))
         [('seed', 0), ('train.epochs', 3)]
     """
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{key}.")
+            yield from flatten_config(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 
 
-def _override(tree: dict[str, Any], places: dict[str, str], flag: str, override: str) -> str | None:
+def _apply_override(tree: dict[str, Any], key_locations: dict[str, str], flag: str, override: str) -> str | None:
     """Puts one ``--set``, or what another flag sets, into the tree; returns the mistake where it cannot."""
     place = f"{flag} {override}"
-    if not is_plain(override):
-        return f"{flag} must be {PLAIN}, got {_shown(override)}"
+    if not is_plain_text(override):
+        return f"{flag} must be {PLAIN_TEXT_RULE}, got {_format_value(override)}"
     key, equals, text = override.partition("=")
     key = key.strip()
     parts = key.split(".")
     if not equals or not all(parts):
         return f"{flag} must be section.key=value, got {override}"
     try:
-        value = parsed(f"value = {text}")["value"]
+        value = parse_toml(f"value = {text}")["value"]
     except ValueError:
         if not re.fullmatch(r"[^\s\"'\[\]{}=,#][^\"'\[\]{}=,\n]*", text):
-            return f"{place}: the value must be TOML, got {_shown(text)}"
+            return f"{place}: the value must be TOML, got {_format_value(text)}"
         value = text
     section: Any = tree
     for depth, part in enumerate(parts[:-1]):
         section = section.setdefault(part, {})
         if not isinstance(section, dict):
-            return f"{place}: {'.'.join(parts[: depth + 1])} must be a section, got {_shown(section)}"
+            return f"{place}: {'.'.join(parts[: depth + 1])} must be a section, got {_format_value(section)}"
     section[parts[-1]] = value
-    for known in [known for known in places if known.startswith(f"{key}.")]:
-        del places[known]
-    places[key] = place
+    for known in [known for known in key_locations if known.startswith(f"{key}.")]:
+        del key_locations[known]
+    key_locations[key] = place
     return None
 
 
-def _lines_of_keys(text: str) -> Iterator[tuple[str, int]]:
+def _key_lines(text: str) -> Iterator[tuple[str, int]]:
     """Dotted keys and the lines they are set in, for sections that are flat."""
     section = ""
     for number, line in enumerate(text.split("\n"), start=1):
         if header := re.match(r"\s*\[\[?([^\[\]]+)\]", line):
-            section = _bare(header[1]) + "."
+            section = _strip_key(header[1]) + "."
             yield section[:-1], number
         elif key := re.match(r"([\w.\"' \t-]+)=", line):
-            yield section + _bare(key[1]), number
+            yield section + _strip_key(key[1]), number
 
 
-def _bare(key: str) -> str:
+def _strip_key(key: str) -> str:
     """A dotted key without its quotes and the space around its parts."""
     return re.sub(r"[\s\"']", "", key)
 
 
-def _sentences(details: Any, places: dict[str, str], file: str) -> Iterator[str]:  # noqa: ANN401 - pydantic's dictionary
+def _error_lines(details: Any, key_locations: dict[str, str], file: str) -> Iterator[str]:  # noqa: ANN401 - pydantic's dictionary
     """A line for each mistake that one of pydantic's errors stands for: several of the rules between fields."""
     location = [str(part) for part in details["loc"]]
     if details["type"] == "value_error":
         for mistake in str(details["ctx"]["error"]).split("\n"):
             field, rule, value = mistake.split("|", 2)
-            yield f"{'.'.join([*location, field])} ({_place([*location, field], places, file)}) {rule}, got {value}"
+            yield f"{'.'.join([*location, field])} ({_find_location([*location, field], key_locations, file)}) {rule}, got {value}"
         return
-    key, place = ".".join(location), _place(location, places, file)
+    key, place = ".".join(location), _find_location(location, key_locations, file)
     if details["type"] == "extra_forbidden":
-        yield f"{key if key.isprintable() and key else _shown(key)} ({place}) is not a known key{_nearest(key)}"
+        yield f"{key if key.isprintable() and key else _format_value(key)} ({place}) is not a known key{_suggest_key(key)}"
     else:
-        yield f"{key} ({place}) {_rule(details)}, got {_shown(details['input'])}"
+        yield f"{key} ({place}) {_describe_rule(details)}, got {_format_value(details['input'])}"
 
 
-def _shown(value: object) -> str:
+def _format_value(value: object) -> str:
     """A value in one line of bounded length."""
     try:
         text = repr(value)
     except ValueError:  # Python writes no more than some thousand digits
         return "a number of too many digits"
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[:_MAX_VALUE_LENGTH]}…"
 
 
-def _place(location: list[str], places: dict[str, str], file: str) -> str:
+def _find_location(location: list[str], key_locations: dict[str, str], file: str) -> str:
     """Where a key is set, else the first key inside it, else the nearest section around it."""
     around = [".".join(location[:length]) for length in range(len(location), 0, -1)]
-    inside = [known for known in places if known.startswith(f"{around[0]}.")]
-    return next((places[known] for known in [around[0], *inside, *around] if known in places), file)
+    inside = [known for known in key_locations if known.startswith(f"{around[0]}.")]
+    return next((key_locations[known] for known in [around[0], *inside, *around] if known in key_locations), file)
 
 
-def _nearest(key: str) -> str:
+def _suggest_key(key: str) -> str:
     """The known key that the reader may have meant, or those there are."""
     section, _, name = key.rpartition(".")
     tree: Any = Config().model_dump()
@@ -230,7 +230,7 @@ def _nearest(key: str) -> str:
     return f"; known are {', '.join(sections[section])}" if section in sections else ""
 
 
-def _rule(details: Any) -> str:  # noqa: ANN401 - pydantic's dictionary
+def _describe_rule(details: Any) -> str:  # noqa: ANN401 - pydantic's dictionary
     """What a field must be, in our words."""
     context = details.get("ctx", {})
     if details["type"] == "literal_error":

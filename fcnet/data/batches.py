@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fcnet.data.class_balance import class_weights, even_sample
-from fcnet.data.epoch_plan import Order
-from fcnet.data.transforms.mixup import mixed_target
+from fcnet.data.class_balance import class_weights, sample_balanced
+from fcnet.data.epoch_plan import EpochPlan
+from fcnet.data.transforms.mixup import soft_target
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.seeds import generator
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from fcnet.data.transforms.augment import Transform
-    from fcnet.data.transforms.mixup import Mixing, Mixture
+    from fcnet.data.transforms.mixup import MixupCutmix, MixupParams
     from fcnet.data.transforms.whitening import Whitening
 
-BALANCES = ("none", "weights", "sampling")
+BALANCE_MODES = ("none", "weights", "sampling")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +67,11 @@ def normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     Returns:
         float32 (B, C, H, W).
     """
-    scale, shift = _line(mean, std)
+    scale, shift = _scale_and_shift(mean, std)
     return torch.addcmul(shift[:, None, None], pixels.to(torch.float32), scale[:, None, None])
 
 
-def _line(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+def _scale_and_shift(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     """Scale and shift (C,) that normalise pixels of 0 to 255."""
     return 1.0 / (255.0 * std), -mean / std
 
@@ -120,29 +120,29 @@ class Batches:
         rows: Tensor | None = None,
         statistics: tuple[Tensor, Tensor] | None = None,
         augment: Sequence[Transform] = (),
-        mixing: Mixing | None = None,
+        mixing: MixupCutmix | None = None,
         balance: str = "none",
         num_classes: int | None = None,
         whitening: Whitening | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        changed = bool(augment) or mixing is not None or whitening is not None
-        _check(images, labels, batch_size, balance, changed=changed)
+        needs_uint8 = bool(augment) or mixing is not None or whitening is not None
+        _check_arguments(images, labels, batch_size, balance, needs_uint8=needs_uint8)
         self.device = torch.device(device)
         self.batch_size = batch_size
         self.augment = tuple(augment)
         self.mixing = mixing
         self.balance = balance
         self.whitening = whitening
-        self.images = _settled(images, self.device)
+        self.images = _move_if_fits(images, self.device)
         self.labels = labels.to(self.device)
         self.rows = torch.arange(len(labels)) if rows is None else rows
         self.num_classes = num_classes or max(2, int(labels.max()) + 1 if len(labels) else 0)
-        self._rows_of_pixels = self.images.view(len(images), -1)
+        self._flat_images = self.images.view(len(images), -1)
         if images.dtype == torch.uint8:
             mean, std = statistics or (torch.zeros(images.shape[1]), torch.ones(images.shape[1]))
-            scale, shift = _line(mean.to(self.device), std.to(self.device))
-            self._scale, self._shift = _for_each_pixel(scale, images), _for_each_pixel(shift, images)
+            scale, shift = _scale_and_shift(mean.to(self.device), std.to(self.device))
+            self._scale, self._shift = _expand_to_pixels(scale, images), _expand_to_pixels(shift, images)
 
     @property
     def num_images(self) -> int:
@@ -155,10 +155,10 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         """Every image once, in order, unchanged."""
-        return self._batches(self._order(self.rows, ()), start=0)
+        return self._iter_batches(self._make_plan(self.rows, ()), start=0)
 
     def epoch(
-        self, seed: int, epoch: int, *, start: int = 0, recycle: bool = False, shuffle: bool = True
+        self, seed: int, epoch: int, *, start: int = 0, reuse_buffer: bool = False, shuffle: bool = True
     ) -> Iterator[Batch]:
         """Every image once, or as many as `balance` samples, in the order and with the changes of this epoch.
 
@@ -166,22 +166,22 @@ class Batches:
             seed: the run's seed.
             epoch: the epoch's number, from 0.
             start: the number of batches to leave out at the beginning.
-            recycle: whether a batch's images may take the memory of the batch before, which is
+            reuse_buffer: whether a batch's images may take the memory of the batch before, which is
                 still in the processor's cache; for a loop that keeps none.
             shuffle: whether to leave the rows' own order, and to sample.
 
         Yields:
             The batches from ``start`` on, the same whatever ``start`` and the number of ranks.
         """
-        order = self.order(seed, epoch, shuffle=shuffle)
+        plan = self.plan_epoch(seed, epoch, shuffle=shuffle)
         largest = min(self.batch_size, self.num_images)
-        memory = torch.empty(largest, self._rows_of_pixels.shape[1], device=self.device) if recycle else None
-        return self._batches(order, start=start, memory=memory)
+        buffer = torch.empty(largest, self._flat_images.shape[1], device=self.device) if reuse_buffer else None
+        return self._iter_batches(plan, start=start, buffer=buffer)
 
-    def order(self, seed: int, epoch: int, *, shuffle: bool = True) -> Order:
+    def plan_epoch(self, seed: int, epoch: int, *, shuffle: bool = True) -> EpochPlan:
         """What `epoch` makes its batches of."""
-        rows = self._ordered(seed, epoch) if shuffle else self.rows
-        drawn = [
+        rows = self._epoch_rows(seed, epoch) if shuffle else self.rows
+        draws = [
             transform.draw(self.num_images, generator(seed, "augment", place, epoch))
             for place, transform in enumerate(self.augment)
         ]
@@ -189,106 +189,110 @@ class Batches:
         if self.mixing is not None:
             height, width = self.images.shape[2:]
             mixture = self.mixing.draw(self.num_images, (height, width), generator(seed, "mixing", epoch))
-        weights = class_weights(self._own_labels(), self.num_classes) if self.balance == "weights" else None
-        return self._order(rows, drawn, mixture, weights)
+        weights = class_weights(self._selected_labels(), self.num_classes) if self.balance == "weights" else None
+        return self._make_plan(rows, draws, mixture, weights)
 
-    def size(self, number: int) -> int:
+    def batch_size_at(self, number: int) -> int:
         """The number of images in the global batch of a number, from 0."""
         return min(self.batch_size, self.num_images - number * self.batch_size)
 
-    def batch(self, part: Order, size: int, memory: Tensor | None = None) -> Batch:
+    def make_batch(self, plan: EpochPlan, size: int, buffer: Tensor | None = None) -> Batch:
         """The images of a part of an order, as this rank's part of a global batch.
 
         Args:
-            part: of what `order` gives.
+            plan: a slice of what `plan_epoch` returns.
             size: the number of images in the global batch.
-            memory: as `take` uses it.
+            buffer: as in `get_images`.
         """
-        images = self.take(part.rows.flatten(), [numbers.flatten(0, 1) for numbers in part.drawn], part.mixture, memory)
-        own = part.labels[0]
-        if part.mixture is None and part.weights is None:
+        images = self.get_images(
+            plan.rows.flatten(), [numbers.flatten(0, 1) for numbers in plan.draws], plan.mixture, buffer
+        )
+        own = plan.labels[0]
+        if plan.mixture is None and plan.weights is None:
             return Batch(images, own, own, size)
-        share = None if part.mixture is None else part.mixture.share
-        target = mixed_target(part.labels, share, part.weights, self.num_classes)
-        return Batch(images, own if share is None else torch.where(share >= 0.5, own, part.labels[1]), target, size)
+        lam = None if plan.mixture is None else plan.mixture.lam
+        target = soft_target(plan.labels, lam, plan.weights, self.num_classes)
+        return Batch(images, own if lam is None else torch.where(lam >= 0.5, own, plan.labels[1]), target, size)
 
-    def take(
+    def get_images(
         self,
         rows: Tensor,
-        drawn: Sequence[Tensor] = (),
-        mixture: Mixture | None = None,
-        memory: Tensor | None = None,
+        draws: Sequence[Tensor] = (),
+        mixture: MixupParams | None = None,
+        buffer: Tensor | None = None,
     ) -> Tensor:
         """The images of some rows, changed as drawn, mixed and normalised, on the device.
 
         Args:
             rows: int64 (B,), on the device of ``images``; with a mixture (2B,), the partners' last.
-            drawn: for each of the changes its numbers, a row an image, on the batches' device.
+            draws: for each of the changes its numbers, a row an image, on the batches' device.
             mixture: of B images, on the batches' device; None mixes none.
-            memory: float32 (B or more, C · H · W), where uint8 images are to be made; None: new memory.
+            buffer: float32 (B or more, C · H · W), where uint8 images are to be made; None: new memory.
 
         Returns:
             float32 (B, C, H, W) of uint8 images, or (B, k) whitened; others as they are.
         """
         shape = self.images.shape[1:]
-        pixels = self._rows_of_pixels.index_select(0, rows).to(self.device, non_blocking=True)
+        pixels = self._flat_images.index_select(0, rows).to(self.device, non_blocking=True)
         if pixels.dtype != torch.uint8:
             return pixels.view(-1, *shape)
-        if drawn:
+        if draws:
             images = pixels.view(-1, *shape)
-            for transform, numbers in zip(self.augment, drawn, strict=True):
+            for transform, numbers in zip(self.augment, draws, strict=True):
                 images = transform.apply(images, numbers)
             pixels = images.reshape(pixels.shape)
         size = pixels.shape[0] if mixture is None else pixels.shape[0] // 2
-        values = torch.empty(size, pixels.shape[1], device=self.device) if memory is None else memory[:size]
+        values = torch.empty(size, pixels.shape[1], device=self.device) if buffer is None else buffer[:size]
         if mixture is None:
             values.copy_(pixels)
         else:
             own, partners = pixels[:size].view(-1, *shape), pixels[size:].view(-1, *shape)
-            values.copy_(mixture.pasted(own, partners).flatten(1))
-            mixture.blend_in(values, partners)
+            values.copy_(mixture.apply_cutmix(own, partners).flatten(1))
+            mixture.apply_mixup_(values, partners)
         values = torch.addcmul(self._shift, values, self._scale, out=values)
         return values.view(-1, *shape) if self.whitening is None else self.whitening(values)
 
-    def _own_labels(self) -> Tensor:
+    def _selected_labels(self) -> Tensor:
         """Those of the rows, on the device."""
         return self.labels.index_select(0, self.rows.to(self.device))
 
-    def _ordered(self, seed: int, epoch: int) -> Tensor:
+    def _epoch_rows(self, seed: int, epoch: int) -> Tensor:
         """The rows of an epoch."""
         if self.balance == "sampling":
-            return self.rows[even_sample(self._own_labels().cpu(), generator(seed, "sample", epoch))]
+            return self.rows[sample_balanced(self._selected_labels().cpu(), generator(seed, "sample", epoch))]
         return self.rows[torch.randperm(self.num_images, generator=generator(seed, "order", epoch))]
 
-    def _order(
+    def _make_plan(
         self,
         rows: Tensor,
-        drawn: Sequence[Tensor],
-        mixture: Mixture | None = None,
+        draws: Sequence[Tensor],
+        mixture: MixupParams | None = None,
         weights: Tensor | None = None,
-    ) -> Order:
-        rows = _beside_partners(rows, mixture)
-        return Order(
+    ) -> EpochPlan:
+        rows = _stack_partners(rows, mixture)
+        return EpochPlan(
             rows.to(self.images.device),
             self.labels[rows.to(self.device)],
-            tuple(_beside_partners(numbers, mixture).to(self.device) for numbers in drawn),
+            tuple(_stack_partners(numbers, mixture).to(self.device) for numbers in draws),
             None if mixture is None else mixture.to(self.device),
             weights,
         )
 
-    def _batches(self, order: Order, *, start: int, memory: Tensor | None = None) -> Iterator[Batch]:
-        rest = order.part(slice(start * self.batch_size, None))
-        for number, part in zip(range(start, len(self)), rest.split(self.batch_size), strict=False):
-            size = self.size(number)
-            yield self.batch(part if distributed.num_ranks() == 1 else part.part(distributed.share(size)), size, memory)
+    def _iter_batches(self, plan: EpochPlan, *, start: int, buffer: Tensor | None = None) -> Iterator[Batch]:
+        rest = plan.slice(slice(start * self.batch_size, None))
+        for number, plan in zip(range(start, len(self)), rest.split(self.batch_size), strict=False):
+            size = self.batch_size_at(number)
+            yield self.make_batch(
+                plan if distributed.world_size() == 1 else plan.slice(distributed.rank_slice(size)), size, buffer
+            )
 
 
-def _beside_partners(values: Tensor, mixture: Mixture | None) -> Tensor:
+def _stack_partners(values: Tensor, mixture: MixupParams | None) -> Tensor:
     """(N, …) -> (1, N, …), or (2, N, …) with those of the partners."""
     return values[None] if mixture is None else torch.stack([values, values[mixture.partner]])
 
 
-def _for_each_pixel(values: Tensor, images: Tensor) -> Tensor:
+def _expand_to_pixels(values: Tensor, images: Tensor) -> Tensor:
     """Values of channels (C,) as a row (C · H · W,)."""
     return values[:, None, None].expand(images.shape[1:]).reshape(-1)
 
@@ -311,14 +315,14 @@ def split_validation(labels: Tensor, share: float, seed: int) -> tuple[Tensor, T
         (18, 2)
     """
     shuffled = torch.randperm(len(labels), generator=generator(seed, "validation"))
-    kept = torch.zeros(len(labels), dtype=torch.bool)
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():
         rows = shuffled[labels[shuffled] == label]
-        kept[rows[: min(round(share * len(rows)), len(rows) - 1)]] = True
-    return (~kept).nonzero().squeeze(1), kept.nonzero().squeeze(1)
+        held_out[rows[: min(round(share * len(rows)), len(rows) - 1)]] = True
+    return (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
 
 
-def _settled(images: Tensor, device: torch.device) -> Tensor:
+def _move_if_fits(images: Tensor, device: torch.device) -> Tensor:
     """The images on the device when they fit, else where they are."""
     if device.type != "cuda" or images.device == device:
         return images
@@ -326,7 +330,7 @@ def _settled(images: Tensor, device: torch.device) -> Tensor:
     return images.to(device) if images.nbytes <= free_bytes // 2 else images
 
 
-def _check(images: Tensor, labels: Tensor, batch_size: int, balance: str, *, changed: bool) -> None:
+def _check_arguments(images: Tensor, labels: Tensor, batch_size: int, balance: str, *, needs_uint8: bool) -> None:
     if labels.ndim != 1 or len(images) != len(labels):
         raise UserError(f"expected images (N, …) and labels (N,), got {tuple(images.shape)} and {tuple(labels.shape)}")
     if labels.dtype != torch.int64:
@@ -335,9 +339,9 @@ def _check(images: Tensor, labels: Tensor, batch_size: int, balance: str, *, cha
         raise UserError(f"uint8 images must be (N, C, H, W), got {tuple(images.shape)}")
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise UserError(f"images must be uint8 or of a floating dtype, got {images.dtype}")
-    if changed and images.dtype != torch.uint8:
+    if needs_uint8 and images.dtype != torch.uint8:
         raise UserError(f"images must be uint8 to be augmented or whitened, got {images.dtype}")
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {batch_size}")
-    if balance not in BALANCES:
-        raise UserError(f"balance must be one of {', '.join(BALANCES)}, got {balance!r}")
+    if balance not in BALANCE_MODES:
+        raise UserError(f"balance must be one of {', '.join(BALANCE_MODES)}, got {balance!r}")

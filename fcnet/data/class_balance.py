@@ -30,7 +30,7 @@ def class_weights(labels: Tensor, num_classes: int) -> Tensor:
     return torch.where(counts > 0, len(labels) / (present * counts), 0.0).float()
 
 
-def even_sample(labels: Tensor, generator: torch.Generator) -> Tensor:
+def sample_balanced(labels: Tensor, generator: torch.Generator) -> Tensor:
     """N rows drawn with replacement: each of a class that has images, all equally likely, then one of its images.
 
     Args:
@@ -42,7 +42,7 @@ def even_sample(labels: Tensor, generator: torch.Generator) -> Tensor:
 
     Example:
         >>> labels = torch.tensor([0] * 990 + [1] * 10)
-        >>> rows = even_sample(labels, torch.Generator().manual_seed(0))
+        >>> rows = sample_balanced(labels, torch.Generator().manual_seed(0))
         >>> labels[rows].double().mean().item()
         0.504
     """

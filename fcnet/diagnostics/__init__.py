@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fcnet.diagnostics.hooks import traced
-from fcnet.diagnostics.layers import AT_THE_END, Histogram, LayerDiagnosis, constant, figures_of, share_of
-from fcnet.diagnostics.symptoms import on_inputs, on_layers
-from fcnet.models.batch_norm import evaluating
-from fcnet.models.mlp import ACTIVATIONS, MLP, SLOPES
+from fcnet.diagnostics.hooks import trace_layers
+from fcnet.diagnostics.layers import IS_IDLE, Histogram, LayerDiagnosis, diagnose_layer, fraction_true, is_constant
+from fcnet.diagnostics.symptoms import input_advice, layer_advice
+from fcnet.models.batch_norm import eval_mode
+from fcnet.models.mlp import ACTIVATION_GRADS, ACTIVATIONS, MLP
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import UserError
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from fcnet.data.batches import Batches
-    from fcnet.diagnostics.hooks import LayerPass
+    from fcnet.diagnostics.hooks import LayerRecord
     from fcnet.losses import Loss
 
-_IN_PYTHON_ALONE = ("name", "activation", "stable_rank", "largest_rank")
+_NOT_IN_RECORD = ("name", "activation", "stable_rank", "max_rank")
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Diagnosis:
     layers: tuple[LayerDiagnosis, ...]
     warnings: tuple[str, ...]
 
-    def record(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """What a line of ``diagnostics.jsonl`` holds, for JSON: six digits, null for what is no number."""
         layers = [
-            {key: _jsonable(value) for key, value in vars(layer).items() if key not in _IN_PYTHON_ALONE}
+            {key: _jsonable(value) for key, value in vars(layer).items() if key not in _NOT_IN_RECORD}
             for layer in self.layers
         ]
         return {
@@ -89,11 +89,11 @@ def diagnose(model: nn.Module, images: Tensor, target: Tensor, loss: Loss) -> Di
     """
     passes, gradients = _gradients(model, images, target, loss)
     figures = tuple(
-        figures_of(number, layer, gradient, last=number == len(passes))
+        diagnose_layer(number, layer, gradient, last=number == len(passes))
         for number, (layer, gradient) in enumerate(zip(passes, gradients, strict=True), 1)
     )
-    still = share_of(constant(images.flatten(1))) if len(images) > 1 else None
-    said = on_inputs(still) + on_layers([vars(layer) for layer in figures])
+    still = fraction_true(is_constant(images.flatten(1))) if len(images) > 1 else None
+    said = input_advice(still) + layer_advice([vars(layer) for layer in figures])
     return Diagnosis(len(images), still, figures, tuple(said))
 
 
@@ -122,22 +122,22 @@ def gradient_norms(model: nn.Module, images: Tensor, target: Tensor, loss: Loss)
     return [0.0 if gradient is None else gradient.norm().item() for gradient in gradients]
 
 
-class Idle(NamedTuple):
+class IdleUnits(NamedTuple):
     """The hidden units of a layer that say the same of every image.
 
     Attributes:
         layer: its number, from 1.
         units: n[l].
-        idle: how many of them are 0 (ReLU) or within 0.01 of 0 or 1 (sigmoid) for every image.
+        num_idle: how many of them are 0 (ReLU) or within 0.01 of 0 or 1 (sigmoid) for every image.
     """
 
     layer: int
     units: int
-    idle: int
+    num_idle: int
 
 
 @torch.no_grad()
-def idle_units(model: MLP, batches: Batches) -> list[Idle]:
+def idle_units(model: MLP, batches: Batches) -> list[IdleUnits]:
     """Counts dead units of ReLU layers and saturated units of sigmoid layers over a set of images.
 
     Args:
@@ -155,25 +155,25 @@ def idle_units(model: MLP, batches: Batches) -> list[Idle]:
         >>> model = MLP(2, (4,), 2)
         >>> with torch.no_grad():
         ...     model.layers[0].bias[:3] -= 1e6
-        >>> idle_units(model, Batches(torch.rand(5, 2), torch.zeros(5, dtype=torch.int64)))[0].idle >= 3
+        >>> idle_units(model, Batches(torch.rand(5, 2), torch.zeros(5, dtype=torch.int64)))[0].num_idle >= 3
         True
     """
     hidden = model.dense_layers()[:-1]
     name = model.arguments["activation"]
-    if name not in AT_THE_END or not hidden:
+    if name not in IS_IDLE or not hidden:
         return []
     device = next(model.parameters()).device
     busy = [torch.zeros(layer.out_features, device=device) for layer in hidden]
-    with evaluating(model):
+    with eval_mode(model):
         for batch in batches:
             for count, record in zip(busy, model.trace(batch.images)[:-1], strict=True):
-                count += (~AT_THE_END[name](ACTIVATIONS[name](record.z))).sum(0)
-    whole = distributed.sum_in_place(torch.cat(busy)).split([layer.out_features for layer in hidden])
-    return [Idle(number, len(count), int((count == 0).sum())) for number, count in enumerate(whole, 1)]
+                count += (~IS_IDLE[name](ACTIVATIONS[name](record.z))).sum(0)
+    whole = distributed.all_reduce(torch.cat(busy)).split([layer.out_features for layer in hidden])
+    return [IdleUnits(number, len(count), int((count == 0).sum())) for number, count in enumerate(whole, 1)]
 
 
 @torch.no_grad()
-def slopes(model: MLP, images: Tensor) -> list[Tensor]:
+def activation_grads(model: MLP, images: Tensor) -> list[Tensor]:
     """g′(z[l]) of each hidden layer, by which a gradient is multiplied on its way back through it.
 
     Args:
@@ -188,13 +188,13 @@ def slopes(model: MLP, images: Tensor) -> list[Tensor]:
 
     Example:
         >>> model = MLP(1, (1,), 2, activation="sigmoid", bias=False)
-        >>> slopes(model, torch.zeros(2, 1))
+        >>> activation_grads(model, torch.zeros(2, 1))
         [tensor([[0.2500],
                 [0.2500]])]
     """
-    slope = SLOPES[model.arguments["activation"]]
-    with evaluating(model):
-        return [slope(torch.ones_like(record.z), record.z) for record in model.trace(images)[:-1]]
+    grad = ACTIVATION_GRADS[model.arguments["activation"]]
+    with eval_mode(model):
+        return [grad(torch.ones_like(record.z), record.z) for record in model.trace(images)[:-1]]
 
 
 def update_ratios(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]:
@@ -226,12 +226,12 @@ def update_ratios(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, f
 
 def _gradients(
     model: nn.Module, images: Tensor, target: Tensor, loss: Loss
-) -> tuple[list[LayerPass], list[Tensor | None]]:
+) -> tuple[list[LayerRecord], list[Tensor | None]]:
     """The layers of a model with images on their way through it, and ∂R/∂W of each, None where none comes."""
     if not len(images):
         raise UserError("a network can be looked into with at least one image, got 0")
-    with evaluating(model), torch.enable_grad():
-        passes, logits = traced(model, images)
+    with eval_mode(model), torch.enable_grad():
+        passes, logits = trace_layers(model, images)
         risk = loss(logits, target) / len(images)
     trained = [layer.weight for layer in passes if layer.weight.requires_grad]
     found = torch.autograd.grad(risk, trained, allow_unused=True) if trained else ()

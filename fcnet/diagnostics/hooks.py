@@ -33,24 +33,24 @@ _NAMES = {
 
 
 @dataclass
-class LayerPass:
+class LayerRecord:
     """One layer, while images went through it.
 
     Attributes:
         name: of the module in the model; ``""`` for the model itself.
         weight: its matrix, (n[l], …).
         output: what the layer itself gave, its units along the last axis, or along the second of a convolution.
-        response: g(z), where the activation is a module that follows, or part of the layer.
+        activation_output: g(z), where the activation is a module that follows, or part of the layer.
         activation: the name of g, where it is known.
-        passed: what the next layer took; None for the last.
+        next_input: what the next layer took; None for the last.
     """
 
     name: str
     weight: nn.Parameter
     output: Tensor
-    response: Tensor | None = None
+    activation_output: Tensor | None = None
     activation: str | None = None
-    passed: Tensor | None = None
+    next_input: Tensor | None = None
 
     @property
     def units(self) -> int:
@@ -63,13 +63,13 @@ class LayerPass:
 
     def activations(self) -> Tensor:
         """a[l] as rows: what the next layer took where it fits, else g(z) where it was seen, else the output."""
-        for tensor in (self.passed, self.response):
+        for tensor in (self.next_input, self.activation_output):
             if _fits(tensor, self.weight):
                 return self.rows(tensor)
         return self.rows(self.output)
 
 
-def traced(model: nn.Module, images: Tensor) -> tuple[list[LayerPass], Tensor]:
+def trace_layers(model: nn.Module, images: Tensor) -> tuple[list[LayerRecord], Tensor]:
     """Sends images through a model and looks at its layers.
 
     Args:
@@ -85,28 +85,28 @@ def traced(model: nn.Module, images: Tensor) -> tuple[list[LayerPass], Tensor]:
     Example:
         >>> import torch
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-        >>> layers, logits = traced(model, torch.ones(5, 4))
+        >>> layers, logits = trace_layers(model, torch.ones(5, 4))
         >>> [(layer.name, layer.units, layer.activation) for layer in layers]
         [('0', 3, 'relu'), ('2', 2, None)]
     """
-    witness = _Witness()
-    handles = [module.register_forward_hook(hook) for module, hook in witness.hooks(model)]
+    recorder = _LayerRecorder()
+    handles = [module.register_forward_hook(hook) for module, hook in recorder.hooks(model)]
     try:
         logits = model(images)
     finally:
         for handle in handles:
             handle.remove()
-    if not witness.seen:
+    if not recorder.seen:
         raise UserError(f"model must have a layer with a matrix of weights, got {type(model).__name__}")
-    return list(witness.seen.values()), logits
+    return list(recorder.seen.values()), logits
 
 
-class _Witness:
+class _LayerRecorder:
     """Notes what is called, in its order."""
 
     def __init__(self) -> None:
-        self.seen: dict[str, LayerPass] = {}
-        self.latest: LayerPass | None = None
+        self.seen: dict[str, LayerRecord] = {}
+        self.latest: LayerRecord | None = None
 
     def hooks(self, model: nn.Module) -> Iterator[tuple[nn.Module, Hook]]:
         """What is to be called after which module."""
@@ -123,18 +123,21 @@ class _Witness:
         if not isinstance(weight, nn.Parameter) or not _fits(output, weight):
             return
         if self.latest is not None and inputs and isinstance(inputs[0], Tensor):
-            self.latest.passed = inputs[0]
-        self.latest = self.seen[name] = LayerPass(name, weight, output)
+            self.latest.next_input = inputs[0]
+        self.latest = self.seen[name] = LayerRecord(name, weight, output)
         if isinstance(module, Dense):
-            self.latest.activation, self.latest.response = module.activation, _response(module, inputs[0], output)
+            self.latest.activation, self.latest.activation_output = (
+                module.activation,
+                _activation_output(module, inputs[0], output),
+            )
 
     def after_activation(self, name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401
         """An activation was called: that of the layer before, if that has none yet."""
         if self.latest is not None and self.latest.activation is None and _fits(output, self.latest.weight):
-            self.latest.response, self.latest.activation = output, name
+            self.latest.activation_output, self.latest.activation = output, name
 
 
-def _response(layer: Dense, a: Tensor, output: Tensor) -> Tensor:
+def _activation_output(layer: Dense, a: Tensor, output: Tensor) -> Tensor:
     """g(z): what the layer gave, unless something was added to it."""
     return ACTIVATIONS[layer.activation](layer.preactivation(a)) if layer.residual else output
 

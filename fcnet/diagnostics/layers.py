@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from fcnet.diagnostics.hooks import LayerPass
+    from fcnet.diagnostics.hooks import LayerRecord
 
 _SATURATED = 0.01
 _BINS = 32
@@ -59,7 +59,7 @@ class LayerDiagnosis:
         gradient_norm: ‖∂R/∂W[l]‖, R the mean loss of the images.
         effective_rank: of W[l]; see `fcnet.diagnostics.matrix_rank`.
         stable_rank: of W[l].
-        largest_rank: the most that both could be.
+        max_rank: the most that both could be.
     """
 
     layer: int
@@ -75,23 +75,23 @@ class LayerDiagnosis:
     gradient_norm: float | None
     effective_rank: float
     stable_rank: float
-    largest_rank: int
+    max_rank: int
 
 
 @torch.no_grad()
-def figures_of(number: int, layer: LayerPass, gradient: Tensor | None, *, last: bool) -> LayerDiagnosis:
+def diagnose_layer(number: int, layer: LayerRecord, gradient: Tensor | None, *, last: bool) -> LayerDiagnosis:
     """Counts one layer.
 
     Args:
         number: of the layer, from 1.
-        layer: as `fcnet.diagnostics.hooks.traced` gives it.
+        layer: as `fcnet.diagnostics.hooks.trace_layers` gives it.
         gradient: ∂R/∂W[l], or None.
         last: whether it is the output layer.
     """
     values = layer.rows(layer.output) if last else layer.activations()
     std, mean = torch.std_mean(values.float(), correction=0)
     spectrum = singular_values(layer.weight)
-    dead, saturated = (None, None) if last else _idle_shares(layer, values)
+    dead, saturated = (None, None) if last else _idle_fractions(layer, values)
     return LayerDiagnosis(
         layer=number,
         name=layer.name,
@@ -106,32 +106,32 @@ def figures_of(number: int, layer: LayerPass, gradient: Tensor | None, *, last: 
         gradient_norm=None if gradient is None else gradient.norm().item(),
         effective_rank=effective_rank(spectrum),
         stable_rank=stable_rank(spectrum),
-        largest_rank=len(spectrum),
+        max_rank=len(spectrum),
     )
 
 
-def constant(values: Tensor) -> Tensor:
+def is_constant(values: Tensor) -> Tensor:
     """Which columns of (B, n) hold one value alone, bool (n,)."""
     low, high = torch.aminmax(values, dim=0)
     return low == high
 
 
-def share_of(flags: Tensor) -> float:
+def fraction_true(flags: Tensor) -> float:
     """The share of those that are true; waits for the device."""
     return int(flags.sum()) / max(flags.numel(), 1)
 
 
-def _idle_shares(layer: LayerPass, values: Tensor) -> tuple[float | None, float | None]:
+def _idle_fractions(layer: LayerRecord, values: Tensor) -> tuple[float | None, float | None]:
     """The shares of dead and of saturated units, None for what the layer's g has none of."""
     if layer.activation is None:
-        return (share_of(constant(values)) if len(values) > 1 else None), None
-    if layer.response is None or layer.activation not in AT_THE_END:
+        return (fraction_true(is_constant(values)) if len(values) > 1 else None), None
+    if layer.activation_output is None or layer.activation not in IS_IDLE:
         return None, None
-    idle = share_of(AT_THE_END[layer.activation](layer.rows(layer.response)).all(0))
+    idle = fraction_true(IS_IDLE[layer.activation](layer.rows(layer.activation_output)).all(0))
     return (idle, None) if layer.activation == "relu" else (None, idle)
 
 
-AT_THE_END: dict[str, Callable[[Tensor], Tensor]] = {
+IS_IDLE: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": lambda a: a <= 0.0,
     "sigmoid": lambda a: (a < _SATURATED) | (a > 1.0 - _SATURATED),
     "tanh": lambda a: a.abs() > 1.0 - 2.0 * _SATURATED,

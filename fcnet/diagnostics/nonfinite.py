@@ -32,23 +32,23 @@ _IMAGES = "the images"
 
 
 @dataclass(frozen=True)
-class Place:
+class NonFiniteLocation:
     """Where something was seen.
 
     Attributes:
         layer: from 1, or the name of a module that is not fcnet's; None: no layer's.
-        words: what it is, in words.
+        description: what it is, in words.
         order: its number among all that is looked at on the way from the images to the loss.
         stored: whether it is the network's own, and not made of the batch.
     """
 
     layer: int | str | None
-    words: str
+    description: str
     order: int = 0
     stored: bool = False
 
 
-class Watch:
+class NonFiniteMonitor:
     """Counts the steps whose loss is a number, up to the first whose loss is none; it stays on the device.
 
     A count of its own, and not the training's, so that it also holds in a captured graph.
@@ -57,10 +57,10 @@ class Watch:
         device: where the losses are.
 
     Example:
-        >>> watch = Watch(torch.device("cpu"))
+        >>> monitor = NonFiniteMonitor(torch.device("cpu"))
         >>> for loss in (2.0, 1.0, float("nan"), 1.0):
-        ...     watch.note(torch.tensor(loss))
-        >>> watch.read()
+        ...     monitor.update(torch.tensor(loss))
+        >>> monitor.read()
         2
     """
 
@@ -68,7 +68,7 @@ class Watch:
         self._mark = torch.zeros((), device=device)
         self._count = torch.zeros((), dtype=torch.int64, device=device)
 
-    def note(self, loss: Tensor) -> None:
+    def update(self, loss: Tensor) -> None:
         """Takes one step's loss; no host sync."""
         self._mark += loss * 0.0  # 0, and NaN for good once a loss was none
         self._count += self._mark == 0.0
@@ -80,7 +80,7 @@ class Watch:
 
 
 @torch.no_grad()
-def first_nonfinite(model: nn.Module, images: Tensor, target: Tensor, loss: Loss) -> Place | None:
+def first_nonfinite(model: nn.Module, images: Tensor, target: Tensor, loss: Loss) -> NonFiniteLocation | None:
     """Where, on the way from a batch's images to its loss, NaN or inf appears first.
 
     Args:
@@ -98,50 +98,57 @@ def first_nonfinite(model: nn.Module, images: Tensor, target: Tensor, loss: Loss
         >>> with torch.no_grad():
         ...     for parameter in model.parameters():
         ...         _ = parameter.fill_(1e30)
-        >>> first_nonfinite(model, torch.ones(1, 4), torch.tensor([0]), lambda logits, _: logits.sum()).words
+        >>> first_nonfinite(model, torch.ones(1, 4), torch.tensor([0]), lambda logits, _: logits.sum()).description
         'the logits, z of layer 2'
     """
-    way = _through_layers(model, images) if isinstance(model, MLP) else _through_modules(model, images)
+    way = _iter_layer_tensors(model, images) if isinstance(model, MLP) else _iter_module_tensors(model, images)
     found, order = None, 0
-    for order, (layer, words, tensor, stored) in enumerate(way):  # to its end: ranks meet in batch norm
-        if found is None and not _finite(tensor):
-            found = Place(layer, words, order, stored)
+    for order, (layer, description, tensor, stored) in enumerate(way):  # to its end: ranks meet in batch norm
+        if found is None and not _all_finite(tensor):
+            found = NonFiniteLocation(layer, description, order, stored)
         last = tensor
     logits = last.squeeze(1) if isinstance(model, MLP) and model.num_classes == 2 else last
-    if found is None and not _finite(loss(logits, target)):
-        found = Place(None, "the loss", order + 1)
-    places = [place for place in distributed.gathered(found) if place is not None]
+    if found is None and not _all_finite(loss(logits, target)):
+        found = NonFiniteLocation(None, "the loss", order + 1)
+    places = [place for place in distributed.all_gather(found) if place is not None]
     return min(places, key=lambda place: place.order, default=None)
 
 
 @torch.no_grad()
-def nonfinite_state(model: nn.Module) -> list[Place]:
+def nonfinite_state(model: nn.Module) -> list[NonFiniteLocation]:
     """The parameters with NaN or inf in them, and an `MLP`'s running statistics, in its order; waits for the device."""
     if isinstance(model, MLP):
-        return _nonfinite(model, model.state_dict())
-    return _nonfinite(model, dict(model.named_parameters()))
+        return _find_nonfinite(model, model.state_dict())
+    return _find_nonfinite(model, dict(model.named_parameters()))
 
 
 @torch.no_grad()
-def last_nonfinite_gradient(model: nn.Module) -> Place | None:
+def last_nonfinite_gradient(model: nn.Module) -> NonFiniteLocation | None:
     """The gradient nearest to the loss that has NaN or inf in it: the first on the way back."""
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    places = _nonfinite(model, gradients)
+    places = _find_nonfinite(model, gradients)
     if not places:
         return None
     last = next(place for place in places if place.layer == places[-1].layer)
-    return Place(last.layer, f"the gradient of {last.words}")
+    return NonFiniteLocation(last.layer, f"the gradient of {last.description}")
 
 
-def in_the_loss(spoilt: Sequence[Place]) -> Place:
+def loss_location(spoilt: Sequence[NonFiniteLocation]) -> NonFiniteLocation:
     """The place of a loss that was found too late to search its batch, by what it has spoilt since."""
     if not spoilt:
-        return Place(None, "the loss")
-    return Place(spoilt[0].layer, f"the loss, and by now in {spoilt[0].words}")
+        return NonFiniteLocation(None, "the loss")
+    return NonFiniteLocation(spoilt[0].layer, f"the loss, and by now in {spoilt[0].description}")
 
 
-def explained(
-    place: Place, step: int, num_steps: int, *, lr: float, clip_norm: float, warmed: bool, precision: torch.dtype
+def nonfinite_error(
+    place: NonFiniteLocation,
+    step: int,
+    num_steps: int,
+    *,
+    lr: float,
+    clip_norm: float,
+    warmed: bool,
+    precision: torch.dtype,
 ) -> NonFiniteError:
     """What to say of NaN or inf, and what to try.
 
@@ -155,8 +162,8 @@ def explained(
         precision: of matrix products.
 
     Example:
-        >>> place = Place(2, "z of layer 2")
-        >>> error = explained(place, 7, 50, lr=3.0, clip_norm=0.0, warmed=True, precision=torch.float32)
+        >>> place = NonFiniteLocation(2, "z of layer 2")
+        >>> error = nonfinite_error(place, 7, 50, lr=3.0, clip_norm=0.0, warmed=True, precision=torch.float32)
         >>> error.layer, str(error).split("; ")[0]
         (2, 'NaN or inf in step 7 of 50, first in z of layer 2')
     """
@@ -169,24 +176,24 @@ def explained(
     if precision != torch.float32:
         tried.append('train.precision = "float32"')
     advice = f"try {', '.join(tried)}"
-    if place.words == _IMAGES:
+    if place.description == _IMAGES:
         advice = "look at the images, which must be finite"
     elif step == 0:
         advice = "the network must be finite when its training begins"
     elif step == 1 and not place.stored:
         advice = f"no step had moved the network yet: look at the size of the images' values, or {advice}"
-    return NonFiniteError(f"NaN or inf {when} in {place.words}; {advice}", step=step, layer=place.layer)
+    return NonFiniteError(f"NaN or inf {when} in {place.description}; {advice}", step=step, layer=place.layer)
 
 
-def _finite(tensor: Tensor) -> bool:
+def _all_finite(tensor: Tensor) -> bool:
     """Whether all are numbers; without memory of the tensor's size."""
     return not tensor.numel() or bool(torch.stack(torch.aminmax(tensor.detach())).isfinite().all())
 
 
-def _through_layers(model: MLP, x: Tensor) -> Iterator[tuple[int | None, str, Tensor, bool]]:
+def _iter_layer_tensors(model: MLP, x: Tensor) -> Iterator[tuple[int | None, str, Tensor, bool]]:
     """All that is between the images and the logits, in the order in which it is used."""
     yield None, _IMAGES, x, False
-    a = model.flat(x)
+    a = model.flatten_inputs(x)
     layers = model.dense_layers()
     for number, layer in enumerate(layers, 1):
         for name, tensor in layer.named_parameters():
@@ -198,7 +205,7 @@ def _through_layers(model: MLP, x: Tensor) -> Iterator[tuple[int | None, str, Te
         yield number, f"a of layer {number}", a, False
 
 
-def _through_modules(model: nn.Module, x: Tensor) -> Iterator[tuple[str | None, str, Tensor, bool]]:
+def _iter_module_tensors(model: nn.Module, x: Tensor) -> Iterator[tuple[str | None, str, Tensor, bool]]:
     """The same of any module: its leaves, in the order in which they are called."""
     yield None, _IMAGES, x, False
     seen: list[tuple[str | None, str, Tensor, bool]] = []
@@ -223,22 +230,22 @@ def _through_modules(model: nn.Module, x: Tensor) -> Iterator[tuple[str | None, 
     yield None, "the logits", logits, False
 
 
-def _nonfinite(model: nn.Module, tensors: dict[str, Tensor]) -> list[Place]:
+def _find_nonfinite(model: nn.Module, tensors: dict[str, Tensor]) -> list[NonFiniteLocation]:
     """Those of some tensors, named as the model's, that hold NaN or inf."""
     floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()}
     if not floating:
         return []
     extremes = [torch.stack(torch.aminmax(tensor.detach())).double().sum() for tensor in floating.values()]
     whole = torch.stack(extremes).isfinite().tolist()
-    return [_place(model, name) for name, finite in zip(floating, whole, strict=True) if not finite]
+    return [_location(model, name) for name, finite in zip(floating, whole, strict=True) if not finite]
 
 
-def _place(model: nn.Module, name: str) -> Place:
+def _location(model: nn.Module, name: str) -> NonFiniteLocation:
     """Where a parameter or buffer belongs."""
     if isinstance(model, MLP) and name.startswith("layers."):
         _, number, rest = name.split(".", 2)
         layer = int(number) + 1
-        return Place(layer, f"{_PARAMETERS.get(rest, rest)} of layer {layer}", stored=True)
+        return NonFiniteLocation(layer, f"{_PARAMETERS.get(rest, rest)} of layer {layer}", stored=True)
     owner, _, rest = name.rpartition(".")
     owner = owner or type(model).__name__
-    return Place(owner, f"{rest} of module {owner}", stored=True)
+    return NonFiniteLocation(owner, f"{rest} of module {owner}", stored=True)

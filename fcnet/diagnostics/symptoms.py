@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
     Layers = Sequence[Mapping[str, Any]]
 
-_MANY = 0.3
-_MOST_INPUTS = 0.5
+_IDLE_FRACTION = 0.3
+_CONSTANT_FRACTION = 0.5
 _SMALL_GRADIENT, _LARGE_GRADIENT = 1e-3, 1e3
-_LOW_RANK, _WIDE = 0.05, 32
+_LOW_RANK, _MIN_WIDTH = 0.05, 32
 
 
-def on_layers(layers: Layers) -> list[str]:
+def layer_advice(layers: Layers) -> list[str]:
     """What is wrong with which layer.
 
     Args:
@@ -29,32 +29,32 @@ def on_layers(layers: Layers) -> list[str]:
         A line each, in the order of the layers; then what concerns all of them.
 
     Example:
-        >>> print(*on_layers([{"layer": 1, "dead": 0.02}, {"layer": 2, "dead": 0.41}, {"layer": 3, "dead": None}]))
+        >>> print(*layer_advice([{"layer": 1, "dead": 0.02}, {"layer": 2, "dead": 0.41}, {"layer": 3, "dead": None}]))
         layer 2: 41 % of the units are dead; try leaky_relu or a smaller learning rate
     """
-    said = [line for layer in layers for line in _on_layer(layer)]
-    return said + on_gradients([layer.get("gradient_norm") for layer in layers])
+    said = [line for layer in layers for line in _layer_advice(layer)]
+    return said + gradient_advice([layer.get("gradient_norm") for layer in layers])
 
 
-def _on_layer(figures: Mapping[str, Any]) -> Iterator[str]:
+def _layer_advice(figures: Mapping[str, Any]) -> Iterator[str]:
     name = f"layer {figures['layer']}"
     mean, dead, saturated = (figures.get(key) for key in ("activation_mean", "dead", "saturated"))
     if mean is not None and not math.isfinite(mean):
         yield f"{name}: NaN or inf among its activations; try a smaller learning rate"
         return
-    if dead is not None and dead > _MANY:
+    if dead is not None and dead > _IDLE_FRACTION:
         yield f"{name}: {_percent(dead)} of the units are dead; try leaky_relu or a smaller learning rate"
-    if saturated is not None and saturated > _MANY:
+    if saturated is not None and saturated > _IDLE_FRACTION:
         yield f"{name}: {_percent(saturated)} of the units are saturated; try relu, gelu or a smaller learning rate"
-    rank, most = figures.get("effective_rank"), figures.get("largest_rank")
-    if rank is not None and most is not None and most >= _WIDE and rank < _LOW_RANK * most:
+    rank, most = figures.get("effective_rank"), figures.get("max_rank")
+    if rank is not None and most is not None and most >= _MIN_WIDTH and rank < _LOW_RANK * most:
         yield (
             f"{name}: its weights have an effective rank of {rank:.3g}, and could have {most}; "
             "try less weight decay, a smaller learning rate or fewer units"
         )
 
 
-def on_gradients(norms: Sequence[float | None]) -> list[str]:
+def gradient_advice(norms: Sequence[float | None]) -> list[str]:
     """Whether the gradient reaches every layer, and none too much of it.
 
     Args:
@@ -67,9 +67,9 @@ def on_gradients(norms: Sequence[float | None]) -> list[str]:
         The lecture's vanishing and exploding gradients.
 
     Example:
-        >>> print(*on_gradients([2e-6, 1e-3, 1.0]))
+        >>> print(*gradient_advice([2e-6, 1e-3, 1.0]))
         layer 1: its gradient is 2e-06 of that of layer 3; try relu or gelu, normalisation or residual connections
-        >>> on_gradients([0.3, 1.0])
+        >>> gradient_advice([0.3, 1.0])
         []
     """
     last = norms[-1] if norms else None
@@ -91,17 +91,17 @@ def on_gradients(norms: Sequence[float | None]) -> list[str]:
     return said
 
 
-def on_inputs(dead: float | None) -> list[str]:
+def input_advice(dead: float | None) -> list[str]:
     """Whether most of what the network sees never changes.
 
     Args:
         dead: the share of the input values that are the same in every image.
 
     Example:
-        >>> print(*on_inputs(0.62))
+        >>> print(*input_advice(0.62))
         62 % of the inputs are the same in every image; see whether the images are what they should be, or crop them
     """
-    if dead is None or dead <= _MOST_INPUTS:
+    if dead is None or dead <= _CONSTANT_FRACTION:
         return []
     what = f"{_percent(dead)} of the inputs are the same in every image"
     return [f"{what}; see whether the images are what they should be, or crop them"]

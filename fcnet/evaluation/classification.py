@@ -9,8 +9,8 @@ import torch
 
 from fcnet import metrics
 from fcnet.losses import CrossEntropy
-from fcnet.models.batch_norm import evaluating
-from fcnet.models.mlp import most_probable
+from fcnet.models.batch_norm import eval_mode
+from fcnet.models.mlp import logits_to_classes
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import UserError
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fcnet.losses import Loss
 
 
-class Images(Protocol):
+class ImageBatches(Protocol):
     """A set of labelled images that can be gone through, as `fcnet.data.batches.Batches` is."""
 
     @property
@@ -61,7 +61,7 @@ class Evaluation:
         return sum(map(sum, self.confusion))
 
     @property
-    def hits(self) -> int:
+    def num_correct(self) -> int:
         """The number of images whose most probable class is theirs."""
         return sum(row[label] for label, row in enumerate(self.confusion))
 
@@ -73,7 +73,7 @@ class Evaluation:
     @property
     def interval(self) -> tuple[float, float]:
         """The accuracy's 95 % interval, by Wilson's score."""
-        return metrics.wilson_interval(self.hits, self.count)
+        return metrics.wilson_interval(self.num_correct, self.count)
 
     @property
     def error(self) -> float:
@@ -90,10 +90,10 @@ class Evaluation:
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    batches: Images,
+    batches: ImageBatches,
     *,
     loss: Loss | None = None,
-    note: Callable[[Tensor, Tensor], object] | None = None,
+    on_batch: Callable[[Tensor, Tensor], object] | None = None,
 ) -> Evaluation:
     """Runs a network over a set of images once, in evaluation mode, over all ranks.
 
@@ -103,7 +103,7 @@ def evaluate(
         batches: the set, in order and unchanged; the model's device.
         loss: the sum of the losses of a batch; None is the cross-entropy, whatever was trained with: figures
             of different networks can then be compared.
-        note: told the logits and the labels of each batch, as far as they are this rank's.
+        on_batch: told the logits and the labels of each batch, as far as they are this rank's.
 
     Returns:
         The mean loss and the counts.
@@ -123,20 +123,20 @@ def evaluate(
     loss = loss or CrossEntropy()
     total = torch.zeros((), dtype=torch.float64, device=batches.device)
     confusion = torch.zeros((), dtype=torch.int64, device=batches.device)
-    with evaluating(model):
+    with eval_mode(model):
         for batch in batches:
             logits = model(batch.images)
             total += loss(logits, batch.labels)
             confusion = confusion + _counts(logits, batch.labels)
-            if note is not None:
-                note(logits, batch.labels)
-    distributed.sum_in_place(total)
-    distributed.sum_in_place(confusion)
+            if on_batch is not None:
+                on_batch(logits, batch.labels)
+    distributed.all_reduce(total)
+    distributed.all_reduce(confusion)
     return Evaluation(total.item() / batches.num_images, tuple(map(tuple, confusion.tolist())))
 
 
 def _counts(logits: Tensor, labels: Tensor) -> Tensor:
     """``counts[truth][prediction]``, int64 (C, C), without a host sync."""
     classes = 2 if logits.ndim == 1 else logits.shape[1]
-    cells = labels * classes + most_probable(logits)
+    cells = labels * classes + logits_to_classes(logits)
     return cells.new_zeros(classes * classes).scatter_add_(0, cells, torch.ones_like(cells)).view(classes, classes)

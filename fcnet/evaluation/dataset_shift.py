@@ -23,8 +23,8 @@ SIGNIFICANT = 0.05
 """Below this probability a difference is said to be more than chance."""
 NOTABLE = 0.1
 """From this share of a standard deviation, or of its ratio, on a difference of pixels is named."""
-_ERRORS = 3.0
-_NAMED = 3
+_MIN_STANDARD_ERRORS = 3.0
+_MAX_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ class PixelShift:
     mean_error: tuple[float, ...]
 
     @property
-    def moved(self) -> tuple[float, ...]:
+    def mean_shift(self) -> tuple[float, ...]:
         """The differences of the means, in the run's standard deviations."""
         return tuple((m - r) / s for m, r, s in zip(self.mean, self.run_mean, self.run_std, strict=True))
 
     @property
-    def stretched(self) -> tuple[float, ...]:
+    def std_ratio(self) -> tuple[float, ...]:
         """The standard deviations over the run's."""
         return tuple(s / r for s, r in zip(self.std, self.run_std, strict=True))
 
@@ -147,11 +147,11 @@ def pixel_shift(batches: Batches, mean: torch.Tensor, std: torch.Tensor) -> Pixe
     return PixelShift(*(tuple(column.tolist()) for column in columns))
 
 
-def accuracy_shift(hits: int, count: int, run_accuracy: float, run_images: int) -> AccuracyShift:
+def accuracy_shift(num_correct: int, count: int, run_accuracy: float, run_images: int) -> AccuracyShift:
     """Compares an accuracy with that on the run's own test images, which are others.
 
     Args:
-        hits: of the other images.
+        num_correct: of the other images.
         count: how many they are.
         run_accuracy: as the run's summary has it.
         run_images: likewise.
@@ -161,19 +161,19 @@ def accuracy_shift(hits: int, count: int, run_accuracy: float, run_images: int) 
         >>> round(shift.difference, 6), shift.p < 1e-6
         (-0.3, True)
     """
-    sides = hits, count, round(run_accuracy * run_images), run_images
+    sides = num_correct, count, round(run_accuracy * run_images), run_images
     return AccuracyShift(
         run=run_accuracy,
         run_images=run_images,
-        other=hits / count,
-        difference=hits / count - run_accuracy,
+        other=num_correct / count,
+        difference=num_correct / count - run_accuracy,
         interval=difference_interval(*sides),
         p=two_proportion_test(*sides),
     )
 
 
 @dataclass(frozen=True)
-class Shift:
+class DatasetShift:
     """How other images differ from those of a run.
 
     Attributes:
@@ -186,57 +186,57 @@ class Shift:
     pixels: PixelShift
     accuracy: AccuracyShift | None
 
-    def facts(self, classes: Sequence[str]) -> dict[str, Any]:
+    def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
         """All of it, for a file; the classes are the network's."""
         shares = None
         if self.classes is not None:
             rows = zip(classes, self.classes.shares, strict=True)
             shares = asdict(self.classes) | {"shares": [{"class": name, **asdict(share)} for name, share in rows]}
-        pixels = asdict(self.pixels) | {"moved": self.pixels.moved, "stretched": self.pixels.stretched}
+        pixels = asdict(self.pixels) | {"mean_shift": self.pixels.mean_shift, "std_ratio": self.pixels.std_ratio}
         accuracy = None if self.accuracy is None else asdict(self.accuracy)
-        return {"classes": shares, "pixels": pixels, "accuracy": accuracy, "words": self.words(classes)}
+        return {"classes": shares, "pixels": pixels, "accuracy": accuracy, "description": self.describe(classes)}
 
-    def words(self, classes: Sequence[str]) -> list[str]:
+    def describe(self, classes: Sequence[str]) -> list[str]:
         """A line each on classes, pixels and accuracy."""
-        lines = [] if self.classes is None else [_on_classes(self.classes, classes)]
-        lines.append(_on_pixels(self.pixels))
-        return lines if self.accuracy is None else [*lines, _on_accuracy(self.accuracy)]
+        lines = [] if self.classes is None else [_describe_classes(self.classes, classes)]
+        lines.append(_describe_pixels(self.pixels))
+        return lines if self.accuracy is None else [*lines, _describe_accuracy(self.accuracy)]
 
 
-def _on_classes(shift: ClassShift, classes: Sequence[str]) -> str:
-    figures = f"(total variation {shift.total_variation:.2f}; {_chance(shift.p)})"
+def _describe_classes(shift: ClassShift, classes: Sequence[str]) -> str:
+    figures = f"(total variation {shift.total_variation:.2f}; {_format_p_value(shift.p)})"
     if shift.p >= SIGNIFICANT:
         return f"classes: as often as in training, but for chance {figures}"
     rows = sorted(zip(classes, shift.shares, strict=True), key=lambda row: -abs(row[1].other - row[1].run))
-    changed = [(name, share) for name, share in rows if share.p < SIGNIFICANT] or rows[:_NAMED]
-    said = ", ".join(f"{name} {share.run:.1%} → {share.other:.1%}" for name, share in changed[:_NAMED])
-    more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
+    changed = [(name, share) for name, share in rows if share.p < SIGNIFICANT] or rows[:_MAX_NAMED]
+    said = ", ".join(f"{name} {share.run:.1%} → {share.other:.1%}" for name, share in changed[:_MAX_NAMED])
+    more = f" and {len(changed) - _MAX_NAMED} more" if len(changed) > _MAX_NAMED else ""
     return f"classes: not as often as in training: {said}{more} {figures}"
 
 
-def _on_pixels(shift: PixelShift) -> str:
+def _describe_pixels(shift: PixelShift) -> str:
     names = []
-    moved = sum(shift.moved) / len(shift.moved)
-    stretched = sum(shift.stretched) / len(shift.stretched)
-    if any(map(_notable, shift.moved, shift.mean_error, shift.run_std)):
-        spread = max(shift.moved) - min(shift.moved)
-        names += ["brighter" if moved > 0 else "darker"] if abs(moved) >= NOTABLE else []
+    mean_shift = sum(shift.mean_shift) / len(shift.mean_shift)
+    std_ratio = sum(shift.std_ratio) / len(shift.std_ratio)
+    if any(map(_is_notable, shift.mean_shift, shift.mean_error, shift.run_std)):
+        spread = max(shift.mean_shift) - min(shift.mean_shift)
+        names += ["brighter" if mean_shift > 0 else "darker"] if abs(mean_shift) >= NOTABLE else []
         names += ["in other colours"] if spread >= NOTABLE else []
-    if abs(stretched - 1.0) >= NOTABLE:
-        names.append("of more contrast" if stretched > 1.0 else "of less contrast")
+    if abs(std_ratio - 1.0) >= NOTABLE:
+        names.append("of more contrast" if std_ratio > 1.0 else "of less contrast")
     mean, run_mean = (sum(values) / len(values) for values in (shift.mean, shift.run_mean))
     return (
         f"pixels: {' and '.join(names) or 'about as in training'} (mean {mean:.3f}, in training {run_mean:.3f}: "
-        f"{moved:+.2f} standard deviations; standard deviation × {stretched:.2f})"
+        f"{mean_shift:+.2f} standard deviations; standard deviation × {std_ratio:.2f})"
     )
 
 
-def _notable(moved: float, error: float, std: float) -> bool:
+def _is_notable(mean_shift: float, error: float, std: float) -> bool:
     """Whether a channel's mean has moved by more than a little, and by more than these images leave to chance."""
-    return abs(moved) >= max(NOTABLE, _ERRORS * error / std)
+    return abs(mean_shift) >= max(NOTABLE, _MIN_STANDARD_ERRORS * error / std)
 
 
-def _on_accuracy(shift: AccuracyShift) -> str:
+def _describe_accuracy(shift: AccuracyShift) -> str:
     low, high = shift.interval
     verdict = "no more than chance explains"
     if shift.p < SIGNIFICANT:
@@ -244,11 +244,11 @@ def _on_accuracy(shift: AccuracyShift) -> str:
     interval = f"95 % interval {100 * low:+.2f} to {100 * high:+.2f}"
     return (
         f"accuracy: {shift.other:.2%}, on the run's own {shift.run_images:,} test images {shift.run:.2%}: {verdict} "
-        f"({100 * shift.difference:+.2f} points, {interval}; {_chance(shift.p)})"
+        f"({100 * shift.difference:+.2f} points, {interval}; {_format_p_value(shift.p)})"
     )
 
 
-def _chance(p: float) -> str:
+def _format_p_value(p: float) -> str:
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.4f}"
 
 

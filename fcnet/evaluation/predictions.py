@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fcnet.models.mlp import probabilities
+from fcnet.models.mlp import logits_to_probabilities
 from fcnet.runtime import distributed
-from fcnet.runtime.files import read_sealed, read_sealed_facts, write_sealed
+from fcnet.runtime.files import read_checksummed, read_metadata, write_checksummed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-NUM_KEPT = 10
+TOP_K = 10
 """K, or C where that is less."""
 
 
@@ -32,16 +32,16 @@ class Predictions:
         labels: int64 (N,), the true classes.
         classes: int64 (N, K), the most probable classes, the most probable one first.
         probabilities: float32 (N, K), theirs.
-        of_truth: float32 (N,), the true class's, whether it is among the K or not.
+        true_probabilities: float32 (N,), the true class's, whether it is among the K or not.
     """
 
     labels: Tensor
     classes: Tensor
     probabilities: Tensor
-    of_truth: Tensor
+    true_probabilities: Tensor
 
     @property
-    def hits(self) -> Tensor:
+    def is_correct(self) -> Tensor:
         """Whether the most probable class is the true one, bool (N,)."""
         return self.classes[:, 0] == self.labels
 
@@ -52,31 +52,31 @@ class Predictions:
         return tuple(map(tuple, counts.tolist()))
 
 
-class Collector:
+class PredictionCollector:
     """Takes the logits of a set batch by batch, as `fcnet.evaluation.classification.evaluate` notes them.
 
     Example:
-        >>> collector = Collector()
-        >>> collector.note(torch.tensor([[0.0, 2.0, 1.0]]), torch.tensor([2]))
-        >>> found = collector.collected()
-        >>> found.classes.tolist(), [round(p, 3) for p in found.probabilities[0].tolist()], found.hits.tolist()
+        >>> collector = PredictionCollector()
+        >>> collector.update(torch.tensor([[0.0, 2.0, 1.0]]), torch.tensor([2]))
+        >>> found = collector.compute()
+        >>> found.classes.tolist(), [round(p, 3) for p in found.probabilities[0].tolist()], found.is_correct.tolist()
         ([[1, 2, 0]], [0.665, 0.245, 0.09], [False])
     """
 
     def __init__(self) -> None:
-        self._parts: list[tuple[Tensor, ...]] = []
+        self._batches: list[tuple[Tensor, ...]] = []
 
-    def note(self, logits: Tensor, labels: Tensor) -> None:
+    def update(self, logits: Tensor, labels: Tensor) -> None:
         """Takes one batch's logits (B,) of two classes, or (B, C), and labels int64 (B,)."""
-        sure = probabilities(logits.float())
+        sure = logits_to_probabilities(logits.float())
         scores = torch.stack([torch.zeros_like(logits), logits], 1) if logits.ndim == 1 else logits
-        order = scores.sort(dim=1, descending=True, stable=True).indices[:, :NUM_KEPT]  # the first of equals first
-        of_truth = sure.gather(1, labels[:, None]).squeeze(1)
-        self._parts.append((labels.cpu(), order.cpu(), sure.gather(1, order).cpu(), of_truth.cpu()))
+        order = scores.sort(dim=1, descending=True, stable=True).indices[:, :TOP_K]  # the first of equals first
+        true_probabilities = sure.gather(1, labels[:, None]).squeeze(1)
+        self._batches.append((labels.cpu(), order.cpu(), sure.gather(1, order).cpu(), true_probabilities.cpu()))
 
-    def collected(self) -> Predictions:
+    def compute(self) -> Predictions:
         """All that was noted, on the CPU; all ranks must ask together."""
-        ranks = distributed.gathered(self._parts)
+        ranks = distributed.all_gather(self._batches)
         batches = [part for batch in zip(*ranks, strict=True) for part in batch]  # a rank's share is contiguous
         return Predictions(*(torch.cat(column) for column in zip(*batches, strict=True)))
 
@@ -94,9 +94,13 @@ def write_predictions(folder: Path, predictions: Predictions, classes: Sequence[
         "labels": predictions.labels.int(),
         "classes": predictions.classes.int(),
         "probabilities": predictions.probabilities,
-        "of_truth": predictions.of_truth,
+        "true_probabilities": predictions.true_probabilities,
     }
-    write_sealed(folder / "predictions", tensors, {"classes": list(classes), "data": data, "of": _network(folder)})
+    write_checksummed(
+        folder / "predictions",
+        tensors,
+        {"classes": list(classes), "data": data, "model_checksum": _model_checksum(folder)},
+    )
 
 
 def read_predictions(folder: Path) -> Predictions | None:
@@ -108,14 +112,14 @@ def read_predictions(folder: Path) -> Predictions | None:
     stem = folder / "predictions"
     if not stem.with_suffix(".json").is_file():
         return None
-    tensors, facts = read_sealed(stem)
-    if facts["of"] != _network(folder):
+    tensors, metadata = read_checksummed(stem)
+    if metadata["model_checksum"] != _model_checksum(folder):
         return None
     return Predictions(
-        tensors["labels"].long(), tensors["classes"].long(), tensors["probabilities"], tensors["of_truth"]
+        tensors["labels"].long(), tensors["classes"].long(), tensors["probabilities"], tensors["true_probabilities"]
     )
 
 
-def _network(folder: Path) -> Any:  # noqa: ANN401 - a fact of a sealed file
+def _model_checksum(folder: Path) -> Any:  # noqa: ANN401 - a fact of a sealed file
     """Names the network of a folder to the bit."""
-    return read_sealed_facts(folder / "model")["checksum"]
+    return read_metadata(folder / "model")["checksum"]

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 from fcnet.data.batches import Batches
 from fcnet.data.store.store import mean_and_std
 from fcnet.experiment.build_data import (
-    EVALUATION_BATCH,
-    check_fit,
-    mixing,
+    EVALUATION_BATCH_SIZE,
+    check_data,
+    class_imbalance_notes,
+    load_or_fit_whitening,
+    make_mixing,
+    make_transforms,
     open_data,
     preview,
-    skipped,
+    skipped_image_notes,
     split_rows,
     test_batches,
     test_data,
-    transforms,
-    unevenness,
-    whitening_of,
 )
-from fcnet.experiment.build_training import algorithm, choose_threads, make_model, need
-from fcnet.experiment.network import Network
+from fcnet.experiment.build_training import choose_threads, estimate_step_memory, make_algorithm, make_model
+from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.runtime import memory
 from fcnet.training.loop import Training
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from fcnet.config import schema
     from fcnet.data.store.build import Progress
-    from fcnet.runtime.memory import Need
+    from fcnet.runtime.memory import MemoryEstimate
 
 __all__ = ["Experiment", "build", "choose_threads", "make_model", "open_data", "preview", "test_batches", "test_data"]
 
@@ -45,23 +45,23 @@ class Experiment:
     Attributes:
         training: at its beginning.
         test: the test set, to be read once.
-        network: the model under training with what it takes to use it.
+        classifier: the model under training with what it takes to use it.
         fingerprint: names the data to the bit.
         threads: how many processor threads fit the work.
-        need: the memory that a step takes.
+        memory_estimate: the memory that a step takes.
         free_bytes: the memory that was free before anything was made; None where nobody tells.
-        remarks: what the user should know of the data, a line each.
+        notes: what the user should know of the data, a line each.
         diagnostics: whether to look into the network while it is trained.
     """
 
     training: Training
     test: Batches
-    network: Network
+    classifier: ImageClassifier
     fingerprint: str
     threads: int
-    need: Need
+    memory_estimate: MemoryEstimate
     free_bytes: int | None
-    remarks: tuple[str, ...]
+    notes: tuple[str, ...]
     diagnostics: bool
 
     def describe(self) -> str:
@@ -69,10 +69,10 @@ class Experiment:
         training = self.training
         kept = training.validation.num_images if training.validation else 0
         parameters = sum(parameter.numel() for parameter in training.model.parameters())
-        widths = "-".join(map(str, self.network.model.widths))
+        widths = "-".join(map(str, self.classifier.model.widths))
         return (
             f"{training.batches.num_images:,} training, {kept:,} validation and {self.test.num_images:,} test images"
-            f" in {len(self.network.classes)} classes; layers {widths}, {parameters:,} parameters;"
+            f" in {len(self.classifier.classes)} classes; layers {widths}, {parameters:,} parameters;"
             f" {self.test.device}, {self.threads} thread{'s' * (self.threads > 1)}"
         )
 
@@ -89,28 +89,30 @@ def build(config: schema.Config, device: torch.device, progress: Progress | None
         UserError: the data is missing, broken, or does not fit the configuration.
     """
     store = open_data(config.data, progress)
-    check_fit(config, store)
+    check_data(config, store)
     classes, labels, train_rows, validation_rows = split_rows(config, store)
     statistics = mean_and_std(store.train.moments[train_rows], store.shape[1] * store.shape[2])
-    needed = need(config, store, len(train_rows), len(classes), device)
+    memory_estimate = estimate_step_memory(config, store, len(train_rows), len(classes), device)
     free_bytes = memory.free_bytes(device)
     if free_bytes is not None:
-        needed.check_parameters(free_bytes)
+        memory_estimate.check_parameters(free_bytes)
     feed = partial(Batches, store.train.pixels, labels, statistics=statistics, device=device)
-    whitening = whitening_of(store, feed(rows=train_rows), config.data.whiten) if config.data.whiten else None
+    whitening = load_or_fit_whitening(store, feed(rows=train_rows), config.data.whiten) if config.data.whiten else None
     feed = partial(feed, whitening=whitening)
     batches = feed(
         rows=train_rows,
         batch_size=len(train_rows) if config.train.batch_size == "all" else config.train.batch_size,
-        augment=transforms(config.data.augment),
-        mixing=mixing(config.data.augment),
+        augment=make_transforms(config.data.augment),
+        mixing=make_mixing(config.data.augment),
         balance=config.data.balance,
     )
-    validation = feed(rows=validation_rows, batch_size=EVALUATION_BATCH) if len(validation_rows) else None
+    validation = feed(rows=validation_rows, batch_size=EVALUATION_BATCH_SIZE) if len(validation_rows) else None
     model = make_model(config, config.data.whiten or math.prod(store.shape), len(classes)).to(device)
-    training = Training(model, batches, algorithm(config, model, len(batches)), validation=validation, seed=config.seed)
+    training = Training(
+        model, batches, make_algorithm(config, model, len(batches)), validation=validation, seed=config.seed
+    )
     mean, std = (values.to(device) for values in statistics)
-    network = Network(
+    classifier = ImageClassifier(
         model,
         classes=classes,
         shape=store.shape,
@@ -121,12 +123,12 @@ def build(config: schema.Config, device: torch.device, progress: Progress | None
     )
     return Experiment(
         training=training,
-        test=test_batches(store, network, device),
-        network=network,
+        test=test_batches(store, classifier, device),
+        classifier=classifier,
         fingerprint=store.fingerprint,
         threads=config.train.threads or choose_threads(model, batches.batch_size),
-        need=needed,
+        memory_estimate=memory_estimate,
         free_bytes=free_bytes,
-        remarks=(*skipped(store), *unevenness(labels[train_rows], classes, config.data.balance)),
+        notes=(*skipped_image_notes(store), *class_imbalance_notes(labels[train_rows], classes, config.data.balance)),
         diagnostics=config.train.diagnostics,
     )

@@ -16,11 +16,11 @@ from fcnet.data import sources
 from fcnet.data.batches import Batches, split_validation
 from fcnet.data.store.store import open_store
 from fcnet.data.transforms.augment import Affine, ColorJitter, Cutout, Flip, Shift
-from fcnet.data.transforms.mixup import Mixing
-from fcnet.data.transforms.whitening import VARIANCE_FLOOR, Whitening, find_whitening
+from fcnet.data.transforms.mixup import MixupCutmix
+from fcnet.data.transforms.whitening import VARIANCE_FLOOR, Whitening, fit_whitening
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import read_sealed, write_sealed
+from fcnet.runtime.files import read_checksummed, write_checksummed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from fcnet.data.store.build import Progress
     from fcnet.data.store.store import Split, Store
     from fcnet.data.transforms.augment import Transform
-    from fcnet.experiment.network import Network
+    from fcnet.experiment.image_classifier import ImageClassifier
 
-EVALUATION_BATCH = 1000
-_WHITENING_BATCH = 4096
+EVALUATION_BATCH_SIZE = 1000
+_WHITENING_BATCH_SIZE = 4096
 _PREVIEW_IMAGES = 10
-_UNEVEN = 2
-_NAMED = 3
+_IMBALANCE_RATIO = 2
+_MAX_NAMED = 3
 
 
 def open_data(data: schema.Data, progress: Progress | None = None) -> Store:
@@ -60,22 +60,20 @@ def _source(data: schema.Data) -> Source:
             return sources.synthetic(data.shape, data.train_size, data.test_size, data.num_classes)
 
 
-def check_fit(config: schema.Config, store: Store) -> None:
+def check_data(config: schema.Config, store: Store) -> None:
     """Refuses settings that do not go with the images, all of them at once."""
     data, num_classes = config.data, len(config.data.classes or store.classes)
     _, height, width = store.shape
-    mistakes = _unknown_classes(store.classes, data.classes, "data.classes")
+    errors = _unknown_classes(store.classes, data.classes, "data.classes")
     for name, pixels in (("shift", data.augment.shift), ("cutout", data.augment.cutout)):
         if pixels >= min(height, width):
-            mistakes.append(f"data.augment.{name} must be less than the images' {height}×{width} pixels, got {pixels}")
+            errors.append(f"data.augment.{name} must be less than the images' {height}×{width} pixels, got {pixels}")
     if data.whiten > math.prod(store.shape):
-        mistakes.append(
-            f"data.whiten must be at most the {math.prod(store.shape)} values of an image, got {data.whiten}"
-        )
+        errors.append(f"data.whiten must be at most the {math.prod(store.shape)} values of an image, got {data.whiten}")
     if config.train.loss != "cross_entropy" and num_classes != 2:
-        mistakes.append(f"train.loss must be cross_entropy for {num_classes} classes, got {config.train.loss}")
-    if mistakes:
-        raise UserError("\n".join(mistakes))
+        errors.append(f"train.loss must be cross_entropy for {num_classes} classes, got {config.train.loss}")
+    if errors:
+        raise UserError("\n".join(errors))
 
 
 def split_rows(config: schema.Config, store: Store) -> tuple[Sequence[str], Tensor, Tensor, Tensor]:
@@ -113,7 +111,7 @@ def _unknown_classes(known: Sequence[str], wanted: Sequence[str], key: str) -> l
     return [f"{key} must be among {', '.join(known)}, got {', '.join(unknown)}"] if unknown else []
 
 
-def transforms(augment: schema.Augment) -> list[Transform]:
+def make_transforms(augment: schema.Augment) -> list[Transform]:
     """The configured changes of single images, in the order in which they are made."""
     transforms: list[Transform] = []
     if augment.flip:
@@ -129,12 +127,12 @@ def transforms(augment: schema.Augment) -> list[Transform]:
     return transforms
 
 
-def mixing(augment: schema.Augment) -> Mixing | None:
+def make_mixing(augment: schema.Augment) -> MixupCutmix | None:
     """The configured mixing of two images; None: there is none."""
-    return Mixing(augment.mixup, augment.cutmix) if augment.mixup or augment.cutmix else None
+    return MixupCutmix(augment.mixup, augment.cutmix) if augment.mixup or augment.cutmix else None
 
 
-def whitening_of(store: Store, batches: Batches, num_components: int) -> Whitening:
+def load_or_fit_whitening(store: Store, batches: Batches, num_components: int) -> Whitening:
     """That of a whole training set, which every rank goes through by itself.
 
     It is kept beside the store, where the next training on the same rows finds it.
@@ -146,20 +144,20 @@ def whitening_of(store: Store, batches: Batches, num_components: int) -> Whiteni
     """
     device = batches.device
     # Other threads add up in another order, and another version may choose another way.
-    made_with = [num_components, VARIANCE_FLOOR, device.type, torch.get_num_threads(), str(torch.__version__)]
-    key = hashlib.sha256(json.dumps(made_with).encode() + batches.rows.numpy().tobytes()).hexdigest()
-    stem = store.about.with_name(f"whitening-{key[:16]}")
+    inputs = [num_components, VARIANCE_FLOOR, device.type, torch.get_num_threads(), str(torch.__version__)]
+    key = hashlib.sha256(json.dumps(inputs).encode() + batches.rows.numpy().tobytes()).hexdigest()
+    stem = store.metadata_file.with_name(f"whitening-{key[:16]}")
     with contextlib.suppress(UserError, OSError):
-        tensors, facts = read_sealed(stem)
-        if facts["key"] == key:
+        tensors, metadata = read_checksummed(stem)
+        if metadata["key"] == key:
             whitening = Whitening(*tensors["weight"].shape)
             whitening.load_state_dict(tensors)
             return whitening.to(device)
-    parts = (batches.take(rows.to(batches.images.device)) for rows in batches.rows.split(_WHITENING_BATCH))
-    whitening = find_whitening(parts, num_components)
+    parts = (batches.get_images(rows.to(batches.images.device)) for rows in batches.rows.split(_WHITENING_BATCH_SIZE))
+    whitening = fit_whitening(parts, num_components)
     if distributed.rank() == 0:
         with contextlib.suppress(UserError, OSError):
-            write_sealed(stem, whitening.state_dict(), {"key": key})
+            write_checksummed(stem, whitening.state_dict(), {"key": key})
     return whitening
 
 
@@ -171,7 +169,7 @@ def preview(config: schema.Config) -> tuple[list[str], dict[str, Batches]]:
         configured changes, and under each change's name with that one alone.
     """
     store = open_data(config.data)
-    check_fit(config, store)
+    check_data(config, store)
     classes, labels, rows, _ = split_rows(config, store)
     each = -(-_PREVIEW_IMAGES // len(classes))
     shown = torch.cat([rows[labels[rows] == label][:each] for label in range(min(len(classes), _PREVIEW_IMAGES))])
@@ -183,8 +181,8 @@ def preview(config: schema.Config) -> tuple[list[str], dict[str, Batches]]:
             labels,
             rows=shown,
             batch_size=len(shown),
-            augment=transforms(section),
-            mixing=mixing(section),
+            augment=make_transforms(section),
+            mixing=make_mixing(section),
         )
         for kind, section in {"": augment, **kinds}.items()
     }
@@ -193,7 +191,7 @@ def preview(config: schema.Config) -> tuple[list[str], dict[str, Batches]]:
 
 def test_data(
     data: schema.Data,
-    network: Network,
+    classifier: ImageClassifier,
     *,
     path: Path | None,
     device: torch.device,
@@ -203,7 +201,7 @@ def test_data(
 
     Args:
         data: what the network was trained on.
-        network: whose classes and normalisation count.
+        classifier: whose classes and normalisation count.
         path: other data, a ``.npz`` file, a folder or an archive of images, or for a network trained on a CIFAR the
             folder that one is in; None takes the network's own.
         device: where batches are wanted.
@@ -213,14 +211,14 @@ def test_data(
         UserError: the data does not fit the network.
     """
     if path is not None:
-        data = data.model_copy(update={"path": str(path), "source": _kind(data.source, path)})
+        data = data.model_copy(update={"path": str(path), "source": _source_name(data.source, path)})
     store = open_data(data, progress)
-    if store.shape != network.shape:
-        raise UserError(f"{data.path} must hold images of shape {network.shape} for this network, got {store.shape}")
-    return test_batches(store, network, device)
+    if store.shape != classifier.shape:
+        raise UserError(f"{data.path} must hold images of shape {classifier.shape} for this network, got {store.shape}")
+    return test_batches(store, classifier, device)
 
 
-def _kind(own: str, path: Path) -> str:
+def _source_name(own: str, path: Path) -> str:
     """What source other data are of: by their path, and where that leaves a choice by the network's own."""
     if path.suffix == ".npz" or (own == "arrays" and not path.is_dir() and ".tar" not in path.name):
         return "arrays"
@@ -228,37 +226,37 @@ def _kind(own: str, path: Path) -> str:
     return own if own in {"cifar10", "cifar100"} and (empty or any(path.glob("cifar-*"))) else "images"
 
 
-def test_batches(store: Store, network: Network, device: torch.device) -> Batches:
+def test_batches(store: Store, classifier: ImageClassifier, device: torch.device) -> Batches:
     """The test split of a network's classes, normalised and whitened as it was trained."""
-    rows, labels = select(store.test, store.classes, network.classes, "the classes of the test split")
+    rows, labels = select(store.test, store.classes, classifier.classes, "the classes of the test split")
     if not len(rows):
         raise UserError("the test split must hold at least one image, got 0")
     return Batches(
         store.test.pixels,
         labels,
         rows=rows,
-        batch_size=EVALUATION_BATCH,
-        statistics=(network.mean, network.std),
-        whitening=network.whitening,
+        batch_size=EVALUATION_BATCH_SIZE,
+        statistics=(classifier.mean, classifier.std),
+        whitening=classifier.whitening,
         device=device,
     )
 
 
-def skipped(store: Store) -> Iterator[str]:
+def skipped_image_notes(store: Store) -> Iterator[str]:
     """A line where images of the source are not in the store."""
     if store.skipped:
         count = len(store.skipped)
         total = count + len(store.train.labels) + len(store.test.labels)
-        names = ", ".join(name for name, _ in store.skipped[:_NAMED]) + (", …" if count > _NAMED else "")
-        yield f"skipped {count:,} broken of {total:,} images: {names}; all of them, and why, are in {store.about}"
+        names = ", ".join(name for name, _ in store.skipped[:_MAX_NAMED]) + (", …" if count > _MAX_NAMED else "")
+        yield f"skipped {count:,} broken of {total:,} images: {names}; all of them, and why, are in {store.metadata_file}"
 
 
-def unevenness(labels: Tensor, classes: Sequence[str], balance: str) -> Iterator[str]:
+def class_imbalance_notes(labels: Tensor, classes: Sequence[str], balance: str) -> Iterator[str]:
     """A line where the largest class has at least twice the smallest's training images, and nothing evens them out."""
     counts = sorted(
         zip(labels.bincount(minlength=len(classes)).tolist(), classes, strict=True), key=lambda pair: -pair[0]
     )
-    if balance == "none" and counts[0][0] >= _UNEVEN * counts[-1][0]:
+    if balance == "none" and counts[0][0] >= _IMBALANCE_RATIO * counts[-1][0]:
         (most, largest), (least, smallest) = counts[0], counts[-1]
         yield (
             f"classes are uneven: {most:,} of {largest}, {least:,} of {smallest}; "

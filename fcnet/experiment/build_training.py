@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fcnet.config import schema
     from fcnet.data.store.store import Store
     from fcnet.optim.schedules import Schedule
-    from fcnet.runtime.memory import Need
+    from fcnet.runtime.memory import MemoryEstimate
 
 _ONE_THREAD_PRODUCTS, _ONE_THREAD_VALUES = 20_000_000, 200_000
 MOMENTS = {"sgd": 1, "adam": 2, "adamw": 2, "muon": 9, "lbfgs": 25}
@@ -52,7 +52,7 @@ def make_model(config: schema.Config, in_features: int, num_classes: int) -> MLP
     )
 
 
-def algorithm(config: schema.Config, model: MLP, steps_per_epoch: int) -> GradientDescent:
+def make_algorithm(config: schema.Config, model: MLP, steps_per_epoch: int) -> GradientDescent:
     """The configured learning algorithm for a network."""
     train = config.train
     return GradientDescent(
@@ -105,9 +105,11 @@ def _schedule(section: schema.Optimizer, epochs: int, steps_per_epoch: int) -> S
         case "one_cycle":
             schedule = schedules.one_cycle(num_steps)
         case "steps":
-            schedule = schedules.steps([round(epoch * steps_per_epoch) for epoch in section.milestones], section.gamma)
+            schedule = schedules.multi_step(
+                [round(epoch * steps_per_epoch) for epoch in section.milestones], section.gamma
+            )
     if section.warmup_epochs:
-        schedule = schedules.warmed_up(schedule, round(section.warmup_epochs * steps_per_epoch))
+        schedule = schedules.add_warmup(schedule, round(section.warmup_epochs * steps_per_epoch))
     return schedule
 
 
@@ -117,23 +119,25 @@ def choose_threads(model: MLP, batch_size: int) -> int:
     values = batch_size * model.dense_layers()[0].in_features
     if products < _ONE_THREAD_PRODUCTS and values < _ONE_THREAD_VALUES:
         return 1
-    ranks = distributed.num_ranks()
+    ranks = distributed.world_size()
     return num_threads() if ranks == 1 else max(1, num_processors() // ranks)  # torchrun sets OMP_NUM_THREADS by itself
 
 
-def need(config: schema.Config, store: Store, train_images: int, num_classes: int, device: torch.device) -> Need:
+def estimate_step_memory(
+    config: schema.Config, store: Store, train_images: int, num_classes: int, device: torch.device
+) -> MemoryEstimate:
     """The memory that a step of a configuration's training takes in this process."""
     model, pixels = config.model, math.prod(store.shape)
     plain = model.kind == "logistic"
     images = train_images if config.train.batch_size == "all" else min(config.train.batch_size, train_images)
     widths = [config.data.whiten or pixels, *(() if plain else model.hidden), 1 if num_classes == 2 else num_classes]
-    return memory.need(
+    return memory.estimate_memory(
         widths,
-        images=-(-images // (distributed.num_ranks() * config.train.accumulate)),
+        num_images=-(-images // (distributed.world_size() * config.train.accumulate)),
         activation=model.activation,
         normalization="none" if plain else model.normalization,
         dropout=not plain and model.dropout > 0.0,
         moments=MOMENTS[config.optimizer.name] + (config.train.ema_decay > 0.0) + (config.train.patience > 0),
-        pixels=pixels if config.data.whiten else 0,
+        num_pixels=pixels if config.data.whiten else 0,
         data_bytes=store.train.pixels.nbytes + store.test.pixels.nbytes if device.type == "cuda" else 0,
     )

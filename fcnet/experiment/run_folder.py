@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import read_sealed, write_sealed, write_text
+from fcnet.runtime.files import read_checksummed, write_checksummed, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_KEPT = 2
+_NUM_CHECKPOINTS = 2
 
 
 class Run:
@@ -41,7 +41,7 @@ class Run:
             UserError: ``out`` is taken.
         """
         if out is None:
-            run = cls(_claimed(name))
+            run = cls(_claim_folder(name))
         else:
             check_new(out)
             out.mkdir(parents=True, exist_ok=True)
@@ -81,52 +81,52 @@ class Run:
 
     def records(self) -> list[dict[str, Any]]:
         """The epochs written so far."""
-        return _lines(self.path / "metrics.jsonl")
+        return _read_lines(self.path / "metrics.jsonl")
 
     def write_records(self, records: list[dict[str, Any]]) -> None:
         """Replaces the epochs, a line each."""
         _write_lines(self.path / "metrics.jsonl", records)
 
-    def looks(self) -> list[dict[str, Any]]:
+    def snapshots(self) -> list[dict[str, Any]]:
         """The looks into the network written so far; see `fcnet.experiment.snapshots`."""
-        return _lines(self.path / "diagnostics.jsonl")
+        return _read_lines(self.path / "diagnostics.jsonl")
 
-    def write_looks(self, looks: list[dict[str, Any]]) -> None:
+    def write_snapshots(self, snapshots: list[dict[str, Any]]) -> None:
         """Replaces the looks, a line each."""
-        _write_lines(self.path / "diagnostics.jsonl", looks)
+        _write_lines(self.path / "diagnostics.jsonl", snapshots)
 
-    def save(self, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    def save_checkpoint(self, step: int, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
         """Writes a checkpoint, then removes all but the newest two, and what a killed process left of one."""
-        write_sealed(self._checkpoints / f"step-{step:010d}", tensors, facts)
-        pairs = [stem for stem in self._stems() if stem.with_suffix(".safetensors").is_file()]
+        write_checksummed(self._checkpoints / f"step-{step:010d}", tensors, metadata)
+        pairs = [stem for stem in self._checkpoint_stems() if stem.with_suffix(".safetensors").is_file()]
         for file in sorted(self._checkpoints.glob("step-*")):
-            if file.with_suffix("") not in pairs[:_KEPT]:
+            if file.with_suffix("") not in pairs[:_NUM_CHECKPOINTS]:
                 file.unlink()
 
-    def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    def latest_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The newest checkpoint that is whole, or None where nothing was saved yet.
 
         Raises:
             UserError: there are checkpoints, and every one of them is damaged.
         """
-        refusal = None
-        for stem in self._stems():
+        first_error = None
+        for stem in self._checkpoint_stems():
             try:
-                return read_sealed(stem)
+                return read_checksummed(stem)
             except UserError as error:
-                refusal = refusal or error
-        if refusal is not None:
-            raise refusal
+                first_error = first_error or error
+        if first_error is not None:
+            raise first_error
         return None
 
     @property
     def saved_step(self) -> int | None:
         """The step of the newest checkpoint, None where nothing was saved yet."""
-        return next((int(stem.name.removeprefix("step-")) for stem in self._stems()), None)
+        return next((int(stem.name.removeprefix("step-")) for stem in self._checkpoint_stems()), None)
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Writes the summary, which ends the run, and removes the checkpoints."""
-        write_text(self.path / "summary.json", json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n")
+        write_text(self.path / "summary.json", json.dumps(_nan_to_none(summary), indent=2, allow_nan=False) + "\n")
         self.clear()
 
     def clear(self) -> None:
@@ -139,17 +139,17 @@ class Run:
         self.remove_temporary_files()
 
     def remove_temporary_files(self) -> None:
-        """Removes the temporary files of `fcnet.runtime.files.replacing`, named .NAME.ENDING.xxxxxxxx."""
+        """Removes the temporary files of `fcnet.runtime.files.atomic_write`, named .NAME.ENDING.xxxxxxxx."""
         for file in self.path.rglob(".*.*.????????"):
             file.unlink()
 
     def summary(self) -> dict[str, Any]:
         """What `finish` wrote."""
         file = self.path / "summary.json"
-        return _parsed(file.read_bytes(), file)
+        return _parse_object(file.read_bytes(), file)
 
-    def _stems(self) -> list[Path]:
-        """The checkpoints whose facts are there, the newest first."""
+    def _checkpoint_stems(self) -> list[Path]:
+        """The checkpoints whose metadata are there, the newest first."""
         return sorted((file.with_suffix("") for file in self._checkpoints.glob("step-*.json")), reverse=True)
 
 
@@ -157,37 +157,37 @@ def check_new(out: Path) -> None:
     """Refuses a folder that holds something, unless it is what a run killed in its first moment left."""
     if out.exists() and not out.is_dir():
         raise UserError(f"--out must be a folder, got the file {out}")
-    if out.is_dir() and any(_counts(entry) for entry in out.iterdir()):
+    if out.is_dir() and any(_is_content(entry) for entry in out.iterdir()):
         raise UserError(f"--out must be a new or an empty folder, got {out}; --resume goes on with a run")
 
 
-def _counts(entry: Path) -> bool:
+def _is_content(entry: Path) -> bool:
     """Whether an entry of a folder is more than a hidden file or checkpoints that are not begun."""
     return entry.name[0] != "." and (entry.name != "checkpoints" or any(entry.iterdir()))
 
 
-def _parsed(text: bytes, file: Path) -> dict[str, Any]:
+def _parse_object(text: bytes, file: Path) -> dict[str, Any]:
     """One of the objects that a file of a run holds."""
     try:
-        facts = json.loads(text)
+        value = json.loads(text)
     except ValueError:
-        facts = None
-    if not isinstance(facts, dict):
+        value = None
+    if not isinstance(value, dict):
         raise UserError(f"{file} is damaged: expected a JSON object, got {text[:60].decode(errors='replace')!r}")
-    return facts
+    return value
 
 
-def _lines(file: Path) -> list[dict[str, Any]]:
+def _read_lines(file: Path) -> list[dict[str, Any]]:
     """The objects of a file with a line each; none where there is no file."""
-    return [_parsed(line, file) for line in file.read_bytes().splitlines()] if file.is_file() else []
+    return [_parse_object(line, file) for line in file.read_bytes().splitlines()] if file.is_file() else []
 
 
 def _write_lines(file: Path, records: list[dict[str, Any]]) -> None:
     """Replaces the file whole."""
-    write_text(file, "".join(json.dumps(record, allow_nan=False) + "\n" for record in map(_finite, records)))
+    write_text(file, "".join(json.dumps(record, allow_nan=False) + "\n" for record in map(_nan_to_none, records)))
 
 
-def _claimed(name: str) -> Path:
+def _claim_folder(name: str) -> Path:
     """The first of runs/NAME, runs/NAME-2, … that nobody has, made."""
     Path("runs").mkdir(exist_ok=True)
     number = 1
@@ -201,6 +201,6 @@ def _claimed(name: str) -> Path:
             return folder
 
 
-def _finite(record: dict[str, Any]) -> dict[str, Any]:
+def _nan_to_none(record: dict[str, Any]) -> dict[str, Any]:
     """The record with null for what is no number, which JSON cannot hold."""
     return {key: None if isinstance(value, float) and value * 0 != 0 else value for key, value in record.items()}

@@ -13,11 +13,11 @@ import torch
 
 from fcnet.diagnostics import advice, idle_units
 from fcnet.evaluation.classification import evaluate
-from fcnet.evaluation.predictions import Collector, write_predictions
-from fcnet.experiment.snapshots import Checkup
+from fcnet.evaluation.predictions import PredictionCollector, write_predictions
+from fcnet.experiment.snapshots import Snapshots
 from fcnet.losses import CrossEntropy, ScoreLoss
-from fcnet.models.speed import fastest_images_per_second
-from fcnet.optim.state import within
+from fcnet.models.speed import max_images_per_second
+from fcnet.optim.state import select_prefix
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import sha256
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from fcnet.experiment.run_folder import Run
     from fcnet.training.records import EpochRecord
 
-_STEPS_BETWEEN_AGREEMENTS = 16
+_STEPS_BETWEEN_SYNCS = 16
 
 
 class Stopped(Exception):  # noqa: N818 - a wish that was granted, not an error
     """The run was asked to stop; it is saved, and nothing is lost."""
 
 
-def carry_out(
+def run_experiment(
     experiment: Experiment,
     run: Run,
     *,
@@ -66,10 +66,10 @@ def carry_out(
     if distributed.rank() == 0:
         run.remove_temporary_files()
     records = _restore(experiment, run)
-    return _to_the_end(experiment, run, records, save_seconds, stop)
+    return _train_and_finish(experiment, run, records, save_seconds, stop)
 
 
-def _to_the_end(
+def _train_and_finish(
     experiment: Experiment,
     run: Run,
     records: list[dict[str, Any]],
@@ -78,17 +78,17 @@ def _to_the_end(
 ) -> Iterator[EpochRecord | None]:
     training = experiment.training
     saved, stopping = time.monotonic(), False
-    look = _looks(experiment, run)
-    look()
+    take_snapshot = _snapshot_fn(experiment, run)
+    take_snapshot()
     for record in training.advance():
         if record is not None:
             records.append(dataclasses.asdict(record))
             if distributed.rank() == 0:
                 run.write_records(records)
-            look()
-        if record is not None or _agreement_due(training.step):
-            stopping = distributed.agreed(stop())
-            if stopping or distributed.agreed(time.monotonic() - saved >= save_seconds):
+            take_snapshot()
+        if record is not None or _sync_due(training.step):
+            stopping = distributed.any_rank(stop())
+            if stopping or distributed.any_rank(time.monotonic() - saved >= save_seconds):
                 _save(experiment, run)
                 saved = time.monotonic()
         yield record
@@ -98,106 +98,108 @@ def _to_the_end(
     _finish(experiment, run, records)
 
 
-def _looks(experiment: Experiment, run: Run) -> Callable[[], None]:
+def _snapshot_fn(experiment: Experiment, run: Run) -> Callable[[], None]:
     """What looks into the network where that is due and not done; the first rank does it alone.
 
     What a run has seen since its checkpoint is taken back.
     """
     if not experiment.diagnostics:
         return lambda: None
-    checkup, written = Checkup(experiment.training), run.looks()
+    snapshots, written = Snapshots(experiment.training), run.snapshots()
     lines = [line for line in written if line["epoch"] <= experiment.training.epoch]
     if distributed.rank() == 0 and len(lines) < len(written):
-        run.write_looks(lines)
+        run.write_snapshots(lines)
 
-    def look() -> None:
+    def take_snapshot() -> None:
         done = bool(lines) and lines[-1]["epoch"] == experiment.training.epoch
-        if distributed.rank() == 0 and checkup.due and not done:
-            lines.append(checkup.look())
-            run.write_looks(lines)
+        if distributed.rank() == 0 and snapshots.due and not done:
+            lines.append(snapshots.take())
+            run.write_snapshots(lines)
 
-    return look
+    return take_snapshot
 
 
-def _agreement_due(step: int) -> bool:
+def _sync_due(step: int) -> bool:
     """Whether the ranks, who must save and stop at one step, ask each other after this one."""
-    return distributed.num_ranks() == 1 or step % _STEPS_BETWEEN_AGREEMENTS == 0
+    return distributed.world_size() == 1 or step % _STEPS_BETWEEN_SYNCS == 0
 
 
 def _restore(experiment: Experiment, run: Run) -> list[dict[str, Any]]:
     """Goes back to the last checkpoint; returns the records up to it."""
-    found = run.latest()
+    found = run.latest_checkpoint()
     if found is None:
         return []
-    tensors, facts = found
-    if facts["fingerprint"] != experiment.fingerprint:
+    tensors, metadata = found
+    if metadata["fingerprint"] != experiment.fingerprint:
         raise UserError(f"{run.path} was trained on other data than what its configuration names now")
-    if facts["config"] != sha256(run.config):
+    if metadata["config"] != sha256(run.config):
         raise UserError(f"{run.config} must be as it was when the run began, got a change")
-    torch.set_num_threads(facts["threads"])
-    experiment.training.restore(tensors, facts)
-    if experiment.network.whitening is not None:
-        experiment.network.whitening.load_state_dict(within(tensors, "whitening"))
-    return [record for record in run.records() if record["epoch"] <= facts["epoch"]]
+    torch.set_num_threads(metadata["threads"])
+    experiment.training.restore(tensors, metadata)
+    if experiment.classifier.whitening is not None:
+        experiment.classifier.whitening.load_state_dict(select_prefix(tensors, "whitening"))
+    return [record for record in run.records() if record["epoch"] <= metadata["epoch"]]
 
 
 def _save(experiment: Experiment, run: Run) -> None:
-    tensors, facts = experiment.training.state()
-    if experiment.network.whitening is not None:
-        tensors |= {f"whitening.{name}": tensor for name, tensor in experiment.network.whitening.state_dict().items()}
-    facts |= {
+    tensors, metadata = experiment.training.state()
+    if experiment.classifier.whitening is not None:
+        tensors |= {
+            f"whitening.{name}": tensor for name, tensor in experiment.classifier.whitening.state_dict().items()
+        }
+    metadata |= {
         "fingerprint": experiment.fingerprint,
         "config": sha256(run.config),
         "threads": torch.get_num_threads(),
     }
     if distributed.rank() == 0:
-        run.save(experiment.training.step, tensors, facts)
+        run.save_checkpoint(experiment.training.step, tensors, metadata)
     distributed.barrier()
 
 
 def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> None:
     """Reads the test set, once, and writes the network and the summary."""
     training = experiment.training
-    collector = Collector()
-    result = evaluate(training.model, experiment.test, note=collector.note)
-    predictions = collector.collected()
-    kept = records[training.kept_epoch - 1]
-    said = _remarks(experiment, records, result)
+    collector = PredictionCollector()
+    result = evaluate(training.model, experiment.test, on_batch=collector.update)
+    predictions = collector.compute()
+    best = records[training.best_epoch - 1]
+    said = _training_warnings(experiment, records, result)
     if distributed.rank() == 0:
-        made_with = _made_with(experiment)
-        experiment.network.save(run.path / "model", {"made_with": made_with})
-        write_predictions(run.path, predictions, experiment.network.classes, experiment.fingerprint)
+        environment = _environment(experiment)
+        experiment.classifier.save(run.path / "model", {"environment": environment})
+        write_predictions(run.path, predictions, experiment.classifier.classes, experiment.fingerprint)
         summary = {
             "test_accuracy": result.accuracy,
             "test_interval": result.interval,
             "test_loss": result.loss,
-            "validation_accuracy": kept["validation_accuracy"],
-            "validation_loss": kept["validation_loss"],
+            "validation_accuracy": best["validation_accuracy"],
+            "validation_loss": best["validation_loss"],
             "epochs": training.epoch,
-            "kept_epoch": training.kept_epoch,
+            "best_epoch": training.best_epoch,
             "steps": training.step,
             "train_seconds": training.train_seconds,
             "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
             "train_images": training.batches.num_images,
-            "class_images": dict(zip(experiment.network.classes, _class_counts(experiment), strict=True)),
+            "class_images": dict(zip(experiment.classifier.classes, _class_counts(experiment), strict=True)),
             "validation_images": training.validation.num_images if training.validation else 0,
             "test_images": experiment.test.num_images,
-            "limit_images_per_second": _limit(experiment),
-            "remarks": said,
+            "roofline_images_per_second": _roofline(experiment),
+            "warnings": said,
         }
-        run.finish(summary | made_with)
+        run.finish(summary | environment)
     distributed.barrier()
 
 
-def _limit(experiment: Experiment) -> float | None:
+def _roofline(experiment: Experiment) -> float | None:
     """What the machine could have done at its best, each rank as if alone; None where it cannot be timed."""
-    training, network = experiment.training, experiment.network
-    ranks = distributed.num_ranks()
+    training, classifier = experiment.training, experiment.classifier
+    ranks = distributed.world_size()
     try:
-        return ranks * fastest_images_per_second(
-            network.model.widths,
+        return ranks * max_images_per_second(
+            classifier.model.widths,
             max(1, training.batches.batch_size // ranks),
-            pixels=math.prod(network.shape),
+            pixels=math.prod(classifier.shape),
             device=experiment.test.device,
             precision=training.algorithm.precision,
         )
@@ -205,40 +207,40 @@ def _limit(experiment: Experiment) -> float | None:
         return None
 
 
-def _remarks(experiment: Experiment, records: list[dict[str, Any]], test: Evaluation) -> list[str]:
+def _training_warnings(experiment: Experiment, records: list[dict[str, Any]], test: Evaluation) -> list[str]:
     """What the figures say of the training, in words; all ranks must ask together."""
-    training, network = experiment.training, experiment.network
+    training, classifier = experiment.training, experiment.classifier
     algorithm = training.algorithm
     lr, loss = algorithm.optimizer.param_groups[0]["initial_lr"], algorithm.loss
-    said = advice.on_scores(loss.name) if isinstance(loss, ScoreLoss) else []
+    said = advice.score_advice(loss.name) if isinstance(loss, ScoreLoss) else []
     if isinstance(loss, CrossEntropy) or (isinstance(loss, ScoreLoss) and loss.name == "logistic"):
         counts = _class_counts(experiment)
-        said += advice.on_losses(records, advice.guessing_loss(counts, loss.label_smoothing), lr)
-    said += advice.on_validation(records, lr)
+        said += advice.loss_advice(records, advice.class_frequency_loss(counts, loss.label_smoothing), lr)
+    said += advice.validation_advice(records, lr)
     held_out = training.validation or experiment.test
     seen = evaluate(training.model, held_out) if training.validation else test
-    said += advice.on_classes(seen.confusion, network.classes, steps=training.step)
-    said += advice.on_recording(training.runs.why_not if training.runs else None)
-    idle = idle_units(network.model, held_out)
-    return said + advice.on_units(idle, network.model.arguments["activation"], lr, steps=training.step)
+    said += advice.class_advice(seen.confusion, classifier.classes, steps=training.step)
+    said += advice.cuda_graph_advice(training.graphed_steps.fallback_reason if training.graphed_steps else None)
+    idle = idle_units(classifier.model, held_out)
+    return said + advice.idle_unit_advice(idle, classifier.model.arguments["activation"], lr, steps=training.step)
 
 
 def _class_counts(experiment: Experiment) -> list[int]:
     """How many training images there are of each class."""
     batches = experiment.training.batches
     labels = batches.labels[batches.rows.to(batches.labels.device)]
-    counts: list[int] = labels.bincount(minlength=len(experiment.network.classes)).tolist()
+    counts: list[int] = labels.bincount(minlength=len(experiment.classifier.classes)).tolist()
     return counts
 
 
-def _made_with(experiment: Experiment) -> dict[str, Any]:
+def _environment(experiment: Experiment) -> dict[str, Any]:
     """What a run must share with another for the two to be equal to the bit."""
     device = experiment.test.device
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "processor": processor_name(),
         "threads": torch.get_num_threads(),
-        "ranks": distributed.num_ranks(),
+        "ranks": distributed.world_size(),
         "fcnet": version("fcnet"),
         "torch": torch.__version__,
         "python": platform.python_version(),

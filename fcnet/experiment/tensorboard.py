@@ -9,7 +9,7 @@ import time
 from typing import IO, TYPE_CHECKING, Self
 
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import room_for
+from fcnet.runtime.files import disk_full_as_user_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -82,7 +82,7 @@ class EventLog:
         self._seconds = began - sum(record.seconds for record in done)
         self._file: IO[bytes] = self.path.open("wb")
         self._writer = RecordWriter(self._file)
-        with room_for(self.path):
+        with disk_full_as_user_error(self.path):
             self._writer.write(Event(wall_time=self._seconds, file_version="brain.Event:2").SerializeToString())
             self._file.flush()
         for record in done:
@@ -97,7 +97,7 @@ class EventLog:
         figures = {tag: getattr(record, name) for name, tag in TAGS.items()}
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in figures.items() if value is not None]
         event = Event(wall_time=self._seconds, step=record.step, summary=Summary(value=values))
-        with room_for(self.path):
+        with disk_full_as_user_error(self.path):
             self._writer.write(event.SerializeToString())
             self._file.flush()
 
@@ -114,13 +114,13 @@ class EventLog:
         self.close()
 
 
-def logged(
+def log_to_tensorboard(
     events: Iterator[EpochRecord | None], folder: Path, before: Iterable[EpochRecord]
 ) -> Iterator[EpochRecord | None]:
     """A training that leaves its figures for TensorBoard as it goes on.
 
     Args:
-        events: as `fcnet.experiment.runner.carry_out` gives them.
+        events: as `fcnet.experiment.runner.run_experiment` gives them.
         folder: the run's.
         before: the epochs that were done when it was gone on with.
 

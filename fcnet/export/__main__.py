@@ -6,13 +6,13 @@ from pathlib import Path
 
 from fcnet import cli
 from fcnet.config.toml import load_config
-from fcnet.experiment.network import load
+from fcnet.experiment.image_classifier import load
 from fcnet.experiment.run_folder import Run
-from fcnet.export.card_file import files_beside, write_card
-from fcnet.export.formats import check_target, write_portable
-from fcnet.export.model_card import Card
+from fcnet.export.card_writer import covered_files, write_card
+from fcnet.export.formats import check_output_file, export_classifier
+from fcnet.export.model_card import ModelCard
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import read_sealed_facts
+from fcnet.runtime.files import read_metadata
 
 
 def main(arguments: list[str]) -> int:
@@ -22,28 +22,28 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("file", type=Path, metavar="FILE", help="ends in .pt2 (torch.export) or .onnx")
     parser.add_argument("--license", default="", metavar="ID", help="what the card names as the network's licence")
     flags = parser.parse_args(arguments)
-    check_target(flags.file)
-    card = _card(flags.run, flags.license)
-    files_beside(card, flags.file)
-    difference = write_portable(card.network, flags.file)
+    check_output_file(flags.file)
+    card = _build_card(flags.run, flags.license)
+    covered_files(card, flags.file)
+    difference = export_classifier(card.classifier, flags.file)
     written = write_card(card, flags.file)
-    shape = ", ".join(map(str, card.network.shape))
-    cli.say(
-        f"{flags.file}: uint8 pixels (B, {shape}) to probabilities (B, {len(card.network.classes)}), "
+    shape = ", ".join(map(str, card.classifier.shape))
+    cli.print_status(
+        f"{flags.file}: uint8 pixels (B, {shape}) to probabilities (B, {len(card.classifier.classes)}), "
         f"{flags.file.stat().st_size:,} bytes; at most {difference:.1e} from the network's; card: {written}"
     )
     return 0
 
 
-def _card(path: Path, license_id: str) -> Card:
+def _build_card(path: Path, license_id: str) -> ModelCard:
     """The card of a run's network."""
-    network, run = load(path), Run(path)
+    classifier, run = load(path), Run(path)
     if not (run.started and run.finished):
         raise UserError(f"{path} must hold config.toml and summary.json, of which the card is made")
-    return Card(
+    return ModelCard(
         name=path.resolve().name,
-        identity=read_sealed_facts(path / "model")["checksum"],
-        network=network,
+        checksum=read_metadata(path / "model")["checksum"],
+        classifier=classifier,
         config=load_config(run.config),
         summary=run.summary(),
         license=license_id,
@@ -51,4 +51,4 @@ def _card(path: Path, license_id: str) -> Card:
 
 
 if __name__ == "__main__":
-    cli.command(main)
+    cli.run_command(main)

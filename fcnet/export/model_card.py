@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from fcnet.config.schema import Config, Data, Model
-    from fcnet.experiment.network import Network
+    from fcnet.experiment.image_classifier import ImageClassifier
 
-_HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
+_HUB_DATASETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 _ACTIVATIONS = {
     "identity": "no activation",
     "sigmoid": "sigmoid",
@@ -24,7 +24,7 @@ _ACTIVATIONS = {
     "gelu": "GELU",
 }
 _LIBRARIES = {".pt2": "pytorch", ".onnx": "onnx"}
-_READING = """\
+_READ_TEMPLATE = """\
 import json
 
 import numpy as np
@@ -34,12 +34,12 @@ from PIL import Image, ImageOps
 image = ImageOps.exif_transpose(Image.open({image})).convert("{mode}")
 {fit}pixels = np.asarray(image).reshape(1, {height}, {width}, {channels}).transpose(0, 3, 1, 2)  # uint8 (1, C, H, W)
 """
-_RUNNING = {
+_RUN_TEMPLATES = {
     ".pt2": """\
-facts = {{"fcnet.json": ""}}
-network = torch.export.load({file}, extra_files=facts).module()
-probabilities = network(torch.tensor(pixels))[0].tolist()
-classes = json.loads(facts["fcnet.json"])["classes"]
+metadata = {{"fcnet.json": ""}}
+classifier = torch.export.load({file}, extra_files=metadata).module()
+probabilities = classifier(torch.tensor(pixels))[0].tolist()
+classes = json.loads(metadata["fcnet.json"])["classes"]
 """,
     ".onnx": """\
 session = onnxruntime.InferenceSession({file})
@@ -47,37 +47,37 @@ probabilities = session.run(["probabilities"], {{"pixels": pixels}})[0][0].tolis
 classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
 """,
 }
-_NEEDS = {".pt2": "torch", ".onnx": "onnxruntime"}
+_RUNTIMES = {".pt2": "torch", ".onnx": "onnxruntime"}
 
 
 @dataclass(frozen=True)
-class Card:
+class ModelCard:
     """What a model card is made of.
 
     Attributes:
         name: what the network is called.
-        identity: tells this network from any other, such as its checksum.
-        network: the network itself.
+        identity: of the network's files.
+        classifier: the network itself.
         config: how it was trained.
         summary: how that went, as the run folder keeps it.
         license: its identifier on the Hugging Face hub, such as ``"mit"``; empty: not known, and not said.
     """
 
     name: str
-    identity: str
-    network: Network
+    checksum: str
+    classifier: ImageClassifier
     config: Config
     summary: dict[str, Any]
     license: str = ""
 
-    def text(self, files: Sequence[str]) -> str:
+    def to_markdown(self, files: Sequence[str]) -> str:
         """The card of some exported files, by their names beside it."""
         return _front_matter(self, files) + _body(self, files)
 
 
-def _front_matter(card: Card, files: Sequence[str]) -> str:
+def _front_matter(card: ModelCard, files: Sequence[str]) -> str:
     """The part that the hub reads: YAML between two lines of dashes."""
-    libraries = [_LIBRARIES[ending] for ending in _endings(files)]
+    libraries = [_LIBRARIES[ending] for ending in _suffixes(files)]
     summary, data = card.summary, card.config.data
     kind = "mlp" if card.config.model.kind == "mlp" else "logistic-regression"
     lines = [
@@ -88,70 +88,70 @@ def _front_matter(card: Card, files: Sequence[str]) -> str:
         "metrics:",
         "- accuracy",
         "model-index:",
-        f"- name: {quoted(card.name)}",
+        f"- name: {yaml_quote(card.name)}",
         "  results:",
         "  - task:",
         "      type: image-classification",
         "    dataset:",
-        f"      name: {quoted(_dataset(data))}",
-        f"      type: {quoted(_HUB.get(data.source, data.source))}",
+        f"      name: {yaml_quote(_dataset_name(data))}",
+        f"      type: {yaml_quote(_HUB_DATASETS.get(data.source, data.source))}",
         "      split: test",
         "    metrics:",
         "    - type: accuracy",
         f"      value: {summary['test_accuracy']!r}",
         "      name: test accuracy",
     ]
-    if data.source in _HUB:
-        lines = ["datasets:", f"- {_HUB[data.source]}", *lines]
+    if data.source in _HUB_DATASETS:
+        lines = ["datasets:", f"- {_HUB_DATASETS[data.source]}", *lines]
     if card.license:
-        lines = [f"license: {quoted(card.license)}", *lines]
+        lines = [f"license: {yaml_quote(card.license)}", *lines]
     return "".join(f"{line}\n" for line in ("---", *lines, "---"))
 
 
-def _body(card: Card, files: Sequence[str]) -> str:
+def _body(card: ModelCard, files: Sequence[str]) -> str:
     """The part that people read: Markdown."""
     parts = [
-        f"# {plain(card.name)}",
-        _what(card),
+        f"# {escape_markdown(card.name)}",
+        _describe_model(card),
         "## How to use it",
-        *_use(card, files),
+        *_usage(card, files),
         "## What it was trained on",
-        _training(card),
+        _training_data(card),
         "## How good it is",
-        *_figures(card),
+        *_results(card),
         "## Limits",
-        _limits(card),
+        _limitations(card),
     ]
     return "\n" + "\n\n".join(parts) + "\n"
 
 
-def quoted(text: str) -> str:
+def yaml_quote(text: str) -> str:
     """A text as a YAML string on one line."""
     marked = text.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in marked) + '"'
 
 
-def plain(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """A text that Markdown shows as it is, on one line."""
-    return re.sub(r"([\\`*_\[\]<>#|&~])", r"\\\1", _visible(text))
+    return re.sub(r"([\\`*_\[\]<>#|&~])", r"\\\1", _escape_unprintable(text))
 
 
-def code(text: str) -> str:
+def inline_code(text: str) -> str:
     """A text as code within a line."""
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
-    inside = _visible(text)
+    inside = _escape_unprintable(text)
     return f"{fence} {inside} {fence}" if len(fence) > 1 else f"{fence}{inside}{fence}"
 
 
-def _visible(text: str) -> str:
+def _escape_unprintable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def _endings(files: Iterable[str]) -> list[str]:
+def _suffixes(files: Iterable[str]) -> list[str]:
     return sorted({PurePath(name).suffix for name in files}, reverse=True)
 
 
-def _dataset(data: Data) -> str:
+def _dataset_name(data: Data) -> str:
     known = {
         "digits": "scikit-learn's handwritten digits",
         "cifar10": "CIFAR-10",
@@ -161,21 +161,21 @@ def _dataset(data: Data) -> str:
     return known.get(data.source) or PurePath(data.path).name or data.source
 
 
-def _what(card: Card) -> str:
-    model = card.network.model
+def _describe_model(card: ModelCard) -> str:
+    model = card.classifier.model
     widths = "-".join(map(str, model.widths))
-    kind = _kind(card.config.model) if len(model.widths) > 2 else "Logistic regression"
-    channels, height, width = card.network.shape
-    seen = "" if card.network.whitening is None else f", as their {model.in_features} principal components,"
+    kind = _describe_architecture(card.config.model) if len(model.widths) > 2 else "Logistic regression"
+    channels, height, width = card.classifier.shape
+    seen = "" if card.classifier.whitening is None else f", as their {model.in_features} principal components,"
     return (
         f"{kind}, layers {widths}, {card.summary['parameters']:,} parameters. It takes images of {height} × {width} "
-        f"pixels ({'grey' if channels == 1 else 'RGB'}){seen} and tells {len(card.network.classes)} classes apart. "
-        f"Trained with fcnet {plain(card.summary['fcnet'])} and torch {plain(card.summary['torch'])}, exported by "
+        f"pixels ({'grey' if channels == 1 else 'RGB'}){seen} and tells {len(card.classifier.classes)} classes apart. "
+        f"Trained with fcnet {escape_markdown(card.summary['fcnet'])} and torch {escape_markdown(card.summary['torch'])}, exported by "
         f"fcnet {version('fcnet')}."
     )
 
 
-def _kind(model: Model) -> str:
+def _describe_architecture(model: Model) -> str:
     extras = [
         _ACTIVATIONS[model.activation],
         *([f"{model.normalization} normalisation"] if model.normalization != "none" else []),
@@ -185,20 +185,20 @@ def _kind(model: Model) -> str:
     return f"A dense feedforward network ({', '.join(extras)})"
 
 
-def _use(card: Card, files: Sequence[str]) -> list[str]:
-    network = card.network
-    channels, height, width = network.shape
-    names = ", ".join(code(name) for name in files)
+def _usage(card: ModelCard, files: Sequence[str]) -> list[str]:
+    classifier = card.classifier
+    channels, height, width = classifier.shape
+    names = ", ".join(inline_code(name) for name in files)
     said = [
         f"{names} {'takes' if len(files) == 1 else 'each take'} uint8 pixels of 0 to 255, (B, {channels}, {height}, "
         f"{width}) with any B, and {'gives' if len(files) == 1 else 'give'} probabilities, float32 "
-        f"(B, {len(network.classes)}). What the pixels were normalised by is inside. "
-        "The classes, in the order of the outputs: " + ", ".join(map(code, network.classes)) + "."
+        f"(B, {len(classifier.classes)}). What the pixels were normalised by is inside. "
+        "The classes, in the order of the outputs: " + ", ".join(map(inline_code, classifier.classes)) + "."
     ]
-    fit = f"image = ImageOps.fit(image, ({width}, {height}), Image.Resampling.BICUBIC)\n" if network.resize else ""
+    fit = f"image = ImageOps.fit(image, ({width}, {height}), Image.Resampling.BICUBIC)\n" if classifier.resize else ""
     for name in files:
         ending = PurePath(name).suffix
-        program = (_READING + _RUNNING[ending]).format(
+        program = (_READ_TEMPLATE + _RUN_TEMPLATES[ending]).format(
             imports={".pt2": "import torch", ".onnx": "import onnxruntime"}[ending],
             image='"IMAGE.png"',
             mode="L" if channels == 1 else "RGB",
@@ -210,31 +210,31 @@ def _use(card: Card, files: Sequence[str]) -> list[str]:
         )
         program += "best = max(range(len(classes)), key=probabilities.__getitem__)\n"
         program += "print(classes[best], probabilities[best])\n"
-        said += [f"With {_NEEDS[ending]}, numpy and pillow:", f"```python\n{program}```"]
+        said += [f"With {_RUNTIMES[ending]}, numpy and pillow:", f"```python\n{program}```"]
     return said
 
 
-def _training(card: Card) -> str:
+def _training_data(card: ModelCard) -> str:
     data, train, optimizer, summary = card.config.data, card.config.train, card.config.optimizer, card.summary
     changes = [name if value is True else f"{name} {value}" for name, value in data.augment if value]
     changed = f" Training images were changed at random: {', '.join(changes)}." if changes else ""
     return (
-        f"On {plain(_dataset(data))}: {summary['train_images']:,} images to train on, "
+        f"On {escape_markdown(_dataset_name(data))}: {summary['train_images']:,} images to train on, "
         f"{summary['validation_images']:,} kept aside to choose by and {summary['test_images']:,} to test on.{changed} "
-        f"{summary['epochs']} epochs of {code(optimizer.name)} with a learning rate of {optimizer.lr:g} "
-        f"({optimizer.schedule}), batches of {train.batch_size} and the loss {code(train.loss)}, "
-        f"{summary['train_seconds']:.1f} s on {plain(summary['device'])}."
+        f"{summary['epochs']} epochs of {inline_code(optimizer.name)} with a learning rate of {optimizer.lr:g} "
+        f"({optimizer.schedule}), batches of {train.batch_size} and the loss {inline_code(train.loss)}, "
+        f"{summary['train_seconds']:.1f} s on {escape_markdown(summary['device'])}."
     )
 
 
-def _figures(card: Card) -> list[str]:
+def _results(card: ModelCard) -> list[str]:
     summary = card.summary
     low, high = summary["test_interval"]
     rows = [
         "| figure | value |",
         "| --- | --- |",
         f"| test accuracy | {summary['test_accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}) |",
-        f"| test loss (cross-entropy) | {_number(summary['test_loss'])} |",
+        f"| test loss (cross-entropy) | {_format_loss(summary['test_loss'])} |",
         f"| test images | {summary['test_images']:,} |",
     ]
     if summary["validation_accuracy"] is not None:
@@ -245,18 +245,18 @@ def _figures(card: Card) -> list[str]:
     ]
 
 
-def _number(value: float | None) -> str:
+def _format_loss(value: float | None) -> str:
     return "no number" if value is None else f"{value:.4f}"
 
 
-def _limits(card: Card) -> str:
-    height, width = card.network.shape[1:]
-    known = f"It knows the {len(card.network.classes)} classes above and nothing else: whatever a picture shows, its"
+def _limitations(card: ModelCard) -> str:
+    height, width = card.classifier.shape[1:]
+    known = f"It knows the {len(card.classifier.classes)} classes above and nothing else: whatever a picture shows, its"
     others = "Other cameras, sizes, crops or colours make it worse, by how much nobody has measured here."
     said = [
         f"{known} probabilities add up to 1.",
         f"The figures hold for images like those it was trained on. {others}",
         f"Images must be {height} × {width} pixels. In training, transparent ones were laid over white.",
-        *(f"Noted in training: {plain(remark)}." for remark in card.summary["remarks"]),
+        *(f"Noted in training: {escape_markdown(remark)}." for remark in card.summary["warnings"]),
     ]
     return "\n".join(f"- {line}" for line in said)

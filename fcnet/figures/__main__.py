@@ -11,9 +11,9 @@ from fcnet import cli
 from fcnet.config.presets import find_config
 from fcnet.config.toml import load_config
 from fcnet.experiment.build import preview
-from fcnet.figures.lecture import drawings
-from fcnet.figures.sheets import image_sheet
-from fcnet.figures.style import THEMES, saved, themed
+from fcnet.figures.lecture import lecture_figures
+from fcnet.figures.sheets import image_grid
+from fcnet.figures.style import THEMES, figure_bytes, use_theme
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import write_bytes
 
@@ -32,31 +32,31 @@ def main(arguments: list[str]) -> int:
     flags = parser.parse_args(arguments)
     files: Iterable[tuple[str, bytes]]
     if flags.augment is not None:
-        files = _augmented(find_config(flags.augment, "--augment"), flags.set).items()
+        files = _augmentation_grids(find_config(flags.augment, "--augment"), flags.set).items()
     elif flags.set:
         raise UserError(f"--set must go with --augment CONFIG, got {flags.set[0]} alone")
     else:
-        files = _lecture()
+        files = _lecture_files()
     flags.folder.mkdir(parents=True, exist_ok=True)
     if not os.access(flags.folder, os.W_OK):
         raise UserError(f"DIR must be a folder that can be written to, got {flags.folder}")
     for name, content in files:
         write_bytes(flags.folder / name, content)
-        cli.say(str(flags.folder / name))
+        cli.print_status(str(flags.folder / name))
     return 0
 
 
-def _lecture() -> Iterator[tuple[str, bytes]]:
+def _lecture_files() -> Iterator[tuple[str, bytes]]:
     """Every figure in every theme and format, under ``NAME-THEME.FORMAT``; nothing is done until they are asked for."""
-    for name, draw in drawings().items():
+    for name, draw in lecture_figures().items():
         for theme in THEMES:
-            with themed(theme):
-                files = saved(draw())
+            with use_theme(theme):
+                files = figure_bytes(draw())
             for form, content in files.items():
                 yield f"{name}-{theme.name}.{form}", content
 
 
-def _augmented(path: Path, overrides: list[str]) -> dict[str, bytes]:
+def _augmentation_grids(path: Path, overrides: list[str]) -> dict[str, bytes]:
     """A sheet of all changes together, and one for each alone: the original, then several draws."""
     config = load_config(path, overrides, flag="--augment")
     asked = {name: value for name, value in config.data.augment.model_dump().items() if value}
@@ -69,11 +69,11 @@ def _augmented(path: Path, overrides: list[str]) -> dict[str, bytes]:
         drawn = [batch.images for epoch in range(_DRAWS) for batch in batches.epoch(config.seed, epoch, shuffle=False)]
         original = [batch.images for batch in batches]
         title = ", ".join(f"{name} = {json.dumps(value)}" for name, value in asked.items() if kind in ("", name))
-        sheets["-".join(filter(None, ["augment", kind])) + ".png"] = image_sheet(
+        sheets["-".join(filter(None, ["augment", kind])) + ".png"] = image_grid(
             original + drawn, title=title, row_names=classes, column_names=column_names
         )
     return sheets
 
 
 if __name__ == "__main__":
-    cli.command(main)
+    cli.run_command(main)

@@ -1,6 +1,6 @@
 """What damage does to images and to a network's accuracy: a panel for each kind.
 
-To be called inside `fcnet.figures.style.themed`. S strengths; images of C channels, H rows and W columns.
+To be called inside `fcnet.figures.style.use_theme`. S strengths; images of C channels, H rows and W columns.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from matplotlib import rcParams
 from matplotlib.ticker import PercentFormatter
 
-from fcnet.figures.style import blank
+from fcnet.figures.style import new_figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ class Panel(NamedTuple):
     intervals: Sequence[tuple[float, float]]
 
 
-def damage(panels: Sequence[Panel], chance: float) -> Figure:
+def plot_corruptions(panels: Sequence[Panel], chance: float) -> Figure:
     """The accuracy over the strength, with one image as it looks there.
 
     Args:
@@ -46,7 +46,7 @@ def damage(panels: Sequence[Panel], chance: float) -> Figure:
         chance: the accuracy of guessing, a line in each panel.
     """
     rows = -(-len(panels) // _COLUMNS)
-    figure = blank(8.4, 0.4 + 2.6 * rows)
+    figure = new_figure(8.4, 0.4 + 2.6 * rows)
     grid = figure.subplots(2 * rows, _COLUMNS, height_ratios=(1, 3) * rows, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -77,10 +77,10 @@ def _strip(axes: Axes, images: Tensor) -> None:
 
 def _curve(axes: Axes, panel: Panel, chance: float) -> None:
     """The accuracy over the strength, with its interval, from nothing to all."""
-    strengths = range(len(panel.accuracies))
+    severities = range(len(panel.accuracies))
     low, high = zip(*panel.intervals, strict=True)
-    axes.fill_between(strengths, low, high, color=rcParams["grid.color"], alpha=0.3, linewidth=0)
+    axes.fill_between(severities, low, high, color=rcParams["grid.color"], alpha=0.3, linewidth=0)
     axes.axhline(chance, color=rcParams["grid.color"], linewidth=0.8, linestyle=":")
-    axes.plot(strengths, panel.accuracies, marker="o", markersize=4, clip_on=False, zorder=3)
-    axes.set(xlim=(-0.5, len(strengths) - 0.5), ylim=(0.0, 1.0), xticks=list(strengths), yticks=[0.0, 0.5, 1.0])
+    axes.plot(severities, panel.accuracies, marker="o", markersize=4, clip_on=False, zorder=3)
+    axes.set(xlim=(-0.5, len(severities) - 0.5), ylim=(0.0, 1.0), xticks=list(severities), yticks=[0.0, 0.5, 1.0])
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))

@@ -1,6 +1,6 @@
 """The lecture's figures of functions and of what happens in training: lines over an axis.
 
-Each takes what it shows and gives a figure, to be called inside `fcnet.figures.style.themed`.
+Each takes what it shows and gives a figure, to be called inside `fcnet.figures.style.use_theme`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from matplotlib import rcParams
 
-from fcnet.figures.style import blank
+from fcnet.figures.style import new_figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +45,7 @@ class Line(NamedTuple):
 
 def scaled_sigmoids(curves: Sequence[Line]) -> Figure:
     """s(cu) for several c, between its limits 0 on the left and 1 on the right."""
-    figure = blank(6.4, 3.8)
+    figure = new_figure(6.4, 3.8)
     axes = figure.subplots()
     axes.set(xlabel="$u$", ylabel="$s(cu)$", ylim=(-0.16, 1.16), yticks=[0.0, 0.5, 1.0])
     for limit in (0.0, 1.0):
@@ -58,15 +58,15 @@ def scaled_sigmoids(curves: Sequence[Line]) -> Figure:
     return figure
 
 
-def saturation(slope: Line, bound: Line) -> Figure:
+def saturation(derivative: Line, bound: Line) -> Figure:
     """The sigmoid's derivative under its bound, on an even and on a logarithmic axis."""
-    figure = blank(6.4, 3.6)
+    figure = new_figure(6.4, 3.6)
     even, logarithmic = figure.subplots(1, 2)
     for axes in (even, logarithmic):
         axes.set_xlabel("$x$")
-        _draw(axes, (slope, bound))
+        _draw(axes, (derivative, bound))
     even.set_ylim(-0.03, 1.1)
-    even.annotate(slope.label, (-0.4, 0.24), (-9.5, 0.36), va="center", arrowprops=_leader())
+    even.annotate(derivative.label, (-0.4, 0.24), (-9.5, 0.36), va="center", arrowprops=_leader())
     even.annotate(bound.label, (0.45, 0.64), (1.8, 0.72), va="center", arrowprops=_leader())
     logarithmic.set(yscale="log", ylim=(1e-5, 3.0), title="the same, logarithmic axis")
     return figure
@@ -74,12 +74,12 @@ def saturation(slope: Line, bound: Line) -> Figure:
 
 def activations(panels: Sequence[tuple[str, Line, Line]]) -> Figure:
     """Each activation with its derivative: (title, g, g′)."""
-    figure = blank(6.4, 4.6)
+    figure = new_figure(6.4, 4.6)
     grid = figure.subplots(2, 3, sharex=True, sharey=True)
-    for axes, (title, function, slope) in zip(grid.flat, panels, strict=True):
+    for axes, (title, function, derivative) in zip(grid.flat, panels, strict=True):
         axes.set(title=title, ylim=(-1.3, 3.2), yticks=[-1, 0, 1, 2, 3], xticks=[-3, 0, 3])
         axes.axhline(0.0, color=rcParams["grid.color"], linewidth=0.6)
-        _draw(axes, (function, slope))
+        _draw(axes, (function, derivative))
     for axes in grid[-1]:
         axes.set_xlabel("$x$")
     handles, labels = grid[0, 0].get_legend_handles_labels()
@@ -89,7 +89,7 @@ def activations(panels: Sequence[tuple[str, Line, Line]]) -> Figure:
 
 def losses(curves: Sequence[Line]) -> Figure:
     """Losses of a score over the margin, where it is right on the right."""
-    figure = blank(6.4, 4.0)
+    figure = new_figure(6.4, 4.0)
     axes = figure.subplots()
     axes.set(xlabel="margin $y\\,h$", ylabel="loss", ylim=(-0.1, 4.2))
     axes.axvline(0.0, color=rcParams["grid.color"], linewidth=0.6)
@@ -102,7 +102,7 @@ def losses(curves: Sequence[Line]) -> Figure:
 
 def links(curves: Sequence[Line]) -> Figure:
     """The step of the sign function, and what may take its place."""
-    figure = blank(6.4, 3.8)
+    figure = new_figure(6.4, 3.8)
     axes = figure.subplots()
     axes.set(xlabel="score $u$", ylabel="probability of the second class", ylim=(-0.06, 1.06), yticks=[0.0, 0.5, 1.0])
     _draw(axes, curves)
@@ -112,15 +112,17 @@ def links(curves: Sequence[Line]) -> Figure:
 
 def generalisation(sizes: Sequence[int], training: Sequence[float], test: Sequence[float]) -> Figure:
     """Training and test risk over the number of training samples, with the gap between them."""
-    figure = blank(6.4, 3.8)
+    figure = new_figure(6.4, 3.8)
     axes = figure.subplots()
     axes.fill_between(sizes, training, test, facecolor="none", hatch="///", edgecolor=rcParams["hatch.color"], lw=0)
     axes.plot(sizes, test, marker="o", clip_on=False, zorder=3)
     axes.plot(sizes, training, marker="s", clip_on=False, zorder=3)
     axes.set(xscale="log", xlabel="training samples $n$", ylabel="risk $R$ (cross-entropy)", ylim=(0.0, None))
     axes.annotate("test risk", (sizes[2], test[2]), (8, 8), textcoords="offset points")
-    axes.annotate("training risk", (sizes[2], training[2]), (-14, 14), textcoords="offset points", bbox=_paper())
-    axes.annotate("gap", (sizes[1], (training[1] + test[1]) / 2), ha="center", va="center", bbox=_paper())
+    axes.annotate(
+        "training risk", (sizes[2], training[2]), (-14, 14), textcoords="offset points", bbox=_text_background()
+    )
+    axes.annotate("gap", (sizes[1], (training[1] + test[1]) / 2), ha="center", va="center", bbox=_text_background())
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.minorticks_off()
     return figure
@@ -128,7 +130,7 @@ def generalisation(sizes: Sequence[int], training: Sequence[float], test: Sequen
 
 def descent(curves: Sequence[Line], lr: float) -> Figure:
     """The risk over the epochs, by how many images a step of one learning rate sees."""
-    figure = blank(6.4, 3.8)
+    figure = new_figure(6.4, 3.8)
     axes = figure.subplots()
     axes.set(xlabel="epoch", ylabel="training risk $R_n(w)$")
     _draw(axes, curves)
@@ -145,7 +147,7 @@ def _draw(axes: Axes, curves: Sequence[Line]) -> None:
             axes.plot(x, y, "o", markersize=5, color=line.get_color(), markerfacecolor=face, zorder=3)
 
 
-def _paper() -> dict[str, object]:
+def _text_background() -> dict[str, object]:
     return {"boxstyle": "square,pad=0.2", "facecolor": rcParams["axes.facecolor"], "edgecolor": "none"}
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _TINY = torch.finfo(torch.float64).tiny
 _POINTS_PER_UNIT = 100
-_SAME = 1e-6
+_JUMP_TOLERANCE = 1e-6
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": F.sigmoid,
@@ -48,18 +48,18 @@ def curve(label: str, function: Callable[[Tensor], Tensor], reach: float) -> Lin
     values = [function(part).detach() for part in (left, middle, right)]
     before, here, after = float(values[0][-1]), float(values[1]), float(values[2][0])
     dots: tuple[Dot, ...] = ()
-    if abs(after - before) > _SAME:
+    if abs(after - before) > _JUMP_TOLERANCE:
         dots = tuple(Dot(0.0, limit, filled=False) for limit in (before, after) if limit != here)
         dots += (Dot(0.0, here, filled=True),)
         values[1] = torch.full_like(middle, torch.nan)
     return Line(label, torch.cat([left, middle, right]), torch.cat(values), dots)
 
 
-def slope(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def elementwise_grad(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """The derivative of an elementwise function, as training takes it.
 
     Example:
-        >>> slope(F.relu)(torch.tensor([-1.0, 0.0, 1.0]))
+        >>> elementwise_grad(F.relu)(torch.tensor([-1.0, 0.0, 1.0]))
         tensor([0., 1., 1.])
     """
 
@@ -84,7 +84,9 @@ def saturation() -> tuple[Line, Line]:
 
 def activations() -> list[tuple[str, Line, Line]]:
     """Each activation by its name, with its derivative."""
-    return [(name, curve("$g(x)$", g, 4.0), curve("$g'(x)$", slope(g), 4.0)) for name, g in _ACTIVATIONS.items()]
+    return [
+        (name, curve("$g(x)$", g, 4.0), curve("$g'(x)$", elementwise_grad(g), 4.0)) for name, g in _ACTIVATIONS.items()
+    ]
 
 
 def losses() -> list[Line]:

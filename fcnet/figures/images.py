@@ -1,6 +1,6 @@
 """The lecture's figures of images, and of what networks make of them.
 
-Each is to be called inside `fcnet.figures.style.themed`. Images have one channel, H rows and W columns.
+Each is to be called inside `fcnet.figures.style.use_theme`. Images have one channel, H rows and W columns.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from matplotlib import rcParams
 from torch import Tensor
 
-from fcnet.figures.style import blank
+from fcnet.figures.style import new_figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-_SIGNED = "cividis"
+_SIGNED_CMAP = "cividis"
 """From dark blue over grey to light yellow: its luminance rises all the way, so that signs outlive a photocopy."""
 
 
 def samples(images: Tensor, classes: Sequence[str]) -> Figure:
     """Several images of each class, float (C, K, H, W) from 0 to 1: a class a column."""
-    figure = blank(6.4, 3.7)
+    figure = new_figure(6.4, 3.7)
     axes = figure.subplots()
-    _grey(axes, _mosaic(images.transpose(0, 1)))
+    _show_gray(axes, _mosaic(images.transpose(0, 1)))
     width = images.shape[-1] + 1
     axes.set_xticks([width * place + (width - 2) / 2 for place in range(len(classes))], classes)
     axes.xaxis.tick_top()
@@ -40,11 +40,11 @@ def samples(images: Tensor, classes: Sequence[str]) -> Figure:
 
 def weights(images: Tensor, classes: Sequence[str]) -> Figure:
     """A row of W for each class as an image, float (C, H, W), all on one symmetric scale."""
-    figure = blank(6.4, 3.2)
+    figure = new_figure(6.4, 3.2)
     grid = figure.subplots(2, -(-len(classes) // 2), squeeze=False)
     reach = float(images.abs().max())
     for axes, image, name in zip(grid.flat, images, classes, strict=True):
-        shown = axes.imshow(image.numpy(), cmap=_SIGNED, vmin=-reach, vmax=reach, interpolation="nearest")
+        shown = axes.imshow(image.numpy(), cmap=_SIGNED_CMAP, vmin=-reach, vmax=reach, interpolation="nearest")
         axes.set(xticks=[], yticks=[], title=f"class {name}")
     bar = figure.colorbar(shown, ax=grid, shrink=0.85, label="weight")
     bar.set_ticks([-reach, 0.0, reach], labels=[f"−{reach:.2f}", "0", f"+{reach:.2f}"])
@@ -61,14 +61,14 @@ def forward_pass(image: Tensor, layers: Sequence[Tensor], classes: Sequence[str]
         classes: n[L] names.
         label: the true class.
     """
-    figure = blank(6.4, 3.0)
+    figure = new_figure(6.4, 3.0)
     *hidden, probabilities = layers
     height, width = image.shape
     shown = [image, *(values.view(height, -1) for values in hidden)]
     panels = figure.subplots(1, len(shown) + 1, width_ratios=[*(grid.shape[1] for grid in shown), 1.4 * width])
     for layer, (axes, grid) in enumerate(zip(panels[:-1], shown, strict=True)):
         white = float(grid.max()) if layer else 1.0
-        _grey(axes, grid, white)
+        _show_gray(axes, grid, white)
         axes.set_title(f"$a^{{[{layer}]}}$" if layer else "$a^{[0]} = x$")
         axes.set_xlabel(
             f"{grid.numel()} units\n0 to {white:.1f}" if layer else f"{grid.numel()} pixels\nblack 0, white 1"
@@ -79,21 +79,23 @@ def forward_pass(image: Tensor, layers: Sequence[Tensor], classes: Sequence[str]
     return figure
 
 
-def between(images: Tensor, places: Tensor, scores: Tensor, probabilities: Tensor, names: tuple[str, str]) -> Figure:
+def interpolation(
+    images: Tensor, positions: Tensor, scores: Tensor, probabilities: Tensor, names: tuple[str, str]
+) -> Figure:
     """Score and probability along the line x(t) = (1 − t) x₀ + t x₁, with some of its images beneath.
 
     Args:
         images: float (K, H, W), at evenly spaced t from the first place to the last.
-        places: t, (N,), rising.
+        positions: t, (N,), rising.
         scores: h, (N,).
         probabilities: of the second class, (N,).
         names: the classes of x₀ and x₁.
     """
-    figure = blank(6.4, 4.6)
+    figure = new_figure(6.4, 4.6)
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=[1.2, 1.5, 0.9])
-    first, last = float(places[0]), float(places[-1])
+    first, last = float(positions[0]), float(positions[-1])
     for axes, values in ((top, scores), (middle, probabilities)):
-        axes.plot(places.numpy(), values.numpy(), color=rcParams["text.color"])
+        axes.plot(positions.numpy(), values.numpy(), color=rcParams["text.color"])
         for place in range(len(names)):
             axes.axvline(place, color=rcParams["grid.color"], linewidth=0.8)
     top.axhline(0.0, color=rcParams["grid.color"], linewidth=0.8)
@@ -109,13 +111,13 @@ def between(images: Tensor, places: Tensor, scores: Tensor, probabilities: Tenso
     for place, image in enumerate(images):
         centre = first + width * place
         inset = bottom.inset_axes((centre - 0.46 * width, 0.0, 0.92 * width, 1.0), transform=bottom.transData)
-        _grey(inset, image)
+        _show_gray(inset, image)
     bottom.set(xlabel="$t$", yticks=[], xlim=(first - 0.5 * width, last + 0.5 * width), xticks=[-1.0, 0.0, 1.0, 2.0])
     bottom.spines[:].set_visible(False)
     return figure
 
 
-def _grey(axes: Axes, image: Tensor, white: float = 1.0) -> AxesImage:
+def _show_gray(axes: Axes, image: Tensor, white: float = 1.0) -> AxesImage:
     shown = axes.imshow(image.numpy(), cmap="gray", vmin=0.0, vmax=white, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)

@@ -16,24 +16,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def drawings() -> dict[str, Callable[[], Figure]]:
-    """Every figure by its name, computed; each is drawn by a call inside `fcnet.figures.style.themed`.
+def lecture_figures() -> dict[str, Callable[[], Figure]]:
+    """Every figure by its name, computed; each is drawn by a call inside `fcnet.figures.style.use_theme`.
 
     The same at every call on one kind of machine: one thread computes, and all that is random follows from one seed.
 
     Raises:
         UserError: the cache cannot be used, and why.
     """
-    with _one_thread():
-        digits = trained.Digits.opened()
+    with _single_thread():
+        digits = trained.Digits.load()
         classes = digits.store.classes
         image, layers, label = trained.forward_pass(digits)
         generalisation = trained.generalisation(digits)
         rows = generalisation.model.dense_layers()[0].weight.detach()
         names = ("3", "8")
-        line = trained.between(digits, names)
-        rate = 0.05
-        descent = trained.descent(digits, rate)
+        line = trained.interpolation(digits, names)
+        lr = 0.05
+        descent = trained.descent(digits, lr)
     return {
         "sigmoid": partial(curves.scaled_sigmoids, formulas.scaled_sigmoids()),
         "saturation": partial(curves.saturation, *formulas.saturation()),
@@ -45,14 +45,14 @@ def drawings() -> dict[str, Callable[[], Figure]]:
         "forward-pass": partial(images.forward_pass, image, layers, classes, label),
         "samples": partial(images.samples, trained.samples(digits), classes),
         "weights": partial(images.weights, rows.view(-1, *digits.store.shape[1:]), classes),
-        "between": partial(images.between, **line, names=names),
+        "between": partial(images.interpolation, **line, names=names),
         "generalisation": partial(curves.generalisation, *generalisation[:3]),
-        "descent": partial(curves.descent, descent, rate),
+        "descent": partial(curves.descent, descent, lr),
     }
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def _single_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,6 +1,6 @@
 """The lecture's drawings of a neuron and of a layered network.
 
-Each is to be called inside `fcnet.figures.style.themed`.
+Each is to be called inside `fcnet.figures.style.use_theme`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib import rcParams
 from matplotlib.patches import Circle, FancyArrowPatch
 
-from fcnet.figures.style import blank, canvas
+from fcnet.figures.style import drawing_axes, new_figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,19 +27,19 @@ Point = tuple[float, float]
 
 def neuron() -> Figure:
     """Inputs, weights, the bias, the sum, the activation, the output."""
-    figure = blank(6.4, 3.4)
-    axes = canvas(figure, 11.2, 5.6)
+    figure = new_figure(6.4, 3.4)
+    axes = drawing_axes(figure, 11.2, 5.6)
     total, activation = (5.0, 2.5), (7.8, 2.5)
     inputs = {"x_1": 4.6, "x_2": 3.3, "x_D": 0.7}
     for place, (name, height) in enumerate(inputs.items()):
         start = (1.2, height)
         _node(axes, start, f"${name}$", _RADIUS)
         _arrow(axes, start, total, _RADIUS, _RADIUS)
-        _on_the_way(axes, start, total, f"${name.replace('x', 'w')}$", 0.4 - 0.02 * place)
-    _centred(axes, 1.2, 2.0, r"$\vdots$")
+        _label_edge(axes, start, total, f"${name.replace('x', 'w')}$", 0.4 - 0.02 * place)
+    _center_text(axes, 1.2, 2.0, r"$\vdots$")
     _node(axes, total, r"$\Sigma$", _RADIUS)
     _node(axes, activation, "$g$", _RADIUS)
-    _centred(axes, 5.0, 4.75, "$b$")
+    _center_text(axes, 5.0, 4.75, "$b$")
     _arrow(axes, (5.0, 4.6), total, 0.1, _RADIUS)
     _arrow(axes, total, activation, _RADIUS, _RADIUS)
     _arrow(axes, activation, (9.6, 2.5), _RADIUS, 0.0)
@@ -48,16 +48,16 @@ def neuron() -> Figure:
     axes.text(5.6, 1.05, r"$z = \sum_i w_i x_i + b$", va="center")
     captions = {1.2: "inputs", 3.1: "weights", 5.0: "bias, sum", 7.8: "activation", 10.3: "output"}
     for x, caption in captions.items():
-        _centred(axes, x, 5.3, caption)
+        _center_text(axes, x, 5.3, caption)
     return figure
 
 
 def network(widths: Sequence[int]) -> Figure:
     """A layered network of so many units, n[0], …, n[L], every one drawn."""
-    figure = blank(6.4, 4.2)
+    figure = new_figure(6.4, 4.2)
     apart, middle = 3.0, 3.9
     last = len(widths) - 1
-    axes = canvas(figure, apart * last + 2.4, 7.2)
+    axes = drawing_axes(figure, apart * last + 2.4, 7.2)
     columns = [
         [(1.2 + apart * layer, middle + 0.95 * ((width - 1) / 2 - unit)) for unit in range(width)]
         for layer, width in enumerate(widths)
@@ -71,15 +71,15 @@ def network(widths: Sequence[int]) -> Figure:
         for place in column:
             _node(axes, place, "", _UNIT_RADIUS)
         kind = "input" if layer == 0 else f"output: layer $L = {layer}$" if layer == last else f"hidden: layer {layer}"
-        _centred(axes, centre, 6.85, kind)
-        _centred(axes, centre, 0.95, f"$a^{{[{layer}]}}$" if layer else "$a^{[0]} = x$")
-        _centred(axes, centre, 0.35, f"$n^{{[{layer}]}} = {widths[layer]}$")
+        _center_text(axes, centre, 6.85, kind)
+        _center_text(axes, centre, 0.95, f"$a^{{[{layer}]}}$" if layer else "$a^{[0]} = x$")
+        _center_text(axes, centre, 0.35, f"$n^{{[{layer}]}} = {widths[layer]}$")
         if layer:
-            _centred(axes, centre - apart / 2, 6.15, f"$W^{{[{layer}]}},\\, b^{{[{layer}]}}$")
+            _center_text(axes, centre - apart / 2, 6.15, f"$W^{{[{layer}]}},\\, b^{{[{layer}]}}$")
     return figure
 
 
-def _centred(axes: Axes, x: float, y: float, text: str, **how: Any) -> None:  # noqa: ANN401 - as `Axes.text` has it
+def _center_text(axes: Axes, x: float, y: float, text: str, **how: Any) -> None:  # noqa: ANN401 - as `Axes.text` has it
     axes.text(x, y, text, ha="center", va="center", **how)
 
 
@@ -87,24 +87,24 @@ def _node(axes: Axes, centre: Point, name: str, radius: float) -> None:
     axes.add_patch(
         Circle(centre, radius, facecolor=rcParams["axes.facecolor"], edgecolor=rcParams["text.color"], lw=1.2, zorder=2)
     )
-    _centred(axes, *centre, name, zorder=3)
+    _center_text(axes, *centre, name, zorder=3)
 
 
 def _arrow(axes: Axes, start: Point, end: Point, before: float, after: float) -> None:
     """From ``before`` beyond one point to ``after`` short of the other."""
-    tail, head = _between(start, end, before), _between(end, start, after)
-    look = {"arrowstyle": "-|>", "mutation_scale": 10, "color": rcParams["text.color"]}
-    axes.add_patch(FancyArrowPatch(tail, head, lw=1.0, shrinkA=0, shrinkB=0, **look))
+    tail, head = _point_along(start, end, before), _point_along(end, start, after)
+    style = {"arrowstyle": "-|>", "mutation_scale": 10, "color": rcParams["text.color"]}
+    axes.add_patch(FancyArrowPatch(tail, head, lw=1.0, shrinkA=0, shrinkB=0, **style))
 
 
-def _on_the_way(axes: Axes, start: Point, end: Point, name: str, share: float) -> None:
+def _label_edge(axes: Axes, start: Point, end: Point, name: str, share: float) -> None:
     """A name on the line between two points, which it interrupts."""
     x, y = (a + share * (b - a) for a, b in zip(start, end, strict=True))
     paper = {"boxstyle": "square,pad=0.15", "facecolor": rcParams["axes.facecolor"], "edgecolor": "none"}
-    _centred(axes, x, y, name, bbox=paper, zorder=3)
+    _center_text(axes, x, y, name, bbox=paper, zorder=3)
 
 
-def _between(start: Point, end: Point, distance: float) -> Point:
+def _point_along(start: Point, end: Point, distance: float) -> Point:
     """The point so far from ``start`` on the way to ``end``."""
     x, y = end[0] - start[0], end[1] - start[1]
     share = distance / (x * x + y * y) ** 0.5

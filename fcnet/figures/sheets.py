@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _INCHES = 1.1
 
 
-def image_sheet(
+def image_grid(
     columns: Sequence[Tensor], *, title: str, row_names: Sequence[str], column_names: Sequence[str]
 ) -> bytes:
     """A sheet of small images, with a name for each row and column.
@@ -36,7 +36,7 @@ def image_sheet(
 
     Example:
         >>> import torch
-        >>> png = image_sheet([torch.rand(2, 3, 8, 8)], title="noise", row_names="ab", column_names="1")
+        >>> png = image_grid([torch.rand(2, 3, 8, 8)], title="noise", row_names="ab", column_names="1")
         >>> png[1:4]
         b'PNG'
     """
@@ -54,11 +54,11 @@ def image_sheet(
     return _png(figure)
 
 
-def rate_curve(rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], suggestion: float) -> bytes:
+def lr_curve(lrs: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], suggestion: float) -> bytes:
     """The loss over the learning rate, in a range test.
 
     Args:
-        rates: one a step, rising.
+        lrs: one a step, rising.
         losses: each step's.
         smoothed: their running mean.
         suggestion: the rate that is marked.
@@ -67,13 +67,13 @@ def rate_curve(rates: Sequence[float], losses: Sequence[float], smoothed: Sequen
         A PNG file's bytes.
 
     Example:
-        >>> rate_curve([0.01, 0.1, 1.0], [2.0, 1.0, 3.0], [2.0, 1.4, 2.1], suggestion=0.01)[1:4]
+        >>> lr_curve([0.01, 0.1, 1.0], [2.0, 1.0, 3.0], [2.0, 1.4, 2.1], suggestion=0.01)[1:4]
         b'PNG'
     """
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
-    axes.plot(rates, losses, color="0.8", linewidth=0.8, label="a batch's loss")
-    axes.plot(rates, smoothed, color="C0", label="its running mean")
+    axes.plot(lrs, losses, color="0.8", linewidth=0.8, label="a batch's loss")
+    axes.plot(lrs, smoothed, color="C0", label="its running mean")
     axes.axvline(suggestion, color="C3", linestyle="--", label=f"suggested: {suggestion:g}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(0.0, 1.5 * smoothed[0]))
     axes.legend()

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-STROKES = ("-", "--", "-.", ":")
+LINE_STYLES = ("-", "--", "-.", ":")
 """Of the first, second, … line of a figure, each in a colour of another luminance."""
 
-_DOTS_PER_INCH = 150
+_DPI = 150
 
 
 @dataclass(frozen=True)
@@ -32,32 +32,32 @@ class Theme:
 
     Attributes:
         name: as in the files' names.
-        paper: the background.
-        ink: of letters and outlines.
-        faint: of what stands back, axes and grids.
-        colours: of lines, one for each of `STROKES`.
+        background: the background.
+        foreground: of letters and outlines.
+        muted: of what stands back, axes and grids.
+        colors: of lines, one for each of `LINE_STYLES`.
     """
 
     name: str
-    paper: str
-    ink: str
-    faint: str
-    colours: tuple[str, str, str, str]
+    background: str
+    foreground: str
+    muted: str
+    colors: tuple[str, str, str, str]
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def rc_params(self) -> dict[str, Any]:
         """What of matplotlib's own settings is otherwise."""
-        letters = dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor"), self.ink)
-        frame = dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), self.faint)
+        letters = dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor"), self.foreground)
+        frame = dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), self.muted)
         return {
             **letters,
             **frame,
-            "figure.facecolor": self.paper,
-            "axes.facecolor": self.paper,
-            "savefig.facecolor": self.paper,
-            "xtick.labelcolor": self.ink,
-            "ytick.labelcolor": self.ink,
-            "axes.prop_cycle": cycler(color=self.colours) + cycler(linestyle=STROKES),
+            "figure.facecolor": self.background,
+            "axes.facecolor": self.background,
+            "savefig.facecolor": self.background,
+            "xtick.labelcolor": self.foreground,
+            "ytick.labelcolor": self.foreground,
+            "axes.prop_cycle": cycler(color=self.colors) + cycler(linestyle=LINE_STYLES),
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.titlesize": 10,
@@ -69,7 +69,7 @@ class Theme:
             "legend.frameon": False,
             "legend.handlelength": 3.2,
             "lines.linewidth": 1.8,
-            "hatch.color": self.faint,
+            "hatch.color": self.muted,
             "hatch.linewidth": 0.6,
             "svg.hashsalt": "fcnet",
         }
@@ -81,14 +81,14 @@ THEMES = (LIGHT, DARK)
 
 
 @contextlib.contextmanager
-def themed(theme: Theme) -> Iterator[None]:
+def use_theme(theme: Theme) -> Iterator[None]:
     """A block in which figures are made and saved in a theme, whatever the user's own settings and fonts are."""
-    _prefer_own_fonts()
-    with matplotlib.style.context(["default", theme.settings]):
+    _prefer_bundled_fonts()
+    with matplotlib.style.context(["default", theme.rc_params]):
         yield
 
 
-def _prefer_own_fonts() -> None:
+def _prefer_bundled_fonts() -> None:
     """Has matplotlib take its own files where others have the same name, whatever it found, and in whatever order."""
     fonts = font_manager.fontManager
     own = sorted(Path(matplotlib.get_data_path(), "fonts", "ttf").glob("*.ttf"))
@@ -99,12 +99,12 @@ def _prefer_own_fonts() -> None:
         fonts.ttflist += found
 
 
-def blank(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """A figure of so many inches, whose parts make room for each other."""
-    return Figure(figsize=(width, height), dpi=_DOTS_PER_INCH, layout="constrained")
+    return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
 
 
-def canvas(figure: Figure, width: float, height: float) -> Axes:
+def drawing_axes(figure: Figure, width: float, height: float) -> Axes:
     """Axes without a frame for a drawing, in which a unit is as long across as it is high."""
     axes = figure.subplots()
     axes.set(xlim=(0.0, width), ylim=(0.0, height), aspect="equal")
@@ -112,12 +112,12 @@ def canvas(figure: Figure, width: float, height: float) -> Axes:
     return axes
 
 
-def saved(figure: Figure) -> dict[str, bytes]:
+def figure_bytes(figure: Figure) -> dict[str, bytes]:
     """The bytes of its files, by format, the same at every call: they hold no date and no drawn identifier.
 
     Example:
-        >>> with themed(DARK):
-        ...     files = saved(blank(2.0, 1.0))
+        >>> with use_theme(DARK):
+        ...     files = figure_bytes(new_figure(2.0, 1.0))
         >>> files["svg"][:5], files["png"][1:4]
         (b'<?xml', b'PNG')
     """

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _SEED = 0
 _SIZES = (10, 20, 40, 80, 160, 320, 640, 1280)
 _STEPS = 300
-_READINGS_PER_EPOCH = 10
+_EVALUATIONS_PER_EPOCH = 10
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Digits:
     statistics: tuple[Tensor, Tensor]
 
     @classmethod
-    def opened(cls) -> Digits:
+    def load(cls) -> Digits:
         """From the cache, where they are put the first time."""
         store = open_store(sources.digits())
         return cls(store, mean_and_std(store.train.moments, store.shape[1] * store.shape[2]))
@@ -54,7 +54,7 @@ class Digits:
         """Some of a split's images, or all."""
         return Batches(split.pixels, split.labels, batch_size=batch_size, rows=rows, statistics=self.statistics)
 
-    def normalized(self, pixels: Tensor) -> Tensor:
+    def preprocess(self, pixels: Tensor) -> Tensor:
         """Images as a network is given them."""
         return normalize(pixels, *self.statistics)
 
@@ -83,39 +83,39 @@ def forward_pass(digits: Digits) -> tuple[Tensor, list[Tensor], int]:
     """
     model = MLP(64, (32, 16), 10, generator=generator(_SEED, "initialisation"))
     batches = digits.batches(digits.store.train, batch_size=32)
-    _learn(model, batches, GradientDescent(torch.optim.AdamW(model.parameters(), lr=3e-3), epochs=8))
+    _train(model, batches, GradientDescent(torch.optim.AdamW(model.parameters(), lr=3e-3), epochs=8))
     test = digits.store.test
     with torch.no_grad():
-        layers = [layer.a for layer in model.trace(digits.normalized(test.pixels))]
-    sureness, decided = layers[-1].max(1)
-    row = int(sureness.masked_fill(decided != test.labels, 1.0).argmin())
+        layers = [layer.a for layer in model.trace(digits.preprocess(test.pixels))]
+    confidence, predicted = layers[-1].max(1)
+    row = int(confidence.masked_fill(predicted != test.labels, 1.0).argmin())
     return test.pixels[row, 0] / 255, [a[row] for a in layers], int(test.labels[row])
 
 
-def between(digits: Digits, names: tuple[str, str]) -> dict[str, Tensor]:
+def interpolation(digits: Digits, names: tuple[str, str]) -> dict[str, Tensor]:
     """Along x(t) = (1 − t) x₀ + t x₁, t from −1 to 2, through the first test images of two classes.
 
     Returns:
-        Of logistic regression on the two: ``places`` t, ``scores`` and ``probabilities`` (N,), and ``images``
+        Of logistic regression on the two: ``positions`` t, ``scores`` and ``probabilities`` (N,), and ``images``
         (K, H, W), from 0 to 1 but for what lies beyond x₀ and x₁.
     """
     train, test = digits.store.train, digits.store.test
     labels = [digits.store.classes.index(name) for name in names]
     rows = torch.isin(train.labels, torch.tensor(labels)).nonzero().squeeze(1)
-    model = _from_zero(2)
+    model = _zero_initialized(2)
     second = (train.labels == labels[1]).long()
     batches = Batches(train.pixels, second, rows=rows, batch_size=32, statistics=digits.statistics)
-    _learn(model, batches, _sgd(model, 0.1, epochs=20))
+    _train(model, batches, _sgd(model, 0.1, epochs=20))
     ends = torch.cat([test.pixels[test.labels == label][:1] for label in labels])
-    start, end = digits.normalized(ends)
-    places = torch.linspace(-1.0, 2.0, 301)
+    start, end = digits.preprocess(ends)
+    positions = torch.linspace(-1.0, 2.0, 301)
     with torch.no_grad():
-        on_the_line = torch.lerp(start, end, places[:, None, None, None])
+        on_the_line = torch.lerp(start, end, positions[:, None, None, None])
         scores = model(on_the_line)
         probabilities = model.predict_proba(on_the_line)[:, 1]
     shown = torch.linspace(-1.0, 2.0, 7)[:, None, None]
     images = torch.lerp(ends[0, 0] / 255, ends[1, 0] / 255, shown)
-    return {"images": images, "places": places, "scores": scores, "probabilities": probabilities}
+    return {"images": images, "positions": positions, "scores": scores, "probabilities": probabilities}
 
 
 def generalisation(digits: Digits) -> Generalisation:
@@ -123,9 +123,9 @@ def generalisation(digits: Digits) -> Generalisation:
     test = digits.batches(digits.store.test)
     training_risks, test_risks = [], []
     for size in _SIZES:
-        model, rows = _from_zero(10), torch.arange(size)
+        model, rows = _zero_initialized(10), torch.arange(size)
         batches = digits.batches(digits.store.train, batch_size=min(size, 64), rows=rows)
-        _learn(model, batches, _sgd(model, 0.1, epochs=-(-_STEPS // len(batches))))
+        _train(model, batches, _sgd(model, 0.1, epochs=-(-_STEPS // len(batches))))
         training_risks.append(evaluate(model, batches).loss)
         test_risks.append(evaluate(model, test).loss)
     return Generalisation(_SIZES, training_risks, test_risks, model)
@@ -142,10 +142,10 @@ def descent(digits: Digits, lr: float, size: int = 300, epochs: int = 8) -> list
     whole = digits.batches(digits.store.train, rows=rows)
     curves = []
     for batch_size, name in names.items():
-        model = _from_zero(10)
+        model = _zero_initialized(10)
         batches = digits.batches(digits.store.train, batch_size=batch_size, rows=rows)
         training = Training(model, batches, _sgd(model, lr, epochs), seed=_SEED)
-        every = max(1, len(batches) // _READINGS_PER_EPOCH)
+        every = max(1, len(batches) // _EVALUATIONS_PER_EPOCH)
         seen = {0.0: evaluate(model, whole).loss}
         for _ in training.advance():
             if training.step % every == 0:
@@ -154,7 +154,7 @@ def descent(digits: Digits, lr: float, size: int = 300, epochs: int = 8) -> list
     return curves
 
 
-def _from_zero(num_classes: int) -> models.LogisticRegression:
+def _zero_initialized(num_classes: int) -> models.LogisticRegression:
     """The risk is convex, so that any beginning does, and this one has no noise."""
     model = models.LogisticRegression(64, num_classes, generator=generator(_SEED, "initialisation"))
     for parameter in model.parameters():
@@ -166,6 +166,6 @@ def _sgd(model: nn.Module, lr: float, epochs: int) -> GradientDescent:
     return GradientDescent(torch.optim.SGD(model.parameters(), lr=lr), epochs=epochs)
 
 
-def _learn(model: nn.Module, batches: Batches, algorithm: GradientDescent) -> None:
+def _train(model: nn.Module, batches: Batches, algorithm: GradientDescent) -> None:
     for _ in fit(model, batches, algorithm, seed=_SEED):
         pass

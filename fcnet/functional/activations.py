@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from fcnet.functional.autograd import Context, by_hand, derivative_of_plain
-from fcnet.functional.dtypes import require_floating, require_real, widened
+from fcnet.functional.autograd import Context, can_use_custom_backward, differentiable_grad
+from fcnet.functional.dtypes import require_floating, require_real, to_compute_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ def sigmoid(input: Tensor) -> Tensor:
     if not (input.is_floating_point() or input.is_complex()):
         input = input.to(torch.get_default_dtype())
     require_floating("input", input)
-    return _along(SIGMOID, input)
+    return _apply_activation(SIGMOID, input)
 
 
 def logsigmoid(input: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def logsigmoid(input: Tensor) -> Tensor:
         The lecture's log-likelihood of logistic regression.
     """
     require_floating("input", input)
-    return _along(_LOGSIGMOID, input)
+    return _apply_activation(_LOGSIGMOID, input)
 
 
 def relu(input: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def relu(input: Tensor) -> Tensor:
         The lecture's rectified linear unit.
     """
     require_real("input", input)
-    return _along(_RELU, input)
+    return _apply_activation(_RELU, input)
 
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
@@ -112,7 +112,7 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
         The lecture's leaky rectified linear unit.
     """
     require_floating("input", input)
-    return _along(leaky_relu_curve(negative_slope), input)
+    return _apply_activation(make_leaky_relu(negative_slope), input)
 
 
 def elu(input: Tensor, alpha: float = 1.0) -> Tensor:
@@ -138,7 +138,7 @@ def elu(input: Tensor, alpha: float = 1.0) -> Tensor:
         The lecture's exponential linear unit.
     """
     require_floating("input", input)
-    return _along(elu_curve(alpha), input)
+    return _apply_activation(make_elu(alpha), input)
 
 
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
@@ -166,155 +166,162 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
         The lecture's Gaussian error linear unit; Hendrycks and Gimpel, "Gaussian error linear units", 2016.
     """
     require_floating("input", input)
-    if approximate not in GELUS:
-        raise RuntimeError(f"approximate must be one of {', '.join(GELUS)}, got {approximate!r}")
-    return _along(GELUS[approximate], input)
+    if approximate not in GELU_VARIANTS:
+        raise RuntimeError(f"approximate must be one of {', '.join(GELU_VARIANTS)}, got {approximate!r}")
+    return _apply_activation(GELU_VARIANTS[approximate], input)
 
 
-class Parts(NamedTuple):
+class Primitives(NamedTuple):
     """The pieces that activations are made of: x⁻ = min(x, 0), x⁺ = max(x, 0) and e^−|x|."""
 
-    low: Callable[[Tensor], Tensor]
-    high: Callable[[Tensor], Tensor]
-    decay: Callable[[Tensor], Tensor]
+    negative_part: Callable[[Tensor], Tensor]
+    positive_part: Callable[[Tensor], Tensor]
+    exp_neg_abs: Callable[[Tensor], Tensor]
 
 
-_SMOOTH = Parts(
-    low=lambda x: x.masked_fill(x >= 0, 0.0),
-    high=lambda x: x.masked_fill(x < 0, 0.0),
-    decay=lambda x: torch.where(x < 0, x, -x).exp(),
+_DIFFERENTIABLE = Primitives(
+    negative_part=lambda x: x.masked_fill(x >= 0, 0.0),
+    positive_part=lambda x: x.masked_fill(x < 0, 0.0),
+    exp_neg_abs=lambda x: torch.where(x < 0, x, -x).exp(),
 )
 """Can be differentiated to every order; the derivatives at 0 are those from the right."""
 
-_FAST = Parts(
-    low=lambda x: x.clamp_max(0),
-    high=lambda x: x.clamp_min(0),
-    decay=lambda x: x.abs().neg_().exp_(),
+_NO_GRAD = Primitives(
+    negative_part=lambda x: x.clamp_max(0),
+    positive_part=lambda x: x.clamp_min(0),
+    exp_neg_abs=lambda x: x.abs().neg_().exp_(),
 )
 """The same values without a choice for each element; not to be differentiated."""
 
-_FROM_THE_LEFT = Parts(
-    low=lambda x: x.masked_fill(x > 0, 0.0),
-    high=lambda x: x.masked_fill(x <= 0, 0.0),
-    decay=_SMOOTH.decay,
+_LEFT_DERIVATIVE = Primitives(
+    negative_part=lambda x: x.masked_fill(x > 0, 0.0),
+    positive_part=lambda x: x.masked_fill(x <= 0, 0.0),
+    exp_neg_abs=_DIFFERENTIABLE.exp_neg_abs,
 )
-"""Like `_SMOOTH`, but with the derivatives at 0 from the left, which torch takes where ReLU's rule is not asked for."""
+"""Like `_DIFFERENTIABLE`, but with the derivatives at 0 from the left, which torch takes where ReLU's rule is not asked for."""
 
 
-class Curve(NamedTuple):
-    """An activation by its parts, its derivative, and the parts through which it is differentiated again."""
+class Activation(NamedTuple):
+    """An activation by its primitives, its derivative, and the primitives through which it is differentiated again."""
 
-    value: Callable[[Tensor, Parts], Tensor]
-    slope: Callable[[Tensor], Tensor]
-    parts: Parts = _SMOOTH
+    value: Callable[[Tensor, Primitives], Tensor]
+    derivative: Callable[[Tensor], Tensor]
+    primitives: Primitives = _DIFFERENTIABLE
 
 
-def leaky_relu_curve(negative_slope: float = 0.01) -> Curve:
+def make_leaky_relu(negative_slope: float = 0.01) -> Activation:
     """The leaky ReLU of one slope below 0."""
-    return Curve(
-        value=lambda x, parts: parts.high(x) + negative_slope * parts.low(x),
-        slope=lambda x: torch.where(x > 0, 1.0, x.new_full((), negative_slope)),
-        parts=_FROM_THE_LEFT,
+    return Activation(
+        value=lambda x, primitives: primitives.positive_part(x) + negative_slope * primitives.negative_part(x),
+        derivative=lambda x: torch.where(x > 0, 1.0, x.new_full((), negative_slope)),
+        primitives=_LEFT_DERIVATIVE,
     )
 
 
-def elu_curve(alpha: float = 1.0) -> Curve:
+def make_elu(alpha: float = 1.0) -> Activation:
     """The ELU of one α."""
-    return Curve(
-        value=lambda x, parts: parts.high(x) + alpha * parts.low(x).expm1(),
-        slope=lambda x: torch.where(x > 0, 1.0, alpha * _FAST.low(x).exp_()),
-        parts=_FROM_THE_LEFT,
+    return Activation(
+        value=lambda x, primitives: primitives.positive_part(x) + alpha * primitives.negative_part(x).expm1(),
+        derivative=lambda x: torch.where(x > 0, 1.0, alpha * _NO_GRAD.negative_part(x).exp_()),
+        primitives=_LEFT_DERIVATIVE,
     )
 
 
-def _sigmoid_value(x: Tensor, parts: Parts) -> Tensor:
-    return parts.low(x).exp() / (1.0 + parts.decay(x))
+def _sigmoid_value(x: Tensor, primitives: Primitives) -> Tensor:
+    return primitives.negative_part(x).exp() / (1.0 + primitives.exp_neg_abs(x))
 
 
-def _sigmoid_slope(x: Tensor) -> Tensor:
+def _sigmoid_derivative(x: Tensor) -> Tensor:
     """s(x) s(−x); a difference 1 − s(x) would lose the digits of s(−x)."""
-    z = _FAST.decay(x)
+    z = _NO_GRAD.exp_neg_abs(x)
     return z / (1.0 + z).square_()
 
 
-def _logsigmoid_value(x: Tensor, parts: Parts) -> Tensor:
-    return parts.low(x) - parts.decay(x).log1p()
+def _logsigmoid_value(x: Tensor, primitives: Primitives) -> Tensor:
+    return primitives.negative_part(x) - primitives.exp_neg_abs(x).log1p()
 
 
-def _logsigmoid_slope(x: Tensor) -> Tensor:
-    return _sigmoid_value(-x, _FAST)
+def _logsigmoid_derivative(x: Tensor) -> Tensor:
+    return _sigmoid_value(-x, _NO_GRAD)
 
 
-def _relu_value(x: Tensor, parts: Parts) -> Tensor:
-    return parts.high(x)
+def _relu_value(x: Tensor, primitives: Primitives) -> Tensor:
+    return primitives.positive_part(x)
 
 
-def _relu_slope(x: Tensor) -> Tensor:
-    return _FAST.low(x).sign_().add_(1.0)
+def _relu_derivative(x: Tensor) -> Tensor:
+    return _NO_GRAD.negative_part(x).sign_().add_(1.0)
 
 
-_FAR = 64.0
+_TAIL_CUTOFF = 64.0
 """Beyond ±64 the tails of Φ and its approximation are 0 in every dtype, so that nothing changes any more."""
 
 
-def _normal(x: Tensor) -> Tensor:
+def _normal_cdf(x: Tensor) -> Tensor:
     """Φ(x) of x in [−64, 64]."""
     return 0.5 * (x * -math.sqrt(0.5)).erfc()
 
 
-def _gelu_value(x: Tensor, parts: Parts) -> Tensor:
-    return x.clamp(min=-_FAR) * _normal(x.clamp(-_FAR, _FAR))
+def _gelu_value(x: Tensor, primitives: Primitives) -> Tensor:
+    return x.clamp(min=-_TAIL_CUTOFF) * _normal_cdf(x.clamp(-_TAIL_CUTOFF, _TAIL_CUTOFF))
 
 
-def _gelu_slope(x: Tensor) -> Tensor:
+def _gelu_derivative(x: Tensor) -> Tensor:
     """Φ(x) + x φ(x), with the density φ(x) = e^(−x²/2) / √2π."""
-    x = x.clamp(-_FAR, _FAR)
-    return _normal(x) + x * (-0.5 * x.square()).exp_().mul_(1.0 / math.sqrt(2.0 * math.pi))
+    x = x.clamp(-_TAIL_CUTOFF, _TAIL_CUTOFF)
+    return _normal_cdf(x) + x * (-0.5 * x.square()).exp_().mul_(1.0 / math.sqrt(2.0 * math.pi))
 
 
-_INNER, _CUBIC = 2.0 * math.sqrt(2.0 / math.pi), 0.044715
+_GELU_TANH_SCALE, _GELU_TANH_CUBIC = 2.0 * math.sqrt(2.0 / math.pi), 0.044715
 
 
-def _gelu_tanh_value(x: Tensor, parts: Parts) -> Tensor:
-    inside = x.clamp(-_FAR, _FAR)
-    return x.clamp(min=-_FAR) * _sigmoid_value(_INNER * (inside + _CUBIC * inside**3), parts)
+def _gelu_tanh_value(x: Tensor, primitives: Primitives) -> Tensor:
+    inside = x.clamp(-_TAIL_CUTOFF, _TAIL_CUTOFF)
+    return x.clamp(min=-_TAIL_CUTOFF) * _sigmoid_value(
+        _GELU_TANH_SCALE * (inside + _GELU_TANH_CUBIC * inside**3), primitives
+    )
 
 
-def _gelu_tanh_slope(x: Tensor) -> Tensor:
+def _gelu_tanh_derivative(x: Tensor) -> Tensor:
     """s(u) + x s′(u) u′ with u = 2 √(2/π) (x + 0.044715 x³)."""
-    x = x.clamp(-_FAR, _FAR)
-    u = _INNER * (x + _CUBIC * x**3)
-    return _sigmoid_value(u, _FAST) + x * _sigmoid_slope(u) * _INNER * (1.0 + 3.0 * _CUBIC * x.square())
+    x = x.clamp(-_TAIL_CUTOFF, _TAIL_CUTOFF)
+    u = _GELU_TANH_SCALE * (x + _GELU_TANH_CUBIC * x**3)
+    return _sigmoid_value(u, _NO_GRAD) + x * _sigmoid_derivative(u) * _GELU_TANH_SCALE * (
+        1.0 + 3.0 * _GELU_TANH_CUBIC * x.square()
+    )
 
 
-SIGMOID = Curve(_sigmoid_value, _sigmoid_slope)
-_LOGSIGMOID = Curve(_logsigmoid_value, _logsigmoid_slope)
-_RELU = Curve(_relu_value, _relu_slope)
-GELUS = {"none": Curve(_gelu_value, _gelu_slope), "tanh": Curve(_gelu_tanh_value, _gelu_tanh_slope)}
+SIGMOID = Activation(_sigmoid_value, _sigmoid_derivative)
+_LOGSIGMOID = Activation(_logsigmoid_value, _logsigmoid_derivative)
+_RELU = Activation(_relu_value, _relu_derivative)
+GELU_VARIANTS = {
+    "none": Activation(_gelu_value, _gelu_derivative),
+    "tanh": Activation(_gelu_tanh_value, _gelu_tanh_derivative),
+}
 
 
-def _along(curve: Curve, input: Tensor) -> Tensor:
-    x = widened(input)
-    if not by_hand(x):
-        result = curve.value(x, curve.parts)
+def _apply_activation(activation: Activation, input: Tensor) -> Tensor:
+    x = to_compute_dtype(input)
+    if not can_use_custom_backward(x):
+        result = activation.value(x, activation.primitives)
     elif torch.is_grad_enabled():
-        result = _Along.apply(x, curve)
+        result = _ActivationFunction.apply(x, activation)
     else:  # nobody asks for a derivative
-        result = curve.value(x, _FAST)
+        result = activation.value(x, _NO_GRAD)
     return result if x is input else result.to(input.dtype)
 
 
-class _Along(torch.autograd.Function):
+class _ActivationFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Context, x: Tensor, curve: Curve) -> Tensor:
+    def forward(ctx: Context, x: Tensor, activation: Activation) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.slope = curve.slope
-        ctx.plain = lambda x: curve.value(x, curve.parts)
-        return curve.value(x, _FAST)
+        ctx.derivative = activation.derivative
+        ctx.plain = lambda x: activation.value(x, activation.primitives)
+        return activation.value(x, _NO_GRAD)
 
     @staticmethod
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return derivative_of_plain(ctx.plain, x, grad), None
-        return grad * ctx.slope(x), None
+            return differentiable_grad(ctx.plain, x, grad), None
+        return grad * ctx.derivative(x), None

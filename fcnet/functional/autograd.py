@@ -24,12 +24,12 @@ class Context(FunctionCtx):
     saved_tensors: tuple[Tensor, ...]
     needs_input_grad: tuple[bool, ...]
     plain: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]
+    derivative: Callable[[Tensor], Tensor]
     dim: int
     reduction: str
 
 
-def by_hand(input: Tensor) -> bool:
+def can_use_custom_backward(input: Tensor) -> bool:
     """Whether the `autograd.Function` may run.
 
     It knows reverse mode alone. The compiler, `torch.func` and forward mode take the plain form,
@@ -42,12 +42,12 @@ def by_hand(input: Tensor) -> bool:
     )
 
 
-def may_be_read(tensor: Tensor) -> bool:
+def can_read_without_sync(tensor: Tensor) -> bool:
     """Whether looking at one of its numbers waits for no device, and nobody looks through what is done."""
     return tensor.device.type == "cpu" and not is_in_torch_dispatch_mode()
 
 
-def derivative_of_plain(plain: Callable[[Tensor], Tensor], input: Tensor, grad: Tensor) -> Tensor:
+def differentiable_grad(plain: Callable[[Tensor], Tensor], input: Tensor, grad: Tensor) -> Tensor:
     """The gradient as a function that can be differentiated again, for a second derivative."""
     with torch.enable_grad():
         return torch.autograd.grad(plain(input), input, grad, create_graph=True)[0]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fcnet.functional.dtypes import require_floating, widened
+from fcnet.functional.dtypes import require_floating, to_compute_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,7 @@ def normal_cdf(input: Tensor) -> Tensor:
         The lecture's remark that s may be another function; Bliss, "The method of probits", 1934.
     """
     require_floating("input", input)
-    return (0.5 * (widened(input) * -math.sqrt(0.5)).erfc()).to(input.dtype)
+    return (0.5 * (to_compute_dtype(input) * -math.sqrt(0.5)).erfc()).to(input.dtype)
 
 
 def cauchy_cdf(input: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def cauchy_cdf(input: Tensor) -> Tensor:
         The lecture's remark that s may be another function.
     """
     require_floating("input", input)
-    u = widened(input)
+    u = to_compute_dtype(input)
     left, right = u < -1, u > 1
     far = left | right
     angle = torch.where(far, -1.0 / torch.where(far, u, 1.0), u).atan() / math.pi

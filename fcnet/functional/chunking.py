@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-_BLOCK = 1 << 20
+_CHUNK_ELEMENTS = 1 << 20
 """Elements in a block: four mebibytes of float32, a part of what processors share as their last cache."""
 
 
-def in_blocks(
+def map_chunks(
     step: Callable[..., tuple[Tensor, ...]], dim: int, x: Tensor, *others: Tensor | None
 ) -> tuple[Tensor, ...]:
     """Takes one step for all rows, or step by step for runs of the first axis where that is faster.
@@ -31,9 +31,9 @@ def in_blocks(
     Returns:
         What the steps return, put together.
     """
-    if x.numel() <= _BLOCK or dim == 0 or x.device.type != "cpu":
+    if x.numel() <= _CHUNK_ELEMENTS or dim == 0 or x.device.type != "cpu":
         return step(x, *others)
-    size = max(1, _BLOCK * len(x) // x.numel())
+    size = max(1, _CHUNK_ELEMENTS * len(x) // x.numel())
     runs = [slice(start, start + size) for start in range(0, len(x), size)]
     parts = [step(x[rows], *(None if other is None else other[rows] for other in others)) for rows in runs]
     return tuple(torch.cat(results) for results in zip(*parts, strict=True))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fcnet.functional.dtypes import require_floating, widened
+from fcnet.functional.dtypes import require_floating, to_compute_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,7 @@ def cross_entropy_between(p: Tensor, q: Tensor) -> Tensor:
         The lecture's cross-entropy between distributions. Its one-hot label is e_k, 1 at the place k of
         the true class.
     """
-    return -(widened(p) * _logs(q, p)).sum(-1).to(_dtype(p, q))
+    return -(to_compute_dtype(p) * _safe_log(q, p)).sum(-1).to(_result_dtype(p, q))
 
 
 def entropy(p: Tensor) -> Tensor:
@@ -82,15 +82,15 @@ def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
     Source:
         Kullback and Leibler, "On information and sufficiency", 1951.
     """
-    return (widened(p) * (_logs(p, p) - _logs(q, p))).sum(-1).to(_dtype(p, q))
+    return (to_compute_dtype(p) * (_safe_log(p, p) - _safe_log(q, p))).sum(-1).to(_result_dtype(p, q))
 
 
-def _logs(q: Tensor, p: Tensor) -> Tensor:
+def _safe_log(q: Tensor, p: Tensor) -> Tensor:
     """log q_k, 0 where p_k is 0 as well."""
     require_floating("p", p)
     require_floating("q", q)
-    return widened(q).masked_fill((q == 0) & (p == 0), 1.0).log()
+    return to_compute_dtype(q).masked_fill((q == 0) & (p == 0), 1.0).log()
 
 
-def _dtype(p: Tensor, q: Tensor) -> torch.dtype:
+def _result_dtype(p: Tensor, q: Tensor) -> torch.dtype:
     return torch.promote_types(p.dtype, q.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_NARROW = frozenset({torch.float16, torch.bfloat16})
+_HALF_DTYPES = frozenset({torch.float16, torch.bfloat16})
 
 
 def require_floating(name: str, tensor: Tensor) -> None:
@@ -20,13 +20,13 @@ def require_real(name: str, tensor: Tensor) -> None:
         raise NotImplementedError(f"{name} must be of a real dtype, got {tensor.dtype}")
 
 
-def widened(tensor: Tensor) -> Tensor:
+def to_compute_dtype(tensor: Tensor) -> Tensor:
     """The tensor in float32 if it is narrower, else as it is."""
-    return tensor.float() if tensor.dtype in _NARROW else tensor
+    return tensor.float() if tensor.dtype in _HALF_DTYPES else tensor
 
 
-def narrowed_loss(loss: Tensor, dtype: torch.dtype) -> Tensor:
+def cast_loss(loss: Tensor, dtype: torch.dtype) -> Tensor:
     """A loss in the dtype of its arguments; autocast leaves losses in float32."""
-    if loss.dtype == dtype or (dtype in _NARROW and torch.is_autocast_enabled(loss.device.type)):
+    if loss.dtype == dtype or (dtype in _HALF_DTYPES and torch.is_autocast_enabled(loss.device.type)):
         return loss
     return loss.to(dtype)

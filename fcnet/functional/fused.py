@@ -15,25 +15,25 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from fcnet.functional.autograd import Context, by_hand, derivative_of_plain
+from fcnet.functional.autograd import Context, can_use_custom_backward, differentiable_grad
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_ON = "cuda"
+_DEVICE_TYPE = "cuda"
 _ALIGNMENT = 16
 _TILE_BYTES = 8192
 """Logits that a program holds at a time: 32 bytes a thread of eight warps, few enough for its registers."""
-_TILE = 2048
+_TILE_WITH_TARGETS = 2048
 """How many where it holds as many targets."""
-_REGISTERS = 96
+_MAX_REGISTERS = 96
 """What a thread may have where targets are read too: left alone, the assembler stops at 64 or 80 and spills a few."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Comparison:
+class TargetSpec:
     """What a row's logits are compared with.
 
     Attributes:
@@ -49,7 +49,7 @@ class Comparison:
     ignore_index: int = -100
 
 
-def fits(x: Tensor, target: Tensor, weight: Tensor | None) -> bool:
+def is_supported(x: Tensor, target: Tensor, weight: Tensor | None) -> bool:
     """Whether there are kernels for these logits, targets and class weights, and nobody to look through them.
 
     Args:
@@ -59,138 +59,138 @@ def fits(x: Tensor, target: Tensor, weight: Tensor | None) -> bool:
     """
     given = [x, target] if weight is None else [x, target, weight]
     return (
-        x.device.type == _ON
-        and all(by_hand(part) for part in given)
+        x.device.type == _DEVICE_TYPE
+        and all(can_use_custom_backward(part) for part in given)
         and x.ndim == 2
         and x.numel() > 0
         and all(type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device == x.device for tensor in given)
         and x.dtype in _DTYPES
         and all(part.dtype in _DTYPES and not part.requires_grad for part in given[1:] if part.is_floating_point())
         and not is_in_torch_dispatch_mode()
-        and _works(x.device)
+        and _triton_works(x.device)
     )
 
 
-def loss(x: Tensor, rows: Comparison, reduction: str, plain: Callable[[Tensor], Tensor]) -> Tensor:
-    """The reduced costs.
+def loss(x: Tensor, spec: TargetSpec, reduction: str, plain: Callable[[Tensor], Tensor]) -> Tensor:
+    """The reduced losses.
 
     Args:
-        x: logits (N, C) that `fits`.
-        rows: what they are compared with.
+        x: logits (N, C) that `is_supported`.
+        spec: what they are compared with.
         reduction: ``"none"``, ``"sum"`` or ``"mean"``.
         plain: the same from logits by differentiable operations, for second derivatives.
 
     Returns:
         float32, (N) or ().
     """
-    result: Tensor = _Fused.apply(x, rows, reduction, plain)
+    result: Tensor = _FusedCrossEntropy.apply(x, spec, reduction, plain)
     return result
 
 
-def costs(x: Tensor, rows: Comparison, slope: Tensor | None = None) -> Tensor:
-    """The rows' costs; with ``slope`` their derivatives too, while a row is near.
+def losses(x: Tensor, spec: TargetSpec, grad_logits: Tensor | None = None) -> Tensor:
+    """The rows' losses; with ``grad_logits`` their derivatives too, while a row is near.
 
     Args:
-        x: logits (N, C) that `fits`.
-        rows: what they are compared with.
-        slope: written, in the shape and dtype of ``x``, or ``x`` itself, both contiguous; or None.
+        x: logits (N, C) that `is_supported`.
+        spec: what they are compared with.
+        grad_logits: written, in the shape and dtype of ``x``, or ``x`` itself, both contiguous; or None.
 
     Returns:
-        Of every row the cost, its weight in a mean, and what `_derivative` starts from: float32 (4, N) or (6, N).
+        Of every row the loss, its weight in a mean, and what `_logits_grad` starts from: float32 (4, N) or (6, N).
     """
-    read = _aligned(x)
-    written = read if slope is None or slope is x else _aligned(slope)
-    kind, target, weight, own, even = _arguments(read, rows)
-    amounts = read.new_empty(6 if kind else 4, len(read), dtype=torch.float32)
-    block, warps = _block(read.shape[1], read.itemsize, kind)
+    read = _align(x)
+    written = read if grad_logits is None or grad_logits is x else _align(grad_logits)
+    kind, target, weight, own, even = _kernel_arguments(read, spec)
+    row_stats = read.new_empty(6 if kind else 4, len(read), dtype=torch.float32)
+    block, warps = _block_size(read.shape[1], read.itemsize, kind)
     with torch.cuda.device_of(read):
-        _kernels().costs[(len(read),)](
-            *(read, target, weight, amounts, written, read.shape[1], rows.ignore_index, own, even),
+        _kernels().cross_entropy_forward[(len(read),)](
+            *(read, target, weight, row_stats, written, read.shape[1], spec.ignore_index, own, even),
             KIND=kind,
-            WEIGHTED=rows.weight is not None,
-            WRITE=slope is not None,
+            WEIGHTED=spec.weight is not None,
+            WRITE_GRAD=grad_logits is not None,
             EXACT=read.dtype == torch.float32,
             BLOCK=block,
             GROUP=_ALIGNMENT // read.itemsize,
             num_warps=warps,
-            maxnreg=_REGISTERS if kind == 2 else None,
+            maxnreg=_MAX_REGISTERS if kind == 2 else None,
             sanitize_overflow=False,
         )
-    if slope is not None and written is not slope:
-        slope.copy_(written)
-    return amounts
+    if grad_logits is not None and written is not grad_logits:
+        grad_logits.copy_(written)
+    return row_stats
 
 
 class _Context(Context):
-    rows: Comparison
+    spec: TargetSpec
 
 
-class _Fused(torch.autograd.Function):
+class _FusedCrossEntropy(torch.autograd.Function):
     """Finds the derivative in the backward pass, from the logits and what the forward pass knows of them."""
 
     @staticmethod
     def forward(
-        ctx: _Context, x: Tensor, rows: Comparison, reduction: str, plain: Callable[[Tensor], Tensor]
+        ctx: _Context, x: Tensor, spec: TargetSpec, reduction: str, plain: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        amounts = costs(x, rows)
-        ctx.rows, ctx.reduction, ctx.plain = rows, reduction, plain
+        row_stats = losses(x, spec)
+        ctx.spec, ctx.reduction, ctx.plain = spec, reduction, plain
         if reduction == "mean":
-            cost, total = amounts[:2].sum(1).unbind()
-            ctx.save_for_backward(x, amounts, total)
-            return cost / total
-        ctx.save_for_backward(x, amounts)
-        return amounts[0].sum() if reduction == "sum" else amounts[0].clone()  # no view of what is kept
+            loss_sum, total = row_stats[:2].sum(1).unbind()
+            ctx.save_for_backward(x, row_stats, total)
+            return loss_sum / total
+        ctx.save_for_backward(x, row_stats)
+        return row_stats[0].sum() if reduction == "sum" else row_stats[0].clone()  # no view of what is kept
 
     @staticmethod
     def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        x, amounts, *total = ctx.saved_tensors
+        x, row_stats, *total = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return derivative_of_plain(ctx.plain, x, grad), None, None, None
-        return _derivative(x, ctx.rows, amounts, grad, total[0] if total else None), None, None, None
+            return differentiable_grad(ctx.plain, x, grad), None, None, None
+        return _logits_grad(x, ctx.spec, row_stats, grad, total[0] if total else None), None, None, None
 
 
-def _derivative(x: Tensor, rows: Comparison, amounts: Tensor, grad: Tensor, total: Tensor | None) -> Tensor:
+def _logits_grad(x: Tensor, spec: TargetSpec, row_stats: Tensor, grad: Tensor, total: Tensor | None) -> Tensor:
     """A new tensor, the derivative in the logits by ``grad``, (N) or (), over ``total``."""
-    read = _aligned(x)
-    slope = torch.empty_like(read)
-    kind, target, weight, own, even = _arguments(read, rows)
-    block, warps = _block(read.shape[1], read.itemsize, kind)
+    read = _align(x)
+    grad_logits = torch.empty_like(read)
+    kind, target, weight, own, even = _kernel_arguments(read, spec)
+    block, warps = _block_size(read.shape[1], read.itemsize, kind)
     group = _ALIGNMENT // read.itemsize
     tiles = -(-(read.shape[1] + group - 1) // block)
     with torch.cuda.device_of(read):
-        _kernels().derivative[(len(read), tiles)](
-            *(read, target, weight, amounts, grad, grad.stride(0) if grad.ndim else 0),
-            *(amounts if total is None else total, slope, read.shape[1], rows.ignore_index, own, even),
+        _kernels().cross_entropy_backward[(len(read), tiles)](
+            *(read, target, weight, row_stats, grad, grad.stride(0) if grad.ndim else 0),
+            *(row_stats if total is None else total, grad_logits, read.shape[1], spec.ignore_index, own, even),
             KIND=kind,
-            WEIGHTED=rows.weight is not None,
+            WEIGHTED=spec.weight is not None,
             MEAN=total is not None,
             EXACT=read.dtype == torch.float32,
             BLOCK=block,
             GROUP=group,
             num_warps=warps,
         )
-    return slope
+    return grad_logits
 
 
-def _arguments(x: Tensor, rows: Comparison) -> tuple[int, Tensor, Tensor, float, float]:
+def _kernel_arguments(x: Tensor, spec: TargetSpec) -> tuple[int, Tensor, Tensor, float, float]:
     """The kind of the targets, they and the class weights as the kernels read them, 1 − ε and ε / C."""
-    soft = rows.target.is_floating_point()
-    kind = 2 if soft else int(rows.smoothing > 0.0)
-    weight = x if rows.weight is None else rows.weight.contiguous()
-    target = _aligned(rows.target) if soft else rows.target.contiguous()
-    return kind, target, weight, 1.0 - rows.smoothing, rows.smoothing / x.shape[1]
+    soft = spec.target.is_floating_point()
+    kind = 2 if soft else int(spec.smoothing > 0.0)
+    weight = x if spec.weight is None else spec.weight.contiguous()
+    target = _align(spec.target) if soft else spec.target.contiguous()
+    return kind, target, weight, 1.0 - spec.smoothing, spec.smoothing / x.shape[1]
 
 
-def _aligned(tensor: Tensor) -> Tensor:
+def _align(tensor: Tensor) -> Tensor:
     """The tensor, or a copy that is contiguous and begins where sixteen bytes do."""
     dense = tensor.contiguous()
     return dense if dense.data_ptr() % _ALIGNMENT == 0 else dense.clone()
 
 
-def _block(num_classes: int, itemsize: int, kind: int) -> tuple[int, int]:
+def _block_size(num_classes: int, itemsize: int, kind: int) -> tuple[int, int]:
     """How many classes a program holds at a time, and by how many warps."""
     group = _ALIGNMENT // itemsize
-    most = _TILE if kind else _TILE_BYTES // itemsize
+    most = _TILE_WITH_TARGETS if kind else _TILE_BYTES // itemsize
     span = num_classes if num_classes % group == 0 else num_classes + group - 1
     block = min(most, max(32 * group, 1 << (span - 1).bit_length()))
     return block, max(1, 8 * block // most)
@@ -204,11 +204,11 @@ def _kernels() -> ModuleType:
 
 
 @cache
-def _works(device: torch.device) -> bool:
+def _triton_works(device: torch.device) -> bool:
     """Whether Triton is there and can compile for the device; asked once."""
     try:
         x = torch.zeros(1, 2, device=device)
-        costs(x, Comparison(torch.zeros(1, dtype=torch.int64, device=device)))
+        losses(x, TargetSpec(torch.zeros(1, dtype=torch.int64, device=device)))
     except Exception:  # noqa: BLE001  whatever a missing or broken compiler raises, the plain form does not need it
         return False
     return True

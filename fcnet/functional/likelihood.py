@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fcnet.functional.dtypes import require_floating, require_real, widened
+from fcnet.functional.dtypes import require_floating, require_real, to_compute_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,7 @@ def bernoulli_likelihood(probability: Tensor, label: Tensor) -> Tensor:
     Source:
         The lecture's likelihood of logistic regression.
     """
-    p, y = _checked(probability, label)
+    p, y = _check_arguments(probability, label)
     return (torch.where(y == 0, 1.0, p) ** y * torch.where(y == 1, 1.0, 1.0 - p) ** (1.0 - y)).prod()
 
 
@@ -63,7 +63,7 @@ def bernoulli_log_likelihood(probability: Tensor, label: Tensor) -> Tensor:
     Source:
         The lecture's log-likelihood of logistic regression.
     """
-    p, y = _checked(probability, label)
+    p, y = _check_arguments(probability, label)
     return (y * torch.where(y == 0, 1.0, p).log() + (1.0 - y) * torch.where(y == 1, 0.0, -p).log1p()).sum()
 
 
@@ -89,7 +89,7 @@ def categorical_likelihood(probabilities: Tensor, label: Tensor) -> Tensor:
     Source:
         The lecture's likelihood of several classes.
     """
-    return _of_the_labels(probabilities, label).prod()
+    return _label_probabilities(probabilities, label).prod()
 
 
 def categorical_log_likelihood(probabilities: Tensor, label: Tensor) -> Tensor:
@@ -114,10 +114,10 @@ def categorical_log_likelihood(probabilities: Tensor, label: Tensor) -> Tensor:
     Source:
         The lecture's log-likelihood of several classes.
     """
-    return _of_the_labels(probabilities, label).log().sum()
+    return _label_probabilities(probabilities, label).log().sum()
 
 
-def _checked(probability: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+def _check_arguments(probability: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """The two in the dtype that is computed in."""
     require_floating("probability", probability)
     require_real("label", label)
@@ -125,11 +125,11 @@ def _checked(probability: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"expected probability and label of one shape, got {tuple(probability.shape)} and {tuple(label.shape)}"
         )
-    p = widened(probability)
+    p = to_compute_dtype(probability)
     return p, label.to(p.dtype)
 
 
-def _of_the_labels(probabilities: Tensor, label: Tensor) -> Tensor:
+def _label_probabilities(probabilities: Tensor, label: Tensor) -> Tensor:
     """p̂_b(y_b), (B,)."""
     require_floating("probabilities", probabilities)
     if probabilities.ndim != 2 or label.shape != probabilities.shape[:1]:
@@ -137,6 +137,6 @@ def _of_the_labels(probabilities: Tensor, label: Tensor) -> Tensor:
             f"expected probabilities (B, C) and label (B,), got {tuple(probabilities.shape)} and {tuple(label.shape)}"
         )
     try:
-        return widened(probabilities).gather(1, label[:, None]).squeeze(1)
+        return to_compute_dtype(probabilities).gather(1, label[:, None]).squeeze(1)
     except RuntimeError as error:
         raise IndexError(f"label must be in [0, {probabilities.shape[1]}): {error}") from error

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fcnet.functional.autograd import Context, by_hand
-from fcnet.functional.cross_entropy import as_targets, cross_entropy
+from fcnet.functional.autograd import Context, can_use_custom_backward
+from fcnet.functional.cross_entropy import cross_entropy, prepare_targets
 from fcnet.functional.reductions import require_reduction
 
 if TYPE_CHECKING:
     from fcnet.functional.softmax_loss import Targets
 
-_BLOCK = 1 << 22
+_LOGITS_PER_CHUNK = 1 << 22
 """Logits that are held at once, 16 MiB of float32: enough rows that the products are as fast as on all of them."""
-_WORTH = 4 * _BLOCK
+_MIN_CHUNKED_LOGITS = 4 * _LOGITS_PER_CHUNK
 
 
 def linear_cross_entropy(
@@ -74,11 +74,11 @@ def linear_cross_entropy(
     if target.shape == shape and ignore_index is not None:
         raise RuntimeError(f"ignore_index must be left out for class probabilities, got {ignore_index}")
     index = -100 if ignore_index is None else ignore_index
-    if reduction != "none" and _in_blocks(input, linear_weight, linear_bias):
+    if reduction != "none" and _use_chunks(input, linear_weight, linear_bias):
         unread = input.new_empty(()).expand(shape)
-        targets, wide, _ = as_targets(unread, target, weight, index, label_smoothing)
-        if wide == input.dtype and targets.is_constant():
-            total = targets.total() if reduction == "mean" else 1
+        targets, compute_dtype, _ = prepare_targets(unread, target, weight, index, label_smoothing)
+        if compute_dtype == input.dtype and targets.is_constant():
+            total = targets.total_weight() if reduction == "mean" else 1
             result: Tensor = _LinearCrossEntropy.apply(input, linear_weight, linear_bias, targets, total)
             return result
     bias = None if linear_bias is None else linear_bias.flatten()
@@ -86,15 +86,15 @@ def linear_cross_entropy(
     return cross_entropy(logits, target, weight, index, reduction, label_smoothing)
 
 
-def _in_blocks(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
+def _use_chunks(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
     """Whether blocks of logits are worth it, and may be differentiated by hand."""
     return (
         x.ndim == w.ndim == 2
-        and len(x) * len(w) >= _WORTH
+        and len(x) * len(w) >= _MIN_CHUNKED_LOGITS
         and x.dtype == w.dtype
         and x.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled(x.device.type)
-        and all(by_hand(part) for part in (x, w, b) if part is not None)
+        and all(can_use_custom_backward(part) for part in (x, w, b) if part is not None)
     )
 
 
@@ -105,7 +105,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx: _Context, x: Tensor, w: Tensor, b: Tensor | None, targets: Targets, total: Tensor | int) -> Tensor:
         ctx.save_for_backward(x, w, *([] if b is None else [b]))
         ctx.targets, ctx.total = targets, total
-        loss, ctx.gradients = _loss_and_gradients(x, w, b, targets, total, ctx.needs_input_grad[:3])
+        loss, ctx.gradients = _loss_and_grads(x, w, b, targets, total, ctx.needs_input_grad[:3])
         return loss
 
     @staticmethod
@@ -114,11 +114,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         b = bias[0] if bias else None
         wanted = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():
-            return (*_differentiable(ctx, x, w, b, grad), None, None)
+            return (*_differentiable_grads(ctx, x, w, b, grad), None, None)
         # They are given away, in the memory that they are in; who comes a second time pays for them again.
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
-            _, gradients = _loss_and_gradients(x, w, b, ctx.targets, ctx.total, wanted)
+            _, gradients = _loss_and_grads(x, w, b, ctx.targets, ctx.total, wanted)
         return (*(None if part is None else part.mul_(grad) for part in gradients), None, None)
 
 
@@ -130,42 +130,44 @@ class _Context(Context):
     gradients: tuple[Tensor | None, ...] | None
 
 
-def _loss_and_gradients(
+def _loss_and_grads(
     x: Tensor, w: Tensor, b: Tensor | None, targets: Targets, total: Tensor | int, wanted: tuple[bool, ...]
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """The sum of the costs by ``total``, and its derivatives in x, w and b, those that are wanted."""
-    rows = max(1, _BLOCK // len(w))
+    """The sum of the losses by ``total``, and its derivatives in x, w and b, those that are wanted."""
+    rows = max(1, _LOGITS_PER_CHUNK // len(w))
     block = x.new_empty(min(rows, len(x)), len(w))
-    of_x, of_w, of_b = (
+    grad_x, grad_w, grad_b = (
         part.new_zeros(part.shape) if part is not None and wish else None
         for part, wish in zip((x, w, b), wanted, strict=True)
     )
     losses = []
     for start in range(0, len(x), rows):
         here = slice(start, start + rows)
-        mine, some = x[here], targets.of(here)
-        logits = torch.mm(mine, w.T, out=block[: len(mine)])
+        x_chunk, targets_chunk = x[here], targets.select(here)
+        logits = torch.mm(x_chunk, w.T, out=block[: len(x_chunk)])
         if b is not None:
             logits.add_(b)
-        costs, rate = some.costs(logits, logits if any(wanted) else None)
-        losses.append(costs.sum())
+        chunk_losses, scale = targets_chunk.losses(logits, logits if any(wanted) else None)
+        losses.append(chunk_losses.sum())
         if not any(wanted):
             continue
-        rate = rate.div_(total)
-        slope = logits.mul_(rate if some.ignored is None else rate.masked_fill_(some.ignored, 0.0))
-        if of_x is not None:
-            torch.mm(slope, w, out=of_x[here])
-        if of_w is not None:
-            of_w.addmm_(slope.T, mine)
-        if of_b is not None:
-            of_b.add_(slope.sum(0))
-    return torch.stack(losses).sum() / total, (of_x, of_w, of_b)
+        scale = scale.div_(total)
+        grad_logits = logits.mul_(
+            scale if targets_chunk.ignored is None else scale.masked_fill_(targets_chunk.ignored, 0.0)
+        )
+        if grad_x is not None:
+            torch.mm(grad_logits, w, out=grad_x[here])
+        if grad_w is not None:
+            grad_w.addmm_(grad_logits.T, x_chunk)
+        if grad_b is not None:
+            grad_b.add_(grad_logits.sum(0))
+    return torch.stack(losses).sum() / total, (grad_x, grad_w, grad_b)
 
 
-def _differentiable(ctx: _Context, x: Tensor, w: Tensor, b: Tensor | None, grad: Tensor) -> list[Tensor | None]:
+def _differentiable_grads(ctx: _Context, x: Tensor, w: Tensor, b: Tensor | None, grad: Tensor) -> list[Tensor | None]:
     """The gradients as functions that can be differentiated again, with all logits."""
     wanted = [part for part, wish in zip((x, w, b), ctx.needs_input_grad, strict=False) if wish and part is not None]
     with torch.enable_grad():
-        loss = ctx.targets.plain_costs(nn.functional.linear(x, w, b)).sum() / ctx.total
+        loss = ctx.targets.plain_losses(nn.functional.linear(x, w, b)).sum() / ctx.total
         found = iter(torch.autograd.grad(loss, wanted, grad, create_graph=True))
     return [next(found) if wish else None for wish in ctx.needs_input_grad[:3]]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from fcnet.functional.activations import logsigmoid, relu
-from fcnet.functional.dtypes import narrowed_loss, require_floating, require_real, widened
-from fcnet.functional.reductions import reduced, require_reduction
+from fcnet.functional.dtypes import cast_loss, require_floating, require_real, to_compute_dtype
+from fcnet.functional.reductions import reduce_losses, require_reduction
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def sgn(score: Tensor) -> Tensor:
     """−1 for h < 0, 0 for h = 0 and +1 for h > 0: the class that a score decides for, 0 being neither.
 
-    A network must say one of its two classes all the same: `fcnet.models.mlp.most_probable` says the first at 0. The
+    A network must say one of its two classes all the same: `fcnet.models.mlp.logits_to_classes` says the first at 0. The
     derivative is 0 wherever there is one, so nothing is learned through it: the losses below are of the score itself.
 
     Args:
@@ -67,7 +67,7 @@ def logistic_loss(score: Tensor, target: Tensor, reduction: str = "mean") -> Ten
         The lecture's log loss.
     """
     margin = _margin(score, target, reduction)
-    return _of_all(-logsigmoid(margin), score, target, reduction)
+    return _reduce_and_cast(-logsigmoid(margin), score, target, reduction)
 
 
 def hinge_loss(score: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
@@ -93,7 +93,7 @@ def hinge_loss(score: Tensor, target: Tensor, reduction: str = "mean") -> Tensor
         The lecture's hinge loss.
     """
     margin = _margin(score, target, reduction)
-    return _of_all(relu(1.0 - margin), score, target, reduction)
+    return _reduce_and_cast(relu(1.0 - margin), score, target, reduction)
 
 
 def quadratic_loss(prediction: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
@@ -119,26 +119,26 @@ def quadratic_loss(prediction: Tensor, target: Tensor, reduction: str = "mean") 
     Source:
         The lecture's quadratic loss.
     """
-    h, y = _checked("prediction", prediction, target, reduction)
+    h, y = _check_arguments("prediction", prediction, target, reduction)
     if not h.ndim:
         raise ValueError("expected prediction (…, K) and target (…, K), got () and ()")
-    return _of_all((y - h).square().sum(-1), prediction, target, reduction)
+    return _reduce_and_cast((y - h).square().sum(-1), prediction, target, reduction)
 
 
 def _margin(score: Tensor, target: Tensor, reduction: str) -> Tensor:
-    h, y = _checked("score", score, target, reduction)
+    h, y = _check_arguments("score", score, target, reduction)
     return y * h
 
 
-def _checked(name: str, score: Tensor, target: Tensor, reduction: str) -> tuple[Tensor, Tensor]:
+def _check_arguments(name: str, score: Tensor, target: Tensor, reduction: str) -> tuple[Tensor, Tensor]:
     """The two in the dtype that is computed in."""
     require_reduction(reduction)
     require_floating(name, score)
     require_real("target", target)
     if score.shape != target.shape:
         raise ValueError(f"expected {name} and target of one shape, got {tuple(score.shape)} and {tuple(target.shape)}")
-    return widened(score), widened(target)
+    return to_compute_dtype(score), to_compute_dtype(target)
 
 
-def _of_all(losses: Tensor, score: Tensor, target: Tensor, reduction: str) -> Tensor:
-    return narrowed_loss(reduced(losses, reduction, losses.numel()), torch.promote_types(score.dtype, target.dtype))
+def _reduce_and_cast(losses: Tensor, score: Tensor, target: Tensor, reduction: str) -> Tensor:
+    return cast_loss(reduce_losses(losses, reduction, losses.numel()), torch.promote_types(score.dtype, target.dtype))

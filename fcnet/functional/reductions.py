@@ -1,4 +1,4 @@
-"""From one cost an example to what a loss returns."""
+"""From one loss an example to what a loss returns."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def require_reduction(reduction: str) -> None:
         raise ValueError(f"reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
 
 
-def reduced(costs: Tensor, reduction: str, total: Tensor | int) -> Tensor:
-    """The costs, their sum, or their sum over ``total``."""
+def reduce_losses(losses: Tensor, reduction: str, total: Tensor | int) -> Tensor:
+    """The losses, their sum, or their sum over ``total``."""
     if reduction == "none":
-        return costs
-    return costs.sum() if reduction == "sum" else costs.sum() / total
+        return losses
+    return losses.sum() if reduction == "sum" else losses.sum() / total
 
 
-def weighted(costs: Tensor, weight: Tensor) -> Tensor:
-    """weight · costs, where nothing of an infinite cost is nothing: 0 · ∞ = 0, the limit of w log w."""
-    nothing = (weight == 0) & costs.isinf()
-    return costs.masked_fill(nothing, 0.0) * weight
+def apply_weight(losses: Tensor, weight: Tensor) -> Tensor:
+    """weight · losses, where nothing of an infinite loss is nothing: 0 · ∞ = 0, the limit of w log w."""
+    nothing = (weight == 0) & losses.isinf()
+    return losses.masked_fill(nothing, 0.0) * weight

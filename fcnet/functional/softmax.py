@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fcnet.functional.autograd import Context, by_hand
-from fcnet.functional.dtypes import require_floating, widened
+from fcnet.functional.autograd import Context, can_use_custom_backward
+from fcnet.functional.dtypes import require_floating, to_compute_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor
     Source:
         The lecture's softmax function.
     """
-    return _along(dim, input if dtype is None else input.to(dtype), _Softmax, plain_softmax)
+    return _apply_softmax(dim, input if dtype is None else input.to(dtype), _Softmax, plain_softmax)
 
 
 def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -70,23 +70,23 @@ def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Te
     Source:
         The lecture's softmax function, in its cross-entropy.
     """
-    return _along(dim, input if dtype is None else input.to(dtype), _LogSoftmax, plain_log_softmax)
+    return _apply_softmax(dim, input if dtype is None else input.to(dtype), _LogSoftmax, plain_log_softmax)
 
 
-def below(x: Tensor, top: Tensor, out: Tensor | None = None) -> Tensor:
+def sub_max(x: Tensor, top: Tensor, out: Tensor | None = None) -> Tensor:
     """x − top, where top is the largest; what equals an infinite top is 0 below it, not ∞ − ∞.
 
-    A NaN is 0 too: `spoiled` brings it back, for a row at a time. Not to be differentiated.
+    A NaN is 0 too: `propagate_nan_` brings it back, for a row at a time. Not to be differentiated.
     """
     return torch.sub(x, top, out=out).nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
 
 
-def spoiled(rows: Tensor, top: Tensor) -> Tensor:
+def propagate_nan_(rows: Tensor, top: Tensor) -> Tensor:
     """Makes NaN, in place, what comes from a row that holds one; ``top`` is the rows' largest."""
     return rows.masked_fill_(top.isnan(), torch.nan)
 
 
-def _below(x: Tensor, top: Tensor) -> Tensor:
+def _plain_sub_max(x: Tensor, top: Tensor) -> Tensor:
     """x − top, to be differentiated in both arguments; a NaN stays."""
     return (x - top).masked_fill(top.isinf() & (x == top), 0.0)
 
@@ -98,39 +98,39 @@ def plain_softmax(x: Tensor, dim: int) -> Tensor:
     others' sum R: p̂_k = 1 / (1 + R), whose derivative knows 1 − p̂_k = R / (1 + R) without a difference.
     """
     if not x.numel():
-        return _of_nothing(x, dim)
+        return _empty_result(x, dim)
     top, k = x.detach().max(dim, keepdim=True)
-    powers = _below(x, top).exp()
-    return (powers / powers.sum(dim, keepdim=True)).scatter(dim, k, 1.0 / (1.0 + _sum_of_others(x, k, dim)))
+    powers = _plain_sub_max(x, top).exp()
+    return (powers / powers.sum(dim, keepdim=True)).scatter(dim, k, 1.0 / (1.0 + _sum_exp_others(x, k, dim)))
 
 
 def plain_log_softmax(x: Tensor, dim: int) -> Tensor:
     """The logarithm of the softmax by differentiable operations; class k apart as in `plain_softmax`."""
     if not x.numel():
-        return _of_nothing(x, dim)
+        return _empty_result(x, dim)
     top, k = x.detach().max(dim, keepdim=True)
-    differences = _below(x, top)
+    differences = _plain_sub_max(x, top)
     others = differences - differences.exp().sum(dim, keepdim=True).log()
-    return others.scatter(dim, k, -_sum_of_others(x, k, dim).log1p())
+    return others.scatter(dim, k, -_sum_exp_others(x, k, dim).log1p())
 
 
-def _of_nothing(x: Tensor, dim: int) -> Tensor:
+def _empty_result(x: Tensor, dim: int) -> Tensor:
     """What has no value refuses a wrong ``dim`` all the same."""
     return x - x.sum(dim, keepdim=True)
 
 
-def _sum_of_others(x: Tensor, k: Tensor, dim: int) -> Tensor:
+def _sum_exp_others(x: Tensor, k: Tensor, dim: int) -> Tensor:
     """Σ_{i≠k} e^(x_i − x_k), differentiable in x_k too."""
-    return _below(x, x.gather(dim, k)).scatter(dim, k, -torch.inf).exp().sum(dim, keepdim=True)
+    return _plain_sub_max(x, x.gather(dim, k)).scatter(dim, k, -torch.inf).exp().sum(dim, keepdim=True)
 
 
-def _along(
-    dim: int, x: Tensor, by_hand_function: type[torch.autograd.Function], plain: Callable[[Tensor, int], Tensor]
+def _apply_softmax(
+    dim: int, x: Tensor, function: type[torch.autograd.Function], plain: Callable[[Tensor, int], Tensor]
 ) -> Tensor:
     """One of the two in the dtype of ``x``; like torch's, autocast leaves it in float32 on CUDA alone."""
     require_floating("input", x)
-    wide = widened(x)
-    result: Tensor = by_hand_function.apply(wide, dim) if x.numel() and by_hand(wide) else plain(wide, dim)
+    wide = to_compute_dtype(x)
+    result: Tensor = function.apply(wide, dim) if x.numel() and can_use_custom_backward(wide) else plain(wide, dim)
     return result if x.is_cuda and torch.is_autocast_enabled("cuda") else result.to(x.dtype)
 
 
@@ -140,8 +140,8 @@ class _Softmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Context, x: Tensor, dim: int) -> Tensor:
         top, k = x.max(dim, keepdim=True)
-        powers = below(x, top).exp_().scatter_(dim, k, torch.zeros_like(top))
-        total = spoiled(powers.sum(dim, keepdim=True), top).add_(1.0)
+        powers = sub_max(x, top).exp_().scatter_(dim, k, torch.zeros_like(top))
+        total = propagate_nan_(powers.sum(dim, keepdim=True), top).add_(1.0)
         probabilities = powers.div_(total).scatter_(dim, k, total.reciprocal())
         ctx.save_for_backward(probabilities, k)
         ctx.dim = dim
@@ -161,8 +161,8 @@ class _LogSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Context, x: Tensor, dim: int) -> Tensor:
         top, k = x.max(dim, keepdim=True)
-        differences = below(x, top)
-        others = spoiled(differences.exp().scatter_(dim, k, torch.zeros_like(top)).sum(dim, keepdim=True), top)
+        differences = sub_max(x, top)
+        others = propagate_nan_(differences.exp().scatter_(dim, k, torch.zeros_like(top)).sum(dim, keepdim=True), top)
         value = differences.sub_(others.log1p_())
         ctx.save_for_backward(value, k)
         ctx.dim = dim

@@ -1,6 +1,6 @@
 """What C classes' targets cost, and the derivative in the logits, written in one pass over the rows.
 
-N examples, C classes, d1, … further axes. y is the true class, k the class of the largest logit. Costs
+N examples, C classes, d1, … further axes. y is the true class, k the class of the largest logit. Losses
 have the shape of the logits but for one class.
 """
 
@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from fcnet.functional import fused
-from fcnet.functional.autograd import Context, by_hand, derivative_of_plain, may_be_read
-from fcnet.functional.chunking import in_blocks
-from fcnet.functional.reductions import reduced, weighted
-from fcnet.functional.softmax import below, plain_log_softmax, spoiled
+from fcnet.functional.autograd import Context, can_read_without_sync, can_use_custom_backward, differentiable_grad
+from fcnet.functional.chunking import map_chunks
+from fcnet.functional.reductions import apply_weight, reduce_losses
+from fcnet.functional.softmax import plain_log_softmax, propagate_nan_, sub_max
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def cost_and_slope(x: Tensor, target: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+def loss_and_grad(x: Tensor, target: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
     """The sum of the rows' cross-entropies, and its derivative in the logits.
 
     Args:
@@ -36,25 +36,25 @@ def cost_and_slope(x: Tensor, target: Tensor, label_smoothing: float = 0.0) -> t
         A scalar, and a new tensor (N, C).
 
     Example:
-        >>> cost, slope = cost_and_slope(torch.tensor([[20.0, 0.0]]), torch.tensor([0]))
-        >>> cost, slope
+        >>> loss, grad_logits = loss_and_grad(torch.tensor([[20.0, 0.0]]), torch.tensor([0]))
+        >>> loss, grad_logits
         (tensor(2.0612e-09), tensor([[-2.0612e-09,  2.0612e-09]]))
     """
-    slope = torch.empty_like(x)
-    if fused.fits(x, target, None):
-        return fused.costs(x, fused.Comparison(target, smoothing=label_smoothing), slope)[0].sum(), slope
+    grad_logits = torch.empty_like(x)
+    if fused.is_supported(x, target, None):
+        return fused.losses(x, fused.TargetSpec(target, smoothing=label_smoothing), grad_logits)[0].sum(), grad_logits
     targets: Targets
     if target.is_floating_point():
         targets = Probabilities(target, None, label_smoothing, 1)
     else:
         targets = Labels(target.unsqueeze(1), None, None, label_smoothing, 1)
-    if isinstance(targets, Labels) and not label_smoothing and may_be_read(x):
-        (costs,) = in_blocks(_odds_step, 1, x, slope, targets.index)
-        cost = costs.sum()
-        if math.isfinite(cost.item()):
-            return cost, slope
-    costs, rate = targets.costs(x, slope)
-    return costs.sum(), slope.mul_(rate)
+    if isinstance(targets, Labels) and not label_smoothing and can_read_without_sync(x):
+        (losses,) = map_chunks(_odds_chunk, 1, x, grad_logits, targets.index)
+        loss = losses.sum()
+        if math.isfinite(loss.item()):
+            return loss, grad_logits
+    losses, scale = targets.losses(x, grad_logits)
+    return losses.sum(), grad_logits.mul_(scale)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -79,83 +79,83 @@ class Labels:
         """Whether there is nothing but the logits to differentiate in."""
         return self.weight is None or _is_constant(self.weight)
 
-    def of(self, rows: slice) -> Labels:
+    def select(self, rows: slice) -> Labels:
         """Those of some examples."""
         return replace(self, index=self.index[rows], ignored=None if self.ignored is None else self.ignored[rows])
 
-    def total(self) -> Tensor | int:
+    def total_weight(self) -> Tensor | int:
         """What the mean divides by: the weights w_y of the examples that count."""
-        weights = self._weights()
+        weights = self._example_weights()
         if weights is not None:
-            return _without(weights, self.ignored).sum()
+            return _zero_ignored(weights, self.ignored).sum()
         return self.index.numel() - (0 if self.ignored is None else self.ignored.sum())
 
-    def costs(self, x: Tensor, slope: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The costs, and what their derivative, written to ``slope``, is still to be multiplied by.
+    def losses(self, x: Tensor, grad_logits: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The losses, and what their derivative, written to ``grad_logits``, is still to be multiplied by.
 
         That is finite in what is written of the ignored examples, but they are not 0 yet.
         """
-        if self.dim == 1 and fused.fits(x, self.index, self.weight):
+        if self.dim == 1 and fused.is_supported(x, self.index, self.weight):
             labels = self.index if self.ignored is None else self.index.masked_fill(self.ignored, -1)
-            return _fused_costs(
-                x, fused.Comparison(labels.squeeze(1), self.weight, self.smoothing, ignore_index=-1), slope
+            return _fused_losses(
+                x, fused.TargetSpec(labels.squeeze(1), self.weight, self.smoothing, ignore_index=-1), grad_logits
             )
         if not self.smoothing:
-            return self._unsmoothed(x, slope)
-        (costs,) = in_blocks(partial(_targets_step, self), self.dim, x, slope, self.index, self.ignored)
-        return costs, torch.ones_like(costs)
+            return self._hard_label_losses(x, grad_logits)
+        (losses,) = map_chunks(partial(_targets_chunk, self), self.dim, x, grad_logits, self.index, self.ignored)
+        return losses, torch.ones_like(losses)
 
-    def plain_costs(self, x: Tensor) -> Tensor:
-        """The same costs by differentiable operations."""
+    def plain_losses(self, x: Tensor) -> Tensor:
+        """The same losses by differentiable operations."""
         if not x.shape[self.dim] and self.ignored is not None and self.ignored.all():
             return x.sum(self.dim, keepdim=True)  # no class, and nobody who asks for one
-        log_probabilities = plain_log_softmax(_without(x, self.ignored), self.dim)
-        costs, weights = -_gathered(log_probabilities, self.index, self.dim), self._weights()
+        log_probabilities = plain_log_softmax(_zero_ignored(x, self.ignored), self.dim)
+        losses, weights = -_gather(log_probabilities, self.index, self.dim), self._example_weights()
         if weights is not None:
-            costs = weighted(costs, weights)
+            losses = apply_weight(losses, weights)
         if self.smoothing:
             share = x.new_full((), self.smoothing / x.shape[self.dim])
-            spread = share if self.weight is None else share * _along(self.weight, self.dim, x.ndim)
-            even = weighted(log_probabilities, spread).sum(self.dim, keepdim=True)
-            costs = weighted(costs, costs.new_full((), 1.0 - self.smoothing)) - even
-        return _without(costs, self.ignored)
+            spread = share if self.weight is None else share * _broadcast_weight(self.weight, self.dim, x.ndim)
+            even = apply_weight(log_probabilities, spread).sum(self.dim, keepdim=True)
+            losses = apply_weight(losses, losses.new_full((), 1.0 - self.smoothing)) - even
+        return _zero_ignored(losses, self.ignored)
 
-    def _unsmoothed(self, x: Tensor, slope: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _hard_label_losses(self, x: Tensor, grad_logits: Tensor | None) -> tuple[Tensor, Tensor]:
         """−w_y log p̂_y = w_y (log(1 + r) − (x_y − x_k)) with r = R + expm1(x_y − x_k), R = Σ_{j≠y} e^(x_j − x_k).
 
-        Where y = k, r is R, the others' sum, with all its digits. Elsewhere R ≥ 1, so that r ≥ 0, the cost
+        Where y = k, r is R, the others' sum, with all its digits. Elsewhere R ≥ 1, so that r ≥ 0, the loss
         is at least log 2, and what rounding takes from r cannot be seen. It needs no search for k. The
         derivative is p̂_j for the others; for y it is −R / (1 + r), minus their sum.
         """
-        own, others = in_blocks(partial(_labels_step, dim=self.dim), self.dim, x, slope, self.index)
+        own, others = map_chunks(partial(_labels_chunk, dim=self.dim), self.dim, x, grad_logits, self.index)
         rest = own.expm1().add_(others)
-        costs, rate, weights = rest.log1p().sub_(own), rest.add_(1.0).reciprocal_(), self._weights()
+        losses, scale, weights = rest.log1p().sub_(own), rest.add_(1.0).reciprocal_(), self._example_weights()
         if weights is not None:
-            costs, rate = weighted(costs, weights), rate.mul_(weights)
-        return costs if self.ignored is None else costs.masked_fill_(self.ignored, 0.0), rate
+            losses, scale = apply_weight(losses, weights), scale.mul_(weights)
+        return losses if self.ignored is None else losses.masked_fill_(self.ignored, 0.0), scale
 
-    def times(self, values: Tensor, index: Tensor) -> Tensor:
+    def weighted_sum(self, values: Tensor, index: Tensor) -> Tensor:
         """Σ_j w_j t_j v_j of some labels and values."""
         share = self.smoothing / values.shape[self.dim]
-        own = _gathered(values, index, self.dim)
+        own = _gather(values, index, self.dim)
         factor: Tensor = own.new_full((), 1.0 - self.smoothing)
         if self.weight is None:
-            return values.sum(self.dim, keepdim=True).mul_(share).add_(weighted(own, factor))
-        factor = factor * _gathered(self.weight, index.flatten(), 0).view(index.shape)
-        even = weighted(values, share * _along(self.weight, self.dim, values.ndim))
-        return even.sum(self.dim, keepdim=True).add_(weighted(own, factor))
+            return values.sum(self.dim, keepdim=True).mul_(share).add_(apply_weight(own, factor))
+        factor = factor * _gather(self.weight, index.flatten(), 0).view(index.shape)
+        even = apply_weight(values, share * _broadcast_weight(self.weight, self.dim, values.ndim))
+        return even.sum(self.dim, keepdim=True).add_(apply_weight(own, factor))
 
-    def fill(self, out: Tensor, index: Tensor) -> Tensor:
+    def fill_targets(self, out: Tensor, index: Tensor) -> Tensor:
         """Writes w · t of some labels."""
         addend = out.new_full((), 1.0 - self.smoothing).expand(index.shape)
         out.fill_(self.smoothing / out.shape[self.dim]).scatter_add_(self.dim, index, addend)
-        return out if self.weight is None else out.mul_(_along(self.weight, self.dim, out.ndim))
+        return out if self.weight is None else out.mul_(_broadcast_weight(self.weight, self.dim, out.ndim))
 
-    def _weights(self) -> Tensor | None:
+    def _example_weights(self) -> Tensor | None:
         """w_y, in the shape of ``index``."""
         if self.weight is None:
             return None
-        return _gathered(self.weight, self.index.flatten(), 0).view(self.index.shape)
+        return _gather(self.weight, self.index.flatten(), 0).view(self.index.shape)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -180,58 +180,60 @@ class Probabilities:
         """Whether there is nothing but the logits to differentiate in."""
         return _is_constant(self.target) and (self.weight is None or _is_constant(self.weight))
 
-    def of(self, rows: slice) -> Probabilities:
+    def select(self, rows: slice) -> Probabilities:
         """Those of some examples."""
         return replace(self, target=self.target[rows])
 
-    def total(self) -> int:
+    def total_weight(self) -> int:
         """What the mean divides by: the number of examples, whatever their weights."""
         return self.target.numel() // max(self.target.shape[self.dim], 1)
 
-    def costs(self, x: Tensor, slope: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The costs, and what their derivative, written to ``slope``, is still to be multiplied by: 1."""
-        if self.dim == 1 and fused.fits(x, self.target, self.weight):
-            return _fused_costs(x, fused.Comparison(self.target, self.weight, self.smoothing), slope)
-        (costs,) = in_blocks(partial(_targets_step, self), self.dim, x, slope, self.target, None)
-        return costs, torch.ones_like(costs)
+    def losses(self, x: Tensor, grad_logits: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The losses, and what their derivative, written to ``grad_logits``, is still to be multiplied by: 1."""
+        if self.dim == 1 and fused.is_supported(x, self.target, self.weight):
+            return _fused_losses(x, fused.TargetSpec(self.target, self.weight, self.smoothing), grad_logits)
+        (losses,) = map_chunks(partial(_targets_chunk, self), self.dim, x, grad_logits, self.target, None)
+        return losses, torch.ones_like(losses)
 
-    def plain_costs(self, x: Tensor) -> Tensor:
-        """The same costs by differentiable operations."""
-        return -weighted(plain_log_softmax(x, self.dim), self._targets(self.target)).sum(self.dim, keepdim=True)
+    def plain_losses(self, x: Tensor) -> Tensor:
+        """The same losses by differentiable operations."""
+        return -apply_weight(plain_log_softmax(x, self.dim), self._smooth_targets(self.target)).sum(
+            self.dim, keepdim=True
+        )
 
-    def times(self, values: Tensor, target: Tensor) -> Tensor:
+    def weighted_sum(self, values: Tensor, target: Tensor) -> Tensor:
         """Σ_j w_j t_j v_j of some targets and values, which are used up."""
-        t = self._targets(target)
+        t = self._smooth_targets(target)
         return values.masked_fill_(t == 0, 0.0).mul_(t).sum(self.dim, keepdim=True)
 
-    def fill(self, out: Tensor, target: Tensor) -> Tensor:
+    def fill_targets(self, out: Tensor, target: Tensor) -> Tensor:
         """Writes w · ((1 − ε) t + ε / C) of some targets."""
-        return out.copy_(self._targets(target))
+        return out.copy_(self._smooth_targets(target))
 
-    def _targets(self, target: Tensor) -> Tensor:
+    def _smooth_targets(self, target: Tensor) -> Tensor:
         """w · ((1 − ε) t + ε / C)."""
         if self.smoothing:
             target = target * (1.0 - self.smoothing) + self.smoothing / target.shape[self.dim]
-        return target if self.weight is None else target * _along(self.weight, self.dim, target.ndim)
+        return target if self.weight is None else target * _broadcast_weight(self.weight, self.dim, target.ndim)
 
 
 Targets: TypeAlias = Labels | Probabilities
 
 
 def loss(x: Tensor, targets: Targets, reduction: str) -> Tensor:
-    """The reduced costs."""
-    total = targets.total() if reduction == "mean" else 1
-    if x.numel() and by_hand(x) and targets.is_constant():
+    """The reduced losses."""
+    total = targets.total_weight() if reduction == "mean" else 1
+    if x.numel() and can_use_custom_backward(x) and targets.is_constant():
         result: Tensor = _CrossEntropy.apply(x, targets, reduction, total)
         return result
     return plain_loss(x, targets, reduction, total)
 
 
 def plain_loss(x: Tensor, targets: Targets, reduction: str, total: Tensor | int | None = None) -> Tensor:
-    """The reduced costs by differentiable operations; ``total`` is what the mean divides by, if it is known."""
+    """The reduced losses by differentiable operations; ``total`` is what the mean divides by, if it is known."""
     if total is None:
-        total = targets.total() if reduction == "mean" else 1
-    return reduced(targets.plain_costs(x).squeeze(targets.dim), reduction, total)
+        total = targets.total_weight() if reduction == "mean" else 1
+    return reduce_losses(targets.plain_losses(x).squeeze(targets.dim), reduction, total)
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -239,59 +241,59 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Context, x: Tensor, targets: Targets, reduction: str, total: Tensor | int) -> Tensor:
-        slope = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        costs, rate = targets.costs(x, slope)
-        if slope is not None:
-            rate = rate.div_(total) if reduction == "mean" else rate
+        grad_logits = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        losses, scale = targets.losses(x, grad_logits)
+        if grad_logits is not None:
+            scale = scale.div_(total) if reduction == "mean" else scale
             # Last, since 0 / 0 would come of it where nobody counts.
             ctx.save_for_backward(
-                x, slope, rate if targets.ignored is None else rate.masked_fill_(targets.ignored, 0.0)
+                x, grad_logits, scale if targets.ignored is None else scale.masked_fill_(targets.ignored, 0.0)
             )
             ctx.dim, ctx.reduction = targets.dim, reduction
             ctx.plain = partial(plain_loss, targets=targets, reduction=reduction, total=total)
-        return costs.squeeze(targets.dim) if reduction == "none" else reduced(costs, reduction, total)
+        return losses.squeeze(targets.dim) if reduction == "none" else reduce_losses(losses, reduction, total)
 
     @staticmethod
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        x, slope, rate = ctx.saved_tensors
+        x, grad_logits, scale = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return derivative_of_plain(ctx.plain, x, grad), None, None, None
+            return differentiable_grad(ctx.plain, x, grad), None, None, None
         if ctx.reduction == "none":
             grad = grad.unsqueeze(ctx.dim)
-        return slope * (rate * grad), None, None, None
+        return grad_logits * (scale * grad), None, None, None
 
 
-def _fused_costs(x: Tensor, rows: fused.Comparison, slope: Tensor | None) -> tuple[Tensor, Tensor]:
-    costs = fused.costs(x, rows, slope)[0].unsqueeze(1)
-    return costs, torch.ones_like(costs)
+def _fused_losses(x: Tensor, spec: fused.TargetSpec, grad_logits: Tensor | None) -> tuple[Tensor, Tensor]:
+    losses = fused.losses(x, spec, grad_logits)[0].unsqueeze(1)
+    return losses, torch.ones_like(losses)
 
 
-def _odds_step(x: Tensor, slope: Tensor, index: Tensor) -> tuple[Tensor]:
-    """log(1 + r) with the odds against y, r = Σ_{j≠y} e^(x_j − x_y); writes the derivative to ``slope``.
+def _odds_chunk(x: Tensor, grad_logits: Tensor, index: Tensor) -> tuple[Tensor]:
+    """log(1 + r) with the odds against y, r = Σ_{j≠y} e^(x_j − x_y); writes the derivative to ``grad_logits``.
 
-    That is p̂_j = e^(x_j − x_y) / (1 + r) for the others and −r / (1 + r) for y. As exact as `_labels_step` in half of
+    That is p̂_j = e^(x_j − x_y) / (1 + r) for the others and −r / (1 + r) for y. As exact as `_labels_chunk` in half of
     the operations, but inf or NaN where a power overflows or a logit is infinite or no number.
     """
-    powers = torch.sub(x, _gathered(x, index, 1), out=slope).exp_().scatter_(1, index, 0.0)
+    powers = torch.sub(x, _gather(x, index, 1), out=grad_logits).exp_().scatter_(1, index, 0.0)
     odds = powers.sum(1, keepdim=True)
-    costs = odds.log1p()
+    losses = odds.log1p()
     powers.scatter_(1, index, -odds).div_(odds.add_(1.0))
-    return (costs,)
+    return (losses,)
 
 
-def _labels_step(x: Tensor, slope: Tensor | None, index: Tensor, *, dim: int) -> tuple[Tensor, Tensor]:
-    """x_y − x_k and R; writes (1 + r) times the derivative to ``slope``: e^(x_j − x_k) for the others, for y −R."""
+def _labels_chunk(x: Tensor, grad_logits: Tensor | None, index: Tensor, *, dim: int) -> tuple[Tensor, Tensor]:
+    """x_y − x_k and R; writes (1 + r) times the derivative to ``grad_logits``: e^(x_j − x_k) for the others, for y −R."""
     top = x.amax(dim, keepdim=True)
-    powers = below(x, top, out=slope)
-    own = spoiled(_gathered(powers, index, dim), top)
+    powers = sub_max(x, top, out=grad_logits)
+    own = propagate_nan_(_gather(powers, index, dim), top)
     powers.exp_().scatter_(dim, index, torch.zeros_like(own))
     others = powers.sum(dim, keepdim=True)
     powers.scatter_(dim, index, -others)
     return own, others
 
 
-def _targets_step(
-    targets: Targets, x: Tensor, slope: Tensor | None, source: Tensor, ignored: Tensor | None
+def _targets_chunk(
+    targets: Targets, x: Tensor, grad_logits: Tensor | None, source: Tensor, ignored: Tensor | None
 ) -> tuple[Tensor]:
     """−Σ_j t_j log p̂_j = S log(1 + R) − Σ_j t_j (x_j − x_k) with S = Σ_j t_j, R = Σ_{j≠k} e^(x_j − x_k), 0 · ∞ = 0.
 
@@ -301,43 +303,43 @@ def _targets_step(
     dim = targets.dim
     top, k = x.max(dim, keepdim=True)
     zero = top.new_zeros(()).expand(top.shape)
-    differences = below(x, top)
-    powers = torch.exp(differences, out=slope).scatter_(dim, k, zero)
-    others = spoiled(powers.sum(dim, keepdim=True), top)
+    differences = sub_max(x, top)
+    powers = torch.exp(differences, out=grad_logits).scatter_(dim, k, zero)
+    others = propagate_nan_(powers.sum(dim, keepdim=True), top)
     del top
-    drag = targets.times(differences, source)
-    t = targets.fill(differences, source)  # in the same memory
+    target_dot = targets.weighted_sum(differences, source)
+    t = targets.fill_targets(differences, source)  # in the same memory
     share = t.gather(dim, k)
     rest = t.scatter_(dim, k, zero).sum(dim, keepdim=True)
     share.add_(rest)
-    costs = others.log1p().mul_(share).sub_(drag)
-    rate = others.add(1.0).reciprocal_().mul_(share)
-    of_k = rest.addcmul_(rate, others, value=-1.0)
+    losses = others.log1p().mul_(share).sub_(target_dot)
+    scale = others.add(1.0).reciprocal_().mul_(share)
+    grad_k = rest.addcmul_(scale, others, value=-1.0)
     if ignored is not None:
-        t, costs, rate, of_k = (part.masked_fill_(ignored, 0.0) for part in (t, costs, rate, of_k))
-    powers.mul_(rate).sub_(t).scatter_(dim, k, of_k)
-    return (costs,)
+        t, losses, scale, grad_k = (part.masked_fill_(ignored, 0.0) for part in (t, losses, scale, grad_k))
+    powers.mul_(scale).sub_(t).scatter_(dim, k, grad_k)
+    return (losses,)
 
 
-def _without(values: Tensor, ignored: Tensor | None) -> Tensor:
+def _zero_ignored(values: Tensor, ignored: Tensor | None) -> Tensor:
     """The values, 0 for the examples that are left out."""
     return values if ignored is None else values.masked_fill(ignored, 0.0)
 
 
-def _along(weight: Tensor, dim: int, num_axes: int) -> Tensor:
+def _broadcast_weight(weight: Tensor, dim: int, num_axes: int) -> Tensor:
     """Class weights (C) in a shape that broadcasts to that of the logits."""
     return weight.view(-1, *[1] * (num_axes - 1 - dim))
 
 
 def _is_constant(tensor: Tensor) -> bool:
-    return not tensor.requires_grad and by_hand(tensor)
+    return not tensor.requires_grad and can_use_custom_backward(tensor)
 
 
-def _gathered(values: Tensor, index: Tensor, dim: int) -> Tensor:
-    return _at_labels(values.gather, index, dim)
+def _gather(values: Tensor, index: Tensor, dim: int) -> Tensor:
+    return _apply_at_labels(values.gather, index, dim)
 
 
-def _at_labels(operation: Callable[..., Tensor], index: Tensor, dim: int, *source: Tensor) -> Tensor:
+def _apply_at_labels(operation: Callable[..., Tensor], index: Tensor, dim: int, *source: Tensor) -> Tensor:
     """Gathers or scatters at labels; on CPU these operations check them, so that nothing reads them before."""
     try:
         return operation(dim, index, *source)

@@ -25,7 +25,7 @@ class BatchNorm(nn.Module):
     Args:
         num_features: n, the number of units.
         momentum: the share of the newest batch in the running averages.
-        epsilon: ε, part of the definition: a unit that never varies gives β.
+        eps: ε, part of the definition: a unit that never varies gives β.
 
     Source:
         Ioffe and Szegedy, "Batch normalization", 2015.
@@ -41,9 +41,9 @@ class BatchNorm(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, num_features: int, *, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
+    def __init__(self, num_features: int, *, momentum: float = 0.1, eps: float = 1e-5) -> None:
         super().__init__()
-        self.momentum, self.epsilon = momentum, epsilon
+        self.momentum, self.eps = momentum, eps
         self.weight = nn.Parameter(torch.ones(num_features))
         self.bias = nn.Parameter(torch.zeros(num_features))
         self.register_buffer("running_mean", torch.zeros(num_features))
@@ -51,8 +51,8 @@ class BatchNorm(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, n) -> (B, n)."""
-        if self.training and (distributed.num_ranks() > 1 or len(z) < 2):
-            return self._over_ranks(z)
+        if self.training and (distributed.world_size() > 1 or len(z) < 2):
+            return self._sync_forward(z)
         return torch.nn.functional.batch_norm(
             z,
             self.running_mean,
@@ -61,25 +61,25 @@ class BatchNorm(nn.Module):
             self.bias,
             self.training,
             self.momentum,
-            self.epsilon,
+            self.eps,
         )
 
-    def _over_ranks(self, z: Tensor) -> Tensor:
+    def _sync_forward(self, z: Tensor) -> Tensor:
         """The same from sums over all ranks; a batch of one row is allowed."""
         values = z.float()
-        count = distributed.sum_in_place(torch.full((), float(len(z)), device=z.device))
-        mean = distributed.global_sum(values.sum(0)) / count
+        count = distributed.all_reduce(torch.full((), float(len(z)), device=z.device))
+        mean = distributed.differentiable_all_reduce(values.sum(0)) / count
         centered = values - mean
-        variance = distributed.global_sum(centered.square().sum(0)) / count
+        variance = distributed.differentiable_all_reduce(centered.square().sum(0)) / count
         with torch.no_grad():
             unbiased = variance * (count / (count - 1.0).clamp(min=1.0))
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(unbiased, self.momentum)
-        return (centered * (variance + self.epsilon).rsqrt() * self.weight + self.bias).to(z.dtype)
+        return (centered * (variance + self.eps).rsqrt() * self.weight + self.bias).to(z.dtype)
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """While open the model is in evaluation mode; afterwards each of its parts has the mode it had."""
     in_training = [module for module in model.modules() if module.training]
     model.eval()
@@ -91,7 +91,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def re_estimate(model: nn.Module, batches: Iterable[Batch]) -> None:
+def update_bn(model: nn.Module, batches: Iterable[Batch]) -> None:
     """Sets the running statistics of every `BatchNorm` to the mean of those of some batches.
 
     Each batch counts by its size. All else in the model works as in evaluation; its mode is left as it was.
@@ -103,7 +103,7 @@ def re_estimate(model: nn.Module, batches: Iterable[Batch]) -> None:
     norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     count = 0
-    with evaluating(model):
+    with eval_mode(model):
         try:
             for batch in batches:
                 count += batch.size

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fcnet.models.init import VARIANCES
-from fcnet.models.mlp import ACTIVATIONS, as_rows
+from fcnet.models.mlp import ACTIVATIONS, flatten_inputs
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,10 +65,10 @@ class Graph(nn.Module):
         self.incoming = _incoming(in_features, edges)
         if unknown := [node for node in outputs if node not in self.incoming] or not outputs:
             raise UserError(f"outputs must be neurons that an edge leads to, got {unknown if outputs else 'none'}")
-        sources = {j: [i for i, _ in heard] for j, heard in self.incoming.items()}
+        sources = {j: [i for i, _ in edges_in] for j, edges_in in self.incoming.items()}
         try:
             ordered = graphlib.TopologicalSorter(sources).static_order()
-            self.order = [node for node in ordered if node >= in_features]
+            self.topological_order = [node for node in ordered if node >= in_features]
         except graphlib.CycleError as error:
             raise UserError(f"edges must not go round, got {' → '.join(map(str, error.args[1][::-1]))}") from None
         self.in_features, self.outputs, self.activation = in_features, list(outputs), activation
@@ -79,8 +79,8 @@ class Graph(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits: (B, …) of D values each -> (B,) of the second of two classes, else (B, C)."""
-        z, a = {}, dict(enumerate(as_rows(x, self.in_features).unbind(1)))
-        for j in self.order:
+        z, a = {}, dict(enumerate(flatten_inputs(x, self.in_features).unbind(1)))
+        for j in self.topological_order:
             terms = [self.weight[edge] * a[i] for i, edge in self.incoming[j]]
             z[j] = torch.stack(terms).sum(0) + self.bias[j - self.in_features]
             a[j] = ACTIVATIONS[self.activation](z[j])
@@ -96,6 +96,6 @@ def _incoming(in_features: int, edges: Sequence[tuple[int, int]]) -> dict[int, l
             raise UserError(f"edges must lead from a node 0, 1, … to a neuron from {in_features} on, got ({i}, {j})")
         incoming.setdefault(j, []).append((i, place))
     neurons = range(in_features, 1 + max((node for edge in edges for node in edge), default=in_features))
-    if deaf := [node for node in neurons if node not in incoming]:
-        raise UserError(f"an edge must lead to every neuron from {in_features} on, got none to {deaf[0]}")
+    if unreachable := [node for node in neurons if node not in incoming]:
+        raise UserError(f"an edge must lead to every neuron from {in_features} on, got none to {unreachable[0]}")
     return incoming

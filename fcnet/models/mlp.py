@@ -40,13 +40,13 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 """g by name, each a function of one tensor."""
 
-SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+ACTIVATION_GRADS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "identity": lambda upstream, z: upstream,
-    "sigmoid": lambda upstream, z: activations.SIGMOID.slope(z).mul_(upstream),
+    "sigmoid": lambda upstream, z: activations.SIGMOID.derivative(z).mul_(upstream),
     "relu": lambda upstream, z: z.ge_(0.0).mul_(upstream),
-    "leaky_relu": lambda upstream, z: activations.leaky_relu_curve().slope(z).mul_(upstream),
-    "elu": lambda upstream, z: activations.elu_curve().slope(z).mul_(upstream),
-    "gelu": lambda upstream, z: activations.GELUS["none"].slope(z).mul_(upstream),
+    "leaky_relu": lambda upstream, z: activations.make_leaky_relu().derivative(z).mul_(upstream),
+    "elu": lambda upstream, z: activations.make_elu().derivative(z).mul_(upstream),
+    "gelu": lambda upstream, z: activations.GELU_VARIANTS["none"].derivative(z).mul_(upstream),
 }
 """(∂R/∂a, z) -> ∂R/∂z = ∂R/∂a · g′(z), by the name of g; z may be used up."""
 
@@ -85,8 +85,8 @@ class Dropout(nn.Module):
         """The same shape and dtype as ``a``."""
         if not self.training or self.p == 0.0:
             return a
-        kept = torch.empty_like(a).bernoulli_(1.0 - self.p, generator=self.generator)
-        return a * kept.div_(1.0 - self.p)
+        mask = torch.empty_like(a).bernoulli_(1.0 - self.p, generator=self.generator)
+        return a * mask.div_(1.0 - self.p)
 
 
 class Dense(nn.Module):
@@ -131,9 +131,9 @@ class Dense(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        _one_of("activation", activation, tuple(ACTIVATIONS))
-        _one_of("initialization", initialization, tuple(VARIANCES))
-        _one_of("normalization", normalization, ("none", *_NORMALIZATIONS))
+        _require_one_of("activation", activation, tuple(ACTIVATIONS))
+        _require_one_of("initialization", initialization, tuple(VARIANCES))
+        _require_one_of("normalization", normalization, ("none", *_NORMALIZATIONS))
         if not 0.0 <= dropout < 1.0:
             raise UserError(f"dropout must be at least 0 and less than 1, got {dropout}")
         if residual and in_features != out_features:
@@ -231,10 +231,10 @@ class MLP(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        _at_least("in_features", in_features, 1)
-        _at_least("num_classes", num_classes, 2)
+        _require_at_least("in_features", in_features, 1)
+        _require_at_least("num_classes", num_classes, 2)
         for width in hidden:
-            _at_least("each width of hidden", width, 1)
+            _require_at_least("each width of hidden", width, 1)
         widths = [in_features, *hidden]
         same = [before == width for before, width in itertools.pairwise(widths)]
         if residual and not any(same):
@@ -270,7 +270,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits: (B, …) -> (B,) of the second of two classes, else (B, C)."""
-        a = self.flat(x)
+        a = self.flatten_inputs(x)
         for layer in self.layers:
             a = layer(a)
         return a.squeeze(1) if self.num_classes == 2 else a
@@ -278,12 +278,12 @@ class MLP(nn.Module):
     def predict_proba(self, x: Tensor) -> Tensor:
         """Class probabilities, (B, …) -> (B, C); two classes give [p(first), p(second)]."""
         logits: Tensor = self(x)
-        return probabilities(logits)
+        return logits_to_probabilities(logits)
 
     def predict(self, x: Tensor) -> Tensor:
         """The most probable class, (B, …) -> int64 (B,); the first of equals."""
         logits: Tensor = self(x)
-        return most_probable(logits)
+        return logits_to_classes(logits)
 
     def trace(self, x: Tensor) -> list[LayerTrace]:
         """z and a of every layer from 1 to L, each (B, n[l]); the last a are probabilities.
@@ -293,7 +293,7 @@ class MLP(nn.Module):
             >>> [tuple(layer.a.shape) for layer in net.trace(torch.zeros(2, 6))]
             [(2, 4), (2, 3)]
         """
-        a, records = self.flat(x), []
+        a, records = self.flatten_inputs(x), []
         for layer in self.dense_layers():
             z = layer.preactivation(a)
             a = layer.output(z, a)
@@ -316,9 +316,9 @@ class MLP(nn.Module):
         """
         return [self.in_features, *(layer.out_features for layer in self.dense_layers())]
 
-    def flat(self, x: Tensor) -> Tensor:
-        """The inputs as rows, (B, …) -> (B, D); see `as_rows`."""
-        return as_rows(x, self.in_features)
+    def flatten_inputs(self, x: Tensor) -> Tensor:
+        """The inputs as rows, (B, …) -> (B, D); see `flatten_inputs`."""
+        return flatten_inputs(x, self.in_features)
 
 
 class LogisticRegression(MLP):
@@ -353,7 +353,7 @@ class LogisticRegression(MLP):
         super().__init__(in_features, (), num_classes, bias=bias, generator=generator)
 
 
-def as_rows(x: Tensor, in_features: int) -> Tensor:
+def flatten_inputs(x: Tensor, in_features: int) -> Tensor:
     """Inputs (B, …) as rows (B, D).
 
     Raises:
@@ -385,11 +385,11 @@ def num_parameters(widths: Sequence[int], *, bias: bool = True) -> int:
     return sum(width * (before + bias) for before, width in itertools.pairwise(widths))
 
 
-def probabilities(logits: Tensor) -> Tensor:
+def logits_to_probabilities(logits: Tensor) -> Tensor:
     """(B, C) class probabilities of logits (B,) or (B, C).
 
     Example:
-        >>> probabilities(torch.tensor([0.0, 20.0]))  # one output node
+        >>> logits_to_probabilities(torch.tensor([0.0, 20.0]))  # one output node
         tensor([[5.0000e-01, 5.0000e-01],
                 [2.0612e-09, 1.0000e+00]])
     """
@@ -398,21 +398,21 @@ def probabilities(logits: Tensor) -> Tensor:
     return F.softmax(logits, 1)
 
 
-def most_probable(logits: Tensor) -> Tensor:
+def logits_to_classes(logits: Tensor) -> Tensor:
     """The class of largest probability, int64 (B,), of logits (B,) or (B, C).
 
     Example:
-        >>> most_probable(torch.tensor([-1.0, 2.0])), most_probable(torch.tensor([[0.0, 3.0, 1.0]]))
+        >>> logits_to_classes(torch.tensor([-1.0, 2.0])), logits_to_classes(torch.tensor([[0.0, 3.0, 1.0]]))
         (tensor([0, 1]), tensor([1]))
     """
     return (logits > 0).long() if logits.ndim == 1 else logits.argmax(1)
 
 
-def _one_of(name: str, value: str, known: Sequence[str]) -> None:
+def _require_one_of(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
 
-def _at_least(name: str, value: int, least: int) -> None:
+def _require_at_least(name: str, value: int, least: int) -> None:
     if value < least:
         raise UserError(f"{name} must be at least {least}, got {value}")

@@ -14,14 +14,14 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_LARGEST_BATCH = 4096
+_MAX_BATCH = 4096
 _STORED_IMAGES = 2048
-_STEPS_IN_GRAPH = 16
-_FEWEST = 5
+_STEPS_PER_GRAPH = 16
+_MIN_REPEATS = 5
 
 
 @torch.no_grad()
-def fastest_images_per_second(
+def max_images_per_second(
     widths: Sequence[int],
     batch_size: int,
     *,
@@ -48,19 +48,19 @@ def fastest_images_per_second(
         The images a second of the median step.
 
     Example:
-        >>> fastest_images_per_second([64, 32, 10], 128, pixels=64, seconds=0.01) > 1000
+        >>> max_images_per_second([64, 32, 10], 128, pixels=64, seconds=0.01) > 1000
         True
     """
-    device, size = torch.device(device), min(batch_size, _LARGEST_BATCH)
+    device, size = torch.device(device), min(batch_size, _MAX_BATCH)
     stored = torch.zeros(_STORED_IMAGES, pixels, dtype=torch.uint8, device=device)
-    steps = _STEPS_IN_GRAPH if device.type == "cuda" else 1
+    steps = _STEPS_PER_GRAPH if device.type == "cuda" else 1
     rows = torch.randint(_STORED_IMAGES, (steps, size), generator=torch.Generator().manual_seed(0)).to(device)
-    least, _ = least_step(widths, stored, size, precision)
-    step = recorded(least, rows) if device.type == "cuda" else partial(least, rows[0])
+    least, _ = make_minimal_step(widths, stored, size, precision)
+    step = capture_graph(least, rows) if device.type == "cuda" else partial(least, rows[0])
     step()
     took: list[float] = []
     end = time.perf_counter() + seconds
-    while len(took) < _FEWEST or time.perf_counter() < end:
+    while len(took) < _MIN_REPEATS or time.perf_counter() < end:
         began = time.perf_counter()
         step()
         if device.type == "cuda":
@@ -69,7 +69,7 @@ def fastest_images_per_second(
     return steps * size / statistics.median(took)
 
 
-def least_step(
+def make_minimal_step(
     widths: Sequence[int], stored: Tensor, size: int, precision: torch.dtype
 ) -> tuple[Callable[[Tensor], None], list[Tensor]]:
     """What no step can leave out, in memory that is made beforehand.
@@ -119,7 +119,7 @@ def least_step(
 
 
 @torch.no_grad()
-def recorded(step: Callable[[Tensor], None], memory: Tensor) -> Callable[[], None]:
+def capture_graph(step: Callable[[Tensor], None], memory: Tensor) -> Callable[[], None]:
     """Several steps as one CUDA graph, of the rows that are in a memory (steps, B) when it is replayed."""
     device = memory.device
     aside = torch.cuda.Stream(device)

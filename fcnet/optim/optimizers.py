@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as hooks
 
-from fcnet.optim.newton_schulz import orthogonalized
+from fcnet.optim.newton_schulz import orthogonalize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from torch import nn
 
-FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+FUSED_OPTIMIZERS = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 """Torch's optimizers that have a fused step."""
-_BARE: dict[type[torch.optim.Optimizer], Callable[..., object]] = {kind: inspect.unwrap(kind.step) for kind in FUSED}
+_UNWRAPPED_STEPS: dict[type[torch.optim.Optimizer], Callable[..., object]] = {
+    kind: inspect.unwrap(kind.step) for kind in FUSED_OPTIMIZERS
+}
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -46,7 +48,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 @torch.no_grad()
-def move(optimizer: torch.optim.Optimizer) -> None:
+def fast_step(optimizer: torch.optim.Optimizer) -> None:
     """Makes an optimizer's step.
 
     Around the step of one of torch's own are a mark for the profiler, calls of hooks and a word to the compiler. They
@@ -55,18 +57,18 @@ def move(optimizer: torch.optim.Optimizer) -> None:
     Example:
         >>> weight = torch.nn.Parameter(torch.ones(2))
         >>> weight.grad = torch.tensor([1.0, 2.0])
-        >>> move(torch.optim.SGD([weight], lr=0.1))
+        >>> fast_step(torch.optim.SGD([weight], lr=0.1))
         >>> weight.detach()
         tensor([0.9000, 0.8000])
     """
-    bare = _BARE.get(type(optimizer))
-    if bare is None or _is_heard(optimizer):
+    bare = _UNWRAPPED_STEPS.get(type(optimizer))
+    if bare is None or _has_hooks(optimizer):
         optimizer.step()
     else:
         bare(optimizer)
 
 
-def _is_heard(optimizer: torch.optim.Optimizer) -> bool:
+def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:
     """Whether somebody is told of the optimizer's steps, as torch's schedulers are by a step of its own."""
     return bool(
         "step" in vars(optimizer)
@@ -85,7 +87,7 @@ class Muon(torch.optim.Optimizer):
 
         W ← (1 − η λ) W − η · 0.2 √max(n, m) · U Vᵀ
 
-    up to the error of `fcnet.optim.newton_schulz.orthogonalized`, which leaves singular values of 0.73 to 1.27. The
+    up to the error of `fcnet.optim.newton_schulz.orthogonalize`, which leaves singular values of 0.73 to 1.27. The
     factor 0.2 √max(n, m) gives the step the size that AdamW's has, so that one learning rate and one decay
     serve both. `torch.optim.Muon` moves along the same direction; it takes nothing but matrices, and its bfloat16
     products are a hundred times slower than float32's on processors that have none. Its step can be captured in a
@@ -131,7 +133,7 @@ class Muon(torch.optim.Optimizer):
                 loss = closure()
         moving = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
         matrices = [(parameter, group) for parameter, group in moving if parameter.ndim == 2]
-        directions = orthogonalized([self._nesterov(parameter, group["momentum"]) for parameter, group in matrices])
+        directions = orthogonalize([self._nesterov(parameter, group["momentum"]) for parameter, group in matrices])
         for parameter, group in moving:
             parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
         for (parameter, group), direction in zip(matrices, directions, strict=True):

@@ -77,14 +77,14 @@ def one_cycle(num_steps: int) -> Schedule:
 
     def factor(step: int) -> float:
         if step <= peak:
-            return _between(_ONE_CYCLE_START, 1.0, step / peak)
+            return _cosine_interpolate(_ONE_CYCLE_START, 1.0, step / peak)
         last = max(num_steps - 1.0 - max(peak, 0.0), 1.0)
-        return _between(1.0, _ONE_CYCLE_END, min((step - max(peak, 0.0)) / last, 1.0))
+        return _cosine_interpolate(1.0, _ONE_CYCLE_END, min((step - max(peak, 0.0)) / last, 1.0))
 
     return factor
 
 
-def steps(milestones: Sequence[int], gamma: float) -> Schedule:
+def multi_step(milestones: Sequence[int], gamma: float) -> Schedule:
     """gammaᵐ after m of the milestones.
 
     Args:
@@ -95,22 +95,22 @@ def steps(milestones: Sequence[int], gamma: float) -> Schedule:
         step -> factor of the learning rate.
 
     Example:
-        >>> [steps([2, 4], 0.5)(step) for step in range(6)]
+        >>> [multi_step([2, 4], 0.5)(step) for step in range(6)]
         [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
     """
     return lambda step: gamma ** bisect.bisect_right(milestones, step)
 
 
-def warmed_up(schedule: Schedule, num_steps: int) -> Schedule:
+def add_warmup(schedule: Schedule, num_steps: int) -> Schedule:
     """``schedule`` under a ramp that reaches 1 at step ``num_steps``: (t + 1) / (n + 1) before.
 
     Example:
-        >>> [warmed_up(constant(), 3)(step) for step in range(5)]
+        >>> [add_warmup(constant(), 3)(step) for step in range(5)]
         [0.25, 0.5, 0.75, 1.0, 1.0]
     """
     return lambda step: schedule(step) * min((step + 1) / (num_steps + 1), 1.0)
 
 
-def _between(start: float, end: float, share: float) -> float:
+def _cosine_interpolate(start: float, end: float, share: float) -> float:
     """Half a cosine from ``start`` at share 0 to ``end`` at share 1."""
     return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * share))

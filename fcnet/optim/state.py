@@ -1,4 +1,4 @@
-"""What an optimizer remembers, as named tensors and facts that JSON can hold, and back."""
+"""What an optimizer remembers, as named tensors and metadata that JSON can hold, and back."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     import torch
 
 
-def taken_apart(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors named PARAMETER.ENTRY, or PARAMETER.ENTRY.PLACE for those of a list, and the rest as facts.
+def split_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors named PARAMETER.ENTRY, or PARAMETER.ENTRY.PLACE for those of a list, and the rest as metadata.
 
     Args:
         optimizer: one whose entries are tensors, lists of tensors, or what JSON can hold.
@@ -22,7 +22,7 @@ def taken_apart(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], di
         >>> weight.grad = torch.ones(2)
         >>> optimizer = torch.optim.AdamW([weight])
         >>> optimizer.step()
-        >>> sorted(taken_apart(optimizer)[0])
+        >>> sorted(split_state(optimizer)[0])
         ['0.exp_avg', '0.exp_avg_sq', '0.step']
     """
     stored = optimizer.state_dict()
@@ -39,12 +39,12 @@ def taken_apart(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], di
     return tensors, {"scalars": scalars, "param_groups": stored["param_groups"]}
 
 
-def put_together(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Gives an optimizer over the same parameters what `taken_apart` took from another.
+def join_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Gives an optimizer over the same parameters what `split_state` took from another.
 
     It gets copies: where a file was read to is not aligned, and there a dot product may round otherwise.
     """
-    state: dict[int, dict[str, Any]] = {int(index): dict(entries) for index, entries in facts["scalars"].items()}
+    state: dict[int, dict[str, Any]] = {int(index): dict(entries) for index, entries in metadata["scalars"].items()}
     lists: dict[tuple[int, str], dict[int, Tensor]] = {}
     for path, tensor in tensors.items():
         index, name, *place = path.split(".")
@@ -54,9 +54,9 @@ def put_together(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], f
             state.setdefault(int(index), {})[name] = tensor.clone()
     for (parameter, name), values in lists.items():
         state.setdefault(parameter, {})[name] = [values[place] for place in sorted(values)]
-    optimizer.load_state_dict({"state": state, "param_groups": facts["param_groups"]})
+    optimizer.load_state_dict({"state": state, "param_groups": metadata["param_groups"]})
 
 
-def within(tensors: dict[str, Tensor], owner: str) -> dict[str, Tensor]:
+def select_prefix(tensors: dict[str, Tensor], owner: str) -> dict[str, Tensor]:
     """The tensors named OWNER.NAME, by NAME."""
     return {name.removeprefix(f"{owner}."): tensor for name, tensor in tensors.items() if name.startswith(f"{owner}.")}

@@ -24,9 +24,9 @@ def main(arguments: list[str]) -> int:
     if file.is_dir() or not file.parent.is_dir():
         raise UserError(f"--out must be a file in a folder that is there, got {file}")
     write_report(flags.runs, file)
-    cli.say(f"written to {file}")
+    cli.print_status(f"written to {file}")
     return 0
 
 
 if __name__ == "__main__":
-    cli.command(main)
+    cli.run_command(main)

@@ -25,7 +25,7 @@ class Scale:
         start: where the least lies.
         stop: where the greatest lies.
         log: whether equal factors are equal lengths; values must then be positive.
-        whole: whether only whole numbers are ticks.
+        integer_ticks: whether only whole numbers are ticks.
 
     Example:
         >>> Scale(0.0, 10.0, 100.0, 200.0)(2.5), Scale(1.0, 100.0, 0.0, 2.0, log=True)(10.0)
@@ -37,7 +37,7 @@ class Scale:
     start: float
     stop: float
     log: bool = False
-    whole: bool = False
+    integer_ticks: bool = False
 
     def __call__(self, value: float) -> float:
         """Where a value lies, to a tenth."""
@@ -50,13 +50,13 @@ class Scale:
         """About so many round values within the scale.
 
         Example:
-            >>> Scale(1.0, 3.0, 0.0, 1.0).ticks(), Scale(1.0, 3.0, 0.0, 1.0, whole=True).ticks()
+            >>> Scale(1.0, 3.0, 0.0, 1.0).ticks(), Scale(1.0, 3.0, 0.0, 1.0, integer_ticks=True).ticks()
             ([1.0, 1.5, 2.0, 2.5, 3.0], [1.0, 2.0, 3.0])
         """
         if self.log:
             return _decades(self.low, self.high)
         values = round_values(self.low, self.high, count)
-        return [value for value in values if value.is_integer()] if self.whole else values
+        return [value for value in values if value.is_integer()] if self.integer_ticks else values
 
 
 def round_values(low: float, high: float, count: int = 5) -> list[float]:
@@ -80,7 +80,7 @@ def _decades(low: float, high: float) -> list[float]:
     return decades if len(decades) > 1 else [low, high]
 
 
-def fitted(values: list[float], start: float, stop: float, *, low: float | None = None, high: float | None = None,
+def fit_scale(values: list[float], start: float, stop: float, *, low: float | None = None, high: float | None = None,
            log: bool = False) -> Scale:  # fmt: skip
     """A scale that holds all values; an end that is given stays, the others stand a little off."""
     values = [value for value in values if math.isfinite(value) and (value > 0 or not log)] or [1.0]
@@ -94,11 +94,11 @@ def fitted(values: list[float], start: float, stop: float, *, low: float | None 
     return Scale(low, high if high > low else low + 1.0, start, stop)
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """A value in few characters.
 
     Example:
-        >>> [number(value) for value in (0.0, 0.25, -12.0, 1500.0, 2_500_000.0, 0.000032, 1.0)]
+        >>> [format_number(value) for value in (0.0, 0.25, -12.0, 1500.0, 2_500_000.0, 0.000032, 1.0)]
         ['0', '0.25', '−12', '1,500', '2.5e6', '3.2e−5', '1']
     """
     if value == 0.0:
@@ -111,20 +111,22 @@ def number(value: float) -> str:
     return text.replace("-", "−")
 
 
-def percent(value: float) -> str:
+def format_percent(value: float) -> str:
     """A share in per cent, in few characters."""
     return f"{100 * value:.3g}%"
 
 
-def frame(x: Scale, y: Scale, x_label: str, form_x: Callable[[float], str], form_y: Callable[[float], str]) -> Markup:
+def draw_axes(
+    x: Scale, y: Scale, x_label: str, format_x: Callable[[float], str], format_y: Callable[[float], str]
+) -> Markup:
     """Both axes with their ticks, rules and labels."""
-    parts = [Markup('<path class="rule" d="{}"/>').format("".join(f"M{LEFT} {y(v)}H{RIGHT}" for v in y.ticks()))]
+    parts = [Markup('<path class="gridline" d="{}"/>').format("".join(f"M{LEFT} {y(v)}H{RIGHT}" for v in y.ticks()))]
     parts += [
-        Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(LEFT - 5, y(v) + 4, form_y(v))
+        Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(LEFT - 5, y(v) + 4, format_y(v))
         for v in y.ticks()
     ]
     parts += [
-        Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(x(v), BOTTOM + 15, form_x(v))
+        Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(x(v), BOTTOM + 15, format_x(v))
         for v in x.ticks()
     ]
     parts.append(Markup('<path class="axis" d="M{} {}V{}H{}"/>').format(LEFT, TOP, BOTTOM, RIGHT))

@@ -11,21 +11,21 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-_LARGEST = 96
+_MAX_SIDE = 96
 """Pixels along a side, of what is shown at about so many."""
 
 _POSITIVE = torch.tensor([194.0, 65.0, 12.0])
 _NEGATIVE = torch.tensor([11.0, 92.0, 173.0])
 
 
-def picture(pixels: Tensor) -> str:
+def image_data_uri(pixels: Tensor) -> str:
     """An image as a PNG data URI; a large one is made smaller, one of other than 1 or 3 channels grey.
 
     Args:
         pixels: uint8 (channels, height, width).
 
     Example:
-        >>> picture(torch.zeros(1, 2, 2, dtype=torch.uint8))[:30]
+        >>> image_data_uri(torch.zeros(1, 2, 2, dtype=torch.uint8))[:30]
         'data:image/png;base64,iVBORw0K'
     """
     from PIL import Image
@@ -34,13 +34,13 @@ def picture(pixels: Tensor) -> str:
         pixels = pixels.float().mean(0, keepdim=True).round().to(torch.uint8)
     array = pixels.permute(1, 2, 0).numpy()
     image = Image.fromarray(array[:, :, 0] if len(pixels) == 1 else array)
-    image.thumbnail((_LARGEST, _LARGEST))
+    image.thumbnail((_MAX_SIDE, _MAX_SIDE))
     content = io.BytesIO()
     image.save(content, "png", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-def weight_picture(weights: Tensor) -> str:
+def weight_data_uri(weights: Tensor) -> str:
     """Weights of an image's values as a picture in which white is 0, or grey where they have colours.
 
     Each picture has its own scale, whose ends are ± the largest magnitude. Weights of three channels are colours about
@@ -52,7 +52,7 @@ def weight_picture(weights: Tensor) -> str:
     scaled = weights if len(weights) == 3 else weights.mean(0, keepdim=True)
     scaled = scaled / scaled.abs().max().clamp(min=torch.finfo(scaled.dtype).tiny)
     if len(scaled) == 3:
-        return picture((127.5 + 127.5 * scaled).round().to(torch.uint8))
+        return image_data_uri((127.5 + 127.5 * scaled).round().to(torch.uint8))
     colour = torch.where(scaled[0, :, :, None] > 0, _POSITIVE, _NEGATIVE)
     shown = 255.0 + scaled[0].abs()[:, :, None] * (colour - 255.0)
-    return picture(shown.round().to(torch.uint8).permute(2, 0, 1))
+    return image_data_uri(shown.round().to(torch.uint8).permute(2, 0, 1))

@@ -13,16 +13,16 @@ from fcnet.models.mlp import ACTIVATIONS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fcnet.experiment.network import Network
+    from fcnet.experiment.image_classifier import ImageClassifier
     from fcnet.models.mlp import Dense
 
-MOST_BYTES = {"float32": 1_500_000, "float16": 4_000_000, "int8": 4_000_000}
+MAX_BYTES = {"float32": 1_500_000, "float16": 4_000_000, "int8": 4_000_000}
 """How many bytes of weights are carried at most in each form, the most exact form first."""
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
 
 
-class Step(NamedTuple):
+class FusedLayer(NamedTuple):
     """One layer as a browser computes it: a = g(norm(W x + b)), plus x where it is residual; all float32.
 
     Attributes:
@@ -54,120 +54,126 @@ class Step(NamedTuple):
         return a + x if self.residual else a
 
 
-def steps_of(network: Network) -> list[Step]:
+def fuse_layers(classifier: ImageClassifier) -> list[FusedLayer]:
     """What a network computes once its images are normalised: whitening, if any, and its layers.
 
     Batch norm in evaluation is a line in each unit, so it goes into W and b.
 
     Args:
-        network: on any device; its model is an `fcnet.models.mlp.MLP`.
+        classifier: on any device; its model is an `fcnet.models.mlp.MLP`.
 
     Returns:
         The steps, on the processor.
 
     Example:
         >>> from fcnet.models.mlp import MLP
-        >>> from fcnet.experiment.network import Network
+        >>> from fcnet.experiment.image_classifier import ImageClassifier
         >>> half, model = torch.full((1,), 0.5), MLP(4, (3,), 2, normalization="batch")
-        >>> network = Network(model, classes=("cat", "dog"), shape=(1, 2, 2), mean=half, std=half)
-        >>> [(step.name, tuple(step.weight.shape), step.gain) for step in steps_of(network)]
+        >>> classifier = ImageClassifier(model, classes=("cat", "dog"), shape=(1, 2, 2), mean=half, std=half)
+        >>> [(step.name, tuple(step.weight.shape), step.gain) for step in fuse_layers(classifier)]
         [('Layer 1', (3, 4), None), ('Layer 2', (1, 3), None)]
     """
-    layers = enumerate(network.model.dense_layers(), 1)
+    layers = enumerate(classifier.model.dense_layers(), 1)
     steps = [_step(f"Layer {place}", layer) for place, layer in layers]
-    if network.whitening is None:
+    if classifier.whitening is None:
         return steps
-    return [Step("Principal components", _plain(network.whitening.weight), _plain(network.whitening.bias)), *steps]
+    return [
+        FusedLayer("Principal components", _plain(classifier.whitening.weight), _plain(classifier.whitening.bias)),
+        *steps,
+    ]
 
 
-def form_of(steps: Sequence[Step]) -> str | None:
-    """The most exact form of `MOST_BYTES` in which layers are small enough, unless they hold NaN or inf; else None.
+def choose_dtype(steps: Sequence[FusedLayer]) -> str | None:
+    """The most exact form of `MAX_BYTES` in which layers are small enough, unless they hold NaN or inf; else None.
 
     Example:
-        >>> [form_of([Step("", torch.ones(1000, n))]) for n in (100, 1000, 3000, 5000)]
+        >>> [choose_dtype([FusedLayer("", torch.ones(1000, n))]) for n in (100, 1000, 3000, 5000)]
         ['float32', 'float16', 'int8', None]
     """
     count = sum(step.weight.numel() for step in steps)
     largest = max(float(step.weight.abs().max()) for step in steps)
     finite = all(bool(values.isfinite().all()) for step in steps for values in step if isinstance(values, Tensor))
-    for form, most in MOST_BYTES.items():
-        dtype = _DTYPES[form]
+    for dtype_name, most in MAX_BYTES.items():
+        dtype = _DTYPES[dtype_name]
         fits = not dtype.is_floating_point or largest <= torch.finfo(dtype).max
         if finite and fits and count * dtype.itemsize <= most:
-            return form
+            return dtype_name
     return None
 
 
-class Pack:
+class PackedWeights:
     """Layers one after another in one run of bytes, each tensor at a multiple of 4.
 
     Args:
-        form: of the matrices, one of `MOST_BYTES`; biases and the like are float32. int8 is a number of −127 to 127
+        dtype_name: of the matrices, one of `MAX_BYTES`; biases and the like are float32. int8 is a number of −127 to 127
             times a float32 scale for each row.
 
     Attributes:
         content: the bytes so far.
-        steps: the layers so far, with the weights that the bytes stand for.
+        layers: the layers so far, with the weights that the bytes stand for.
         num_bytes: of the matrices.
 
     Example:
-        >>> pack = Pack("int8")
-        >>> pack.add(Step("Layer 1", torch.tensor([[1.27, -0.634]])))["weight"]
-        {'form': 'int8', 'rows': 1, 'columns': 2, 'offset': 0, 'scales': 4}
-        >>> pack.steps[0].weight
+        >>> pack = PackedWeights("int8")
+        >>> pack.add(FusedLayer("Layer 1", torch.tensor([[1.27, -0.634]])))["weight"]
+        {'dtype': 'int8', 'rows': 1, 'columns': 2, 'offset': 0, 'scales': 4}
+        >>> pack.layers[0].weight
         tensor([[ 1.2700, -0.6300]])
     """
 
-    def __init__(self, form: str) -> None:
-        self.form = form
+    def __init__(self, dtype_name: str) -> None:
+        self.dtype_name = dtype_name
         self.content = bytearray()
-        self.steps: list[Step] = []
+        self.layers: list[FusedLayer] = []
         self.num_bytes = 0
 
-    def add(self, step: Step) -> dict[str, Any]:
+    def add(self, step: FusedLayer) -> dict[str, Any]:
         """Takes a layer in.
 
         Returns:
             What there is to know of it, each tensor by its place: what ``live_network.js`` reads.
         """
-        facts, weight = self._matrix(step.weight)
-        self.steps.append(step._replace(weight=weight))
-        tensors = {"weight": facts, **{name: self._vector(getattr(step, name)) for name in ("bias", "gain", "shift")}}
+        metadata, weight = self._matrix(step.weight)
+        self.layers.append(step._replace(weight=weight))
+        tensors = {
+            "weight": metadata,
+            **{name: self._vector(getattr(step, name)) for name in ("bias", "gain", "shift")},
+        }
         return {**step._asdict(), **tensors}
 
     def _matrix(self, weight: Tensor) -> tuple[dict[str, Any], Tensor]:
         """Where a matrix is, and what it is there."""
-        self.num_bytes += weight.numel() * _DTYPES[self.form].itemsize
-        if self.form != "int8":
-            packed = weight.to(_DTYPES[self.form])
-            return self._append(self.form, packed), packed.float()
+        self.num_bytes += weight.numel() * _DTYPES[self.dtype_name].itemsize
+        if self.dtype_name != "int8":
+            packed = weight.to(_DTYPES[self.dtype_name])
+            return self._append(self.dtype_name, packed), packed.float()
         scale = (weight.abs().amax(1, keepdim=True) / 127.0).clamp(min=torch.finfo(torch.float32).tiny)
         packed = (weight / scale).round().to(torch.int8)
-        facts = self._append("int8", packed)
-        return {**facts, "scales": self._append("float32", scale)["offset"]}, packed * scale
+        metadata = self._append("int8", packed)
+        return {**metadata, "scales": self._append("float32", scale)["offset"]}, packed * scale
 
     def _vector(self, values: Tensor | None) -> dict[str, Any] | None:
         return None if values is None else self._append("float32", values[:, None])
 
-    def _append(self, form: str, values: Tensor) -> dict[str, Any]:
+    def _append(self, dtype_name: str, values: Tensor) -> dict[str, Any]:
         rows, columns = values.shape
         place = len(self.content)
         self.content += values.contiguous().numpy().tobytes()
         self.content += bytes(-len(self.content) % 4)
-        return {"form": form, "rows": rows, "columns": columns, "offset": place}
+        return {"dtype": dtype_name, "rows": rows, "columns": columns, "offset": place}
 
 
 def _plain(values: Tensor) -> Tensor:
     return values.detach().cpu().float()
 
 
-def _step(name: str, layer: Dense) -> Step:
+def _step(name: str, layer: Dense) -> FusedLayer:
     """A layer with its batch norm, if it has one, in W and b."""
     bias = None if layer.bias is None else _plain(layer.bias)
-    step = Step(name, _plain(layer.weight), bias, layer.activation, residual=layer.residual)
+    step = FusedLayer(name, _plain(layer.weight), bias, layer.activation, residual=layer.residual)
     norm = layer.normalization
     if isinstance(norm, BatchNorm):
-        gain = norm.weight.double() / (norm.running_var.double() + norm.epsilon).sqrt()
+        gain = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
         folded = norm.bias.double() - norm.running_mean.double() * gain
         return step._replace(weight=_plain(layer.weight.double() * gain[:, None]), bias=_plain(folded))
     if isinstance(norm, nn.LayerNorm):

@@ -62,11 +62,11 @@ def render(template: str, *, sections: Sequence[PageSection] = (), **values: Any
     style = "\n".join(styles)
     for text, end in ((script, "</script"), (script, "<!--"), (style, "</style")):
         assert end not in text.lower(), f"{end} would end the element that it stands in"
-    head = {"script": Markup(script), "style": Markup(style), "policy": Markup(policy(script))}
-    return str(fill(template, sections=sections, **head, **values))
+    head = {"script": Markup(script), "style": Markup(style), "policy": Markup(content_security_policy(script))}
+    return str(render_template(template, sections=sections, **head, **values))
 
 
-def fill(template: str, **values: Any) -> Markup:  # noqa: ANN401 - what the template takes
+def render_template(template: str, **values: Any) -> Markup:  # noqa: ANN401 - what the template takes
     """Fills in a template of this folder, a page's or a part's; what is not `Markup` is escaped."""
     return Markup(_templates().get_template(template).render(**values))
 
@@ -85,11 +85,11 @@ def _templates() -> Environment:
     )
 
 
-def policy(script: str) -> str:
+def content_security_policy(script: str) -> str:
     """The content security policy of a page with one inline script.
 
     Example:
-        >>> policy("").split()[-1]
+        >>> content_security_policy("").split()[-1]
         "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"
     """
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

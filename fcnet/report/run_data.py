@@ -17,9 +17,9 @@ import torch
 from fcnet import metrics
 from fcnet.config.toml import load_config
 from fcnet.evaluation.classification import evaluate
-from fcnet.evaluation.predictions import Collector, read_predictions
+from fcnet.evaluation.predictions import PredictionCollector, read_predictions
 from fcnet.experiment.build import open_data, test_batches
-from fcnet.experiment.network import load
+from fcnet.experiment.image_classifier import load
 from fcnet.experiment.run_folder import Run
 from fcnet.runtime.errors import UserError
 
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from fcnet.config.schema import Config
     from fcnet.data.batches import Batches
     from fcnet.evaluation.predictions import Predictions
-    from fcnet.experiment.network import Network
+    from fcnet.experiment.image_classifier import ImageClassifier
 
-_IMAGES_FOR_WEIGHTS = 1000
+_NUM_RANKING_IMAGES = 1000
 
 
 @dataclass(frozen=True)
-class Findings:
+class RunData:
     """What one run's folder holds.
 
     Attributes:
@@ -46,8 +46,8 @@ class Findings:
         config: what was asked for.
         records: of the epochs, as ``metrics.jsonl`` holds them.
         summary: as ``summary.json`` holds it; empty where the run is not finished.
-        layers: what was seen inside the network, a line of ``diagnostics.jsonl`` each; may be empty.
-        network: the finished one; None where there is none yet.
+        snapshots: what was seen inside the network, a line of ``diagnostics.jsonl`` each; may be empty.
+        classifier: the finished one; None where there is none yet.
         predictions: of the test set; None where neither they nor the images are at hand.
         test: the test set; None where it is not at hand.
         missing: what is not at hand and why, a line each.
@@ -58,8 +58,8 @@ class Findings:
     config: Config
     records: Sequence[dict[str, Any]]
     summary: dict[str, Any]
-    layers: Sequence[dict[str, Any]] = ()
-    network: Network | None = None
+    snapshots: Sequence[dict[str, Any]] = ()
+    classifier: ImageClassifier | None = None
     predictions: Predictions | None = None
     test: Batches | None = None
     missing: list[str] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Findings:
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes."""
-        return self.network.classes if self.network is not None else ()
+        return self.classifier.classes if self.classifier is not None else ()
 
     @cached_property
     def confusion(self) -> tuple[tuple[int, ...], ...]:
@@ -75,11 +75,11 @@ class Findings:
         return self.predictions.confusion(len(self.classes)) if self.predictions is not None else ()
 
     @cached_property
-    def bins(self) -> list[metrics.ConfidenceBin]:
+    def confidence_bins(self) -> list[metrics.ConfidenceBin]:
         """The test images by how sure the network was; see `fcnet.metrics.confidence_bins`."""
         if self.predictions is None:
             return []
-        sure, hits = self.predictions.probabilities[:, 0], self.predictions.hits
+        sure, hits = self.predictions.probabilities[:, 0], self.predictions.is_correct
         return metrics.confidence_bins([min(p, 1.0) for p in sure.tolist()], hits.tolist())
 
     @property
@@ -94,7 +94,7 @@ class Findings:
         return self.test.images[self.test.rows[place]].cpu()
 
 
-def find(folder: Path, test: Batches | None = None) -> Findings:
+def read_run_data(folder: Path, test: Batches | None = None) -> RunData:
     """Gathers what there is to say of a run.
 
     Args:
@@ -108,40 +108,40 @@ def find(folder: Path, test: Batches | None = None) -> Findings:
     if not run.started:
         raise UserError(f"RUN must be a run's folder, got {folder}")
     config, missing = load_config(run.config), list[str]()
-    layers = _diagnostics(folder / "diagnostics.jsonl", missing)
+    snapshots = _read_snapshots(folder / "diagnostics.jsonl", missing)
     name = folder.resolve().name
     if not run.finished:
         missing.append("the run is not finished: the test set is read at its end")
-        return Findings(name, folder, config, run.records(), {}, layers, missing=missing)
-    network, summary = load(folder), run.summary()
+        return RunData(name, folder, config, run.records(), {}, snapshots, missing=missing)
+    classifier, summary = load(folder), run.summary()
     if test is None:
-        test = _test_set(config, network, summary, missing)
-    elif test.device != network.mean.device:
-        network = network.to(test.device)
-    predictions = _predictions(folder, network, test, missing)
-    return Findings(name, folder, config, run.records(), summary, layers, network, predictions, test, missing)
+        test = _open_test_set(config, classifier, summary, missing)
+    elif test.device != classifier.mean.device:
+        classifier = classifier.to(test.device)
+    predictions = _read_or_predict(folder, classifier, test, missing)
+    return RunData(name, folder, config, run.records(), summary, snapshots, classifier, predictions, test, missing)
 
 
-def confident_mistakes(predictions: Predictions, count: int) -> list[int]:
+def find_confident_mistakes(predictions: Predictions, count: int) -> list[int]:
     """The places of the images that the network got wrong, those it was surest of first.
 
     Example:
-        >>> from fcnet.evaluation.predictions import Collector
-        >>> collector = Collector()
-        >>> collector.note(torch.tensor([[0.0, 2.0], [0.0, 9.0], [0.0, 4.0]]), torch.tensor([0, 1, 0]))
-        >>> confident_mistakes(collector.collected(), 5)
+        >>> from fcnet.evaluation.predictions import PredictionCollector
+        >>> collector = PredictionCollector()
+        >>> collector.update(torch.tensor([[0.0, 2.0], [0.0, 9.0], [0.0, 4.0]]), torch.tensor([0, 1, 0]))
+        >>> find_confident_mistakes(collector.compute(), 5)
         [2, 0]
     """
-    return _ordered(predictions.probabilities[:, 0], ~predictions.hits, count, descending=True)
+    return _sort_by_confidence(predictions.probabilities[:, 0], ~predictions.is_correct, count, descending=True)
 
 
-def uncertain_hits(predictions: Predictions, count: int) -> list[int]:
+def find_uncertain_correct(predictions: Predictions, count: int) -> list[int]:
     """The places of the images that the network got right, those it was least sure of first."""
-    return _ordered(predictions.probabilities[:, 0], predictions.hits, count, descending=False)
+    return _sort_by_confidence(predictions.probabilities[:, 0], predictions.is_correct, count, descending=False)
 
 
 @torch.no_grad()
-def first_weights(network: Network, test: Batches | None, count: int) -> tuple[list[int], Tensor]:
+def first_layer_weights(classifier: ImageClassifier, test: Batches | None, count: int) -> tuple[list[int], Tensor]:
     """The units of the first layer that matter most, and the images of their weights.
 
     A unit matters by how much it moves the next layer, s_j ‖W²[:, j]‖, with s_j the standard deviation of its
@@ -150,38 +150,38 @@ def first_weights(network: Network, test: Batches | None, count: int) -> tuple[l
     Where images are whitened the weights are taken back to pixels, W¹ V.
 
     Args:
-        network: the finished one.
+        classifier: the finished one.
         test: its test set, of which some are looked at; None: not at hand.
         count: how many units.
 
     Returns:
         Their numbers, from 0, and float32 (count, channels, height, width), of normalised pixels.
     """
-    model = network.model
+    model = classifier.model
     first, *rest = model.dense_layers()
     weights = first.weight
     if rest:
         spread = weights.norm(dim=1)
         if test is not None:
-            images = test.take(test.rows[:_IMAGES_FOR_WEIGHTS].to(test.images.device))
+            images = test.get_images(test.rows[:_NUM_RANKING_IMAGES].to(test.images.device))
             spread = model.trace(images)[0].a.std(0, correction=0)
         order = (spread * rest[0].weight.norm(dim=0)).argsort(descending=True)[:count]
     else:
         order = torch.arange(min(count, len(weights)), device=weights.device)
     shown = weights[order]
-    if network.whitening is not None:
-        shown = shown @ network.whitening.weight
-    return order.tolist(), shown.view(-1, *network.shape).float().cpu()
+    if classifier.whitening is not None:
+        shown = shown @ classifier.whitening.weight
+    return order.tolist(), shown.view(-1, *classifier.shape).float().cpu()
 
 
-def _ordered(sure: Tensor, among: Tensor, count: int, *, descending: bool) -> list[int]:
+def _sort_by_confidence(sure: Tensor, among: Tensor, count: int, *, descending: bool) -> list[int]:
     places = among.nonzero().squeeze(1)
     order = sure[places].sort(dim=0, descending=descending, stable=True).indices
     chosen: list[int] = places[order][:count].tolist()
     return chosen
 
 
-def _diagnostics(file: Path, missing: list[str]) -> list[dict[str, Any]]:
+def _read_snapshots(file: Path, missing: list[str]) -> list[dict[str, Any]]:
     """The lines of ``diagnostics.jsonl`` that are whole."""
     if not file.is_file():
         return []
@@ -194,7 +194,9 @@ def _diagnostics(file: Path, missing: list[str]) -> list[dict[str, Any]]:
     return lines
 
 
-def _test_set(config: Config, network: Network, summary: dict[str, Any], missing: list[str]) -> Batches | None:
+def _open_test_set(
+    config: Config, classifier: ImageClassifier, summary: dict[str, Any], missing: list[str]
+) -> Batches | None:
     """The test set where it is at hand and what it was; nothing is downloaded for it."""
     path = config.data.path
     try:
@@ -203,13 +205,15 @@ def _test_set(config: Config, network: Network, summary: dict[str, Any], missing
         store = open_data(config.data)
         if store.fingerprint != summary["data"]:
             raise UserError("the data is other than what the network was trained on")
-        return test_batches(store, network, network.mean.device)
+        return test_batches(store, classifier, classifier.mean.device)
     except (UserError, OSError) as error:
         missing.append(f"the images are not at hand: {error}")
     return None
 
 
-def _predictions(folder: Path, network: Network, test: Batches | None, missing: list[str]) -> Predictions | None:
+def _read_or_predict(
+    folder: Path, classifier: ImageClassifier, test: Batches | None, missing: list[str]
+) -> Predictions | None:
     """Those that were kept, else those that the network makes now."""
     try:
         kept = read_predictions(folder)
@@ -218,6 +222,6 @@ def _predictions(folder: Path, network: Network, test: Batches | None, missing: 
         missing.append(f"what the network said of the test set is not at hand: {error}")
     if kept is not None or test is None:
         return kept
-    collector = Collector()
-    evaluate(network.model, test, note=collector.note)
-    return collector.collected()
+    collector = PredictionCollector()
+    evaluate(classifier.model, test, on_batch=collector.update)
+    return collector.compute()

@@ -19,42 +19,42 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def num_ranks() -> int:
+def world_size() -> int:
     """The number of processes that train together, 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
     """This process's number, from 0."""
-    return dist.get_rank() if num_ranks() > 1 else 0
+    return dist.get_rank() if world_size() > 1 else 0
 
 
-def share(size: int) -> slice:
+def rank_slice(size: int) -> slice:
     """The rows of a global batch of ``size`` that are this rank's: contiguous, even to one row."""
-    ranks, mine = num_ranks(), rank()
+    ranks, mine = world_size(), rank()
     return slice(size * mine // ranks, size * (mine + 1) // ranks)
 
 
-def sum_in_place(tensor: Tensor) -> Tensor:
+def all_reduce(tensor: Tensor) -> Tensor:
     """Replaces ``tensor`` by its sum over all ranks; no gradient."""
-    if num_ranks() > 1:
+    if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
-def global_sum(tensor: Tensor) -> Tensor:
+def differentiable_all_reduce(tensor: Tensor) -> Tensor:
     """The sum of ``tensor`` over all ranks, through which gradients flow back to every rank."""
-    total: Tensor = _GlobalSum.apply(tensor) if num_ranks() > 1 else tensor
+    total: Tensor = _AllReduce.apply(tensor) if world_size() > 1 else tensor
     return total
 
 
-def sum_gradients(parameters: Iterable[Tensor], loss: Tensor) -> Tensor:
+def all_reduce_gradients(parameters: Iterable[Tensor], loss: Tensor) -> Tensor:
     """Adds up the gradients of all ranks, in one message for each dtype and device.
 
     Returns:
         The sum of the ranks' losses, which travels with the gradients.
     """
-    if num_ranks() == 1:
+    if world_size() == 1:
         return loss
     whole = loss.clone()
     groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {(whole.dtype, whole.device): [whole]}
@@ -62,48 +62,48 @@ def sum_gradients(parameters: Iterable[Tensor], loss: Tensor) -> Tensor:
         if parameter.grad is not None:
             groups.setdefault((parameter.dtype, parameter.device), []).append(parameter.grad)
     for tensors in groups.values():
-        flat = sum_in_place(torch.cat([tensor.reshape(-1) for tensor in tensors]))
+        flat = all_reduce(torch.cat([tensor.reshape(-1) for tensor in tensors]))
         parts = flat.split([tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
     return whole
 
 
-def agreed(flag: bool) -> bool:  # noqa: FBT001 - a fact about this rank
+def any_rank(flag: bool) -> bool:  # noqa: FBT001 - a fact about this rank
     """Whether the flag is up on any rank, the same answer on all."""
-    if num_ranks() == 1:
+    if world_size() == 1:
         return flag
-    return bool(sum_in_place(torch.tensor(int(flag))).item())
+    return bool(all_reduce(torch.tensor(int(flag))).item())
 
 
-def from_first(text: str) -> str:
+def broadcast(text: str) -> str:
     """The first rank's text, on all."""
-    if num_ranks() == 1:
+    if world_size() == 1:
         return text
     texts = [text]
     dist.broadcast_object_list(texts)
     return texts[0]
 
 
-def gathered(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """Every rank's value, the first rank's first."""
-    if num_ranks() == 1:
+    if world_size() == 1:
         return [value]
-    values: list[T] = [value] * num_ranks()
+    values: list[T] = [value] * world_size()
     dist.all_gather_object(values, value)
     return values
 
 
 def barrier() -> None:
     """Waits until every rank has come here."""
-    if num_ranks() > 1:
+    if world_size() > 1:
         dist.barrier()
 
 
-class _GlobalSum(torch.autograd.Function):
+class _AllReduce(torch.autograd.Function):
     @staticmethod
     def forward(tensor: Tensor) -> Tensor:
-        return sum_in_place(tensor.clone())
+        return all_reduce(tensor.clone())
 
     @staticmethod
     def setup_context(ctx: object, inputs: object, output: object) -> None:
@@ -111,4 +111,4 @@ class _GlobalSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: object, gradient: Tensor) -> Tensor:
-        return sum_in_place(gradient.clone())
+        return all_reduce(gradient.clone())

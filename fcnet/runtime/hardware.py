@@ -6,7 +6,7 @@ import os
 import platform
 from pathlib import Path
 
-_LINUX = Path("/proc/cpuinfo")
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 def num_processors() -> int:
@@ -27,8 +27,8 @@ def processor_name() -> str:
         >>> processor_name() != ""
         True
     """
-    if _LINUX.is_file():
-        for line in _LINUX.read_text(encoding="utf-8", errors="replace").splitlines():
+    if _CPUINFO.is_file():
+        for line in _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
             name, _, value = line.partition(":")
             if name.strip() == "model name":
                 return " ".join(value.split())

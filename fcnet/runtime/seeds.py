@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def derive(seed: int, *purpose: str | int) -> int:
+def derive_seed(seed: int, *purpose: str | int) -> int:
     """A number that depends on the seed and the purpose alone.
 
     Args:
@@ -20,9 +20,9 @@ def derive(seed: int, *purpose: str | int) -> int:
         An integer in [0, 2⁶³), spread as by a hash: neighbouring purposes share nothing.
 
     Example:
-        >>> derive(0, "order", 1) == derive(0, "order", 1)
+        >>> derive_seed(0, "order", 1) == derive_seed(0, "order", 1)
         True
-        >>> derive(0, "order", 1) == derive(0, "order", 2)
+        >>> derive_seed(0, "order", 1) == derive_seed(0, "order", 2)
         False
     """
     text = "\0".join(f"{type(part).__name__}:{part}" for part in (seed, *purpose))
@@ -30,7 +30,7 @@ def derive(seed: int, *purpose: str | int) -> int:
 
 
 def generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh generator on ``device`` for one purpose; see `derive`.
+    """A fresh generator on ``device`` for one purpose; see `derive_seed`.
 
     Example:
         >>> import torch
@@ -40,4 +40,4 @@ def generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu"
     """
     import torch  # here, so that who only derives numbers does without
 
-    return torch.Generator(device).manual_seed(derive(seed, *purpose))
+    return torch.Generator(device).manual_seed(derive_seed(seed, *purpose))

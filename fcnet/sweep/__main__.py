@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, get_args
 from fcnet import cli
 from fcnet.config.presets import find_config
 from fcnet.experiment.build import build, open_data
-from fcnet.experiment.build_data import check_fit
+from fcnet.experiment.build_data import check_data
 from fcnet.experiment.runner import Stopped
 from fcnet.report.page import ensure_report
 from fcnet.runtime.errors import NonFiniteError, UserError
-from fcnet.sweep.ranking import figure, said, table, verdict
-from fcnet.sweep.search_space import read_space
-from fcnet.sweep.study import Plan, Pruning, quiet
+from fcnet.sweep.ranking import format_mean_std, format_value, ranking_table, verdict
+from fcnet.sweep.search_space import parse_space
+from fcnet.sweep.study import Pruning, SweepPlan, quiet_optuna
 from fcnet.sweep.trials import Pruned, Sweep
 
 if TYPE_CHECKING:
@@ -26,33 +26,33 @@ if TYPE_CHECKING:
 
     import torch
 
-    from fcnet.sweep.search_space import Space
-    from fcnet.sweep.trials import Point
+    from fcnet.sweep.search_space import SearchSpace
+    from fcnet.sweep.trials import SweepTrial
 
 
 def main(arguments: list[str]) -> int:
     """Parses the flags, trains, prints; returns the exit code."""
-    flags = _flags(arguments)
+    flags = _parse_flags(arguments)
     file = find_config(flags.config, "CONFIG")
-    space = read_space(file, flags.set, flags.grid or flags.search, search=bool(flags.search))
+    space = parse_space(file, flags.set, flags.grid or flags.search, search=bool(flags.search))
     if not space.base.data.validation:
         raise UserError(f"data.validation ({file}) must be greater than 0 for a sweep, which chooses by it, got 0.0")
     device = cli.choose_device(flags.device)
     folder = flags.out or Path("sweeps") / file.stem
     space.config({}, space.base.seed + flags.seeds - 1)  # refuses a seed that is too large
     command = "the same command" if flags.storage else f"python -m fcnet.sweep {shlex.join(arguments)}"
-    go_on = f"go on with: {command}"
-    with quiet():
-        plan = Plan(space, flags.seeds, flags.trials or space.num_points(), flags.prune, _checked_data(space))
+    resume_hint = f"go on with: {command}"
+    with quiet_optuna():
+        plan = SweepPlan(space, flags.seeds, flags.trials or space.num_trials(), flags.prune, _check_data(space))
         sweep = Sweep(plan, folder, flags.storage)
         try:
-            return _carry_out(sweep, device, go_on) or _say_outcome(sweep)
+            return _run_trials(sweep, device, resume_hint) or _print_outcome(sweep)
         except cli.Interrupted as interrupted:
-            cli.say(f"stopped; {go_on}")
+            cli.print_status(f"stopped; {resume_hint}")
             return 128 + interrupted.number
 
 
-def _flags(arguments: list[str]) -> argparse.Namespace:
+def _parse_flags(arguments: list[str]) -> argparse.Namespace:
     parser = cli.Parser("sweep", "Train a configuration with many settings and several seeds, and say which does best.")
     parser.add_argument("config", metavar="CONFIG", help="a TOML file, or the name of a configuration that is shipped")
     parser.add_argument(
@@ -64,10 +64,10 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
         help="a setting and a range, or a list, to look for good values in; "
         "LOW..HIGH:log and LOW..HIGH:linear say how (default: log where HIGH is at least 10 times LOW, above 0)",
     )  # fmt: skip
-    parser.add_argument("--trials", type=int, metavar="N", help="how many points --search tries")
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each point (default: 1)")
+    parser.add_argument("--trials", type=int, metavar="N", help="how many trials --search tries")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each trial (default: 1)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting for all")
-    parser.add_argument("--prune", choices=get_args(Pruning), default="none", help="give up points that do badly")
+    parser.add_argument("--prune", choices=get_args(Pruning), default="none", help="prune unpromising trials")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="the sweep's folder (default: sweeps/NAME-OF-THE-CONFIG)"
     )
@@ -91,93 +91,97 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
     return flags
 
 
-def _checked_data(space: Space) -> str:
-    """The fingerprint of the images, which must suit every point."""
-    with cli.decoding() as progress:
+def _check_data(space: SearchSpace) -> str:
+    """The fingerprint of the images, which must suit every trial."""
+    with cli.show_decoding() as progress:
         store = open_data(space.base.data, progress)
-    mistakes: dict[str, None] = {}
-    for config in space.tried:
+    errors: dict[str, None] = {}
+    for config in space.checked_configs:
         try:
-            check_fit(config, store)
+            check_data(config, store)
         except UserError as error:
-            mistakes |= dict.fromkeys(str(error).split("\n"))
-    if mistakes:
-        raise UserError("\n".join(mistakes))
+            errors |= dict.fromkeys(str(error).split("\n"))
+    if errors:
+        raise UserError("\n".join(errors))
     return store.fingerprint
 
 
-def _carry_out(sweep: Sweep, device: torch.device, go_on: str) -> int:
-    """Works on the sweep until no point is left; an exit code other than 0 where a signal ended it."""
+def _run_trials(sweep: Sweep, device: torch.device, resume_hint: str) -> int:
+    """Works on the sweep until no trial is left; an exit code other than 0 where a signal ended it."""
     plan = sweep.plan
-    cli.say(
-        f"{plan.num_points} point{'s' * (plan.num_points > 1)} with {plan.num_seeds} seed{'s' * (plan.num_seeds > 1)} "
+    cli.print_status(
+        f"{plan.num_trials} trial{'s' * (plan.num_trials > 1)} with {plan.num_seeds} seed{'s' * (plan.num_seeds > 1)} "
         f"each, chosen by validation accuracy; {sweep.folder}"
     )
-    for point in sweep.points():
-        cli.say(f"point {point.number} of {plan.num_points}: {_settings(point)}")
+    for trial in sweep.trials():
+        cli.print_status(f"trial {trial.number} of {plan.num_trials}: {_format_settings(trial)}")
         try:
             for seed in plan.seeds:
-                if code := _run(point, seed, device, go_on):
+                if code := _run_seed(trial, seed, device, resume_hint):
                     return code
         except Pruned:
-            point.prune()
-            cli.say("  pruned: it does worse than others did by then")
+            trial.prune()
+            cli.print_status("  pruned: it does worse than others did by then")
         except NonFiniteError as error:
-            point.fail(str(error))
-            cli.say(f"  failed: {error}")
+            trial.fail(str(error))
+            cli.print_status(f"  failed: {error}")
         else:
-            point.finish()
+            trial.finish()
         sweep.write()
     return 0
 
 
-def _run(point: Point, seed: int, device: torch.device, go_on: str) -> int:
-    """One run of a point, to its end; an exit code other than 0 where a signal ended it."""
-    run = point.run(seed)
+def _run_seed(trial: SweepTrial, seed: int, device: torch.device, resume_hint: str) -> int:
+    """One run of a trial, to its end; an exit code other than 0 where a signal ended it."""
+    run = trial.run(seed)
     if not run.finished:
-        experiment = build(point.config(seed), device)
-        with cli.deferred_signals() as came:
+        experiment = build(trial.config(seed), device)
+        with cli.defer_signals() as received_signal:
             try:
-                cli.show(
+                cli.show_progress(
                     experiment.training,
-                    point.carry_out(experiment, run, seed, stop=lambda: came() > 0),
+                    trial.run_experiment(experiment, run, seed, stop=lambda: received_signal() > 0),
                     lines=False,
                 )
             except Stopped:
-                cli.say(f"stopped and saved in epoch {experiment.training.epoch + 1} of {run.path}; {go_on}")
-                return 128 + (came() or signal.SIGTERM)
+                cli.print_status(
+                    f"stopped and saved in epoch {experiment.training.epoch + 1} of {run.path}; {resume_hint}"
+                )
+                return 128 + (received_signal() or signal.SIGTERM)
         ensure_report(run, experiment.test)
-    result = point.note(run, seed)
-    cli.say(
+    result = trial.record_result(run, seed)
+    cli.print_status(
         f"  seed {seed}: validation accuracy {result.validation_accuracy:.2%} after {result.epochs} "
         f"epoch{'s' * (result.epochs > 1)} in {result.seconds:.1f} s; {run.path}"
     )
     return 0
 
 
-def _settings(point: Point) -> str:
-    return ", ".join(f"{key} = {said(value)}" for key, value in point.settings.items())
+def _format_settings(trial: SweepTrial) -> str:
+    return ", ".join(f"{key} = {format_value(value)}" for key, value in trial.settings.items())
 
 
-def _say_outcome(sweep: Sweep) -> int:
-    """The table and what it means; the exit code, 2 where no point came to an end."""
+def _print_outcome(sweep: Sweep) -> int:
+    """The table and what it means; the exit code, 2 where no trial came to an end."""
     outcome = sweep.write()
-    for line in _lines(*table(outcome.points)):
-        cli.say(line)
-    if outcome.num_left:
-        cli.say(
-            f"{outcome.num_left} of {sweep.plan.num_points} points are not at their end: "
+    for line in _align_columns(*ranking_table(outcome.trials)):
+        cli.print_status(line)
+    if outcome.num_unfinished:
+        cli.print_status(
+            f"{outcome.num_unfinished} of {sweep.plan.num_trials} trials are not at their end: "
             "other processes work on them, or were stopped"
         )
-    cli.say(f"by validation accuracy, {verdict(outcome.points)}")
-    if outcome.best is not None and outcome.tested is not None:
-        tested = f"{figure(*outcome.tested)} (n = {len(outcome.best.runs)})"
-        cli.say(f"test accuracy of point {outcome.best.number}, looked at after the choice: {tested}")
-    cli.say(f"written to {sweep.folder}: sweep.html, sweep.json, sweep.csv")
-    return 0 if outcome.best or outcome.num_left else cli.refuse("no point came to its end; the table says why")
+    cli.print_status(f"by validation accuracy, {verdict(outcome.trials)}")
+    if outcome.best is not None and outcome.test_accuracy is not None:
+        test_accuracy = f"{format_mean_std(*outcome.test_accuracy)} (n = {len(outcome.best.runs)})"
+        cli.print_status(f"test accuracy of trial {outcome.best.number}, looked at after the choice: {test_accuracy}")
+    cli.print_status(f"written to {sweep.folder}: sweep.html, sweep.json, sweep.csv")
+    return (
+        0 if outcome.best or outcome.num_unfinished else cli.print_error("no trial came to its end; the table says why")
+    )
 
 
-def _lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def _align_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A table as text, its columns aligned."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     return [
@@ -187,4 +191,4 @@ def _lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    cli.command(main)
+    cli.run_command(main)

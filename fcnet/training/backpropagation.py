@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fcnet.losses import CrossEntropy
-from fcnet.models.mlp import MLP, SLOPES, LogisticRegression
+from fcnet.models.mlp import ACTIVATION_GRADS, MLP, LogisticRegression
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from fcnet.data.batches import Batch
     from fcnet.losses import Loss
 
-    Differentiate = Callable[[Batch], tuple[Tensor, Tensor]]
+    GradientFn = Callable[[Batch], tuple[Tensor, Tensor]]
 
 
-def differentiation(model: nn.Module, loss: Loss, precision: torch.dtype) -> Differentiate:
+def make_gradient_fn(model: nn.Module, loss: Loss, precision: torch.dtype) -> GradientFn:
     """How gradients are found: by hand for a network of plain dense layers, else by autograd.
 
     Args:
@@ -41,7 +41,7 @@ def differentiation(model: nn.Module, loss: Loss, precision: torch.dtype) -> Dif
         A function of a batch that sets ``grad`` of every parameter, which must be None, to the derivative
         of this rank's part of the global batch's mean loss, and gives the sum of the losses and the logits.
     """
-    if precision == torch.float32 and isinstance(loss, CrossEntropy) and applies_to(model):
+    if precision == torch.float32 and isinstance(loss, CrossEntropy) and can_backpropagate(model):
         return lambda batch: backpropagate(model, batch.images, batch.target, loss, scale=1.0 / batch.size)
 
     def by_autograd(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -54,12 +54,14 @@ def differentiation(model: nn.Module, loss: Loss, precision: torch.dtype) -> Dif
     return by_autograd
 
 
-def add_up(differentiate: Differentiate, parts: Sequence[Batch], parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def accumulate_gradients(
+    compute_gradients: GradientFn, micro_batches: Sequence[Batch], parameters: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
     """Sets every parameter's ``grad`` to the sum of those of a batch's parts, one after another.
 
     Args:
-        differentiate: as `differentiation` gives it.
-        parts: of a batch, one at least.
+        compute_gradients: as `make_gradient_fn` gives it.
+        micro_batches: of a batch, one at least.
         parameters: whose ``grad`` is set.
 
     Returns:
@@ -67,25 +69,25 @@ def add_up(differentiate: Differentiate, parts: Sequence[Batch], parameters: Seq
     """
     done = []
     gradients: list[Tensor | None] = [None] * len(parameters)
-    for part in parts:
+    for micro_batch in micro_batches:
         for parameter in parameters:
             parameter.grad = None
-        done.append(differentiate(part))
-        if len(parts) == 1:
+        done.append(compute_gradients(micro_batch))
+        if len(micro_batches) == 1:
             return done[0]
-        gradients = [_sum(before, p.grad) for before, p in zip(gradients, parameters, strict=True)]
+        gradients = [_add_gradients(before, p.grad) for before, p in zip(gradients, parameters, strict=True)]
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
     losses, logits = zip(*done, strict=True)
     return torch.stack(losses).sum(), torch.cat(logits)
 
 
-def _sum(before: Tensor | None, gradient: Tensor | None) -> Tensor | None:
+def _add_gradients(before: Tensor | None, gradient: Tensor | None) -> Tensor | None:
     """The sum of what a part and the parts before it gave."""
     return gradient if before is None else before.add_(gradient) if gradient is not None else before
 
 
-def applies_to(model: nn.Module) -> TypeGuard[MLP]:
+def can_backpropagate(model: nn.Module) -> TypeGuard[MLP]:
     """Whether the model is made of what is derived here: dense layers without normalisation or dropout.
 
     Every parameter must be trained, and nobody may have hooked on to a layer, which is not called.
@@ -106,7 +108,7 @@ def backpropagate(
     """Sets every parameter's ``grad`` to the derivative of ``scale`` · loss.
 
     Args:
-        model: one that `applies_to` accepts.
+        model: one that `can_backpropagate` accepts.
         x: inputs (B, …).
         target: class indices int64 (B,), or their shares, floating (B, C).
         loss: the sum of the batch's losses, and its derivative in the logits.
@@ -128,17 +130,17 @@ def backpropagate(
     """
     layers = model.dense_layers()
     inputs, preactivations = [], []
-    a = model.flat(x)
+    a = model.flatten_inputs(x)
     for layer in layers:
         z = layer.preactivation(a)
         inputs.append(a)
         preactivations.append(z)
         a = layer.output(z, a)
     logits = a.squeeze(1) if model.num_classes == 2 else a
-    total, slope = loss.with_slope(logits, target)
-    upstream = slope.mul_(scale).view(a.shape)
+    total, grad = loss.loss_and_grad(logits, target)
+    upstream = grad.mul_(scale).view(a.shape)
     for layer, below, z in zip(reversed(layers), reversed(inputs), reversed(preactivations), strict=True):
-        delta = SLOPES[layer.activation](upstream, z)
+        delta = ACTIVATION_GRADS[layer.activation](upstream, z)
         layer.weight.grad = delta.T @ below
         if layer.bias is not None:
             layer.bias.grad = delta.sum(0)

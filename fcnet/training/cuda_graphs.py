@@ -16,24 +16,24 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fcnet.optim.optimizers import FUSED, Muon
+from fcnet.optim.optimizers import FUSED_OPTIMIZERS, Muon
 from fcnet.runtime import distributed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from fcnet.data.batches import Batch, Batches
-    from fcnet.data.epoch_plan import Order
+    from fcnet.data.epoch_plan import EpochPlan
     from fcnet.training.algorithm import GradientDescent
-    from fcnet.training.dropout_seeds import Drops
+    from fcnet.training.dropout_seeds import DropoutRng
 
-    Step = Callable[[Batch, Sequence[Tensor]], None]
+    StepFn = Callable[[Batch, Sequence[Tensor]], None]
     Replay = Callable[[], None]
     Record = Callable[[Callable[[], None], Sequence[torch.Generator]], Replay]
 
-_MOST_STEPS = 16
-_RUN_PRODUCTS = 40_000_000_000
-_OURS = ("fcnet", "torch")
+_MAX_STEPS = 16
+_GRAPH_MULTIPLY_ADDS = 40_000_000_000
+_KNOWN_PACKAGES = ("fcnet", "torch")
 
 
 def cuda_graph(device: torch.device, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Replay:
@@ -60,7 +60,7 @@ def cuda_graph(device: torch.device, work: Callable[[], None], generators: Seque
     return graph.replay
 
 
-def obstacle(model: nn.Module, batches: Batches, algorithm: GradientDescent) -> str | None:
+def unsupported_reason(model: nn.Module, batches: Batches, algorithm: GradientDescent) -> str | None:
     """Why a training's steps cannot be recorded, None where nothing is in the way.
 
     A replay does not run Python, so whatever could remember, count or draw there must be known not to.
@@ -70,79 +70,79 @@ def obstacle(model: nn.Module, batches: Batches, algorithm: GradientDescent) -> 
         >>> from fcnet.training.algorithm import GradientDescent
         >>> from fcnet.models.mlp import LogisticRegression
         >>> model, batches = LogisticRegression(4), Batches(torch.rand(5, 4), torch.tensor([0, 1, 1, 0, 1]))
-        >>> obstacle(model, batches, GradientDescent(torch.optim.SGD(model.parameters(), fused=True), epochs=1))
-        >>> obstacle(model, batches, GradientDescent(torch.optim.Rprop(model.parameters()), epochs=1))
+        >>> unsupported_reason(model, batches, GradientDescent(torch.optim.SGD(model.parameters(), fused=True), epochs=1))
+        >>> unsupported_reason(model, batches, GradientDescent(torch.optim.Rprop(model.parameters()), epochs=1))
         'Rprop takes numbers from the host, as no fused SGD, Adam or AdamW does'
     """
     optimizer = algorithm.optimizer
-    if distributed.num_ranks() > 1:
+    if distributed.world_size() > 1:
         return "several ranks add up their gradients"
     if batches.images.device != batches.labels.device:
         return "the images are not on the device"
-    word = "fused" if type(optimizer) in FUSED else "capturable" if isinstance(optimizer, Muon) else ""
+    word = "fused" if type(optimizer) in FUSED_OPTIMIZERS else "capturable" if isinstance(optimizer, Muon) else ""
     if not all(group.get(word) for group in optimizer.param_groups):
         return f"{type(optimizer).__name__} takes numbers from the host, as no fused SGD, Adam or AdamW does"
     if any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks for module in model.modules()):
         return "a module of the network has a hook"
     parts = [*model.modules(), algorithm.loss, *batches.augment]
-    own = [part for part in parts if type(part).__module__.partition(".")[0] not in _OURS]
+    own = [part for part in parts if type(part).__module__.partition(".")[0] not in _KNOWN_PACKAGES]
     return f"{getattr(own[0], '__name__', type(own[0]).__name__)} is not fcnet's or torch's" if own else None
 
 
-def steps_at_once(model: nn.Module, batch_size: int) -> int:
+def num_steps_per_graph(model: nn.Module, batch_size: int) -> int:
     """How many steps a run has: as many as take a device about a millisecond, 16 at most.
 
     Example:
         >>> from fcnet.models.mlp import LogisticRegression
-        >>> steps_at_once(LogisticRegression(3072, 10), 128), steps_at_once(nn.Linear(8192, 8192), 4096)
+        >>> num_steps_per_graph(LogisticRegression(3072, 10), 128), num_steps_per_graph(nn.Linear(8192, 8192), 4096)
         (16, 1)
     """
     products = batch_size * sum(parameter.numel() for parameter in model.parameters())
-    return min(max(_RUN_PRODUCTS // max(products, 1), 1), _MOST_STEPS)
+    return min(max(_GRAPH_MULTIPLY_ADDS // max(products, 1), 1), _MAX_STEPS)
 
 
 @dataclass(frozen=True)
-class Given:
+class GraphInputs:
     """What the host gives some steps.
 
     Attributes:
         order: what their batches are made of.
-        numbers: float32 (steps, …), on the device: those of each step, as the step takes them.
+        step_inputs: float32 (steps, …), on the device: those of each step, as the step takes them.
         seeds: of what each step drops out; none where nothing is dropped.
     """
 
-    order: Order
-    numbers: Tensor
+    order: EpochPlan
+    step_inputs: Tensor
     seeds: Sequence[int]
 
-    def part(self, steps: range, batch_size: int) -> Given:
+    def slice(self, steps: range, batch_size: int) -> GraphInputs:
         """What some of the steps are given; views."""
         places = slice(steps.start * batch_size, steps.stop * batch_size)
         which = slice(steps.start, steps.stop)
-        return Given(self.order.part(places), self.numbers[which], self.seeds[which])
+        return GraphInputs(self.order.slice(places), self.step_inputs[which], self.seeds[which])
 
-    def clone(self) -> Given:
+    def clone(self) -> GraphInputs:
         """The same in memory of its own."""
-        return Given(self.order.clone(), self.numbers.clone(), self.seeds)
+        return GraphInputs(self.order.clone(), self.step_inputs.clone(), self.seeds)
 
 
 @dataclass(frozen=True)
-class _Recorded:
+class _CapturedGraph:
     """A run's graph, and what it reads."""
 
-    given: Given
+    inputs: GraphInputs
     generators: Sequence[torch.Generator]
     replay: Replay
 
-    def __call__(self, given: Given) -> None:
+    def __call__(self, inputs: GraphInputs) -> None:
         """Makes the steps of such a run."""
-        self.given.order.copy_(given.order)
-        self.given.numbers.copy_(given.numbers, non_blocking=True)
-        _seed(self.generators, given.seeds)
+        self.inputs.order.copy_(inputs.order)
+        self.inputs.step_inputs.copy_(inputs.step_inputs, non_blocking=True)
+        _seed_generators(self.generators, inputs.seeds)
         self.replay()
 
 
-class Runs:
+class GraphedSteps:
     """Makes an epoch's steps run by run, replayed where such a run has been made before.
 
     Args:
@@ -150,41 +150,46 @@ class Runs:
         model: of the training.
         batches: the training set.
         algorithm: how to learn.
-        drops: what the model drops out.
+        dropout_rng: what the model drops out.
 
     Attributes:
-        at_once: how many steps a run has, but for the rest of an epoch and of one that is gone on with.
-        obstacle: why nothing is recorded, None where nothing is in the way.
-        refusal: why recording has failed, None where it has not; from then on all steps are made one by one.
+        steps_per_graph: how many steps a run has, but for the rest of an epoch and of one that is gone on with.
+        unsupported_reason: why nothing is recorded, None where nothing is in the way.
+        capture_error: why recording has failed, None where it has not; from then on all steps are made one by one.
     """
 
     def __init__(
-        self, record: Record, model: nn.Module, batches: Batches, algorithm: GradientDescent, drops: Drops
+        self, record: Record, model: nn.Module, batches: Batches, algorithm: GradientDescent, dropout_rng: DropoutRng
     ) -> None:
-        self._record, self._batches, self._optimizer, self._drops = record, batches, algorithm.optimizer, drops
-        self.at_once = steps_at_once(model, batches.batch_size)
-        self.obstacle = obstacle(model, batches, algorithm)
-        self.refusal: str | None = None
-        self.forget()
+        self._record, self._batches, self._optimizer, self._dropout_rng = (
+            record,
+            batches,
+            algorithm.optimizer,
+            dropout_rng,
+        )
+        self.steps_per_graph = num_steps_per_graph(model, batches.batch_size)
+        self.unsupported_reason = unsupported_reason(model, batches, algorithm)
+        self.capture_error: str | None = None
+        self.reset()
 
     @property
-    def why_not(self) -> str | None:
+    def fallback_reason(self) -> str | None:
         """Why steps are made one by one, None where they are recorded."""
-        return self.obstacle or self.refusal
+        return self.unsupported_reason or self.capture_error
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Begins anew; for memory that was replaced."""
-        self._made: set[tuple[int, ...]] = set()
-        self._recorded: dict[tuple[int, ...], _Recorded] = {}
+        self._warmed_up: set[tuple[int, ...]] = set()
+        self._graphs: dict[tuple[int, ...], _CapturedGraph] = {}
 
     def epoch(
-        self, order: Order, numbers: Sequence[Sequence[float]], first: int, start: int, step: Step
+        self, order: EpochPlan, step_inputs: Sequence[Sequence[float]], first: int, start: int, step: StepFn
     ) -> Iterator[int]:
         """Makes an epoch's steps.
 
         Args:
             order: what the epoch's batches are made of.
-            numbers: those of each of its steps.
+            step_inputs: those of each of its steps.
             first: the number of its first step in the training.
             start: how many of its steps are made already.
             step: makes one, of a batch and of its numbers, scalars on the device.
@@ -192,49 +197,57 @@ class Runs:
         Yields:
             After each run how many of the epoch's steps are made; the optimizer's rates are plain numbers again.
         """
-        seeds = [self._drops.seed(first + step) for step in range(len(numbers))] if self._drops.needed else []
-        whole = Given(order, torch.tensor(numbers, dtype=torch.float32).to(self._batches.device), seeds)
-        while start < len(numbers):
-            stop = min((start // self.at_once + 1) * self.at_once, len(numbers))
-            sizes = tuple(self._batches.size(number) for number in range(start, stop))
-            self._make(sizes, whole.part(range(start, stop), self._batches.batch_size), step)
-            for group, rate in zip(self._optimizer.param_groups, numbers[stop - 1], strict=False):
-                group["lr"] = rate
+        seeds = (
+            [self._dropout_rng.seed(first + step) for step in range(len(step_inputs))]
+            if self._dropout_rng.is_active
+            else []
+        )
+        whole = GraphInputs(order, torch.tensor(step_inputs, dtype=torch.float32).to(self._batches.device), seeds)
+        while start < len(step_inputs):
+            stop = min((start // self.steps_per_graph + 1) * self.steps_per_graph, len(step_inputs))
+            sizes = tuple(self._batches.batch_size_at(number) for number in range(start, stop))
+            self._run_steps(sizes, whole.slice(range(start, stop), self._batches.batch_size), step)
+            for group, lr in zip(self._optimizer.param_groups, step_inputs[stop - 1], strict=False):
+                group["lr"] = lr
             yield stop
             start = stop
 
-    def _make(self, sizes: tuple[int, ...], given: Given, step: Step) -> None:
+    def _run_steps(self, sizes: tuple[int, ...], inputs: GraphInputs, step: StepFn) -> None:
         """Makes a run whose batches have some sizes."""
-        if sizes in self._made and sizes not in self._recorded and self.refusal is None:
-            self._try_to_record(sizes, given.clone(), step)
-        if sizes in self._recorded:
-            self._recorded[sizes](given)
+        if sizes in self._warmed_up and sizes not in self._graphs and self.capture_error is None:
+            self._try_capture(sizes, inputs.clone(), step)
+        if sizes in self._graphs:
+            self._graphs[sizes](inputs)
         else:
-            generators = self._drops.generators(len(sizes))
-            _seed(generators, given.seeds)
-            self._steps(sizes, given, generators, step)
-            self._made.add(sizes)
+            generators = self._dropout_rng.generators(len(sizes))
+            _seed_generators(generators, inputs.seeds)
+            self._execute(sizes, inputs, generators, step)
+            self._warmed_up.add(sizes)
 
-    def _try_to_record(self, sizes: tuple[int, ...], given: Given, step: Step) -> None:
-        generators = self._drops.generators(len(sizes))
-        _seed(generators, given.seeds)
+    def _try_capture(self, sizes: tuple[int, ...], inputs: GraphInputs, step: StepFn) -> None:
+        generators = self._dropout_rng.generators(len(sizes))
+        _seed_generators(generators, inputs.seeds)
         try:
             with _capturable(self._optimizer):
-                replay = self._record(lambda: self._steps(sizes, given, generators, step), generators)
+                replay = self._record(lambda: self._execute(sizes, inputs, generators, step), generators)
         except RuntimeError as error:
-            self.refusal = str(error.__context__ or error).partition("\n")[0]  # ending a broken capture fails, too
+            self.capture_error = str(error.__context__ or error).partition("\n")[
+                0
+            ]  # ending a broken capture fails, too
         else:
-            self._recorded[sizes] = _Recorded(given, generators, replay)
+            self._graphs[sizes] = _CapturedGraph(inputs, generators, replay)
 
-    def _steps(self, sizes: tuple[int, ...], given: Given, generators: Sequence[torch.Generator], step: Step) -> None:
+    def _execute(
+        self, sizes: tuple[int, ...], inputs: GraphInputs, generators: Sequence[torch.Generator], step: StepFn
+    ) -> None:
         """Makes a run's steps, or asks for them while they are recorded."""
-        parts = given.order.split(self._batches.batch_size)
+        parts = inputs.order.split(self._batches.batch_size)
         for number, (size, part) in enumerate(zip(sizes, parts, strict=True)):
-            with self._drops.drawn_from(generators[number] if generators else None):
-                step(self._batches.batch(part, size), given.numbers[number].unbind())
+            with self._dropout_rng.use_generator(generators[number] if generators else None):
+                step(self._batches.make_batch(part, size), inputs.step_inputs[number].unbind())
 
 
-def _seed(generators: Sequence[torch.Generator], seeds: Sequence[int]) -> None:
+def _seed_generators(generators: Sequence[torch.Generator], seeds: Sequence[int]) -> None:
     for generator, seed in zip(generators, seeds, strict=True):
         generator.manual_seed(seed)
 

@@ -9,7 +9,7 @@ import torch
 
 from fcnet.models.mlp import Dropout
 from fcnet.runtime import distributed
-from fcnet.runtime.seeds import derive
+from fcnet.runtime.seeds import derive_seed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class Drops:
+class DropoutRng:
     """A generator that all of a model's dropout layers draw from, seeded anew for each step.
 
     Args:
@@ -28,10 +28,10 @@ class Drops:
     Example:
         >>> from fcnet.models.mlp import MLP
         >>> model = MLP(2, (4,), 2, dropout=0.5)
-        >>> drops = Drops(model, torch.device("cpu"), seed=0)
-        >>> drops.reseed(step=7)
+        >>> dropout_rng = DropoutRng(model, torch.device("cpu"), seed=0)
+        >>> dropout_rng.reseed(step=7)
         >>> once = model(torch.ones(3, 2))
-        >>> drops.reseed(step=7)
+        >>> dropout_rng.reseed(step=7)
         >>> torch.equal(model(torch.ones(3, 2)), once)
         True
     """
@@ -39,35 +39,35 @@ class Drops:
     def __init__(self, model: nn.Module, device: torch.device, seed: int) -> None:
         self._layers = [module for module in model.modules() if isinstance(module, Dropout)]
         self._device, self._seed = device, seed
-        self._own = torch.Generator(device)
+        self._generator = torch.Generator(device)
         for layer in self._layers:
-            layer.generator = self._own
+            layer.generator = self._generator
 
     @property
-    def needed(self) -> bool:
+    def is_active(self) -> bool:
         """Whether anything is dropped out."""
         return bool(self._layers)
 
     def reseed(self, step: int) -> None:
         """Has the units of a step dropped from now on, from the first layer on."""
         if self._layers:
-            self._own.manual_seed(self.seed(step))
+            self._generator.manual_seed(self.seed(step))
 
     def seed(self, step: int) -> int:
         """Of a step's generator, on this rank."""
-        return derive(self._seed, "dropout", step, distributed.rank())
+        return derive_seed(self._seed, "dropout", step, distributed.rank())
 
     def generators(self, num_steps: int) -> list[torch.Generator]:
-        """One for each of some steps, for `drawn_from`; none where nothing is dropped out."""
+        """One for each of some steps, for `use_generator`; none where nothing is dropped out."""
         return [torch.Generator(self._device) for _ in range(num_steps)] if self._layers else []
 
     @contextlib.contextmanager
-    def drawn_from(self, generator: torch.Generator | None) -> Iterator[None]:
+    def use_generator(self, generator: torch.Generator | None) -> Iterator[None]:
         """While open the layers draw from another generator; from their own where it is None."""
         for layer in self._layers:
-            layer.generator = generator or self._own
+            layer.generator = generator or self._generator
         try:
             yield
         finally:
             for layer in self._layers:
-                layer.generator = self._own
+                layer.generator = self._generator

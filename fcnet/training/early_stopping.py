@@ -30,16 +30,16 @@ class EarlyStopping:
         self.epoch, self.accuracy = 0, -1.0
         self.weights: dict[str, Tensor] = {}
 
-    def see(self, epoch: int, accuracy: float, model: nn.Module) -> None:
+    def update(self, epoch: int, accuracy: float, model: nn.Module) -> None:
         """Looks at the model after an epoch."""
         if accuracy > self.accuracy:
             self.epoch, self.accuracy = epoch, accuracy
             self.weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
-    def lost(self, epoch: int) -> bool:
+    def should_stop(self, epoch: int) -> bool:
         """Whether so many epochs have passed since the best one that training ends."""
         return epoch - self.epoch >= self.patience
 
-    def take(self, model: nn.Module) -> None:
+    def restore_best(self, model: nn.Module) -> None:
         """Puts the best weights into the model."""
         model.load_state_dict(self.weights)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fcnet.models.batch_norm import BatchNorm, re_estimate
+from fcnet.models.batch_norm import BatchNorm, update_bn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fcnet.data.batches import Batch, Batches
 
-_STATISTICS_IMAGES = 10_000
+_NUM_BN_IMAGES = 10_000
 
 
 class WeightAverage:
@@ -40,15 +40,15 @@ class WeightAverage:
         self.decay, self._model = decay, model
         self.weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
-    def share(self, step: int) -> float:
-        """1 − β_t, the share of the weights after step ``step``, 1 for the first."""
+    def weight(self, step: int) -> float:
+        """1 − β_t, the weight of the weights after step ``step``, 1 for the first."""
         return 1.0 - min(self.decay, (1 + step) / (10 + step))
 
     @torch.no_grad()
-    def add(self, share: float | Tensor) -> None:
-        """Counts the weights as they are, at their share; a tensor is a scalar on their device."""
+    def update(self, weight: float | Tensor) -> None:
+        """Counts the weights as they are, at their weight; a tensor is a scalar on their device."""
         for name, parameter in self._model.named_parameters():
-            self.weights[name].lerp_(parameter, share)
+            self.weights[name].lerp_(parameter, weight)
 
     def restore(self, weights: dict[str, Tensor]) -> None:
         """Goes on from other averages."""
@@ -56,7 +56,7 @@ class WeightAverage:
             tensor.copy_(weights[name])
 
     @torch.no_grad()
-    def take(self, batches: Batches, seed: int) -> None:
+    def copy_to(self, batches: Batches, seed: int) -> None:
         """Puts the averages into the model, and finds batch norm's statistics for them.
 
         Args:
@@ -66,24 +66,24 @@ class WeightAverage:
         for name, parameter in self._model.named_parameters():
             parameter.copy_(self.weights[name])
         if any(isinstance(module, BatchNorm) for module in self._model.modules()):
-            re_estimate(self._model, _some(batches, seed))
+            update_bn(self._model, _first_batches(batches, seed))
 
     @contextlib.contextmanager
-    def in_place(self, batches: Batches, seed: int) -> Iterator[None]:
-        """While open the model has the averages; see `take`. Its mode is left as it was."""
+    def average_parameters(self, batches: Batches, seed: int) -> Iterator[None]:
+        """While open the model has the averages; see `copy_to`. Its mode is left as it was."""
         weights = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
-        self.take(batches, seed)
+        self.copy_to(batches, seed)
         try:
             yield
         finally:
             self._model.load_state_dict(weights)
 
 
-def _some(batches: Batches, seed: int) -> Iterator[Batch]:
-    """The first batches of the first epoch, of `_STATISTICS_IMAGES` images or a few more."""
+def _first_batches(batches: Batches, seed: int) -> Iterator[Batch]:
+    """The first batches of the first epoch, of `_NUM_BN_IMAGES` images or a few more."""
     seen = 0
-    for batch in batches.epoch(seed, 0, recycle=True):
+    for batch in batches.epoch(seed, 0, reuse_buffer=True):
         yield batch
         seen += batch.size
-        if seen >= _STATISTICS_IMAGES:
+        if seen >= _NUM_BN_IMAGES:
             return

@@ -13,26 +13,26 @@ from torch import Tensor, nn
 
 from fcnet.data.batches import Batches
 from fcnet.diagnostics.nonfinite import (
-    Place,
-    Watch,
-    explained,
+    NonFiniteLocation,
+    NonFiniteMonitor,
     first_nonfinite,
-    in_the_loss,
     last_nonfinite_gradient,
+    loss_location,
+    nonfinite_error,
     nonfinite_state,
 )
 from fcnet.evaluation.classification import evaluate
-from fcnet.optim.optimizers import move, parameter_groups
-from fcnet.optim.state import put_together, taken_apart, within
+from fcnet.optim.optimizers import fast_step, parameter_groups
+from fcnet.optim.state import join_state, select_prefix, split_state
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import NonFiniteError, UserError
 from fcnet.training.algorithm import GradientDescent
-from fcnet.training.backpropagation import add_up, autocast, differentiation
-from fcnet.training.cuda_graphs import Runs, cuda_graph
-from fcnet.training.dropout_seeds import Drops
+from fcnet.training.backpropagation import accumulate_gradients, autocast, make_gradient_fn
+from fcnet.training.cuda_graphs import GraphedSteps, cuda_graph
+from fcnet.training.dropout_seeds import DropoutRng
 from fcnet.training.early_stopping import EarlyStopping
 from fcnet.training.ema import WeightAverage
-from fcnet.training.records import EpochRecord, Tally
+from fcnet.training.records import EpochRecord, MetricAccumulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from fcnet.evaluation.classification import Evaluation
 
 
-def train_step(training: Training, batch: Batch, numbers: Sequence[float | Tensor] | None = None) -> None:
+def train_step(training: Training, batch: Batch, step_inputs: Sequence[float | Tensor] | None = None) -> None:
     """Moves the parameters once, against the gradient of the global batch's mean loss.
 
     No value is read back from the device, unless it is the processor's own, or the optimizer searches along a line.
@@ -49,42 +49,42 @@ def train_step(training: Training, batch: Batch, numbers: Sequence[float | Tenso
     Args:
         training: whose model is in training mode and whose counters go on by one step.
         batch: this rank's part of the global batch.
-        numbers: as `Training.numbers` gives them, or as scalars on the device, by whom has seeded what is dropped out;
+        step_inputs: as `Training.step_inputs` gives them, or as scalars on the device, by whom has seeded what is dropped out;
             None: those of the step at hand.
 
     Raises:
-        NonFiniteError: as `Training.guard` does; the parameters have not moved.
+        NonFiniteError: as `Training.raise_if_nonfinite` does; the parameters have not moved.
     """
-    if numbers is None:
-        training.drops.reseed(training.step)
-        numbers = training.numbers(training.step)
-    *rates, share = numbers
+    if step_inputs is None:
+        training.dropout_rng.reseed(training.step)
+        step_inputs = training.step_inputs(training.step)
+    *lrs, ema_weight = step_inputs
     optimizer = training.algorithm.optimizer
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
+    for group, lr in zip(optimizer.param_groups, lrs, strict=True):
+        group["lr"] = lr
     if isinstance(optimizer, torch.optim.LBFGS):
-        loss, logits = _search_line(training, batch, optimizer)
+        loss, logits = _lbfgs_step(training, batch, optimizer)
     else:
-        loss, logits, _ = training.gradient(batch)
-        move(optimizer)
-    training.tally.add(loss, logits, batch, later=training.reads_losses)
+        loss, logits, _ = training.backward(batch)
+        fast_step(optimizer)
+    training.metrics.update(loss, logits, batch, deferred=training.reads_losses)
     training.step += 1
     if training.average is not None:
-        training.average.add(share)
+        training.average.update(ema_weight)
 
 
-def _search_line(training: Training, batch: Batch, optimizer: torch.optim.LBFGS) -> tuple[Tensor, Tensor]:
+def _lbfgs_step(training: Training, batch: Batch, optimizer: torch.optim.LBFGS) -> tuple[Tensor, Tensor]:
     """Moves the parameters to where the line search ends; losses and logits are those before the step."""
     found: list[tuple[Tensor, Tensor]] = []
 
-    def risk() -> float:
-        training.drops.reseed(training.step)
-        loss, logits, whole = training.gradient(batch, guarded=not found)
+    def closure() -> float:
+        training.dropout_rng.reseed(training.step)
+        loss, logits, whole = training.backward(batch, check_finite=not found)
         if not found:
             found.append((loss, logits))
         return (whole / batch.size).item()
 
-    optimizer.step(risk)
+    optimizer.step(closure)
     return found[0]
 
 
@@ -105,7 +105,7 @@ class Training:
         step: steps done.
         reads_losses: whether each step's loss is looked at before the parameters move, which waits for
             the device; otherwise it is looked at where the host waits anyway.
-        runs: what records and replays steps, on a GPU; None elsewhere.
+        graphed_steps: what records and replays steps, on a GPU; None elsewhere.
 
     Raises:
         UserError: the training set is empty, or holds a label that is no class of the model; or nothing
@@ -129,18 +129,18 @@ class Training:
         self.model, self.batches, self.algorithm = model, batches, algorithm
         self.validation, self.seed = validation, seed
         self.epoch = self.step = 0
-        self.seconds = self.seconds_before = 0.0
-        self.tally = Tally(batches.device)
+        self.seconds = self.previous_seconds = 0.0
+        self.metrics = MetricAccumulator(batches.device)
         self.average = WeightAverage(model, algorithm.ema_decay) if algorithm.ema_decay else None
-        self.stopping = EarlyStopping(algorithm.patience) if algorithm.patience else None
+        self.early_stopping = EarlyStopping(algorithm.patience) if algorithm.patience else None
         self.reads_losses = batches.device.type == "cpu"
-        self._watch, self._watched_from = Watch(batches.device), 0
+        self._monitor, self._monitor_start = NonFiniteMonitor(batches.device), 0
         for group in algorithm.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
-        self.differentiate = differentiation(model, algorithm.loss, algorithm.precision)
-        self.drops = Drops(model, batches.device, seed)
+        self.compute_gradients = make_gradient_fn(model, algorithm.loss, algorithm.precision)
+        self.dropout_rng = DropoutRng(model, batches.device, seed)
         record = partial(cuda_graph, batches.device) if batches.device.type == "cuda" else None
-        self.runs = Runs(record, model, batches, algorithm, self.drops) if record else None
+        self.graphed_steps = GraphedSteps(record, model, batches, algorithm, self.dropout_rng) if record else None
 
     @property
     def num_steps(self) -> int:
@@ -150,43 +150,43 @@ class Training:
     @property
     def train_seconds(self) -> float:
         """Seconds spent in training steps since the beginning."""
-        return self.seconds_before + self.seconds
+        return self.previous_seconds + self.seconds
 
     @property
     def ended(self) -> bool:
         """Whether the last epoch is done, or patience was lost."""
-        lost = self.stopping is not None and self.stopping.lost(self.epoch)
-        return lost or self.epoch >= self.algorithm.epochs
+        out_of_patience = self.early_stopping is not None and self.early_stopping.should_stop(self.epoch)
+        return out_of_patience or self.epoch >= self.algorithm.epochs
 
     @property
-    def kept_epoch(self) -> int:
+    def best_epoch(self) -> int:
         """The epoch whose weights are kept, 1 for the first."""
-        return self.epoch if self.stopping is None else self.stopping.epoch
+        return self.epoch if self.early_stopping is None else self.early_stopping.epoch
 
-    def numbers(self, step: int) -> list[float]:
+    def step_inputs(self, step: int) -> list[float]:
         """Of a step: the learning rate of each of the optimizer's groups, and the new weights' share in the average."""
         algorithm = self.algorithm
         factor = algorithm.schedule(step)
-        share = 0.0 if self.average is None else self.average.share(step + 1)
-        return [*(group["initial_lr"] * factor for group in algorithm.optimizer.param_groups), share]
+        ema_weight = 0.0 if self.average is None else self.average.weight(step + 1)
+        return [*(group["initial_lr"] * factor for group in algorithm.optimizer.param_groups), ema_weight]
 
-    def gradient(self, batch: Batch, *, guarded: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(self, batch: Batch, *, check_finite: bool = True) -> tuple[Tensor, Tensor, Tensor]:
         """Sets every parameter's ``grad`` to the derivative of the global batch's mean loss.
 
         Args:
             batch: this rank's part of the global batch.
-            guarded: whether a loss or gradient that is no number is refused; see `guard`.
+            check_finite: whether a loss or gradient that is no number is refused; see `raise_if_nonfinite`.
 
         Returns:
             The sum of this rank's losses, its logits, and the sum of all ranks' losses.
         """
         parameters = [p for group in self.algorithm.optimizer.param_groups for p in group["params"]]
-        loss, logits = add_up(self.differentiate, batch.split(self.algorithm.accumulate), parameters)
-        seen = [distributed.sum_gradients(parameters, loss)]
+        loss, logits = accumulate_gradients(self.compute_gradients, batch.split(self.algorithm.accumulate), parameters)
+        seen = [distributed.all_reduce_gradients(parameters, loss)]
         if self.algorithm.clip_norm:
             seen.append(nn.utils.clip_grad_norm_(parameters, self.algorithm.clip_norm))
-        if guarded:
-            self.guard(batch, *seen)
+        if check_finite:
+            self.raise_if_nonfinite(batch, *seen)
         return loss, logits, seen[0]
 
     def advance(self) -> Iterator[EpochRecord | None]:
@@ -198,17 +198,17 @@ class Training:
         while not self.ended:
             self.model.train()
             since = time.perf_counter()
-            for _ in self._steps():
+            for _ in self._run_epoch():
                 self.seconds += time.perf_counter() - since
                 yield None
                 since = time.perf_counter()
             yield self._finish_epoch()
-        if self.stopping is not None:
-            self.stopping.take(self.model)
+        if self.early_stopping is not None:
+            self.early_stopping.restore_best(self.model)
         elif self.average is not None:
-            self.average.take(self.batches, self.seed)
+            self.average.copy_to(self.batches, self.seed)
 
-    def guard(self, batch: Batch, *seen: Tensor) -> None:
+    def raise_if_nonfinite(self, batch: Batch, *seen: Tensor) -> None:
         """Refuses a step whose loss, or whose gradient's norm, is not finite, where reading them is free.
 
         Args:
@@ -219,13 +219,13 @@ class Training:
             NonFiniteError: one of them is NaN or inf.
         """
         if not self.reads_losses:
-            self._watch.note(seen[0])
+            self._monitor.update(seen[0])
         elif not all(math.isfinite(value.item()) for value in seen):
-            self.drops.reseed(self.step)
+            self.dropout_rng.reseed(self.step)
             with autocast(self.algorithm.precision, batch.images.device):
                 place = first_nonfinite(self.model, batch.images, batch.target, self.algorithm.loss)
-            place = place or last_nonfinite_gradient(self.model) or Place(None, "the loss")
-            raise self._stopped(place, self.step + (not place.stored))
+            place = place or last_nonfinite_gradient(self.model) or NonFiniteLocation(None, "the loss")
+            raise self._nonfinite_error(place, self.step + (not place.stored))
 
     def check(self) -> None:
         """Looks at the losses and at the network where the host waits anyway.
@@ -233,14 +233,14 @@ class Training:
         Raises:
             NonFiniteError: NaN or inf has come up; what a checkpoint would hold is of no use.
         """
-        sound, spoilt = self._watch.read(), nonfinite_state(self.model)
+        sound, spoilt = self._monitor.read(), nonfinite_state(self.model)
         if sound is not None:
-            raise self._stopped(in_the_loss(spoilt), self._watched_from + sound + 1)
+            raise self._nonfinite_error(loss_location(spoilt), self._monitor_start + sound + 1)
         if spoilt:
-            raise self._stopped(spoilt[0], self.step)
+            raise self._nonfinite_error(spoilt[0], self.step)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that a step has changed: tensors by name, and facts that JSON can hold.
+        """All that a step has changed: tensors by name, and metadata that JSON can hold.
 
         All ranks must ask for it at the same step.
 
@@ -248,59 +248,62 @@ class Training:
             NonFiniteError: as `check` does.
         """
         self.check()
-        moments, optimizer = taken_apart(self.algorithm.optimizer)
+        moments, optimizer = split_state(self.algorithm.optimizer)
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"optimizer.{name}": tensor for name, tensor in moments.items()}
-        tensors["tally"] = self.tally.sums()
+        tensors["metrics"] = self.metrics.sums()
         if self.average is not None:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.weights.items()}
-        if self.stopping is not None:
-            tensors |= {f"best.{name}": tensor for name, tensor in self.stopping.weights.items()}
-        facts = {
+        if self.early_stopping is not None:
+            tensors |= {f"best.{name}": tensor for name, tensor in self.early_stopping.weights.items()}
+        metadata = {
             "epoch": self.epoch,
             "step": self.step,
-            "images": self.tally.images,
+            "images": self.metrics.num_images,
             "seconds": self.seconds,
-            "seconds_before": self.seconds_before,
+            "previous_seconds": self.previous_seconds,
             "optimizer": optimizer,
-            "best": self.stopping and [self.stopping.epoch, self.stopping.accuracy],
+            "best": self.early_stopping and [self.early_stopping.epoch, self.early_stopping.accuracy],
         }
-        return tensors, facts
+        return tensors, metadata
 
-    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    def restore(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
         """Takes back what `state` gave; the training goes on as if it had never stopped."""
-        self.model.load_state_dict(within(tensors, "model"))
-        put_together(self.algorithm.optimizer, within(tensors, "optimizer"), facts["optimizer"])
+        self.model.load_state_dict(select_prefix(tensors, "model"))
+        join_state(self.algorithm.optimizer, select_prefix(tensors, "optimizer"), metadata["optimizer"])
         if self.average is not None:
-            self.average.restore(within(tensors, "average"))
-        if self.stopping is not None:
-            self.stopping.epoch, self.stopping.accuracy = facts["best"]
-            self.stopping.weights = within(tensors, "best")
-        self.tally.restore(tensors["tally"], facts["images"])
-        self.epoch, self.step = facts["epoch"], facts["step"]
-        self.seconds, self.seconds_before = facts["seconds"], facts["seconds_before"]
-        self._watch, self._watched_from = Watch(self.batches.device), self.step
-        if self.runs is not None:
-            self.runs.forget()
+            self.average.restore(select_prefix(tensors, "average"))
+        if self.early_stopping is not None:
+            self.early_stopping.epoch, self.early_stopping.accuracy = metadata["best"]
+            self.early_stopping.weights = select_prefix(tensors, "best")
+        self.metrics.restore(tensors["metrics"], metadata["images"])
+        self.epoch, self.step = metadata["epoch"], metadata["step"]
+        self.seconds, self.previous_seconds = metadata["seconds"], metadata["previous_seconds"]
+        self._monitor, self._monitor_start = NonFiniteMonitor(self.batches.device), self.step
+        if self.graphed_steps is not None:
+            self.graphed_steps.reset()
 
-    def _steps(self) -> Iterator[None]:
+    def _run_epoch(self) -> Iterator[None]:
         """Makes the rest of the epoch's steps, with a pause after each, or after each run of replayed ones."""
         first = self.epoch * len(self.batches)
-        if self.runs is None or self.runs.obstacle or self.reads_losses:
-            for batch in self.batches.epoch(self.seed, self.epoch, start=self.step - first, recycle=True):
+        if self.graphed_steps is None or self.graphed_steps.unsupported_reason or self.reads_losses:
+            for batch in self.batches.epoch(self.seed, self.epoch, start=self.step - first, reuse_buffer=True):
                 train_step(self, batch)
                 yield
             return
-        order = self.batches.order(self.seed, self.epoch)
-        numbers = [self.numbers(step) for step in range(first, first + len(self.batches))]
-        for made in self.runs.epoch(order, numbers, first, self.step - first, partial(train_step, self)):
+        order = self.batches.plan_epoch(self.seed, self.epoch)
+        step_inputs = [self.step_inputs(step) for step in range(first, first + len(self.batches))]
+        for made in self.graphed_steps.epoch(order, step_inputs, first, self.step - first, partial(train_step, self)):
             # a replay does not run the step's Python, and recording runs it without a step
-            self.step, self.tally.images = first + made, min(made * self.batches.batch_size, self.batches.num_images)
+            self.step, self.metrics.num_images = (
+                first + made,
+                min(made * self.batches.batch_size, self.batches.num_images),
+            )
             yield
 
-    def _stopped(self, place: Place, step: int) -> NonFiniteError:
+    def _nonfinite_error(self, place: NonFiniteLocation, step: int) -> NonFiniteError:
         algorithm = self.algorithm
-        return explained(
+        return nonfinite_error(
             place,
             step,
             self.num_steps,
@@ -313,7 +316,7 @@ class Training:
     def _finish_epoch(self) -> EpochRecord:
         self.check()
         since = time.perf_counter()
-        train_loss, train_accuracy = self.tally.read()
+        train_loss, train_accuracy = self.metrics.compute()
         self.seconds += time.perf_counter() - since
         self.epoch += 1
         seen = None if self.validation is None else self._validate(self.validation)
@@ -326,20 +329,22 @@ class Training:
             validation_loss=None if seen is None else seen.loss,
             validation_accuracy=None if seen is None else seen.accuracy,
             seconds=self.seconds,
-            images_per_second=self.tally.images / max(self.seconds, 1e-9),
+            images_per_second=self.metrics.num_images / max(self.seconds, 1e-9),
         )
-        self.tally.clear()
-        self.seconds_before += self.seconds
+        self.metrics.reset()
+        self.previous_seconds += self.seconds
         self.seconds = 0.0
         return record
 
-    def _validate(self, kept_aside: Batches) -> Evaluation:
+    def _validate(self, held_out: Batches) -> Evaluation:
         """What the weights that would be kept if training ended now are worth."""
-        averaged = self.average.in_place(self.batches, self.seed) if self.average else contextlib.nullcontext()
+        averaged = (
+            self.average.average_parameters(self.batches, self.seed) if self.average else contextlib.nullcontext()
+        )
         with averaged:
-            seen = evaluate(self.model, kept_aside)
-            if self.stopping is not None:
-                self.stopping.see(self.epoch, seen.accuracy, self.model)
+            seen = evaluate(self.model, held_out)
+            if self.early_stopping is not None:
+                self.early_stopping.update(self.epoch, seen.accuracy, self.model)
         return seen
 
 
@@ -377,8 +382,8 @@ def fit(
     if algorithm is None:
         optimizer = torch.optim.AdamW(parameter_groups(model, 0.01), lr=1e-3)
         algorithm = GradientDescent(optimizer, epochs=10)
-    kept = None if validation is None else _as_batches(validation)
-    training = Training(model, _as_batches(data), algorithm, validation=kept, seed=seed)
+    kept = None if validation is None else _to_batches(validation)
+    training = Training(model, _to_batches(data), algorithm, validation=kept, seed=seed)
     for record in training.advance():
         if record is not None:
             yield record
@@ -393,5 +398,5 @@ def _check_labels(model: nn.Module, batches: Batches) -> None:
         raise UserError(f"labels must be 0 to {last}, got {int(outside[0])}")
 
 
-def _as_batches(data: Batches | tuple[Tensor, Tensor]) -> Batches:
+def _to_batches(data: Batches | tuple[Tensor, Tensor]) -> Batches:
     return data if isinstance(data, Batches) else Batches(*data, device=data[0].device)

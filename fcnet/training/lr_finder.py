@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from fcnet.data.batches import Batch
     from fcnet.training.loop import Training
 
-LOWEST, HIGHEST, NUM_STEPS = 1e-6, 10.0, 200
+MIN_LR, MAX_LR, NUM_STEPS = 1e-6, 10.0, 200
 _SMOOTHING = 0.9
-_LOST = 4.0
+_DIVERGENCE_FACTOR = 4.0
 
 
 @dataclass(frozen=True)
-class Trial:
+class RangeTestStep:
     """One step of the test.
 
     Attributes:
@@ -40,8 +40,8 @@ class Trial:
     smoothed: float
 
 
-def try_rates(training: Training) -> Iterator[Trial]:
-    """Trains for up to `NUM_STEPS` steps while the learning rate rises from `LOWEST` to `HIGHEST`.
+def lr_range_test(training: Training) -> Iterator[RangeTestStep]:
+    """Trains for up to `NUM_STEPS` steps while the learning rate rises from `MIN_LR` to `MAX_LR`.
 
     Each step's rate is the same multiple of the one before. The test ends early where the smoothed
     loss is four times its lowest, or no number.
@@ -63,39 +63,39 @@ def try_rates(training: Training) -> Iterator[Trial]:
         raise UserError("optimizer.name must be another than lbfgs, which has no use for a rate, to find one")
     for group in optimizer.param_groups:
         group["initial_lr"] = 1.0
-    training.algorithm = dataclasses.replace(training.algorithm, schedule=rate)
+    training.algorithm = dataclasses.replace(training.algorithm, schedule=lr_at)
     training.model.train()
     mean, lowest = 0.0, math.inf
-    for step, batch in zip(range(NUM_STEPS), _endless(training), strict=False):
-        before = training.tally.loss.clone()
+    for step, batch in zip(range(NUM_STEPS), _repeat_epochs(training), strict=False):
+        before = training.metrics.loss.clone()
         train_step(training, batch)
-        loss = distributed.sum_in_place(training.tally.loss - before).item() / batch.size
+        loss = distributed.all_reduce(training.metrics.loss - before).item() / batch.size
         mean = _SMOOTHING * mean + (1.0 - _SMOOTHING) * loss
         smoothed = mean / (1.0 - _SMOOTHING ** (step + 1))
         if not math.isfinite(smoothed):
             return
-        yield Trial(rate(step), loss, smoothed)
+        yield RangeTestStep(lr_at(step), loss, smoothed)
         lowest = min(lowest, smoothed)
-        if smoothed > _LOST * lowest:
+        if smoothed > _DIVERGENCE_FACTOR * lowest:
             return
 
 
-def suggested(trials: Sequence[Trial]) -> float:
+def suggest_lr(trials: Sequence[RangeTestStep]) -> float:
     """A tenth of the rate at which the smoothed loss was lowest, rounded to two digits.
 
     Example:
-        >>> suggested([Trial(0.001, 2.0, 2.0), Trial(0.1, 1.0, 1.5), Trial(1.0, 3.0, 1.8)])
+        >>> suggest_lr([RangeTestStep(0.001, 2.0, 2.0), RangeTestStep(0.1, 1.0, 1.5), RangeTestStep(1.0, 3.0, 1.8)])
         0.01
     """
     return float(f"{min(trials, key=lambda trial: trial.smoothed).lr / 10.0:.1e}")
 
 
-def rate(step: int) -> float:
+def lr_at(step: int) -> float:
     """The learning rate of a step of the test."""
-    return float(LOWEST * (HIGHEST / LOWEST) ** (step / (NUM_STEPS - 1)))
+    return float(MIN_LR * (MAX_LR / MIN_LR) ** (step / (NUM_STEPS - 1)))
 
 
-def _endless(training: Training) -> Iterator[Batch]:
+def _repeat_epochs(training: Training) -> Iterator[Batch]:
     """The batches of epoch after epoch."""
     for epoch in itertools.count():
-        yield from training.batches.epoch(training.seed, epoch, recycle=True)
+        yield from training.batches.epoch(training.seed, epoch, reuse_buffer=True)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fcnet.models.mlp import most_probable
+from fcnet.models.mlp import logits_to_classes
 from fcnet.runtime import distributed
 
 if TYPE_CHECKING:
     from fcnet.data.batches import Batch
 
-_LOGITS_THAT_WAIT = 1 << 16
+_MAX_PENDING_LOGITS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -47,79 +47,79 @@ class EpochRecord:
     images_per_second: float
 
 
-class Tally:
-    """Sums over an epoch that stay on the device until they are read: loss, hits, images.
+class MetricAccumulator:
+    """Sums over an epoch that stay on the device until they are read: loss, num_correct, images.
 
     Attributes:
-        images: how many are counted.
+        num_images: how many are counted.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
-        self._hits = torch.zeros((), dtype=torch.int64, device=device)
-        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.images = 0
+        self._num_correct = torch.zeros((), dtype=torch.int64, device=device)
+        self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.num_images = 0
 
     @property
     def loss(self) -> Tensor:
         """The sum of this rank's losses, float64, on the device."""
-        self._catch_up()
+        self._flush()
         return self._loss
 
-    def add(self, loss: Tensor, logits: Tensor, batch: Batch, *, later: bool = False) -> None:
+    def update(self, loss: Tensor, logits: Tensor, batch: Batch, *, deferred: bool = False) -> None:
         """Counts one batch; no host sync.
 
         Args:
             loss: the sum of the batch's losses.
             logits: of the batch.
             batch: this rank's part of the global batch.
-            later: whether it may wait for others to be counted with, on a processor, which takes longer to begin
+            deferred: whether it may wait for others to be counted with, on a processor, which takes longer to begin
                 with so few numbers than to count them.
         """
-        self.images += batch.size
-        if later:
-            self._waiting.append((loss, logits, batch.labels))
-            if len(self._waiting) * logits.numel() >= _LOGITS_THAT_WAIT:
-                self._catch_up()
+        self.num_images += batch.size
+        if deferred:
+            self._pending.append((loss, logits, batch.labels))
+            if len(self._pending) * logits.numel() >= _MAX_PENDING_LOGITS:
+                self._flush()
         else:
             self._loss += loss
-            self._hits += _hits(logits, batch.labels)
+            self._num_correct += _count_correct(logits, batch.labels)
 
-    def _catch_up(self) -> None:
+    def _flush(self) -> None:
         """Counts the batches that wait."""
-        if not self._waiting:
+        if not self._pending:
             return
-        losses, logits, labels = zip(*self._waiting, strict=True)
+        losses, logits, labels = zip(*self._pending, strict=True)
         # One after another, so that the sum does not depend on who waited for whom.
         self._loss.fill_(functools.reduce(operator.add, torch.stack(losses).tolist(), self._loss.item()))
-        self._hits += _hits(torch.cat(logits), torch.cat(labels))
-        self._waiting.clear()
+        self._num_correct += _count_correct(torch.cat(logits), torch.cat(labels))
+        self._pending.clear()
 
-    def clear(self) -> None:
+    def reset(self) -> None:
         """Begins anew, in the same memory, which a recorded step adds to."""
-        self._waiting.clear()
+        self._pending.clear()
         self._loss.zero_()
-        self._hits.zero_()
-        self.images = 0
+        self._num_correct.zero_()
+        self.num_images = 0
 
     def sums(self) -> Tensor:
-        """Loss and hits over all ranks, float64 (2,), on the device."""
-        self._catch_up()
-        return distributed.sum_in_place(torch.stack([self._loss, self._hits.double()]))
+        """Loss and num_correct over all ranks, float64 (2,), on the device."""
+        self._flush()
+        return distributed.all_reduce(torch.stack([self._loss, self._num_correct.double()]))
 
-    def read(self) -> tuple[float, float]:
+    def compute(self) -> tuple[float, float]:
         """Mean loss and accuracy over all ranks so far; waits for the device."""
-        loss, hits = self.sums().tolist()
-        return loss / max(self.images, 1), hits / max(self.images, 1)
+        loss, num_correct = self.sums().tolist()
+        return loss / max(self.num_images, 1), num_correct / max(self.num_images, 1)
 
-    def restore(self, sums: Tensor, images: int) -> None:
+    def restore(self, sums: Tensor, num_images: int) -> None:
         """Goes on from sums over all ranks, which the first rank takes over alone."""
-        self.clear()
+        self.reset()
         if distributed.rank() == 0:
             self._loss.copy_(sums[0])
-            self._hits.copy_(sums[1])
-        self.images = images
+            self._num_correct.copy_(sums[1])
+        self.num_images = num_images
 
 
-def _hits(logits: Tensor, labels: Tensor) -> Tensor:
-    return (most_probable(logits) == labels).sum()
+def _count_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits_to_classes(logits) == labels).sum()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from benchmarks.cases import Data
-from benchmarks.report import Figure, interleaved, print_figures
+from benchmarks.report import Measurement, print_measurements, time_interleaved
 from fcnet.data.batches import Batches
 from fcnet.data.transforms.augment import Affine, ColorJitter, Cutout, Flip, Shift
-from fcnet.data.transforms.mixup import Mixing
+from fcnet.data.transforms.mixup import MixupCutmix
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,33 +26,33 @@ CHANGES = {
 }
 
 
-def _going_through(batches: Batches) -> Callable[[], None]:
+def _iterate_epoch(batches: Batches) -> Callable[[], None]:
     """An epoch's making, drawing included; another one at each call."""
     epoch = 0
 
     def run() -> None:
         nonlocal epoch
-        for _ in batches.epoch(0, epoch, recycle=True):
+        for _ in batches.epoch(0, epoch, reuse_buffer=True):
             pass
         epoch += 1
 
     return run
 
 
-def compare(repeats: int, device: torch.device) -> list[Figure]:
+def compare(repeats: int, device: torch.device) -> list[Measurement]:
     """Prints and returns the milliseconds that a batch takes."""
     kinds: dict[str, dict[str, object]] = {"plain": {}}
     kinds |= {name: {"augment": [change]} for name, change in CHANGES.items()}
-    kinds |= {"mixup": {"mixing": Mixing(mixup=0.4)}, "cutmix": {"mixing": Mixing(cutmix=1.0)}}
-    kinds["all"] = {"augment": list(CHANGES.values()), "mixing": Mixing(0.4, 1.0)}
-    data = Data.drawn(BATCH * BATCHES, device)
+    kinds |= {"mixup": {"mixing": MixupCutmix(mixup=0.4)}, "cutmix": {"mixing": MixupCutmix(cutmix=1.0)}}
+    kinds["all"] = {"augment": list(CHANGES.values()), "mixing": MixupCutmix(0.4, 1.0)}
+    data = Data.random(BATCH * BATCHES, device)
     runs = {
-        name: _going_through(Batches(data.pixels, data.labels, batch_size=BATCH, device=device, **options))  # type: ignore[arg-type]
+        name: _iterate_epoch(Batches(data.pixels, data.labels, batch_size=BATCH, device=device, **options))  # type: ignore[arg-type]
         for name, options in kinds.items()
     }
     figures = [
-        Figure(f"a batch of {BATCH}", name, tuple(1e3 * value / BATCHES for value in values), "ms")
-        for name, values in interleaved(runs, repeats, fill_seconds=0.0, device=device).items()
+        Measurement(f"a batch of {BATCH}", name, tuple(1e3 * value / BATCHES for value in values), "ms")
+        for name, values in time_interleaved(runs, repeats, fill_seconds=0.0, device=device).items()
     ]
-    print_figures(figures)
+    print_measurements(figures)
     return figures

@@ -83,7 +83,7 @@ class Data:
     device: torch.device
 
     @classmethod
-    def drawn(cls, images: int, device: torch.device, shape: tuple[int, ...] = SHAPE) -> Data:
+    def random(cls, images: int, device: torch.device, shape: tuple[int, ...] = SHAPE) -> Data:
         """Noise, with labels that say nothing of it: what time it takes is all that is asked."""
         draws = torch.Generator().manual_seed(0)
         pixels = torch.randint(0, 256, (images, *shape), dtype=torch.uint8, generator=draws)

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-REACHED = 77
+EXIT_CODE = 77
 """The exit code after the first step; any other says that it was not reached."""
 
 
-class Stop(MetaPathFinder, Loader):
+class ExitAfterFirstStep(MetaPathFinder, Loader):
     """Loads `fcnet.training.loop` as it is, and has its first step be the last."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -47,11 +47,11 @@ class Stop(MetaPathFinder, Loader):
 
         def only_step(*arguments: Any, **options: Any) -> None:  # noqa: ANN401 - whatever a step takes
             step(*arguments, **options)
-            os._exit(REACHED)
+            os._exit(EXIT_CODE)
 
         module.train_step = only_step
 
 
 if __name__ == "__main__":
-    sys.meta_path.insert(0, Stop())
+    sys.meta_path.insert(0, ExitAfterFirstStep())
     runpy.run_module("fcnet.train", run_name="__main__", alter_sys=True)

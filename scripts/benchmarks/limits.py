@@ -16,25 +16,25 @@ import torch
 
 from benchmarks.cases import Contender
 from benchmarks.report import LIMIT, seconds
-from fcnet.models.speed import least_step, recorded
+from fcnet.models.speed import capture_graph, make_minimal_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from benchmarks.cases import Case, Data
 
-STEPS_IN_GRAPH = 32
+STEPS_PER_GRAPH = 32
 
 
-def limit(case: Case, data: Data, threads: int) -> Contender:
+def speed_limit(case: Case, data: Data, threads: int) -> Contender:
     """What cannot be left out, with some number of threads."""
     device, size = data.device, case.batch_size
     flat = data.pixels.flatten(1).to(device)
-    step, parameters = least_step(case.widths, flat, size, case.precision)
+    step, parameters = make_minimal_step(case.widths, flat, size, case.precision)
     steps = len(flat) // size
-    chunk = 1 if device.type == "cpu" else min(STEPS_IN_GRAPH, steps)
+    chunk = 1 if device.type == "cpu" else min(STEPS_PER_GRAPH, steps)
     memory = torch.zeros(chunk, size, dtype=torch.int64, device=device)
-    replay = partial(step, memory[0]) if device.type == "cpu" else recorded(step, memory)
+    replay = partial(step, memory[0]) if device.type == "cpu" else capture_graph(step, memory)
 
     @torch.no_grad()
     def train() -> None:
@@ -49,21 +49,21 @@ def copy_bandwidth(device: torch.device, num_bytes: int = 2**30) -> float:
     """Bytes a second, read and written together, of the best of several copies within the device's memory."""
     source = torch.zeros(num_bytes // 4, device=device)
     target = torch.empty_like(source)
-    return 2 * source.nbytes / _least(lambda: target.copy_(source), device)
+    return 2 * source.nbytes / _fastest_seconds(lambda: target.copy_(source), device)
 
 
-def product_speed(device: torch.device, dtype: torch.dtype, sizes: tuple[int, ...] = (4096, 8192, 16384)) -> float:
+def matmul_speed(device: torch.device, dtype: torch.dtype, sizes: tuple[int, ...] = (4096, 8192, 16384)) -> float:
     """Operations a second of the best square product (n, n) · (n, n) of several sizes."""
     best = 0.0
     for size in sizes:
         left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         out = torch.empty_like(left)
-        took = _least(lambda left=left, right=right, out=out: torch.mm(left, right, out=out), device)  # type: ignore[misc]
+        took = _fastest_seconds(lambda left=left, right=right, out=out: torch.mm(left, right, out=out), device)  # type: ignore[misc]
         best = max(best, 2 * size**3 / took)
     return best
 
 
-def _least(run: Callable[[], object], device: torch.device) -> float:
+def _fastest_seconds(run: Callable[[], object], device: torch.device) -> float:
     """Seconds a call in the fastest of several rounds."""
     run()
     return min((seconds(run, device, calls=10) for _ in range(5)), default=math.inf)

@@ -10,7 +10,16 @@ from torch import Tensor, nn
 
 import fcnet.functional
 from benchmarks.limits import copy_bandwidth
-from benchmarks.report import LIMIT, OURS, Figure, by_case, found, interleaved, print_figures, print_table
+from benchmarks.report import (
+    LIMIT,
+    OURS,
+    Measurement,
+    by_case,
+    find_contender,
+    print_measurements,
+    print_table,
+    time_interleaved,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,7 +54,7 @@ def peak_bytes(step: Callable[[], None]) -> int:
     return int(max(itertools.accumulate(changes, initial=0)))
 
 
-def of_logits(repeats: int, sizes: tuple[tuple[int, int], ...] = SIZES) -> Iterator[Figure]:
+def measure_logits(repeats: int, sizes: tuple[tuple[int, int], ...] = SIZES) -> Iterator[Measurement]:
     """On a processor, over sizes and kinds of targets: milliseconds, and mebibytes beyond the logits."""
     draws = torch.Generator().manual_seed(0)
     for size in sizes:
@@ -59,12 +68,12 @@ def of_logits(repeats: int, sizes: tuple[tuple[int, int], ...] = SIZES) -> Itera
                 TORCH: loss_step(nn.functional.cross_entropy, x, target, smoothing),
             }
             memory = {name: {"MiB": peak_bytes(step) / 2**20} for name, step in steps.items()}
-            times = interleaved(steps, repeats, fill_seconds=FILL_SECONDS, device=x.device)
+            times = time_interleaved(steps, repeats, fill_seconds=FILL_SECONDS, device=x.device)
             for name, values in times.items():
-                yield Figure(f"{size}, {kind}", name, tuple(1e3 * value for value in values), "ms", memory[name])
+                yield Measurement(f"{size}, {kind}", name, tuple(1e3 * value for value in values), "ms", memory[name])
 
 
-def of_linear(repeats: int, size: tuple[int, int, int] = LINEAR) -> Iterator[Figure]:
+def measure_linear(repeats: int, size: tuple[int, int, int] = LINEAR) -> Iterator[Measurement]:
     """The linear layer with the cross-entropy of its logits, against torch's with all logits, and the products."""
     rows, features, classes = size
     draws = torch.Generator().manual_seed(0)
@@ -86,18 +95,18 @@ def of_linear(repeats: int, size: tuple[int, int, int] = LINEAR) -> Iterator[Fig
     steps = {OURS: ours, TORCH: torchs, LIMIT: products}
     gradients, logits = 4 * features * (rows + classes), 4 * rows * classes
     memory = {name: (peak_bytes(step) - gradients) / logits for name, step in steps.items()}
-    times = interleaved(steps, repeats, fill_seconds=FILL_SECONDS, device=x.device)
+    times = time_interleaved(steps, repeats, fill_seconds=FILL_SECONDS, device=x.device)
     case = f"a linear layer and its cross-entropy, {rows} rows, {features} features, {classes} classes"
     for name, values in times.items():
-        yield Figure(case, name, values, "s", {"memory beside the gradients, of the logits'": memory[name]})
+        yield Measurement(case, name, values, "s", {"memory beside the gradients, of the logits'": memory[name]})
 
 
-def of_bandwidth(
+def measure_bandwidth(
     repeats: int,
     device: torch.device,
     sizes: tuple[tuple[int, int], ...] = GPU_SIZES,
     precisions: tuple[torch.dtype, ...] = GPU_PRECISIONS,
-) -> Iterator[Figure]:
+) -> Iterator[Measurement]:
     """On a GPU, microseconds, and the share of the copies' bandwidth that twice and three times the logits' bytes are.
 
     Twice where the logits are read once and the gradient is written; three times where forward and backward read them.
@@ -116,29 +125,35 @@ def of_bandwidth(
             "torch.compile": loss_step(torch.compile(nn.functional.cross_entropy, dynamic=False), x, labels),
             LIMIT: lambda copy=copy, x=x: copy.copy_(x),  # type: ignore[misc]
         }
-        for name, values in interleaved(steps, repeats, fill_seconds=FILL_SECONDS, device=device).items():
-            figure = Figure(f"{size}, {dtype}", name, tuple(1e6 * value for value in values), "µs")
+        for name, values in time_interleaved(steps, repeats, fill_seconds=FILL_SECONDS, device=device).items():
+            figure = Measurement(f"{size}, {dtype}", name, tuple(1e6 * value for value in values), "µs")
             for times in (2, 3) if name != LIMIT else (2,):
                 share = times * x.nbytes / (1e-6 * figure.median) / bandwidth
-                figure.beside[f"{times} × logits, of copies"] = f"{share:.1%}"
+                figure.extra[f"{times} × logits, of copies"] = f"{share:.1%}"
             yield figure
 
 
-def compare(repeats: int, device: torch.device) -> list[Figure]:
+def compare(repeats: int, device: torch.device) -> list[Measurement]:
     """Prints and returns all of it."""
     if device.type == "cuda":
-        figures = list(of_bandwidth(repeats, device))
-        print_figures(figures)
+        figures = list(measure_bandwidth(repeats, device))
+        print_measurements(figures)
         return figures
-    figures, linear = list(of_logits(repeats)), list(of_linear(repeats))
+    figures, linear = list(measure_logits(repeats)), list(measure_linear(repeats))
     rows = []
     for case, own in by_case(figures).items():
-        ours, theirs = found(own, OURS), found(own, TORCH)
+        ours, theirs = find_contender(own, OURS), find_contender(own, TORCH)
         assert ours is not None
         assert theirs is not None
-        times = [f"{ours.median:.3f}", f"{theirs.median:.3f}", f"{ours.over(theirs):.2f}", ours.spread, theirs.spread]
-        rows.append([case, *times, *(f"{each.beside['MiB']:.2f}" for each in (ours, theirs))])
+        times = [
+            f"{ours.median:.3f}",
+            f"{theirs.median:.3f}",
+            f"{ours.ratio_to(theirs):.2f}",
+            ours.spread,
+            theirs.spread,
+        ]
+        rows.append([case, *times, *(f"{each.extra['MiB']:.2f}" for each in (ours, theirs))])
     spreads = ["ours, least to most", "torch's, least to most"]
     print_table(["logits, target", "ours, ms", "torch's, ms", "ratio", *spreads, "ours, MiB", "torch's, MiB"], rows)
-    print_figures(linear)
+    print_measurements(linear)
     return [*figures, *linear]

@@ -25,11 +25,11 @@ from fcnet.runtime.hardware import num_processors
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-PART = 12_800
+NUM_LOADED_IMAGES = 12_800
 """Images of which the usual loop's time is taken: each costs the same."""
 
 
-class Pictures(Dataset[tuple[Tensor, int]]):
+class DecodedImages(Dataset[tuple[Tensor, int]]):
     """Resident images, decoded and transformed one by one, as torchvision's CIFAR10 does it."""
 
     def __init__(self, pixels: Tensor, labels: Tensor) -> None:
@@ -54,13 +54,13 @@ def sequential(case: Case) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def usual(case: Case, data: Data, workers: int) -> Contender:
+def dataloader_loop(case: Case, data: Data, workers: int) -> Contender:
     """The loop that tutorials show."""
     model = sequential(case).to(data.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
-    pictures = Pictures(data.pixels[:PART], data.labels[:PART])
+    dataset = DecodedImages(data.pixels[:NUM_LOADED_IMAGES], data.labels[:NUM_LOADED_IMAGES])
     loader = DataLoader(
-        pictures,
+        dataset,
         batch_size=case.batch_size,
         shuffle=True,
         num_workers=workers,
@@ -78,10 +78,10 @@ def usual(case: Case, data: Data, workers: int) -> Contender:
             total += loss.item()
 
     name = f"DataLoader, {workers} workers"
-    return Contender(name, train, len(pictures), lambda: model.parameters(), num_processors())
+    return Contender(name, train, len(dataset), lambda: model.parameters(), num_processors())
 
 
-def resident(case: Case, data: Data, mode: str | None = None, dtype: torch.dtype = torch.float32) -> Contender:
+def resident_loop(case: Case, data: Data, mode: str | None = None, dtype: torch.dtype = torch.float32) -> Contender:
     """The loop over a set that is on the device whole, normalised, from which a batch is taken by its rows.
 
     With a half precision for ``dtype`` set and weights are of it, as in airbench; else the case's precision is
@@ -273,18 +273,18 @@ def keras(case: Case, data: Data) -> Contender:
     )
 
 
-def entered(case: Case, data: Data) -> Iterator[tuple[str, Callable[[], Contender]]]:
+def peer_factories(case: Case, data: Data) -> Iterator[tuple[str, Callable[[], Contender]]]:
     """Who trains a case where it is trained: the package that it takes, and what makes the contender."""
     if data.device.type == "cuda":
-        yield "torch", lambda: resident(case, data, "default")
-        yield "torch", lambda: resident(case, data, "max-autotune")
+        yield "torch", lambda: resident_loop(case, data, "default")
+        yield "torch", lambda: resident_loop(case, data, "max-autotune")
         if case.precision != torch.float32:
-            yield "torch", lambda: resident(case, data, "max-autotune", case.precision)
-    yield "torch", lambda: resident(case, data)
+            yield "torch", lambda: resident_loop(case, data, "max-autotune", case.precision)
+    yield "torch", lambda: resident_loop(case, data)
     if case.precision != torch.float32:
         return
     for workers in (0, 2):
-        yield "torchvision", lambda workers=workers: usual(case, data, workers)  # type: ignore[misc]
+        yield "torchvision", lambda workers=workers: dataloader_loop(case, data, workers)  # type: ignore[misc]
     yield "skorch", lambda: skorch(case, data)
     yield "lightning", lambda: lightning(case, data)
     yield "keras", lambda: keras(case, data)
@@ -295,22 +295,22 @@ def entered(case: Case, data: Data) -> Iterator[tuple[str, Callable[[], Contende
             yield "sklearn", lambda: logistic_regression(case, data)
 
 
-def missing(case: Case, data: Data) -> list[str]:
+def missing_packages(case: Case, data: Data) -> list[str]:
     """The packages that are wanted and not installed."""
-    return sorted({package for package, _ in entered(case, data) if importlib.util.find_spec(package) is None})
+    return sorted({package for package, _ in peer_factories(case, data) if importlib.util.find_spec(package) is None})
 
 
 def peers(case: Case, data: Data) -> list[Contender]:
     """Those whose packages are installed, ready to train."""
-    absent = missing(case, data)
+    absent = missing_packages(case, data)
     if data.device.type == "cuda":
         torch.compiler.reset()  # which else gives up compiling after some networks
-    with quiet():
-        return [make() for package, make in entered(case, data) if package not in absent]
+    with suppress_warnings():
+        return [make() for package, make in peer_factories(case, data) if package not in absent]
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def suppress_warnings() -> Iterator[None]:
     """A block in which the others' warnings are left to them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from matplotlib.ticker import LogFormatter
 
-from fcnet.figures.style import LIGHT, blank, saved, themed
+from fcnet.figures.style import LIGHT, figure_bytes, new_figure, use_theme
 from fcnet.runtime.hardware import num_processors, processor_name
 
 if TYPE_CHECKING:
@@ -26,23 +26,23 @@ _REST_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
-class Figure:
+class Measurement:
     """What one contender took in one case.
 
     Attributes:
         case: what was done.
-        who: who did it.
+        contender: who did it.
         values: a value a repeat, in the order of the repeats.
         unit: of the values.
-        beside: what else is known of it, by name.
+        extra: what else is known of it, by name.
         note: how it differs from the others.
     """
 
     case: str
-    who: str
+    contender: str
     values: tuple[float, ...]
     unit: str
-    beside: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
     note: str = ""
 
     @property
@@ -55,7 +55,7 @@ class Figure:
         """The least to the most."""
         return f"{min(self.values):.4g} to {max(self.values):.4g}"
 
-    def over(self, other: Figure) -> float:
+    def ratio_to(self, other: Measurement) -> float:
         """The median of the ratios to another contender's values of the same repeats."""
         return statistics.median(mine / theirs for mine, theirs in zip(self.values, other.values, strict=True))
 
@@ -76,7 +76,7 @@ def seconds(run: Callable[[], object], device: torch.device, calls: int = 1) -> 
     return (time.perf_counter() - started) / calls
 
 
-def interleaved(
+def time_interleaved(
     runs: Mapping[str, Callable[[], object]], repeats: int, *, fill_seconds: float, device: torch.device
 ) -> dict[str, tuple[float, ...]]:
     """Seconds a call of each, in turn, after calls that do not count.
@@ -102,14 +102,14 @@ def interleaved(
     return {name: tuple(values) for name, values in times.items()}
 
 
-def found(figures: Sequence[Figure], who: str) -> Figure | None:
+def find_contender(figures: Sequence[Measurement], contender: str) -> Measurement | None:
     """A contender's figure."""
-    return next((figure for figure in figures if figure.who == who), None)
+    return next((figure for figure in figures if figure.contender == contender), None)
 
 
-def by_case(figures: Sequence[Figure]) -> dict[str, list[Figure]]:
+def by_case(figures: Sequence[Measurement]) -> dict[str, list[Measurement]]:
     """The figures of each case, in order."""
-    cases: dict[str, list[Figure]] = {}
+    cases: dict[str, list[Measurement]] = {}
     for figure in figures:
         cases.setdefault(figure.case, []).append(figure)
     return cases
@@ -122,18 +122,18 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     print(flush=True)
 
 
-def print_figures(figures: Sequence[Figure]) -> None:
+def print_measurements(figures: Sequence[Measurement]) -> None:
     """A table for each case: the median, the spread, how many times the limit's and how many times ours."""
     for case, own in by_case(figures).items():
-        names = list(dict.fromkeys(name for figure in own for name in figure.beside))
-        bases = [(f"× {who}", base) for who in (LIMIT, OURS) if len(own) > 1 and (base := found(own, who))]
+        names = list(dict.fromkeys(name for figure in own for name in figure.extra))
+        bases = [(f"× {who}", base) for who in (LIMIT, OURS) if len(own) > 1 and (base := find_contender(own, who))]
         rows = [
             [
-                figure.who,
+                figure.contender,
                 f"{figure.median:.4g}",
                 figure.spread,
-                *(f"{figure.over(base):.2f}" for _, base in bases),
-                *(_said(figure.beside.get(name, "")) for name in names),
+                *(f"{figure.ratio_to(base):.2f}" for _, base in bases),
+                *(_format(figure.extra.get(name, "")) for name in names),
             ]
             for figure in own
         ]
@@ -141,16 +141,16 @@ def print_figures(figures: Sequence[Figure]) -> None:
         print_table(["", own[0].unit, "least to most", *(head for head, _ in bases), *names], rows)
         for figure in own:
             if figure.note:
-                print(f"{figure.who}: {figure.note}\n", flush=True)
+                print(f"{figure.contender}: {figure.note}\n", flush=True)
 
 
-def _said(value: object) -> str:
+def _format(value: object) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
-def machine(device: torch.device) -> dict[str, Any]:
+def machine_info(device: torch.device) -> dict[str, Any]:
     """What a figure depends on beside the program."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -161,39 +161,39 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def append_lines(figures: Sequence[Figure], path: Path, about: Mapping[str, Any]) -> None:
+def append_lines(figures: Sequence[Measurement], path: Path, about: Mapping[str, Any]) -> None:
     """Appends a line of JSON for each figure, with what it depends on."""
     with path.open("a") as file:
         for figure in figures:
-            line: dict[str, Any] = {"case": figure.case, "who": figure.who, "unit": figure.unit}
+            line: dict[str, Any] = {"case": figure.case, "contender": figure.contender, "unit": figure.unit}
             line |= {"median": figure.median, "least": min(figure.values), "most": max(figure.values)}
-            line |= {"values": figure.values, "note": figure.note, **figure.beside}
+            line |= {"values": figure.values, "note": figure.note, **figure.extra}
             file.write(json.dumps(line | dict(about)) + "\n")
 
 
-def plot(figures: Sequence[Figure], path: Path) -> None:
+def plot(figures: Sequence[Measurement], path: Path) -> None:
     """Draws a panel for each case: a dot a contender, its spread as a whisker, the limit as a line to all."""
     cases = by_case(figures)
     heights = [0.8 + 0.28 * len(own) for own in cases.values()]
-    with themed(LIGHT):
-        figure = blank(7.0, sum(heights))
+    with use_theme(LIGHT):
+        figure = new_figure(7.0, sum(heights))
         panels = figure.subplots(len(cases), 1, squeeze=False, height_ratios=heights)[:, 0]
         for axes, (case, own) in zip(panels, cases.items(), strict=True):
             _draw(axes, own)
             axes.set_title(case, loc="left")
-        path.write_bytes(saved(figure)[path.suffix.removeprefix(".")])
+        path.write_bytes(figure_bytes(figure)[path.suffix.removeprefix(".")])
 
 
-def _draw(axes: Axes, own: Sequence[Figure]) -> None:
-    colours = {OURS: LIGHT.colours[1], LIMIT: LIGHT.colours[0]}
+def _draw(axes: Axes, own: Sequence[Measurement]) -> None:
+    colours = {OURS: LIGHT.colors[1], LIMIT: LIGHT.colors[0]}
     for row, figure in enumerate(own):
         spread = [[figure.median - min(figure.values)], [max(figure.values) - figure.median]]
-        colour = colours.get(figure.who, LIGHT.faint)
+        colour = colours.get(figure.contender, LIGHT.muted)
         axes.errorbar([figure.median], [row], xerr=spread, fmt="o", color=colour, capsize=3)
         axes.annotate(f"{figure.median:.3g}", (figure.median, row), (0, 4), textcoords="offset points", ha="center")
-    if (limit := found(own, LIMIT)) is not None:
-        axes.axvline(limit.median, color=LIGHT.colours[0], linewidth=0.8)
-    axes.set_yticks(range(len(own)), [figure.who for figure in own])
+    if (limit := find_contender(own, LIMIT)) is not None:
+        axes.axvline(limit.median, color=LIGHT.colors[0], linewidth=0.8)
+    axes.set_yticks(range(len(own)), [figure.contender for figure in own])
     axes.set(xlabel=own[0].unit, ylim=(len(own) - 0.5, -0.8))
     if min(min(figure.values) for figure in own) > 0.0:
         axes.set_xscale("log")

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from benchmarks import first_step
-from benchmarks.report import LIMIT, OURS, Figure, interleaved, print_figures
+from benchmarks.report import LIMIT, OURS, Measurement, print_measurements, time_interleaved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LEAST = f"""
+BASELINE = f"""
 import os
 import torch
 torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-os._exit({first_step.REACHED})
+os._exit({first_step.EXIT_CODE})
 """
 
 
@@ -35,7 +35,7 @@ def process(arguments: list[str], cache: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-P", *arguments], env=environment, capture_output=True, text=True, check=False
     )
-    if done.returncode != first_step.REACHED:
+    if done.returncode != first_step.EXIT_CODE:
         raise RuntimeError(f"exit code {done.returncode}: {done.stderr}")
 
 
@@ -51,22 +51,22 @@ def command(folder: Path) -> Callable[[], None]:
     return run
 
 
-def compare(repeats: int) -> list[Figure]:
+def compare(repeats: int) -> list[Measurement]:
     """Prints and returns the seconds to the first step; the store is warm after the round that does not count."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        runs = {OURS: command(folder), LIMIT: lambda: process(["-c", LEAST], folder / "cache")}
-        times = interleaved(runs, repeats, fill_seconds=0.0, device=torch.device("cpu"))
+        runs = {OURS: command(folder), LIMIT: lambda: process(["-c", BASELINE], folder / "cache")}
+        times = time_interleaved(runs, repeats, fill_seconds=0.0, device=torch.device("cpu"))
     case = "python -m fcnet.train --config digits --device cpu, to the first step"
     figures = [
-        Figure(case, OURS, times[OURS], "s"),
-        Figure(case, LIMIT, times[LIMIT], "s", note="import torch, and one torch.optim.SGD"),
-        Figure(
+        Measurement(case, OURS, times[OURS], "s"),
+        Measurement(case, LIMIT, times[LIMIT], "s", note="import torch, and one torch.optim.SGD"),
+        Measurement(
             "beyond import torch and one torch.optim.SGD",
             OURS,
             tuple(mine - least for mine, least in zip(times[OURS], times[LIMIT], strict=True)),
             "s",
         ),
     ]
-    print_figures(figures)
+    print_measurements(figures)
     return figures

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from benchmarks.cases import CLASSES
-from benchmarks.report import LIMIT, OURS, Figure, interleaved, print_figures
+from benchmarks.report import LIMIT, OURS, Measurement, print_measurements, time_interleaved
 from fcnet.data import sources
 from fcnet.data.decoding import decode_pool
 from fcnet.data.store import store
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def make_pictures(folder: Path, count: int) -> list[str]:
+def write_images(folder: Path, count: int) -> list[str]:
     """JPEG files of 32×32 smooth noise, the last sixth to test on; their paths."""
     draws, paths = np.random.default_rng(0), []
     for number in range(count):
@@ -42,7 +42,7 @@ def decode_only(path: str) -> None:
         np.asarray(image.convert("RGB"))
 
 
-def making(folder: Path, processors: int) -> Callable[[], None]:
+def build_store(folder: Path, processors: int) -> Callable[[], None]:
     """Makes the store of a folder of images from nothing."""
 
     def make() -> None:
@@ -55,22 +55,22 @@ def making(folder: Path, processors: int) -> Callable[[], None]:
     return make
 
 
-def compare(count: int, repeats: int) -> list[Figure]:
+def compare(count: int, repeats: int) -> list[Measurement]:
     """Prints and returns the seconds that a store of so many files takes; the limit is Pillow alone."""
     processors = num_processors()
     with tempfile.TemporaryDirectory() as name, multiprocessing.get_context("spawn").Pool(processors) as pool:
-        paths = make_pictures(Path(name), count)
+        paths = write_images(Path(name), count)
         runs: dict[str, Callable[[], object]] = {
-            OURS: making(Path(name), processors),
-            f"{OURS}, one process": making(Path(name), 1),
+            OURS: build_store(Path(name), processors),
+            f"{OURS}, one process": build_store(Path(name), 1),
             LIMIT: lambda: pool.map(decode_only, paths, chunksize=256),
         }
-        times = interleaved(runs, repeats, fill_seconds=0.0, device=torch.device("cpu"))
+        times = time_interleaved(runs, repeats, fill_seconds=0.0, device=torch.device("cpu"))
     case = f"a store of {count:,} JPEG files of 32×32"
     figures = []
     for who, values in times.items():
-        figure = Figure(case, who, values, "s", note="Pillow alone" if who == LIMIT else "")
-        figure.beside["images/s"] = count / figure.median
+        figure = Measurement(case, who, values, "s", note="Pillow alone" if who == LIMIT else "")
+        figure.extra["images/s"] = count / figure.median
         figures.append(figure)
-    print_figures(figures)
+    print_measurements(figures)
     return figures

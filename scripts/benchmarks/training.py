@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from benchmarks.cases import CLASSES, LR, MOMENTUM, Case, Contender, Data
-from benchmarks.limits import copy_bandwidth, limit, product_speed
-from benchmarks.peers import missing, peers, quiet
-from benchmarks.report import LIMIT, OURS, Figure, interleaved, print_figures
+from benchmarks.limits import copy_bandwidth, matmul_speed, speed_limit
+from benchmarks.peers import missing_packages, peers, suppress_warnings
+from benchmarks.report import LIMIT, OURS, Measurement, print_measurements, time_interleaved
 from fcnet import MLP, GradientDescent
 from fcnet.data.batches import Batches
 from fcnet.experiment.build import choose_threads
@@ -26,7 +26,7 @@ FILL_SECONDS = 0.5
 PRECISIONS = (torch.float32, torch.bfloat16)
 
 
-def ours(case: Case, data: Data) -> Contender:
+def fcnet_contender(case: Case, data: Data) -> Contender:
     """An epoch of `fcnet.training.loop`."""
     model = MLP(case.in_features, case.hidden, CLASSES, generator=torch.Generator().manual_seed(0)).to(data.device)
     batches = Batches(
@@ -51,24 +51,30 @@ def ours(case: Case, data: Data) -> Contender:
 def contenders(case: Case, data: Data) -> list[Contender]:
     """All who train a case; a limit of each number of threads that may be the best."""
     threads = {1, num_processors()} if data.device.type == "cpu" else {1}
-    return [ours(case, data), *(limit(case, data, number) for number in sorted(threads)), *peers(case, data)]
+    return [
+        fcnet_contender(case, data),
+        *(speed_limit(case, data, number) for number in sorted(threads)),
+        *peers(case, data),
+    ]
 
 
-def measure(case: Case, data: Data, repeats: int) -> list[Figure]:
+def measure(case: Case, data: Data, repeats: int) -> list[Measurement]:
     """Seconds an epoch, of the limit those with the better number of threads."""
     entered = contenders(case, data)
     runs = {f"{each.name} {each.threads}": _with_threads(each) for each in entered}
-    with quiet():
-        times = interleaved(runs, repeats, fill_seconds=FILL_SECONDS, device=data.device)
+    with suppress_warnings():
+        times = time_interleaved(runs, repeats, fill_seconds=FILL_SECONDS, device=data.device)
     images = len(data.labels)
     figures = []
     for each, values in zip(entered, times.values(), strict=True):
         speed = each.images / statistics.median(values)
         beside = {"images/s": speed, "TFLOP/s": speed * case.flops / 1e12, "threads": each.threads}
         epoch = tuple(value * images / each.images for value in values)
-        figures.append(Figure(f"{case}: an epoch of {images:,} images", each.name, epoch, "s", beside, each.differs))
-    best = min((figure for figure in figures if figure.who == LIMIT), key=lambda figure: figure.median)
-    return [figure for figure in figures if figure.who != LIMIT or figure is best]
+        figures.append(
+            Measurement(f"{case}: an epoch of {images:,} images", each.name, epoch, "s", beside, each.differs)
+        )
+    best = min((figure for figure in figures if figure.contender == LIMIT), key=lambda figure: figure.median)
+    return [figure for figure in figures if figure.contender != LIMIT or figure is best]
 
 
 def _with_threads(contender: Contender) -> Callable[[], None]:
@@ -79,18 +85,18 @@ def _with_threads(contender: Contender) -> Callable[[], None]:
     return run
 
 
-def compare(cases: Sequence[Case], data: Data, repeats: int) -> list[Figure]:
+def compare(cases: Sequence[Case], data: Data, repeats: int) -> list[Measurement]:
     """Prints and returns the figures of several cases, each as soon as it is measured."""
     device = data.device
     if device.type == "cuda":
         print(f"copies {copy_bandwidth(device) / 1e12:.2f} TB/s, ", end="")
-        products = (f"{product_speed(device, dtype) / 1e12:.0f} TFLOP/s {dtype}" for dtype in PRECISIONS)
+        products = (f"{matmul_speed(device, dtype) / 1e12:.0f} TFLOP/s {dtype}" for dtype in PRECISIONS)
         print("best products " + ", ".join(products) + "\n")
-    for package in sorted({package for case in cases for package in missing(case, data)}):
+    for package in sorted({package for case in cases for package in missing_packages(case, data)}):
         print(f"{package} is not installed and is left out: pip install -e '.[peers]'\n")
     figures = []
     for case in cases:
         own = measure(case, data, repeats)
-        print_figures(own)
+        print_measurements(own)
         figures += own
     return figures

@@ -18,14 +18,14 @@ from fcnet import train
 from fcnet.data import batches as batches_module
 from fcnet.data.batches import Batches
 from fcnet.data.transforms.augment import Affine, ColorJitter, Cutout, Flip, Shift
-from fcnet.data.transforms.mixup import Mixing
+from fcnet.data.transforms.mixup import MixupCutmix
 from fcnet.functional import fused
 from fcnet.losses import CrossEntropy
 from fcnet.models.mlp import MLP
 from fcnet.optim.optimizers import Muon, parameter_groups
 from fcnet.optim.schedules import cosine
 from fcnet.training.algorithm import GradientDescent
-from fcnet.training.cuda_graphs import Runs
+from fcnet.training.cuda_graphs import GraphedSteps
 from fcnet.training.loop import Training
 
 if TYPE_CHECKING:
@@ -107,19 +107,24 @@ OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] =
 
 
 def course(
-    optimizer: str = "adamw", settings: str = "plain", *, at_once: int = 4, batch_size: int = 50, **network: Any
+    optimizer: str = "adamw", settings: str = "plain", *, steps_per_graph: int = 4, batch_size: int = 50, **network: Any
 ) -> Training:
     """Eleven steps an epoch, the last of 12 images."""
     pixels = torch.randint(0, 256, (512, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     batches = Batches(
-        pixels, torch.arange(512) % 10, batch_size=batch_size, augment=CHANGES, mixing=Mixing(0.4, 1.0), device="cuda"
+        pixels,
+        torch.arange(512) % 10,
+        batch_size=batch_size,
+        augment=CHANGES,
+        mixing=MixupCutmix(0.4, 1.0),
+        device="cuda",
     )
     model = MLP(192, (32, 32), 10, generator=torch.Generator().manual_seed(0), **network).cuda()
     made = OPTIMIZERS[optimizer](parameter_groups(model, 0.01))
     algorithm = GradientDescent(made, epochs=4, schedule=cosine(44), **SETTINGS[settings])
     training = Training(model, batches, algorithm, seed=3)
-    assert training.runs is not None
-    training.runs.at_once = at_once
+    assert training.graphed_steps is not None
+    training.graphed_steps.steps_per_graph = steps_per_graph
     return training
 
 
@@ -129,7 +134,9 @@ def refusing(work: Callable[[], None], generators: Sequence[torch.Generator]) ->
 
 def one_by_one(training: Training) -> Training:
     """The same, which records nothing."""
-    training.runs = Runs(refusing, training.model, training.batches, training.algorithm, training.drops)
+    training.graphed_steps = GraphedSteps(
+        refusing, training.model, training.batches, training.algorithm, training.dropout_rng
+    )
     return training
 
 
@@ -144,15 +151,17 @@ NETWORKS: list[dict[str, Any]] = [{}, {"normalization": "batch"}, {"normalizatio
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=str)
-@pytest.mark.parametrize("at_once", [1, 4, 16])
+@pytest.mark.parametrize("steps_per_graph", [1, 4, 16])
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_replayed_steps_are_the_steps(optimizer: str, settings: str, at_once: int, network: dict[str, Any]) -> None:
-    replayed = course(optimizer, settings, at_once=at_once, **network)
-    plain = one_by_one(course(optimizer, settings, at_once=at_once, **network))
+def test_replayed_steps_are_the_steps(
+    optimizer: str, settings: str, steps_per_graph: int, network: dict[str, Any]
+) -> None:
+    replayed = course(optimizer, settings, steps_per_graph=steps_per_graph, **network)
+    plain = one_by_one(course(optimizer, settings, steps_per_graph=steps_per_graph, **network))
     ours, theirs = ended(replayed), ended(plain)
-    assert replayed.runs is not None
-    assert replayed.runs.why_not is None
+    assert replayed.graphed_steps is not None
+    assert replayed.graphed_steps.fallback_reason is None
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         assert_close(tensor, theirs[name], rtol=0.0, atol=0.0, msg=name)
@@ -178,8 +187,8 @@ def test_a_network_that_waits_is_trained_step_by_step_and_the_device_is_left_who
     batches = course().batches
     training = Training(model, batches, GradientDescent(OPTIMIZERS["sgd"](parameter_groups(model, 0.0)), epochs=3))
     assert len([record for record in training.advance() if record is not None]) == 3
-    assert training.runs is not None
-    assert training.runs.refusal is not None
+    assert training.graphed_steps is not None
+    assert training.graphed_steps.capture_error is not None
     ended(course())
 
 
@@ -215,7 +224,9 @@ CHANGES = (Flip(), Shift(1), Affine(15.0, 0.2), ColorJitter(0.4), Cutout(3))
 def test_changes_of_images_are_the_cpus() -> None:
     pixels = torch.randint(0, 256, (50, 3, 8, 8), dtype=torch.uint8)
     here, there = (
-        Batches(pixels, torch.arange(50) % 10, batch_size=16, augment=CHANGES, mixing=Mixing(0.4, 1.0), device=device)
+        Batches(
+            pixels, torch.arange(50) % 10, batch_size=16, augment=CHANGES, mixing=MixupCutmix(0.4, 1.0), device=device
+        )
         for device in ("cpu", "cuda")
     )
     for ours, theirs in zip(here.epoch(0, 1), there.epoch(0, 1), strict=True):
@@ -228,7 +239,7 @@ def test_changes_of_images_are_the_cpus() -> None:
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_no_step_waits_for_the_device(optimizer: str) -> None:
     """Neither one that is made by itself nor one that is replayed."""
-    training = course(settings="all", at_once=2, normalization="batch", dropout=0.1)
+    training = course(settings="all", steps_per_graph=2, normalization="batch", dropout=0.1)
     if optimizer == "muon":
         made = dataclasses.replace(training.algorithm, optimizer=Muon(parameter_groups(training.model, 0.01)))
         training = Training(training.model, training.batches, made)
@@ -267,9 +278,9 @@ def test_the_kernels_of_the_loss_give_the_plain_forms_value_and_gradient(
         loss = F.cross_entropy(x, y, w, label_smoothing=0.1 if target == "smoothed" else 0.0)
         return loss.detach(), torch.autograd.grad(loss, x)[0]
 
-    assert fused.fits(x, y, w)
+    assert fused.is_supported(x, y, w)
     ours = found()
-    monkeypatch.setattr(fused, "_ON", "nowhere")
+    monkeypatch.setattr(fused, "_DEVICE_TYPE", "nowhere")
     eps = torch.finfo(x.dtype).eps
     assert_close(ours, found(), rtol=max(eps, 1e-5), atol=1e-9 if dtype == "float32" else 1e-6)
 

@@ -177,7 +177,7 @@ def result(run: Path) -> dict[str, Any]:
     summary = json.loads((run / "summary.json").read_text())
     for record in records:
         del record["seconds"], record["images_per_second"]
-    del summary["train_seconds"], summary["limit_images_per_second"]
+    del summary["train_seconds"], summary["roofline_images_per_second"]
     whole = {
         name: (run / name).read_bytes()
         for name in ("config.toml", "model.safetensors", "model.json", "predictions.safetensors")
@@ -205,7 +205,7 @@ def test_killed_runs_end_as_the_uninterrupted_one_to_the_bit(
 ) -> None:
     seed = int(os.environ.get("FCNET_TEST_SEED") or random.SystemRandom().randrange(10_000))
     with capsys.disabled():
-        cli.say(f"\nFCNET_TEST_SEED={seed}")
+        cli.print_status(f"\nFCNET_TEST_SEED={seed}")
     firsts, results = [], []
     for optimizer in OPTIMIZERS:
         whole = Killed(tmp_path / optimizer, optimizer, random.Random(seed))
@@ -222,4 +222,4 @@ def test_killed_runs_end_as_the_uninterrupted_one_to_the_bit(
     assert moments.total() == len(firsts) * KILLS_A_RUN
     with capsys.disabled():
         hits = ", ".join(f"{count} {moment}" for moment, count in moments.most_common())
-        cli.say(f"{moments.total()} kills in {len(runs)} runs: {hits}")
+        cli.print_status(f"{moments.total()} kills in {len(runs)} runs: {hits}")

@@ -39,7 +39,7 @@ def trained(tmp_path: Path, image_archive: Path) -> Callable[[str], Trained]:
         code = train.main(["--config", str(CONFIGS / f"{name}.toml"), "--out", str(tmp_path / name), *flags])
         assert code == 0
         summary: dict[str, Any] = json.loads((tmp_path / name / "summary.json").read_text())
-        cli.say(f"{name}: {summary['test_accuracy']:.4f} in {summary['train_seconds']:.1f} s")
+        cli.print_status(f"{name}: {summary['test_accuracy']:.4f} in {summary['train_seconds']:.1f} s")
         return summary, changes
 
     return run
@@ -65,7 +65,7 @@ def test_logistic_regression_is_not_below_scikit_learns(trained: Callable[[str],
     for theirs in (fitted[0], best):
         accuracy = theirs.score(test, test_labels)
         low, high = wilson_interval(round(accuracy * len(test)), len(test))
-        cli.say(f"scikit-learn with C = {theirs.C}: {accuracy:.4f} ({low:.4f} to {high:.4f})")
+        cli.print_status(f"scikit-learn with C = {theirs.C}: {accuracy:.4f} ({low:.4f} to {high:.4f})")
         assert summary["test_accuracy"] >= accuracy - (high - low) / 2
 
 

@@ -47,7 +47,7 @@ def benchmark(program: Callable[[str], Any]) -> Any:
 
 def small(benchmark: Any, hidden: tuple[int, ...]) -> tuple[Any, Any]:
     cases = benchmark.training
-    return cases.Case(hidden, BATCH, in_features=48), cases.Data.drawn(IMAGES, CPU, SHAPE)
+    return cases.Case(hidden, BATCH, in_features=48), cases.Data.random(IMAGES, CPU, SHAPE)
 
 
 def flat(parameters: Any) -> torch.Tensor:
@@ -55,7 +55,7 @@ def flat(parameters: Any) -> torch.Tensor:
 
 
 def installed(benchmark: Any, hidden: tuple[int, ...]) -> set[str]:
-    absent = benchmark.training.missing(*small(benchmark, hidden))
+    absent = benchmark.training.missing_packages(*small(benchmark, hidden))
     here = {name for name in EVERYBODY if PACKAGES.get(name) not in absent}
     return here if hidden else here | LINEAR_ONLY
 
@@ -66,7 +66,7 @@ def test_everybody_trains_a_network_of_the_same_size(benchmark: Any, hidden: tup
     entered = benchmark.training.contenders(case, data)
     assert {each.name for each in entered} == installed(benchmark, hidden)
     for each in entered:
-        with benchmark.training.quiet():
+        with benchmark.training.suppress_warnings():
             each.train()
             before = flat(each.parameters())
             each.train()
@@ -89,14 +89,14 @@ def test_torchs_loops_learn_what_ours_learns(benchmark: Any) -> None:
     entered = {each.name: each for each in benchmark.training.contenders(case, data)}
     named = [name for name in ("DataLoader, 0 workers", "resident tensors", "skorch", "Lightning") if name in entered]
     entered.get("skorch", entered["fcnet"]).train()  # makes its module
-    own = [parameter.detach().clone() for parameter in benchmark.training.ours(case, data).parameters()]
+    own = [parameter.detach().clone() for parameter in benchmark.training.fcnet_contender(case, data).parameters()]
     rounds = {}
     for name in ("fcnet", *named):
-        contender = benchmark.training.ours(case, data) if name == "fcnet" else entered[name]
+        contender = benchmark.training.fcnet_contender(case, data) if name == "fcnet" else entered[name]
         with torch.no_grad():
             for parameter, value in zip(contender.parameters(), own, strict=True):
                 parameter.copy_(value)
-        with benchmark.training.quiet():
+        with benchmark.training.suppress_warnings():
             contender.train()
         rounds[name] = flat(contender.parameters()) - flat(own)
     for name in set(named) - {"skorch"}:  # whose momentum is that of its first step
@@ -106,7 +106,7 @@ def test_torchs_loops_learn_what_ours_learns(benchmark: Any) -> None:
 @pytest.mark.parametrize("hidden", HIDDEN)
 def test_the_limit_does_the_products_of_every_whole_batch(benchmark: Any, hidden: tuple[int, ...]) -> None:
     case, data = small(benchmark, hidden)
-    limit = benchmark.training.limit(case, data, 1)
+    limit = benchmark.training.speed_limit(case, data, 1)
     with FlopCounterMode(display=False) as counted:
         limit.train()
     assert counted.get_total_flops() == step_cost(case.widths, BATCH).flops * (IMAGES // BATCH)
@@ -120,7 +120,7 @@ def test_what_is_not_installed_is_named_and_left_out(
     monkeypatch.setattr(benchmark.training, "FILL_SECONDS", 0.0)
     case, data = small(benchmark, (12,))
     figures = benchmark.training.compare([case], data, 2)
-    assert {figure.who for figure in figures} == EVERYBODY - set(PACKAGES)
+    assert {figure.contender for figure in figures} == EVERYBODY - set(PACKAGES)
     said = capsys.readouterr().out
     for package in PACKAGES.values():
         assert f"{package} is not installed and is left out: pip install -e '.[peers]'" in said
@@ -129,13 +129,13 @@ def test_what_is_not_installed_is_named_and_left_out(
 def test_contenders_take_turns_after_a_round_that_does_not_count(benchmark: Any) -> None:
     turns: list[str] = []
     runs = {name: lambda name=name: turns.append(name) for name in "ab"}
-    times = benchmark.training.interleaved(runs, 3, fill_seconds=0.0, device=CPU)
+    times = benchmark.training.time_interleaved(runs, 3, fill_seconds=0.0, device=CPU)
     assert "".join(turns) == "ab" + "ab" * 3
     assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3}
 
 
 def figures_of(benchmark: Any) -> list[Any]:
-    figure = benchmark.training.Figure
+    figure = benchmark.training.Measurement
     return [
         figure("one", "fcnet", (2.0, 3.0, 10.0), "s", {"threads": 2}),
         figure("one", "limit", (1.0, 2.0, 4.0), "s", {"threads": 1}),
@@ -147,7 +147,7 @@ def figures_of(benchmark: Any) -> list[Any]:
 def test_a_table_holds_median_spread_and_the_ratios_within_repeats(
     benchmark: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    benchmark.training.print_figures(figures_of(benchmark))
+    benchmark.training.print_measurements(figures_of(benchmark))
     assert capsys.readouterr().out.splitlines() == [
         "one",
         "",
@@ -174,11 +174,13 @@ def test_a_line_and_a_bar_for_each_figure(
 ) -> None:
     figures = figures_of(benchmark)
     lines, drawing = tmp_path / "figures.jsonl", tmp_path / f"figures{suffix}"
-    monkeypatch.setattr(benchmark, "measured", lambda _: figures)
+    monkeypatch.setattr(benchmark, "measure", lambda _: figures)
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "--json", str(lines), "--plot", str(drawing)])
     assert benchmark.main() == 0
     read = [json.loads(line) for line in lines.read_text().splitlines()]
-    assert [(line["case"], line["who"]) for line in read] == [(figure.case, figure.who) for figure in figures]
+    assert [(line["case"], line["contender"]) for line in read] == [
+        (figure.case, figure.contender) for figure in figures
+    ]
     for line in read:
         assert line["median"] == statistics.median(line["values"])
         assert (line["least"], line["most"]) == (min(line["values"]), max(line["values"]))
@@ -188,7 +190,7 @@ def test_a_line_and_a_bar_for_each_figure(
 
 
 def test_a_difference_that_falls_below_0_is_drawn_too(benchmark: Any, tmp_path: Path) -> None:
-    figure = benchmark.training.Figure("beyond", "fcnet", (-0.1, 0.2), "s")
+    figure = benchmark.training.Measurement("beyond", "fcnet", (-0.1, 0.2), "s")
     benchmark.plot([figure], tmp_path / "figures.svg")
     assert (tmp_path / "figures.svg").stat().st_size > 0
 
@@ -205,13 +207,13 @@ def test_the_losses_are_measured_by_all_and_the_linear_one_beside_its_products(
 ) -> None:
     losses = benchmark.losses
     monkeypatch.setattr(losses, "FILL_SECONDS", 0.0)
-    of_logits = list(losses.of_logits(2, sizes=((8, 3),)))
-    assert {(figure.case.split(", ")[-1], figure.who) for figure in of_logits} == set(
+    of_logits = list(losses.measure_logits(2, sizes=((8, 3),)))
+    assert {(figure.case.split(", ")[-1], figure.contender) for figure in of_logits} == set(
         itertools.product(("index", "smoothed", "soft"), ("fcnet", "torch"))
     )
-    of_linear = list(losses.of_linear(2, size=(512, 8, 64)))
-    assert [figure.who for figure in of_linear] == ["fcnet", "torch", "limit"]
-    held = [next(iter(figure.beside.values())) for figure in of_linear]
+    of_linear = list(losses.measure_linear(2, size=(512, 8, 64)))
+    assert [figure.contender for figure in of_linear] == ["fcnet", "torch", "limit"]
+    held = [next(iter(figure.extra.values())) for figure in of_linear]
     assert held[1] >= 1.0  # all logits, and their gradient
 
 
@@ -220,18 +222,18 @@ def test_the_share_of_the_bandwidth_follows_from_the_time(benchmark: Any, monkey
     monkeypatch.setattr(losses, "FILL_SECONDS", 0.0)
     monkeypatch.setattr(losses, "copy_bandwidth", lambda _: 1e9)
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-    figures = list(losses.of_bandwidth(2, CPU, sizes=((16, 5),), precisions=(torch.float32,)))
-    assert [figure.who for figure in figures] == ["fcnet", "torch", "torch.compile", "limit"]
+    figures = list(losses.measure_bandwidth(2, CPU, sizes=((16, 5),), precisions=(torch.float32,)))
+    assert [figure.contender for figure in figures] == ["fcnet", "torch", "torch.compile", "limit"]
     share = 2 * 16 * 5 * 4 / (1e-6 * figures[0].median) / 1e9
-    assert figures[0].beside["2 × logits, of copies"] == f"{share:.1%}"
+    assert figures[0].extra["2 × logits, of copies"] == f"{share:.1%}"
 
 
 def test_speeds_of_the_machine_are_of_what_they_say(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks import limits
 
-    monkeypatch.setattr(limits, "_least", lambda run, _: run() is not None and 0.5)
+    monkeypatch.setattr(limits, "_fastest_seconds", lambda run, _: run() is not None and 0.5)
     assert limits.copy_bandwidth(CPU, num_bytes=4096) == 2 * 4096 / 0.5
-    assert limits.product_speed(CPU, torch.float32, sizes=(8, 4)) == 2 * 8**3 / 0.5
+    assert limits.matmul_speed(CPU, torch.float32, sizes=(8, 4)) == 2 * 8**3 / 0.5
     assert benchmark.training.copy_bandwidth is limits.copy_bandwidth
 
 
@@ -242,7 +244,7 @@ def test_the_command_is_followed_to_its_first_step_and_no_farther(
     (run,) = tmp_path.glob("*/run")
     assert (run / "config.toml").is_file()
     assert not (run / "metrics.jsonl").exists()
-    benchmark.startup.process(["-c", benchmark.startup.LEAST], tmp_path)
+    benchmark.startup.process(["-c", benchmark.startup.BASELINE], tmp_path)
 
 
 def test_a_command_that_does_not_come_to_its_first_step_has_no_time(benchmark: Any, tmp_path: Path) -> None:
@@ -253,10 +255,14 @@ def test_a_command_that_does_not_come_to_its_first_step_has_no_time(benchmark: A
 
 def test_stores_are_made_whole_by_one_process_and_by_all(benchmark: Any) -> None:
     figures = benchmark.store.compare(60, 1)
-    assert [figure.who for figure in figures] == ["fcnet", "fcnet, one process", "limit"]
+    assert [figure.contender for figure in figures] == ["fcnet", "fcnet, one process", "limit"]
 
 
 def test_every_change_of_images_is_timed(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark.augment, "BATCH", 4)
     monkeypatch.setattr(benchmark.augment, "BATCHES", 2)
-    assert {figure.who for figure in benchmark.augment.compare(1, CPU)} >= {*benchmark.augment.CHANGES, "plain", "all"}
+    assert {figure.contender for figure in benchmark.augment.compare(1, CPU)} >= {
+        *benchmark.augment.CHANGES,
+        "plain",
+        "all",
+    }

@@ -32,7 +32,7 @@ def mean(cell: str) -> float:
 
 def test_by_hand_equals_autograd_over_100_random_networks(program: Callable[[str], Any]) -> None:
     inside = program("inside")
-    assert inside.TORCHS.keys() == ACTIVATIONS.keys()
+    assert inside.TORCH_ACTIVATIONS.keys() == ACTIVATIONS.keys()
     assert max(inside.gradient_error(number) for number in range(HUNDRED)) < 1e-12
 
 
@@ -66,7 +66,7 @@ def test_smaller_batches_come_farther_in_a_pass(
     program: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     rows = said(program, "--descent", monkeypatch, capsys)
-    rates, tried, (_, *found) = program("inside").RATES, rows[1:4], rows[4:]
+    rates, tried, (_, *found) = program("inside").LRS, rows[1:4], rows[4:]
     losses = [mean(row[3]) for row in found]
     assert losses == sorted(losses, reverse=True)
     for (name, *costs), (same_name, rate, *_) in zip(tried, found, strict=True):
@@ -81,13 +81,13 @@ def test_what_is_kept_aside_is_not_trained_on_and_the_test_images_are_left_alone
     images = program("inside").load(None, 200)
     store = open_store(sources.digits())
     mean, std = mean_and_std(store.train.moments, store.shape[1] * store.shape[2])
-    halves = [{tuple(row) for row in x.tolist()} for x in (images.x, images.kept_x)]
+    halves = [{tuple(row) for row in x.tolist()} for x in (images.x, images.held_out_x)]
     known = {tuple(row) for row in normalize(store.train.pixels, mean, std).flatten(1).tolist()}
     assert not halves[0] & halves[1]
     assert halves[0] | halves[1] < known
     assert len(images.y) == len(images.x)
-    assert len(images.kept_y) == len(images.kept_x)
-    assert max(len(images.y), len(images.kept_y)) <= 200
+    assert len(images.held_out_y) == len(images.held_out_x)
+    assert max(len(images.y), len(images.held_out_y)) <= 200
     assert min(images.y.bincount().tolist()) > 0
 
 

@@ -58,7 +58,7 @@ def test_the_gap_between_test_and_training_risk_closes_as_images_come_in(
 
 def test_bins_count_every_image_once_and_the_gap_is_their_mean(learning: Program) -> None:
     scores = torch.tensor([-9.0, -9.0, 0.0, 0.0, 9.0, torch.inf])
-    found = learning.bins(scores, torch.tensor([0, 1, 0, 1, 1, 1]))
+    found = learning.reliability_bins(scores, torch.tensor([0, 1, 0, 1, 1, 1]))
     assert [each.num_images for each in found] == [2, 0, 2, 0, 2]
-    assert [each.seen for each in found if each.num_images] == [0.5, 0.5, 1.0]
-    assert learning.gap(found) == pytest.approx((2 * (0.5 - 1.2e-4) + 0 + 2 * 0.6e-4) / 6, rel=1e-3)
+    assert [each.observed_fraction for each in found if each.num_images] == [0.5, 0.5, 1.0]
+    assert learning.calibration_error(found) == pytest.approx((2 * (0.5 - 1.2e-4) + 0 + 2 * 0.6e-4) / 6, rel=1e-3)

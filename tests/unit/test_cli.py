@@ -39,7 +39,7 @@ def _handlers_of_before() -> Iterator[None]:
 def leaves(main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
     """The exit code of a command and what it says on standard error."""
     with pytest.raises(SystemExit) as leaving:
-        cli.command(main)
+        cli.run_command(main)
     return leaving.value.code, capsys.readouterr().err
 
 
@@ -123,7 +123,7 @@ def test_a_file_that_cannot_be_used_is_one_line_and_code_2(tmp_path: Path, capsy
 @pytest.mark.parametrize("bug", [KeyError("ours"), ValueError("ours"), OSError("of no file"), AssertionError("ours")])
 def test_a_bug_of_ours_keeps_its_traceback(bug: Exception) -> None:
     with pytest.raises(type(bug)) as error:
-        cli.command(raising(bug))
+        cli.run_command(raising(bug))
     assert error.value is bug
 
 
@@ -155,7 +155,7 @@ def test_a_reader_that_has_heard_enough_is_no_error(
     with os.fdopen(writing, "w") as broken:
         monkeypatch.setattr(sys, "stdout", broken)
         with pytest.raises(SystemExit) as leaving:
-            cli.command(main)
+            cli.run_command(main)
     assert leaving.value.code == 0
     assert capsys.readouterr().err == ""
 
@@ -163,18 +163,18 @@ def test_a_reader_that_has_heard_enough_is_no_error(
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_deferred_signal_leaves_its_number_and_the_handlers_come_back(number: signal.Signals) -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
-    with cli.deferred_signals() as came:
-        assert came() == 0
+    with cli.defer_signals() as received_signal:
+        assert received_signal() == 0
         signal.raise_signal(number)
-        assert came() == number
+        assert received_signal() == number
         signal.raise_signal(number)
-    assert came() == number
+    assert received_signal() == number
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
 def test_the_handlers_come_back_after_an_error() -> None:
     def fail() -> None:
-        with cli.deferred_signals():
+        with cli.defer_signals():
             raise KeyError("ours")
 
     before = [signal.getsignal(number) for number in SIGNALS]
@@ -228,7 +228,7 @@ def test_each_rank_takes_the_gpu_of_its_number_where_there_is_one(
 
 def test_one_process_joins_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with cli.joined_ranks(torch.device("cpu")):
+    with cli.process_group(torch.device("cpu")):
         assert not dist.is_initialized()
 
 
@@ -247,15 +247,15 @@ def record(validation: float | None) -> EpochRecord:
 
 
 def test_an_epoch_is_one_line() -> None:
-    assert cli.epoch_line(record(0.5), 100) == (
+    assert cli.format_epoch(record(0.5), 100) == (
         "epoch   3/100 · training loss 0.1235 accuracy 98.77%"
         " · validation loss 0.5000 accuracy 50.00% · 12,346 images/s"
     )
-    assert cli.epoch_line(record(None), 5) == "epoch 3/5 · training loss 0.1235 accuracy 98.77% · 12,346 images/s"
+    assert cli.format_epoch(record(None), 5) == "epoch 3/5 · training loss 0.1235 accuracy 98.77% · 12,346 images/s"
 
 
 def test_an_accuracy_is_said_with_its_interval() -> None:
-    assert cli.percent(0.98, (0.9512, 0.99)) == "98.00% (95 % interval 95.12% to 99.00%)"
+    assert cli.format_accuracy(0.98, (0.9512, 0.99)) == "98.00% (95 % interval 95.12% to 99.00%)"
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -267,7 +267,7 @@ def test_a_training_is_a_line_an_epoch_and_a_bar_on_a_terminal_alone(
     batches = Batches(torch.zeros(6, 2), torch.arange(6) % 2, batch_size=2)
     algorithm = GradientDescent(torch.optim.SGD(model.parameters(), lr=0.0), epochs=2)
     training = Training(model, batches, algorithm)
-    cli.show(training, training.advance())
+    cli.show_progress(training, training.advance())
     out, err = capsys.readouterr()
     lines = [line for line in out.split("\n") if line.strip()]
     assert [line.partition(" accuracy")[0] for line in lines] == [
@@ -284,7 +284,7 @@ def test_decoding_is_a_bar_on_a_terminal_else_a_line(
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     for told, line in (((0, 10, 20), "20 images in 0.0 s"), ((10, 20), "20 images in 0.0 s, 10 of them before")):
-        with cli.decoding() as progress:
+        with cli.show_decoding() as progress:
             for done in told:
                 progress(done, 20)
         out, err = capsys.readouterr()
@@ -293,11 +293,11 @@ def test_decoding_is_a_bar_on_a_terminal_else_a_line(
 
 
 def test_where_nothing_is_decoded_or_it_fails_nothing_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    with cli.decoding():
+    with cli.show_decoding():
         pass
 
     def failing() -> None:
-        with cli.decoding() as progress:
+        with cli.show_decoding() as progress:
             progress(0, 20)
             raise UserError
 

@@ -76,11 +76,11 @@ def test_a_batch_without_rows_costs_nothing_and_has_a_gradient(num_outputs: int,
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 def test_the_slope_is_the_derivative_that_torch_finds(num_outputs: int, smoothing: float) -> None:
     logits, labels = example(num_outputs)
-    loss, slope = CrossEntropy(smoothing).with_slope(logits.clone(), labels)
+    loss, grad_logits = CrossEntropy(smoothing).loss_and_grad(logits.clone(), labels)
     truth = torchs_sum(logits.requires_grad_(), labels, smoothing)
     (derivative,) = torch.autograd.grad(truth, logits)
     assert_close(loss, truth.detach())
-    assert_close(slope, derivative)
+    assert_close(grad_logits, derivative)
 
 
 def shares(num_outputs: int, size: int = 7) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -122,11 +122,11 @@ def test_the_slope_of_shares_is_the_derivative_of_their_cost(num_outputs: int, s
     smoothed = target * (1 - smoothing) + smoothing * target.mean(1, keepdim=True)
     truth = -(smoothed * both.requires_grad_().log_softmax(1)).sum()
     (derivative,) = torch.autograd.grad(truth, both)
-    loss, slope = CrossEntropy(smoothing).with_slope(logits, target)
+    loss, grad_logits = CrossEntropy(smoothing).loss_and_grad(logits, target)
     assert_close(loss, truth.detach())
-    assert_close(slope, derivative[:, 1] if num_outputs == 1 else derivative)
+    assert_close(grad_logits, derivative[:, 1] if num_outputs == 1 else derivative)
     CrossEntropy(smoothing)(logits.requires_grad_(), target).backward()
-    assert_close(logits.grad, slope)
+    assert_close(logits.grad, grad_logits)
 
 
 @pytest.mark.parametrize("num_outputs", [1, 2, 5])
@@ -135,23 +135,23 @@ def test_all_of_one_label_is_the_label(num_outputs: int, smoothing: float) -> No
     loss, (logits, labels) = CrossEntropy(smoothing), example(num_outputs)
     target = functional.one_hot(labels, max(num_outputs, 2)).float()
     assert_close(loss(logits, target), loss(logits, labels))
-    for ours, theirs in zip(loss.with_slope(logits, target), loss.with_slope(logits, labels), strict=True):
+    for ours, theirs in zip(loss.loss_and_grad(logits, target), loss.loss_and_grad(logits, labels), strict=True):
         assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("num_outputs", [1, 3])
 def test_a_batch_without_rows_of_shares_costs_nothing(num_outputs: int) -> None:
     logits, _ = example(num_outputs, size=0)
-    loss, slope = CrossEntropy(0.1).with_slope(logits, torch.zeros(0, max(num_outputs, 2)))
+    loss, grad_logits = CrossEntropy(0.1).loss_and_grad(logits, torch.zeros(0, max(num_outputs, 2)))
     assert loss.item() == CrossEntropy()(logits, torch.zeros(0, max(num_outputs, 2))).item() == 0.0
-    assert slope.shape == logits.shape
+    assert grad_logits.shape == logits.shape
 
 
 @pytest.mark.parametrize("num_outputs", [1, 3])
 def test_the_slope_leaves_the_logits_as_they_are(num_outputs: int) -> None:
     logits, labels = example(num_outputs)
     before = logits.clone()
-    CrossEntropy(0.1).with_slope(logits, labels)
+    CrossEntropy(0.1).loss_and_grad(logits, labels)
     assert torch.equal(logits, before)
 
 
@@ -159,16 +159,16 @@ def test_the_slope_leaves_the_logits_as_they_are(num_outputs: int) -> None:
 def test_a_sure_and_right_row_keeps_its_digits(num_outputs: int) -> None:
     logits = torch.tensor([20.0]) if num_outputs == 1 else torch.tensor([[-20.0, 0.0, -40.0]])
     truth = torch.tensor(-20.0, dtype=torch.float64).exp().log1p().float()
-    loss, slope = CrossEntropy().with_slope(logits, torch.tensor([1]))
+    loss, grad_logits = CrossEntropy().loss_and_grad(logits, torch.tensor([1]))
     # one rounding of e⁻²⁰ in float32, then two of what is made of it
     assert_close(loss, truth, rtol=1e-6, atol=0.0)
     assert_close(CrossEntropy()(logits, torch.tensor([1])), truth, rtol=1e-6, atol=0.0)
-    assert_close(slope.reshape(-1)[1 if num_outputs > 1 else 0], -truth, rtol=1e-6, atol=0.0)
+    assert_close(grad_logits.reshape(-1)[1 if num_outputs > 1 else 0], -truth, rtol=1e-6, atol=0.0)
     doubled = torch.tensor([[0.0, 2.0, 0.0]])[:, : max(2, num_outputs)]
-    loss, slope = CrossEntropy().with_slope(logits, doubled)
+    loss, grad_logits = CrossEntropy().loss_and_grad(logits, doubled)
     assert_close(loss, 2 * truth, rtol=1e-6, atol=0.0)
     assert_close(CrossEntropy()(logits, doubled), 2 * truth, rtol=1e-6, atol=0.0)
-    assert_close(slope.reshape(-1)[1 if num_outputs > 1 else 0], -2 * truth, rtol=1e-6, atol=0.0)
+    assert_close(grad_logits.reshape(-1)[1 if num_outputs > 1 else 0], -2 * truth, rtol=1e-6, atol=0.0)
 
 
 @pytest.mark.parametrize("num_outputs", [1, 3])
@@ -180,37 +180,37 @@ def test_a_row_that_is_far_from_right_has_its_cost_and_slope_beside_another(
     logits, labels = example(num_outputs, size=2)
     logits, labels = logits.to(dtype), torch.tensor([0, int(labels[1])])
     logits[0] = far if num_outputs == 1 else torch.tensor([0.0, far, 1.0])
-    loss, slope = CrossEntropy().with_slope(logits, labels)
-    rest, others = CrossEntropy().with_slope(logits[1:], labels[1:])
+    loss, grad_logits = CrossEntropy().loss_and_grad(logits, labels)
+    rest, others = CrossEntropy().loss_and_grad(logits[1:], labels[1:])
     assert_close(loss, rest + far)
-    assert_close(slope[0], torch.tensor(1.0 if num_outputs == 1 else [-1.0, 1.0, 0.0], dtype=dtype))
-    assert_close(slope[1:], others)
+    assert_close(grad_logits[0], torch.tensor(1.0 if num_outputs == 1 else [-1.0, 1.0, 0.0], dtype=dtype))
+    assert_close(grad_logits[1:], others)
 
 
 @pytest.mark.parametrize("num_outputs", [1, 3])
 def test_a_logit_that_is_no_number_makes_its_row_none_and_leaves_the_others(num_outputs: int) -> None:
     logits, labels = example(num_outputs)
-    expected = CrossEntropy().with_slope(logits[1:], labels[1:])[1]
+    expected = CrossEntropy().loss_and_grad(logits[1:], labels[1:])[1]
     logits.view(len(logits), -1)[0, -1] = torch.nan
-    loss, slope = CrossEntropy().with_slope(logits, labels)
+    loss, grad_logits = CrossEntropy().loss_and_grad(logits, labels)
     assert loss.isnan()
-    assert slope[0].isnan().all()
-    assert_close(slope[1:], expected)
+    assert grad_logits[0].isnan().all()
+    assert_close(grad_logits[1:], expected)
 
 
 @pytest.mark.parametrize("num_outputs", [1, 3])
 def test_a_slope_can_be_asked_for_without_numbers(num_outputs: int) -> None:
     with FakeTensorMode() as mode:
         logits, labels = (mode.from_tensor(tensor) for tensor in example(num_outputs))
-        loss, slope = CrossEntropy().with_slope(logits, labels)
-    assert (loss.shape, slope.shape) == ((), logits.shape)
+        loss, grad_logits = CrossEntropy().loss_and_grad(logits, labels)
+    assert (loss.shape, grad_logits.shape) == ((), logits.shape)
 
 
 def test_labels_have_weights_as_shares_have_them() -> None:
     logits, labels = example(1)
     weight = torch.linspace(0.1, 2.0, len(logits), dtype=logits.dtype)
-    ours = binary_cross_entropy.cost_and_slope(logits, labels, weight)
-    assert_close(ours, binary_cross_entropy.cost_and_slope(logits, labels.double(), weight))
+    ours = binary_cross_entropy.loss_and_grad(logits, labels, weight)
+    assert_close(ours, binary_cross_entropy.loss_and_grad(logits, labels.double(), weight))
 
 
 @pytest.mark.parametrize("num_outputs", [1, 5])
@@ -218,11 +218,11 @@ def test_labels_have_weights_as_shares_have_them() -> None:
 def test_a_slope_is_as_exact_as_its_logits_differences(num_outputs: int, seed: int, scale: float) -> None:
     logits, labels = example(num_outputs, size=64, seed=seed)
     logits = (scale * logits).float()
-    loss, slope = CrossEntropy().with_slope(logits, labels)
-    truth, derivative = CrossEntropy().with_slope(logits.double(), labels)
+    loss, grad_logits = CrossEntropy().loss_and_grad(logits, labels)
+    truth, derivative = CrossEntropy().loss_and_grad(logits.double(), labels)
     assert_close(loss.double(), truth, rtol=3e-7, atol=0.0)
     spread = float(logits.max() - logits.min()) + 4.0
-    assert_close(slope.double(), derivative, rtol=spread * 2.0**-23, atol=0.0)
+    assert_close(grad_logits.double(), derivative, rtol=spread * 2.0**-23, atol=0.0)
 
 
 # --- losses of a score ----------------------------------------------------------------------------

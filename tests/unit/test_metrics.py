@@ -15,12 +15,12 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from fcnet.metrics import (
     accuracy,
     calibration_error,
-    class_figures,
+    class_metrics,
     confidence_bins,
     difference_interval,
-    holm,
+    holm_adjust,
     homogeneity_test,
-    mcnemar,
+    mcnemar_test,
     two_proportion_test,
     wilson_interval,
 )
@@ -35,7 +35,7 @@ def test_figures_are_scikit_learns(pairs: list[tuple[int, int]]) -> None:
     precision, recall, f1, count = precision_recall_fscore_support(
         truth, called, labels=range(4), zero_division=math.nan
     )
-    rows = class_figures(confusion)
+    rows = class_metrics(confusion)
     assert [row.count for row in rows] == count.tolist()
     for ours, theirs in (
         ([row.precision for row in rows], precision),
@@ -47,19 +47,19 @@ def test_figures_are_scikit_learns(pairs: list[tuple[int, int]]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("hits", "count", "low", "high"),
+    ("num_correct", "count", "low", "high"),
     [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (81, 263, 0.2553, 0.3662)],
 )
-def test_the_interval_is_the_published_one(hits: int, count: int, low: float, high: float) -> None:
+def test_the_interval_is_the_published_one(num_correct: int, count: int, low: float, high: float) -> None:
     """Newcombe 1998 prints 0.2553 and 0.3662 for 81 of 263."""
-    assert wilson_interval(hits, count) == pytest.approx((low, high), abs=5e-5)
+    assert wilson_interval(num_correct, count) == pytest.approx((low, high), abs=5e-5)
 
 
 @given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_the_interval_holds_the_share_and_stays_in_0_to_1(case: tuple[int, int]) -> None:
-    hits, count = case
-    low, high = wilson_interval(hits, count)
-    assert 0.0 <= low <= hits / count <= high <= 1.0
+    num_correct, count = case
+    low, high = wilson_interval(num_correct, count)
+    assert 0.0 <= low <= num_correct / count <= high <= 1.0
     assert high - low > 0.0
 
 
@@ -122,10 +122,10 @@ PREDICTED = st.lists(st.tuples(st.floats(0.0, 1.0), st.booleans()), min_size=1, 
 
 @given(PREDICTED, st.integers(1, 20))
 def test_each_example_is_in_the_bin_of_its_confidence(predicted: list[tuple[float, bool]], num_bins: int) -> None:
-    confidences, hits = zip(*predicted, strict=True)
-    bins = confidence_bins(confidences, hits, num_bins)
+    confidences, correct = zip(*predicted, strict=True)
+    bins = confidence_bins(confidences, correct, num_bins)
     assert sum(each.count for each in bins) == len(predicted)
-    assert sum(each.hits for each in bins) == sum(hits)
+    assert sum(each.num_correct for each in bins) == sum(correct)
     assert sum(each.count * each.confidence for each in bins) == pytest.approx(sum(confidences))
     assert all(each.count for each in bins)
     places = [each.confidence * num_bins for each in bins]
@@ -139,9 +139,9 @@ def test_each_example_is_in_the_bin_of_its_confidence(predicted: list[tuple[floa
 
 @given(PREDICTED)
 def test_the_calibration_error_is_the_mean_gap_over_examples(predicted: list[tuple[float, bool]]) -> None:
-    confidences, hits = zip(*predicted, strict=True)
-    bins = confidence_bins(confidences, hits, 10)
-    gaps = [abs(each.hits / each.count - each.confidence) for each in bins for _ in range(each.count)]
+    confidences, correct = zip(*predicted, strict=True)
+    bins = confidence_bins(confidences, correct, 10)
+    gaps = [abs(each.num_correct / each.count - each.confidence) for each in bins for _ in range(each.count)]
     assert calibration_error(bins) == pytest.approx(np.mean(gaps))
 
 
@@ -156,13 +156,15 @@ def test_mcnemars_mid_p_is_scipys_exact_test_less_half_of_what_was_seen(first: i
     n, m = first + second, min(first, second)
     exact = binomtest(m, n).pvalue if n else 1.0
     expected = 1.0 if first == second else exact - binom.pmf(m, n, 0.5)
-    assert mcnemar(first, second) == mcnemar(second, first) == pytest.approx(expected, rel=1e-9)
+    assert mcnemar_test(first, second) == mcnemar_test(second, first) == pytest.approx(expected, rel=1e-9)
 
 
 def test_mcnemars_test_holds_for_many_images() -> None:
-    assert mcnemar(5000, 5000) == 1.0
-    assert mcnemar(2450, 2550) == pytest.approx(2 * binom.cdf(2449, 5000, 0.5) + binom.pmf(2450, 5000, 0.5), rel=1e-9)
-    assert mcnemar(0, 5000) == 0.0
+    assert mcnemar_test(5000, 5000) == 1.0
+    assert mcnemar_test(2450, 2550) == pytest.approx(
+        2 * binom.cdf(2449, 5000, 0.5) + binom.pmf(2450, 5000, 0.5), rel=1e-9
+    )
+    assert mcnemar_test(0, 5000) == 0.0
 
 
 @given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=6))
@@ -174,4 +176,4 @@ def test_holm_is_bonferroni_closed_over_all_sets_of_tests(p_values: list[float])
         max(min(1.0, len(chosen) * min(p_values[each] for each in chosen)) for chosen in sets if place in chosen)
         for place in places
     ]
-    assert holm(p_values) == pytest.approx(expected)
+    assert holm_adjust(p_values) == pytest.approx(expected)

@@ -120,7 +120,7 @@ def test_any_labels_do_and_a_pickle_says_the_same(estimator: Any) -> None:
     again = pickle.loads(pickle.dumps(fitted))  # noqa: S301 - our own bytes
     np.testing.assert_array_equal(again.predict_proba(x), fitted.predict_proba(x))
     np.testing.assert_array_equal(clone(fitted).fit(x, names).predict_proba(x), fitted.predict_proba(x))
-    assert not any(parameter.requires_grad for parameter in fitted.network_.parameters())
+    assert not any(parameter.requires_grad for parameter in fitted.model_.parameters())
 
 
 def test_random_state_decides_and_torchs_own_is_left_alone() -> None:

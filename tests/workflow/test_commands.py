@@ -134,7 +134,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     def run(main: Main, *arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["fcnet", *arguments])
         with pytest.raises(SystemExit) as leaving:
-            cli.command(main)
+            cli.run_command(main)
         out, err = capsys.readouterr()
         assert (leaving.value.code, err) == (0, "")
         return out
@@ -228,8 +228,8 @@ def test_training_says_what_it_skipped_and_that_classes_are_uneven_and_predicts_
 def test_a_run_whose_scores_are_no_probabilities_says_so(command: Callable[..., str], loss: str) -> None:
     changes = ("--set", f"train.loss={loss}", "--set", "data.classes=['ant','bee']")
     said = command(train.main, "--config", "pets.toml", "--out", "run", *changes)
-    notes = [remark for remark in summary("run")["remarks"] if "no probabilities" in remark]
-    assert notes == ([] if loss == "logistic" else advice.on_scores(loss))
+    notes = [remark for remark in summary("run")["warnings"] if "no probabilities" in remark]
+    assert notes == ([] if loss == "logistic" else advice.score_advice(loss))
     assert said.count("makes scores that are no probabilities") == len(notes)
 
 
@@ -238,7 +238,7 @@ def test_what_the_figures_say_is_said_once_and_kept(command: Callable[..., str])
     slow = ("--set", "optimizer.lr=1e-9", "--set", "train.epochs=8")
     said = command(train.main, "--config", "pets.toml", "--out", "run", *slow).splitlines()
     notes = [line for line in said if line.startswith("note: ")]
-    assert notes == [f"note: {remark}" for remark in summary("run")["remarks"]] == said[-1 - len(notes) : -1]
+    assert notes == [f"note: {remark}" for remark in summary("run")["warnings"]] == said[-1 - len(notes) : -1]
     assert any("; try optimizer.lr = " in note and "1e-08 (now 1e-09)" in note for note in notes)
     assert len(command(train.main, "--resume", "--out", "run").splitlines()) == 1
 
@@ -353,7 +353,7 @@ def test_a_run_that_ends_early_says_which_epoch_is_kept(command: Callable[..., s
     assert len(accuracies) == best + 2
     assert result.endswith(f"; the best of {best + 2} epochs, {best}, is kept")
     summary = json.loads(Path("run/summary.json").read_text())
-    assert (summary["epochs"], summary["kept_epoch"]) == (best + 2, best)
+    assert (summary["epochs"], summary["best_epoch"]) == (best + 2, best)
     assert summary["validation_accuracy"] == max(accuracies)
 
 
@@ -600,7 +600,7 @@ def test_what_a_terminal_cannot_write_stops_no_training(monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
     monkeypatch.setattr(sys, "argv", ["fcnet", "--config", "pets.toml", "--out", "run"])
     with pytest.raises(SystemExit) as leaving:
-        cli.command(train.main)
+        cli.run_command(train.main)
     assert leaving.value.code == 0
     assert written.getvalue().count(rb"\xb7 training loss") == 3
 
@@ -707,9 +707,9 @@ def test_how_other_data_differ_is_said_in_words_and_kept(command: Callable[..., 
         levels += lighter.tobytes()
     out = command(evaluate.main, "run", "--data", "zoo").splitlines()
     shift = json.loads(Path("run/evaluation.json").read_text())["shift"]
-    assert [line for line in out if line.startswith(("classes:", "pixels:", "accuracy:"))] == shift["words"]
-    assert shift["words"][0].startswith("classes: not as often as in training: ant 33.3% → 7.7% (")
-    assert shift["words"][1].startswith("pixels: brighter")
+    assert [line for line in out if line.startswith(("classes:", "pixels:", "accuracy:"))] == shift["description"]
+    assert shift["description"][0].startswith("classes: not as often as in training: ant 33.3% → 7.7% (")
+    assert shift["description"][1].startswith("pixels: brighter")
     assert [row["other"] for row in shift["classes"]["shares"]] == [10 / 130, 60 / 130, 60 / 130]
     assert shift["classes"]["total_variation"] == pytest.approx(1 / 3 - 10 / 130)
     assert shift["pixels"]["mean"] == pytest.approx([sum(levels) / len(levels) / 255])
@@ -728,7 +728,7 @@ def test_how_other_data_differ_is_said_in_words_and_kept(command: Callable[..., 
         assert less == shift | {
             "classes": None,
             "accuracy": shift["accuracy"] if key == "class_images" else None,
-            "words": shift["words"][1 : 3 if key == "class_images" else 2],
+            "description": shift["description"][1 : 3 if key == "class_images" else 2],
         }
     command(evaluate.main, "run")
     assert json.loads(Path("run/evaluation.json").read_text())["shift"] is None
@@ -745,7 +745,7 @@ def test_damage_comes_as_a_table_a_file_and_a_figure_the_same_every_time(command
     rows = [line.split() for line in out[at : at + 9]]
     assert rows[0] == ["accuracy", "at", *"12345", "mean"]
     assert rows[1:7] == [
-        [kind, *(f"{each['accuracy']:.1%}" for each in row["strengths"]), f"{row['mean_accuracy']:.1%}"]
+        [kind, *(f"{each['accuracy']:.1%}" for each in row["severities"]), f"{row['mean_accuracy']:.1%}"]
         for kind, row in facts["corruptions"].items()
     ]
     assert rows[7] == ["all", f"{facts['mean_accuracy']:.1%}"]

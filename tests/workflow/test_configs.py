@@ -10,15 +10,15 @@ import torch
 
 import fcnet
 from fcnet import train
-from fcnet.config.presets import purpose, shipped
+from fcnet.config.presets import list_presets, preset_summary
 from fcnet.config.schema import Config
 from fcnet.config.toml import dump_config, load_config
 
-CONFIGS = sorted(shipped().values())
+CONFIGS = sorted(list_presets().values())
 
 
 def test_these_configurations_are_there() -> None:
-    assert set(shipped()) >= {"digits", "cifar10_logistic", "cifar10_softmax", "cifar10_mlp", "images"}
+    assert set(list_presets()) >= {"digits", "cifar10_logistic", "cifar10_softmax", "cifar10_mlp", "images"}
 
 
 def test_configurations_lie_in_an_installed_package_and_beside_a_checkout() -> None:
@@ -33,7 +33,7 @@ def test_all_are_listed_with_what_they_are_for(capsys: pytest.CaptureFixture[str
     listed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert list(listed) == sorted(file.stem for file in CONFIGS)
     for name, said in listed.items():
-        opening = shipped()[name].read_text(encoding="utf-8").replace("\n# ", " ")
+        opening = list_presets()[name].read_text(encoding="utf-8").replace("\n# ", " ")
         assert opening.startswith(f"# {said} ")
         assert said.startswith("Trains ")
         assert said.endswith(".")
@@ -50,7 +50,7 @@ def test_all_are_listed_with_what_they_are_for(capsys: pytest.CaptureFixture[str
 )
 def test_a_purpose_is_the_first_sentence_of_the_opening_comment(comment: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text(comment, encoding="utf-8")
-    assert purpose(tmp_path / "x.toml") == said
+    assert preset_summary(tmp_path / "x.toml") == said
 
 
 def test_a_name_is_a_file_of_that_path_before_it_is_a_shipped_configuration(
@@ -58,7 +58,7 @@ def test_a_name_is_a_file_of_that_path_before_it_is_a_shipped_configuration(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert train.main(["--config", "digits", "--print-config"]) == 0
-    assert capsys.readouterr().out.strip() == dump_config(load_config(shipped()["digits"])).strip()
+    assert capsys.readouterr().out.strip() == dump_config(load_config(list_presets()["digits"])).strip()
     Path("digits").write_text("seed = 7")
     assert train.main(["--config", "digits", "--print-config"]) == 0
     assert capsys.readouterr().out.startswith("seed = 7\n")
@@ -100,6 +100,6 @@ def test_digits_soon_reaches_90_percent_without_a_remark_and_writes_only_where_i
     assert code == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["test_accuracy"] >= 0.9
-    assert summary["remarks"] == []
+    assert summary["warnings"] == []
     assert {entry.name for entry in tmp_path.iterdir()} == {"here", "cache", "run"}
     assert list((tmp_path / "here").iterdir()) == []

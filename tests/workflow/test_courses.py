@@ -12,7 +12,7 @@ import torch
 from fcnet.config.toml import dump_config, load_config
 from fcnet.experiment.build import build
 from fcnet.experiment.run_folder import Run
-from fcnet.experiment.runner import Stopped, carry_out
+from fcnet.experiment.runner import Stopped, run_experiment
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,7 +71,7 @@ SOME = random.Random(0).sample(COURSES, 24)
 def trained(config: Config, run: Run, *, until: int | None = None) -> None:
     """Begins or goes on with a run in a new process's stead, to the end or a step."""
     experiment = build(config, torch.device("cpu"))
-    events = carry_out(
+    events = run_experiment(
         experiment, run, save_seconds=1e9, stop=lambda: until is not None and experiment.training.step >= until
     )
     try:

@@ -30,11 +30,11 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from fcnet import cache, cli, evaluate, predict, train
-from fcnet.config.presets import shipped
+from fcnet.config.presets import list_presets
 from fcnet.config.toml import dump_config, load_config
 from fcnet.experiment.build import build
 from fcnet.experiment.run_folder import Run
-from fcnet.experiment.runner import carry_out
+from fcnet.experiment.runner import run_experiment
 from fcnet.export import __main__ as export
 from fcnet.figures import __main__ as figures
 from fcnet.report import __main__ as report
@@ -77,7 +77,7 @@ EVALUATION = [
 DAMAGE = [
     *EVALUATION,
     r"accuracy at +1 +2 +3 +4 +5 +mean",
-    *(rf"{kind}( +\d+\.\d%){{6}}" for kind in ("noise", "blur", "brightness", "contrast", "shift", "rotation")),
+    *(rf"{kind}( +\d+\.\d%){{6}}" for kind in ("noise", "blur", "brightness", "contrast", "translate", "rotation")),
     r"all +\d+\.\d%",
     r"as they are +\d+\.\d%",
     r"corruptions\.json",
@@ -119,16 +119,16 @@ def digits() -> None:
 
 def configs_of_the_clone() -> None:
     Path("configs").mkdir()
-    for file in shipped().values():
+    for file in list_presets().values():
         shutil.copy(file, "configs")
 
 
 def killed_run() -> None:
     """``runs/digits`` as a process killed in its second epoch leaves it."""
     shutil.rmtree("runs/digits")
-    settings = load_config(shipped()["digits"], ["train.epochs=2"])
+    settings = load_config(list_presets()["digits"], ["train.epochs=2"])
     run = Run.create(None, "digits", dump_config(settings))
-    for _ in itertools.islice(carry_out(build(settings, torch.device("cpu")), run, save_seconds=0.0), 25):
+    for _ in itertools.islice(run_experiment(build(settings, torch.device("cpu")), run, save_seconds=0.0), 25):
         pass
     assert not run.finished
 
@@ -189,7 +189,7 @@ EXPECTED: dict[str, dict[str, Shown]] = {
             ["path,class,probability", r"PICTURES/a\.png,\d,0\.\d+", r"PICTURES/b/c\.png,\d,0\.\d+"], digits
         ),
         "python -m fcnet.train --resume --out runs/digits": Shown([r"epoch 2/2 · .*", RESULT], killed_run),
-        "python -m fcnet.train --list": Shown([rf"{name} +Trains .*\." for name in sorted(shipped())]),
+        "python -m fcnet.train --list": Shown([rf"{name} +Trains .*\." for name in sorted(list_presets())]),
         "python -m fcnet.train --config cifar10_mlp": Shown(
             [r".* layers 3072-2048-512-10, .*; runs/cifar10_mlp", RESULT], tiny_cifar10, f"{FEW} --set data.whiten=0"
         ),
@@ -211,16 +211,16 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         ),
         "python -m fcnet.sweep digits --grid 'optimizer.lr=[1e-3,1e-2]' --seeds 3": Shown(
             [
-                r"2 points with 3 seeds each, chosen by validation accuracy; sweeps/digits",
+                r"2 trials with 3 seeds each, chosen by validation accuracy; sweeps/digits",
                 r"1 +\d +0\.0\d+ +\d\d\.\d\d % ± \d+\.\d\d +3 +finished",
-                r"by validation accuracy, points? \d .*",
+                r"by validation accuracy, trials? \d .*",
                 r"written to sweeps/digits: sweep\.html, sweep\.json, sweep\.csv",
             ],
             smaller="--set train.epochs=1 --set model.hidden=[16]",
         ),
         "python -m fcnet.sweep digits --search optimizer.lr=1e-4..1e-1 --trials 20 --prune median "
         "--out sweeps/search": Shown(
-            [r"7 points with 1 seed each, .*; sweeps/search", r"written to sweeps/search: .*"],
+            [r"7 trials with 1 seed each, .*; sweeps/search", r"written to sweeps/search: .*"],
             smaller="--set train.epochs=2 --set model.hidden=[8] --trials 7",
         ),
         "python -m fcnet.export runs/digits digits.onnx": Shown(
@@ -232,7 +232,7 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         ),
     },
     "guide.md": {
-        "python -m fcnet.train --list": Shown([rf"{name} +Trains .*\." for name in sorted(shipped())]),
+        "python -m fcnet.train --list": Shown([rf"{name} +Trains .*\." for name in sorted(list_presets())]),
         "python -m fcnet.train --config digits": Shown([r".*; runs/digits", RESULT], digit, FEW),
         "python -m fcnet.evaluate runs/digits": Shown(EVALUATION),
         "python -m fcnet.predict runs/digits digit.png": Shown([PREDICTION]),
@@ -250,12 +250,12 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         "python -m fcnet.report runs/digits runs/narrow": Shown([r"written to report\.html"]),
         "python -m fcnet.sweep digits --grid 'optimizer.lr=[1e-3,1e-2]' --grid 'model.hidden=[[64],[256,128]]' "
         "--seeds 2": Shown(
-            [r"4 points with 2 seeds each, .*; sweeps/digits", r"written to sweeps/digits: .*"],
+            [r"4 trials with 2 seeds each, .*; sweeps/digits", r"written to sweeps/digits: .*"],
             smaller="--set train.epochs=1",
         ),
         "python -m fcnet.sweep digits --search optimizer.lr=1e-4..1e-1 --search 'model.dropout=0..0.5' --trials 12 "
         "--prune median --out sweeps/search": Shown(
-            [r"7 points with 1 seed each, .*; sweeps/search", r"written to sweeps/search: .*"],
+            [r"7 trials with 1 seed each, .*; sweeps/search", r"written to sweeps/search: .*"],
             smaller="--set train.epochs=2 --set model.hidden=[8] --trials 7",
         ),
         "python -m fcnet.train --config mine.toml": Shown([r".* layers 64-64-10, .*; runs/mine", RESULT], smaller=FEW),
@@ -396,7 +396,7 @@ def said_by_command(line: str, smaller: str) -> str:
         contextlib.redirect_stderr(err),
         pytest.raises(SystemExit) as leaving,
     ):
-        cli.command(COMMANDS[module])
+        cli.run_command(COMMANDS[module])
     assert (leaving.value.code, err.getvalue()) == (0, "")
     return out.getvalue()
 

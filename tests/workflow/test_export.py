@@ -160,7 +160,7 @@ def test_nothing_is_written_where_a_readme_of_somebody_elses_lies(
     (here / "README.md").write_text("# Mine\n")
     monkeypatch.setattr(sys, "argv", ["export", str(runs / "digits"), "digits.pt2"])
     with pytest.raises(SystemExit) as leaving:
-        cli.command(export.main)
+        cli.run_command(export.main)
     assert leaving.value.code == 2
     said = "README.md must be a model card as fcnet wrote it, got another file; export into another folder\n"
     assert capsys.readouterr().err == said

@@ -99,7 +99,7 @@ def test_each_row_is_of_one_image_first_as_it_is(config: Path, tmp_path: Path, m
         sheets.append(columns)
         return b""
 
-    monkeypatch.setattr(figures, "image_sheet", note)
+    monkeypatch.setattr(figures, "image_grid", note)
     figures.main([str(tmp_path), "--augment", str(config), "--set", "data.augment={ flip = true }"])
     for first, *others in sheets:
         assert len(others) == 7

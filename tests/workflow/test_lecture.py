@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fcnet.figures.lecture import drawings
+from fcnet.figures.lecture import lecture_figures
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "lecture.md").read_text(encoding="utf-8")
@@ -81,4 +81,4 @@ def test_every_test_exists_and_runs_everywhere(test: str) -> None:
 
 def test_every_figure_exists_and_each_is_on_the_map() -> None:
     shown = {figure for *_, figures in ROWS for figure in quoted(figures)}
-    assert shown == set(drawings())
+    assert shown == set(lecture_figures())

@@ -27,11 +27,11 @@ from fcnet import cache, cli, evaluate, predict, train
 from fcnet.config.toml import dump_config, load_config
 from fcnet.experiment.build import build
 from fcnet.experiment.run_folder import Run
-from fcnet.experiment.runner import carry_out
+from fcnet.experiment.runner import run_experiment
 from fcnet.export import __main__ as export
 from fcnet.figures import __main__ as figures
 from fcnet.runtime.errors import NonFiniteError, UserError
-from fcnet.training.backpropagation import differentiation
+from fcnet.training.backpropagation import make_gradient_fn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -119,7 +119,7 @@ def trained_for(steps: int, *changes: str) -> Run:
     """A run that saved after each of so many steps and then died, or that came to its end before."""
     settings = load_config(Path("made.toml"), changes)
     run = Run.create(Path("run"), "run", dump_config(settings))
-    for _ in itertools.islice(carry_out(build(settings, torch.device("cpu")), run, save_seconds=0.0), steps):
+    for _ in itertools.islice(run_experiment(build(settings, torch.device("cpu")), run, save_seconds=0.0), steps):
         pass
     return run
 
@@ -699,7 +699,7 @@ def leaves(command: list[str], monkeypatch: pytest.MonkeyPatch) -> object:
     name, *flags = command
     monkeypatch.setattr(sys, "argv", [name, *flags])
     with pytest.raises(SystemExit) as leaving:
-        cli.command(COMMANDS[name])
+        cli.run_command(COMMANDS[name])
     return leaving.value.code
 
 
@@ -845,9 +845,11 @@ def test_a_step_without_memory_says_which_setting_to_lower(
 ) -> None:
     def build_small(*given: Any) -> Experiment:
         experiment = build(*given)
-        experiment.network.model.layers[0].normalization = Full(error)
+        experiment.classifier.model.layers[0].normalization = Full(error)
         training = experiment.training
-        training.differentiate = differentiation(training.model, training.algorithm.loss, training.algorithm.precision)
+        training.compute_gradients = make_gradient_fn(
+            training.model, training.algorithm.loss, training.algorithm.precision
+        )
         return replaced(experiment, free_bytes=free_bytes)
 
     write("made.toml", CONFIG)
@@ -864,7 +866,7 @@ def test_memory_that_the_system_refuses_is_a_mistake(tmp_path: Path) -> None:
         "import resource, sys; from fcnet import cli, train, build\n"
         "own = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (own + 2**29,) * 2)\n"
-        "cli.command(train.main)"
+        "cli.run_command(train.main)"
     )
     settings = ["data.train_size=100000", "train.batch_size=100000", "model.hidden=[20000]", "train.threads=1"]
     flags = [word for setting in settings for word in ("--set", setting)]

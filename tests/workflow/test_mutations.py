@@ -27,7 +27,7 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from fcnet import cli, train
-from fcnet.config.presets import shipped
+from fcnet.config.presets import list_presets
 from fcnet.config.schema import Config
 from fcnet.experiment import runner
 
@@ -99,7 +99,7 @@ TEXTS = [
 
 def small(name: str) -> Tree:
     """A shipped configuration, on few small images, with few units and steps."""
-    tree = tomllib.loads(shipped()[name].read_text(encoding="utf-8"))
+    tree = tomllib.loads(list_presets()[name].read_text(encoding="utf-8"))
     if tree["data"]["source"] != "digits":
         tree["data"] |= {"source": "images", "path": "pets"}
     tree["train"] |= {"epochs": 1, "batch_size": 600}
@@ -146,7 +146,7 @@ MISSPELT = st.sampled_from(KEYS).flatmap(
 @st.composite
 def mutated(draw: st.DrawFn) -> tuple[str, list[str]]:
     """The text of a configuration after one to three changes, and what is set on top of it."""
-    tree = copy.deepcopy(small(draw(st.sampled_from(sorted(shipped())))))
+    tree = copy.deepcopy(small(draw(st.sampled_from(sorted(list_presets())))))
     changes: list[str] = []
     for kind in draw(
         st.lists(st.sampled_from(["drop", "set", "misspell", "move", "misfit", "flag", "text"]), max_size=3)
@@ -199,10 +199,10 @@ def broken(draw: st.DrawFn, text: str) -> str:
 
 
 def few_steps(made: Experiment, run: Run, **arguments: Any) -> Iterator[EpochRecord | None]:
-    """`carry_out` of no more than two epochs."""
+    """`run_experiment` of no more than two epochs."""
     algorithm = made.training.algorithm
     made.training.algorithm = dataclasses.replace(algorithm, epochs=min(2, algorithm.epochs))
-    return runner.carry_out(made, run, **arguments)
+    return runner.run_experiment(made, run, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +222,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(here)
         patch.setenv("FCNET_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")  # nobody listens there
-        patch.setattr(train, "carry_out", few_steps)
+        patch.setattr(train, "run_experiment", few_steps)
         yield here
     torch.set_num_threads(threads)
     for number, handler in handlers.items():
@@ -238,7 +238,7 @@ def leaves(arguments: list[str]) -> tuple[object, str]:
         contextlib.redirect_stderr(err),
         pytest.raises(SystemExit) as leaving,
     ):
-        cli.command(train.main)
+        cli.run_command(train.main)
     return leaving.value.code, err.getvalue()
 
 

@@ -25,7 +25,7 @@ from PIL import Image
 
 import fcnet
 from fcnet import cli, predict
-from fcnet.experiment.network import Network
+from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.models.mlp import LogisticRegression
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def saved_network(folder: Path, *, resize: bool = False) -> Path:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(0.02 * torch.randn(parameter.shape, generator=draws))
-    network = Network(
+    network = ImageClassifier(
         model,
         classes=CLASSES,
         shape=(3, SIDE, SIDE),
@@ -93,7 +93,7 @@ def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         monkeypatch.setattr(sys, "argv", ["predict", *map(str, arguments)])
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         with pytest.raises(SystemExit) as leaving:
-            cli.command(predict.main)
+            cli.run_command(predict.main)
         out, err = capsys.readouterr()
         return leaving.value.code, out, err
 

@@ -26,7 +26,7 @@ from fcnet.config.toml import dump_config, load_config
 from fcnet.data.batches import Batches
 from fcnet.experiment.build import build
 from fcnet.experiment.run_folder import Run
-from fcnet.experiment.runner import Stopped, carry_out
+from fcnet.experiment.runner import Stopped, run_experiment
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import NonFiniteError
 from fcnet.runtime.seeds import generator
@@ -167,7 +167,7 @@ def learn(folder: Path, name: str, *, until: int | None = None) -> None:
     distributed.barrier()
     training = experiment.training
     try:
-        for _ in carry_out(
+        for _ in run_experiment(
             experiment, run, save_seconds=1e9, stop=lambda: until is not None and training.step >= until
         ):
             pass
@@ -240,7 +240,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
             "-m", "fcnet.train", "--resume", "--out", str(one / "long-stopped"), "--config", str(one / "long.toml")
         )
         resumed = build(load_config(two / "long.toml"), CPU)
-        for _ in carry_out(resumed, Run(two / "long-stopped"), save_seconds=1e9):
+        for _ in run_experiment(resumed, Run(two / "long-stopped"), save_seconds=1e9):
             pass
     torch.set_num_threads(threads)
     return one, two
@@ -286,7 +286,7 @@ def test_two_ranks_learn_what_one_learns(name: str, folders: tuple[Path, Path]) 
     assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
     said = [load_file(folder / name / "predictions.safetensors") for folder in (two, one)]
     assert said[0]["labels"].equal(said[1]["labels"])
-    assert_close(said[0]["of_truth"], said[1]["of_truth"], rtol=1e-2, atol=1e-2)
+    assert_close(said[0]["true_probabilities"], said[1]["true_probabilities"], rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize("name", ["normalised", "binary", "averaged", "line", "all"])
@@ -331,10 +331,10 @@ def test_only_the_first_rank_speaks_and_writes(folders: tuple[Path, Path]) -> No
     assert {file.name for file in (two / "normalised").iterdir()} == {
         file.name for file in (one / "normalised").iterdir()
     }
-    made = json.loads((two / "normalised" / "model.json").read_text())["made_with"]
+    made = json.loads((two / "normalised" / "model.json").read_text())["environment"]
     assert made["ranks"] == 2
 
 
 if __name__ == "__main__":
-    with cli.joined_ranks(CPU):
+    with cli.process_group(CPU):
         do_jobs(Path(sys.argv[1]))

@@ -15,14 +15,14 @@ import torch
 
 import fcnet
 from fcnet import train
-from fcnet.config.presets import shipped
+from fcnet.config.presets import list_presets
 from fcnet.config.toml import dump_config, load_config
 from fcnet.data.sources.source import digits
 from fcnet.data.store.store import open_store
 from fcnet.experiment.build import build
 from fcnet.experiment.run_folder import Run
-from fcnet.experiment.runner import Stopped, carry_out
-from fcnet.metrics import mcnemar
+from fcnet.experiment.runner import Stopped, run_experiment
+from fcnet.metrics import mcnemar_test
 from fcnet.report import __main__ as report
 from fcnet.runtime.errors import UserError
 
@@ -73,7 +73,7 @@ class Read(HTMLParser):
 
 def trained(out: Path, *changes: str) -> Path:
     flags = [part for change in ("model.hidden=[16]", *changes) for part in ("--set", change)]
-    assert train.main(["--config", str(shipped()["digits"]), "--out", str(out), *flags]) == 0
+    assert train.main(["--config", str(list_presets()["digits"]), "--out", str(out), *flags]) == 0
     return out
 
 
@@ -122,7 +122,7 @@ def test_a_run_ends_with_its_report(runs: tuple[Path, Path]) -> None:
         "layers 64-16-10, relu, batch norm",
         "digits: 1,294 training, 143 validation and 360 test images of 1 × 8 × 8 in 10 classes",
         facts["platform"],
-        f"{facts['limit_images_per_second']:,.0f}",
+        f"{facts['roofline_images_per_second']:,.0f}",
         facts["processor"],
     ):
         assert said in page.text
@@ -215,12 +215,12 @@ def test_two_runs_stand_side_by_side(
     store = open_store(digits())
     hits = [fcnet.load(run).predict_proba(store.test.pixels).argmax(1) == store.test.labels for run in runs]
     only = [int((hits[0] & ~hits[1]).sum()), int((hits[1] & ~hits[0]).sum())]
-    p = mcnemar(*only)
+    p = mcnemar_test(*only)
     shown = "< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
     difference = f"{(only[1] - only[0]) / 3.6:+.2f} points".replace("-", "−")
     row = "\n".join(["wide", "line", *map(str, only), difference, shown, shown])
     assert f"{row}\n{'wide is better' if p < 0.05 else 'no difference beyond chance'}" in page.text
-    marked = re.findall(r'<tr class="marked"><th scope="row">([\w.]+)', page.source)
+    marked = re.findall(r'<tr class="highlight"><th scope="row">([\w.]+)', page.source)
     assert sorted(marked) == ["model.hidden", "train.epochs"]
     assert page.words.count("wide") >= 8
 
@@ -295,11 +295,11 @@ def test_what_was_seen_inside_is_shown(copy: Path) -> None:
 
 
 def test_a_run_under_way_has_its_curves_and_leaves_the_test_set_alone(tmp_path: Path) -> None:
-    config = load_config(shipped()["digits"], ["train.epochs=5", "model.hidden=[16]"])
+    config = load_config(list_presets()["digits"], ["train.epochs=5", "model.hidden=[16]"])
     run = Run.create(tmp_path / "run", "run", dump_config(config))
     experiment = build(config, torch.device("cpu"))
     with pytest.raises(Stopped):
-        list(carry_out(experiment, run, save_seconds=0.0, stop=lambda: experiment.training.epoch == 2))
+        list(run_experiment(experiment, run, save_seconds=0.0, stop=lambda: experiment.training.epoch == 2))
     assert not (run.path / "report.html").exists()
     report.main([str(run.path)])
     page = Read(run.path / "report.html")
@@ -318,7 +318,7 @@ def test_a_report_that_fails_loses_no_run(
     monkeypatch.setattr("fcnet.report.page.write_report", fail)
     run = trained(tmp_path / "my run", "train.epochs=1")
     line = f"the report could not be made (KeyError: 'a bug\\nin two lines'); try again: python -m fcnet.report '{run}'"
-    assert summary(run)["remarks"][-1] == line
+    assert summary(run)["warnings"][-1] == line
     assert f"\nnote: {line}\ntest accuracy" in capsys.readouterr().out
     assert fcnet.load(run).classes == tuple("0123456789")
     monkeypatch.undo()
@@ -353,7 +353,7 @@ def test_a_limit_that_cannot_be_timed_loses_no_run(tmp_path: Path, monkeypatch: 
     def fail(*_: object, **__: object) -> float:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("fcnet.experiment.runner.fastest_images_per_second", fail)
+    monkeypatch.setattr("fcnet.experiment.runner.max_images_per_second", fail)
     run = trained(tmp_path / "run", "train.epochs=1")
-    assert summary(run)["limit_images_per_second"] is None
+    assert summary(run)["roofline_images_per_second"] is None
     assert "The machine’s limit was not timed." in Read(run / "report.html").text

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fcnet import train
-from fcnet.config.presets import shipped
+from fcnet.config.presets import list_presets
 from fcnet.report import __main__ as report
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         threads = torch.get_num_threads()
         for name, hidden in (("first", "[16]"), ("second", "[8,8]")):
             flags = ["--set", f"model.hidden={hidden}", "--set", "train.epochs=3"]
-            train.main(["--config", str(shipped()["digits"]), "--out", str(folder / name), *flags])
+            train.main(["--config", str(list_presets()["digits"]), "--out", str(folder / name), *flags])
         torch.set_num_threads(threads)
         report.main([str(folder / "first"), str(folder / "second"), "--out", str(folder / "both.html")])
     return folder / "first" / "report.html", folder / "both.html"
@@ -65,7 +65,7 @@ def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
 def test_the_value_under_the_pointer_is_said(pages: tuple[Path, Path], opened: Callable[..., Page]) -> None:
     page = opened(pages[0])
     chart = page.locator("figure.chart").first
-    box = chart.locator("svg[data-at]").bounding_box()
+    box = chart.locator("svg[data-x]").bounding_box()
     assert box is not None
     output = chart.locator("output")
     assert output.inner_text() == ""
@@ -80,7 +80,7 @@ def test_the_keyboard_reads_the_same_values(pages: tuple[Path, Path], opened: Ca
     page = opened(pages[0])
     chart = page.locator("figure.chart").first
     output = chart.locator("output")
-    chart.locator("svg[data-at]").focus()
+    chart.locator("svg[data-x]").focus()
     seen = [output.inner_text()]
     for key in ("ArrowRight", "ArrowRight", "ArrowRight", "ArrowLeft", "Home", "End"):
         page.keyboard.press(key)

@@ -14,7 +14,7 @@ from fcnet.config.toml import dump_config, load_config
 from fcnet.experiment import snapshots
 from fcnet.experiment.build import build
 from fcnet.experiment.run_folder import Run
-from fcnet.experiment.runner import Stopped, carry_out
+from fcnet.experiment.runner import Stopped, run_experiment
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def carry_on(
 
     seen = []
     try:
-        for record in carry_out(experiment, run, save_seconds=save_seconds, stop=stop):
+        for record in run_experiment(experiment, run, save_seconds=save_seconds, stop=stop):
             watch()
             if record is not None:
                 seen.append(record)
@@ -121,11 +121,11 @@ def result(run: Run) -> dict[str, Any]:
         assert record.pop("seconds") > 0.0
         assert record.pop("images_per_second") > 0.0
     assert summary.pop("train_seconds") > 0.0
-    assert summary.pop("limit_images_per_second") > 0.0
+    assert summary.pop("roofline_images_per_second") > 0.0
     assert {file.name for file in run.path.iterdir()} == FINISHED
-    sealed = [f"{name}.{ending}" for name in ("model", "predictions") for ending in ("safetensors", "json")]
-    network = [(run.path / name).read_bytes() for name in sealed]
-    return {"network": network, "records": records, "looks": run.looks(), "summary": summary}
+    checksummed = [f"{name}.{ending}" for name in ("model", "predictions") for ending in ("safetensors", "json")]
+    network = [(run.path / name).read_bytes() for name in checksummed]
+    return {"network": network, "records": records, "looks": run.snapshots(), "summary": summary}
 
 
 def uninterrupted(folder: Path, config: Config) -> dict[str, Any]:
@@ -159,9 +159,9 @@ def test_a_run_that_died_goes_on_from_its_last_checkpoint(changes: list[str], pa
     expected = uninterrupted(tmp_path / "whole", config)
     run = begun(tmp_path, config)
     experiment = build(config, CPU)
-    events = carry_out(experiment, run, save_seconds=0.0)
+    events = run_experiment(experiment, run, save_seconds=0.0)
     list(itertools.islice(events, pauses))
-    next(carry_out(build(config, CPU), run, save_seconds=0.0), None)  # it died again, after one event
+    next(run_experiment(build(config, CPU), run, save_seconds=0.0), None)  # it died again, after one event
     if not run.finished:
         carry_on(build(config, CPU), run)
     assert result(run) == expected
@@ -173,8 +173,8 @@ def test_a_run_goes_on_with_the_whitening_that_it_began_with(tmp_path: Path) -> 
     run = begun(tmp_path, config)
     carry_on(build(config, CPU), run, until=5)
     experiment = build(config, CPU)
-    assert experiment.network.whitening is not None
-    experiment.network.whitening.weight.neg_()  # as another machine's eigenvectors may be
+    assert experiment.classifier.whitening is not None
+    experiment.classifier.whitening.weight.neg_()  # as another machine's eigenvectors may be
     carry_on(experiment, run)
     assert result(run) == expected
 
@@ -182,7 +182,7 @@ def test_a_run_goes_on_with_the_whitening_that_it_began_with(tmp_path: Path) -> 
 def test_a_run_stopped_at_the_end_of_an_epoch_shows_the_epoch(tmp_path: Path) -> None:
     config = configured(tmp_path)
     run, experiment = begun(tmp_path, config), build(config, CPU)
-    events = carry_out(experiment, run, save_seconds=1e9, stop=lambda: experiment.training.epoch == 1)
+    events = run_experiment(experiment, run, save_seconds=1e9, stop=lambda: experiment.training.epoch == 1)
     *_, shown = itertools.islice(events, 13)
     assert shown is not None
     assert shown.epoch == 1
@@ -195,9 +195,9 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_again(tmp_path: Path
     config = configured(tmp_path)
     expected = uninterrupted(tmp_path / "whole", config)
     run = begun(tmp_path, config)
-    list(itertools.islice(carry_out(build(config, CPU), run, save_seconds=1e9), 20))
+    list(itertools.islice(run_experiment(build(config, CPU), run, save_seconds=1e9), 20))
     assert len(run.records()) == 1
-    assert run.latest() is None
+    assert run.latest_checkpoint() is None
     carry_on(build(config, CPU), run)
     assert result(run) == expected
 
@@ -207,7 +207,7 @@ def test_epochs_after_the_checkpoint_are_written_once(tmp_path: Path) -> None:
     expected = uninterrupted(tmp_path / "whole", config)
     run = begun(tmp_path, config)
     carry_on(build(config, CPU), run, until=5)
-    list(itertools.islice(carry_out(build(config, CPU), run, save_seconds=1e9), 25))
+    list(itertools.islice(run_experiment(build(config, CPU), run, save_seconds=1e9), 25))
     assert [record["epoch"] for record in run.records()] == [1, 2]
     carry_on(build(config, CPU), run, until=13)
     assert [record["epoch"] for record in run.records()] == [1]
@@ -218,21 +218,21 @@ def test_epochs_after_the_checkpoint_are_written_once(tmp_path: Path) -> None:
 def test_looks_after_the_checkpoint_are_taken_back_and_made_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshots, "interval", lambda *_: 1)
+    monkeypatch.setattr(snapshots, "snapshot_interval", lambda *_: 1)
     config = configured(tmp_path)
     expected = uninterrupted(tmp_path / "whole", config)
     assert [(look["epoch"], look["step"]) for look in expected["looks"]] == [(0, 0), (1, 12), (2, 24), (3, 36)]
     run = begun(tmp_path, config)
     carry_on(build(config, CPU), run, until=12)  # the epoch's last step, before its end
-    assert [look["epoch"] for look in run.looks()] == [0]
-    list(itertools.islice(carry_out(build(config, CPU), run, save_seconds=1e9), 25))
-    assert [look["epoch"] for look in run.looks()] == [0, 1, 2]
+    assert [look["epoch"] for look in run.snapshots()] == [0]
+    list(itertools.islice(run_experiment(build(config, CPU), run, save_seconds=1e9), 25))
+    assert [look["epoch"] for look in run.snapshots()] == [0, 1, 2]
     carry_on(build(config, CPU), run, until=15)
-    assert [look["epoch"] for look in run.looks()] == [0, 1]
-    list(itertools.islice(carry_out(build(config, CPU), run, save_seconds=1e9), 12))
-    assert [look["epoch"] for look in run.looks()] == [0, 1, 2]
+    assert [look["epoch"] for look in run.snapshots()] == [0, 1]
+    list(itertools.islice(run_experiment(build(config, CPU), run, save_seconds=1e9), 12))
+    assert [look["epoch"] for look in run.snapshots()] == [0, 1, 2]
     carry_on(build(config, CPU), run, until=16)  # which ends no epoch
-    assert [look["epoch"] for look in run.looks()] == [0, 1]
+    assert [look["epoch"] for look in run.snapshots()] == [0, 1]
     carry_on(build(config, CPU), run)
     assert result(run) == expected
 
@@ -253,7 +253,7 @@ def test_a_run_that_is_not_looked_into_is_the_same_but_for_that_file(tmp_path: P
 
 
 def test_the_test_set_is_not_looked_at_while_a_run_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshots, "interval", lambda *_: 1)
+    monkeypatch.setattr(snapshots, "snapshot_interval", lambda *_: 1)
     config = configured(tmp_path)
     run, experiment = begun(tmp_path, config), build(config, CPU)
     spoilt, rows = experiment.test.images.clone(), experiment.test.rows
@@ -261,7 +261,7 @@ def test_the_test_set_is_not_looked_at_while_a_run_learns(tmp_path: Path, monkey
     spoilt[rows] = 255 - spoilt[rows]
     monkeypatch.setattr(experiment.test, "_rows_of_pixels", spoilt.view(len(spoilt), -1))
     carry_on(experiment, run)
-    assert run.looks() == uninterrupted(tmp_path / "whole", config)["looks"]
+    assert run.snapshots() == uninterrupted(tmp_path / "whole", config)["looks"]
 
 
 @pytest.mark.parametrize("ending", ["json", "safetensors"])
@@ -273,7 +273,7 @@ def test_a_damaged_checkpoint_costs_no_more_than_the_steps_since_the_one_before(
     (newest,) = run.path.glob(f"checkpoints/step-*17.{ending}")
     newest.write_bytes(newest.read_bytes()[:-7])
     experiment = build(config, CPU)
-    events = carry_out(experiment, run, save_seconds=1e9)
+    events = run_experiment(experiment, run, save_seconds=1e9)
     assert experiment.training.step == 16
     assert next(events) is None
     carry_on(build(config, CPU), run)

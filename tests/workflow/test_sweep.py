@@ -1,4 +1,4 @@
-"""A sweep loses no point and does none twice, whoever works on it and however they end; it chooses by validation."""
+"""A sweep loses no trial and does none twice, whoever works on it and however they end; it chooses by validation."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from fcnet.experiment.run_folder import Run
 from fcnet.runtime.errors import UserError
 from fcnet.sweep import __main__ as sweep
 from fcnet.sweep import study
-from fcnet.sweep.search_space import read_space
-from fcnet.sweep.study import Plan, quiet
+from fcnet.sweep.search_space import parse_space
+from fcnet.sweep.study import SweepPlan, quiet_optuna
 from fcnet.sweep.trials import Sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from fcnet.sweep.trials import Outcome
+    from fcnet.sweep.trials import SweepOutcome
 
 pytestmark = pytest.mark.usefixtures("own_cache_and_threads")
 CONFIG = """
@@ -54,7 +54,7 @@ batch_size = 16
 threads = 1
 """
 GRID = ["--grid", "optimizer.lr=[1e-3, 1e-2]", "--grid", "model.hidden=[[], [6]]", "--seeds", "2"]
-CLOCKED = {"seconds", "images_per_second", "train_seconds", "limit_images_per_second"}
+CLOCKED = {"seconds", "images_per_second", "train_seconds", "roofline_images_per_second"}
 
 
 @pytest.fixture
@@ -69,14 +69,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def no_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs end without their pages, which take as long as the rest."""
     monkeypatch.setattr("fcnet.sweep.__main__.ensure_report", lambda *_: None)
-    monkeypatch.setattr("fcnet.experiment.runner._limit", lambda _: 1.0)
+    monkeypatch.setattr("fcnet.experiment.runner._roofline", lambda _: 1.0)
 
 
 def result(run: Run) -> dict[str, Any]:
     """All of a finished run but what a clock measured."""
-    sealed = [run.path / f"{name}.{ending}" for name in ("model", "predictions") for ending in ("safetensors", "json")]
+    checksummed = [
+        run.path / f"{name}.{ending}" for name in ("model", "predictions") for ending in ("safetensors", "json")
+    ]
     return {
-        "files": [file.read_bytes() for file in sealed],
+        "files": [file.read_bytes() for file in checksummed],
         "records": [{k: v for k, v in record.items() if k not in CLOCKED} for record in run.records()],
         "summary": {k: v for k, v in run.summary().items() if k not in CLOCKED},
     }
@@ -87,27 +89,27 @@ def results(folder: Path) -> dict[str, Any]:
     return {str(file.parent.relative_to(folder)): result(Run(file.parent)) for file in folder.glob("*/*/summary.json")}
 
 
-def facts(folder: Path) -> dict[str, Any]:
+def read_sweep_json(folder: Path) -> dict[str, Any]:
     """What a sweep says of itself, but for the seconds."""
     said: dict[str, Any] = json.loads((folder / "sweep.json").read_text())
-    for point in said["points"]:
-        for run in point["runs"]:
+    for trial in said["trials"]:
+        for run in trial["runs"]:
             assert run.pop("seconds") > 0.0
     return said
 
 
-def planned(*wanted: str, seeds: int = 1, trials: int = 0, pruning: str = "none", epochs: int = 2) -> Plan:
+def planned(*wanted: str, seeds: int = 1, trials: int = 0, pruning: str = "none", epochs: int = 2) -> SweepPlan:
     from pathlib import Path
 
-    space = read_space(Path("mine.toml"), [f"train.epochs={epochs}"], wanted, search=bool(trials))
-    return Plan(space, seeds, trials or space.num_points(), pruning, "data")  # type: ignore[arg-type]
+    space = parse_space(Path("mine.toml"), [f"train.epochs={epochs}"], wanted, search=bool(trials))
+    return SweepPlan(space, seeds, trials or space.num_trials(), pruning, "data")  # type: ignore[arg-type]
 
 
-def work(joined: Sweep) -> Outcome:
-    """Works on a sweep as the command does, until no point is left."""
+def work(joined: Sweep) -> SweepOutcome:
+    """Works on a sweep as the command does, until no trial is left."""
     import torch
 
-    assert sweep._carry_out(joined, torch.device("cpu"), "") == 0
+    assert sweep._run_trials(joined, torch.device("cpu"), "") == 0
     return joined.write()
 
 
@@ -119,46 +121,46 @@ def test_a_grid_is_trained_whole_and_each_run_is_the_one_that_train_makes(
 ) -> None:
     assert sweep.main(["mine.toml", *GRID, "--set", "optimizer.weight_decay=0.1"]) == 0
     folder = here / "sweeps" / "mine"
-    said = facts(folder)
+    said = read_sweep_json(folder)
     settings = [
-        (point["settings"]["optimizer.lr"], tuple(point["settings"]["model.hidden"])) for point in said["points"]
+        (trial["settings"]["optimizer.lr"], tuple(trial["settings"]["model.hidden"])) for trial in said["trials"]
     ]
     assert sorted(settings) == [(1e-3, ()), (1e-3, (6,)), (1e-2, ()), (1e-2, (6,))]
-    assert {(point["state"], point["n"]) for point in said["points"]} == {("finished", 2)}
-    assert [[run["seed"] for run in point["runs"]] for point in said["points"]] == [[0, 1]] * 4
-    one = next(point for point in said["points"] if point["settings"] == {"optimizer.lr": 1e-3, "model.hidden": [6]})
+    assert {(trial["state"], trial["num_runs"]) for trial in said["trials"]} == {("finished", 2)}
+    assert [[run["seed"] for run in trial["runs"]] for trial in said["trials"]] == [[0, 1]] * 4
+    one = next(trial for trial in said["trials"] if trial["settings"] == {"optimizer.lr": 1e-3, "model.hidden": [6]})
     alone = ["--set", "optimizer.lr=1e-3", "--set", "model.hidden=[6]", "--set", "optimizer.weight_decay=0.1"]
     for seed in (0, 1):
         assert train.main(["--config", "mine.toml", *alone, "--set", f"seed={seed}", "--out", f"alone-{seed}"]) == 0
-        ours = folder / f"point-{one['point']:03d}" / f"seed-{seed}"
+        ours = folder / f"trial-{one['trial']:03d}" / f"seed-{seed}"
         assert result(Run(ours)) == result(Run(here / f"alone-{seed}"))
         assert (ours / "config.toml").read_bytes() == (here / f"alone-{seed}" / "config.toml").read_bytes()
         assert (ours / "report.html").is_file()
     written = capsys.readouterr()
     assert written.err == ""
-    assert "4 points with 2 seeds each, chosen by validation accuracy; sweeps/mine" in written.out
+    assert "4 trials with 2 seeds each, chosen by validation accuracy; sweeps/mine" in written.out
     assert written.out.count("validation accuracy ") >= 8
-    assert re.search(r"^rank +point +optimizer.lr +model.hidden +validation accuracy +n +state$", written.out, re.M)
-    assert re.search(r"^test accuracy of point \d, looked at after the choice: .* \(n = 2\)$", written.out, re.M)
+    assert re.search(r"^rank +trial +optimizer.lr +model.hidden +validation accuracy +n +state$", written.out, re.M)
+    assert re.search(r"^test accuracy of trial \d, looked at after the choice: .* \(n = 2\)$", written.out, re.M)
 
 
 def test_figures_are_those_of_the_runs_and_the_best_mean_is_first(here: Path) -> None:
     assert sweep.main(["mine.toml", *GRID]) == 0
     folder = here / "sweeps" / "mine"
-    said = facts(folder)
+    said = read_sweep_json(folder)
     means = []
-    for point in said["points"]:
-        values = [Run(folder / run["run"]).summary()["validation_accuracy"] for run in point["runs"]]
-        assert [run["validation_accuracy"] for run in point["runs"]] == values
-        assert point["validation_accuracy_mean"] == pytest.approx(statistics.fmean(values))
-        assert point["validation_accuracy_std"] == pytest.approx(statistics.stdev(values))
+    for trial in said["trials"]:
+        values = [Run(folder / run["run"]).summary()["validation_accuracy"] for run in trial["runs"]]
+        assert [run["validation_accuracy"] for run in trial["runs"]] == values
+        assert trial["validation_accuracy_mean"] == pytest.approx(statistics.fmean(values))
+        assert trial["validation_accuracy_std"] == pytest.approx(statistics.stdev(values))
         means.append(statistics.fmean(values))
     assert means == sorted(means, reverse=True)
-    best = said["points"][0]
+    best = said["trials"][0]
     tests = [Run(folder / run["run"]).summary()["test_accuracy"] for run in best["runs"]]
-    assert said["chosen"]["point"] == best["point"]
-    assert said["chosen"]["test_accuracy_mean"] == pytest.approx(statistics.fmean(tests))
-    assert said["chosen"]["test_accuracy_std"] == pytest.approx(statistics.stdev(tests))
+    assert said["best"]["trial"] == best["trial"]
+    assert said["best"]["test_accuracy_mean"] == pytest.approx(statistics.fmean(tests))
+    assert said["best"]["test_accuracy_std"] == pytest.approx(statistics.stdev(tests))
     lines = list(csv.DictReader((folder / "sweep.csv").read_text().splitlines()))
     assert len(lines) == 8
     assert [float(line["validation_accuracy"]) for line in lines[:2]] == [
@@ -166,39 +168,39 @@ def test_figures_are_those_of_the_runs_and_the_best_mean_is_first(here: Path) ->
     ]
 
 
-def test_the_test_set_has_no_say_in_the_choice_and_is_read_of_the_chosen_point_alone(here: Path) -> None:
+def test_the_test_set_has_no_say_in_the_choice_and_is_read_of_the_chosen_trial_alone(here: Path) -> None:
     assert sweep.main(["mine.toml", *GRID]) == 0
     folder = here / "sweeps" / "mine"
-    before = facts(folder)
-    for point in before["points"][1:]:
-        for run in point["runs"]:
+    before = read_sweep_json(folder)
+    for trial in before["trials"][1:]:
+        for run in trial["runs"]:
             file = folder / run["run"] / "summary.json"
             summary = json.loads(file.read_text())
             del summary["test_accuracy"], summary["test_loss"], summary["test_interval"]
             file.write_text(json.dumps(summary))
     assert sweep.main(["mine.toml", *GRID]) == 0
-    assert facts(folder) == before
-    for run in before["points"][0]["runs"]:
+    assert read_sweep_json(folder) == before
+    for run in before["trials"][0]["runs"]:
         file = folder / run["run"] / "summary.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"test_accuracy": 0.0}))
     assert sweep.main(["mine.toml", *GRID]) == 0
-    after = facts(folder)
-    assert after["points"] == before["points"]
-    assert after["chosen"]["test_accuracy_mean"] == 0.0
-    others = {key for point in after["points"] for run in point["runs"] for key in run} | set(after["points"][0])
+    after = read_sweep_json(folder)
+    assert after["trials"] == before["trials"]
+    assert after["best"]["test_accuracy_mean"] == 0.0
+    others = {key for trial in after["trials"] for run in trial["runs"] for key in run} | set(after["trials"][0])
     assert not [key for key in others if "test" in key]
 
 
 def test_the_page_holds_all_it_shows_and_names_what_it_ranks_by(here: Path) -> None:
     assert sweep.main(["mine.toml", *GRID]) == 0
     folder = here / "sweeps" / "mine"
-    page, said = (folder / "sweep.html").read_text(), facts(folder)
+    page, said = (folder / "sweep.html").read_text(), read_sweep_json(folder)
     assert not re.findall(r"(?:src|href)=\"(?!#|data:)[^\"]*", page)
     assert "ranked by their mean validation accuracy, never by the test set" in page
     assert said["verdict"] in page
-    for point in said["points"]:
-        assert f"{100 * point['validation_accuracy_mean']:.2f} % ± {100 * point['validation_accuracy_std']:.2f}" in page
-        assert f"Point {point['point']}: optimizer.lr" in page
+    for trial in said["trials"]:
+        assert f"{100 * trial['validation_accuracy_mean']:.2f} % ± {100 * trial['validation_accuracy_std']:.2f}" in page
+        assert f"Trial {trial['trial']}: optimizer.lr" in page
     assert page.count("<figure") == 1 + 4
 
 
@@ -207,7 +209,7 @@ def test_a_search_stays_in_its_ranges_and_draws_whole_numbers_where_they_are_mea
     ranges = ["optimizer.lr=1e-4..1e-1", "train.batch_size=8..32", "model.activation=['relu', 'elu']"]
     flags = [flag for each in ranges for flag in ("--search", each)]
     assert sweep.main(["mine.toml", *flags, "--trials", "6", "--set", "train.epochs=1"]) == 0
-    found = [point["settings"] for point in facts(here / "sweeps" / "mine")["points"]]
+    found = [trial["settings"] for trial in read_sweep_json(here / "sweeps" / "mine")["trials"]]
     assert len({json.dumps(each) for each in found}) == 6
     assert all(1e-4 <= each["optimizer.lr"] <= 1e-1 for each in found)
     assert all(isinstance(each["train.batch_size"], int) and 8 <= each["train.batch_size"] <= 32 for each in found)
@@ -234,20 +236,20 @@ def test_the_median_gives_up_exactly_what_is_worse_than_it(here: Path) -> None:
     text = "optimizer.lr=[1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1]"
     assert sweep.main(["digits", "--grid", text, "--set", "train.epochs=3", "--set", "model.hidden=[8]",
                        "--prune", "median", "--out", "found"]) == 0  # fmt: skip
-    trials = json.loads((here / "found" / "sweep.json").read_text())["points"]
-    states = {point["point"]: point["state"] for point in trials}
-    courses = {number: [r["validation_accuracy"] for r in Run(here / f"found/point-{number:03d}/seed-0").records()]
+    trials = json.loads((here / "found" / "sweep.json").read_text())["trials"]
+    states = {trial["trial"]: trial["state"] for trial in trials}
+    learning_curves = {number: [r["validation_accuracy"] for r in Run(here / f"found/trial-{number:03d}/seed-0").records()]
                for number in states}  # fmt: skip
     assert "pruned" in states.values()
-    for number, course in courses.items():
-        done = [courses[other] for other in range(1, number) if states[other] == "finished"]
+    for number, curve in learning_curves.items():
+        done = [learning_curves[other] for other in range(1, number) if states[other] == "finished"]
         worse = [
-            len(done) >= 5 and max(course[: epoch + 1]) < statistics.median(other[epoch] for other in done)
-            for epoch in range(min(len(course), 2))
+            len(done) >= 5 and max(curve[: epoch + 1]) < statistics.median(other[epoch] for other in done)
+            for epoch in range(min(len(curve), 2))
         ]
         assert worse == ([False] * (len(worse) - 1) + [True] if states[number] == "pruned" else [False] * len(worse))
-        assert Run(here / f"found/point-{number:03d}/seed-0").finished == (states[number] == "finished")
-    assert all(point["rank"] is None for point in trials if point["state"] == "pruned")
+        assert Run(here / f"found/trial-{number:03d}/seed-0").finished == (states[number] == "finished")
+    assert all(trial["rank"] is None for trial in trials if trial["state"] == "pruned")
 
 
 @pytest.mark.usefixtures("no_reports")
@@ -255,11 +257,11 @@ def test_halving_gives_up_the_worse_half_after_the_first_epochs(here: Path, caps
     rates = "optimizer.lr=[1e-6, 1e-4, 1e-3, 1e-2]"
     flags = ["digits", "--grid", rates, "--set", "train.epochs=4", "--set", "model.hidden=[8]", "--out", "found"]
     assert sweep.main([*flags, "--prune", "halving"]) == 0
-    said = facts(here / "found")["points"]
-    pruned = [point for point in said if point["state"] == "pruned"]
+    said = read_sweep_json(here / "found")["trials"]
+    pruned = [trial for trial in said if trial["state"] == "pruned"]
     assert 1 <= len(pruned) <= 3
     assert said[0]["settings"] == {"optimizer.lr": 1e-2}
-    lengths = {len(Run(here / f"found/point-{point['point']:03d}/seed-0").records()) for point in pruned}
+    lengths = {len(Run(here / f"found/trial-{trial['trial']:03d}/seed-0").records()) for trial in pruned}
     assert lengths <= {1, 2}  # the first and the second rung
     assert capsys.readouterr().out.count("  pruned: ") == len(pruned)
 
@@ -268,68 +270,70 @@ def test_halving_gives_up_the_worse_half_after_the_first_epochs(here: Path, caps
 
 
 @pytest.mark.usefixtures("here")
-def test_a_point_is_taken_by_one_worker_at_a_time_and_left_to_the_next_when_that_ends(tmp_path: Path) -> None:
-    with quiet():
+def test_a_trial_is_taken_by_one_worker_at_a_time_and_left_to_the_next_when_that_ends(tmp_path: Path) -> None:
+    with quiet_optuna():
         plan = planned("optimizer.lr=[1e-3, 1e-2, 1e-1]")
-        first, second, third = (Sweep(plan, tmp_path / "shared").points() for _ in range(3))
+        first, second, third = (Sweep(plan, tmp_path / "shared").trials() for _ in range(3))
         taken = [next(first), next(second), next(third)]
-        assert sorted(point.number for point in taken) == [1, 2, 3]
-        assert len({str(point.settings) for point in taken}) == 3
-        assert next(Sweep(plan, tmp_path / "shared").points(), None) is None
+        assert sorted(trial.number for trial in taken) == [1, 2, 3]
+        assert len({str(trial.settings) for trial in taken}) == 3
+        assert next(Sweep(plan, tmp_path / "shared").trials(), None) is None
         second.close()  # type: ignore[attr-defined]
-        again = next(Sweep(plan, tmp_path / "shared").points())
+        again = next(Sweep(plan, tmp_path / "shared").trials())
         assert (again.number, again.settings) == (taken[1].number, taken[1].settings)
 
 
 @pytest.mark.usefixtures("here", "no_reports")
-def test_a_point_that_ended_while_another_worker_looked_is_not_begun_again(
+def test_a_trial_that_ended_while_another_worker_looked_is_not_begun_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with quiet():
+    with quiet_optuna():
         plan = planned("optimizer.lr=[1e-3, 1e-2]")
         mine, other = Sweep(plan, tmp_path / "shared"), Sweep(plan, tmp_path / "shared")
-        held = mine.points()
+        held = mine.trials()
         next(held)
-        seen = study.begun(other._study)
+        seen = study.list_trials(other._study)
         held.close()  # type: ignore[attr-defined]
         work(mine)
-        begun = study.begun
+        list_trials = study.list_trials
         stale = iter([seen])
-        monkeypatch.setattr("fcnet.sweep.study.begun", lambda kept: next(stale, None) or begun(kept))
-        assert list(other.points()) == []
+        monkeypatch.setattr("fcnet.sweep.study.list_trials", lambda kept: next(stale, None) or list_trials(kept))
+        assert list(other.trials()) == []
 
 
 @pytest.mark.usefixtures("here")
-def test_machines_that_share_a_database_and_no_folder_leave_each_other_their_points(tmp_path: Path) -> None:
+def test_machines_that_share_a_database_and_no_folder_leave_each_other_their_trials(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/server.db"
-    with quiet():
+    with quiet_optuna():
         plan = planned("optimizer.lr=[1e-3, 1e-2, 1e-1]")
         here, there = (Sweep(plan, tmp_path / machine / "mine", url) for machine in ("a", "b"))
-        ours, theirs = here.points(), there.points()
+        ours, theirs = here.trials(), there.trials()
         one, other = next(ours), next(theirs)
         assert one.number != other.number
         ours.close()  # type: ignore[attr-defined]
         other.prune()
         assert next(theirs).number == 3
-        assert next(Sweep(plan, tmp_path / "b" / "mine", url).points(), None) is None
-        assert next(Sweep(plan, tmp_path / "a" / "mine", url).points()).number == one.number
+        assert next(Sweep(plan, tmp_path / "b" / "mine", url).trials(), None) is None
+        assert next(Sweep(plan, tmp_path / "a" / "mine", url).trials()).number == one.number
         assert not (tmp_path / "a" / "mine" / "study.db").exists()
 
 
 @pytest.mark.usefixtures("here", "no_reports")
-def test_a_surplus_point_of_a_race_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_surplus_trial_of_a_race_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"sqlite:///{tmp_path}/server.db"
-    with quiet():
+    with quiet_optuna():
         plan = planned("optimizer.lr=1e-3..1e-1", trials=2, epochs=1)
         work(Sweep(plan, tmp_path / "a" / "mine", url))
         late = Sweep(plan, tmp_path / "b" / "mine", url)
-        begun = study.begun
+        list_trials = study.list_trials
         looks = iter([True])
-        monkeypatch.setattr("fcnet.sweep.study.begun", lambda kept: [] if next(looks, False) else begun(kept))
-        assert study.begin(late._study, plan) is None
+        monkeypatch.setattr(
+            "fcnet.sweep.study.list_trials", lambda kept: [] if next(looks, False) else list_trials(kept)
+        )
+        assert study.start_trial(late._study, plan) is None
         assert len(late._study.get_trials()) == 3
-        more = dataclasses.replace(plan, num_points=3)
-        assert len(work(Sweep(more, tmp_path / "b" / "mine", url)).points) == 3
+        more = dataclasses.replace(plan, num_trials=3)
+        assert len(work(Sweep(more, tmp_path / "b" / "mine", url)).trials) == 3
 
 
 class Death(BaseException):
@@ -357,17 +361,23 @@ def dying(monkeypatch: pytest.MonkeyPatch, after: int) -> Callable[[], int]:
     return lambda: count
 
 
-def comparable(outcome: Outcome) -> list[Any]:
+def comparable(outcome: SweepOutcome) -> list[Any]:
     return [
-        (point.number, point.settings, point.state, point.courses, [run.validation_accuracy for run in point.runs])
-        for point in outcome.points
+        (
+            trial.number,
+            trial.settings,
+            trial.state,
+            trial.learning_curves,
+            [run.validation_accuracy for run in trial.runs],
+        )
+        for trial in outcome.trials
     ]
 
 
 @pytest.mark.usefixtures("here", "no_reports")
 def test_a_sweep_that_dies_at_any_word_to_the_study_goes_on_to_the_same_end(tmp_path: Path) -> None:
     plan = planned("optimizer.lr=[1e-3, 1e-2]", epochs=1)
-    with quiet():
+    with quiet_optuna():
         with pytest.MonkeyPatch.context() as patch:
             words = dying(patch, 10**9)
             expected = comparable(work(Sweep(plan, tmp_path / "whole")))
@@ -386,35 +396,35 @@ def test_a_sweep_that_dies_at_any_word_to_the_study_goes_on_to_the_same_end(tmp_
 
 
 @pytest.mark.usefixtures("here", "no_reports")
-def test_a_point_is_given_up_though_its_process_died_before_it_could_tell(
+def test_a_trial_is_given_up_though_its_process_died_before_it_could_tell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = planned("optimizer.lr=[1e-3, 1e-2]", "train.save_seconds=[0]", pruning="halving", epochs=4)
-    with quiet():
+    with quiet_optuna():
         expected = comparable(work(Sweep(plan, tmp_path / "whole")))
         assert [state for _, _, state, _, _ in expected] == ["finished", "pruned"]
-        length, real = len(expected[1][3][0]), study.report
+        length, real = len(expected[1][3][0]), study.report_values
         assert length < 4
 
-        def deaf(trial: Any, course: dict[int, float]) -> None:
-            if trial.number == 1 and len(course) == length:
+        def deaf(trial: Any, curve: dict[int, float]) -> None:
+            if trial.number == 1 and len(curve) == length:
                 raise Death
-            real(trial, course)
+            real(trial, curve)
 
         with monkeypatch.context() as patch:
-            patch.setattr("fcnet.sweep.study.report", deaf)
+            patch.setattr("fcnet.sweep.study.report_values", deaf)
             with pytest.raises(Death):
                 work(Sweep(plan, tmp_path / "died"))
         assert comparable(work(Sweep(plan, tmp_path / "died"))) == expected
 
 
 @pytest.mark.usefixtures("here", "no_reports")
-def test_a_search_that_was_stopped_goes_on_to_the_points_of_one_that_was_not(tmp_path: Path) -> None:
+def test_a_search_that_was_stopped_goes_on_to_the_trials_of_one_that_was_not(tmp_path: Path) -> None:
     plan = planned("optimizer.lr=1e-4..1e-1", "model.dropout=0..0.5", trials=13, epochs=1)
-    with quiet():
+    with quiet_optuna():
         expected = comparable(work(Sweep(plan, tmp_path / "whole")))
         for stop in (3, 12):
-            work(Sweep(dataclasses.replace(plan, num_points=stop), tmp_path / "stopped"))
+            work(Sweep(dataclasses.replace(plan, num_trials=stop), tmp_path / "stopped"))
         assert comparable(work(Sweep(plan, tmp_path / "stopped"))) == expected
         assert len(expected) == 13
 
@@ -425,7 +435,7 @@ def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint_and_finished_ones_st
 ) -> None:
     plan = planned("optimizer.lr=[1e-3, 1e-2]", seeds=2, epochs=3)
     begun: list[tuple[str, int]] = []
-    real = runner.carry_out
+    real = runner.run_experiment
 
     def watched(experiment: Any, run: Run, **options: Any) -> Iterator[Any]:
         events = real(experiment, run, **options | {"save_seconds": 0.0})
@@ -435,22 +445,22 @@ def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint_and_finished_ones_st
             if len(begun) == 2 and experiment.training.step == 9:
                 raise Death
 
-    monkeypatch.setattr("fcnet.sweep.trials.carry_out", watched)
-    with quiet():
+    monkeypatch.setattr("fcnet.sweep.trials.run_experiment", watched)
+    with quiet_optuna():
         with pytest.raises(Death):
             work(Sweep(plan, tmp_path / "shared"))
-        before = (tmp_path / "shared/point-001/seed-0/model.safetensors").stat()
+        before = (tmp_path / "shared/trial-001/seed-0/model.safetensors").stat()
         work(Sweep(plan, tmp_path / "shared"))
         whole = work(Sweep(plan, tmp_path / "whole"))
-    assert whole.num_left == 0
-    for point in whole.points:
+    assert whole.num_unfinished == 0
+    for trial in whole.trials:
         for seed in (0, 1):
-            records = Run(tmp_path / f"whole/point-{point.number:03d}/seed-{seed}").records()
-            assert point.courses[seed] == [(each["epoch"], each["validation_accuracy"]) for each in records]
+            records = Run(tmp_path / f"whole/trial-{trial.number:03d}/seed-{seed}").records()
+            assert trial.learning_curves[seed] == [(each["epoch"], each["validation_accuracy"]) for each in records]
             assert len(records) == 3
-    assert begun[:5] == [("point-001/seed-0", 0), ("point-001/seed-1", 0), ("point-001/seed-1", 9),
-                         ("point-002/seed-0", 0), ("point-002/seed-1", 0)]  # fmt: skip
-    after = (tmp_path / "shared/point-001/seed-0/model.safetensors").stat()
+    assert begun[:5] == [("trial-001/seed-0", 0), ("trial-001/seed-1", 0), ("trial-001/seed-1", 9),
+                         ("trial-002/seed-0", 0), ("trial-002/seed-1", 0)]  # fmt: skip
+    after = (tmp_path / "shared/trial-001/seed-0/model.safetensors").stat()
     assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
     assert results(tmp_path / "shared") == results(tmp_path / "whole")
 
@@ -479,8 +489,8 @@ def test_ctrl_c_saves_and_a_kill_costs_nothing_and_the_same_command_goes_on(here
     flags = ["--grid", "optimizer.lr=[1e-3, 1e-2]", "--set", "train.epochs=60", "--set", "train.save_seconds=0.1"]
     folder = here / "sweeps" / "mine"
 
-    def saved(point: int) -> Callable[[], bool]:
-        return lambda: any((folder / f"point-{point:03d}/seed-0").glob("checkpoints/*.json"))
+    def saved(trial: int) -> Callable[[], bool]:
+        return lambda: any((folder / f"trial-{trial:03d}/seed-0").glob("checkpoints/*.json"))
 
     first = started(here, *flags)
     wait_for(saved(1), first)
@@ -496,31 +506,31 @@ def test_ctrl_c_saves_and_a_kill_costs_nothing_and_the_same_command_goes_on(here
     third = started(here, *flags)
     out, err = third.communicate(timeout=120)
     assert (third.returncode, err) == (0, "")
-    assert [(point["state"], point["n"]) for point in facts(folder)["points"]] == [("finished", 1)] * 2
+    assert [(trial["state"], trial["num_runs"]) for trial in read_sweep_json(folder)["trials"]] == [("finished", 1)] * 2
     with contextlib.chdir(here):
         assert sweep.main(["mine.toml", *flags, "--out", "whole"]) == 0
     assert results(folder) == results(here / "whole")
-    assert facts(folder) == facts(here / "whole")
+    assert read_sweep_json(folder) == read_sweep_json(here / "whole")
 
 
-def test_two_processes_share_the_points_and_do_no_run_twice(here: Path) -> None:
+def test_two_processes_share_the_trials_and_do_no_run_twice(here: Path) -> None:
     flags = ["--grid", "optimizer.lr=[1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2]", "--set", "train.epochs=10"]
     both = [started(here, *flags), started(here, *flags)]
     said = [process.communicate(timeout=240) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert [err for _, err in said] == ["", ""]
-    done = [re.findall(r"; (\S+/point-\d+/seed-\d)$", out, re.MULTILINE) for out, _ in said]
-    assert sorted(done[0] + done[1]) == [f"sweeps/mine/point-{number:03d}/seed-0" for number in range(1, 7)]
-    points = facts(here / "sweeps" / "mine")["points"]
-    assert {(point["state"], point["n"]) for point in points} == {("finished", 1)}
-    assert len({point["settings"]["optimizer.lr"] for point in points}) == 6
+    done = [re.findall(r"; (\S+/trial-\d+/seed-\d)$", out, re.MULTILINE) for out, _ in said]
+    assert sorted(done[0] + done[1]) == [f"sweeps/mine/trial-{number:03d}/seed-0" for number in range(1, 7)]
+    trials = read_sweep_json(here / "sweeps" / "mine")["trials"]
+    assert {(trial["state"], trial["num_runs"]) for trial in trials} == {("finished", 1)}
+    assert len({trial["settings"]["optimizer.lr"] for trial in trials}) == 6
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("here", "no_reports")
-def test_a_point_that_blows_up_fails_in_words_and_the_others_go_on(
+def test_a_trial_that_blows_up_fails_in_words_and_the_others_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = [
@@ -533,18 +543,18 @@ def test_a_point_that_blows_up_fails_in_words_and_the_others_go_on(
         "model.hidden=[6,6]",
     ]
     assert sweep.main([*flags, "--grid", "optimizer.lr=[1e-2, 1e30]"]) == 0
-    said = facts(tmp_path / "sweeps" / "mine")
-    assert [point["state"] for point in said["points"]] == ["finished", "failed"]
-    assert re.search(r"NaN|inf|finite", said["points"][1]["why"])
-    assert said["chosen"]["settings"] == {"optimizer.lr": 1e-2}
+    said = read_sweep_json(tmp_path / "sweeps" / "mine")
+    assert [trial["state"] for trial in said["trials"]] == ["finished", "failed"]
+    assert re.search(r"NaN|inf|finite", said["trials"][1]["error"])
+    assert said["best"]["settings"] == {"optimizer.lr": 1e-2}
     assert "  failed: " in capsys.readouterr().out
-    with quiet():
+    with quiet_optuna():
         kept = optuna.load_study(study_name="mine", storage=f"sqlite:///{tmp_path}/sweeps/mine/study.db")
         assert {trial.state.name for trial in kept.trials} == {"COMPLETE", "PRUNED"}  # from which samplers learn
         kept._storage._backend.engine.dispose()  # type: ignore[attr-defined]
-    assert said["points"][1]["why"].split("'")[0][:30] in (tmp_path / "sweeps/mine/sweep.html").read_text()
+    assert said["trials"][1]["error"].split("'")[0][:30] in (tmp_path / "sweeps/mine/sweep.html").read_text()
     assert sweep.main([*flags, "--grid", "optimizer.lr=[1e30]", "--out", "none"]) == 2
-    assert "no point came to its end" in capsys.readouterr().err
+    assert "no trial came to its end" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -582,7 +592,7 @@ def test_a_mistake_is_one_line_and_nothing_begins(here: Path, flags: list[str], 
     with pytest.raises(UserError) as caught:
         sweep.main(["mine.toml", *flags])
     assert str(caught.value) == line
-    assert not list(here.glob("sweeps/mine/point-*"))
+    assert not list(here.glob("sweeps/mine/trial-*"))
 
 
 @pytest.mark.usefixtures("here")
@@ -609,8 +619,8 @@ def test_a_database_that_is_none_is_refused_and_stays(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("name", ["a b", "a%20b", "a?b", "{SCHEMA_VERSION}", "$x", "ü#"])
 def test_a_sweep_stays_in_its_folder_whatever_that_is_called(tmp_path: Path, name: str) -> None:
-    with quiet():
-        next(Sweep(planned("optimizer.lr=[1]"), tmp_path / "in" / name).points())
+    with quiet_optuna():
+        next(Sweep(planned("optimizer.lr=[1]"), tmp_path / "in" / name).trials())
     files = [file for file in (tmp_path / "in").rglob("*") if file.is_file()]
     assert files
     assert {file.parent for file in files} == {tmp_path / "in" / name}
@@ -620,8 +630,8 @@ def test_a_sweep_stays_in_its_folder_whatever_that_is_called(tmp_path: Path, nam
 @pytest.mark.usefixtures("here")
 def test_a_database_that_goes_away_meanwhile_ends_the_sweep_in_one_line(tmp_path: Path) -> None:
     def shared() -> None:
-        with quiet():
-            held = Sweep(planned("optimizer.lr=[1]"), tmp_path / "mine").points()
+        with quiet_optuna():
+            held = Sweep(planned("optimizer.lr=[1]"), tmp_path / "mine").trials()
             (tmp_path / "mine" / "study.db").unlink()
             next(held)
 
@@ -709,12 +719,12 @@ def test_a_database_whose_tables_another_worker_is_making_is_tried_again(
             super().__init__(*arguments, **options)
 
     monkeypatch.setattr("optuna.storages.RDBStorage", Busy)
-    monkeypatch.setattr(study, "_PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(study, "_RETRY_SECONDS", (0.0, 0.0, 0.0))
     plan = planned("optimizer.lr=[1e-3]")
-    with quiet():
+    with quiet_optuna():
         if tries == 1:
             with pytest.raises(UserError, match=r"must be one that can be used here, got .*: the password is wrong$"):
                 Sweep(plan, tmp_path / "mine")
         else:
-            assert len(work(Sweep(plan, tmp_path / "mine")).points) == 1
+            assert len(work(Sweep(plan, tmp_path / "mine")).trials) == 1
     assert next(asked) == tries + 1

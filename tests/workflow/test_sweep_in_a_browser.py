@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fcnet.sweep.page import sweep_page
-from fcnet.sweep.ranking import Result, Standing, as_facts
+from fcnet.sweep.ranking import RankedTrial, RunResult, to_dict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 
-def point(number: int, *accuracies: float) -> Standing:
-    runs = tuple(Result(seed, accuracy, 2, 1.0) for seed, accuracy in enumerate(accuracies))
-    courses = {run.seed: [(1, run.validation_accuracy / 2), (2, run.validation_accuracy)] for run in runs}
+def trial(number: int, *accuracies: float) -> RankedTrial:
+    runs = tuple(RunResult(seed, accuracy, 2, 1.0) for seed, accuracy in enumerate(accuracies))
+    learning_curves = {run.seed: [(1, run.validation_accuracy / 2), (2, run.validation_accuracy)] for run in runs}
     settings = {"optimizer.lr": 10.0**-number, "model.hidden": [1024, 512, 256]}
-    return Standing(number, settings, "finished", runs, courses)
+    return RankedTrial(number, settings, "finished", runs, learning_curves)
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_asks_for_nothing_fits_and_says_each_point_under_the_arrow_keys(
+def test_the_page_asks_for_nothing_fits_and_says_each_trial_under_the_arrow_keys(
     browser: Browser, too_wide: Callable[[Page], list[str]], tmp_path: Path, width: int
 ) -> None:
-    points = [point(1, 0.5, 0.6), point(2, 0.8, 0.9), point(3, 0.7)]
+    trials = [trial(1, 0.5, 0.6), trial(2, 0.8, 0.9), trial(3, 0.7)]
     file = tmp_path / "sweep.html"
-    file.write_text(sweep_page("mine", points, as_facts(points, {"--seeds": 2, "seed": 0}, (0.75, 0.05))), "utf-8")
+    file.write_text(sweep_page("mine", trials, to_dict(trials, {"--seeds": 2, "seed": 0}, (0.75, 0.05))), "utf-8")
     page = browser.new_page(viewport={"width": width, "height": 900})
     asked, said = [], []
     page.on("request", lambda request: asked.append(request.url))
@@ -40,9 +40,9 @@ def test_the_page_asks_for_nothing_fits_and_says_each_point_under_the_arrow_keys
     page.goto(file.as_uri())
     assert (asked, said) == ([file.as_uri()], [])
     assert too_wide(page) == []
-    chart = page.locator("figure.chart", has_text="Validation accuracy of each point")
+    chart = page.locator("figure.chart", has_text="Validation accuracy of each trial")
     chart.locator("svg[data-at]").focus()
-    expected = ["point 2 (optimizer.lr = 0.01", "point 3 (optimizer.lr = 0.001", "point 1 (optimizer.lr = 0.1"]
+    expected = ["trial 2 (optimizer.lr = 0.01", "trial 3 (optimizer.lr = 0.001", "trial 1 (optimizer.lr = 0.1"]
     for place, words in enumerate(expected):
         assert (chart.locator("output").text_content() or "").startswith(words), place
         page.keyboard.press("ArrowRight")

@@ -1,6 +1,6 @@
-"""Several processes that decode pictures for one.
+"""Several processes that decode images for one.
 
-Pillow holds the interpreter's lock for most of a small picture, so threads would gain nothing. The processes are
+Pillow holds the interpreter's lock for most of a small image, so threads would gain nothing. The processes are
 started as programs of their own rather than by `multiprocessing`, which would import the caller's main module in each,
 torch and all. They are asked and answer through their standard input and output, and end with either: they cannot
 outlive the process that started them, whatever becomes of it.
@@ -20,7 +20,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from fcnet.data.decoding.decode_batch import Decoding, Rows
+from fcnet.data.decoding.decode_batch import DecodedImages, DecodeOptions
 from fcnet.data.decoding.decode_worker import receive, send
 from fcnet.runtime.hardware import num_processors
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from fcnet.data.decoding.decode_batch import ImageFile
 
-    Work = Callable[[Sequence[ImageFile], Decoding], Rows]
+    Work = Callable[[Sequence[ImageFile], DecodeOptions], DecodedImages]
 
 _WORTH_SECONDS = 1.0
 # The package itself imports torch, which takes seconds; this one stands for it, and has the same modules.
@@ -43,14 +43,14 @@ serve()
 """
 
 
-def in_order(work: Work, runs: Sequence[Sequence[ImageFile]], how: Decoding) -> Generator[Rows]:
-    """Does the work on each run of pictures: in this process, and in as many as there are processors once that pays.
+def parallel_map(work: Work, runs: Sequence[Sequence[ImageFile]], how: DecodeOptions) -> Generator[DecodedImages]:
+    """Does the work on each run of images: in this process, and in as many as there are processors once that pays.
 
     It pays where one process would still be busy for a second or more, judged by the runs that are done.
 
     Args:
-        work: `decode_pictures` or `survey_pictures`.
-        runs: the pictures, some for each piece of work.
+        work: `decode_images` or `detect_grey`.
+        runs: the images, some for each piece of work.
         how: what they are to become.
 
     Yields:
@@ -70,10 +70,10 @@ def in_order(work: Work, runs: Sequence[Sequence[ImageFile]], how: Decoding) -> 
         yield rows
 
 
-def _shared(work: Work, runs: Sequence[Sequence[ImageFile]], how: Decoding, count: int) -> Iterator[Rows]:
-    pending: deque[tuple[Sequence[ImageFile], Future[Rows | None]]] = deque()
+def _shared(work: Work, runs: Sequence[Sequence[ImageFile]], how: DecodeOptions, count: int) -> Iterator[DecodedImages]:
+    pending: deque[tuple[Sequence[ImageFile], Future[DecodedImages | None]]] = deque()
 
-    def finished() -> Rows:
+    def finished() -> DecodedImages:
         run, answer = pending.popleft()
         # What no worker could do is done here: so its error is that of one process.
         return answer.result() or work(run, how)
@@ -88,7 +88,9 @@ def _shared(work: Work, runs: Sequence[Sequence[ImageFile]], how: Decoding, coun
 
 
 @contextlib.contextmanager
-def _workers(count: int) -> Iterator[Callable[[Work, Sequence[ImageFile], Decoding], Future[Rows | None]]]:
+def _workers(
+    count: int,
+) -> Iterator[Callable[[Work, Sequence[ImageFile], DecodeOptions], Future[DecodedImages | None]]]:
     """So many workers, or fewer where the system gives no more; gone when the block ends.
 
     Yields:
@@ -127,8 +129,8 @@ def _started(count: int) -> list[subprocess.Popen[bytes]]:
 
 
 def _asked(
-    free: SimpleQueue[subprocess.Popen[bytes] | None], work: Work, run: Sequence[ImageFile], how: Decoding
-) -> Rows | None:
+    free: SimpleQueue[subprocess.Popen[bytes] | None], work: Work, run: Sequence[ImageFile], how: DecodeOptions
+) -> DecodedImages | None:
     """A worker's answer, once one is free; None where it could not do the work, or is no more."""
     worker = free.get()
     try:
@@ -145,4 +147,4 @@ def _asked(
     if answer is None or not answer[0]["done"]:
         return None
     facts, (data,) = answer
-    return Rows(data, tuple((place, reason) for place, reason in facts["skipped"]))
+    return DecodedImages(data, tuple((place, reason) for place, reason in facts["skipped"]))

@@ -12,13 +12,13 @@ import signal
 import sys
 from typing import IO, TYPE_CHECKING, Any
 
-from fcnet.data.decoding.decode_batch import Decoding, ImageFile, decode_pictures, survey_pictures
+from fcnet.data.decoding.decode_batch import DecodeOptions, ImageFile, decode_images, detect_grey
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_WORK = {work.__name__: work for work in (decode_pictures, survey_pictures)}
+_WORK = {work.__name__: work for work in (decode_images, detect_grey)}
 
 
 def serve() -> None:
@@ -27,7 +27,7 @@ def serve() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a decoder prints must not get among the answers
     gc.freeze()
-    gc.set_threshold(100_000)  # the many small objects of a picture go by themselves
+    gc.set_threshold(100_000)  # the many small objects of an image go by themselves
     while asked := receive(sys.stdin.buffer):
         question, contents = asked
         unsent = iter(contents)
@@ -36,7 +36,7 @@ def serve() -> None:
             for name, path, stamp in question["files"]
         ]
         try:
-            rows = _WORK[question["work"]](files, Decoding(**question["how"]))
+            rows = _WORK[question["work"]](files, DecodeOptions(**question["how"]))
         except (UserError, MemoryError):
             send(answers, {"done": False})
         else:

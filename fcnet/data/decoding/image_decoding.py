@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL import Image
 
-_Sight = TypeVar("_Sight")
+_Result = TypeVar("_Result")
 
 # Only these, whatever the file's name says: Pillow knows dozens, and hands some to outside programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 GREY_MODES = {"1", "L", "LA", "La"}
 _ORIENTATION = 0x0112
-_TELLING = {"exif", "xmp"}  # where Pillow keeps what may hold a JPEG's orientation
-_TURNS = {
+_ORIENTATION_KEYS = {"exif", "xmp"}  # where Pillow keeps what may hold a JPEG's orientation
+_ORIENTATION_TRANSPOSES = {
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",
     4: "FLIP_TOP_BOTTOM",
@@ -38,7 +38,7 @@ _TURNS = {
     8: "ROTATE_90",
 }
 # What Pillow raises on broken files, over all the formats above, and on what is no file.
-_BROKEN = (
+_DECODE_ERRORS = (
     OSError,
     EOFError,
     AttributeError,
@@ -59,7 +59,7 @@ def decode_image(
 
     It is turned as its EXIF orientation says, unless that cannot be read; what is transparent is
     laid over white, since the colours that a file keeps beneath mean nothing; and of an animation
-    the first picture counts. No colour profile is applied. A colour image becomes grey by its luma
+    the first frame counts. No colour profile is applied. A colour image becomes grey by its luma
     when one channel is asked for, and a grey one becomes colour by three equal channels.
 
     Args:
@@ -92,7 +92,7 @@ def decode_planes(
     """The same as bytes, one channel after another, with H and W; see `decode_image`."""
     if channels not in (1, 3):
         raise UserError(f"channels must be 1 or 3 to decode {name}, got {channels}")
-    return _seen(file, name, lambda image: _planes(image, channels, name, size))
+    return _read_image(file, name, lambda image: _image_planes(image, channels, name, size))
 
 
 def is_grey(file: Path | IO[bytes], name: str) -> bool:
@@ -102,22 +102,22 @@ def is_grey(file: Path | IO[bytes], name: str) -> bool:
         UserError: the file cannot be read, or is no image.
     """
     # 16-bit grey is still grey here: `decode_image` refuses it with a better reason.
-    return _seen(file, name, lambda image: image.mode in GREY_MODES or image.mode.startswith(("I", "F")))
+    return _read_image(file, name, lambda image: image.mode in GREY_MODES or image.mode.startswith(("I", "F")))
 
 
-def _planes(image: Image.Image, channels: int, name: str, size: tuple[int, int] | None) -> tuple[bytes, int, int]:
+def _image_planes(image: Image.Image, channels: int, name: str, size: tuple[int, int] | None) -> tuple[bytes, int, int]:
     """The channels of an image whose header is read, with H and W."""
-    if depth := _depth(image):
+    if depth := _excess_depth(image):
         raise UserError(f"{name} must have 8 bits a channel, got {depth}")
     image.load()
-    converted = _converted(_upright(image), "L" if channels == 1 else "RGB")
-    sized = converted if size is None else _covering(converted, size)
+    converted = _convert_mode(_apply_orientation(image), "L" if channels == 1 else "RGB")
+    sized = converted if size is None else _resize_and_crop(converted, size)
     # Half the time of `numpy.asarray`, which asks an image for more than its bytes.
     data = sized.tobytes()
     return b"".join(data[channel::channels] for channel in range(channels)), sized.height, sized.width
 
 
-def _depth(image: Image.Image) -> str:
+def _excess_depth(image: Image.Image) -> str:
     """What says that an image not yet loaded has more than 8 bits a channel; nothing if it has not."""
     if image.mode.startswith(("I", "F")):
         return f"Pillow's mode {image.mode}"
@@ -130,27 +130,31 @@ def _depth(image: Image.Image) -> str:
     return ""
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _apply_orientation(image: Image.Image) -> Image.Image:
     """A loaded image turned as its EXIF orientation says; Pillow has turned a TIFF already."""
     from PIL import Image
 
-    if image.format == "JPEG" and not _TELLING & image.info.keys():
+    if image.format == "JPEG" and not _ORIENTATION_KEYS & image.info.keys():
         return image
     orientation = None
-    with contextlib.suppress(*_BROKEN):
+    with contextlib.suppress(*_DECODE_ERRORS):
         orientation = image.getexif().get(_ORIENTATION)
-    return image.transpose(Image.Transpose[_TURNS[orientation]]) if orientation in _TURNS else image
+    return (
+        image.transpose(Image.Transpose[_ORIENTATION_TRANSPOSES[orientation]])
+        if orientation in _ORIENTATION_TRANSPOSES
+        else image
+    )
 
 
-def _converted(image: Image.Image, mode: str) -> Image.Image:
+def _convert_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.has_transparency_data:
-        image = _over_white(image)
+        image = _composite_on_white(image)
     if image.mode not in {mode, "1", "L", "RGB"}:
         image = image.convert("RGB")
     return image if image.mode == mode else image.convert(mode)
 
 
-def _over_white(image: Image.Image) -> Image.Image:
+def _composite_on_white(image: Image.Image) -> Image.Image:
     from PIL import Image
 
     image = image.convert("LA") if image.mode == "La" else image
@@ -158,7 +162,7 @@ def _over_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
-class _Quiet:
+class _PillowWarningFilter:
     """Keeps what Pillow remarks on files that it can live with from whoever decodes them.
 
     Python's filters are those of all threads, so the first to come in puts one up and the last to
@@ -167,29 +171,29 @@ class _Quiet:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inside = 0
-        self._outside = warnings.catch_warnings()
+        self._num_entered = 0
+        self._catch_warnings = warnings.catch_warnings()
 
     def __enter__(self) -> None:
         with self._lock:
-            self._inside += 1
-            if self._inside == 1:
-                self._outside = warnings.catch_warnings()
-                self._outside.__enter__()
+            self._num_entered += 1
+            if self._num_entered == 1:
+                self._catch_warnings = warnings.catch_warnings()
+                self._catch_warnings.__enter__()
                 warnings.filterwarnings("ignore", module=r"PIL\.")
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._outside.__exit__(None, None, None)
+            self._num_entered -= 1
+            if self._num_entered == 0:
+                self._catch_warnings.__exit__(None, None, None)
 
 
-QUIET = _Quiet()
-"""To be entered around many pictures, where doing so for each would take long; one in another does no harm."""
+IGNORE_PILLOW_WARNINGS = _PillowWarningFilter()
+"""To be entered around many images, where doing so for each would take long; one in another does no harm."""
 
 
-def _covering(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def _resize_and_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The middle of the image that has the proportions of ``size``, (H, W), and is as large as can be, at that size."""
     from PIL.Image import Resampling
 
@@ -200,20 +204,20 @@ def _covering(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.resize((width, height), Resampling.BICUBIC, box=box)
 
 
-def _seen(file: Path | IO[bytes] | Image.Image, name: str, look: Callable[[Image.Image], _Sight]) -> _Sight:
+def _read_image(file: Path | IO[bytes] | Image.Image, name: str, read: Callable[[Image.Image], _Result]) -> _Result:
     """What is seen in an image, its header read; whatever Pillow makes of a broken one becomes a `UserError`."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with QUIET:
+        with IGNORE_PILLOW_WARNINGS:
             if isinstance(file, Image.Image):
-                return look(file)
+                return read(file)
             with Image.open(file, formats=FORMATS) as image:
-                return look(image)
+                return read(image)
     except UserError:
         raise
     except UnidentifiedImageError:
         raise UserError(f"{name} must be an image ({', '.join(FORMATS)}), got something else") from None
-    except (*_BROKEN, Image.DecompressionBombError) as error:
+    except (*_DECODE_ERRORS, Image.DecompressionBombError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(f"{name} must be a whole image, got: {' '.join(str(reason).split())}") from error

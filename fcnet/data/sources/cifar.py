@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from fcnet.data.sources.download import download, has_sum
+from fcnet.data.sources.download import download, md5_matches
 from fcnet.data.sources.image_folder import SPLITS, SplitName
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import locked
+from fcnet.runtime.files import file_lock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +48,7 @@ def read_cifar(
 
     dataset: Any = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
     try:
-        parts = _verified(dataset, path) or _fetched(dataset, path)
+        parts = _load_verified(dataset, path) or _download_and_load(dataset, path)
     except (OSError, RuntimeError, tarfile.TarError) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise UserError(
@@ -61,21 +61,21 @@ def read_cifar(
     }
 
 
-def _verified(dataset: Any, path: Path) -> list[Any]:  # noqa: ANN401 - a class of torchvision's
+def _load_verified(dataset: Any, path: Path) -> list[Any]:  # noqa: ANN401 - a class of torchvision's
     """Both splits from unpacked files; nothing where one of these is missing or has another sum."""
     with contextlib.suppress(RuntimeError):
         return [dataset(path, train=split == "train") for split in SPLITS]
     return []
 
 
-def _fetched(dataset: Any, path: Path) -> list[Any]:  # noqa: ANN401
+def _download_and_load(dataset: Any, path: Path) -> list[Any]:  # noqa: ANN401
     """Both splits from the archive, which is downloaded unless it is there and whole."""
     path.mkdir(parents=True, exist_ok=True)
     archive = path / dataset.filename
-    with locked(archive):
-        if parts := _verified(dataset, path):
+    with file_lock(archive):
+        if parts := _load_verified(dataset, path):
             return parts
-        if not has_sum(archive, dataset.tgz_md5):
+        if not md5_matches(archive, dataset.tgz_md5):
             download(dataset.url, archive, dataset.tgz_md5)
         with tarfile.open(archive) as whole:
             whole.extraction_filter = getattr(tarfile, "data_filter", None)  # unknown to Python 3.11.3

@@ -1,4 +1,4 @@
-"""Pictures that are to be looked at: files, folders, tar archives and what comes through a pipe, one after another."""
+"""Images that are to be looked at: files, folders, tar archives and what comes through a pipe, one after another."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from fcnet.data.sources.image_folder import is_image_name
-from fcnet.data.sources.tar import is_archive, walk_archive
+from fcnet.data.sources.tar import is_archive, iter_archive
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 STANDARD_INPUT = "-"
 
 
-class Picture(NamedTuple):
-    """A picture not yet decoded.
+class ImageEntry(NamedTuple):
+    """An image not yet decoded.
 
     Attributes:
         name: the argument that it was found by; of one in a folder or an archive that, ``/``, and its name there.
@@ -33,8 +33,8 @@ class Picture(NamedTuple):
     content: Path | bytes | UserError
 
 
-def gather(arguments: Iterable[str | Path]) -> Iterator[Picture]:
-    """Finds pictures while they are asked for: no more than one is held in memory, however many there are.
+def iter_images(arguments: Iterable[str | Path]) -> Iterator[ImageEntry]:
+    """Finds images while they are asked for: no more than one is held in memory, however many there are.
 
     In folders and archives those files count that are images by their suffix and not hidden; a file
     that is named itself is taken for an image whatever its name. Links to folders are followed in
@@ -46,23 +46,23 @@ def gather(arguments: Iterable[str | Path]) -> Iterator[Picture]:
             archive, is kept in a temporary file while it is read.
 
     Yields:
-        The pictures. One that cannot be read, be it for a folder that is not there or an archive that is broken
+        The images. One that cannot be read, be it for a folder that is not there or an archive that is broken
         from some place on, is a `UserError` in the place of its content, and the others follow.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     for name in ("b.png", "a.jpg", "notes.txt"):
         ...         Path(folder, name).touch()
-        ...     [Path(picture.name).name for picture in gather([folder])]
+        ...     [Path(entry.name).name for entry in iter_images([folder])]
         ['a.jpg', 'b.png']
     """
     for argument in map(str, arguments):
         if argument == STANDARD_INPUT or _is_pipe(argument):
-            yield from _piped(argument)
+            yield from _from_pipe(argument)
         elif os.path.isdir(argument):  # noqa: PTH112 - a Path raises where a name is too long to be one
-            yield from _some(argument, _walked(argument, links=True))
+            yield from _require_any(argument, _from_folder(argument, links=True))
         else:
-            yield from _file(argument, Path(argument))
+            yield from _from_file(argument, Path(argument))
 
 
 def _is_pipe(name: str) -> bool:
@@ -71,17 +71,17 @@ def _is_pipe(name: str) -> bool:
     return False
 
 
-def _file(name: str, path: Path) -> Iterator[Picture]:
-    """The pictures in a file: itself, or those of an archive."""
+def _from_file(name: str, path: Path) -> Iterator[ImageEntry]:
+    """The images in a file: itself, or those of an archive."""
     try:
         packed = is_archive(path) or path.suffix == ".tar"
     except OSError:
         packed = False  # whoever reads it says what is wrong
-    return _some(name, _packed(name, path)) if packed else iter([Picture(name, path)])
+    return _require_any(name, _from_archive(name, path)) if packed else iter([ImageEntry(name, path)])
 
 
-def _piped(name: str) -> Iterator[Picture]:
-    """The pictures that come through a pipe, which can be read but once."""
+def _from_pipe(name: str) -> Iterator[ImageEntry]:
+    """The images that come through a pipe, which can be read but once."""
     with tempfile.NamedTemporaryFile(prefix="fcnet-") as kept:
         if name == STANDARD_INPUT:
             shutil.copyfileobj(sys.stdin.buffer, kept)
@@ -91,44 +91,44 @@ def _piped(name: str) -> Iterator[Picture]:
         kept.flush()
         path = Path(kept.name)
         if is_archive(path):
-            yield from _some(name, _packed(name, path))
+            yield from _require_any(name, _from_archive(name, path))
         else:
-            yield Picture(name, path.read_bytes())  # the file is gone once the next picture is asked for
+            yield ImageEntry(name, path.read_bytes())  # the file is gone once the next image is asked for
 
 
-def _walked(folder: str, *, links: bool) -> Iterator[Picture]:
+def _from_folder(folder: str, *, links: bool) -> Iterator[ImageEntry]:
     """The images below a folder; a folder that cannot be read takes the place of its images."""
     try:
         with os.scandir(folder) as scanned:
             entries = sorted(scanned, key=lambda entry: entry.name)
     except OSError as error:
-        yield Picture(folder, UserError(f"{folder} must be a folder that can be read, got: {error.strerror}"))
+        yield ImageEntry(folder, UserError(f"{folder} must be a folder that can be read, got: {error.strerror}"))
         return
     for entry in entries:
         if entry.name.startswith("."):
             continue
         if entry.is_dir(follow_symlinks=links):
-            yield from _walked(entry.path, links=False)
+            yield from _from_folder(entry.path, links=False)
         elif is_image_name(entry.name):
-            yield Picture(entry.path, Path(entry.path))
+            yield ImageEntry(entry.path, Path(entry.path))
 
 
-def _packed(name: str, path: Path) -> Iterator[Picture]:
+def _from_archive(name: str, path: Path) -> Iterator[ImageEntry]:
     """The images in an archive; last, where it is broken, that it is."""
     try:
-        for inside, content in walk_archive(path, is_image_name, name):
+        for inside, content in iter_archive(path, is_image_name, name):
             found = f"{name}/{inside}"
             missing = UserError(f"{found} must be a file, or a link to a file there, got neither")
-            yield Picture(found, missing if content is None else content)
+            yield ImageEntry(found, missing if content is None else content)
     except UserError as error:
-        yield Picture(name, error)
+        yield ImageEntry(name, error)
 
 
-def _some(name: str, pictures: Iterator[Picture]) -> Iterator[Picture]:
-    """The same pictures, or that there are none."""
-    first = next(pictures, None)
+def _require_any(name: str, entries: Iterator[ImageEntry]) -> Iterator[ImageEntry]:
+    """The same images, or that there are none."""
+    first = next(entries, None)
     if first is None:
-        yield Picture(name, UserError(f"{name} must hold an image, found none"))
+        yield ImageEntry(name, UserError(f"{name} must hold an image, found none"))
         return
     yield first
-    yield from pictures
+    yield from entries

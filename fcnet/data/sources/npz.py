@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-Labelled: TypeAlias = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
-_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+LabeledImages: TypeAlias = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+_READ_ERRORS = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 _LAYOUTS = "(N, H, W), (N, C, H, W) or (N, H, W, C) with 1 or 3 channels"
 
 
-def read_arrays(path: Path) -> tuple[tuple[str, ...], dict[SplitName, Labelled]]:
+def read_arrays(path: Path) -> tuple[tuple[str, ...], dict[SplitName, LabeledImages]]:
     """Reads a ``.npz`` file whole; no pickle in it is opened.
 
     Images are uint8, (N, H, W) for grey ones, else with the channels before or after the pixels: where
@@ -49,19 +49,19 @@ def read_arrays(path: Path) -> tuple[tuple[str, ...], dict[SplitName, Labelled]]
                 arrays = {name: archive[name] for name in archive.files}
     except UserError:
         raise
-    except _UNREADABLE as error:
+    except _READ_ERRORS as error:
         raise UserError(f"{path} must be a whole NumPy archive (.npz), got: {' '.join(str(error).split())}") from error
     missing = [name for split in SPLITS for name in (f"x_{split}", f"y_{split}") if name not in arrays]
     if missing:
         raise UserError(f"{path} must hold x_train, y_train, x_test and y_test, found no {', '.join(missing)}")
-    parts = {split: _labelled(path, split, arrays) for split in SPLITS}
+    parts = {split: _read_split(path, split, arrays) for split in SPLITS}
     shapes = [pixels.shape[1:] for pixels, _ in parts.values()]
     if shapes[0] != shapes[1]:
         raise UserError(f"x_train and x_test of {path} must hold images of one shape, got {shapes[0]} and {shapes[1]}")
-    return _classes(path, arrays, parts), parts
+    return _class_names(path, arrays, parts), parts
 
 
-def _labelled(path: Path, split: SplitName, arrays: Mapping[str, npt.NDArray[Any]]) -> Labelled:
+def _read_split(path: Path, split: SplitName, arrays: Mapping[str, npt.NDArray[Any]]) -> LabeledImages:
     x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
     if x.dtype != np.uint8:
         raise UserError(f"x_{split} in {path} must be uint8, got {x.dtype}")
@@ -83,8 +83,8 @@ def _channels_first(path: Path, split: SplitName, x: npt.NDArray[np.uint8]) -> n
     raise UserError(f"x_{split} in {path} must be {_LAYOUTS}, got {x.shape}")
 
 
-def _classes(
-    path: Path, arrays: Mapping[str, npt.NDArray[Any]], parts: Mapping[SplitName, Labelled]
+def _class_names(
+    path: Path, arrays: Mapping[str, npt.NDArray[Any]], parts: Mapping[SplitName, LabeledImages]
 ) -> tuple[str, ...]:
     if "classes" not in arrays:
         return tuple(str(label) for label in range(int(max(labels.max() for _, labels in parts.values())) + 1))

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import numpy as np
 import torch
 
-from fcnet.data.decoding.decode_batch import Decoding, decode_picture, decode_pictures, skip_or_raise, survey_pictures
-from fcnet.data.decoding.decode_pool import in_order
+from fcnet.data.decoding.decode_batch import DecodeOptions, decode_image_file, decode_images, detect_grey, skip_or_raise
+from fcnet.data.decoding.decode_pool import parallel_map
 from fcnet.data.decoding.image_decoding import decode_image
 from fcnet.data.sources.cifar import read_cifar
-from fcnet.data.sources.image_folder import SPLITS, SplitName, check_unchanged, find_images, look
+from fcnet.data.sources.image_folder import SPLITS, SplitName, check_unchanged, find_images, scan_path
 from fcnet.data.sources.npz import read_arrays
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.seeds import generator
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
     from fcnet.data.decoding.decode_batch import ImageFile
     from fcnet.data.sources.cifar import CifarName
-    from fcnet.data.sources.image_folder import Listing
+    from fcnet.data.sources.image_folder import FileListing
 
 __all__ = [
     "Contents",
-    "Examples",
     "Fingerprint",
-    "Snapshot",
+    "ImageChunk",
     "Source",
+    "SourceSnapshot",
     "arrays",
     "cifar10",
     "cifar100",
@@ -52,12 +52,12 @@ __all__ = [
 
 Fingerprint: TypeAlias = "Mapping[str, str | int | Sequence[int]]"
 CHUNK_BYTES = 1 << 24
-RUN_BYTES = 1 << 20
-_SURVEYED = 1000
+DECODE_BATCH_BYTES = 1 << 20
+_GREY_CHECK_SIZE = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Examples:
+class ImageChunk:
     """Some decoded images of one split, as many as are handy at once.
 
     Attributes:
@@ -79,19 +79,19 @@ class Contents:
 
     Attributes:
         classes: the names of the classes.
-        examples: the images in a fixed order, train before test, decoded as they are asked for.
+        chunks: the images in a fixed order, train before test, decoded as they are asked for.
         num_images: how many there are, those to be skipped among them; 0 where none has to be decoded.
-        after: the same examples without the first so many images, where that saves the work of decoding them.
+        resume_after: the same examples without the first so many images, where that saves the work of decoding them.
     """
 
     classes: tuple[str, ...]
-    examples: Iterator[Examples]
+    chunks: Iterator[ImageChunk]
     num_images: int = 0
-    after: Callable[[int], Iterator[Examples]] | None = None
+    resume_after: Callable[[int], Iterator[ImageChunk]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class SourceSnapshot:
     """A source as it was at one moment.
 
     Attributes:
@@ -107,7 +107,7 @@ class Snapshot:
 class Source(Protocol):
     """A set of labelled images that can be decoded."""
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> SourceSnapshot:
         """Looks at the source without decoding anything.
 
         Raises:
@@ -189,7 +189,7 @@ def synthetic(shape: Sequence[int], train_size: int, test_size: int, num_classes
         >>> contents = synthetic((1, 2, 2), train_size=4, test_size=2, num_classes=2).snapshot().read()
         >>> contents.classes
         ('0', '1')
-        >>> [(examples.split, examples.labels.tolist()) for examples in contents.examples]
+        >>> [(chunk.split, chunk.labels.tolist()) for chunk in contents.chunks]
         [('train', [0, 1, 0, 1]), ('test', [0, 1])]
     """
     if len(shape) != 3 or min(shape) < 1:
@@ -205,8 +205,8 @@ def synthetic(shape: Sequence[int], train_size: int, test_size: int, num_classes
 
 @dataclass(frozen=True)
 class _Digits:
-    def snapshot(self) -> Snapshot:
-        return Snapshot({"kind": "digits", "scikit-learn": version("scikit-learn")}, self._read)
+    def snapshot(self) -> SourceSnapshot:
+        return SourceSnapshot({"kind": "digits", "scikit-learn": version("scikit-learn")}, self._read)
 
     def _read(self) -> Contents:
         from sklearn.datasets import load_digits
@@ -216,11 +216,11 @@ class _Digits:
         labels = bunch.target.astype(np.int64)
         for_test = np.zeros(len(labels), dtype=bool)
         for_test[np.argsort(labels, kind="stable")[::5]] = True
-        examples = [
-            Examples(split, pixels[rows], labels[rows])
+        chunks = [
+            ImageChunk(split, pixels[rows], labels[rows])
             for split, rows in zip(SPLITS, (~for_test, for_test), strict=True)
         ]
-        return Contents(tuple("0123456789"), iter(examples))
+        return Contents(tuple("0123456789"), iter(chunks))
 
 
 @dataclass(frozen=True)
@@ -228,13 +228,13 @@ class _Cifar:
     path: Path
     name: CifarName
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> SourceSnapshot:
         # The checksums fix what is read; the path is whose copy of it was asked for.
-        return Snapshot({"kind": self.name, "path": str(self.path.resolve())}, self._read)
+        return SourceSnapshot({"kind": self.name, "path": str(self.path.resolve())}, self._read)
 
     def _read(self) -> Contents:
         classes, parts = read_cifar(self.path, self.name)
-        return Contents(classes, _chunks(parts))
+        return Contents(classes, _split_chunks(parts))
 
 
 @dataclass(frozen=True)
@@ -244,53 +244,55 @@ class _Images:
     size: tuple[int, ...]
     skip_broken: bool
 
-    def snapshot(self) -> Snapshot:
-        listing = look(self.path)
-        fingerprint = _state("images", listing) | {"pillow": version("pillow")}
+    def snapshot(self) -> SourceSnapshot:
+        listing = scan_path(self.path)
+        fingerprint = _file_fingerprint("images", listing) | {"pillow": version("pillow")}
         # Only where they matter: the contents are else what they were before there were such settings.
-        if listing.divided:
+        if listing.needs_split:
             fingerprint["test"] = str(self.test)
         if self.size:
             fingerprint["size"] = self.size
         if self.skip_broken:
             fingerprint["skip_broken"] = 1
-        return Snapshot(fingerprint, partial(self._read, listing))
+        return SourceSnapshot(fingerprint, partial(self._read, listing))
 
-    def _read(self, listing: Listing) -> Contents:
+    def _read(self, listing: FileListing) -> Contents:
         classes, files = find_images(listing, self.test)
-        return Contents(classes, self._decoded(files), len(files), lambda done: self._decoded(files, done))
+        return Contents(classes, self._decode(files), len(files), lambda done: self._decode(files, done))
 
-    def _decoded(self, files: list[ImageFile], done: int = 0) -> Iterator[Examples]:
-        how = self._how(files)
+    def _decode(self, files: list[ImageFile], done: int = 0) -> Iterator[ImageChunk]:
+        options = self._decode_options(files)
         runs = [
             mine[rows]
             for split in SPLITS
             for mine in [[file for file in files[done:] if file.split == split]]
-            for rows in _slices(len(mine), how.channels * how.height * how.width, RUN_BYTES)
+            for rows in _slices(len(mine), options.channels * options.height * options.width, DECODE_BATCH_BYTES)
         ]
-        with contextlib.closing(in_order(decode_pictures, runs, how)) as decoded:
+        with contextlib.closing(parallel_map(decode_images, runs, options)) as decoded:
             for run, rows in zip(runs, decoded, strict=True):
                 reasons = dict(rows.skipped)
                 labels = [file.label for place, file in enumerate(run) if place not in reasons]
                 skipped = tuple((run[place].name, reason) for place, reason in rows.skipped)
-                pixels = np.frombuffer(rows.data, dtype=np.uint8).reshape(-1, how.channels, how.height, how.width)
-                yield Examples(run[0].split, pixels, np.array(labels, dtype=np.int64), skipped)
+                pixels = np.frombuffer(rows.data, dtype=np.uint8).reshape(
+                    -1, options.channels, options.height, options.width
+                )
+                yield ImageChunk(run[0].split, pixels, np.array(labels, dtype=np.int64), skipped)
 
-    def _how(self, files: list[ImageFile]) -> Decoding:
-        how = Decoding(str(self.path), self.skip_broken)
+    def _decode_options(self, files: list[ImageFile]) -> DecodeOptions:
+        options = DecodeOptions(str(self.path), self.skip_broken)
         # Stops at the first image in colour; only a source without any has all its headers read.
-        runs = [files[start : start + _SURVEYED] for start in range(0, len(files), _SURVEYED)]
-        with contextlib.closing(in_order(survey_pictures, runs, how)) as surveyed:
-            how = replace(how, channels=1 if all(all(rows.data) for rows in surveyed) else 3)
+        runs = [files[start : start + _GREY_CHECK_SIZE] for start in range(0, len(files), _GREY_CHECK_SIZE)]
+        with contextlib.closing(parallel_map(detect_grey, runs, options)) as surveyed:
+            options = replace(options, channels=1 if all(all(rows.data) for rows in surveyed) else 3)
         if self.size:
-            return replace(how, height=self.size[0], width=self.size[1], resize=True)
+            return replace(options, height=self.size[0], width=self.size[1], resize=True)
         for file in files:
             try:
-                _, height, width = decode_picture(file, how)
+                _, height, width = decode_image_file(file, options)
             except UserError as error:
-                skip_or_raise(how, error)
+                skip_or_raise(options, error)
             else:
-                return replace(how, height=height, width=width, like=file.name)
+                return replace(options, height=height, width=width, reference_name=file.name)
         raise UserError(f"of the images in {self.path} at least one must be whole, got {len(files):,} broken ones")
 
 
@@ -298,16 +300,16 @@ class _Images:
 class _Arrays:
     path: Path
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> SourceSnapshot:
         if not self.path.is_file():
             raise UserError(f"{self.path} must be a NumPy archive (.npz), got no file")
-        listing = look(self.path)
-        return Snapshot(_state("arrays", listing), partial(self._read, listing))
+        listing = scan_path(self.path)
+        return SourceSnapshot(_file_fingerprint("arrays", listing), partial(self._read, listing))
 
-    def _read(self, listing: Listing) -> Contents:
+    def _read(self, listing: FileListing) -> Contents:
         classes, parts = read_arrays(self.path)
         check_unchanged(listing)
-        return Contents(classes, _chunks(parts))
+        return Contents(classes, _split_chunks(parts))
 
 
 @dataclass(frozen=True)
@@ -317,7 +319,7 @@ class _Synthetic:
     test_size: int
     num_classes: int
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> SourceSnapshot:
         fingerprint: Fingerprint = {
             "kind": "synthetic",
             "shape": self.shape,
@@ -326,12 +328,12 @@ class _Synthetic:
             "num_classes": self.num_classes,
             "torch": str(torch.__version__),
         }
-        return Snapshot(fingerprint, self._read)
+        return SourceSnapshot(fingerprint, self._read)
 
     def _read(self) -> Contents:
-        return Contents(tuple(str(label) for label in range(self.num_classes)), self._made())
+        return Contents(tuple(str(label) for label in range(self.num_classes)), self._generate())
 
-    def _made(self) -> Iterator[Examples]:
+    def _generate(self) -> Iterator[ImageChunk]:
         faintness = 32
         pattern = torch.randint(
             faintness,
@@ -344,20 +346,20 @@ class _Synthetic:
             for rows in _slices(size, math.prod(self.shape)):
                 labels = torch.arange(rows.start, rows.stop) % self.num_classes
                 pixels = torch.randint(256 - faintness, (len(labels), *self.shape), dtype=torch.uint8, generator=draws)
-                yield Examples(split, pixels.add_(pattern[labels]).numpy(), labels.numpy())
+                yield ImageChunk(split, pixels.add_(pattern[labels]).numpy(), labels.numpy())
 
 
-def _state(kind: str, listing: Listing) -> dict[str, str | int | Sequence[int]]:
+def _file_fingerprint(kind: str, listing: FileListing) -> dict[str, str | int | Sequence[int]]:
     """What a fingerprint says of a folder or a file; its path too, since two can agree in all the rest and differ."""
     return {"kind": kind, "path": str(listing.path.resolve()), "state": listing.state}
 
 
-def _chunks(
+def _split_chunks(
     parts: Mapping[SplitName, tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]],
-) -> Iterator[Examples]:
+) -> Iterator[ImageChunk]:
     """The splits of a source that is read whole, piece by piece."""
     return (
-        Examples(split, pixels[rows], labels[rows])
+        ImageChunk(split, pixels[rows], labels[rows])
         for split, (pixels, labels) in parts.items()
         for rows in _slices(len(labels), pixels[0].nbytes)
     )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _MAGIC = slice(257, 262)
 """Where the first member's header says that this is a tar archive."""
-_UNREADABLE = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError)
+_READ_ERRORS = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError)
 
 
 def read_archive(path: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, bytes], set[str]]:
@@ -45,18 +45,18 @@ def read_archive(path: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, b
     folders: set[str] = set()
     links: dict[str, str] = {}
     try:
-        with _decompressed(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+        with _open_decompressed(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for member in archive:
-                name = _normal(member.name)
+                name = _normalize_name(member.name)
                 if member.isdir():
                     folders.add(name)
                 elif wanted(name):
                     if content := archive.extractfile(member) if member.isreg() else None:
                         files[name] = content.read()
                     else:
-                        links[name] = _target(member)
+                        links[name] = _link_target(member)
             _check_end(stream)
-    except _UNREADABLE as error:
+    except _READ_ERRORS as error:
         raise UserError(f"{path} must be a folder or a whole tar archive, got: {error}") from error
     for name, target in links.items():
         if target not in files:
@@ -65,7 +65,7 @@ def read_archive(path: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, b
     return files, folders
 
 
-def walk_archive(path: Path, wanted: Callable[[str], bool], name: str = "") -> Iterator[tuple[str, bytes | None]]:
+def iter_archive(path: Path, wanted: Callable[[str], bool], name: str = "") -> Iterator[tuple[str, bytes | None]]:
     """Reads the files that are wanted one after another, so that of all of them only one is held in memory.
 
     Args:
@@ -81,14 +81,14 @@ def walk_archive(path: Path, wanted: Callable[[str], bool], name: str = "") -> I
         UserError: ``path`` is no tar archive, is broken or cut short; what was whole before has come by then.
     """
     try:
-        with _decompressed(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+        with _open_decompressed(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for member in archive:
-                if not member.isdir() and wanted(found := _normal(member.name)):
-                    yield found, _content(archive, member)
+                if not member.isdir() and wanted(found := _normalize_name(member.name)):
+                    yield found, _read_member(archive, member)
             if stream.tell() < archive.offset:  # a link led back
                 stream.seek(archive.offset)
             _check_end(stream)
-    except _UNREADABLE as error:
+    except _READ_ERRORS as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{name or path} must be a folder or a whole tar archive, got: {reason}") from error
 
@@ -106,10 +106,10 @@ def is_archive(path: Path) -> bool:
     """
     with path.open("rb") as file:
         start = file.read(_MAGIC.stop)
-    return _compression(start) != "" or start[_MAGIC] == b"ustar"
+    return _detect_compression(start) != "" or start[_MAGIC] == b"ustar"
 
 
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
+def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
     try:
         file = archive.extractfile(member)
     except (KeyError, RecursionError):  # a link to nothing, or to itself
@@ -117,21 +117,21 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
     return None if file is None else file.read()
 
 
-def _target(member: tarfile.TarInfo) -> str:
+def _link_target(member: tarfile.TarInfo) -> str:
     """Where a link leads: a hard link from the archive's root, a symbolic one from its own folder."""
     start = "" if member.islnk() else posixpath.dirname(member.name)
-    return _normal(posixpath.join(start, member.linkname))
+    return _normalize_name(posixpath.join(start, member.linkname))
 
 
-def _normal(name: str) -> str:
+def _normalize_name(name: str) -> str:
     return posixpath.normpath(name).lstrip("/")
 
 
-def _decompressed(path: Path) -> AbstractContextManager[IO[bytes]]:
+def _open_decompressed(path: Path) -> AbstractContextManager[IO[bytes]]:
     with path.open("rb") as file:
         start = file.read(5)
     # These read like a file and notice a cut or changed end; tarfile's own streams do not.
-    match _compression(start):
+    match _detect_compression(start):
         case "xz":
             return cast("IO[bytes]", lzma.open(path))
         case "gzip":
@@ -139,11 +139,11 @@ def _decompressed(path: Path) -> AbstractContextManager[IO[bytes]]:
         case "bzip2":
             return cast("IO[bytes]", bz2.open(path))
         case "zstandard":
-            return _zstandard(path)
+            return _open_zstandard(path)
     return path.open("rb")
 
 
-def _compression(start: bytes) -> str:
+def _detect_compression(start: bytes) -> str:
     """How a file is compressed that starts so; empty: not at all."""
     if start.startswith(b"\x28\xb5\x2f\xfd") or start[1:4] == b"\x2a\x4d\x18":  # or a frame that is to be skipped
         return "zstandard"
@@ -152,7 +152,7 @@ def _compression(start: bytes) -> str:
 
 
 @contextlib.contextmanager
-def _zstandard(path: Path) -> Iterator[IO[bytes]]:
+def _open_zstandard(path: Path) -> Iterator[IO[bytes]]:
     if sys.version_info >= (3, 14):
         from compression import zstd
     else:

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from fcnet.data.sources.image_folder import SPLITS
-from fcnet.data.store.build import PARTS, build_store, part_file, part_shapes, store_key
+from fcnet.data.store.build import ARRAY_DTYPES, array_file, array_shapes, build_store, store_key
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import locked
+from fcnet.runtime.files import file_lock
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -45,20 +45,20 @@ class Split:
         labels: int64 (N,), each a place among the store's classes.
         moments: int64 (N, 2, C), for each image the sums of x and of x² over a channel's pixels;
             see `mean_and_std`.
-        place: folder, split, N and (C, H, W) of the files; None: the tensors are in memory.
+        location: folder, split, N and (C, H, W) of the files; None: the tensors are in memory.
     """
 
     pixels: Tensor
     labels: Tensor
     moments: Tensor
-    place: tuple[Path, str, int, tuple[int, int, int]] | None = None
+    location: tuple[Path, str, int, tuple[int, int, int]] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Maps the files again where there are any."""
-        if self.place:
-            return _mapped, self.place
+        if self.location:
+            return _map_split, self.location
         # As arrays, because torch hands no part of a privately mapped file to another process.
-        return _in_memory, (self.pixels.numpy(), self.labels.numpy(), self.moments.numpy())
+        return _split_from_arrays, (self.pixels.numpy(), self.labels.numpy(), self.moments.numpy())
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -72,7 +72,7 @@ class Store:
         shape: (C, H, W) of every image.
         fingerprint: SHA-256 of what the store was made from, in hexadecimal.
         skipped: images of the source that are not in it since they cannot be read, each with the reason.
-        about: the file that says all this.
+        metadata_file: the file that holds all this.
     """
 
     train: Split
@@ -81,7 +81,7 @@ class Store:
     shape: tuple[int, int, int]
     fingerprint: str
     skipped: tuple[tuple[str, str], ...]
-    about: Path
+    metadata_file: Path
 
 
 def cache_folder() -> Path:
@@ -119,13 +119,13 @@ def open_store(source: Source, cache: Path | None = None, progress: Progress | N
     key = store_key(snapshot.fingerprint)
     folder = cache / f"{snapshot.fingerprint['kind']}-{key[:16]}"
     try:
-        if store := _opened(folder, key):
+        if store := _try_open(folder, key):
             return store
         cache.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
-            if not _opened(folder, key):
+        with file_lock(folder):
+            if not _try_open(folder, key):
                 build_store(snapshot, folder, progress)
-        store = _opened(folder, key)
+        store = _try_open(folder, key)
     except OSError as error:
         raise UserError(
             f"the cache (FCNET_CACHE) must be a folder with room that can be written, got {cache}: "
@@ -168,17 +168,17 @@ def mean_and_std(moments: Tensor, pixels_per_channel: int) -> tuple[Tensor, Tens
     return torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32)
 
 
-def _opened(folder: Path, key: str) -> Store | None:
+def _try_open(folder: Path, key: str) -> Store | None:
     """The store in ``folder``; None if there is none, or not all of it."""
     file = folder / "store.json"
     try:
-        about = json.loads(file.read_bytes())
-        if about["fingerprint"] != key:
+        metadata = json.loads(file.read_bytes())
+        if metadata["fingerprint"] != key:
             return None
-        shape = tuple(about["shape"])
-        train, test = (_mapped(folder, split, about["counts"][split], shape) for split in SPLITS)
-        skipped = tuple((name, reason) for name, reason in about.get("skipped", []))
-        classes = tuple(about["classes"])
+        shape = tuple(metadata["shape"])
+        train, test = (_map_split(folder, split, metadata["counts"][split], shape) for split in SPLITS)
+        skipped = tuple((name, reason) for name, reason in metadata.get("skipped", []))
+        classes = tuple(metadata["classes"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     with contextlib.suppress(OSError):
@@ -186,18 +186,20 @@ def _opened(folder: Path, key: str) -> Store | None:
     return Store(train, test, classes, shape, key, skipped, file)
 
 
-def _mapped(folder: Path, split: str, count: int, shape: tuple[int, int, int]) -> Split:
+def _map_split(folder: Path, split: str, count: int, shape: tuple[int, int, int]) -> Split:
     """Maps a split's files; a ValueError if one is not of the size it must be."""
-    shapes = part_shapes(count, shape)
-    parts = {part: _mapped_file(part_file(folder, split, part), shapes[part], PARTS[part]) for part in PARTS}
-    return Split(**parts, place=(folder, split, count, shape))
+    shapes = array_shapes(count, shape)
+    parts = {
+        part: _map_file(array_file(folder, split, part), shapes[part], ARRAY_DTYPES[part]) for part in ARRAY_DTYPES
+    }
+    return Split(**parts, location=(folder, split, count, shape))
 
 
-def _in_memory(pixels: npt.NDArray[Any], labels: npt.NDArray[Any], moments: npt.NDArray[Any]) -> Split:
+def _split_from_arrays(pixels: npt.NDArray[Any], labels: npt.NDArray[Any], moments: npt.NDArray[Any]) -> Split:
     return Split(torch.from_numpy(pixels), torch.from_numpy(labels), torch.from_numpy(moments))
 
 
-def _mapped_file(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:
+def _map_file(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:
     size = math.prod(shape) * dtype.itemsize
     with path.open("rb") as file:
         # The mapping holds the file open, and with it this lock, until the last tensor over it is gone.

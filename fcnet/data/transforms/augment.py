@@ -26,8 +26,8 @@ class Transform(Protocol):
     def draw(self, num_images: int, generator: torch.Generator) -> Tensor:
         """One row for each image, on the CPU."""
 
-    def apply(self, images: Tensor, drawn: Tensor) -> Tensor:
-        """``images`` uint8 (B, C, H, W), changed as ``drawn`` (B, …), on the same device, says."""
+    def apply(self, images: Tensor, draws: Tensor) -> Tensor:
+        """``images`` uint8 (B, C, H, W), changed as ``draws`` (B, …), on the same device, says."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Flip:
         """Bool (num_images,): whether the image is flipped."""
         return torch.rand(num_images, generator=generator) < 0.5
 
-    def apply(self, images: Tensor, drawn: Tensor) -> Tensor:
+    def apply(self, images: Tensor, draws: Tensor) -> Tensor:
         """The images, mirrored where drawn."""
-        return chosen(drawn[:, None, None, None], images.flip(-1), images)
+        return where_uint8(draws[:, None, None, None], images.flip(-1), images)
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ class Shift:
         """Int64 (num_images, 2): row and column where the window on the padded image begins."""
         return torch.randint(0, 2 * self.pixels + 1, (num_images, 2), generator=generator)
 
-    def apply(self, images: Tensor, drawn: Tensor) -> Tensor:
+    def apply(self, images: Tensor, draws: Tensor) -> Tensor:
         """The images, moved as drawn."""
         height, width = images.shape[2:]
         padded = pad(images, (self.pixels,) * 4)
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-        top, left = drawn.unbind(1)
+        top, left = draws.unbind(1)
         return windows[torch.arange(len(images), device=images.device), :, top, left]
 
 
@@ -86,9 +86,9 @@ class Affine:
         cos, sin = angle.cos() / factor, angle.sin() / factor
         return torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2).float()
 
-    def apply(self, images: Tensor, drawn: Tensor) -> Tensor:
+    def apply(self, images: Tensor, draws: Tensor) -> Tensor:
         """The images, turned and scaled as drawn."""
-        return resampled(images, drawn)
+        return resample(images, draws)
 
 
 @dataclass(frozen=True)
@@ -109,16 +109,16 @@ class ColorJitter:
         """Float32 (num_images, 3): the factors of brightness, contrast and saturation."""
         return 1.0 + self.strength * (2.0 * torch.rand(num_images, 3, generator=generator) - 1.0)
 
-    def apply(self, images: Tensor, drawn: Tensor) -> Tensor:
+    def apply(self, images: Tensor, draws: Tensor) -> Tensor:
         """The images, in other colours."""
-        brightness, contrast, saturation = drawn[..., None, None, None].unbind(1)
+        brightness, contrast, saturation = draws[..., None, None, None].unbind(1)
         sums = images.sum((2, 3), keepdim=True, dtype=torch.int64)  # exact, whatever the order
-        mean = _grey(sums.double() / math.prod(images.shape[2:])).float()
+        mean = _to_grayscale(sums.double() / math.prod(images.shape[2:])).float()
         values = images.float()
-        grey = _grey(values)
+        grey = _to_grayscale(values)
         values = values.sub_(grey).mul_(saturation).add_(grey)
         values.mul_(brightness * contrast).add_(brightness * (1.0 - contrast) * mean)
-        return levels(values.clamp_(0.0, 255.0))
+        return round_to_uint8(values.clamp_(0.0, 255.0))
 
 
 @dataclass(frozen=True)
@@ -140,19 +140,19 @@ class Cutout:
         """Float32 (num_images, 2): the middle's row and column, as shares of height and width."""
         return torch.rand(num_images, 2, generator=generator)
 
-    def apply(self, images: Tensor, drawn: Tensor) -> Tensor:
+    def apply(self, images: Tensor, draws: Tensor) -> Tensor:
         """The images, each without a square."""
         height, width = images.shape[2:]
-        first = torch.stack([drawn[:, 0] * height, drawn[:, 1] * width], dim=1).long() - self.side // 2
-        return images * ~inside(images, first, first + self.side)
+        first = torch.stack([draws[:, 0] * height, draws[:, 1] * width], dim=1).long() - self.side // 2
+        return images * ~inside_box(images, first, first + self.side)
 
 
-def chosen(which: Tensor, images: Tensor, others: Tensor) -> Tensor:
+def where_uint8(which: Tensor, images: Tensor, others: Tensor) -> Tensor:
     """The images where ``which``, bool, says so, else the others: `torch.where`, of uint8 ten times as fast."""
     return images * which + others * ~which
 
 
-def inside(images: Tensor, first: Tensor, last: Tensor) -> Tensor:
+def inside_box(images: Tensor, first: Tensor, last: Tensor) -> Tensor:
     """Whether a pixel is in the image's box.
 
     Args:
@@ -170,7 +170,7 @@ def inside(images: Tensor, first: Tensor, last: Tensor) -> Tensor:
     return (rows[:, :, None] & columns[:, None, :]).unsqueeze(1)
 
 
-def resampled(images: Tensor, matrices: Tensor, offsets: Tensor | None = None) -> Tensor:
+def resample(images: Tensor, matrices: Tensor, offsets: Tensor | None = None) -> Tensor:
     """Images read at other places, bilinearly; black lies around them.
 
     Args:
@@ -190,15 +190,15 @@ def resampled(images: Tensor, matrices: Tensor, offsets: Tensor | None = None) -
         torch.add(row[:, 0] * across, row[:, 1] * down, out=places[:, axis])
         if offsets is not None:
             places[:, axis] += offsets[:, axis, None, None] * (2.0 / size)
-    return levels(grid_sample(images.float(), places.permute(0, 2, 3, 1), align_corners=False))
+    return round_to_uint8(grid_sample(images.float(), places.permute(0, 2, 3, 1), align_corners=False))
 
 
-def levels(values: Tensor) -> Tensor:
+def round_to_uint8(values: Tensor) -> Tensor:
     """Whole levels, uint8, of values from 0 to 255, which are used up; a CPU is faster by way of int32."""
     return values.round_().to(torch.int32).to(torch.uint8)
 
 
-def _grey(values: Tensor) -> Tensor:
+def _to_grayscale(values: Tensor) -> Tensor:
     """The grey of channels: (B, C, …) -> (B, 1, …), floating."""
     channels = values.unbind(1)
     weights = _LUMA if len(channels) == len(_LUMA) else (1.0 / len(channels),) * len(channels)

@@ -1,4 +1,4 @@
-"""What spoils images in the world, at five strengths, made on whole uint8 batches: noise, blur, light, place.
+"""What spoils images in the world, at five severities, made on whole uint8 batches: noise, blur, light, place.
 
 In the manner of CIFAR-10-C, with values of the package's own: shares of an image's side where CIFAR-10-C counts
 pixels, so that images of every size are spoilt alike. A network is not trained on them; that would be
@@ -18,21 +18,21 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from fcnet.data.transforms.augment import levels, resampled
+from fcnet.data.transforms.augment import resample, round_to_uint8
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-STRENGTHS = (1, 2, 3, 4, 5)
+SEVERITIES = (1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """One kind of damage.
+    """One kind of corruption.
 
     Attributes:
-        values: one for each of `STRENGTHS`.
+        values: one for each of `SEVERITIES`.
         meaning: what the values are, for a table.
         apply: uint8 (B, C, H, W), a value and a generator on the CPU -> uint8 (B, C, H, W).
     """
@@ -42,21 +42,21 @@ class Corruption:
     apply: Callable[[Tensor, float, torch.Generator], Tensor]
 
 
-def corrupt(images: Tensor, kind: str, strength: int, generator: torch.Generator) -> Tensor:
+def corrupt(images: Tensor, kind: str, severity: int, generator: torch.Generator) -> Tensor:
     """Images that were damaged.
 
     Args:
         images: uint8 (B, C, H, W), on any device.
         kind: one of `CORRUPTIONS`.
-        strength: one of `STRENGTHS`; 0 leaves the images as they are.
-        generator: on the CPU; all that is random is drawn from it, and the same whatever the strength, so that from
-            one strength to the next an image is damaged more, and not otherwise.
+        severity: one of `SEVERITIES`; 0 leaves the images as they are.
+        generator: on the CPU; all that is random is drawn from it, and the same whatever the severity, so that from
+            one severity to the next an image is damaged more, and not otherwise.
 
     Returns:
         uint8 (B, C, H, W), on the images' device.
 
     Raises:
-        UserError: the images are not uint8 (B, C, H, W), or there is no such kind or strength.
+        UserError: the images are not uint8 (B, C, H, W), or there is no such kind or severity.
 
     Example:
         >>> images = torch.full((1, 1, 2, 2), 100, dtype=torch.uint8)
@@ -67,16 +67,16 @@ def corrupt(images: Tensor, kind: str, strength: int, generator: torch.Generator
         raise UserError(f"expected uint8 images (B, C, H, W), got {images.dtype} {tuple(images.shape)}")
     if kind not in CORRUPTIONS:
         raise UserError(f"kind must be one of {', '.join(CORRUPTIONS)}, got {kind!r}")
-    if strength not in (0, *STRENGTHS):
-        raise UserError(f"strength must be from 0 to {STRENGTHS[-1]}, got {strength}")
+    if severity not in (0, *SEVERITIES):
+        raise UserError(f"severity must be from 0 to {SEVERITIES[-1]}, got {severity}")
     corruption = CORRUPTIONS[kind]
-    return corruption.apply(images, corruption.values[strength - 1], generator) if strength else images
+    return corruption.apply(images, corruption.values[severity - 1], generator) if severity else images
 
 
 def add_noise(images: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
     """x + 255·σ·n, with n ~ N(0, 1) for each value, cut off at black and white."""
     noise = torch.randn(images.shape, generator=generator).to(images.device)
-    return _cut(images + noise.mul_(255.0 * deviation))
+    return _round_clipped(images + noise.mul_(255.0 * deviation))
 
 
 def blur(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -91,46 +91,46 @@ def blur(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
         weights.view(shape).expand(channels, *shape[1:]) for shape in ((1, 1, len(weights), 1), (1, 1, 1, len(weights)))
     )
     values = pad(images.float(), (reach,) * 4, mode="replicate")
-    return _cut(conv2d(conv2d(values, column, groups=channels), row, groups=channels))
+    return _round_clipped(conv2d(conv2d(values, column, groups=channels), row, groups=channels))
 
 
-def brighten(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def brightness(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """x + 255·b, cut off at white."""
-    return _cut(images + 255.0 * share)
+    return _round_clipped(images + 255.0 * share)
 
 
-def flatten_contrast(images: Tensor, kept: float, generator: torch.Generator) -> Tensor:
+def reduce_contrast(images: Tensor, kept: float, generator: torch.Generator) -> Tensor:
     """x̄ + k·(x − x̄), with the mean x̄ of the image's channel."""
     values = images.float()
     mean = values.mean((2, 3), keepdim=True)
-    return _cut(mean + kept * (values - mean))
+    return _round_clipped(mean + kept * (values - mean))
 
 
-def move(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def translate(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """The image, share · min(H, W) pixels away in a direction drawn for each; black moves in."""
     angle = 2.0 * math.pi * torch.rand(len(images), generator=generator)
     offsets = share * min(images.shape[2:]) * torch.stack([angle.cos(), angle.sin()], dim=1)
     still = torch.eye(2).expand(len(images), 2, 2)
-    return resampled(images, still.to(images.device), offsets.to(images.device))
+    return resample(images, still.to(images.device), offsets.to(images.device))
 
 
-def turn(images: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
+def rotate(images: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
     """The image, turned about its middle, either way as drawn for each; black moves in."""
     angle = (torch.randint(0, 2, (len(images),), generator=generator) * 2 - 1) * math.radians(degrees)
     cos, sin = angle.cos(), angle.sin()
-    return resampled(images, torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2).to(images.device))
+    return resample(images, torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2).to(images.device))
 
 
-def _cut(values: Tensor) -> Tensor:
-    return levels(values.clamp_(0.0, 255.0))
+def _round_clipped(values: Tensor) -> Tensor:
+    return round_to_uint8(values.clamp_(0.0, 255.0))
 
 
 CORRUPTIONS = {
     "noise": Corruption((0.04, 0.08, 0.12, 0.18, 0.26), "standard deviation, of white", add_noise),
     "blur": Corruption((0.02, 0.03, 0.04, 0.06, 0.08), "standard deviation, of the shorter side", blur),
-    "brightness": Corruption((0.1, 0.2, 0.3, 0.4, 0.5), "what is added, of white", brighten),
-    "contrast": Corruption((0.75, 0.5, 0.4, 0.3, 0.15), "what is left", flatten_contrast),
-    "shift": Corruption((0.04, 0.08, 0.12, 0.16, 0.2), "distance, of the shorter side", move),
-    "rotation": Corruption((6.0, 12.0, 18.0, 24.0, 30.0), "degrees", turn),
+    "brightness": Corruption((0.1, 0.2, 0.3, 0.4, 0.5), "what is added, of white", brightness),
+    "contrast": Corruption((0.75, 0.5, 0.4, 0.3, 0.15), "what is left", reduce_contrast),
+    "translate": Corruption((0.04, 0.08, 0.12, 0.16, 0.2), "distance, of the shorter side", translate),
+    "rotation": Corruption((6.0, 12.0, 18.0, 24.0, 30.0), "degrees", rotate),
 }
-"""The kinds of damage by name."""
+"""The kinds of corruption by name."""

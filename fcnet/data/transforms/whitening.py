@@ -46,7 +46,7 @@ class Whitening(nn.Module):
 
 
 @torch.no_grad()
-def find_whitening(images: Iterable[Tensor], num_components: int) -> Whitening:
+def fit_whitening(images: Iterable[Tensor], num_components: int) -> Whitening:
     """W = (Λ + ρ)^−½ Uᵀ and b = −W m, with the images' mean m and the largest eigenvalues Λ of their covariance U Λ Uᵀ.
 
     ρ is `VARIANCE_FLOOR`. Of the two directions that an eigenvector has, the one counts in which its
@@ -67,7 +67,7 @@ def find_whitening(images: Iterable[Tensor], num_components: int) -> Whitening:
 
     Example:
         >>> x = torch.randn(1000, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([9.0, 3.0, 1.0])
-        >>> whitening = find_whitening([x], 2)
+        >>> whitening = fit_whitening([x], 2)
         >>> [round(variance, 1) for variance in whitening(x).var(0).tolist()]
         [1.0, 1.0]
     """

@@ -1,15 +1,15 @@
 // The section of the page: what the reader does, and what follows from it.
 
 /** What the page's data say: the network's layers, the test images, and their names. */
-function readNetwork(root) {
-  const facts = JSON.parse(root.querySelector("[data-live=facts]").textContent);
-  const { buffer } = bytesOf(root.querySelector("[data-live=tensors]").textContent);
-  const pixels = bytesOf(root.querySelector("[data-live=images]").textContent);
-  const size = facts.shape.reduce((a, b) => a * b);
+function readNetworkData(root) {
+  const metadata = JSON.parse(root.querySelector("[data-live=metadata]").textContent);
+  const { buffer } = decodeBase64(root.querySelector("[data-live=tensors]").textContent);
+  const pixels = decodeBase64(root.querySelector("[data-live=images]").textContent);
+  const size = metadata.shape.reduce((a, b) => a * b);
   return {
-    ...facts,
-    layers: facts.layers.map((layer) => readLayer(buffer, layer)),
-    images: facts.labels.map((_, place) => pixels.subarray(place * size, (place + 1) * size)),
+    ...metadata,
+    layers: metadata.layers.map((layer) => readLayer(buffer, layer)),
+    images: metadata.labels.map((_, place) => pixels.subarray(place * size, (place + 1) * size)),
   };
 }
 
@@ -17,14 +17,14 @@ function readNetwork(root) {
 class Live {
   constructor(root) {
     this.root = root;
-    this.network = readNetwork(root);
+    this.network = readNetworkData(root);
     this.find = (name) => root.querySelector(`[data-live=${name}]`);
-    const { shape: size, ground, images } = this.network;
+    const { shape: size, background, images } = this.network;
     this.blank = Uint8ClampedArray.from(
       { length: size[0] * size[1] * size[2] },
-      (_, place) => ground[Math.floor(place / (size[1] * size[2]))],
+      (_, place) => background[Math.floor(place / (size[1] * size[2]))],
     );
-    this.picture = new Picture(size, images.length ? images[0] : this.blank);
+    this.image = new DrawableImage(size, images.length ? images[0] : this.blank);
     this.scaling = { sigmoid: 1, softmax: 1 };
     this.erasing = false;
     this.cell = { x: Math.floor(size[2] / 2), y: Math.floor(size[1] / 2) };
@@ -43,10 +43,10 @@ class Live {
     this.buildSlider("sigmoid");
     this.buildSlider("softmax");
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.refresh());
-    this.find("needs").remove();
+    this.find("no-script").remove();
     this.find("app").hidden = false;
     if (this.network.images.length) this.pick(0);
-    else this.tell("A blank picture");
+    else this.setSource("A blank picture");
   }
 
   // ---- which picture
@@ -61,7 +61,7 @@ class Live {
       const name = `Test image ${place + 1}, ${classes[labels[place]]}`;
       const label = wrong ? `${name}, taken for ${classes[predicted[place]]}` : name;
       const button = element("button", { type: "button", "aria-label": label, title: label, tabindex: -1 }, canvas);
-      button.classList.toggle("live-wrong", wrong);
+      button.classList.toggle("live-misclassified", wrong);
       button.addEventListener("click", () => this.pick(place));
       return button;
     });
@@ -80,13 +80,13 @@ class Live {
 
   pick(place) {
     const { images, labels, classes } = this.network;
-    this.picture.show(images[place]);
+    this.image.load(images[place]);
     this.truth = classes[labels[place]];
-    this.tell(`Test image ${place + 1} of ${images.length}`, this.thumbnails[place]);
+    this.setSource(`Test image ${place + 1} of ${images.length}`, this.thumbnails[place]);
   }
 
   /** Says what the picture is, marks its thumbnail, and computes. */
-  tell(source, thumbnail) {
+  setSource(source, thumbnail) {
     for (const button of this.thumbnails) {
       button.setAttribute("aria-pressed", button === thumbnail);
       button.tabIndex = button === (thumbnail || this.thumbnails[0]) ? 0 : -1;
@@ -100,25 +100,25 @@ class Live {
     input.addEventListener("change", () => input.files.length && this.open(input.files[0]));
     this.root.addEventListener("dragover", (event) => {
       event.preventDefault();
-      this.root.classList.add("live-over");
+      this.root.classList.add("live-dragover");
     });
-    this.root.addEventListener("dragleave", () => this.root.classList.remove("live-over"));
+    this.root.addEventListener("dragleave", () => this.root.classList.remove("live-dragover"));
     this.root.addEventListener("drop", (event) => {
       event.preventDefault();
-      this.root.classList.remove("live-over");
+      this.root.classList.remove("live-dragover");
       if (event.dataTransfer.files.length) this.open(event.dataTransfer.files[0]);
     });
   }
 
   async open(file) {
     try {
-      this.picture.show(await pixelsOfFile(file, this.network.shape));
+      this.image.load(await readImageFile(file, this.network.shape));
     } catch {
       this.find("source").textContent = `${file.name} is no picture that this browser can read`;
       return;
     }
     this.truth = undefined;
-    this.tell(`Your picture, ${file.name}`);
+    this.setSource(`Your picture, ${file.name}`);
   }
 
   // ---- drawing
@@ -128,7 +128,7 @@ class Live {
     const brush = this.find("brush");
     brush.max = Math.max(2, Math.floor(Math.min(height, width) / 2));
     brush.value = Math.max(1.5, Math.round(width / 8) / 2);
-    const bright = this.network.ground.reduce((a, b) => a + b) / channels > 127;
+    const bright = this.network.background.reduce((a, b) => a + b) / channels > 127;
     const grey = this.find("grey");
     const colour = this.find("colour");
     (channels === 1 ? colour : grey).closest("label").remove();
@@ -139,10 +139,10 @@ class Live {
     this.setErasing(false);
     this.find("draw").addEventListener("click", () => this.setErasing(false));
     this.find("erase").addEventListener("click", () => this.setErasing(true));
-    this.onClick("clear", () => this.picture.change((_, channel) => this.network.ground[channel]));
-    this.onClick("invert", () => this.picture.change((value) => 255 - value));
-    this.onClick("undo", () => this.picture.undo());
-    this.onClick("restore", () => this.picture.restore());
+    this.onClick("clear", () => this.image.mapPixels((_, channel) => this.network.background[channel]));
+    this.onClick("invert", () => this.image.mapPixels((value) => 255 - value));
+    this.onClick("undo", () => this.image.undo());
+    this.onClick("restore", () => this.image.restore());
   }
 
   onClick(name, change) {
@@ -159,60 +159,60 @@ class Live {
   }
 
   beginStroke(erasing) {
-    this.picture.beginStroke(erasing ? this.network.ground : this.colour(), Number(this.find("brush").value) / 2);
+    this.image.beginStroke(erasing ? this.network.background : this.colour(), Number(this.find("brush").value) / 2);
   }
 
   buildBoard() {
-    const board = this.find("board");
-    board.addEventListener("pointerdown", (event) => this.press(event));
-    board.addEventListener("pointermove", (event) => this.move(event));
+    const board = this.find("canvas");
+    board.addEventListener("pointerdown", (event) => this.onPointerDown(event));
+    board.addEventListener("pointermove", (event) => this.onPointerMove(event));
     for (const end of ["pointerup", "pointercancel"]) {
       board.addEventListener(end, () => {
         this.last = null;
       });
     }
-    board.addEventListener("keydown", (event) => this.key(event));
+    board.addEventListener("keydown", (event) => this.onKeyDown(event));
   }
 
   /** Where a pointer is, in pixels of the picture. */
-  place(event) {
-    const box = this.find("board").getBoundingClientRect();
-    const { width, height } = this.picture;
+  pointerPosition(event) {
+    const box = this.find("canvas").getBoundingClientRect();
+    const { width, height } = this.image;
     return {
       x: ((event.clientX - box.left) / box.width) * width,
       y: ((event.clientY - box.top) / box.height) * height,
     };
   }
 
-  press(event) {
+  onPointerDown(event) {
     if (event.button !== 0 && event.button !== 5) return;
     event.preventDefault();
     event.target.focus({ preventScroll: true });
     event.target.setPointerCapture(event.pointerId);
     this.beginStroke(this.erasing || event.button === 5); // 5 is a pen's other end
-    this.last = this.place(event);
+    this.last = this.pointerPosition(event);
     this.drawTo(this.last);
   }
 
-  move(event) {
-    const here = this.place(event);
+  onPointerMove(event) {
+    const here = this.pointerPosition(event);
     this.moveCell(Math.floor(here.x) - this.cell.x, Math.floor(here.y) - this.cell.y);
     if (!this.last) return;
     const between = event.getCoalescedEvents ? event.getCoalescedEvents() : [];
-    for (const step of [...between, event]) this.drawTo(this.place(step));
+    for (const step of [...between, event]) this.drawTo(this.pointerPosition(step));
   }
 
   drawTo(point) {
-    this.picture.draw(this.last, point);
+    this.image.draw(this.last, point);
     this.last = point;
     this.refreshSoon();
   }
 
-  key(event) {
+  onKeyDown(event) {
     const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     const brushes = { " ": this.erasing, Enter: this.erasing, Delete: true, Backspace: true };
     if (event.key in steps) this.moveCell(...steps[event.key]);
-    else if (event.key === "z" && (event.ctrlKey || event.metaKey)) this.picture.undo();
+    else if (event.key === "z" && (event.ctrlKey || event.metaKey)) this.image.undo();
     else if (!(event.key in brushes)) return;
     event.preventDefault();
     if (event.key in brushes || (event.shiftKey && event.key in steps)) this.dot(brushes[event.key] || this.erasing);
@@ -221,7 +221,7 @@ class Live {
 
   /** Moves the keyboard's cell, which a frame shows. */
   moveCell(right, down) {
-    const { width, height } = this.picture;
+    const { width, height } = this.image;
     this.cell.x = Math.min(width - 1, Math.max(0, this.cell.x + right));
     this.cell.y = Math.min(height - 1, Math.max(0, this.cell.y + down));
     const frame = this.find("cell");
@@ -229,14 +229,14 @@ class Live {
     frame.style.top = `${(100 * this.cell.y) / height}%`;
     frame.style.width = `${100 / width}%`;
     frame.style.height = `${100 / height}%`;
-    const values = this.picture.at(this.cell.x, this.cell.y).join(", ");
-    this.find("where").textContent = `Row ${this.cell.y + 1}, column ${this.cell.x + 1}: ${values}`;
+    const values = this.image.pixelAt(this.cell.x, this.cell.y).join(", ");
+    this.find("position").textContent = `Row ${this.cell.y + 1}, column ${this.cell.x + 1}: ${values}`;
   }
 
   dot(erasing) {
     const centre = { x: this.cell.x + 0.5, y: this.cell.y + 0.5 };
     this.beginStroke(erasing);
-    this.picture.draw(centre, centre);
+    this.image.draw(centre, centre);
   }
 
   // ---- the sliders
@@ -267,20 +267,20 @@ class Live {
 
   /** Computes once before the next frame, however often it is asked for. */
   refreshSoon() {
-    if (!this.waiting) requestAnimationFrame(() => this.refresh());
-    this.waiting = true;
+    if (!this.refreshQueued) requestAnimationFrame(() => this.refresh());
+    this.refreshQueued = true;
   }
 
   refresh() {
-    this.waiting = false;
+    this.refreshQueued = false;
     const { classes, shape: size, layers } = this.network;
-    const result = compute(this.network, this.picture.pixels, this.scaling);
+    const result = compute(this.network, this.image.pixels, this.scaling);
     const order = [...classes.keys()].sort((a, b) => result.probabilities[b] - result.probabilities[a]);
-    paint(this.find("board"), this.picture.pixels, size);
+    paint(this.find("canvas"), this.image.pixels, size);
     this.views.forEach((view, place) => view.show(result.layers[place].a));
     this.probabilities.show(result.probabilities, order);
     this.drawPlots(result, layers, order);
-    this.find("undo").disabled = !this.picture.past.length;
+    this.find("undo").disabled = !this.image.history.length;
     this.moveCell(0, 0);
     this.root.dataset.probabilities = JSON.stringify(result.probabilities);
     this.root.dispatchEvent(new CustomEvent("fcnet-computed", { detail: result }));
@@ -294,15 +294,15 @@ class Live {
       const units = layers.flatMap(({ activation }, i) => (activation === "sigmoid" ? [...result.layers[i].z] : []));
       drawSigmoids(plots.sigmoid, this.scaling.sigmoid, units, classes.length === 2 ? [...result.logits] : []);
     }
-    if (plots.softmax) drawScales(plots.softmax, this.scaling.softmax, result.logits, order, classes);
+    if (plots.softmax) drawSoftmaxCurves(plots.softmax, this.scaling.softmax, result.logits, order, classes);
   }
 
   /** The foremost classes in words, read aloud once the picture has come to rest. */
   summarize(probabilities, order) {
-    const name = (label) => `${this.network.classes[label]} (${percent(probabilities[label])})`;
+    const name = (label) => `${this.network.classes[label]} (${formatPercent(probabilities[label])})`;
     const truth = this.truth === undefined ? "" : ` The test image's class is ${this.truth}.`;
-    clearTimeout(this.speaking);
-    this.speaking = setTimeout(() => {
+    clearTimeout(this.summaryTimer);
+    this.summaryTimer = setTimeout(() => {
       this.find("summary").textContent = `Most probable: ${name(order[0])}, then ${name(order[1])}.${truth}`;
     }, 250);
   }

@@ -1,8 +1,8 @@
 // What is seen of the network: activations, probabilities, and the curves beside the sliders.
 
 const SVG = "http://www.w3.org/2000/svg";
-const MOST_BARS = 40;
-const LEAST_BARS = 6; // there is room for so many, that one is not as broad as the picture
+const MAX_BARS = 40;
+const MIN_BAR_SLOTS = 6; // there is room for so many, that one is not as broad as the picture
 
 /** An element with attributes and children. */
 function element(name, attributes = {}, ...children) {
@@ -13,20 +13,20 @@ function element(name, attributes = {}, ...children) {
 }
 
 /** The same of an SVG. */
-function shape(name, attributes = {}, ...children) {
+function svgElement(name, attributes = {}, ...children) {
   const made = document.createElementNS(SVG, name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   made.append(...children);
   return made;
 }
 
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
-const figure = (value) => (Math.abs(value) >= 100 ? value.toFixed(0) : value.toPrecision(3)).replace("-", "−");
-const largestOf = (values) => values.reduce((a, b) => Math.max(a, b));
-const smallestOf = (values) => values.reduce((a, b) => Math.min(a, b));
+const formatPercent = (share) => `${(100 * share).toFixed(1)} %`;
+const formatNumber = (value) => (Math.abs(value) >= 100 ? value.toFixed(0) : value.toPrecision(3)).replace("-", "−");
+const maxOf = (values) => values.reduce((a, b) => Math.max(a, b));
+const minOf = (values) => values.reduce((a, b) => Math.min(a, b));
 
 /** Red, green and blue of one of the section's colours, `#rrggbb`. */
-function colourOf(root, name) {
+function readColor(root, name) {
   const text = getComputedStyle(root).getPropertyValue(name).trim();
   return [1, 3, 5].map((start) => parseInt(text.slice(start, start + 2), 16));
 }
@@ -36,21 +36,21 @@ function drawBars(chart, values, top) {
   const bars = Array.from(values, (value, unit) => {
     const height = Math.min(1, Math.abs(value) / top);
     const sign = value < 0 ? "negative" : "positive";
-    return shape("rect", { x: unit + 0.1, width: 0.8, y: value < 0 ? 1 : 1 - height, height, class: `live-${sign}` });
+    return svgElement("rect", { x: unit + 0.1, width: 0.8, y: value < 0 ? 1 : 1 - height, height, class: `live-${sign}` });
   });
-  const width = Math.max(values.length, LEAST_BARS);
-  const allPositive = smallestOf(values) >= 0;
+  const width = Math.max(values.length, MIN_BAR_SLOTS);
+  const allPositive = minOf(values) >= 0;
   chart.setAttribute("viewBox", `0 0 ${width} ${allPositive ? 1 : 2}`);
-  chart.replaceChildren(shape("line", { x1: 0, x2: width, y1: 1, y2: 1, class: "live-axis" }), ...bars);
+  chart.replaceChildren(svgElement("line", { x1: 0, x2: width, y1: 1, y2: 1, class: "live-axis" }), ...bars);
 }
 
 /** How many squares stand in a row of the map of so many units. */
-const columnsOf = (units) => Math.ceil(Math.sqrt(2 * units));
+const numColumns = (units) => Math.ceil(Math.sqrt(2 * units));
 
 /** A square a unit, row by row: the stronger the colour, the farther from 0. */
 function drawMap(root, canvas, values, top) {
-  const colours = ["--live-paper", "--live-positive", "--live-negative"].map((name) => colourOf(root, name));
-  canvas.width = columnsOf(values.length);
+  const colours = ["--live-paper", "--live-positive", "--live-negative"].map((name) => readColor(root, name));
+  canvas.width = numColumns(values.length);
   canvas.height = Math.ceil(values.length / canvas.width);
   const context = canvas.getContext("2d");
   const image = context.createImageData(canvas.width, canvas.height);
@@ -69,8 +69,8 @@ class LayerView {
     this.root = root;
     this.layer = layer;
     this.top = layer.activation === "sigmoid" ? 1 : 0;
-    this.small = layer.units <= MOST_BARS;
-    this.chart = this.small ? shape("svg", { preserveAspectRatio: "none" }) : element("canvas");
+    this.small = layer.units <= MAX_BARS;
+    this.chart = this.small ? svgElement("svg", { preserveAspectRatio: "none" }) : element("canvas");
     this.chart.setAttribute("role", "img");
     this.chart.classList.add(this.small ? "live-bars" : "live-map");
     this.note = element("p", { class: "live-note" });
@@ -80,7 +80,7 @@ class LayerView {
     const title = element("figcaption", {}, element("strong", {}, this.name), ` ${this.kind()}`);
     this.figure = element("figure", { class: "live-layer" }, title, this.chart, this.note, this.details);
     this.details.addEventListener("toggle", () => this.showList());
-    this.chart.addEventListener("pointermove", (event) => this.point(event));
+    this.chart.addEventListener("pointermove", (event) => this.onPointerMove(event));
     this.chart.addEventListener("pointerleave", () => this.describe());
   }
 
@@ -104,23 +104,23 @@ class LayerView {
 
   describe() {
     const idle = this.values.filter((value) => value === 0).length;
-    const range = `${figure(smallestOf(this.values))} to ${figure(largestOf(this.values))}`;
-    this.note.textContent = idle ? `${range}; ${percent(idle / this.values.length)} are 0` : range;
+    const range = `${formatNumber(minOf(this.values))} to ${formatNumber(maxOf(this.values))}`;
+    this.note.textContent = idle ? `${range}; ${formatPercent(idle / this.values.length)} are 0` : range;
     this.chart.setAttribute("aria-label", `${this.name}, ${this.kind()}: ${this.note.textContent}`);
   }
 
   showList() {
     if (!this.details.open) return;
-    this.list.textContent = Array.from(this.values, (value, unit) => `${unit + 1}: ${figure(value)}`).join(" · ");
+    this.list.textContent = Array.from(this.values, (value, unit) => `${unit + 1}: ${formatNumber(value)}`).join(" · ");
   }
 
-  point(event) {
+  onPointerMove(event) {
     const box = this.chart.getBoundingClientRect();
     const across = (event.clientX - box.left) / box.width;
-    const columns = this.small ? Math.max(this.values.length, LEAST_BARS) : this.chart.width;
+    const columns = this.small ? Math.max(this.values.length, MIN_BAR_SLOTS) : this.chart.width;
     const row = this.small ? 0 : Math.floor(((event.clientY - box.top) / box.height) * this.chart.height);
     const unit = row * columns + Math.floor(across * columns);
-    if (unit in this.values) this.note.textContent = `unit ${unit + 1}: ${figure(this.values[unit])}`;
+    if (unit in this.values) this.note.textContent = `unit ${unit + 1}: ${formatNumber(this.values[unit])}`;
   }
 }
 
@@ -129,7 +129,7 @@ class ProbabilityView {
   constructor(list, classes) {
     this.classes = classes;
     this.rows = Array.from({ length: Math.min(classes.length, 12) }, () => {
-      const parts = ["name", "bar", "share"].map((part) => element("span", { class: `live-${part}` }));
+      const parts = ["name", "bar", "probability"].map((part) => element("span", { class: `live-${part}` }));
       parts[1].append(element("span"));
       list.append(element("li", {}, ...parts));
       return parts;
@@ -141,33 +141,33 @@ class ProbabilityView {
     [...shown].forEach((label, place) => {
       const [name, bar, share] = this.rows[place];
       name.textContent = this.classes[label];
-      share.textContent = percent(probabilities[label]);
-      bar.firstChild.style.width = percent(probabilities[label]).replace(" ", "");
+      share.textContent = formatPercent(probabilities[label]);
+      bar.firstChild.style.width = formatPercent(probabilities[label]).replace(" ", "");
       name.parentNode.classList.toggle("live-best", label === order[0]);
     });
   }
 }
 
 const PLOT = { left: 34, right: 310, top: 10, bottom: 120 };
-const acrossPlot = (share) => PLOT.left + share * (PLOT.right - PLOT.left);
-const upPlot = (share) => PLOT.bottom - share * (PLOT.bottom - PLOT.top);
-const polyline = (points, kind) => shape("polyline", { points: points.map((p) => p.join()).join(" "), class: kind });
+const plotX = (share) => PLOT.left + share * (PLOT.right - PLOT.left);
+const plotY = (share) => PLOT.bottom - share * (PLOT.bottom - PLOT.top);
+const polyline = (points, kind) => svgElement("polyline", { points: points.map((p) => p.join()).join(" "), class: kind });
 
 /** Axes from 0 to 1 upwards, with marks at the bottom: pairs of a share of the width and a text. */
 function plotAxes(marks) {
   const lines = [0, 0.5, 1].flatMap((y) => [
-    shape("line", { x1: PLOT.left, x2: PLOT.right, y1: upPlot(y), y2: upPlot(y), class: "live-grid" }),
-    shape("text", { x: PLOT.left - 6, y: upPlot(y) + 4, "text-anchor": "end" }, String(y)),
+    svgElement("line", { x1: PLOT.left, x2: PLOT.right, y1: plotY(y), y2: plotY(y), class: "live-grid" }),
+    svgElement("text", { x: PLOT.left - 6, y: plotY(y) + 4, "text-anchor": "end" }, String(y)),
   ]);
   const texts = marks.map(([share, text]) =>
-    shape("text", { x: acrossPlot(share), y: PLOT.bottom + 16, "text-anchor": "middle" }, text),
+    svgElement("text", { x: plotX(share), y: PLOT.bottom + 16, "text-anchor": "middle" }, text),
   );
   return [...lines, ...texts];
 }
 
 /** Which line is whose. */
 function drawLegend(list, names) {
-  const sample = (place) => shape("svg", { viewBox: "0 0 26 8" }, shape("path", { class: `line s${place}`, d: "M1 4H25" }));
+  const sample = (place) => svgElement("svg", { viewBox: "0 0 26 8" }, svgElement("path", { class: `line s${place}`, d: "M1 4H25" }));
   list.replaceChildren(...names.map((name, place) => element("li", {}, sample(place), name)));
 }
 
@@ -175,10 +175,10 @@ const STEPS = Array.from({ length: 121 }, (_, step) => step / 120);
 
 /** s(u) and s(c u) from −6 to 6, with a dot for each unit's u: large for the output's. */
 function drawSigmoids(chart, scaling, units, output) {
-  const curve = (c) => STEPS.map((share) => [acrossPlot(share), upPlot(sigmoid(c * (12 * share - 6)))]);
+  const curve = (c) => STEPS.map((share) => [plotX(share), plotY(sigmoid(c * (12 * share - 6)))]);
   const dot = (u, r, kind) => {
     const share = (Math.min(6, Math.max(-6, u)) + 6) / 12;
-    return shape("circle", { cx: acrossPlot(share), cy: upPlot(sigmoid(scaling * u)), r, class: kind });
+    return svgElement("circle", { cx: plotX(share), cy: plotY(sigmoid(scaling * u)), r, class: kind });
   };
   const marks = [[0, "−6"], [0.5, "u = 0"], [1, "6"]];
   chart.replaceChildren(
@@ -191,19 +191,19 @@ function drawSigmoids(chart, scaling, units, output) {
 }
 
 /** The probabilities of the foremost classes for each scale of the logits from 1/10 to 10. */
-function drawScales(chart, scale, logits, order, classes) {
+function drawSoftmaxCurves(chart, scale, logits, order, classes) {
   const foremost = order.slice(0, 4);
   const curves = STEPS.map((share) => softmax(logits, 10 ** (2 * share - 1)));
   const paths = foremost.map((label, place) => {
-    const points = curves.map((values, step) => [acrossPlot(STEPS[step]), upPlot(values[label])]);
+    const points = curves.map((values, step) => [plotX(STEPS[step]), plotY(values[label])]);
     return polyline(points, `line s${place}`);
   });
-  const here = acrossPlot((Math.log10(scale) + 1) / 2);
+  const here = plotX((Math.log10(scale) + 1) / 2);
   const values = softmax(logits, scale);
   const dots = foremost.map((label, place) =>
-    shape("circle", { cx: here, cy: upPlot(values[label]), r: 3.5, class: place ? "live-dot" : "live-dot live-best" }),
+    svgElement("circle", { cx: here, cy: plotY(values[label]), r: 3.5, class: place ? "live-dot" : "live-dot live-best" }),
   );
-  const rule = shape("line", { x1: here, x2: here, y1: PLOT.top, y2: PLOT.bottom, class: "live-axis" });
+  const rule = svgElement("line", { x1: here, x2: here, y1: PLOT.top, y2: PLOT.bottom, class: "live-axis" });
   const marks = [[0, "1/10"], [0.5, "scale 1"], [1, "10"]];
   chart.replaceChildren(...plotAxes(marks), rule, ...paths, ...dots);
   drawLegend(chart.nextElementSibling, foremost.map((label) => classes[label]));

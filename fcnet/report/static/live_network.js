@@ -1,7 +1,7 @@
 // The network: read from the page's data, and computed layer by layer in double precision.
 
 /** The bytes of a text in base64. */
-function bytesOf(base64) {
+function decodeBase64(base64) {
   const text = atob(base64.trim());
   const bytes = new Uint8Array(text.length);
   for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
@@ -9,17 +9,17 @@ function bytesOf(base64) {
 }
 
 /** The number that 16 bits stand for: sign, 5 bits of exponent, 10 of fraction. */
-function halfPrecision(bits) {
+function decodeFloat16(bits) {
   const exponent = (bits >> 10) & 31;
   const fraction = (bits & 1023) / 1024;
   const size = exponent ? (1 + fraction) * 2 ** (exponent - 15) : fraction * 2 ** -14;
   return bits & 0x8000 ? -size : size;
 }
 
-const FORMS = {
+const TENSOR_READERS = {
   float32: (buffer, { offset, rows, columns }) => new Float32Array(buffer, offset, rows * columns),
   float16: (buffer, { offset, rows, columns }) =>
-    Float32Array.from(new Uint16Array(buffer, offset, rows * columns), halfPrecision),
+    Float32Array.from(new Uint16Array(buffer, offset, rows * columns), decodeFloat16),
   int8: (buffer, { offset, rows, columns, scales }) => {
     const scale = new Float32Array(buffer, scales, rows);
     return Float32Array.from(
@@ -30,16 +30,16 @@ const FORMS = {
 };
 
 /** A layer whose tensors are arrays; absent ones are null. */
-function readLayer(buffer, facts) {
-  const read = (tensor) => tensor && FORMS[tensor.form](buffer, tensor);
+function readLayer(buffer, metadata) {
+  const read = (tensor) => tensor && TENSOR_READERS[tensor.dtype](buffer, tensor);
   return {
-    ...facts,
-    units: facts.weight.rows,
-    inputs: facts.weight.columns,
-    weight: read(facts.weight),
-    bias: read(facts.bias),
-    gain: read(facts.gain),
-    shift: read(facts.shift),
+    ...metadata,
+    units: metadata.weight.rows,
+    inputs: metadata.weight.columns,
+    weight: read(metadata.weight),
+    bias: read(metadata.bias),
+    gain: read(metadata.gain),
+    shift: read(metadata.shift),
   };
 }
 
@@ -86,7 +86,7 @@ function affine({ weight, bias, units, inputs }, a) {
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 /** Layer norm: γ (z − μ) / √(σ² + ε) + β over the units; z itself where a layer has none. */
-function normalized({ gain, shift, epsilon }, z) {
+function layerNorm({ gain, shift, epsilon }, z) {
   if (!gain) return z;
   const middle = mean(z);
   const deviation = Math.sqrt(mean(z.map((value) => (value - middle) ** 2)) + epsilon);
@@ -95,7 +95,7 @@ function normalized({ gain, shift, epsilon }, z) {
 
 /** One layer: its activation's argument z and its output a. */
 function computeLayer(layer, input, scaling) {
-  const z = normalized(layer, affine(layer, input));
+  const z = layerNorm(layer, affine(layer, input));
   const activation = ACTIVATIONS[layer.activation];
   const a = z.map((value, unit) => activation(value, scaling) + (layer.residual ? input[unit] : 0));
   return { z, a };
@@ -109,7 +109,7 @@ function softmax(logits, scaling) {
 }
 
 /** The probability of every class; one output node is the second of two classes. */
-function probabilitiesOf(logits, scaling) {
+function predictProba(logits, scaling) {
   if (logits.length > 1) return softmax(logits, scaling.softmax);
   return [sigmoid(-scaling.sigmoid * logits[0]), sigmoid(scaling.sigmoid * logits[0])];
 }
@@ -126,5 +126,5 @@ function compute(network, pixels, scaling) {
     layers.push(computeLayer(layer, a, scaling.sigmoid));
     a = layers[layers.length - 1].a;
   }
-  return { layers, logits: a, probabilities: probabilitiesOf(a, scaling) };
+  return { layers, logits: a, probabilities: predictProba(a, scaling) };
 }

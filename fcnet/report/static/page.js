@@ -1,15 +1,15 @@
 "use strict";
 // The values under the pointer, or at the place that the arrow keys choose; each chart says them itself.
-for (const chart of document.querySelectorAll("svg[data-at]")) {
-  const at = JSON.parse(chart.dataset.at);
-  const said = JSON.parse(chart.dataset.said);
+for (const chart of document.querySelectorAll("svg[data-x]")) {
+  const at = JSON.parse(chart.dataset.x);
+  const labels = JSON.parse(chart.dataset.labels);
   const cursor = chart.querySelector(".cursor");
   const output = chart.parentElement.querySelector("output");
   let place = -1;
   const show = (next) => {
     place = next;
     cursor.style.visibility = place < 0 ? "hidden" : "visible";
-    output.textContent = place < 0 ? "" : said[place];
+    output.textContent = place < 0 ? "" : labels[place];
     if (place >= 0) {
       cursor.setAttribute("x1", at[place]);
       cursor.setAttribute("x2", at[place]);

@@ -30,7 +30,7 @@ def batches(batch_size: int = 5, augment: tuple[Transform, ...] = (), rows: Tens
     return Batches(PIXELS, LABELS, batch_size=batch_size, augment=augment, rows=rows, statistics=STATISTICS)
 
 
-def gathered(batches: Batches, seed: int, epoch: int, start: int = 0) -> tuple[Tensor, Tensor]:
+def concatenate_batches(batches: Batches, seed: int, epoch: int, start: int = 0) -> tuple[Tensor, Tensor]:
     parts = list(batches.epoch(seed, epoch, start=start))
     return torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
 
@@ -54,21 +54,21 @@ def test_in_order_every_image_comes_once_unchanged() -> None:
 
 @given(st.integers(0, 5), st.integers(0, 5), st.integers(1, 30))
 def test_an_epoch_is_every_image_once_whatever_the_batch_size(seed: int, epoch: int, batch_size: int) -> None:
-    images, labels = gathered(batches(batch_size), seed, epoch)
+    images, labels = concatenate_batches(batches(batch_size), seed, epoch)
     assert sorted(labels.tolist()) == LABELS.tolist()
     assert_close(images, normalize(PIXELS[labels], *STATISTICS))
-    assert labels.tolist() == gathered(batches(7), seed, epoch)[1].tolist()
+    assert labels.tolist() == concatenate_batches(batches(7), seed, epoch)[1].tolist()
     assert len(list(batches(batch_size).epoch(seed, epoch))) == len(batches(batch_size))
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
-    orders = {tuple(gathered(batches(), seed, epoch)[1].tolist()) for seed in range(3) for epoch in range(3)}
+    orders = {tuple(concatenate_batches(batches(), seed, epoch)[1].tolist()) for seed in range(3) for epoch in range(3)}
     assert len(orders) == 9
 
 
 @pytest.mark.parametrize("start", [0, 1, 3, 4, 5])
 def test_an_epoch_entered_late_goes_on_with_the_same_images(start: int) -> None:
-    images, labels = gathered(batches(augment=AUGMENT), 1, 2)
+    images, labels = concatenate_batches(batches(augment=AUGMENT), 1, 2)
     parts = list(batches(augment=AUGMENT).epoch(1, 2, start=start))
     assert len(parts) == 5 - start
     for place, part in enumerate(parts, start=start):
@@ -76,12 +76,12 @@ def test_an_epoch_entered_late_goes_on_with_the_same_images(start: int) -> None:
         assert_close(part.labels, labels[5 * place : 5 * place + 5])
 
 
-@pytest.mark.parametrize("num_ranks", [2, 3, 7])
-def test_ranks_share_the_global_batches_of_one_process(num_ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("world_size", [2, 3, 7])
+def test_ranks_share_the_global_batches_of_one_process(world_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = list(batches(augment=AUGMENT).epoch(1, 2))
     shares = []
-    for rank in range(num_ranks):
-        monkeypatch.setattr(distributed, "num_ranks", lambda: num_ranks)
+    for rank in range(world_size):
+        monkeypatch.setattr(distributed, "world_size", lambda: world_size)
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         shares.append(list(batches(augment=AUGMENT).epoch(1, 2)))
     for batch, *parts in zip(whole, *shares, strict=True):
@@ -92,7 +92,7 @@ def test_ranks_share_the_global_batches_of_one_process(num_ranks: int, monkeypat
 
 
 def test_only_the_rows_asked_for_are_seen() -> None:
-    labels = gathered(batches(rows=torch.tensor([3, 1, 20])), 0, 0)[1]
+    labels = concatenate_batches(batches(rows=torch.tensor([3, 1, 20])), 0, 0)[1]
     assert sorted(labels.tolist()) == [1, 3, 20]
 
 
@@ -135,7 +135,7 @@ def test_images_that_are_not_shuffled_are_changed_in_order() -> None:
 
 def test_making_a_batch_leaves_the_images_as_they_are() -> None:
     before = PIXELS.clone()
-    gathered(batches(augment=AUGMENT), 0, 0)
+    concatenate_batches(batches(augment=AUGMENT), 0, 0)
     assert_close(PIXELS, before)
 
 

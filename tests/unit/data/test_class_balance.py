@@ -11,8 +11,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch.testing import assert_close
 
 from fcnet.data.batches import Batches
-from fcnet.data.class_balance import class_weights, even_sample
-from fcnet.data.transforms.mixup import Mixing
+from fcnet.data.class_balance import class_weights, sample_balanced
+from fcnet.data.transforms.mixup import MixupCutmix
 from fcnet.runtime.errors import UserError
 
 LABELS = torch.tensor([0] * 60 + [1] * 25 + [2] * 15)[torch.randperm(100, generator=torch.Generator().manual_seed(0))]
@@ -36,7 +36,7 @@ def test_a_class_without_images_weighs_nothing_and_takes_nothing_from_the_others
 
 def test_classes_are_drawn_equally_often_and_their_images_too() -> None:
     labels = LABELS.repeat(200)
-    rows = even_sample(labels, torch.Generator().manual_seed(0))
+    rows = sample_balanced(labels, torch.Generator().manual_seed(0))
     counts = labels[rows].bincount().double()
     assert_close(counts, torch.full((3,), 20_000 / 3).double(), rtol=0, atol=4 * math.sqrt(20_000 * 2 / 9))
     of_rarest = (rows[labels[rows] == 2] % 100).bincount(minlength=100)
@@ -48,7 +48,9 @@ def test_classes_are_drawn_equally_often_and_their_images_too() -> None:
 
 def test_an_absent_class_is_never_drawn() -> None:
     labels = torch.tensor([1, 4, 4, 4])
-    seen = {int(labels[row]) for seed in range(20) for row in even_sample(labels, torch.Generator().manual_seed(seed))}
+    seen = {
+        int(labels[row]) for seed in range(20) for row in sample_balanced(labels, torch.Generator().manual_seed(seed))
+    }
     assert seen == {1, 4}
 
 
@@ -95,7 +97,7 @@ def test_in_order_nothing_is_weighted_or_sampled() -> None:
 
 def test_weights_and_mixing_multiply() -> None:
     pixels = torch.randint(0, 256, (100, 1, 4, 4), dtype=torch.uint8)
-    mixing = Mixing(mixup=1.0)
+    mixing = MixupCutmix(mixup=1.0)
     weighted = Batches(pixels, LABELS, mixing=mixing, balance="weights")
     (ours,), (plain,) = weighted.epoch(0, 0), Batches(pixels, LABELS, mixing=mixing).epoch(0, 0)
     assert_close(ours.target, plain.target * class_weights(LABELS, 3))

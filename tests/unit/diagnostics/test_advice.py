@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from fcnet.diagnostics.advice import guessing_loss, on_classes, on_losses, on_scores, on_units, on_validation
+from fcnet.diagnostics.advice import (
+    class_advice,
+    class_frequency_loss,
+    idle_unit_advice,
+    loss_advice,
+    score_advice,
+    validation_advice,
+)
 from fcnet.losses import CrossEntropy
 
 NAN = math.nan
@@ -43,7 +50,7 @@ NOTHING, SLOW, FAST, AGAIN = "nothing was learned", "the training loss moved by 
     ],
 )
 def test_a_loss_that_does_not_fall_is_remarked_on_with_another_rate(losses: list[float], expected: str) -> None:
-    (said,) = on_losses(records(losses), TEN, lr=0.02)
+    (said,) = loss_advice(records(losses), TEN, lr=0.02)
     assert expected in said
     tried = {NOTHING: "0.002 or 0.2", SLOW: "0.2", FAST: "0.002", AGAIN: "0.002"}[expected]
     assert f"; try optimizer.lr = {tried} (now 0.02)" in said
@@ -52,8 +59,8 @@ def test_a_loss_that_does_not_fall_is_remarked_on_with_another_rate(losses: list
 
 def test_a_still_validation_loss_tells_a_still_training_from_augmentations_noise() -> None:
     noisy = records([2.5, 2.7, 2.4, 2.6])
-    assert FAST in on_losses(noisy, TEN, lr=0.02)[0]
-    assert SLOW in on_losses([record | {"validation_loss": 2.5} for record in noisy], TEN, lr=0.02)[0]
+    assert FAST in loss_advice(noisy, TEN, lr=0.02)[0]
+    assert SLOW in loss_advice([record | {"validation_loss": 2.5} for record in noisy], TEN, lr=0.02)[0]
 
 
 @pytest.mark.parametrize(
@@ -69,16 +76,16 @@ def test_a_still_validation_loss_tells_a_still_training_from_augmentations_noise
     ],
 )
 def test_a_loss_that_falls_or_has_fallen_is_passed_over(losses: list[float]) -> None:
-    assert on_losses(records(losses), TEN, lr=0.02) == []
+    assert loss_advice(records(losses), TEN, lr=0.02) == []
 
 
 @pytest.mark.parametrize("losses", [[TEN, TEN], [2.6, 2.59, 2.58], [2.4, 3.0, 2.9], [2.0, 0.5, 0.9]])
 def test_a_few_steps_say_nothing(losses: list[float]) -> None:
-    assert on_losses(records(losses, steps=10), TEN, lr=1.0) == []
-    assert on_classes([[9, 0], [9, 0]], ["cat", "dog"], steps=49) == []
-    assert on_units([(1, 8, 8)], "relu", 1.0, steps=49) == []
+    assert loss_advice(records(losses, steps=10), TEN, lr=1.0) == []
+    assert class_advice([[9, 0], [9, 0]], ["cat", "dog"], steps=49) == []
+    assert idle_unit_advice([(1, 8, 8)], "relu", 1.0, steps=49) == []
     few = [record | {"step": 49} for record in seen([0.5, 1.0, 1.0, 1.0])]
-    assert on_validation(few, 1.0) == []
+    assert validation_advice(few, 1.0) == []
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -95,19 +102,19 @@ def test_guessing_is_the_least_loss_of_one_answer_for_all(counts: list[int], smo
         return loss
 
     optimizer.step(mean_loss)
-    assert guessing_loss(counts, smoothing) == pytest.approx(mean_loss().item(), rel=1e-6)
+    assert class_frequency_loss(counts, smoothing) == pytest.approx(mean_loss().item(), rel=1e-6)
 
 
 def test_a_class_without_images_costs_guessing_nothing() -> None:
-    assert guessing_loss([7, 0, 7]) == pytest.approx(math.log(2))
-    assert on_losses(records([0.0, 0.0]), guessing_loss([7, 0]), lr=1.0) == []
+    assert class_frequency_loss([7, 0, 7]) == pytest.approx(math.log(2))
+    assert loss_advice(records([0.0, 0.0]), class_frequency_loss([7, 0]), lr=1.0) == []
 
 
 OVERFITTED = [1.0, 0.8, 0.9, 1.1]
 
 
 def test_knowing_the_images_by_heart_is_remarked_on() -> None:
-    (said,) = on_validation(seen([*OVERFITTED]), lr=0.1)
+    (said,) = validation_advice(seen([*OVERFITTED]), lr=0.1)
     assert said.startswith("training accuracy 100.0% is far above validation accuracy 70.0%, and the validation loss")
     assert "since epoch 2; try data.augment, optimizer.weight_decay, model.dropout or fewer train.epochs" in said
 
@@ -123,31 +130,31 @@ def test_knowing_the_images_by_heart_is_remarked_on() -> None:
     ],
 )
 def test_a_gap_alone_or_a_rise_alone_is_passed_over(figures: list[dict[str, Any]]) -> None:
-    assert on_validation(figures, lr=0.1) == []
+    assert validation_advice(figures, lr=0.1) == []
 
 
 @pytest.mark.parametrize("last", [None, NAN, math.inf])
 def test_a_validation_loss_that_is_no_number_is_remarked_on(last: float | None) -> None:
     expected = ["the validation loss is not a number; try optimizer.lr = 0.01 (now 0.1)"]
-    assert on_validation(seen([1.0, last]), lr=0.1) == expected
-    assert on_validation(seen([last, 1.0, 0.8]), lr=0.1) == []
+    assert validation_advice(seen([1.0, last]), lr=0.1) == expected
+    assert validation_advice(seen([last, 1.0, 0.8]), lr=0.1) == []
 
 
 def test_a_class_that_nothing_is_taken_for_is_named() -> None:
     confusion = [[5, 0, 1, 0], [3, 0, 2, 0], [0, 0, 5, 0], [1, 0, 3, 0]]
     names = ["cat", "dog", "eel", "fox"]
     expected = ["no image is ever taken for dog; look at its training images, and how many there are"]
-    assert on_classes(confusion, names, steps=100) == expected  # of foxes there are four images: too few to tell
+    assert class_advice(confusion, names, steps=100) == expected  # of foxes there are four images: too few to tell
     confusion[3] = [2, 0, 3, 0]
-    assert "taken for dog, fox; look at their " in on_classes(confusion, names, steps=100)[0]
+    assert "taken for dog, fox; look at their " in class_advice(confusion, names, steps=100)[0]
     confusion[0][1] = 1
     confusion[0][3] = 1
-    assert on_classes(confusion, names, steps=100) == []
+    assert class_advice(confusion, names, steps=100) == []
 
 
 def test_many_classes_are_not_all_named() -> None:
     confusion = [[9, *[0] * 7] for _ in range(8)]
-    (said,) = on_classes(confusion, list("abcdefgh"), steps=100)
+    (said,) = class_advice(confusion, list("abcdefgh"), steps=100)
     assert "taken for b, c, d, e, f and 2 more classes; " in said
 
 
@@ -157,15 +164,15 @@ def test_many_classes_are_not_all_named() -> None:
 )
 def test_layers_whose_units_are_mostly_idle_are_named(activation: str, words: str) -> None:
     layers = [(1, 10, 5), (2, 10, 6), (3, 4, 4)]
-    (said,) = on_units(layers, activation, 0.5, steps=100)
+    (said,) = idle_unit_advice(layers, activation, 0.5, steps=100)
     assert said.startswith(f"in layers 2, 3, 60%, 100% of the units are {words}; try optimizer.lr = 0.05 (now 0.5)")
-    assert on_units(layers[:1], activation, 0.5, steps=100) == []
+    assert idle_unit_advice(layers[:1], activation, 0.5, steps=100) == []
 
 
 def test_scores_that_are_no_probabilities_are_remarked_on() -> None:
     for loss in ("hinge", "quadratic"):
-        (said,) = on_scores(loss)
+        (said,) = score_advice(loss)
         assert said == (
             f"the {loss} loss makes scores that are no probabilities: trust the class, not the probability beside it"
         )
-    assert on_scores("logistic") == []
+    assert score_advice("logistic") == []

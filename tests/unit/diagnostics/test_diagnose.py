@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 import fcnet.functional as F
 from fcnet.data.batches import Batches
-from fcnet.diagnostics import diagnose, gradient_norms, idle_units, slopes, update_ratios
+from fcnet.diagnostics import activation_grads, diagnose, gradient_norms, idle_units, update_ratios
 from fcnet.diagnostics.layers import Histogram
 from fcnet.losses import CrossEntropy
 from fcnet.models.mlp import ACTIVATIONS, MLP
@@ -57,18 +57,18 @@ def test_dead_units_are_those_that_are_0_for_every_image(residual: bool) -> None
     model.train()
     first, second = idle_units(model, batches)
     assert first == (1, 8, before)
-    assert second.idle == 2 + int((z[1][:, [0, 1, 5, 6, 7]] <= 0).all(0).sum())
+    assert second.num_idle == 2 + int((z[1][:, [0, 1, 5, 6, 7]] <= 0).all(0).sum())
     assert all(module.training for module in model.modules())
 
 
 def test_saturated_units_are_those_that_are_0_or_1_for_every_image() -> None:
     model = network(activation="sigmoid")
     batches = Batches(images(), labels())
-    assert [found.idle for found in idle_units(model, batches)] == [0, 0]
+    assert [found.num_idle for found in idle_units(model, batches)] == [0, 0]
     with torch.no_grad():
         layer(model, 1).weight[:3].zero_()
         layer(model, 1).bias[:3] = torch.tensor([-4.7, 4.7, 4.5])
-    assert [found.idle for found in idle_units(model, batches)] == [2, 0]  # s(4.5) = 0.989
+    assert [found.num_idle for found in idle_units(model, batches)] == [2, 0]  # s(4.5) = 0.989
 
 
 @pytest.mark.parametrize("settings", [{"activation": "gelu"}, {"hidden": ()}])
@@ -82,7 +82,7 @@ def test_without_units_that_can_be_idle_there_are_none(settings: dict[str, Any])
 @pytest.mark.parametrize("activation", ["identity", "sigmoid", "relu", "leaky_relu", "elu", "gelu"])
 def test_slopes_are_the_derivatives_of_the_activations(activation: str) -> None:
     model = network(activation=activation, dropout=0.3)
-    found = slopes(model, images())
+    found = activation_grads(model, images())
     assert all(module.training for module in model.modules())
     for slope, record in zip(found, model.eval().trace(images())[:-1], strict=True):
         z = record.z.detach().requires_grad_()
@@ -91,7 +91,7 @@ def test_slopes_are_the_derivatives_of_the_activations(activation: str) -> None:
 
 
 def test_without_hidden_layers_there_are_no_slopes() -> None:
-    assert slopes(network(hidden=()), images()) == []
+    assert activation_grads(network(hidden=()), images()) == []
 
 
 @pytest.mark.parametrize("settings", [{}, {"hidden": ()}, {"num_classes": 2, "activation": "sigmoid"}])
@@ -121,7 +121,7 @@ def test_a_saturated_layer_passes_on_no_more_than_its_bound() -> None:
     with torch.no_grad():
         layer(model, 2).bias += 20.0
     z = model.trace(images())[1].z
-    assert (slopes(model, images())[1] <= F.saturation_bound(z)).all()
+    assert (activation_grads(model, images())[1] <= F.saturation_bound(z)).all()
     assert gradient_norms(model, images(), labels(), CrossEntropy())[0] < 1e-6
 
 
@@ -159,7 +159,7 @@ def test_dead_units_are_counted_as_idle_units_counts_them() -> None:
         with torch.no_grad():
             layer(model, 2).bias[1:4] -= 100.0
         seen = diagnose(model, images(), labels(), CrossEntropy()).layers
-        expected = [idle.idle / 8 for idle in idle_units(model, Batches(images(), labels()))]
+        expected = [idle.num_idle / 8 for idle in idle_units(model, Batches(images(), labels()))]
         assert expected[1] >= 3 / 8
         assert [getattr(figures, figure) for figures in seen[:-1]] == expected
         assert all(getattr(figures, {"dead": "saturated", "saturated": "dead"}[figure]) is None for figures in seen)
@@ -244,7 +244,7 @@ def test_weights_and_gradients_are_told_by_their_norms(model: nn.Module) -> None
         share = spectrum / spectrum.sum()
         assert figures.effective_rank == pytest.approx(float((-(share * share.log()).sum()).exp()), rel=1e-4)
         assert figures.stable_rank == pytest.approx(float((spectrum**2).sum() / spectrum[0] ** 2), rel=1e-4)
-        assert figures.largest_rank == min(weight.shape)
+        assert figures.max_rank == min(weight.shape)
         weight.grad = None
     model.train()
 
@@ -303,7 +303,7 @@ def test_a_record_is_json_and_has_null_for_what_is_no_number() -> None:
     model = network()
     with torch.no_grad():
         layer(model, 2).weight[0, 0] = math.nan
-    record = json.loads(json.dumps(diagnose(model, images(), labels(), CrossEntropy()).record(), allow_nan=False))
+    record = json.loads(json.dumps(diagnose(model, images(), labels(), CrossEntropy()).to_dict(), allow_nan=False))
     assert set(record) == {"images", "dead_inputs", "layers", "warnings"}
     first, second, last = record["layers"]
     assert set(first) == LAYER

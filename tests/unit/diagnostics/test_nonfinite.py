@@ -135,7 +135,7 @@ def test_the_place_is_where_it_was_planted(
         plant(model, x)
     place = first_nonfinite(model, x, labels(), CrossEntropy())
     assert place is not None
-    assert (place.layer, place.words) == (at, words)
+    assert (place.layer, place.description) == (at, words)
 
 
 def test_one_output_node_is_looked_at_as_it_is_trained() -> None:
@@ -145,7 +145,7 @@ def test_one_output_node_is_looked_at_as_it_is_trained() -> None:
         layer(model, 1).bias.fill_(INF)
     place = first_nonfinite(model, images(), target, CrossEntropy())
     assert place is not None
-    assert place.words == "the bias of layer 1"
+    assert place.description == "the bias of layer 1"
 
 
 def test_a_module_of_torchs_is_named_by_its_own_names() -> None:
@@ -155,13 +155,13 @@ def test_a_module_of_torchs_is_named_by_its_own_names() -> None:
         first.weight.fill_(1e30)
     place = first_nonfinite(model, images() * 1e30, labels(), CrossEntropy())
     assert place is not None
-    assert (place.layer, place.words) == ("0", "the output of module 0")
+    assert (place.layer, place.description) == ("0", "the output of module 0")
     with torch.no_grad():
         first.weight.fill_(1.0)
         last.bias[1] = NAN
     place = first_nonfinite(model, images(), labels(), CrossEntropy())
     assert place is not None
-    assert (place.layer, place.words) == ("2.0", "bias of module 2.0")
+    assert (place.layer, place.description) == ("2.0", "bias of module 2.0")
     assert [bad.layer for bad in nonfinite_state(model)] == ["2.0"]
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -172,7 +172,7 @@ def test_an_infinite_buffer_of_a_module_of_torchs_is_its_own_affair() -> None:
     assert nonfinite_state(model) == []
     batch_normed = network(normalization="batch")
     layer(batch_normed, 1).normalization.running_var[0] = INF
-    assert [place.words for place in nonfinite_state(batch_normed)] == ["the running variance of layer 1"]
+    assert [place.description for place in nonfinite_state(batch_normed)] == ["the running variance of layer 1"]
 
 
 def test_numbers_as_large_as_they_may_be_are_numbers() -> None:
@@ -304,7 +304,7 @@ def test_the_state_of_a_spoilt_training_is_refused(reads_losses: bool) -> None:
 def test_a_step_that_is_refused_counts_nowhere() -> None:
     training = course(network(), lr=3e38)
     stopped(training)
-    assert (training.step, training.tally.images) == (1, 8)
+    assert (training.step, training.metrics.num_images) == (1, 8)
     with pytest.raises(NonFiniteError):
         train_step(training, next(iter(training.batches)))
 

@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 
-from fcnet.diagnostics.symptoms import on_gradients, on_inputs, on_layers
+from fcnet.diagnostics.symptoms import gradient_advice, input_advice, layer_advice
 
 LESS_DECAY = "try less weight decay, a smaller learning rate or fewer units"
 
 
 def figures(number: int, **known: Any) -> dict[str, Any]:
     sound = {"dead": 0.0, "saturated": None, "activation_mean": 0.5, "gradient_norm": 1.0, "effective_rank": 40.0}
-    return {"layer": number, "largest_rank": 50, **sound, **known}
+    return {"layer": number, "max_rank": 50, **sound, **known}
 
 
 def test_of_a_sound_network_nothing_is_said() -> None:
-    assert on_layers([figures(1), figures(2, dead=0.3, saturated=0.3), figures(3, dead=None)]) == []
-    assert on_layers([]) == []
+    assert layer_advice([figures(1), figures(2, dead=0.3, saturated=0.3), figures(3, dead=None)]) == []
+    assert layer_advice([]) == []
 
 
 @pytest.mark.parametrize(
@@ -36,17 +36,17 @@ def test_of_a_sound_network_nothing_is_said() -> None:
     ],
 )
 def test_what_is_wrong_with_a_layer_is_said_with_its_number_and_what_to_try(known: dict[str, Any], line: str) -> None:
-    assert on_layers([figures(1), figures(2, **known), figures(3)]) == [line]
+    assert layer_advice([figures(1), figures(2, **known), figures(3)]) == [line]
 
 
 def test_a_narrow_layer_has_no_low_rank() -> None:
-    assert on_layers([figures(1, effective_rank=1.0, largest_rank=31)]) == []
-    assert on_layers([figures(1, effective_rank=1.0, largest_rank=32)]) != []
+    assert layer_advice([figures(1, effective_rank=1.0, max_rank=31)]) == []
+    assert layer_advice([figures(1, effective_rank=1.0, max_rank=32)]) != []
 
 
 def test_a_figure_that_is_not_known_says_nothing() -> None:
-    unknown = dict.fromkeys(("dead", "saturated", "activation_mean", "gradient_norm", "effective_rank", "largest_rank"))
-    assert on_layers([{"layer": 1, **unknown}, {"layer": 2}]) == []
+    unknown = dict.fromkeys(("dead", "saturated", "activation_mean", "gradient_norm", "effective_rank", "max_rank"))
+    assert layer_advice([{"layer": 1, **unknown}, {"layer": 2}]) == []
 
 
 @pytest.mark.parametrize(
@@ -68,11 +68,11 @@ def test_a_figure_that_is_not_known_says_nothing() -> None:
     ],
 )
 def test_a_layer_is_named_whose_gradient_is_far_from_the_last_ones(norms: list[float | None], said: str) -> None:
-    lines = on_gradients(norms)
+    lines = gradient_advice(norms)
     assert len(lines) == bool(said)
     assert all(line.startswith(said) for line in lines)
 
 
 def test_inputs_are_spoken_of_where_most_of_them_never_change() -> None:
-    assert on_inputs(0.5) == on_inputs(None) == []
-    assert on_inputs(0.62)[0].startswith("62 % of the inputs are the same in every image; ")
+    assert input_advice(0.5) == input_advice(None) == []
+    assert input_advice(0.62)[0].startswith("62 % of the inputs are the same in every image; ")

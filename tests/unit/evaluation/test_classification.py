@@ -53,8 +53,8 @@ def test_counts_add_up(num_classes: int, batch_size: int) -> None:
     seen = evaluate(model(num_classes), batches(num_classes, batch_size))
     assert seen.count == len(PIXELS)
     assert [sum(row) for row in seen.confusion] == labels(num_classes).bincount().tolist()
-    assert seen.hits == sum(seen.confusion[label][label] for label in range(num_classes))
-    assert seen.accuracy == seen.hits / seen.count
+    assert seen.num_correct == sum(seen.confusion[label][label] for label in range(num_classes))
+    assert seen.accuracy == seen.num_correct / seen.count
     low, high = seen.interval
     assert low <= seen.accuracy <= high
 

@@ -9,10 +9,10 @@ import torch
 from torch.testing import assert_close
 
 from fcnet.data.batches import Batches
-from fcnet.data.transforms.corruptions import CORRUPTIONS, STRENGTHS, corrupt
+from fcnet.data.transforms.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from fcnet.evaluation.classification import evaluate
-from fcnet.evaluation.corruption_robustness import Damaged, Robustness, evaluate_damaged, sample
-from fcnet.experiment.network import Network
+from fcnet.evaluation.corruption_robustness import CorruptedBatches, Robustness, evaluate_corrupted, example_images
+from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.models.mlp import MLP
 from fcnet.runtime.seeds import generator
 
@@ -21,9 +21,9 @@ LABELS = torch.arange(50) % 3
 MEAN, STD = torch.tensor([0.5, 0.4, 0.6]), torch.tensor([0.3, 0.2, 0.25])
 
 
-def network(seed: int = 0) -> Network:
+def make_classifier(seed: int = 0) -> ImageClassifier:
     model = MLP(90, (7,), 3, normalization="batch", generator=torch.Generator().manual_seed(seed))
-    return Network(model, classes=("a", "b", "c"), shape=(3, 6, 5), mean=MEAN, std=STD).eval()
+    return ImageClassifier(model, classes=("a", "b", "c"), shape=(3, 6, 5), mean=MEAN, std=STD).eval()
 
 
 def batches(rows: torch.Tensor | None = None) -> Batches:
@@ -31,70 +31,72 @@ def batches(rows: torch.Tensor | None = None) -> Batches:
 
 
 def test_what_is_not_damaged_is_evaluated_as_ever() -> None:
-    net = network()
+    net = make_classifier()
     expected = evaluate(net.model, batches())
-    seen = evaluate_damaged(net, batches()).clean
+    seen = evaluate_corrupted(net, batches()).clean
     assert seen.confusion == expected.confusion
     assert_close(seen.loss, expected.loss)
 
 
 def test_each_figure_is_that_of_the_damaged_pixels() -> None:
-    net, rows = network(), torch.arange(3, 48)
-    seen = evaluate_damaged(net, batches(rows), seed=7)
-    assert list(seen.damaged) == list(CORRUPTIONS)
+    net, rows = make_classifier(), torch.arange(3, 48)
+    seen = evaluate_corrupted(net, batches(rows), seed=7)
+    assert list(seen.corrupted) == list(CORRUPTIONS)
     for kind in CORRUPTIONS:
-        for strength in STRENGTHS:
+        for severity in SEVERITIES:
             parts = [
-                corrupt(PIXELS[part], kind, strength, generator(7, "corruption", kind, number))
+                corrupt(PIXELS[part], kind, severity, generator(7, "corruption", kind, number))
                 for number, part in enumerate(rows.split(20))
             ]
             probabilities = net.predict_proba(torch.cat(parts))
             hits = (probabilities.argmax(1) == LABELS[rows]).sum().item()
-            assert seen.damaged[kind][strength - 1].hits == hits
-            assert seen.damaged[kind][strength - 1].count == 45
+            assert seen.corrupted[kind][severity - 1].num_correct == hits
+            assert seen.corrupted[kind][severity - 1].count == 45
 
 
 def test_the_damage_is_the_same_for_every_network_and_another_for_another_seed() -> None:
-    images = torch.cat([batch.images for batch in Damaged(batches(), "noise", 2)])
-    again = torch.cat([batch.images for batch in Damaged(batches(), "noise", 2)])
-    other = torch.cat([batch.images for batch in Damaged(batches(), "noise", 2, seed=1)])
+    images = torch.cat([batch.images for batch in CorruptedBatches(batches(), "noise", 2)])
+    again = torch.cat([batch.images for batch in CorruptedBatches(batches(), "noise", 2)])
+    other = torch.cat([batch.images for batch in CorruptedBatches(batches(), "noise", 2, seed=1)])
     assert torch.equal(images, again)
     assert not torch.equal(images, other)
     assert not torch.equal(images[:20].int() - PIXELS[:20], images[20:40].int() - PIXELS[20:40])
-    assert evaluate_damaged(network(), batches()) == evaluate_damaged(network(), batches())
+    assert evaluate_corrupted(make_classifier(), batches()) == evaluate_corrupted(make_classifier(), batches())
 
 
 def test_means_are_over_strengths_and_then_over_kinds() -> None:
-    seen = evaluate_damaged(network(), batches())
-    table = torch.tensor([[each.accuracy for each in row] for row in seen.damaged.values()], dtype=torch.float64)
+    seen = evaluate_corrupted(make_classifier(), batches())
+    table = torch.tensor([[each.accuracy for each in row] for row in seen.corrupted.values()], dtype=torch.float64)
     assert [seen.mean(kind) for kind in CORRUPTIONS] == pytest.approx(table.mean(1).tolist())
     assert seen.mean_accuracy == pytest.approx(table.mean().item())
 
 
 def test_the_facts_hold_all_of_it_in_json() -> None:
-    seen = evaluate_damaged(network(), batches())
-    facts = json.loads(json.dumps(seen.facts(), allow_nan=False))
+    seen = evaluate_corrupted(make_classifier(), batches())
+    facts = json.loads(json.dumps(seen.to_dict(), allow_nan=False))
     assert (facts["images"], facts["seed"], facts["mean_accuracy"]) == (50, 0, seen.mean_accuracy)
     assert facts["clean"]["accuracy"] == seen.clean.accuracy
     for kind, row in facts["corruptions"].items():
-        assert [each["strength"] for each in row["strengths"]] == list(STRENGTHS)
-        assert tuple(each["value"] for each in row["strengths"]) == CORRUPTIONS[kind].values
-        assert [each["accuracy"] for each in row["strengths"]] == [each.accuracy for each in seen.damaged[kind]]
-        assert [tuple(each["interval"]) for each in row["strengths"]] == [each.interval for each in seen.damaged[kind]]
-        assert row["values_are"] == CORRUPTIONS[kind].meaning
+        assert [each["severity"] for each in row["severities"]] == list(SEVERITIES)
+        assert tuple(each["value"] for each in row["severities"]) == CORRUPTIONS[kind].values
+        assert [each["accuracy"] for each in row["severities"]] == [each.accuracy for each in seen.corrupted[kind]]
+        assert [tuple(each["interval"]) for each in row["severities"]] == [
+            each.interval for each in seen.corrupted[kind]
+        ]
+        assert row["value_meaning"] == CORRUPTIONS[kind].meaning
 
 
 def test_a_loss_that_is_no_number_is_null_in_the_facts() -> None:
-    seen = evaluate_damaged(network(), batches())
+    seen = evaluate_corrupted(make_classifier(), batches())
     clean = type(seen.clean)(float("inf"), seen.clean.confusion)
-    assert Robustness(clean, seen.damaged, 0).facts()["clean"]["loss"] is None
+    assert Robustness(clean, seen.corrupted, 0).to_dict()["clean"]["loss"] is None
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
 def test_the_sample_is_the_first_image_as_it_was_evaluated(kind: str) -> None:
     rows = torch.arange(4, 30)
-    shown = sample(batches(rows), kind, seed=2)
+    shown = example_images(batches(rows), kind, seed=2)
     assert torch.equal(shown[0], PIXELS[4])
-    for strength in STRENGTHS:
-        first = next(iter(Damaged(batches(rows), kind, strength, seed=2)))
-        assert torch.equal(shown[strength], first.images[0])
+    for severity in SEVERITIES:
+        first = next(iter(CorruptedBatches(batches(rows), kind, severity, seed=2)))
+        assert torch.equal(shown[severity], first.images[0])

@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from fcnet.data.batches import Batches
-from fcnet.evaluation.dataset_shift import PixelShift, Shift, accuracy_shift, class_shift, pixel_shift
+from fcnet.evaluation.dataset_shift import DatasetShift, PixelShift, accuracy_shift, class_shift, pixel_shift
 from fcnet.metrics import difference_interval, homogeneity_test, two_proportion_test
 
 CLASSES = ("cat", "dog", "eel")
@@ -22,9 +22,9 @@ def pixels(mean: float = 0.5, std: float = 0.2, *, error: float = 0.001) -> Pixe
     return PixelShift((mean,), (std,), (0.5,), (0.2,), (error,))
 
 
-def words(shift: Shift) -> dict[str, str]:
+def words(shift: DatasetShift) -> dict[str, str]:
     """What is said, by what it is about."""
-    return {line.split(": ")[0]: line for line in shift.words(CLASSES)}
+    return {line.split(": ")[0]: line for line in shift.describe(CLASSES)}
 
 
 def test_shares_and_their_distance_are_those_of_the_counts() -> None:
@@ -45,10 +45,10 @@ def test_pixels_are_those_of_the_set_as_numpy_counts_them() -> None:
     assert_close(torch.tensor(shift.std), x.std((0, 2, 3), correction=0).float())
     assert_close(torch.tensor(shift.mean_error).double(), x.mean((2, 3)).std(0) / math.sqrt(5), rtol=1e-6, atol=0)
     own = torch.tensor([0.2, 0.25, 0.5]).double()
-    assert shift.moved == pytest.approx(
+    assert shift.mean_shift == pytest.approx(
         ((x.mean((0, 2, 3)) - torch.tensor([0.4, 0.5, 0.6])) / own).tolist(), rel=1e-4, abs=1e-6
     )
-    assert shift.stretched == pytest.approx((x.std((0, 2, 3), correction=0) / own).tolist())
+    assert shift.std_ratio == pytest.approx((x.std((0, 2, 3), correction=0) / own).tolist())
 
 
 def test_one_image_has_no_standard_error_and_is_no_mistake() -> None:
@@ -77,13 +77,13 @@ def test_a_difference_of_accuracies_comes_with_its_interval_and_its_test() -> No
 )
 def test_classes_are_named_where_their_share_is_more_than_chance(other: list[int], said: str) -> None:
     said = f"classes: {said}".replace("not so", "not as often as in training")
-    assert words(Shift(class_shift([100, 100, 100], other), pixels(), None))["classes"] == said
+    assert words(DatasetShift(class_shift([100, 100, 100], other), pixels(), None))["classes"] == said
 
 
 def test_many_small_changes_that_are_one_large_one_are_seen() -> None:
     shift = class_shift([100] * 10, [27] * 5 + [12] * 5)
     assert min(share.p for share in shift.shares) > 0.05
-    said = Shift(shift, pixels(), None).words("abcdefghij")[0]
+    said = DatasetShift(shift, pixels(), None).describe("abcdefghij")[0]
     assert said == (
         "classes: not as often as in training: a 10.0% → 13.8%, b 10.0% → 13.8%, c 10.0% → 13.8% "
         "(total variation 0.19; p = 0.0039)"
@@ -91,8 +91,8 @@ def test_many_small_changes_that_are_one_large_one_are_seen() -> None:
 
 
 def test_of_many_classes_the_three_that_changed_most_are_named() -> None:
-    shift = Shift(class_shift([100] * 6, [400, 10, 20, 30, 40, 100]), pixels(), None)
-    said = shift.words("abcdef")[0]
+    shift = DatasetShift(class_shift([100] * 6, [400, 10, 20, 30, 40, 100]), pixels(), None)
+    said = shift.describe("abcdef")[0]
     assert "training: a 16.7% → 66.7%, b 16.7% → 1.7%, c 16.7% → 3.3% and 2 more (" in said
 
 
@@ -114,11 +114,11 @@ def test_of_many_classes_the_three_that_changed_most_are_named() -> None:
     ids=str,
 )
 def test_pixels_are_named_by_how_they_differ(shift: PixelShift, said: str) -> None:
-    assert words(Shift(None, shift, None))["pixels"].startswith(f"pixels: {said} (")
+    assert words(DatasetShift(None, shift, None))["pixels"].startswith(f"pixels: {said} (")
 
 
 def test_pixels_come_with_their_figures() -> None:
-    assert words(Shift(None, pixels(0.56, 0.15), None))["pixels"] == (
+    assert words(DatasetShift(None, pixels(0.56, 0.15), None))["pixels"] == (
         "pixels: brighter and of less contrast (mean 0.560, in training 0.500: +0.30 standard deviations; "
         "standard deviation × 0.75)"
     )
@@ -134,7 +134,7 @@ def test_pixels_come_with_their_figures() -> None:
 )
 def test_a_difference_of_accuracies_is_judged_by_its_test(hits: int, count: int, said: str) -> None:
     shift = accuracy_shift(hits, count, 0.9, 300)
-    line = words(Shift(None, pixels(), shift))["accuracy"]
+    line = words(DatasetShift(None, pixels(), shift))["accuracy"]
     assert line.startswith(said)
     low, high = shift.interval
     assert f"95 % interval {100 * low:+.2f} to {100 * high:+.2f}; p" in line
@@ -142,17 +142,17 @@ def test_a_difference_of_accuracies_is_judged_by_its_test(hits: int, count: int,
 
 
 def test_what_the_run_does_not_say_is_left_out() -> None:
-    assert list(words(Shift(None, pixels(), None))) == ["pixels"]
-    facts = Shift(None, pixels(), None).facts(CLASSES)
+    assert list(words(DatasetShift(None, pixels(), None))) == ["pixels"]
+    facts = DatasetShift(None, pixels(), None).to_dict(CLASSES)
     assert (facts["classes"], facts["accuracy"]) == (None, None)
 
 
 def test_the_facts_hold_all_of_it_in_json() -> None:
-    shift = Shift(class_shift([10, 20, 30], [10, 10, 10]), pixels(0.6), accuracy_shift(20, 30, 0.9, 100))
-    facts = json.loads(json.dumps(shift.facts(CLASSES), allow_nan=False))
+    shift = DatasetShift(class_shift([10, 20, 30], [10, 10, 10]), pixels(0.6), accuracy_shift(20, 30, 0.9, 100))
+    facts = json.loads(json.dumps(shift.to_dict(CLASSES), allow_nan=False))
     assert [row["class"] for row in facts["classes"]["shares"]] == list(CLASSES)
     assert [row["run"] for row in facts["classes"]["shares"]] == [10 / 60, 20 / 60, 30 / 60]
-    assert facts["pixels"]["moved"] == list(shift.pixels.moved)
-    assert facts["pixels"]["stretched"] == [1.0]
+    assert facts["pixels"]["mean_shift"] == list(shift.pixels.mean_shift)
+    assert facts["pixels"]["std_ratio"] == [1.0]
     assert facts["accuracy"]["difference"] == pytest.approx(20 / 30 - 0.9)
-    assert facts["words"] == shift.words(CLASSES)
+    assert facts["description"] == shift.describe(CLASSES)

@@ -12,8 +12,8 @@ from torch.testing import assert_close
 
 from fcnet.data.batches import Batches
 from fcnet.evaluation.classification import evaluate
-from fcnet.evaluation.predictions import NUM_KEPT, Collector, Predictions, read_predictions, write_predictions
-from fcnet.experiment.network import Network
+from fcnet.evaluation.predictions import TOP_K, PredictionCollector, Predictions, read_predictions, write_predictions
+from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.models.mlp import MLP
 from fcnet.runtime.errors import UserError
 
@@ -28,27 +28,27 @@ def model(num_classes: int) -> MLP:
 
 
 def predicted(num_classes: int, batch_size: int = 7) -> Predictions:
-    collector = Collector()
+    collector = PredictionCollector()
     batches = Batches(IMAGES, torch.arange(23) % num_classes, batch_size=batch_size)
-    evaluate(model(num_classes), batches, note=collector.note)
-    return collector.collected()
+    evaluate(model(num_classes), batches, on_batch=collector.update)
+    return collector.compute()
 
 
 def folder_with_a_network(path: Path, num_classes: int, seed: int = 1) -> Path:
     half = torch.full((1,), 0.5)
     net = MLP(6, (5,), num_classes, generator=torch.Generator().manual_seed(seed))
     classes = [str(place) for place in range(num_classes)]
-    Network(net, classes=classes, shape=(1, 2, 3), mean=half, std=half).save(path / "model", {})
+    ImageClassifier(net, classes=classes, shape=(1, 2, 3), mean=half, std=half).save(path / "model", {})
     return path
 
 
 @given(st.sampled_from([2, 3, 11, 30]), st.integers(1, 30))
 def test_what_is_kept_is_what_the_network_says(num_classes: int, batch_size: int) -> None:
     kept, sure = predicted(num_classes, batch_size), model(num_classes).predict_proba(IMAGES)
-    assert kept.probabilities.shape == (23, min(num_classes, NUM_KEPT))
-    assert_close(kept.probabilities, sure.sort(dim=1, descending=True).values[:, :NUM_KEPT])
+    assert kept.probabilities.shape == (23, min(num_classes, TOP_K))
+    assert_close(kept.probabilities, sure.sort(dim=1, descending=True).values[:, :TOP_K])
     assert_close(sure.gather(1, kept.classes), kept.probabilities)
-    assert_close(sure.gather(1, kept.labels[:, None]).squeeze(1), kept.of_truth)
+    assert_close(sure.gather(1, kept.labels[:, None]).squeeze(1), kept.true_probabilities)
     assert kept.labels.tolist() == [place % num_classes for place in range(23)]
 
 
@@ -57,17 +57,17 @@ def test_counts_are_the_evaluations(num_classes: int) -> None:
     seen = evaluate(model(num_classes), Batches(IMAGES, torch.arange(23) % num_classes))
     kept = predicted(num_classes)
     assert kept.confusion(num_classes) == seen.confusion
-    assert int(kept.hits.sum()) == seen.hits
+    assert int(kept.is_correct.sum()) == seen.num_correct
 
 
 def test_the_first_of_equally_probable_classes_is_the_most_probable() -> None:
-    collector = Collector()
-    collector.note(torch.zeros(2, 3000), torch.tensor([0, 1]))
-    collector.note(torch.zeros(1, 3000), torch.tensor([3]))
-    assert collector.collected().hits.tolist() == [True, False, False]
-    binary = Collector()
-    binary.note(torch.zeros(2), torch.tensor([0, 1]))
-    assert binary.collected().classes[:, 0].tolist() == [0, 0]
+    collector = PredictionCollector()
+    collector.update(torch.zeros(2, 3000), torch.tensor([0, 1]))
+    collector.update(torch.zeros(1, 3000), torch.tensor([3]))
+    assert collector.compute().is_correct.tolist() == [True, False, False]
+    binary = PredictionCollector()
+    binary.update(torch.zeros(2), torch.tensor([0, 1]))
+    assert binary.compute().classes[:, 0].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("num_classes", [2, 12])

@@ -18,10 +18,10 @@ from fcnet.config import schema
 from fcnet.data import sources
 from fcnet.data.sources.source import Source, synthetic
 from fcnet.data.transforms.augment import Affine, ColorJitter, Cutout, Flip, Shift
-from fcnet.data.transforms.mixup import Mixing
-from fcnet.data.transforms.whitening import Whitening, find_whitening
+from fcnet.data.transforms.mixup import MixupCutmix
+from fcnet.data.transforms.whitening import Whitening, fit_whitening
 from fcnet.experiment import build
-from fcnet.experiment.network import Network
+from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.losses import CrossEntropy, ScoreLoss
 from fcnet.models.mlp import MLP, LogisticRegression
 from fcnet.optim import schedules
@@ -62,9 +62,9 @@ def folder_of_images(path: Path, classes: dict[str, int], *, size: tuple[int, in
     return path
 
 
-def network(classes: tuple[str, ...], shape: tuple[int, int, int] = (1, 6, 5)) -> Network:
+def make_classifier(classes: tuple[str, ...], shape: tuple[int, int, int] = (1, 6, 5)) -> ImageClassifier:
     model = LogisticRegression(30, len(classes))
-    return Network(model, classes=classes, shape=shape, mean=torch.tensor([0.25]), std=torch.tensor([0.5]))
+    return ImageClassifier(model, classes=classes, shape=shape, mean=torch.tensor([0.25]), std=torch.tensor([0.5]))
 
 
 @pytest.mark.parametrize(("share", "kept"), [(0.0, 0), (0.1, 4 * 2), (0.5, 4 * 12), (0.99, 4 * 24)])
@@ -83,8 +83,8 @@ def test_pixels_are_normalised_by_the_images_trained_on_alone() -> None:
     experiment = built({"validation": 0.5, "shape": (3, 6, 5)})
     batches = experiment.training.batches
     pixels = batches.images[batches.rows].double() / 255
-    assert_close(experiment.network.mean, pixels.mean((0, 2, 3)).float())
-    assert_close(experiment.network.std, pixels.std((0, 2, 3), correction=0).float())
+    assert_close(experiment.classifier.mean, pixels.mean((0, 2, 3)).float())
+    assert_close(experiment.classifier.std, pixels.std((0, 2, 3), correction=0).float())
     images = torch.cat([batch.images for batch in batches]).double()
     assert_close(images.mean((0, 2, 3)), torch.zeros(3).double(), rtol=0, atol=1e-6)  # rounding of float32
     assert_close(images.std((0, 2, 3), correction=0), torch.ones(3).double(), rtol=0, atol=1e-6)
@@ -94,7 +94,7 @@ def test_the_test_and_validation_images_are_normalised_as_those_trained_on() -> 
     experiment = built({"augment": {"flip": True, "shift": 1}})
     validation = experiment.training.validation
     assert validation is not None
-    mean, std = experiment.network.mean, experiment.network.std
+    mean, std = experiment.classifier.mean, experiment.classifier.std
     for batches in (validation, experiment.test):
         pixels = batches.images[batches.rows]
         assert_close(torch.cat([batch.images for batch in batches]), (pixels / 255 - mean) / std)
@@ -111,13 +111,13 @@ def test_two_classes_by_name_make_a_binary_problem() -> None:
     all_labels = torch.arange(100) % 4
     for split, names in ((batches, all_labels[batches.rows]), (test, (torch.arange(30) % 4)[test.rows])):
         assert split.labels[split.rows].tolist() == [{3: 0, 1: 1}[int(name)] for name in names]
-    assert experiment.network.classes == ("3", "1")
-    assert experiment.network(torch.zeros(2, 1, 6, 5, dtype=torch.uint8)).shape == (2,)
+    assert experiment.classifier.classes == ("3", "1")
+    assert experiment.classifier(torch.zeros(2, 1, 6, 5, dtype=torch.uint8)).shape == (2,)
 
 
 def test_without_names_all_classes_count() -> None:
     experiment = built()
-    assert experiment.network.classes == ("0", "1", "2", "3")
+    assert experiment.classifier.classes == ("0", "1", "2", "3")
     assert experiment.test.labels.tolist() == [place % 4 for place in range(30)]
 
 
@@ -148,7 +148,7 @@ def test_changes_come_in_one_order_whatever_the_order_in_the_configuration() -> 
     augment = {"cutmix": 0.5, "cutout": 3, "color_jitter": 0.4, "scale": 0.3, "rotate": 15.0, "shift": 2, "flip": True}
     batches = built({"augment": augment}).training.batches
     assert batches.augment == (Flip(), Shift(2), Affine(15.0, 0.3), ColorJitter(0.4), Cutout(3))
-    assert batches.mixing == Mixing(0.0, 0.5)
+    assert batches.mixing == MixupCutmix(0.0, 0.5)
     assert batches.num_classes == 4
 
 
@@ -159,7 +159,7 @@ def test_changes_come_in_one_order_whatever_the_order_in_the_configuration() -> 
 def test_what_is_not_asked_for_is_not_there(augment: dict[str, Any], expected: tuple[object, ...]) -> None:
     batches = built({"augment": augment}).training.batches
     assert batches.augment == expected
-    assert batches.mixing == (Mixing(0.2) if "mixup" in augment else None)
+    assert batches.mixing == (MixupCutmix(0.2) if "mixup" in augment else None)
 
 
 @pytest.mark.parametrize("balance", ["none", "weights", "sampling"])
@@ -176,12 +176,14 @@ def test_the_network_is_the_one_described() -> None:
     model = {"hidden": (7, 7), "activation": "sigmoid", "normalization": "batch", "dropout": 0.25, "residual": True}
     experiment = built(model=model)
     expected = MLP(30, (7, 7), 4, activation="sigmoid", normalization="batch", dropout=0.25, residual=True)
-    assert experiment.network.model.arguments == expected.arguments
-    assert experiment.network.model is experiment.training.model
+    assert experiment.classifier.model.arguments == expected.arguments
+    assert experiment.classifier.model is experiment.training.model
 
 
 def test_logistic_regression_has_none_of_the_settings_of_an_mlp() -> None:
-    model = built(model={"kind": "logistic", "hidden": (7, 7), "normalization": "batch", "dropout": 0.5}).network.model
+    model = built(
+        model={"kind": "logistic", "hidden": (7, 7), "normalization": "batch", "dropout": 0.5}
+    ).classifier.model
     assert isinstance(model, LogisticRegression)
     assert [tuple(parameter.shape) for parameter in model.parameters()] == [(4, 30), (4,)]
 
@@ -214,8 +216,8 @@ def test_matrices_alone_decay(
         assert {key: group[key] for key in settings} == settings
         assert group["lr"] == 0.25
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-    assert [decays[id(p)] for p in experiment.network.parameters()] == [
-        0.125 if p.ndim == 2 else 0.0 for p in experiment.network.parameters()
+    assert [decays[id(p)] for p in experiment.classifier.parameters()] == [
+        0.125 if p.ndim == 2 else 0.0 for p in experiment.classifier.parameters()
     ]
 
 
@@ -263,7 +265,7 @@ def test_small_steps_take_one_thread_and_large_ones_share_the_processors(
     hidden: int, ranks: int, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)))
-    monkeypatch.setattr(distributed, "num_ranks", lambda: ranks)
+    monkeypatch.setattr(distributed, "world_size", lambda: ranks)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert build.choose_threads(MLP(100, (hidden,), 10), 128) == threads
 
@@ -272,7 +274,7 @@ def test_torchruns_word_on_threads_is_not_taken_for_the_users(monkeypatch: pytes
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for ranks, threads in ((1, 1), (2, 3)):
-        monkeypatch.setattr(distributed, "num_ranks", lambda ranks=ranks: ranks)
+        monkeypatch.setattr(distributed, "world_size", lambda ranks=ranks: ranks)
         assert build.choose_threads(MLP(100, (2000,), 10), 128) == threads
 
 
@@ -291,7 +293,7 @@ def test_what_is_trained_on_what_is_said_in_one_line() -> None:
 
 def test_a_networks_own_test_split_is_the_one_it_was_trained_beside() -> None:
     experiment = built({"classes": ("3", "1")})
-    again = build.test_data(configured().data, experiment.network, path=None, device=CPU)
+    again = build.test_data(configured().data, experiment.classifier, path=None, device=CPU)
     assert again.rows.tolist() == experiment.test.rows.tolist()
     for ours, theirs in zip(again, experiment.test, strict=True):
         assert_close(ours.images, theirs.images)
@@ -301,7 +303,7 @@ def test_a_networks_own_test_split_is_the_one_it_was_trained_beside() -> None:
 def test_other_data_is_labelled_by_the_names_of_its_classes(tmp_path: Path) -> None:
     path = folder_of_images(tmp_path / "other", {"cat": 10, "dog": 20, "zebra": 30})
     data = schema.Data(source="images", path=str(tmp_path / "its own"))
-    (batch,) = build.test_data(data, network(("zebra", "cat")), path=path, device=CPU)
+    (batch,) = build.test_data(data, make_classifier(("zebra", "cat")), path=path, device=CPU)
     levels = (batch.images[:, 0, 0, 0] * 0.5 + 0.25) * 255
     assert_close(levels, torch.tensor([10.0, 10.0, 30.0, 30.0]))
     assert batch.labels.tolist() == [1, 1, 0, 0]
@@ -334,13 +336,13 @@ def test_a_network_trained_on_cifar_may_be_given_another_copy_of_it(
 
     monkeypatch.setattr(sources, source, opened)
     batches = build.test_data(
-        schema.Data(source=source, path="own"), network(("0", "1")), path=tmp_path / "copy", device=CPU
+        schema.Data(source=source, path="own"), make_classifier(("0", "1")), path=tmp_path / "copy", device=CPU
     )
     assert batches.num_images == 7
     assert asked == [tmp_path / "copy"]
 
 
-def refuse_data(data: schema.Data, net: Network, path: Path | None) -> str:
+def refuse_data(data: schema.Data, net: ImageClassifier, path: Path | None) -> str:
     with pytest.raises(UserError) as error:
         build.test_data(data, net, path=path, device=CPU)
     return str(error.value)
@@ -349,11 +351,11 @@ def refuse_data(data: schema.Data, net: Network, path: Path | None) -> str:
 def test_other_data_that_does_not_fit_the_network_is_refused(tmp_path: Path) -> None:
     data = schema.Data(source="images", path=str(tmp_path))
     large = folder_of_images(tmp_path / "large", {"cat": 1, "dog": 2}, size=(6, 7))
-    assert refuse_data(data, network(("cat", "dog")), large) == (
+    assert refuse_data(data, make_classifier(("cat", "dog")), large) == (
         f"{large} must hold images of shape (1, 6, 5) for this network, got (1, 7, 6)"
     )
     cows = folder_of_images(tmp_path / "cows", {"cat": 1, "cow": 2})
-    assert refuse_data(data, network(("cat", "dog")), cows) == (
+    assert refuse_data(data, make_classifier(("cat", "dog")), cows) == (
         "the classes of the test split must be among cat, cow, got dog"
     )
 
@@ -377,7 +379,7 @@ def test_other_data_is_a_file_of_arrays_or_images_whatever_the_network_was_train
     )
     data = schema.Data(source=source, path="own")
     counts = [
-        build.test_data(data, network(("cat", "dog")), path=path, device=CPU).num_images
+        build.test_data(data, make_classifier(("cat", "dog")), path=path, device=CPU).num_images
         for path in (images, tmp_path / "all.tar.gz", tmp_path / "x.npz")
     ]
     assert counts == [4, 4, 4]
@@ -385,7 +387,7 @@ def test_other_data_is_a_file_of_arrays_or_images_whatever_the_network_was_train
 
 def test_a_test_split_without_the_networks_classes_is_refused() -> None:
     data = configured({"test_size": 2}).data
-    assert refuse_data(data, network(("2", "3")), None) == "the test split must hold at least one image, got 0"
+    assert refuse_data(data, make_classifier(("2", "3")), None) == "the test split must hold at least one image, got 0"
 
 
 def test_broken_pictures_are_skipped_counted_and_named_where_asked_for(tmp_path: Path) -> None:
@@ -398,7 +400,7 @@ def test_broken_pictures_are_skipped_counted_and_named_where_asked_for(tmp_path:
     experiment = built(data | {"skip_broken": True})
     assert experiment.training.batches.num_images == 4
     about = next((tmp_path / "cache").glob("images-*/store.json"))
-    (remark,) = experiment.remarks
+    (remark,) = experiment.notes
     assert remark == (
         "skipped 4 broken of 12 images: train/b/4.png, train/b/5.png, train/b/6.png, …; "
         f"all of them, and why, are in {about}"
@@ -416,12 +418,12 @@ def test_pictures_of_several_sizes_are_resized_where_asked_for(tmp_path: Path) -
     ):
         built(data)
     experiment = built(data | {"size": (7, 3)})
-    assert experiment.network.shape == (1, 7, 3)
-    assert experiment.network.resize
+    assert experiment.classifier.shape == (1, 7, 3)
+    assert experiment.classifier.resize
     assert experiment.test.images[1].unique().tolist() == [7]
     assert built(data | {"size": (7, 4)}).fingerprint != experiment.fingerprint
     assert built(data | {"size": (7, 3), "skip_broken": True}).fingerprint != experiment.fingerprint
-    assert not built({"size": (7, 3)}).network.resize
+    assert not built({"size": (7, 3)}).classifier.resize
 
 
 @pytest.mark.parametrize(
@@ -437,7 +439,7 @@ def test_classes_are_uneven_from_twice_the_images_on(sizes: tuple[int, ...], lin
     pixels = np.zeros((len(labels), 1, 6, 5), dtype=np.uint8)
     np.savez(tmp_path / "x.npz", x_train=pixels, y_train=labels, x_test=pixels[:3], y_test=np.arange(3))
     data = {"source": "arrays", "path": str(tmp_path / "x.npz"), "validation": 0.0}
-    remarks = built(data).remarks
+    remarks = built(data).notes
     assert remarks == (() if line is None else (f'{line}data.balance = "weights" or "sampling" evens them out',))
 
 
@@ -446,8 +448,8 @@ def test_evenness_is_that_of_the_classes_and_images_trained_on(tmp_path: Path) -
     pixels = np.zeros((len(labels), 1, 6, 5), dtype=np.uint8)
     np.savez(tmp_path / "x.npz", x_train=pixels, y_train=labels, x_test=pixels[:3], y_test=np.arange(3))
     data = {"source": "arrays", "path": str(tmp_path / "x.npz"), "validation": 0.5}
-    assert built(data).remarks[0].startswith("classes are uneven: 4 of 0, 1 of 2; ")
-    assert built(data | {"classes": ("1", "0")}).remarks == ()
+    assert built(data).notes[0].startswith("classes are uneven: 4 of 0, 1 of 2; ")
+    assert built(data | {"classes": ("1", "0")}).notes == ()
 
 
 @pytest.mark.parametrize("balance", ["weights", "sampling"])
@@ -455,11 +457,11 @@ def test_classes_that_are_evened_out_are_not_remarked_on(balance: str, tmp_path:
     labels = np.repeat(np.arange(3), (8, 8, 2))
     pixels = np.zeros((len(labels), 1, 6, 5), dtype=np.uint8)
     np.savez(tmp_path / "x.npz", x_train=pixels, y_train=labels, x_test=pixels[:3], y_test=np.arange(3))
-    assert built({"source": "arrays", "path": str(tmp_path / "x.npz"), "balance": balance}).remarks == ()
+    assert built({"source": "arrays", "path": str(tmp_path / "x.npz"), "balance": balance}).notes == ()
 
 
 def whitening(data: dict[str, Any]) -> dict[str, Tensor]:
-    found = built(data).network.whitening
+    found = built(data).classifier.whitening
     assert found is not None
     return found.state_dict()
 
@@ -472,9 +474,9 @@ def test_a_whitening_is_found_once_for_the_same_rows_and_components(
 
     def counted(parts: Iterable[Tensor], num_components: int) -> Whitening:
         found.append(num_components)
-        return find_whitening(parts, num_components)
+        return fit_whitening(parts, num_components)
 
-    monkeypatch.setattr("fcnet.experiment.build_data.find_whitening", counted)
+    monkeypatch.setattr("fcnet.experiment.build_data.fit_whitening", counted)
     assert_close(whitening({"whiten": 7}), first, rtol=0, atol=0)
     assert found == []
     others = [whitening({"whiten": 8}), whitening({"whiten": 7, "validation": 0.5})]
@@ -503,8 +505,8 @@ def test_lbfgs_has_no_use_for_a_rate_or_a_schedule() -> None:
     ("schedule", "factors"),
     [
         ({"schedule": "one_cycle"}, schedules.one_cycle(12)),
-        ({"schedule": "steps", "milestones": (0.5, 2.0), "gamma": 0.3}, schedules.steps([2, 6], 0.3)),
-        ({"schedule": "linear", "warmup_epochs": 1.0}, schedules.warmed_up(schedules.linear(12), 3)),
+        ({"schedule": "steps", "milestones": (0.5, 2.0), "gamma": 0.3}, schedules.multi_step([2, 6], 0.3)),
+        ({"schedule": "linear", "warmup_epochs": 1.0}, schedules.add_warmup(schedules.linear(12), 3)),
     ],
     ids=["one_cycle", "steps", "linear"],
 )

@@ -34,7 +34,7 @@ def names(folder: Path) -> set[str]:
 
 def saved(run: Run, steps: Iterable[int]) -> None:
     for step in steps:
-        run.save(step, {"x": torch.tensor([float(step)])}, {"step": step})
+        run.save_checkpoint(step, {"x": torch.tensor([float(step)])}, {"step": step})
 
 
 def checkpoint(run: Run, step: int, ending: str) -> Path:
@@ -46,18 +46,18 @@ def pair(*steps: int) -> set[str]:
 
 
 def latest_step(run: Run) -> Any:
-    found = run.latest()
+    found = run.latest_checkpoint()
     assert found is not None
-    tensors, facts = found
-    assert_close(tensors["x"], torch.tensor([float(facts["step"])]), rtol=0, atol=0)
-    return facts["step"]
+    tensors, metadata = found
+    assert_close(tensors["x"], torch.tensor([float(metadata["step"])]), rtol=0, atol=0)
+    return metadata["step"]
 
 
 def test_a_new_run_holds_its_configuration(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "some" / "where", "digits", "name = 'é'\n")
     assert run.path == tmp_path / "some" / "where"
     assert run.config.read_text(encoding="utf-8") == "name = 'é'\n"
-    assert (run.started, run.finished, run.records(), run.latest()) == (True, False, [], None)
+    assert (run.started, run.finished, run.records(), run.latest_checkpoint()) == (True, False, [], None)
 
 
 def test_a_run_without_a_folder_is_put_under_its_name_and_numbered_when_that_is_taken() -> None:
@@ -128,11 +128,11 @@ def test_records_are_replaced_a_line_each(run: Run) -> None:
 
 
 def test_looks_are_replaced_a_line_each_in_a_file_of_their_own(run: Run) -> None:
-    assert run.looks() == []
+    assert run.snapshots() == []
     looks = [{"epoch": epoch, "layers": [{"layer": 1, "dead": None}], "warnings": ["one"]} for epoch in (0, 5)]
     run.write_records([{"epoch": 5}])
-    run.write_looks(looks)
-    assert (run.looks(), run.records()) == (looks, [{"epoch": 5}])
+    run.write_snapshots(looks)
+    assert (run.snapshots(), run.records()) == (looks, [{"epoch": 5}])
     assert (run.path / "diagnostics.jsonl").read_text().count("\n") == 2
 
 
@@ -200,7 +200,7 @@ def test_when_all_are_damaged_the_newest_is_named(damage: str, run: Run) -> None
     for step in (1, 2):
         hurt(checkpoint(run, step, "safetensors"), damage)
     with pytest.raises(UserError) as error:
-        run.latest()
+        run.latest_checkpoint()
     is_how = "missing" if damage == "missing" else "damaged: its bytes do not have the checksum written in "
     assert str(error.value).startswith(f"{checkpoint(run, 2, 'safetensors')} is {is_how}")
 
@@ -208,7 +208,7 @@ def test_when_all_are_damaged_the_newest_is_named(damage: str, run: Run) -> None
 def test_tensors_whose_facts_were_never_written_are_no_checkpoint(run: Run) -> None:
     saved(run, [1])
     checkpoint(run, 1, "json").unlink()
-    assert run.latest() is None
+    assert run.latest_checkpoint() is None
 
 
 def hurt(file: Path, damage: str) -> None:
@@ -222,7 +222,7 @@ def hurt(file: Path, damage: str) -> None:
 def test_the_end_writes_the_summary_and_removes_the_checkpoints(run: Run) -> None:
     saved(run, [1])
     run.finish({"test_accuracy": 0.5, "test_interval": [0.25, 0.75]})
-    assert (run.finished, run.latest()) == (True, None)
+    assert (run.finished, run.latest_checkpoint()) == (True, None)
     assert run.summary() == {"test_accuracy": 0.5, "test_interval": [0.25, 0.75]}
     assert names(run.path) == {"config.toml", "summary.json"}
 

@@ -12,7 +12,7 @@ from fcnet.data.batches import Batches
 from fcnet.data.transforms.augment import Flip
 from fcnet.diagnostics import diagnose
 from fcnet.experiment import snapshots
-from fcnet.experiment.snapshots import Checkup, interval
+from fcnet.experiment.snapshots import Snapshots, snapshot_interval
 from fcnet.losses import CrossEntropy
 from fcnet.models.mlp import MLP
 from fcnet.training.algorithm import GradientDescent
@@ -41,10 +41,10 @@ def course(count: int = 300, *, epochs: int = 3, patience: int = 0, **settings: 
 
 def test_a_look_is_that_of_the_training_images_as_they_are() -> None:
     training = course(200)  # of which all 180 are looked at
-    line = Checkup(training).look()
+    line = Snapshots(training).take()
     images, labels = pictures(200)
     x = ((images[20:] / 255 - 0.5) / 0.3).flatten(1)
-    expected = diagnose(training.model, x, labels[20:], CrossEntropy(0.1)).record()
+    expected = diagnose(training.model, x, labels[20:], CrossEntropy(0.1)).to_dict()
     assert set(line) == LINE
     assert (line["epoch"], line["step"], line["images"]) == (0, 0, 180)
     for ours, theirs in zip(line["layers"], expected["layers"], strict=True):
@@ -55,21 +55,21 @@ def test_a_look_is_that_of_the_training_images_as_they_are() -> None:
 
 def test_every_look_is_of_the_same_few_training_images_and_never_of_those_kept_aside() -> None:
     training = course(400)
-    first, again = Checkup(training), Checkup(training)
+    first, again = Snapshots(training), Snapshots(training)
     assert torch.equal(first.rows, again.rows)
     assert len(set(first.rows.tolist())) == snapshots.IMAGES == 256
     assert int(first.rows.min()) >= 40
-    before = first.look()
-    assert before == first.look()
+    before = first.take()
+    assert before == first.take()
     list(training.advance())
-    after = first.look()
+    after = first.take()
     assert (after["epoch"], after["step"], after["images"]) == (3, 18, 256)
     assert after["dead_inputs"] == before["dead_inputs"]
 
 
 def test_looking_changes_nothing_of_the_training() -> None:
     plain, looked_into = course(), course()
-    look = Checkup(looked_into).look
+    look = Snapshots(looked_into).take
     look()
     expected = [record for record in plain.advance() if record is not None]
     seen = []
@@ -88,9 +88,9 @@ def test_looking_changes_nothing_of_the_training() -> None:
 def test_it_is_looked_before_the_first_epoch_between_epochs_and_at_the_end(
     every: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshots, "interval", lambda *_: every)
+    monkeypatch.setattr(snapshots, "snapshot_interval", lambda *_: every)
     training = course(epochs=5)
-    looks, seen = Checkup(training), [0]
+    looks, seen = Snapshots(training), [0]
     assert looks.due
     for record in training.advance():
         assert looks.due == (record is not None and (record.epoch % every == 0 or record.epoch == 5))
@@ -100,9 +100,9 @@ def test_it_is_looked_before_the_first_epoch_between_epochs_and_at_the_end(
 
 
 def test_where_patience_is_lost_the_last_epoch_is_looked_after(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshots, "interval", lambda *_: 1000)
+    monkeypatch.setattr(snapshots, "snapshot_interval", lambda *_: 1000)
     training = course(30, epochs=1000, patience=1)
-    looks = Checkup(training)
+    looks = Snapshots(training)
     due = [looks.due for record in training.advance() if record is not None]
     assert 1 < len(due) < 1000
     assert due == [False] * (len(due) - 1) + [True]
@@ -110,9 +110,9 @@ def test_where_patience_is_lost_the_last_epoch_is_looked_after(monkeypatch: pyte
 
 def test_the_rarer_the_looks_the_shorter_the_epochs() -> None:
     wide, narrow = [(512, 3072), (10, 512)], [(32, 64), (10, 32)]
-    assert interval(wide, 50_000, 391, 30) == 1
-    assert interval(wide, 500, 4, 30) == 30
-    rates = [interval(narrow, count, count // 64, 100) for count in (300, 1_000, 5_000, 100_000)]
+    assert snapshot_interval(wide, 50_000, 391, 30) == 1
+    assert snapshot_interval(wide, 500, 4, 30) == 30
+    rates = [snapshot_interval(narrow, count, count // 64, 100) for count in (300, 1_000, 5_000, 100_000)]
     assert rates == sorted(rates, reverse=True)
     assert rates[0] > rates[-1] == 1
 
@@ -122,10 +122,10 @@ def test_the_rarer_the_looks_the_shorter_the_epochs() -> None:
 def test_all_looks_of_a_run_are_estimated_at_a_few_hundredths_or_they_are_two(
     epochs: int, matrices: list[tuple[int, int]]
 ) -> None:
-    every = interval(matrices, 1294, 21, epochs)
+    every = snapshot_interval(matrices, 1294, 21, epochs)
     assert 1 <= every <= epochs
     looks = 1 + -(-epochs // every)
-    share = looks * snapshots._look_seconds(matrices, 256) / (epochs * snapshots._epoch_seconds(matrices, 1294, 21))
+    share = looks * snapshots._snapshot_seconds(matrices, 256) / (epochs * snapshots._epoch_seconds(matrices, 1294, 21))
     assert share <= 0.02 or looks == 2
 
 
@@ -133,5 +133,5 @@ def test_a_model_of_torchs_is_looked_into_as_well() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(20, 5), nn.ReLU(), nn.Linear(5, 3))
     batches = Batches(*pictures(30))
     algorithm = GradientDescent(torch.optim.SGD(model.parameters(), lr=0.1), epochs=1)
-    line = Checkup(Training(model, batches, algorithm)).look()
+    line = Snapshots(Training(model, batches, algorithm)).take()
     assert [layer["units"] for layer in line["layers"]] == [5, 3]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fcnet.experiment.tensorboard import TAGS, EventLog, check_tensorboard, has_events, logged
+from fcnet.experiment.tensorboard import TAGS, EventLog, check_tensorboard, has_events, log_to_tensorboard
 from fcnet.runtime.errors import UserError
 from fcnet.training.records import EpochRecord
 
@@ -55,7 +55,7 @@ def test_going_on_from_an_earlier_epoch_leaves_no_step_twice(tmp_path: Path) -> 
     with EventLog(tmp_path) as log:
         for epoch in (1, 2, 3):
             log.add(record(epoch))
-    assert list(logged(iter([None, record(2), None]), tmp_path, [record(1)])) == [None, record(2), None]
+    assert list(log_to_tensorboard(iter([None, record(2), None]), tmp_path, [record(1)])) == [None, record(2), None]
     assert [step for step, _ in read(tmp_path)["loss/train"]] == [10, 20]
     assert len(list(tmp_path.iterdir())) == 1
 

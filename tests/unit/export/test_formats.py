@@ -14,9 +14,9 @@ import torch
 from torch.testing import assert_close
 
 from fcnet.data.transforms.whitening import Whitening
-from fcnet.experiment.network import Network
+from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.export import formats
-from fcnet.export.formats import FACTS, check_target, write_portable
+from fcnet.export.formats import METADATA_FILE, check_output_file, export_classifier
 from fcnet.models.mlp import MLP
 from fcnet.runtime.errors import UserError
 
@@ -29,11 +29,11 @@ SHAPE = (3, 4, 5)
 CLASSES = ("ant", "bee ✓", 'c"at', "dog", "eel")
 
 
-def make_network(num_classes: int = 5, components: int = 0, **arguments: Any) -> Network:
+def make_classifier(num_classes: int = 5, components: int = 0, **arguments: Any) -> ImageClassifier:
     """A network whose layers, statistics and whitening are all drawn, so that leaving any out shows."""
     draws = torch.Generator().manual_seed(num_classes)
     given: dict[str, Any] = {"hidden": (7, 7), "generator": draws, **arguments}
-    network = Network(
+    classifier = ImageClassifier(
         MLP(components or 60, num_classes=num_classes, **given),
         classes=CLASSES[:num_classes],
         shape=SHAPE,
@@ -41,17 +41,17 @@ def make_network(num_classes: int = 5, components: int = 0, **arguments: Any) ->
         std=torch.tensor([0.1, 0.3, 0.2]),
         whitening=Whitening(components, 60) if components else None,
     )
-    for name, buffer in network.named_buffers():
+    for name, buffer in classifier.named_buffers():
         if "running" in name or "whitening" in name:
             buffer.copy_(torch.rand(buffer.shape, generator=draws) + 0.1)
-    return network.eval()
+    return classifier.eval()
 
 
 NETWORKS = {
-    "softmax of five, batch norm, dropout": lambda: make_network(normalization="batch", dropout=0.5),
-    "one node, layer norm, whitened": lambda: make_network(2, 6, normalization="layer", activation="gelu"),
-    "residual, no bias": lambda: make_network(activation="elu", residual=True, bias=False),
-    "softmax regression": lambda: make_network(hidden=()),
+    "softmax of five, batch norm, dropout": lambda: make_classifier(normalization="batch", dropout=0.5),
+    "one node, layer norm, whitened": lambda: make_classifier(2, 6, normalization="layer", activation="gelu"),
+    "residual, no bias": lambda: make_classifier(activation="elu", residual=True, bias=False),
+    "softmax regression": lambda: make_classifier(hidden=()),
 }
 
 
@@ -61,32 +61,32 @@ def pixels(count: int) -> Tensor:
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_pt2_file_gives_the_networks_probabilities_for_any_number_of_images(kind: str, tmp_path: Path) -> None:
-    network = NETWORKS[kind]()
-    difference = write_portable(network, tmp_path / "x.pt2")
+    classifier = NETWORKS[kind]()
+    difference = export_classifier(classifier, tmp_path / "x.pt2")
     run = torch.export.load(tmp_path / "x.pt2").module()
     for count in (0, 1, 2, 1000):
-        assert_close(run(pixels(count)), network.predict_proba(pixels(count)), rtol=0, atol=1e-5)
+        assert_close(run(pixels(count)), classifier.predict_proba(pixels(count)), rtol=0, atol=1e-5)
     assert 0.0 <= difference < 1e-5
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_an_onnx_file_gives_the_networks_probabilities_for_any_number_of_images(kind: str, tmp_path: Path) -> None:
-    network = NETWORKS[kind]()
-    difference = write_portable(network, tmp_path / "x.onnx")
+    classifier = NETWORKS[kind]()
+    difference = export_classifier(classifier, tmp_path / "x.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "x.onnx")
     for count in (1, 2, 1000):
         (came,) = session.run(["probabilities"], {"pixels": pixels(count).numpy()})
-        assert_close(torch.from_numpy(came), network.predict_proba(pixels(count)), rtol=0, atol=1e-5)
+        assert_close(torch.from_numpy(came), classifier.predict_proba(pixels(count)), rtol=0, atol=1e-5)
     assert 0.0 <= difference < 1e-5
 
 
 def test_both_kinds_say_the_classes_the_shape_and_the_version(tmp_path: Path) -> None:
     expected = {"classes": list(CLASSES), "input_shape": [3, 4, 5], "fcnet": version("fcnet")}
     for name in ("x.pt2", "x.onnx"):
-        write_portable(make_network(), tmp_path / name)
-    kept = {FACTS: ""}
+        export_classifier(make_classifier(), tmp_path / name)
+    kept = {METADATA_FILE: ""}
     torch.export.load(tmp_path / "x.pt2", extra_files=kept)
-    assert json.loads(kept[FACTS]) == expected
+    assert json.loads(kept[METADATA_FILE]) == expected
     model = onnx.load(tmp_path / "x.onnx")
     assert {entry.key: json.loads(entry.value) for entry in model.metadata_props} == expected
     (given,), (taken,) = model.graph.input, model.graph.output
@@ -99,23 +99,23 @@ def test_both_kinds_say_the_classes_the_shape_and_the_version(tmp_path: Path) ->
 def test_no_path_of_the_machine_is_in_a_file(tmp_path: Path) -> None:
     root = formats.__file__.removesuffix("fcnet/export/formats.py").encode()
     for name in ("x.pt2", "x.onnx"):
-        write_portable(make_network(), tmp_path / name)
+        export_classifier(make_classifier(), tmp_path / name)
         content = (tmp_path / name).read_bytes()
         assert root not in content
         assert b"site-packages" not in content
 
 
 def test_the_network_stays_as_it_is(tmp_path: Path) -> None:
-    network = make_network(dropout=0.5).train()
-    write_portable(network, tmp_path / "x.pt2")
-    assert network.training
-    assert all(parameter.requires_grad for parameter in network.parameters())
+    classifier = make_classifier(dropout=0.5).train()
+    export_classifier(classifier, tmp_path / "x.pt2")
+    assert classifier.training
+    assert all(parameter.requires_grad for parameter in classifier.parameters())
     run = torch.export.load(tmp_path / "x.pt2").module()
     assert not run(pixels(2)).requires_grad
 
 
 def test_pixels_of_another_dtype_or_shape_are_refused_by_the_file(tmp_path: Path) -> None:
-    write_portable(make_network(), tmp_path / "x.pt2")
+    export_classifier(make_classifier(), tmp_path / "x.pt2")
     run = torch.export.load(tmp_path / "x.pt2").module()
     with pytest.raises(RuntimeError, match="dtype mismatch"):
         run(torch.rand(2, *SHAPE))
@@ -132,7 +132,7 @@ def test_a_file_that_says_something_else_does_not_take_the_place_of_the_one_befo
     right = getattr(formats, runner)
     monkeypatch.setattr(formats, runner, lambda file, given: right(file, given).flip(1))
     with pytest.raises(AssertionError, match="differs from the network"):
-        write_portable(make_network(), tmp_path / name)
+        export_classifier(make_classifier(), tmp_path / name)
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(name, b"before")]
 
 
@@ -146,15 +146,15 @@ def test_a_file_that_cannot_be_written_is_refused_with_the_reason(
         ("none/x.pt2", "FILE must be in a folder that is there, got"),
     ):
         with pytest.raises(UserError, match=said):
-            check_target(tmp_path / name)
+            check_output_file(tmp_path / name)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    check_target(tmp_path / "x.pt2")
+    check_output_file(tmp_path / "x.pt2")
     with pytest.raises(UserError, match=r"x\.onnx takes packages .* not installed here: pip install onnx onnxscript$"):
-        check_target(tmp_path / "x.onnx")
+        check_output_file(tmp_path / "x.onnx")
 
 
 def test_a_network_that_an_onnx_file_cannot_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(formats, "_MAX_ONNX_BYTES", 1000)
     with pytest.raises(UserError, match=r"a network must be smaller than 2 GiB for .*x\.onnx, got .*: take \.pt2"):
-        write_portable(make_network(), tmp_path / "x.onnx")
-    write_portable(make_network(), tmp_path / "x.pt2")
+        export_classifier(make_classifier(), tmp_path / "x.onnx")
+    export_classifier(make_classifier(), tmp_path / "x.pt2")

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fcnet.config.schema import Augment, Config, Data, Model
-from fcnet.experiment.network import Network
-from fcnet.export.card_file import NAME, files_beside, write_card
-from fcnet.export.model_card import Card, code, quoted
+from fcnet.experiment.image_classifier import ImageClassifier
+from fcnet.export.card_writer import CARD_NAME, covered_files, write_card
+from fcnet.export.model_card import ModelCard, inline_code, yaml_quote
 from fcnet.models.mlp import MLP
 from fcnet.runtime.errors import UserError
 
@@ -36,12 +36,12 @@ SUMMARY: dict[str, Any] = {
     "device": "cpu",
     "fcnet": "0.1.0",
     "torch": "2.14.1",
-    "remarks": ["layer 1: 40 % of the units are dead"],
+    "warnings": ["layer 1: 40 % of the units are dead"],
 }
 
 
-def make_card(*, classes: tuple[str, ...] = ("cat", "dog", "eel"), resize: bool = False, **changes: Any) -> Card:
-    network = Network(
+def make_card(*, classes: tuple[str, ...] = ("cat", "dog", "eel"), resize: bool = False, **changes: Any) -> ModelCard:
+    classifier = ImageClassifier(
         MLP(12, (5,), len(classes)),
         classes=classes,
         shape=(3, 2, 2),
@@ -52,17 +52,17 @@ def make_card(*, classes: tuple[str, ...] = ("cat", "dog", "eel"), resize: bool 
     config = Config(
         data=Data(source="images", path="/home/me/my|pets.tar", augment=Augment(flip=True)), model=Model(hidden=(5,))
     )
-    return replace(Card("pets", "a1", network, config, SUMMARY), **changes)
+    return replace(ModelCard("pets", "a1", classifier, config, SUMMARY), **changes)
 
 
 def front(text: str) -> dict[str, Any]:
-    facts: dict[str, Any] = yaml.safe_load(text.split("---\n")[1])
-    return facts
+    metadata: dict[str, Any] = yaml.safe_load(text.split("---\n")[1])
+    return metadata
 
 
 def test_the_front_matter_holds_what_the_hub_asks_for() -> None:
-    facts = front(make_card().text(["pets.onnx", "pets.pt2"]))
-    assert facts.pop("model-index") == [
+    metadata = front(make_card().to_markdown(["pets.onnx", "pets.pt2"]))
+    assert metadata.pop("model-index") == [
         {
             "name": "pets",
             "results": [
@@ -74,7 +74,7 @@ def test_the_front_matter_holds_what_the_hub_asks_for() -> None:
             ],
         }
     ]
-    assert facts == {
+    assert metadata == {
         "library_name": "pytorch",
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", "fcnet", "mlp", "pytorch", "onnx"],
@@ -83,14 +83,18 @@ def test_the_front_matter_holds_what_the_hub_asks_for() -> None:
 
 
 def test_a_licence_and_a_dataset_are_named_where_they_are_known() -> None:
-    facts = front(
-        make_card(license="apache-2.0", config=Config(data=Data(source="cifar10", path="x"))).text(["x.onnx"])
+    metadata = front(
+        make_card(license="apache-2.0", config=Config(data=Data(source="cifar10", path="x"))).to_markdown(["x.onnx"])
     )
-    assert (facts["license"], facts["datasets"], facts["library_name"]) == ("apache-2.0", ["uoft-cs/cifar10"], "onnx")
+    assert (metadata["license"], metadata["datasets"], metadata["library_name"]) == (
+        "apache-2.0",
+        ["uoft-cs/cifar10"],
+        "onnx",
+    )
 
 
 def test_the_text_says_figures_with_their_interval_data_and_limits() -> None:
-    text = make_card().text(["pets.pt2"])
+    text = make_card().to_markdown(["pets.pt2"])
     for said in (
         "layers 12-5-3, 1,234 parameters",
         "92.50% (95 % interval 90.00% to 95.00%)",
@@ -109,46 +113,46 @@ def test_the_text_says_figures_with_their_interval_data_and_limits() -> None:
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_any_text_is_the_same_to_a_reader_of_yaml(text: str) -> None:
-    assert yaml.safe_load(f"name: {quoted(text)}\n") == {"name": text}
-    assert "\n" not in quoted(text)
+    assert yaml.safe_load(f"name: {yaml_quote(text)}\n") == {"name": text}
+    assert "\n" not in yaml_quote(text)
 
 
 def test_code_within_a_line_holds_any_run_of_backticks() -> None:
-    assert (code("a"), code("a`b``"), code("a\nb")) == ("`a`", "``` a`b`` ```", r"`a\nb`")
+    assert (inline_code("a"), inline_code("a`b``"), inline_code("a\nb")) == ("`a`", "``` a`b`` ```", r"`a\nb`")
 
 
 def test_a_card_is_about_all_files_of_the_network_beside_it(tmp_path: Path) -> None:
     for name in ("b.pt2", "a.onnx"):
         (tmp_path / name).touch()
-        assert write_card(make_card(), tmp_path / name) == tmp_path / NAME
-    assert re.search("^`a.onnx`, `b.pt2` each take", (tmp_path / NAME).read_text(), re.MULTILINE)
+        assert write_card(make_card(), tmp_path / name) == tmp_path / CARD_NAME
+    assert re.search("^`a.onnx`, `b.pt2` each take", (tmp_path / CARD_NAME).read_text(), re.MULTILINE)
     (tmp_path / "a.onnx").unlink()
     write_card(make_card(), tmp_path / "b.pt2")
-    assert "a.onnx" not in (tmp_path / NAME).read_text()
+    assert "a.onnx" not in (tmp_path / CARD_NAME).read_text()
 
 
 def test_a_network_trained_anew_replaces_the_card_of_the_one_before(tmp_path: Path) -> None:
     (tmp_path / "x.pt2").touch()
     write_card(make_card(), tmp_path / "x.pt2")
-    write_card(make_card(identity="b2", name="better"), tmp_path / "x.pt2")
-    assert "# better" in (tmp_path / NAME).read_text()
+    write_card(make_card(checksum="b2", name="better"), tmp_path / "x.pt2")
+    assert "# better" in (tmp_path / CARD_NAME).read_text()
 
 
 def test_a_card_of_another_networks_file_stays(tmp_path: Path) -> None:
     (tmp_path / "x.pt2").touch()
     write_card(make_card(), tmp_path / "x.pt2")
-    before = (tmp_path / NAME).read_bytes()
+    before = (tmp_path / CARD_NAME).read_bytes()
     with pytest.raises(UserError, match=r"README\.md must be about this network alone, got x\.pt2 of another; export"):
-        write_card(make_card(identity="b2"), tmp_path / "y.pt2")
-    assert (tmp_path / NAME).read_bytes() == before
+        write_card(make_card(checksum="b2"), tmp_path / "y.pt2")
+    assert (tmp_path / CARD_NAME).read_bytes() == before
 
 
 @pytest.mark.parametrize("change", ["mine", "edited", "torn", "folder"])
 def test_a_readme_that_is_not_as_fcnet_wrote_it_stays(tmp_path: Path, change: str) -> None:
-    readme = tmp_path / NAME
+    readme = tmp_path / CARD_NAME
     (tmp_path / "x.pt2").touch()
     write_card(make_card(name="a -->b"), tmp_path / "x.pt2")
-    files_beside(make_card(), tmp_path / "x.pt2")
+    covered_files(make_card(), tmp_path / "x.pt2")
     text = readme.read_text()
     readme.unlink()
     if change == "folder":
@@ -156,4 +160,4 @@ def test_a_readme_that_is_not_as_fcnet_wrote_it_stays(tmp_path: Path, change: st
     else:
         readme.write_text({"mine": "# Mine\n", "edited": text.replace("eel", "eels", 1), "torn": text[:-9]}[change])
     with pytest.raises(UserError, match=r"README\.md must be a model card as fcnet wrote it, got another file; export"):
-        files_beside(make_card(), tmp_path / "x.pt2")
+        covered_files(make_card(), tmp_path / "x.pt2")

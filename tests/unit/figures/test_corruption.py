@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from fcnet.figures.corruption import Panel, damage
-from fcnet.figures.style import DARK, LIGHT, Theme, saved, themed
+from fcnet.figures.corruption import Panel, plot_corruptions
+from fcnet.figures.style import DARK, LIGHT, Theme, figure_bytes, use_theme
 
 LINE = [0.9, 0.8, 0.7, 0.5, 0.4, 0.3]
 
@@ -23,8 +23,8 @@ def test_each_panel_shows_its_accuracies_and_its_image_at_each_strength(
     theme: Theme, shape: tuple[int, int, int]
 ) -> None:
     panels = [panel(f"kind {number}", shape) for number in range(4)]
-    with themed(theme):
-        figure = damage(panels, 0.25)
+    with use_theme(theme):
+        figure = plot_corruptions(panels, 0.25)
     strips = [axes for axes in figure.axes if axes.images]
     curves = [axes for axes in figure.axes if axes.lines]
     assert [axes.get_title() for axes in strips] == [each.title for each in panels]
@@ -44,6 +44,6 @@ def test_each_panel_shows_its_accuracies_and_its_image_at_each_strength(
 
 
 def test_the_same_panels_give_the_same_files() -> None:
-    with themed(LIGHT):
-        first, second = (saved(damage([panel()], 0.5)) for _ in range(2))
+    with use_theme(LIGHT):
+        first, second = (figure_bytes(plot_corruptions([panel()], 0.5)) for _ in range(2))
     assert first == second

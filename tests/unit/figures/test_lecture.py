@@ -14,7 +14,7 @@ from matplotlib.text import Text
 from torch.testing import assert_close
 
 from fcnet.figures import curves, formulas, lecture, trained
-from fcnet.figures.style import DARK, LIGHT, STROKES, THEMES, Theme, saved, themed
+from fcnet.figures.style import DARK, LIGHT, LINE_STYLES, THEMES, Theme, figure_bytes, use_theme
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,15 +35,15 @@ NAMES = [
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[trained.Digits]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FCNET_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield trained.Digits.opened()
+        yield trained.Digits.load()
 
 
 @pytest.fixture(scope="module")
 def drawn(digits: trained.Digits) -> dict[str, Callable[[], Figure]]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trained.Digits, "opened", lambda: digits)
+        patch.setattr(trained.Digits, "load", lambda: digits)
         before = torch.get_rng_state(), torch.get_num_threads()
-        drawings = lecture.drawings()
+        drawings = lecture.lecture_figures()
         assert torch.equal(torch.get_rng_state(), before[0])
         assert torch.get_num_threads() == before[1]
     return drawings
@@ -150,8 +150,8 @@ def test_samples_are_training_images_of_their_class(digits: trained.Digits) -> N
 def test_the_score_is_a_line_and_the_probability_its_sigmoid_from_one_class_to_the_other(
     digits: trained.Digits,
 ) -> None:
-    shown = trained.between(digits, ("3", "8"))
-    places, scores, probabilities = shown["places"], shown["scores"], shown["probabilities"]
+    shown = trained.interpolation(digits, ("3", "8"))
+    places, scores, probabilities = shown["positions"], shown["scores"], shown["probabilities"]
     assert (float(places[0]), float(places[-1])) == (-1.0, 2.0)
     assert_close(torch.lerp(scores[0], scores[-1], (places + 1) / 3), scores, rtol=1e-4, atol=1e-4)
     assert_close(probabilities, torch.sigmoid(scores))
@@ -201,10 +201,10 @@ def contrast(one: str, other: str) -> float:
 
 @pytest.mark.parametrize("theme", THEMES, ids=lambda theme: theme.name)
 def test_letters_and_lines_stand_out_and_lines_differ_without_colour(theme: Theme) -> None:
-    assert contrast(theme.ink, theme.paper) > 7.0
-    assert min(contrast(colour, theme.paper) for colour in (*theme.colours, theme.faint)) > 3.0
-    assert min(contrast(*pair) for pair in itertools.combinations(theme.colours, 2)) > 1.25
-    assert len(set(STROKES)) == len(theme.colours) == 4
+    assert contrast(theme.foreground, theme.background) > 7.0
+    assert min(contrast(colour, theme.background) for colour in (*theme.colors, theme.muted)) > 3.0
+    assert min(contrast(*pair) for pair in itertools.combinations(theme.colors, 2)) > 1.25
+    assert len(set(LINE_STYLES)) == len(theme.colors) == 4
 
 
 def letters(figure: Figure) -> list[tuple[str, Bbox]]:
@@ -229,7 +229,7 @@ def letters(figure: Figure) -> list[tuple[str, Bbox]]:
 def test_no_text_leaves_the_paper_or_lies_on_another(
     name: str, theme: Theme, drawn: dict[str, Callable[[], Figure]]
 ) -> None:
-    with themed(theme):
+    with use_theme(theme):
         figure = drawn[name]()
         found = letters(figure)
     assert len(found) > 3
@@ -245,7 +245,7 @@ def test_no_text_leaves_the_paper_or_lies_on_another(
 
 def test_no_two_lines_of_a_figure_have_one_stroke(drawn: dict[str, Callable[[], Figure]]) -> None:
     for name in ("sigmoid", "saturation", "activations", "losses", "links", "generalisation", "descent"):
-        with themed(LIGHT):
+        with use_theme(LIGHT):
             figure = drawn[name]()
             for axes in figure.axes:
                 lines = [line for line in axes.lines if line.get_linewidth() > 1 and line.get_linestyle() != "None"]
@@ -258,7 +258,7 @@ def test_there_is_a_drawing_of_every_name(drawn: dict[str, Callable[[], Figure]]
 
 
 def test_weights_are_shown_around_0_in_greys_that_rise(drawn: dict[str, Callable[[], Figure]]) -> None:
-    with themed(DARK):
+    with use_theme(DARK):
         figure = drawn["weights"]()
     (first, *others) = [image for axes in figure.axes[:10] for image in axes.images]
     assert len(others) == 9
@@ -274,11 +274,11 @@ def test_weights_are_shown_around_0_in_greys_that_rise(drawn: dict[str, Callable
 def test_a_theme_leaves_matplotlibs_own_settings_as_they_were_and_takes_none_of_them() -> None:
     before = dict(rcParams)
     curve = formulas.links()
-    with themed(LIGHT):
-        plain = saved(curves.links(curve))
+    with use_theme(LIGHT):
+        plain = figure_bytes(curves.links(curve))
     assert dict(rcParams) == before
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(rcParams, "font.size", 30.0)
         patch.setitem(rcParams, "svg.fonttype", "none")
-        with themed(LIGHT):
-            assert saved(curves.links(curve)) == plain
+        with use_theme(LIGHT):
+            assert figure_bytes(curves.links(curve)) == plain

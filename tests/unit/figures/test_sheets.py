@@ -14,14 +14,14 @@ from matplotlib import font_manager
 from PIL import Image
 from torch import Tensor
 
-from fcnet.figures.sheets import image_sheet
-from fcnet.figures.style import LIGHT, themed
+from fcnet.figures.sheets import image_grid
+from fcnet.figures.style import LIGHT, use_theme
 
 
 def sheet(columns: list[Tensor], names: list[str] | None = None) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """The picture as pixels (H, W, 3)."""
     rows = names or [f"row {number}" for number in range(len(columns[0]))]
-    png = image_sheet(columns, title="$t_$", row_names=rows, column_names=[f"${n}_$" for n in range(len(columns))])
+    png = image_grid(columns, title="$t_$", row_names=rows, column_names=[f"${n}_$" for n in range(len(columns))])
     with Image.open(io.BytesIO(png)) as image:
         assert image.format == "PNG"
         return np.asarray(image.convert("RGB"))
@@ -64,7 +64,7 @@ def test_names_are_shown_as_they_are_whatever_their_script() -> None:
 
 def test_the_same_images_make_the_same_bytes() -> None:
     images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    first, again = (image_sheet([images], title="", row_names="ab", column_names="c") for _ in range(2))
+    first, again = (image_grid([images], title="", row_names="ab", column_names="c") for _ in range(2))
     assert first == again
 
 
@@ -77,5 +77,5 @@ def test_letters_are_matplotlibs_own_where_the_machine_has_a_font_of_the_same_na
     fonts.addfont(shutil.copy(own, tmp_path))
     fonts.ttflist.insert(0, fonts.ttflist.pop())
     assert Path(font_manager.findfont("DejaVu Sans")).parent == tmp_path
-    with themed(LIGHT):
+    with use_theme(LIGHT):
         assert Path(font_manager.findfont("DejaVu Sans")) == own

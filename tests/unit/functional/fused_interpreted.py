@@ -21,7 +21,7 @@ from triton.runtime import interpreter
 
 import fcnet.functional as F
 from fcnet.functional import fused
-from fcnet.functional.softmax_loss import cost_and_slope
+from fcnet.functional.softmax_loss import loss_and_grad
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,12 +42,12 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels take tensors of the CPU, as if there were a device."""
-    monkeypatch.setattr(fused, "_ON", "cpu")
+    monkeypatch.setattr(fused, "_DEVICE_TYPE", "cpu")
     tiles_of(monkeypatch, groups=2)
 
 
 def tiles_of(monkeypatch: pytest.MonkeyPatch, groups: int) -> None:
-    monkeypatch.setattr(fused, "_block", lambda num_classes, itemsize, kind: (groups * 16 // itemsize, 1))
+    monkeypatch.setattr(fused, "_block_size", lambda num_classes, itemsize, kind: (groups * 16 // itemsize, 1))
 
 
 def drawn(*shape: int, seed: int = 0, scale: float = 3.0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -326,7 +326,7 @@ def test_arguments_are_left_as_they_are_and_neighbours_too() -> None:
     assert_close(marked.detach(), x, rtol=0, atol=0)
     around = torch.full((6 * 16,), 7.0)
     slope = around[16:68].view(4, 13)
-    fused.costs(x, fused.Comparison(y), slope)
+    fused.losses(x, fused.TargetSpec(y), slope)
     assert (around[:16] == 7.0).all()
     assert (around[68:] == 7.0).all()
     assert (slope != 7.0).all()
@@ -340,12 +340,12 @@ def test_the_cost_and_the_slope_in_one_go_are_those_of_two(
     tiles_of(monkeypatch, groups)
     x, smoothing = drawn(4, 19), 0.1 if kind == "smoothed" else 0.0
     target = torch.softmax(drawn(4, 19, seed=3), 1) if kind == "soft" else labels(4, 19, ignored=False)
-    cost, slope = cost_and_slope(x, target, smoothing)
+    cost, slope = loss_and_grad(x, target, smoothing)
     expected = truth(
         lambda x: 2 * F.cross_entropy(x, target.double() if kind == "soft" else target, None, -100, "sum", smoothing), x
     )
     assert_close((2 * cost, slope), tuple(part.float() for part in expected), rtol=2e-6, atol=2e-7)
-    fused.costs(x, fused.Comparison(target, smoothing=smoothing), x)
+    fused.losses(x, fused.TargetSpec(target, smoothing=smoothing), x)
     assert_close(x, slope, rtol=0, atol=0)
 
 
@@ -362,12 +362,12 @@ def test_a_linear_layer_and_its_loss_take_the_kernels_block_by_block(
         return loss.detach(), torch.autograd.grad(loss, w)[0]
 
     with monkeypatch.context() as plain:
-        plain.setattr(fused, "_ON", "cuda")
+        plain.setattr(fused, "_DEVICE_TYPE", "cuda")
         expected = found()
-    monkeypatch.setattr(MODULE, "_BLOCK", 22)
-    monkeypatch.setattr(MODULE, "_WORTH", 0)
-    started = Mock(wraps=fused.costs)
-    monkeypatch.setattr(fused, "costs", started)
+    monkeypatch.setattr(MODULE, "_LOGITS_PER_CHUNK", 22)
+    monkeypatch.setattr(MODULE, "_MIN_CHUNKED_LOGITS", 0)
+    started = Mock(wraps=fused.losses)
+    monkeypatch.setattr(fused, "losses", started)
     assert_close(found(), expected)
     assert started.call_count == 3
 
@@ -404,14 +404,14 @@ def test_a_label_outside_the_classes_stops_the_kernel(label: int, monkeypatch: p
 def test_what_the_kernels_cannot_do_is_left_to_the_plain_form() -> None:
     x, y, t = drawn(4, 5), torch.tensor([0, 1, 2, 3]), torch.softmax(drawn(4, 5, seed=1), 1)
     w = torch.rand(5)
-    assert fused.fits(x, y, w)
-    assert fused.fits(x, t.bfloat16(), None)
-    assert not fused.fits(x.double(), y, None)
-    assert not fused.fits(x, t.double(), None)
-    assert not fused.fits(x.view(2, 2, 5), y.view(2, 2), None)
-    assert not fused.fits(x[:0], y[:0], None)
-    assert not fused.fits(x, t.requires_grad_(), None)
-    assert not fused.fits(x, y, w.requires_grad_())
+    assert fused.is_supported(x, y, w)
+    assert fused.is_supported(x, t.bfloat16(), None)
+    assert not fused.is_supported(x.double(), y, None)
+    assert not fused.is_supported(x, t.double(), None)
+    assert not fused.is_supported(x.view(2, 2, 5), y.view(2, 2), None)
+    assert not fused.is_supported(x[:0], y[:0], None)
+    assert not fused.is_supported(x, t.requires_grad_(), None)
+    assert not fused.is_supported(x, y, w.requires_grad_())
     assert_close(
         torch.func.grad(lambda x: F.cross_entropy(x, y))(x),
         value_and_gradient(lambda x: 2 * F.cross_entropy(x, y), x)[1],

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fcnet.functional as F
 from fcnet.functional import chunking
 from fcnet.losses import CrossEntropy
-from fcnet.models.mlp import most_probable
+from fcnet.models.mlp import logits_to_classes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -594,7 +594,7 @@ def test_the_sign_of_a_score_is_its_class_and_0_is_neither() -> None:
     scores = torch.tensor([-INF, -1e-45, -0.0, 0.0, 1e-45, 3.0])
     assert F.sgn(scores).tolist() == [-1, -1, 0, 0, 1, 1]
     assert F.sgn(torch.tensor([-7, 0, 7])).tolist() == [-1, 0, 1]
-    assert most_probable(scores).tolist() == [0, 0, 0, 0, 1, 1]  # a network says the first class at 0
+    assert logits_to_classes(scores).tolist() == [0, 0, 0, 0, 1, 1]  # a network says the first class at 0
 
 
 def test_nothing_is_learned_through_the_sign() -> None:
@@ -619,7 +619,7 @@ def test_blocks_of_rows_change_nothing(
         return value_and_gradients(lambda x: F.cross_entropy(x, target, **options(case, torch.float32)), x)
 
     whole = found()
-    monkeypatch.setattr(chunking, "_BLOCK", 12)
+    monkeypatch.setattr(chunking, "_CHUNK_ELEMENTS", 12)
     assert_close(found(), whole, rtol=0, atol=0)
 
 

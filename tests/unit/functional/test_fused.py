@@ -19,7 +19,7 @@ from fcnet.functional import fused
 triton = pytest.importorskip("triton")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-POINTERS = ("x", "target", "weight", "amounts", "grad", "total", "slope")
+POINTERS = ("x", "target", "weight", "row_stats", "grad", "total", "grad_logits")
 
 
 def test_the_rules_hold_in_the_interpreter() -> None:
@@ -40,12 +40,12 @@ def compiled(name: str, dtype: str, kind: int, **flags: bool) -> Any:
 
     kernel = getattr(triton_kernels, name)
     itemsize = DTYPES[dtype].itemsize
-    block, warps = fused._block(128_256, itemsize, kind)
+    block, warps = fused._block_size(128_256, itemsize, kind)
     constants = {"KIND": kind, "EXACT": dtype == "fp32", "BLOCK": block, "GROUP": 16 // itemsize, **flags}
     types = {
         "target": f"*{dtype}" if kind == 2 else "*i64",
-        **dict.fromkeys(("x", "slope"), f"*{dtype}"),
-        **dict.fromkeys(("weight", "amounts", "grad", "total"), "*fp32"),
+        **dict.fromkeys(("x", "grad_logits"), f"*{dtype}"),
+        **dict.fromkeys(("weight", "row_stats", "grad", "total"), "*fp32"),
         **dict.fromkeys(("num_classes", "ignore_index", "grad_stride"), "i32"),
         **dict.fromkeys(("own", "even"), "fp32"),
         **dict.fromkeys(constants, "constexpr"),
@@ -55,8 +55,8 @@ def compiled(name: str, dtype: str, kind: int, **flags: bool) -> Any:
     given = {(names.index(each),): value for each, value in constants.items()}
     source = ASTSource(kernel, {each: types[each] for each in names}, given, aligned)
     options: dict[str, Any] = {"num_warps": warps}
-    if name == "costs":
-        registers = fused._REGISTERS if kind == 2 else None
+    if name == "cross_entropy_forward":
+        registers = fused._MAX_REGISTERS if kind == 2 else None
         options |= {"debug": True, "maxnreg": registers, "sanitize_overflow": False}
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
 
@@ -66,9 +66,9 @@ def compiled(name: str, dtype: str, kind: int, **flags: bool) -> Any:
 @pytest.mark.parametrize(
     ("name", "flags"),
     [
-        ("costs", {"WRITE": False, "WEIGHTED": True}),
-        ("costs", {"WRITE": True, "WEIGHTED": True}),
-        ("derivative", {"MEAN": True, "WEIGHTED": True}),
+        ("cross_entropy_forward", {"WRITE_GRAD": False, "WEIGHTED": True}),
+        ("cross_entropy_forward", {"WRITE_GRAD": True, "WEIGHTED": True}),
+        ("cross_entropy_backward", {"MEAN": True, "WEIGHTED": True}),
     ],
 )
 def test_the_kernels_compile_for_a_gpu_without_spilling_registers(
@@ -78,8 +78,8 @@ def test_the_kernels_compile_for_a_gpu_without_spilling_registers(
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     assembly = compiled(name, dtype, kind, **flags).asm["ptx"]
     assert "ld.global.v4.b32" in assembly
-    assert ("st.global.v4.b32" in assembly) == flags.get("WRITE", True)
-    assert ("__assertfail" in assembly) == (name == "costs" and kind != 2)
+    assert ("st.global.v4.b32" in assembly) == flags.get("WRITE_GRAD", True)
+    assert ("__assertfail" in assembly) == (name == "cross_entropy_forward" and kind != 2)
     assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
     if not assembler.is_file():
         pytest.skip("no ptxas beside Triton")
@@ -90,10 +90,10 @@ def test_the_kernels_compile_for_a_gpu_without_spilling_registers(
     assert re.search(r"\b0 bytes spill stores, 0 bytes spill loads", said), said
     registers = re.search(r"Used (\d+) registers", said)
     assert registers is not None
-    assert int(registers[1]) <= fused._REGISTERS
+    assert int(registers[1]) <= fused._MAX_REGISTERS
 
 
-@pytest.mark.parametrize("name", ["costs", "derivative"])
+@pytest.mark.parametrize("name", ["cross_entropy_forward", "cross_entropy_backward"])
 def test_no_number_is_compiled_into_a_kernel(name: str) -> None:
     """Else one class, as a constant, would be another program, and each divisible number of them."""
 
@@ -110,7 +110,7 @@ def test_no_number_is_compiled_into_a_kernel(name: str) -> None:
 def test_a_row_that_fits_is_one_tile_wherever_in_sixteen_bytes_it_begins(
     itemsize: int, kind: int, most: int, num_classes: int
 ) -> None:
-    block, warps = fused._block(num_classes, itemsize, kind)
+    block, warps = fused._block_size(num_classes, itemsize, kind)
     group = 16 // itemsize
     head = 0 if num_classes % group == 0 else group - 1
     assert block % (32 * group) == 0
@@ -122,22 +122,22 @@ def test_what_kernels_read_begins_where_sixteen_bytes_do() -> None:
     """The interpreter does not mind; a GPU reads elsewhere, or stops."""
     for start in range(4):
         x = torch.arange(20.0)[start : start + 8].view(2, 4)
-        assert fused._aligned(x).data_ptr() % 16 == 0
-        assert_close(fused._aligned(x), x, rtol=0, atol=0)
+        assert fused._align(x).data_ptr() % 16 == 0
+        assert_close(fused._align(x), x, rtol=0, atol=0)
 
 
 def test_without_triton_or_a_compiler_the_plain_form_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*given: Any) -> None:
         raise OSError("no compiler")
 
-    monkeypatch.setattr(fused, "_ON", "cpu")
+    monkeypatch.setattr(fused, "_DEVICE_TYPE", "cpu")
     x, y = torch.randn(3, 4), torch.tensor([0, 1, 3])
     expected = torch.nn.functional.cross_entropy(x, y)
     monkeypatch.setattr(fused, "_kernels", fails)
-    fused._works.cache_clear()
-    assert not fused.fits(x, y, None)
+    fused._triton_works.cache_clear()
+    assert not fused.is_supported(x, y, None)
     assert_close(F.cross_entropy(x, y), expected)
-    fused._works.cache_clear()
+    fused._triton_works.cache_clear()
 
 
 def test_importing_the_package_does_not_import_triton() -> None:

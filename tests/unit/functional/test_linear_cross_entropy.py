@@ -27,8 +27,8 @@ CASES = [
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything in blocks, of five rows."""
-    monkeypatch.setattr(MODULE, "_WORTH", 0)
-    monkeypatch.setattr(MODULE, "_BLOCK", 35)
+    monkeypatch.setattr(MODULE, "_MIN_CHUNKED_LOGITS", 0)
+    monkeypatch.setattr(MODULE, "_LOGITS_PER_CHUNK", 35)
 
 
 def problem(*, soft: bool = False, bias: bool = False, weight: bool = False, **how: Any) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def test_a_loss_is_the_cross_entropy_of_the_layer_whichever_way_is_taken(
     reduction: str, *, blocks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if blocks:
-        monkeypatch.setattr(MODULE, "_WORTH", 0)
+        monkeypatch.setattr(MODULE, "_MIN_CHUNKED_LOGITS", 0)
     given = problem(bias=True, reduction=reduction, ignore_index=2)
     given["target"] = given["target"].clamp(min=0)
     assert_close(found(F.linear_cross_entropy, given), found(by_torch, given), rtol=1e-12, atol=1e-14)
@@ -217,7 +217,7 @@ def test_mistakes_are_those_of_the_cross_entropy(
     changes: dict[str, Any], error: type[Exception], text: str, *, blocks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if blocks:
-        monkeypatch.setattr(MODULE, "_WORTH", 0)
+        monkeypatch.setattr(MODULE, "_MIN_CHUNKED_LOGITS", 0)
     given = {name: value.detach().float() if value.is_floating_point() else value for name, value in problem().items()}
     with pytest.raises(error, match=text):
         F.linear_cross_entropy(**given | changes)

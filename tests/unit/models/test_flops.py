@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import fcnet
 from fcnet.losses import CrossEntropy
-from fcnet.models.flops import Device, step_cost, training_hours
+from fcnet.models.flops import DeviceSpec, step_cost, training_hours
 from fcnet.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -45,38 +45,38 @@ def test_bytes_are_factors_and_results_of_each_product_and_the_optimizers_pass()
     # One layer of 3 units over 5 inputs and 7 examples: A 35, W 15, Z 21 numbers; 15 weights and 3 b.
     forward = weights = 2 * (35 + 15 + 21)
     adamw, sgd = 18 * (2 + 2 + 4 * 3 * 2), 18 * (2 + 2 + 4 * 2)
-    assert step_cost([5, 3], 7).bytes == forward + weights + adamw
-    assert step_cost([5, 3], 7, moments=0).bytes == forward + weights + sgd
+    assert step_cost([5, 3], 7).bytes_moved == forward + weights + adamw
+    assert step_cost([5, 3], 7, num_moments=0).bytes_moved == forward + weights + sgd
     # A second layer of 2 units: three products over 3 inputs.
     second = 3 * 2 * (7 * 3 + 3 * 2 + 7 * 2)
-    assert step_cost([5, 3, 2], 7, moments=0).bytes == forward + weights + second + (18 + 8) * 12
+    assert step_cost([5, 3, 2], 7, num_moments=0).bytes_moved == forward + weights + second + (18 + 8) * 12
 
 
 def test_a_step_takes_as_long_as_its_operations_or_its_bytes() -> None:
     endless = 1e300
-    by_arithmetic = Device(flops=10.0, bandwidth=endless, link=endless)
-    by_memory = Device(flops=endless, bandwidth=10.0, link=endless)
-    by_network = Device(flops=endless, bandwidth=endless, link=10.0)
+    by_arithmetic = DeviceSpec(flops=10.0, memory_bandwidth=endless, link_bandwidth=endless)
+    by_memory = DeviceSpec(flops=endless, memory_bandwidth=10.0, link_bandwidth=endless)
+    by_network = DeviceSpec(flops=endless, memory_bandwidth=endless, link_bandwidth=10.0)
     widths = [50, 30, 20]
     plain = step_cost(widths, 8)
     assert step_cost(widths, 8, device=by_arithmetic).seconds == pytest.approx(plain.flops / 10)
-    assert step_cost(widths, 8, device=by_memory).seconds == pytest.approx(plain.bytes / 10)
+    assert step_cost(widths, 8, device=by_memory).seconds == pytest.approx(plain.bytes_moved / 10)
     assert step_cost(widths, 8, device=by_network).seconds == pytest.approx(0.0)
-    four = step_cost(widths, 8, device=by_network, devices=4)
-    assert four.seconds == pytest.approx(four.sent / 10)
+    four = step_cost(widths, 8, device=by_network, num_devices=4)
+    assert four.seconds == pytest.approx(four.bytes_sent / 10)
 
 
 def test_devices_share_the_examples_and_send_their_gradients_round_a_ring() -> None:
-    alone, four = step_cost([50, 30, 20], 2), step_cost([50, 30, 20], 8, devices=4)
-    assert (four.flops, four.bytes, four.parameters) == (alone.flops, alone.bytes, alone.parameters)
+    alone, four = step_cost([50, 30, 20], 2), step_cost([50, 30, 20], 8, num_devices=4)
+    assert (four.flops, four.bytes_moved, four.parameters) == (alone.flops, alone.bytes_moved, alone.parameters)
     # Three of four parts twice: once to be added up, once to be handed out; two bytes a number.
-    assert (alone.sent, four.sent) == (0.0, 2 * 3 / 4 * 2 * alone.parameters)
+    assert (alone.bytes_sent, four.bytes_sent) == (0.0, 2 * 3 / 4 * 2 * alone.parameters)
     assert four.seconds > alone.seconds
 
 
 def test_hours_are_of_whole_batches() -> None:
-    cost = step_cost([50, 10], 4, device=Device(flops=1.0, bandwidth=1e300, link=1.0))
-    hours = training_hours(cost, images=10, batch_size=4, epochs=5)
+    cost = step_cost([50, 10], 4, device=DeviceSpec(flops=1.0, memory_bandwidth=1e300, link_bandwidth=1.0))
+    hours = training_hours(cost, num_images=10, batch_size=4, epochs=5)
     assert hours * 3600 == pytest.approx(5 * 3 * cost.flops)
 
 
@@ -85,9 +85,9 @@ def test_hours_are_of_whole_batches() -> None:
     [
         ([5], 4, {}, r"widths must be two positive numbers or more, n\[0\] to n\[L\], got \[5\]"),
         ([5, 0], 4, {}, r"widths must be two positive numbers or more, n\[0\] to n\[L\], got \[5, 0\]"),
-        ([5, 2], 0, {}, r"batch_size must be a multiple of devices \(1\), got 0"),
-        ([5, 2], 6, {"devices": 4}, r"batch_size must be a multiple of devices \(4\), got 6"),
-        ([5, 2], 6, {"devices": 0}, r"batch_size must be a multiple of devices \(0\), got 6"),
+        ([5, 2], 0, {}, r"batch_size must be a multiple of num_devices \(1\), got 0"),
+        ([5, 2], 6, {"num_devices": 4}, r"batch_size must be a multiple of num_devices \(4\), got 6"),
+        ([5, 2], 6, {"num_devices": 0}, r"batch_size must be a multiple of num_devices \(0\), got 6"),
     ],
 )
 def test_numbers_out_of_range_are_refused(

@@ -108,7 +108,7 @@ def test_the_order_of_numbers_is_free_and_the_same_generator_gives_the_same_weig
     first, second = (
         Graph(1, [(3, 2), (0, 3), (2, 1)], [1], generator=torch.Generator().manual_seed(0)) for _ in range(2)
     )
-    assert first.order == [3, 2, 1]
+    assert first.topological_order == [3, 2, 1]
     assert torch.equal(first.weight, second.weight)
     with torch.no_grad():
         first.weight.copy_(torch.tensor([2.0, 3.0, -5.0]))

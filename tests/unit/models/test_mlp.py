@@ -22,9 +22,9 @@ from fcnet.models.mlp import (
     Dense,
     Dropout,
     LogisticRegression,
-    most_probable,
+    logits_to_classes,
+    logits_to_probabilities,
     num_parameters,
-    probabilities,
 )
 from fcnet.runtime.errors import UserError
 
@@ -99,12 +99,12 @@ def test_more_classes_have_a_node_each_and_probabilities_that_add_up() -> None:
 
 
 def test_equal_probabilities_give_the_first_class() -> None:
-    assert most_probable(torch.zeros(2)).tolist() == [0, 0]
-    assert most_probable(torch.zeros(2, 3)).tolist() == [0, 0]
+    assert logits_to_classes(torch.zeros(2)).tolist() == [0, 0]
+    assert logits_to_classes(torch.zeros(2, 3)).tolist() == [0, 0]
 
 
 def test_a_tiny_probability_is_not_rounded_to_0() -> None:
-    assert probabilities(torch.tensor([80.0]))[0, 0].item() == pytest.approx(math.exp(-80), rel=1e-5)
+    assert logits_to_probabilities(torch.tensor([80.0]))[0, 0].item() == pytest.approx(math.exp(-80), rel=1e-5)
 
 
 def test_logistic_regression_is_the_mlp_without_a_hidden_layer() -> None:
@@ -176,7 +176,7 @@ def test_batch_norm_over_ranks_is_torchs_with_one_rank_gradients_too() -> None:
     ours, theirs = BatchNorm(5), nn.BatchNorm1d(5)
     x = inputs(16, 5) * 3 + 2
     mine, other = x.clone().requires_grad_(), x.clone().requires_grad_()
-    left, right = ours._over_ranks(mine), theirs(other)
+    left, right = ours._sync_forward(mine), theirs(other)
     assert_close(left, right)
     weights = inputs(16, 5, seed=1)
     (left * weights).sum().backward()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from fcnet.optim.newton_schulz import _iterated, orthogonalized
+from fcnet.optim.newton_schulz import _newton_schulz, orthogonalize
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -19,7 +19,7 @@ def test_directions_are_kept_and_all_lengths_become_about_1(shape: tuple[int, in
     matrix = drawn(*shape)
     u, lengths, v = torch.linalg.svd(matrix, full_matrices=False)
     lengths = lengths.clamp(min=0.01 * lengths.pow(8).sum() ** 0.125)
-    result = u.T @ orthogonalized([u @ lengths.diag() @ v])[0] @ v.T
+    result = u.T @ orthogonalize([u @ lengths.diag() @ v])[0] @ v.T
     assert_close(result, result.diagonal().diag(), atol=2e-3, rtol=0.0)  # ten products of float32
     assert result.diagonal().min() > 0.725
     assert result.diagonal().max() < 1.275
@@ -31,7 +31,7 @@ def test_each_length_goes_through_three_quintics_of_its_share_in_the_bound() -> 
     expected = lengths / lengths.pow(8).sum() ** 0.125
     for a, b, c in ((8.0934, -23.6204, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526)):
         expected = a * expected + b * expected**3 + c * expected**5
-    assert_close(orthogonalized([u @ lengths.diag() @ v])[0], u @ expected.diag() @ v, atol=1e-12, rtol=0.0)
+    assert_close(orthogonalize([u @ lengths.diag() @ v])[0], u @ expected.diag() @ v, atol=1e-12, rtol=0.0)
 
 
 def test_each_quintic_is_the_one_nearest_to_1_on_what_the_one_before_leaves() -> None:
@@ -51,22 +51,22 @@ def test_each_quintic_is_the_one_nearest_to_1_on_what_the_one_before_leaves() ->
 def test_size_does_not_matter_and_zeros_stay() -> None:
     matrix = drawn(4, 6)
     for size in (1e-20, 1e15):
-        assert_close(orthogonalized([size * matrix]), orthogonalized([matrix]), atol=1e-4, rtol=0.0)
-    assert torch.equal(orthogonalized([torch.zeros(4, 6)])[0], torch.zeros(4, 6))
+        assert_close(orthogonalize([size * matrix]), orthogonalize([matrix]), atol=1e-4, rtol=0.0)
+    assert torch.equal(orthogonalize([torch.zeros(4, 6)])[0], torch.zeros(4, 6))
 
 
 def test_matrices_go_through_together_as_they_do_alone() -> None:
     shapes = [(4, 6), (6, 4), (4, 4), (9, 4), (2, 7), (1, 1)]
     matrices = [drawn(*shape, seed=seed) for seed, shape in enumerate(shapes)]
     matrices.append(drawn(4, 6).double())
-    for matrix, ours in zip(matrices, orthogonalized(matrices), strict=True):
+    for matrix, ours in zip(matrices, orthogonalize(matrices), strict=True):
         assert (ours.shape, ours.dtype) == (matrix.shape, matrix.dtype)
-        assert_close(ours, orthogonalized([matrix])[0])
-    assert orthogonalized([]) == []
+        assert_close(ours, orthogonalize([matrix])[0])
+    assert orthogonalize([]) == []
 
 
 def test_iterating_x_itself_in_bfloat16_is_the_same_to_its_digits() -> None:
     """As on a GPU."""
     matrix = drawn(40, 64)
-    ours = _iterated((matrix / matrix.norm())[None])[0].float()
-    assert (ours - orthogonalized([matrix])[0]).norm() < 0.03 * ours.norm()
+    ours = _newton_schulz((matrix / matrix.norm())[None])[0].float()
+    assert (ours - orthogonalize([matrix])[0]).norm() < 0.03 * ours.norm()

@@ -14,8 +14,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.testing import assert_close
 
 from fcnet.models.mlp import MLP
-from fcnet.optim.optimizers import LBFGS, Muon, move, parameter_groups
-from fcnet.optim.state import put_together, taken_apart
+from fcnet.optim.optimizers import LBFGS, Muon, fast_step, parameter_groups
+from fcnet.optim.state import join_state, split_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,7 +71,7 @@ def pair(kind: str, **settings: Any) -> tuple[torch.optim.Optimizer, torch.optim
 def test_a_move_is_the_optimizers_step_to_the_bit(kind: str, settings: dict[str, Any]) -> None:
     ours, theirs = pair(kind, **settings)
     for _ in range(3):
-        move(ours)
+        fast_step(ours)
         theirs.step()
     for mine, other in zip(ours.param_groups[0]["params"], theirs.param_groups[0]["params"], strict=True):
         assert torch.equal(mine, other)
@@ -82,7 +82,7 @@ def test_a_move_is_the_optimizers_step_to_the_bit(kind: str, settings: dict[str,
 def test_a_move_leaves_out_what_surrounds_a_step_that_nobody_listens_to() -> None:
     optimizer, _ = pair("sgd")
     with torch.autograd.profiler.profile() as profile:
-        move(optimizer)
+        fast_step(optimizer)
     assert not any("Optimizer.step" in event.name for event in profile.function_events or ())
 
 
@@ -91,14 +91,14 @@ def test_whoever_listens_to_an_optimizer_is_told_of_each_move(kind: str) -> None
     optimizer, _ = pair(kind)
     heard: list[str] = []
     optimizer.register_step_pre_hook(lambda *_: heard.append("before"))
-    move(optimizer)
+    fast_step(optimizer)
     other, _ = pair(kind)
     other.register_step_post_hook(lambda *_: heard.append("after"))
-    move(other)
+    fast_step(other)
     for register in (register_optimizer_step_pre_hook, register_optimizer_step_post_hook):
         handle = register(lambda *_: heard.append("every"))
         try:
-            move(pair(kind)[0])
+            fast_step(pair(kind)[0])
         finally:
             handle.remove()
     assert heard == ["before", "after", "every", "every"]
@@ -113,14 +113,14 @@ def test_a_step_of_ones_own_is_made() -> None:
 
     parameter = nn.Parameter(torch.zeros(2))
     parameter.grad = torch.ones(2)
-    move(Backwards([parameter], lr=0.1))
+    fast_step(Backwards([parameter], lr=0.1))
     assert parameter.tolist() == [1.0, 1.0]
 
 
 def test_torchs_schedulers_see_a_move_as_a_step() -> None:
     optimizer, _ = pair("sgd")
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
-    move(optimizer)
+    fast_step(optimizer)
     scheduler.step()  # warns, which is an error here, where no step was made before
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
 
@@ -135,7 +135,7 @@ def polar(matrices: Sequence[Tensor], *_: Any) -> list[Tensor]:
 
 @pytest.mark.parametrize("shape", [(6, 4), (4, 9)])
 def test_muon_is_torchs_for_a_matrix(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fcnet.optim.optimizers.orthogonalized", polar)
+    monkeypatch.setattr("fcnet.optim.optimizers.orthogonalize", polar)
     monkeypatch.setattr("torch.optim._muon._zeropower_via_newtonschulz", lambda matrix, *_: polar([matrix])[0])
     ours, theirs = nn.Parameter(drawn(*shape, seed=9)), nn.Parameter(drawn(*shape, seed=9))
     settings: dict[str, Any] = {"lr": 0.1, "weight_decay": 0.05, "momentum": 0.9}
@@ -210,7 +210,7 @@ def test_an_lbfgs_that_was_taken_apart_goes_on_to_the_bit(num_steps: int) -> Non
     optimizer = LBFGS([{"params": [weight], "weight_decay": 1.0}], history_size=3)
     for _ in range(num_steps):
         optimizer.step(closure)
-    tensors, facts = taken_apart(optimizer)
+    tensors, metadata = split_state(optimizer)
     assert len([name for name in tensors if ".old_dirs." in name]) == min(num_steps - 1, 3)
     assert not any(".al" in name for name in tensors)
     other, other_closure, _ = regression(1.0)
@@ -218,7 +218,7 @@ def test_an_lbfgs_that_was_taken_apart_goes_on_to_the_bit(num_steps: int) -> Non
         other.copy_(weight)
     resumed = LBFGS([{"params": [other], "weight_decay": 1.0}], history_size=3)
     lent = {name: astray(tensor) for name, tensor in tensors.items()}
-    put_together(resumed, lent, json.loads(json.dumps(facts)))
+    join_state(resumed, lent, json.loads(json.dumps(metadata)))
     for tensor in lent.values():
         tensor.zero_()  # what is lent is copied
     for _ in range(3):

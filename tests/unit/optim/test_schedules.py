@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcnet.optim.schedules import constant, cosine, linear, one_cycle, steps, warmed_up
+from fcnet.optim.schedules import add_warmup, constant, cosine, linear, multi_step, one_cycle
 
 
 @given(st.integers(1, 1000))
@@ -37,9 +37,9 @@ def test_linear_falls_evenly_and_stays_at_0() -> None:
 
 
 def test_warmup_rises_evenly_and_then_leaves_the_schedule_alone() -> None:
-    ramp = [warmed_up(constant(), 4)(step) for step in range(6)]
+    ramp = [add_warmup(constant(), 4)(step) for step in range(6)]
     assert ramp == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
-    assert [warmed_up(cosine(20), 4)(step) for step in range(4, 20)] == [cosine(20)(step) for step in range(4, 20)]
+    assert [add_warmup(cosine(20), 4)(step) for step in range(4, 20)] == [cosine(20)(step) for step in range(4, 20)]
 
 
 @pytest.mark.parametrize("num_steps", [20, 21, 100, 1000])
@@ -67,7 +67,7 @@ def test_one_cycle_rises_once_and_falls_once_to_almost_0(num_steps: int) -> None
 def test_steps_are_torchs() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
     theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[3, 7, 8], gamma=0.3)
-    ours = steps([3, 7, 8], 0.3)
+    ours = multi_step([3, 7, 8], 0.3)
     for step in range(12):
         assert 0.5 * ours(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
         optimizer.step()

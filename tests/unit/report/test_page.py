@@ -20,9 +20,9 @@ from jinja2 import UndefinedError
 from markupsafe import Markup
 from PIL import Image
 
-from fcnet.report.axes import Scale, number, round_values
-from fcnet.report.charts import Chart, Series, histogram, line_chart, reliability
-from fcnet.report.images import picture, weight_picture
+from fcnet.report.axes import Scale, format_number, round_values
+from fcnet.report.charts import Chart, Series, histogram, line_chart, reliability_diagram
+from fcnet.report.images import image_data_uri, weight_data_uri
 from fcnet.report.render import PageSection, render
 
 NUMBERS = st.floats(-1e6, 1e6, allow_nan=False).map(lambda value: round(value, 3))
@@ -99,9 +99,9 @@ def test_a_line_goes_through_its_values_and_its_table_holds_them(points: list[tu
         assert not marks
         assert chart.rows == []
         return
-    assert [row[0] for row in chart.rows] == [number(value) for value in x]
-    assert [row[1] for row in chart.rows] == ["–" if value is None else number(value) for value in y]
-    assert len(json.loads(svg.attrib["data-at"])) == len(json.loads(svg.attrib["data-said"])) == len(x)
+    assert [row[0] for row in chart.rows] == [format_number(value) for value in x]
+    assert [row[1] for row in chart.rows] == ["–" if value is None else format_number(value) for value in y]
+    assert len(json.loads(svg.attrib["data-x"])) == len(json.loads(svg.attrib["data-labels"])) == len(x)
     heights = [float(mark.attrib["cy"]) for mark in marks]
     assert len(heights) == len(told)
     assert all(10 <= height <= 184 for height in heights)
@@ -141,13 +141,13 @@ def test_every_chart_says_in_words_what_it_shows() -> None:
     for chart in (
         line_chart("Loss", [Series("training", [1, 2], [0.5, 0.25])], x_label="epoch"),
         histogram("Layer 1", [0.0, 1.0, 2.0], [1, 3], x_label="activation", before=[2, 2]),
-        reliability("Reliability", [(0.75, 0.5, 4, 0.15, 0.85)]),
+        reliability_diagram("Reliability", [(0.75, 0.5, 4, 0.15, 0.85)]),
     ):
         svg = drawn(chart)
         assert svg.attrib["role"] == "img"
         assert chart.title in svg.attrib["aria-label"]
         assert len(chart.rows[0]) == len(chart.header)
-        assert all(json.loads(svg.attrib["data-said"]))
+        assert all(json.loads(svg.attrib["data-labels"]))
 
 
 def test_bars_are_as_high_as_their_shares() -> None:
@@ -185,25 +185,25 @@ def opened(uri: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_picture_is_the_image(channels: int) -> None:
     pixels = torch.randint(0, 256, (channels, 5, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    shown = opened(picture(pixels))
+    shown = opened(image_data_uri(pixels))
     assert torch.from_numpy(shown.copy()).equal(
         pixels.permute(1, 2, 0).squeeze(2) if channels == 1 else pixels.permute(1, 2, 0)
     )
 
 
 def test_a_large_picture_is_made_smaller_and_other_channels_grey() -> None:
-    assert opened(picture(torch.zeros(3, 400, 200, dtype=torch.uint8))).shape == (96, 48, 3)
-    assert opened(picture(torch.full((4, 5, 5), 9, dtype=torch.uint8))).tolist() == [[9] * 5] * 5
+    assert opened(image_data_uri(torch.zeros(3, 400, 200, dtype=torch.uint8))).shape == (96, 48, 3)
+    assert opened(image_data_uri(torch.full((4, 5, 5), 9, dtype=torch.uint8))).tolist() == [[9] * 5] * 5
 
 
 def test_weights_are_white_at_0_and_of_two_colours() -> None:
-    above, zero, below = opened(weight_picture(torch.tensor([[[2.0, 0.0, -2.0]]])))[0].tolist()
+    above, zero, below = opened(weight_data_uri(torch.tensor([[[2.0, 0.0, -2.0]]])))[0].tolist()
     assert zero == [255, 255, 255]
     assert above[0] > above[2]
     assert below[0] < below[2]
-    assert opened(weight_picture(torch.zeros(1, 1, 1))).tolist() == [[[255, 255, 255]]]
+    assert opened(weight_data_uri(torch.zeros(1, 1, 1))).tolist() == [[[255, 255, 255]]]
 
 
 def test_weights_of_colours_are_grey_at_0_and_use_the_whole_range() -> None:
-    shown = opened(weight_picture(torch.tensor([[[0.0, 3.0]], [[0.0, 0.0]], [[0.0, -3.0]]])))
+    shown = opened(weight_data_uri(torch.tensor([[[0.0, 3.0]], [[0.0, 0.0]], [[0.0, -3.0]]])))
     assert shown.tolist() == [[[128, 128, 128], [255, 128, 0]]]

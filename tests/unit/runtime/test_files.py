@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import read_sealed, read_sealed_facts, replacing, sha256, write_sealed, write_text
+from fcnet.runtime.files import atomic_write, read_checksummed, read_metadata, sha256, write_checksummed, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FACTS: dict[str, Any] = {"format": 1, "classes": ["cat", "köttur", "猫"], "mean": [0.1, 1e-300], "none": None}
+METADATA: dict[str, Any] = {"format": 1, "classes": ["cat", "köttur", "猫"], "mean": [0.1, 1e-300], "none": None}
 TENSORS = {"weight": torch.arange(6.0).view(2, 3), "bias": torch.tensor([1.5])}
 DTYPES = [
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.bool),
@@ -53,7 +53,7 @@ def test_text_is_written_as_utf_8_and_replaced_whole(tmp_path: Path) -> None:
 def test_until_the_block_ends_the_old_bytes_stand(tmp_path: Path) -> None:
     file = tmp_path / "file.txt"
     write_text(file, "old")
-    with replacing(file) as sibling:
+    with atomic_write(file) as sibling:
         assert sibling.parent == tmp_path
         assert sibling.read_bytes() == b""
         sibling.write_text("new")
@@ -62,7 +62,7 @@ def test_until_the_block_ends_the_old_bytes_stand(tmp_path: Path) -> None:
 
 
 def fail_half_way(file: Path, error: BaseException) -> None:
-    with replacing(file) as sibling:
+    with atomic_write(file) as sibling:
         sibling.write_text("half of the n")
         raise error
 
@@ -99,7 +99,7 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name_and_the_name_after(
         seen.append((Path(f"/proc/self/fd/{handle}").readlink(), file.exists()))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with replacing(file) as sibling:
+    with atomic_write(file) as sibling:
         sibling.write_text("new")
     assert seen == [(sibling, False), (tmp_path, True)]
 
@@ -109,7 +109,7 @@ def test_permissions_are_those_of_a_new_file(mask: int, mode: int, tmp_path: Pat
     before = os.umask(mask)
     try:
         write_text(tmp_path / "file.txt", "text")
-        write_sealed(tmp_path / "pair", TENSORS, FACTS)
+        write_checksummed(tmp_path / "pair", TENSORS, METADATA)
         assert os.umask(mask) == mask
     finally:
         os.umask(before)
@@ -136,19 +136,19 @@ def test_tensors_of_every_dtype_and_shape_come_back_to_the_bit(dtype: torch.dtyp
         "expanded": cube[:1, :1].expand(4, 3, -1),
         "strided": cube[::2, ::3],
     }
-    write_sealed(tmp_path / "pair", tensors, {})
-    assert_same(read_sealed(tmp_path / "pair")[0], tensors)
+    write_checksummed(tmp_path / "pair", tensors, {})
+    assert_same(read_checksummed(tmp_path / "pair")[0], tensors)
 
 
 def test_infinities_and_nan_come_back_to_the_bit(tmp_path: Path) -> None:
     bits = torch.tensor([0x7F800000, 0x7FC00001, 0x7FABCDEF, -0x80000000, 1], dtype=torch.int32)
-    write_sealed(tmp_path / "pair", {"x": bits.view(torch.float32)}, {})
-    assert torch.equal(read_sealed(tmp_path / "pair")[0]["x"].view(torch.int32), bits)
+    write_checksummed(tmp_path / "pair", {"x": bits.view(torch.float32)}, {})
+    assert torch.equal(read_checksummed(tmp_path / "pair")[0]["x"].view(torch.int32), bits)
 
 
 def test_no_tensors_come_back_as_none(tmp_path: Path) -> None:
-    write_sealed(tmp_path / "pair", {}, FACTS)
-    assert read_sealed(tmp_path / "pair")[0] == {}
+    write_checksummed(tmp_path / "pair", {}, METADATA)
+    assert read_checksummed(tmp_path / "pair")[0] == {}
 
 
 def test_tensors_may_share_memory(tmp_path: Path) -> None:
@@ -163,8 +163,8 @@ def test_tensors_may_share_memory(tmp_path: Path) -> None:
         "conjugate": torch.complex(whole, whole).conj(),
         "negative": torch.complex(whole, whole).conj().imag[1:2],
     }
-    write_sealed(tmp_path / "pair", tensors, {})
-    assert_same(read_sealed(tmp_path / "pair")[0], {name: tensor.detach() for name, tensor in tensors.items()})
+    write_checksummed(tmp_path / "pair", tensors, {})
+    assert_same(read_checksummed(tmp_path / "pair")[0], {name: tensor.detach() for name, tensor in tensors.items()})
 
 
 def test_tensors_are_copied_only_where_memory_is_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,20 +175,20 @@ def test_tensors_are_copied_only_where_memory_is_shared(tmp_path: Path, monkeypa
 
     monkeypatch.setattr("safetensors.torch.save_file", seen)
     one, two = torch.zeros(3), torch.zeros(3)
-    write_sealed(tmp_path / "pair", {"one": one, "two": two, "again": one}, {})
+    write_checksummed(tmp_path / "pair", {"one": one, "two": two, "again": one}, {})
     assert (memory["one"], memory["two"]) == (one.data_ptr(), two.data_ptr())
     assert memory["again"] != one.data_ptr()
 
 
-def test_facts_come_back_as_they_were(tmp_path: Path) -> None:
-    write_sealed(tmp_path / "pair", TENSORS, FACTS)
-    facts = read_sealed_facts(tmp_path / "pair")
-    assert {key: facts[key] for key in FACTS} == FACTS
-    assert read_sealed(tmp_path / "pair")[1] == facts
+def test_metadata_come_back_as_they_were(tmp_path: Path) -> None:
+    write_checksummed(tmp_path / "pair", TENSORS, METADATA)
+    metadata = read_metadata(tmp_path / "pair")
+    assert {key: metadata[key] for key in METADATA} == METADATA
+    assert read_checksummed(tmp_path / "pair")[1] == metadata
 
 
 @pytest.mark.parametrize(
-    "facts",
+    "metadata",
     [
         {"checksum": "mine"},
         {"checksum": "0" * 64},
@@ -198,29 +198,29 @@ def test_facts_come_back_as_they_were(tmp_path: Path) -> None:
         {"text": f'"checksum": "{"0" * 64}"\n}}\n'},
     ],
 )
-def test_facts_may_hold_checksums_of_their_own(facts: dict[str, Any], tmp_path: Path) -> None:
-    write_sealed(tmp_path / "pair", TENSORS, facts)
-    tensors, back = read_sealed(tmp_path / "pair")
+def test_metadata_may_hold_checksums_of_their_own(metadata: dict[str, Any], tmp_path: Path) -> None:
+    write_checksummed(tmp_path / "pair", TENSORS, metadata)
+    tensors, back = read_checksummed(tmp_path / "pair")
     assert_same(tensors, TENSORS)
-    assert {key: back[key] for key in facts if key not in {"checksum", "tensors"}} == {
-        key: value for key, value in facts.items() if key not in {"checksum", "tensors"}
+    assert {key: back[key] for key in metadata if key not in {"checksum", "tensors"}} == {
+        key: value for key, value in metadata.items() if key not in {"checksum", "tensors"}
     }
 
 
 def test_what_was_read_can_be_written_again(tmp_path: Path) -> None:
-    write_sealed(tmp_path / "one", TENSORS, FACTS)
-    write_sealed(tmp_path / "two", *read_sealed(tmp_path / "one"))
-    assert_same(read_sealed(tmp_path / "two")[0], TENSORS)
-    assert read_sealed(tmp_path / "two")[1]["tensors"]["file"] == "two.safetensors"
+    write_checksummed(tmp_path / "one", TENSORS, METADATA)
+    write_checksummed(tmp_path / "two", *read_checksummed(tmp_path / "one"))
+    assert_same(read_checksummed(tmp_path / "two")[0], TENSORS)
+    assert read_checksummed(tmp_path / "two")[1]["tensors"]["file"] == "two.safetensors"
 
 
 def test_the_files_are_what_others_read(tmp_path: Path) -> None:
-    write_sealed(tmp_path / "pair", TENSORS, FACTS)
+    write_checksummed(tmp_path / "pair", TENSORS, METADATA)
     assert names(tmp_path) == {"pair.safetensors", "pair.json"}
     assert_same(load_file(tmp_path / "pair.safetensors"), TENSORS)
-    facts = json.loads((tmp_path / "pair.json").read_text(encoding="utf-8"))
-    checksum = facts["checksum"]
-    assert facts == FACTS | {
+    metadata = json.loads((tmp_path / "pair.json").read_text(encoding="utf-8"))
+    checksum = metadata["checksum"]
+    assert metadata == METADATA | {
         "tensors": {
             "file": "pair.safetensors",
             "sha256": hashlib.sha256((tmp_path / "pair.safetensors").read_bytes()).hexdigest(),
@@ -231,19 +231,19 @@ def test_the_files_are_what_others_read(tmp_path: Path) -> None:
     assert hashlib.sha256(zeroed).hexdigest() == checksum
 
 
-@pytest.mark.parametrize("facts", [{"loss": float("nan")}, {"text": "\ud800"}, {"file": Path()}])
-def test_facts_that_json_cannot_hold_leave_the_old_pair(facts: dict[str, Any], tmp_path: Path) -> None:
-    write_sealed(tmp_path / "pair", TENSORS, FACTS)
+@pytest.mark.parametrize("metadata", [{"loss": float("nan")}, {"text": "\ud800"}, {"file": Path()}])
+def test_metadata_that_json_cannot_hold_leave_the_old_pair(metadata: dict[str, Any], tmp_path: Path) -> None:
+    write_checksummed(tmp_path / "pair", TENSORS, METADATA)
     with pytest.raises((ValueError, TypeError)):
-        write_sealed(tmp_path / "pair", {"other": torch.zeros(3)}, facts)
-    assert_same(read_sealed(tmp_path / "pair")[0], TENSORS)
+        write_checksummed(tmp_path / "pair", {"other": torch.zeros(3)}, metadata)
+    assert_same(read_checksummed(tmp_path / "pair")[0], TENSORS)
     assert names(tmp_path) == {"pair.safetensors", "pair.json"}
 
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
-        write_sealed(Path(folder) / "pair", TENSORS, FACTS)
+        write_checksummed(Path(folder) / "pair", TENSORS, METADATA)
         yield Path(folder) / "pair"
 
 
@@ -254,7 +254,7 @@ def refusal(stem: Path, ending: str, content: bytes) -> str:
     file.write_bytes(content)
     try:
         with pytest.raises(UserError) as error:
-            read_sealed(stem)
+            read_checksummed(stem)
     finally:
         file.write_bytes(whole)
     return str(error.value)
@@ -292,28 +292,28 @@ def test_every_beginning_of_a_file_is_refused(ending: str, pair: Path) -> None:
 
 
 def test_the_tensors_of_another_pair_are_refused(pair: Path, tmp_path: Path) -> None:
-    write_sealed(tmp_path / "pair", {"weight": torch.zeros(2, 3), "bias": torch.zeros(1)}, FACTS)
+    write_checksummed(tmp_path / "pair", {"weight": torch.zeros(2, 3), "bias": torch.zeros(1)}, METADATA)
     other = (tmp_path / "pair.safetensors").read_bytes()
     assert refusal(pair, ".safetensors", other) == damaged(pair, ".safetensors")
 
 
 @pytest.mark.parametrize("ending", [".json", ".safetensors"])
 def test_a_missing_file_is_named(ending: str, tmp_path: Path) -> None:
-    write_sealed(tmp_path / "pair", TENSORS, FACTS)
+    write_checksummed(tmp_path / "pair", TENSORS, METADATA)
     file = (tmp_path / "pair").with_suffix(ending)
     file.unlink()
     with pytest.raises(UserError) as error:
-        read_sealed(tmp_path / "pair")
+        read_checksummed(tmp_path / "pair")
     assert str(error.value) == f"{file} is missing"
 
 
-def test_facts_are_read_without_their_tensors(tmp_path: Path) -> None:
-    write_sealed(tmp_path / "pair", TENSORS, FACTS)
+def test_metadata_are_read_without_their_tensors(tmp_path: Path) -> None:
+    write_checksummed(tmp_path / "pair", TENSORS, METADATA)
     (tmp_path / "pair.safetensors").unlink()
-    assert read_sealed_facts(tmp_path / "pair")["format"] == 1
+    assert read_metadata(tmp_path / "pair")["format"] == 1
 
 
 def test_a_name_with_dots_keeps_them(tmp_path: Path) -> None:
-    write_sealed(tmp_path / "step-1.5", TENSORS, FACTS)
+    write_checksummed(tmp_path / "step-1.5", TENSORS, METADATA)
     assert names(tmp_path) == {"step-1.5.safetensors", "step-1.5.json"}
-    assert_same(read_sealed(tmp_path / "step-1.5")[0], TENSORS)
+    assert_same(read_checksummed(tmp_path / "step-1.5")[0], TENSORS)

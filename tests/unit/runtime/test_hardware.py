@@ -20,7 +20,7 @@ LINES = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC  7B13
 def test_the_processor_is_called_what_linux_calls_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "cpuinfo"
     file.write_text(LINES)
-    monkeypatch.setattr(hardware, "_LINUX", file)
+    monkeypatch.setattr(hardware, "_CPUINFO", file)
     assert processor_name() == "AMD EPYC 7B13"
 
 
@@ -31,7 +31,7 @@ def test_elsewhere_it_is_called_by_its_instructions(
     file = tmp_path / "cpuinfo"
     if content is not None:
         file.write_text(content)
-    monkeypatch.setattr(hardware, "_LINUX", file)
+    monkeypatch.setattr(hardware, "_CPUINFO", file)
     assert processor_name() == (platform.processor() or platform.machine())
 
 

@@ -21,7 +21,7 @@ from fcnet.experiment.build_training import MOMENTS
 from fcnet.optim.optimizers import Muon, parameter_groups
 from fcnet.runtime import memory
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.memory import Need, need
+from fcnet.runtime.memory import MemoryEstimate, estimate_memory
 from fcnet.training.algorithm import GradientDescent
 from fcnet.training.loop import Training
 
@@ -53,9 +53,9 @@ def trained(num_pixels: int, hidden: list[int], num_classes: int, images: int, s
 def test_the_need_is_what_a_training_takes_within_a_factor_of_two(training: tuple[Any, ...]) -> None:
     done = subprocess.run([sys.executable, __file__, repr(training)], capture_output=True, text=True, check=True)
     num_pixels, hidden, num_classes, images, settings = training
-    expected = need(
+    expected = estimate_memory(
         [num_pixels, *hidden, num_classes],
-        images=images,
+        num_images=images,
         activation=settings.get("activation", "relu"),
         normalization=settings.get("normalization", "none"),
         dropout="dropout" in settings,
@@ -67,32 +67,34 @@ def test_the_need_is_what_a_training_takes_within_a_factor_of_two(training: tupl
 @pytest.mark.parametrize("normalization", ["none", "batch", "layer"])
 @pytest.mark.parametrize("hidden", [(), (7,), (7, 3)])
 def test_the_parameters_are_counted_one_by_one(hidden: tuple[int, ...], normalization: Any) -> None:
-    counted = need([20, *hidden, 4], images=1, normalization=normalization)
+    counted = estimate_memory([20, *hidden, 4], num_images=1, normalization=normalization)
     model = MLP(20, hidden, 4, normalization=normalization)
-    assert counted.parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert counted.parameter_bytes == 16 * counted.parameters
-    assert need([20, *hidden, 4], images=1, normalization=normalization, moments=0).parameter_bytes == (
-        8 * counted.parameters
+    assert counted.num_parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert counted.parameter_bytes == 16 * counted.num_parameters
+    assert estimate_memory([20, *hidden, 4], num_images=1, normalization=normalization, moments=0).parameter_bytes == (
+        8 * counted.num_parameters
     )
 
 
 def test_the_advice_fits_and_twice_as_much_does_not() -> None:
-    whole = Need(parameters=100, parameter_bytes=1600, image_bytes=64, images=1000)
+    whole = MemoryEstimate(num_parameters=100, parameter_bytes=1600, bytes_per_image=64, num_images=1000)
     for free in (2000, 5000, 20_000, 30_000):
-        said = whole.shortage(free, batch_size=1000)
+        said = whole.out_of_memory_message(free, batch_size=1000)
         lower = int(said.removesuffix(", or raise train.accumulate").rpartition(" ")[2])
         assert said.startswith("memory: a step needs about 0.0 GiB and 0.0 GiB are free; lower train.batch_size from ")
         assert 1600 + 64 * lower <= 0.9 * free < 1600 + 64 * 2 * lower
 
 
 def test_the_advice_is_lower_than_what_did_not_fit_though_it_should_have() -> None:
-    whole = Need(parameters=100, parameter_bytes=1600, image_bytes=64, images=1000)
-    assert whole.shortage(10**9, batch_size=1000).endswith("from 1000 to 256, or raise train.accumulate")
-    assert whole.shortage(10**9, batch_size=2000, ranks=2).endswith("from 2000 to 512, or raise train.accumulate")
+    whole = MemoryEstimate(num_parameters=100, parameter_bytes=1600, bytes_per_image=64, num_images=1000)
+    assert whole.out_of_memory_message(10**9, batch_size=1000).endswith("from 1000 to 256, or raise train.accumulate")
+    assert whole.out_of_memory_message(10**9, batch_size=2000, ranks=2).endswith(
+        "from 2000 to 512, or raise train.accumulate"
+    )
 
 
 def test_a_network_that_fits_by_its_parameters_is_not_refused() -> None:
-    whole = Need(parameters=100, parameter_bytes=1600, image_bytes=64, images=1000)
+    whole = MemoryEstimate(num_parameters=100, parameter_bytes=1600, bytes_per_image=64, num_images=1000)
     whole.check_parameters(1600)
     with pytest.raises(UserError, match=r"model\.hidden: its 1e\+02 parameters need 0.0 GiB and 0.0 GiB are free"):
         whole.check_parameters(1599)
@@ -101,8 +103,8 @@ def test_a_network_that_fits_by_its_parameters_is_not_refused() -> None:
 def test_what_is_free_is_the_least_of_the_machines_and_the_groups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "_LINUX", tmp_path / "meminfo")
-    monkeypatch.setattr(memory, "_GROUP", tmp_path)
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
     assert memory.free_bytes(CPU) is None
     (tmp_path / "meminfo").write_text(
         "MemTotal:  9000 kB\nMemAvailable:   4000 kB\nSwapFree: 96 kB\nHugePages_Free: 0\n"
@@ -132,7 +134,7 @@ def test_what_is_free_is_the_least_of_the_machines_and_the_groups(
     ids=repr,
 )
 def test_only_a_want_of_memory_is_one(error: Exception, short: bool) -> None:
-    assert memory.ran_out(error) == short
+    assert memory.is_out_of_memory(error) == short
 
 
 def _bytes(key: str) -> int:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fcnet.config.toml import load_config
 from fcnet.runtime.errors import UserError
-from fcnet.sweep.search_space import MOST_POINTS, Choices, Range, read_axis, read_space, toml
+from fcnet.sweep.search_space import MAX_TRIALS, Choices, Range, format_toml, parse_axis, parse_space
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,21 +38,23 @@ VALUES = st.recursive(
 
 @given(VALUES)
 def test_a_value_is_written_as_toml_reads_it(value: Any) -> None:
-    written = toml(value)
+    written = format_toml(value)
     assert tomllib.loads(f"value = {written}")["value"] == value
     assert "\n" not in written
 
 
 def test_a_grid_is_every_combination_of_the_lists(file: Path) -> None:
-    space = read_space(file, ["seed=7"], ["optimizer.lr=[1e-4, 1e-2]", "model.hidden=[[8], [8, 4], []]"], search=False)
+    space = parse_space(file, ["seed=7"], ["optimizer.lr=[1e-4, 1e-2]", "model.hidden=[[8], [8, 4], []]"], search=False)
     expected = set(itertools.product((1e-4, 1e-2), ((8,), (8, 4), ())))
-    assert {(config.optimizer.lr, config.model.hidden) for config in space.tried} == expected
-    assert space.num_points() == len(space.tried) == 6
-    assert all(config.seed == 7 for config in space.tried)
+    assert {(config.optimizer.lr, config.model.hidden) for config in space.checked_configs} == expected
+    assert space.num_trials() == len(space.checked_configs) == 6
+    assert all(config.seed == 7 for config in space.checked_configs)
 
 
 def test_a_runs_configuration_is_the_one_that_the_same_settings_give_train(file: Path) -> None:
-    space = read_space(file, ["train.epochs=2"], ["model.hidden=[[8], [4]]", "optimizer.lr=[1e-5, 1e-2]"], search=False)
+    space = parse_space(
+        file, ["train.epochs=2"], ["model.hidden=[[8], [4]]", "optimizer.lr=[1e-5, 1e-2]"], search=False
+    )
     config = space.config({"model.hidden": [4], "optimizer.lr": 1e-5}, seed=3)
     assert config == load_config(file, ["train.epochs=2", "model.hidden=[4]", "optimizer.lr=1e-5", "seed=3"])
 
@@ -78,29 +80,29 @@ def test_a_range_is_logarithmic_from_a_factor_of_ten_or_as_it_says(
 ) -> None:
     if log is None:
         with pytest.raises(UserError):
-            read_axis(f"optimizer.lr={text}", "--search")
+            parse_axis(f"optimizer.lr={text}", "--search")
     else:
-        assert read_axis(f"optimizer.lr={text}", "--search") == Range("optimizer.lr", low, high, log)
+        assert parse_axis(f"optimizer.lr={text}", "--search") == Range("optimizer.lr", low, high, log)
 
 
 def test_a_range_is_of_whole_numbers_where_the_setting_is_one(file: Path) -> None:
     wanted = ["train.batch_size=16..64", "optimizer.weight_decay=0..1", "model.dropout=0.0..0.5"]
-    axes = read_space(file, [], wanted, search=True).axes
-    assert [axis.whole for axis in axes if isinstance(axis, Range)] == [True, False, False]
+    axes = parse_space(file, [], wanted, search=True).axes
+    assert [axis.integer for axis in axes if isinstance(axis, Range)] == [True, False, False]
 
 
 def test_a_list_is_a_choice_in_a_search_as_well() -> None:
-    assert read_axis("train.batch_size=[16, 'all']", "--search") == Choices("train.batch_size", (16, "all"))
+    assert parse_axis("train.batch_size=[16, 'all']", "--search") == Choices("train.batch_size", (16, "all"))
 
 
-def test_a_point_may_be_right_where_neither_of_its_settings_would_be_alone(file: Path) -> None:
+def test_a_trial_may_be_right_where_neither_of_its_settings_would_be_alone(file: Path) -> None:
     wanted = ["optimizer.name=['lbfgs']", "train.batch_size=['all']"]
-    assert read_space(file, [], wanted, search=False).num_points() == 1
+    assert parse_space(file, [], wanted, search=False).num_trials() == 1
 
 
 def refusal(file: Path, *wanted: str, search: bool = False, overrides: tuple[str, ...] = ()) -> str:
     with pytest.raises(UserError) as caught:
-        read_space(file, overrides, wanted, search=search)
+        parse_space(file, overrides, wanted, search=search)
     return str(caught.value)
 
 
@@ -143,11 +145,11 @@ def test_all_mistakes_come_at_once_each_of_them_once(file: Path) -> None:
         ("optimizer.lr=1e-4..1e-2", "--grid optimizer.lr must be a TOML list of one or more values, got 1e-4..1e-2"),
         ("model.activation=[relu]", "--grid model.activation must be a TOML list of one or more values, got [relu]"),
         ("optimizer.lr=[1e-3, 0.001]", "--grid optimizer.lr must be values that all differ, got 0.001 twice"),
-        ("seed=[0, 1]", "--grid must not name seed: --seeds N trains each point with N seeds"),
+        ("seed=[0, 1]", "--grid must not name seed: --seeds N trains each trial with N seeds"),
         (
             "data.validation=[0.1, 0.2]",
             ("--grid data.validation must be among data.augment, data.balance, data.whiten: "
-            "all points are compared on the same images"),
+            "all trials are compared on the same images"),
         ),
     ],
 )  # fmt: skip
@@ -196,19 +198,19 @@ def test_a_setting_that_is_tried_twice_or_as_a_part_of_another_is_refused(file: 
     )
 
 
-def test_a_grid_of_too_many_points_is_refused_and_a_search_of_as_many_is_not(file: Path) -> None:
+def test_a_grid_of_too_many_trials_is_refused_and_a_search_of_as_many_is_not(file: Path) -> None:
     many = ",".join(map(str, range(1, 35)))
     wanted = [f"train.epochs=[{many}]", f"train.batch_size=[{many}]"]
     assert refusal(file, *wanted) == (
-        "--grid must make at most 1,000 points, got 1,156; --search with --trials N tries N of them"
+        "--grid must make at most 1,000 trials, got 1,156; --search with --trials N tries N of them"
     )
-    assert MOST_POINTS == 1000
-    tried = read_space(file, [], wanted, search=True).tried
+    assert MAX_TRIALS == 1000
+    tried = parse_space(file, [], wanted, search=True).checked_configs
     assert (
         {config.train.epochs for config in tried} == {config.train.batch_size for config in tried} == set(range(1, 35))
     )
 
 
-def test_the_most_epochs_are_those_of_the_longest_point(file: Path) -> None:
-    assert read_space(file, [], ["train.epochs=[3, 9, 4]"], search=False).num_epochs == 9
-    assert read_space(file, [], ["train.epochs=2..7"], search=True).num_epochs == 7
+def test_the_most_epochs_are_those_of_the_longest_trial(file: Path) -> None:
+    assert parse_space(file, [], ["train.epochs=[3, 9, 4]"], search=False).num_epochs == 9
+    assert parse_space(file, [], ["train.epochs=2..7"], search=True).num_epochs == 7

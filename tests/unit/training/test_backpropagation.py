@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from fcnet.losses import CrossEntropy
 from fcnet.models.mlp import MLP, LogisticRegression
-from fcnet.training.backpropagation import applies_to, backpropagate
+from fcnet.training.backpropagation import backpropagate, can_backpropagate
 
 NETWORKS = st.fixed_dictionaries(
     {
@@ -84,15 +84,15 @@ class Doubled(MLP):
 
 
 def test_only_what_is_derived_here_is_differentiated_here() -> None:
-    assert applies_to(MLP(4, (3,), 2))
-    assert applies_to(LogisticRegression(4, 3))
-    assert not applies_to(MLP(4, (3,), 2, normalization="batch"))
-    assert not applies_to(MLP(4, (3,), 2, dropout=0.1))
-    assert not applies_to(Doubled(4, (3,), 2))
-    assert not applies_to(nn.Linear(4, 3))
+    assert can_backpropagate(MLP(4, (3,), 2))
+    assert can_backpropagate(LogisticRegression(4, 3))
+    assert not can_backpropagate(MLP(4, (3,), 2, normalization="batch"))
+    assert not can_backpropagate(MLP(4, (3,), 2, dropout=0.1))
+    assert not can_backpropagate(Doubled(4, (3,), 2))
+    assert not can_backpropagate(nn.Linear(4, 3))
     frozen = MLP(4, (3,), 2)
     frozen.dense_layers()[0].weight.requires_grad_(False)
-    assert not applies_to(frozen)
+    assert not can_backpropagate(frozen)
     hooked = MLP(4, (3,), 2)
     hooked.layers[0].register_forward_hook(lambda module, inputs, output: output)
-    assert not applies_to(hooked)
+    assert not can_backpropagate(hooked)

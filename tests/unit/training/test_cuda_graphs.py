@@ -17,18 +17,18 @@ from torch.utils._pytree import tree_leaves
 from fcnet.config.toml import dump_config, load_config
 from fcnet.data.batches import Batches
 from fcnet.data.transforms.augment import Affine, ColorJitter, Cutout, Flip, Shift
-from fcnet.data.transforms.mixup import Mixing
-from fcnet.data.transforms.whitening import find_whitening
+from fcnet.data.transforms.mixup import MixupCutmix
+from fcnet.data.transforms.whitening import fit_whitening
 from fcnet.experiment.build import build
 from fcnet.experiment.run_folder import Run
-from fcnet.experiment.runner import Stopped, carry_out
+from fcnet.experiment.runner import Stopped, run_experiment
 from fcnet.functional import binary_cross_entropy, softmax_loss
 from fcnet.losses import CrossEntropy
 from fcnet.models.mlp import MLP
 from fcnet.optim.optimizers import LBFGS, Muon, parameter_groups
-from fcnet.optim.schedules import cosine, steps, warmed_up
+from fcnet.optim.schedules import add_warmup, cosine, multi_step
 from fcnet.training.algorithm import GradientDescent
-from fcnet.training.cuda_graphs import Runs, obstacle, steps_at_once
+from fcnet.training.cuda_graphs import GraphedSteps, num_steps_per_graph, unsupported_reason
 from fcnet.training.loop import Training, fit
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Recorder:
 def device_that_would_have_to_be_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps that are not recorded look at no number either, as on a GPU."""
     for module in (binary_cross_entropy, softmax_loss):
-        monkeypatch.setattr(module, "may_be_read", lambda tensor: False)
+        monkeypatch.setattr(module, "can_read_without_sync", lambda tensor: False)
 
 
 def refusing(work: Callable[[], None], generators: Sequence[torch.Generator]) -> Replay:
@@ -144,7 +144,7 @@ CHANGES = (Flip(), Shift(1), Affine(15.0, 0.2), ColorJitter(0.4), Cutout(2))
 FEEDS: dict[str, dict[str, Any]] = {
     "as they are": {},
     "changed": {"augment": CHANGES},
-    "mixed": {"augment": (Flip(),), "mixing": Mixing(0.4, 1.0), "balance": "weights"},
+    "mixed": {"augment": (Flip(),), "mixing": MixupCutmix(0.4, 1.0), "balance": "weights"},
     "sampled": {"balance": "sampling"},
 }
 ALL_SETTINGS: dict[str, Any] = {"accumulate": 3, "clip_norm": 0.5, "ema_decay": 0.9, "loss": CrossEntropy(0.1)}
@@ -156,7 +156,7 @@ def training(
     optimizer: str = "adamw",
     feed: dict[str, Any] = FEEDS["changed"],
     *,
-    at_once: int = 4,
+    steps_per_graph: int = 4,
     num_classes: int = 3,
     **settings: Any,
 ) -> Training:
@@ -164,18 +164,18 @@ def training(
     batches = Batches(PIXELS, LABELS % num_classes, batch_size=4, **feed)
     initial = torch.Generator().manual_seed(1)
     model = MLP(20, num_classes=num_classes, generator=initial, **NETWORKS[network])
-    settings = {"schedule": steps([7, 23, 31], 0.5), **settings}
+    settings = {"schedule": multi_step([7, 23, 31], 0.5), **settings}
     algorithm = GradientDescent(OPTIMIZERS[optimizer](parameter_groups(model, 0.0625)), epochs=4, **settings)
     kept = Batches(PIXELS, LABELS % num_classes, batch_size=10)
     made = Training(model, batches, algorithm, validation=kept, seed=5)
     made.reads_losses = False
-    return made if record is None else replaying(made, record, at_once)
+    return made if record is None else replaying(made, record, steps_per_graph)
 
 
-def replaying(made: Training, record: Record, at_once: int) -> Training:
+def replaying(made: Training, record: Record, steps_per_graph: int) -> Training:
     """The same, as on a device that records."""
-    made.runs = Runs(record, made.model, made.batches, made.algorithm, made.drops)
-    made.runs.at_once = at_once
+    made.graphed_steps = GraphedSteps(record, made.model, made.batches, made.algorithm, made.dropout_rng)
+    made.graphed_steps.steps_per_graph = steps_per_graph
     return made
 
 
@@ -190,17 +190,17 @@ def course(made: Training) -> list[dict[str, Any]]:
 
 def everything(made: Training) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All that a step changes, without the times."""
-    tensors, facts = made.state()
-    return {name: tensor.clone() for name, tensor in tensors.items()}, facts | {"seconds": 0, "seconds_before": 0}
+    tensors, metadata = made.state()
+    return {name: tensor.clone() for name, tensor in tensors.items()}, metadata | {"seconds": 0, "previous_seconds": 0}
 
 
 def assert_same(ours: Training, theirs: Training) -> None:
     """Equal to the bit, and of one type."""
-    (tensors, facts), (others, other_facts) = everything(ours), everything(theirs)
+    (tensors, metadata), (others, other_facts) = everything(ours), everything(theirs)
     assert tensors.keys() == others.keys()
     for name, tensor in tensors.items():
         assert torch.equal(tensor, others[name]), name
-    assert facts == other_facts
+    assert metadata == other_facts
     assert all(type(group["lr"]) is float for group in ours.algorithm.optimizer.param_groups)
 
 
@@ -211,17 +211,17 @@ def assert_one_course(record: Record, *arguments: Any, **settings: Any) -> Train
     return ours
 
 
-@pytest.mark.parametrize("at_once", [1, 4, 16])
+@pytest.mark.parametrize("steps_per_graph", [1, 4, 16])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_replayed_steps_are_the_steps(network: str, optimizer: str, at_once: int) -> None:
+def test_replayed_steps_are_the_steps(network: str, optimizer: str, steps_per_graph: int) -> None:
     recorder = Recorder()
-    made = assert_one_course(recorder, network, optimizer, at_once=at_once)
-    kinds = {1: 2, 4: 2, 16: 1}[at_once]  # full runs and the epoch's last
+    made = assert_one_course(recorder, network, optimizer, steps_per_graph=steps_per_graph)
+    kinds = {1: 2, 4: 2, 16: 1}[steps_per_graph]  # full runs and the epoch's last
     assert recorder.recorded == kinds
-    assert recorder.replayed == 4 * -(-STEPS // at_once) - kinds  # each kind is made once step by step
-    assert made.runs is not None
-    assert made.runs.refusal is None
+    assert recorder.replayed == 4 * -(-STEPS // steps_per_graph) - kinds  # each kind is made once step by step
+    assert made.graphed_steps is not None
+    assert made.graphed_steps.capture_error is None
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
@@ -236,7 +236,7 @@ def test_replayed_steps_are_the_steps_whatever_the_batches_are_made_of(
 
 
 def test_whitened_images_are_replayed() -> None:
-    whitening = find_whitening((batch.images for batch in Batches(PIXELS, LABELS)), 20)
+    whitening = fit_whitening((batch.images for batch in Batches(PIXELS, LABELS)), 20)
     assert_one_course(Recorder(), "plain", "sgd", {"whitening": whitening, "augment": (Flip(),)})
 
 
@@ -263,7 +263,7 @@ def test_floating_images_and_torchs_own_modules_are_replayed() -> None:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_recorded_rate_is_the_schedules_in_float32(optimizer: str) -> None:
     """Rates that float32 does not hold: equal to the bit to the steps of one who is refused, nearly to a CPU's."""
-    schedule = warmed_up(cosine(4 * STEPS), 13)
+    schedule = add_warmup(cosine(4 * STEPS), 13)
     ours, refused, plain = (
         training(record, optimizer=optimizer, schedule=schedule) for record in (Recorder(), refusing, None)
     )
@@ -274,17 +274,17 @@ def test_a_recorded_rate_is_the_schedules_in_float32(optimizer: str) -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)  # an ulp of the rate, over 40 steps
 
 
-@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("steps_per_graph", [1, 3])
 @pytest.mark.parametrize("network", ["plain", "all"])
-def test_a_training_restored_at_any_pause_ends_as_if_it_had_never_stopped(network: str, at_once: int) -> None:
-    whole = training(Recorder(), network, at_once=at_once, ema_decay=0.9)
+def test_a_training_restored_at_any_pause_ends_as_if_it_had_never_stopped(network: str, steps_per_graph: int) -> None:
+    whole = training(Recorder(), network, steps_per_graph=steps_per_graph, ema_decay=0.9)
     saved, events = [], []
     for record in whole.advance():
         events.append(None if record is None else timeless(record))
         saved.append(everything(whole))
-    for pause, (tensors, facts) in list(enumerate(saved))[:: 1 if at_once > 1 else 4]:
-        again = training(Recorder(), network, at_once=at_once, ema_decay=0.9)
-        again.restore(tensors, facts)
+    for pause, (tensors, metadata) in list(enumerate(saved))[:: 1 if steps_per_graph > 1 else 4]:
+        again = training(Recorder(), network, steps_per_graph=steps_per_graph, ema_decay=0.9)
+        again.restore(tensors, metadata)
         rest = [None if record is None else timeless(record) for record in again.advance()]
         assert rest == events[pause + 1 :]
         assert_same(again, whole)
@@ -324,9 +324,9 @@ def test_it_pauses_after_each_run_and_each_pause_is_a_step_of_the_whole() -> Non
     pauses = []
     for record in ours.advance():
         pauses.append(ours.step)
-        tensors, facts = everything(ours)
+        tensors, metadata = everything(ours)
         others, other_facts = passed[ours.step, record is not None]
-        assert facts == other_facts
+        assert metadata == other_facts
         assert all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())
     assert pauses[:8] == [4, 8, 10, 10, 14, 18, 20, 20]
 
@@ -353,8 +353,8 @@ def test_a_recording_that_fails_leaves_no_trace_and_says_why(optimizer: str, aft
     ours, theirs = (training(record, optimizer=optimizer) for record in (spoiling(after), None))
     assert course(ours) == course(theirs)
     assert_same(ours, theirs)
-    assert ours.runs is not None
-    assert ours.runs.refusal == "operation not permitted when stream is capturing"
+    assert ours.graphed_steps is not None
+    assert ours.graphed_steps.capture_error == "operation not permitted when stream is capturing"
 
 
 def test_a_network_that_waits_for_the_device_is_refused() -> None:
@@ -365,8 +365,8 @@ def test_a_network_that_waits_for_the_device_is_refused() -> None:
     Waits.__module__ = "torch.nn"
     made = of_modules(Recorder(), nn.Linear(20, 6), Waits(), nn.Linear(6, 3))
     assert len(course(made)) == 3
-    assert made.runs is not None
-    assert made.runs.refusal == "_local_scalar_dense is not permitted when a stream is capturing"
+    assert made.graphed_steps is not None
+    assert made.graphed_steps.capture_error == "_local_scalar_dense is not permitted when a stream is capturing"
 
 
 class Own(nn.Linear):
@@ -402,7 +402,7 @@ def test_what_cannot_be_recorded_is_known_before(
     model: nn.Module, optimizer: Any, settings: dict[str, Any], why: str | None
 ) -> None:
     algorithm = GradientDescent(optimizer([{"params": list(model.parameters())}]), epochs=1, **settings)
-    assert obstacle(model, Batches(torch.rand(37, 20), LABELS), algorithm) == why
+    assert unsupported_reason(model, Batches(torch.rand(37, 20), LABELS), algorithm) == why
 
 
 @pytest.mark.parametrize("capturable", [True, False])
@@ -411,7 +411,7 @@ def test_muon_is_recorded_if_it_says_that_it_can_be(capturable: bool) -> None:
     optimizer = Muon(parameter_groups(model, 0.0))
     for group in optimizer.param_groups:
         group["capturable"] = capturable
-    why = obstacle(model, Batches(PIXELS, LABELS), GradientDescent(optimizer, epochs=1))
+    why = unsupported_reason(model, Batches(PIXELS, LABELS), GradientDescent(optimizer, epochs=1))
     assert (why is None) == capturable
 
 
@@ -420,13 +420,13 @@ def test_images_that_are_elsewhere_cannot_be_recorded() -> None:
     batches = Batches(PIXELS, LABELS)
     batches.images = batches.images.to("meta")
     algorithm = GradientDescent(OPTIMIZERS["sgd"](parameter_groups(model, 0.0)), epochs=1)
-    assert obstacle(model, batches, algorithm) == "the images are not on the device"
+    assert unsupported_reason(model, batches, algorithm) == "the images are not on the device"
 
 
 def test_ranks_cannot_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fcnet.runtime.distributed.num_ranks", lambda: 2)
+    monkeypatch.setattr("fcnet.runtime.distributed.world_size", lambda: 2)
     made = GradientDescent(OPTIMIZERS["sgd"](parameter_groups(MLP(20, (4,), 3), 0.0)), epochs=1)
-    assert obstacle(MLP(20, (4,), 3), Batches(PIXELS, LABELS), made) == "several ranks add up their gradients"
+    assert unsupported_reason(MLP(20, (4,), 3), Batches(PIXELS, LABELS), made) == "several ranks add up their gradients"
 
 
 @pytest.mark.parametrize("record", [Recorder(), refusing])
@@ -436,11 +436,11 @@ def test_what_has_an_obstacle_or_reads_its_losses_is_made_one_by_one(record: Rec
     pauses = [ours.step for event in ours.advance() if event is None]
     assert pauses == list(range(1, 4 * STEPS + 1))
     blocked = training(record)
-    assert blocked.runs is not None
-    blocked.runs.obstacle = "anything"
+    assert blocked.graphed_steps is not None
+    blocked.graphed_steps.unsupported_reason = "anything"
     course(blocked)
     assert_same(ours, blocked)
-    assert blocked.runs.refusal is None
+    assert blocked.graphed_steps.capture_error is None
 
 
 CONFIG = """
@@ -467,8 +467,8 @@ def carried_out(folder: Path, name: str, record: Record, stops: Sequence[int] = 
     for stop in stops:
         pauses = itertools.count()
         with pytest.raises(Stopped):
-            list(carry_out(built(folder, record), run, save_seconds=0.0, stop=lambda: next(pauses) == stop))  # noqa: B023
-    list(carry_out(built(folder, record), run, save_seconds=0.0))
+            list(run_experiment(built(folder, record), run, save_seconds=0.0, stop=lambda: next(pauses) == stop))  # noqa: B023
+    list(run_experiment(built(folder, record), run, save_seconds=0.0))
     return run.summary()
 
 
@@ -479,19 +479,22 @@ def test_a_replayed_run_that_is_stopped_and_gone_on_with_is_the_run(tmp_path: Pa
         tmp_path / "whole" / "model.safetensors"
     ).read_bytes()
     assert parts["test_loss"] == whole["test_loss"]
-    assert not any("CUDA graph" in remark for remark in whole["remarks"])
+    assert not any("CUDA graph" in remark for remark in whole["warnings"])
 
 
 def test_a_run_whose_recording_failed_says_so_and_is_the_run(tmp_path: Path) -> None:
     whole, refused = carried_out(tmp_path, "whole", Recorder()), carried_out(tmp_path, "refused", refusing)
     assert refused["test_loss"] == whole["test_loss"]
     line = "steps were launched one by one and not replayed as a CUDA graph: no graphs today"
-    assert refused["remarks"] == [*whole["remarks"], line]
+    assert refused["warnings"] == [*whole["warnings"], line]
 
 
 def test_on_a_cpu_nothing_is_recorded() -> None:
     model = MLP(20, (4,), 3)
-    assert Training(model, Batches(PIXELS, LABELS), GradientDescent(LBFGS(model.parameters()), epochs=1)).runs is None
+    assert (
+        Training(model, Batches(PIXELS, LABELS), GradientDescent(LBFGS(model.parameters()), epochs=1)).graphed_steps
+        is None
+    )
     assert list(fit(model, (PIXELS, LABELS)))
 
 
@@ -500,4 +503,4 @@ def test_on_a_cpu_nothing_is_recorded() -> None:
     [(30_000, 128, 16), (1_700_000, 1024, 16), (10**7, 1024, 3), (10**9, 4096, 1)],
 )
 def test_a_run_is_shorter_the_larger_its_steps(parameters: int, batch_size: int, steps: int) -> None:
-    assert steps_at_once(nn.ParameterList([torch.empty(parameters, device="meta")]), batch_size) == steps
+    assert num_steps_per_graph(nn.ParameterList([torch.empty(parameters, device="meta")]), batch_size) == steps

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from fcnet.data.batches import Batches
-from fcnet.models.batch_norm import BatchNorm, re_estimate
+from fcnet.models.batch_norm import BatchNorm, update_bn
 from fcnet.models.mlp import MLP
 from fcnet.training import ema
 from fcnet.training.early_stopping import EarlyStopping
@@ -32,10 +32,10 @@ def test_the_average_forgets_by_the_decay_and_its_beginning_faster() -> None:
     average, expected = WeightAverage(model, 0.6), 0.0
     for step, decay in enumerate([2 / 11, 3 / 12, 4 / 13, 5 / 14], start=1):
         nn.init.constant_(model.weight, float(step))
-        average.add(average.share(step))
+        average.update(average.weight(step))
         expected = decay * expected + (1 - decay) * step
         assert average.weights["weight"].item() == pytest.approx(expected)
-    average.add(average.share(1000))
+    average.update(average.weight(1000))
     assert average.weights["weight"].item() == pytest.approx(0.6 * expected + 0.4 * 4)
 
 
@@ -47,7 +47,7 @@ def test_the_model_has_the_averages_while_they_are_in_place_and_itself_again_aft
             parameter.add_(1.0)
     before = snapshot(model)
     model.train()
-    with average.in_place(BATCHES, seed=0):
+    with average.average_parameters(BATCHES, seed=0):
         for name, parameter in model.named_parameters():
             assert torch.equal(parameter, average.weights[name])
         assert not torch.equal(model.dense_layers()[0].normalization.running_mean, torch.zeros(8))  # type: ignore[union-attr,arg-type]
@@ -60,7 +60,7 @@ def test_statistics_are_those_of_all_images_where_one_batch_holds_all() -> None:
     norm = BatchNorm(5)
     model = nn.Sequential(norm, nn.Dropout(0.5))
     norm.running_mean.fill_(7.0)
-    re_estimate(model, Batches(X, torch.zeros(60, dtype=torch.int64), batch_size=60))
+    update_bn(model, Batches(X, torch.zeros(60, dtype=torch.int64), batch_size=60))
     assert_close(norm.running_mean, X.mean(0))
     assert_close(norm.running_var, X.var(0))
     assert norm.momentum == 0.1
@@ -69,16 +69,16 @@ def test_statistics_are_those_of_all_images_where_one_batch_holds_all() -> None:
 
 def test_each_batch_counts_by_its_size() -> None:
     norm = BatchNorm(5)
-    re_estimate(norm, Batches(X[:40], torch.zeros(40, dtype=torch.int64), batch_size=16))
+    update_bn(norm, Batches(X[:40], torch.zeros(40, dtype=torch.int64), batch_size=16))
     parts = X[:40].split(16)
     assert_close(norm.running_mean, X[:40].mean(0))
     assert_close(norm.running_var, sum(len(part) / 40 * part.var(0) for part in parts))
 
 
 def test_statistics_come_from_a_random_part_of_a_large_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ema, "_STATISTICS_IMAGES", 20)
+    monkeypatch.setattr(ema, "_NUM_BN_IMAGES", 20)
     norm = BatchNorm(5)
-    WeightAverage(norm, 0.5).take(BATCHES, seed=4)
+    WeightAverage(norm, 0.5).copy_to(BATCHES, seed=4)
     seen = torch.cat([batch.images for batch, _ in zip(BATCHES.epoch(4, 0), range(2), strict=False)])
     assert_close(norm.running_mean, seen.mean(0))
 
@@ -88,8 +88,8 @@ def test_patience_is_lost_after_so_many_epochs_without_a_better_one() -> None:
     stopping = EarlyStopping(2)
     for epoch, (accuracy, lost) in enumerate([(0.5, False), (0.7, False), (0.7, False), (0.6, True)], start=1):
         nn.init.constant_(model.weight, float(epoch))
-        stopping.see(epoch, accuracy, model)
-        assert stopping.lost(epoch) is lost
+        stopping.update(epoch, accuracy, model)
+        assert stopping.should_stop(epoch) is lost
     assert (stopping.epoch, stopping.accuracy) == (2, 0.7)
-    stopping.take(model)
+    stopping.restore_best(model)
     assert model.weight.item() == 2.0

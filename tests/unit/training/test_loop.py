@@ -19,14 +19,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fcnet import fit
 from fcnet.data.batches import Batches
 from fcnet.data.transforms.augment import Flip, Shift
-from fcnet.data.transforms.mixup import Mixing
+from fcnet.data.transforms.mixup import MixupCutmix
 from fcnet.evaluation.classification import evaluate
 from fcnet.losses import CrossEntropy, ScoreLoss
 from fcnet.models.mlp import MLP
 from fcnet.optim.optimizers import LBFGS, Muon, parameter_groups
-from fcnet.optim.schedules import constant, cosine, warmed_up
+from fcnet.optim.schedules import add_warmup, constant, cosine
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import read_sealed, write_sealed
+from fcnet.runtime.files import read_checksummed, write_checksummed
 from fcnet.training.algorithm import GradientDescent
 from fcnet.training.loop import Training
 
@@ -86,7 +86,7 @@ def training(
     algorithm = GradientDescent(
         OPTIMIZERS[optimizer](parameter_groups(model, 0.05)),
         epochs=epochs,
-        schedule=warmed_up(cosine(5 * epochs), 3),
+        schedule=add_warmup(cosine(5 * epochs), 3),
         loss=CrossEntropy(0.1),
         **settings,
     )
@@ -102,10 +102,10 @@ def figures(record: EpochRecord | None) -> dict[str, Any] | None:
     }
 
 
-def timeless(facts: dict[str, Any]) -> dict[str, Any]:
+def timeless(metadata: dict[str, Any]) -> dict[str, Any]:
     """Facts as JSON gives them back, without what a clock measured."""
-    back: dict[str, Any] = json.loads(json.dumps(facts))
-    return {key: value for key, value in back.items() if key not in {"seconds", "seconds_before"}}
+    back: dict[str, Any] = json.loads(json.dumps(metadata))
+    return {key: value for key, value in back.items() if key not in {"seconds", "previous_seconds"}}
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -179,7 +179,7 @@ def test_a_step_on_mixed_and_balanced_images_is_that_of_plain_torch(
 ) -> None:
     """The smoothed target of both labels, in their shares and weights, over the number of images."""
     target = (labels(4) - 1).clamp(0, num_classes - 1)
-    batches = Batches(PIXELS, target, batch_size=8, mixing=Mixing(0.4, 1.0), balance=balance)
+    batches = Batches(PIXELS, target, batch_size=8, mixing=MixupCutmix(0.4, 1.0), balance=balance)
     ours = network(name, num_classes)
     theirs = copy.deepcopy(ours)
     algorithm = GradientDescent(torch.optim.SGD(ours.parameters(), lr=0.1), epochs=1, loss=CrossEntropy(smoothing))
@@ -276,7 +276,7 @@ def test_training_ends_when_patience_is_lost_with_the_weights_of_the_best_epoch(
     accuracies = [record.validation_accuracy or 0.0 for record in records]
     best = accuracies.index(max(accuracies))
     assert len(records) == best + 1 + 3 < 40
-    assert course.kept_epoch == best + 1
+    assert course.best_epoch == best + 1
     assert_equal_to_the_bit(weights(model), states[best])
     assert any(not torch.equal(states[-1][name], tensor) for name, tensor in states[best].items())
 
@@ -456,27 +456,27 @@ def test_a_training_restored_at_any_step_ends_as_if_it_had_never_stopped(
     pauses = 0
     events: list[dict[str, Any] | None] = []
     for record in whole.advance():
-        write_sealed(tmp_path / f"{pauses}", *whole.state())
+        write_checksummed(tmp_path / f"{pauses}", *whole.state())
         events.append(figures(record))
         pauses += 1
     assert pauses == whole.num_steps + 3 == 18
-    last, facts = whole.state()
+    last, metadata = whole.state()
     for pause in range(pauses):
         again = training(name, optimizer, **settings)
-        again.restore(*read_sealed(tmp_path / f"{pause}"))
+        again.restore(*read_checksummed(tmp_path / f"{pause}"))
         rest = [figures(record) for record in again.advance()]
         assert rest == events[pause + 1 :], f"restored at pause {pause}"
         tensors, other = again.state()
         assert_equal_to_the_bit(tensors, last)
-        assert timeless(other) == timeless(facts)
+        assert timeless(other) == timeless(metadata)
 
 
 def test_seconds_go_on_where_a_training_is_restored(tmp_path: Path) -> None:
     course = training()
     list(itertools.islice(course.advance(), 8))
-    write_sealed(tmp_path / "saved", *course.state())
+    write_checksummed(tmp_path / "saved", *course.state())
     again = training()
-    again.restore(*read_sealed(tmp_path / "saved"))
+    again.restore(*read_checksummed(tmp_path / "saved"))
     assert again.train_seconds == course.train_seconds > course.seconds > 0.0
     *_, record = (record for record in again.advance() if record is not None)
     assert record.seconds > 0.0
@@ -510,10 +510,10 @@ def test_bfloat16_learns_what_float32_learns_and_keeps_float32_parameters(name: 
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("mixing", [None, Mixing(0.4)], ids=["labels", "mixup"])
+@pytest.mark.parametrize("mixing", [None, MixupCutmix(0.4)], ids=["labels", "mixup"])
 @pytest.mark.parametrize("name", ["logistic regression", "plain", "normalised"])
 def test_a_run_by_the_logistic_loss_is_the_run_by_the_cross_entropy(
-    name: str, mixing: Mixing | None, smoothing: float
+    name: str, mixing: MixupCutmix | None, smoothing: float
 ) -> None:
     found = []
     for loss in (ScoreLoss("logistic", smoothing), CrossEntropy(smoothing)):
@@ -530,7 +530,7 @@ def test_a_run_by_the_logistic_loss_is_the_run_by_the_cross_entropy(
 @pytest.mark.parametrize("name", ["logistic regression", "plain", "all"])
 def test_a_network_learns_by_a_loss_of_its_score(name: str, loss: str) -> None:
     model = network(name, 2)
-    batches = Batches(PIXELS, labels(2), batch_size=8, mixing=Mixing(0.4))
+    batches = Batches(PIXELS, labels(2), batch_size=8, mixing=MixupCutmix(0.4))
     records = list(fit(model, batches, GradientDescent(sgd(model, 0.02), epochs=8, loss=ScoreLoss(loss))))
     assert records[-1].train_loss < records[0].train_loss
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fcnet.data.batches import Batch
-from fcnet.training.records import Tally
+from fcnet.training.records import MetricAccumulator
 
 Counted = tuple[torch.Tensor, torch.Tensor, Batch]
 
@@ -28,60 +28,60 @@ def batches(num_batches: int, size: int, num_classes: int) -> list[Counted]:
 
 @pytest.mark.parametrize("num_classes", [2, 10])
 def test_sums_are_those_of_the_batches(num_classes: int) -> None:
-    tally, all_of_them = Tally(torch.device("cpu")), batches(9, 8, num_classes)
+    metrics, all_of_them = MetricAccumulator(torch.device("cpu")), batches(9, 8, num_classes)
     for counted in all_of_them:
-        tally.add(*counted)
+        metrics.update(*counted)
     predicted = [(logits > 0).long() if logits.ndim == 1 else logits.argmax(1) for _, logits, _ in all_of_them]
-    hits = sum(int((p == batch.labels).sum()) for p, (_, _, batch) in zip(predicted, all_of_them, strict=True))
+    num_correct = sum(int((p == batch.labels).sum()) for p, (_, _, batch) in zip(predicted, all_of_them, strict=True))
     loss = sum(loss.double().item() for loss, _, _ in all_of_them)
-    assert tally.images == 8 * 8 + 5
-    assert tally.sums().tolist() == [pytest.approx(loss), hits]
-    assert list(tally.read()) == [pytest.approx(loss / tally.images), hits / tally.images]
+    assert metrics.num_images == 8 * 8 + 5
+    assert metrics.sums().tolist() == [pytest.approx(loss), num_correct]
+    assert list(metrics.compute()) == [pytest.approx(loss / metrics.num_images), num_correct / metrics.num_images]
 
 
 @pytest.mark.parametrize("num_classes", [2, 10])
 @pytest.mark.parametrize("size", [8, 40_000])
 @pytest.mark.parametrize("pause", [1, 3, 1000])
 def test_who_is_counted_later_is_counted_the_same_to_the_bit(num_classes: int, size: int, pause: int) -> None:
-    now, later = Tally(torch.device("cpu")), Tally(torch.device("cpu"))
+    now, later = MetricAccumulator(torch.device("cpu")), MetricAccumulator(torch.device("cpu"))
     for number, counted in enumerate(batches(40 if size == 8 else 5, size, num_classes)):
-        now.add(*counted)
-        later.add(*counted, later=True)
+        now.update(*counted)
+        later.update(*counted, deferred=True)
         if number % pause == 0:
             assert later.loss.item() == now.loss.item()
     assert later.sums().tolist() == now.sums().tolist()
-    assert later.images == now.images
+    assert later.num_images == now.num_images
 
 
 def test_few_logits_are_kept_of_those_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fcnet.training.records._LOGITS_THAT_WAIT", 100)
-    tally = Tally(torch.device("cpu"))
+    monkeypatch.setattr("fcnet.training.records._MAX_PENDING_LOGITS", 100)
+    metrics = MetricAccumulator(torch.device("cpu"))
     waiting = []
     for counted in batches(20, 4, 10):
-        tally.add(*counted, later=True)
-        waiting.append(sum(logits.numel() for _, logits, _ in tally._waiting))
+        metrics.update(*counted, deferred=True)
+        waiting.append(sum(logits.numel() for _, logits, _ in metrics._pending))
     assert max(waiting) == 80
     assert waiting[:4] == [40, 80, 0, 40]
 
 
 def test_what_waits_belongs_to_its_epoch_alone() -> None:
-    tally, (first, second, third) = Tally(torch.device("cpu")), batches(3, 4, 10)
-    tally.add(*first, later=True)
-    tally.clear()
-    assert tally.sums().tolist() == [0.0, 0.0]
-    tally.add(*second, later=True)
-    tally.restore(torch.tensor([1.5, 2.0], dtype=torch.float64), images=7)
-    assert tally.sums().tolist() == [1.5, 2.0]
-    tally.add(*third, later=True)
-    assert tally.loss.item() == pytest.approx(1.5 + third[0].item())
-    assert tally.images == 7 + third[2].size
+    metrics, (first, second, third) = MetricAccumulator(torch.device("cpu")), batches(3, 4, 10)
+    metrics.update(*first, deferred=True)
+    metrics.reset()
+    assert metrics.sums().tolist() == [0.0, 0.0]
+    metrics.update(*second, deferred=True)
+    metrics.restore(torch.tensor([1.5, 2.0], dtype=torch.float64), num_images=7)
+    assert metrics.sums().tolist() == [1.5, 2.0]
+    metrics.update(*third, deferred=True)
+    assert metrics.loss.item() == pytest.approx(1.5 + third[0].item())
+    assert metrics.num_images == 7 + third[2].size
 
 
 def test_the_memory_stays_the_same_that_a_recorded_step_adds_to() -> None:
-    tally = Tally(torch.device("cpu"))
-    where = tally.loss.data_ptr()
+    metrics = MetricAccumulator(torch.device("cpu"))
+    where = metrics.loss.data_ptr()
     for counted, later in itertools.product(batches(3, 4, 10), (False, True)):
-        tally.add(*counted, later=later)
-        tally.sums()
-    tally.clear()
-    assert tally.loss.data_ptr() == where
+        metrics.update(*counted, deferred=later)
+        metrics.sums()
+    metrics.reset()
+    assert metrics.loss.data_ptr() == where

@@ -24,7 +24,7 @@ from fcnet.runtime.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from fcnet.data.sources.source import Examples, Source
+    from fcnet.data.sources.source import ImageChunk, Source
 
 ROOT = Path(fcnet.__file__).parents[1]
 WAIT_SECONDS = 60
@@ -42,7 +42,7 @@ def draw(folder: Path, count: int = 30, *, mode: str = "RGB") -> Path:
 
 
 def decoded(source: Source) -> list[tuple[Any, ...]]:
-    return [(e.split, e.pixels.tolist(), e.labels.tolist(), e.skipped) for e in source.snapshot().read().examples]
+    return [(e.split, e.pixels.tolist(), e.labels.tolist(), e.skipped) for e in source.snapshot().read().chunks]
 
 
 def children() -> set[int]:
@@ -63,7 +63,7 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Makes ten pictures a run, and all runs but the first the work of three workers."""
 
     def share() -> None:
-        monkeypatch.setattr(sources, "RUN_BYTES", 600)
+        monkeypatch.setattr(sources, "DECODE_BATCH_BYTES", 600)
         monkeypatch.setattr(decode_pool, "_WORTH_SECONDS", -1.0)
         monkeypatch.setattr(decode_pool, "num_processors", lambda: 3)
 
@@ -71,7 +71,7 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "RUN_BYTES", 600)
+    monkeypatch.setattr(sources, "DECODE_BATCH_BYTES", 600)
     monkeypatch.setattr(decode_pool, "num_processors", lambda: 1)
 
 
@@ -99,7 +99,7 @@ def test_workers_make_the_same_of_pictures_as_one_process_in_the_same_order(
     expected = decoded(source)
     before = children()
     shared()
-    found = source.snapshot().read().examples
+    found = source.snapshot().read().chunks
     got = [next(found), next(found)]
     assert len(children() - before) == 3
     got += list(found)
@@ -113,7 +113,7 @@ def test_a_small_set_starts_no_process(tmp_path: Path, monkeypatch: pytest.Monke
         raise AssertionError("a process was started")
 
     monkeypatch.setattr(subprocess, "Popen", refused)
-    monkeypatch.setattr(sources, "RUN_BYTES", 600)
+    monkeypatch.setattr(sources, "DECODE_BATCH_BYTES", 600)
     monkeypatch.setattr(decode_pool, "num_processors", lambda: 2)
     assert len(decoded(images(draw(tmp_path / "pictures")))) == 12
 
@@ -144,7 +144,7 @@ def test_a_picture_that_has_changed_is_refused_by_workers_too(tmp_path: Path, sh
     os.utime(path / "test/b/029.png", ns=(0, 0))
     shared()
     with pytest.raises(UserError, match=r"^test/b/029\.png in .* must stay as it is while it is read, got a change$"):
-        list(seen.read().examples)
+        list(seen.read().chunks)
 
 
 def test_what_a_dead_worker_does_not_answer_is_decoded_here(
@@ -156,7 +156,7 @@ def test_what_a_dead_worker_does_not_answer_is_decoded_here(
     before = children()
     shared()
 
-    def killing(found: Iterator[Examples], count: int) -> Iterator[Examples]:
+    def killing(found: Iterator[ImageChunk], count: int) -> Iterator[ImageChunk]:
         for number, examples in enumerate(found):
             if number == 1:
                 for worker in sorted(children() - before)[:count]:
@@ -166,7 +166,7 @@ def test_what_a_dead_worker_does_not_answer_is_decoded_here(
     for count in (1, 3):
         got = [
             (e.split, e.pixels.tolist(), e.labels.tolist(), e.skipped)
-            for e in killing(source.snapshot().read().examples, count)
+            for e in killing(source.snapshot().read().chunks, count)
         ]
         assert got == expected
 
@@ -185,7 +185,7 @@ def test_where_no_process_can_be_started_one_does_it_all(
 def test_workers_end_when_nobody_wants_more(tmp_path: Path, shared: Callable[[], None]) -> None:
     before = children()
     shared()
-    found = images(draw(tmp_path / "pictures")).snapshot().read().examples
+    found = images(draw(tmp_path / "pictures")).snapshot().read().chunks
     next(found)
     next(found)
     assert len(children() - before) == 3
@@ -207,8 +207,8 @@ import sys, time
 from pathlib import Path
 from fcnet.data.sources import source as sources
 from fcnet.data.decoding import decode_pool
-sources.RUN_BYTES, decode_pool._WORTH_SECONDS, decode_pool.num_processors = 600, -1.0, lambda: 2
-found = sources.images(Path(sys.argv[1])).snapshot().read().examples
+sources.DECODE_BATCH_BYTES, decode_pool._WORTH_SECONDS, decode_pool.num_processors = 600, -1.0, lambda: 2
+found = sources.images(Path(sys.argv[1])).snapshot().read().chunks
 next(found), next(found)
 print("begun", flush=True)
 time.sleep(60)

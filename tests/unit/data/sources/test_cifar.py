@@ -123,7 +123,7 @@ def served(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     for part in ("train_list", "test_list"):
         monkeypatch.setattr(dataset, part, [[name, sums[name]] for name, _ in getattr(dataset, part)])
     monkeypatch.setattr(dataset, "meta", {**dataset.meta, "md5": sums[dataset.meta["filename"]]})
-    monkeypatch.setattr(download, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(download, "RETRY_SECONDS", 0.0)
     served = Served(request.param, files, archive, dataset.filename)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler(served)) as server:
         monkeypatch.setattr(dataset, "url", f"http://127.0.0.1:{server.server_port}/{dataset.filename}")
@@ -137,7 +137,7 @@ def served(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 def check(served: Served, path: Path) -> None:
     """That a folder gives, pixel for pixel, what was put into the archive."""
     contents = served.source(path).snapshot().read()
-    examples = list(contents.examples)
+    examples = list(contents.chunks)
     names = {
         "cifar10": {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]},
         "cifar100": {"train": ["train"], "test": ["test"]},
@@ -331,7 +331,7 @@ def test_a_path_that_is_a_file_is_refused(served: Served, tmp_path: Path) -> Non
 
 def read(source: Callable[[], Source], failures: Any) -> None:
     try:
-        list(source().snapshot().read().examples)
+        list(source().snapshot().read().chunks)
     except BaseException as error:
         failures.put(repr(error))
         raise

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fcnet.data.sources import image_paths
-from fcnet.data.sources.image_paths import Picture, gather
-from fcnet.data.sources.tar import read_archive, walk_archive
+from fcnet.data.sources.image_paths import ImageEntry, iter_images
+from fcnet.data.sources.tar import iter_archive, read_archive
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,12 +47,12 @@ def packed(name: str, members: dict[str, bytes | str], form: str = "w") -> None:
 def found(*arguments: str) -> list[tuple[str, object]]:
     """Names with contents: bytes, a path's bytes, or what is said."""
 
-    def read(picture: Picture) -> object:
-        if isinstance(picture.content, Path):
-            return picture.content.read_bytes()
-        return str(picture.content) if isinstance(picture.content, UserError) else picture.content
+    def read(entry: ImageEntry) -> object:
+        if isinstance(entry.content, Path):
+            return entry.content.read_bytes()
+        return str(entry.content) if isinstance(entry.content, UserError) else entry.content
 
-    return [(picture.name, read(picture)) for picture in gather(arguments)]
+    return [(entry.name, read(entry)) for entry in iter_images(arguments)]
 
 
 def test_a_folder_is_walked_to_the_bottom_in_the_order_of_the_names() -> None:
@@ -83,7 +83,7 @@ def test_a_file_is_taken_for_an_image_whatever_its_name_unless_it_is_an_archive(
 
 
 def test_a_name_that_no_file_can_have_is_left_to_whoever_reads_it() -> None:
-    assert list(gather(["x" * 5000])) == [("x" * 5000, Path("x" * 5000))]
+    assert list(iter_images(["x" * 5000])) == [("x" * 5000, Path("x" * 5000))]
 
 
 @pytest.mark.parametrize("form", ["w", "w:gz", "w:bz2", "w:xz"])
@@ -98,7 +98,7 @@ def test_an_archive_gives_what_reading_it_whole_gives(form: str) -> None:
         "back.png": "in/0.png",
     }
     packed("all", members, form)
-    walked = dict(walk_archive(Path("all"), lambda name: name.endswith(".png")))
+    walked = dict(iter_archive(Path("all"), lambda name: name.endswith(".png")))
     whole, _ = read_archive(Path("all"), lambda name: name.endswith(".png"))
     assert walked == whole
     assert len(walked) == 45
@@ -138,13 +138,13 @@ def test_a_picture_of_an_archive_is_read_when_it_is_asked_for() -> None:
     read = []
 
     def counted(*arguments: object) -> Iterator[tuple[str, bytes | None]]:
-        for name, content in walk_archive(*arguments):  # type: ignore[arg-type]
+        for name, content in iter_archive(*arguments):  # type: ignore[arg-type]
             read.append(name)
             yield name, content
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(image_paths, "walk_archive", counted)
-        for place, _ in enumerate(gather(["all.tar"])):
+        patch.setattr(image_paths, "iter_archive", counted)
+        for place, _ in enumerate(iter_images(["all.tar"])):
             assert len(read) == place + 1
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fcnet.data.sources import source as sources
-from fcnet.data.sources.image_folder import find_images, look
+from fcnet.data.sources.image_folder import find_images, scan_path
 from fcnet.data.sources.source import arrays, decode_image, digits, images, synthetic
 from fcnet.runtime.errors import UserError
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def contents(source: Source) -> tuple[tuple[str, ...], dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]]]:
     """The classes, and by split all pixels and labels."""
     read = source.snapshot().read()
-    examples = list(read.examples)
+    examples = list(read.chunks)
     return read.classes, {
         split: (
             np.concatenate([some.pixels for some in examples if some.split == split]),
@@ -44,7 +44,7 @@ def contents(source: Source) -> tuple[tuple[str, ...], dict[str, tuple[npt.NDArr
     }
 
 
-def picture(value: int, mode: str = "RGB", size: tuple[int, int] = (3, 2), form: str = "PNG") -> bytes:
+def image_bytes(value: int, mode: str = "RGB", size: tuple[int, int] = (3, 2), form: str = "PNG") -> bytes:
     """One image of one colour, (value, 0, 0) or grey."""
     colour: Any = {"RGB": (value, 0, 0), "RGBA": (value, 0, 0, 128)}.get(mode, value)
     file = io.BytesIO()
@@ -85,11 +85,11 @@ def zstandard(content: bytes, *, checksum: bool = True) -> bytes:
 
 
 PAIR = {
-    "train/cat/b.png": picture(2),
-    "train/cat/a.png": picture(1),
-    "train/ant/c.PNG": picture(3),
-    "test/cat/d.png": picture(4),
-    "test/ant/e.png": picture(5),
+    "train/cat/b.png": image_bytes(2),
+    "train/cat/a.png": image_bytes(1),
+    "train/ant/c.PNG": image_bytes(3),
+    "test/cat/d.png": image_bytes(4),
+    "test/ant/e.png": image_bytes(5),
 }
 IN_ORDER = ["train/ant/c.PNG", "train/cat/a.png", "train/cat/b.png", "test/ant/e.png", "test/cat/d.png"]
 
@@ -198,14 +198,14 @@ def test_an_archive_holds_what_its_folder_holds_whatever_the_order_of_its_member
 def test_classes_are_in_alphabetical_order(tmp_path: Path) -> None:
     in_order = ["10", "9", "Apple", "date", "fig", "kiwi", "lime", "pear", "plum"]
     for name in in_order[::-2] + in_order[1::2]:
-        write(tmp_path, {f"{split}/{name}/1.png": picture(1) for split in ("train", "test")})
+        write(tmp_path, {f"{split}/{name}/1.png": image_bytes(1) for split in ("train", "test")})
     assert images(tmp_path).snapshot().read().classes == tuple(in_order)
 
 
 def test_chunks_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = contents(images(write(tmp_path, PAIR)))
-    monkeypatch.setattr(sources, "RUN_BYTES", 1)
-    assert len(list(images(tmp_path).snapshot().read().examples)) == 5
+    monkeypatch.setattr(sources, "DECODE_BATCH_BYTES", 1)
+    assert len(list(images(tmp_path).snapshot().read().chunks)) == 5
     assert repr(contents(images(tmp_path))) == repr(whole)
 
 
@@ -231,7 +231,7 @@ def test_hidden_files_other_files_and_other_folders_are_left_alone(tmp_path: Pat
 
 
 def test_images_deeper_in_a_class_belong_to_it_and_links_cannot_go_round(tmp_path: Path) -> None:
-    write(tmp_path, {**PAIR, "train/cat/more/a.png": picture(9)})
+    write(tmp_path, {**PAIR, "train/cat/more/a.png": image_bytes(9)})
     (tmp_path / "train/cat/round").symlink_to(tmp_path / "train/cat")
     (tmp_path / "train/cat/z.png").symlink_to(tmp_path / "train/cat/a.png")
     _, splits = contents(images(tmp_path))
@@ -257,11 +257,11 @@ def test_a_link_that_leads_out_of_an_archive_is_named(tmp_path: Path) -> None:
 
 
 def test_grey_images_have_one_channel_and_one_in_colour_makes_three_of_all(tmp_path: Path) -> None:
-    grey = {name: picture(7, "L") for name in IN_ORDER}
-    _, splits = contents(images(write(tmp_path / "grey", {**grey, "train/cat/z.png": picture(1, "1")})))
+    grey = {name: image_bytes(7, "L") for name in IN_ORDER}
+    _, splits = contents(images(write(tmp_path / "grey", {**grey, "train/cat/z.png": image_bytes(1, "1")})))
     assert splits["train"][0].shape == (4, 1, 2, 3)
     assert splits["train"][0][:, 0, 0, 0].tolist() == [7, 7, 7, 255]
-    _, splits = contents(images(write(tmp_path / "mixed", {**grey, "test/cat/z.png": picture(9)})))
+    _, splits = contents(images(write(tmp_path / "mixed", {**grey, "test/cat/z.png": image_bytes(9)})))
     assert splits["train"][0][:, :, 0, 0].tolist() == [[7, 7, 7]] * 3
     assert splits["test"][0][-1, :, 0, 0].tolist() == [9, 0, 0]
 
@@ -271,10 +271,10 @@ def test_grey_images_have_one_channel_and_one_in_colour_makes_three_of_all(tmp_p
 NO_IMAGE = "must be an image (JPEG, PNG, BMP, GIF, PPM, TIFF, WEBP), got something else"
 WRONG: list[tuple[dict[str, bytes | None], str]] = [
     (
-        {"test/cat/d.png": picture(4, size=(5, 4))},
+        {"test/cat/d.png": image_bytes(4, size=(5, 4))},
         "test/cat/d.png in {} must be 3×2 pixels as train/ant/c.PNG is, got 5×4",
     ),
-    ({"test/cat/d.png": picture(4)[:-30]}, "test/cat/d.png in {} must be a whole image, got: "),
+    ({"test/cat/d.png": image_bytes(4)[:-30]}, "test/cat/d.png in {} must be a whole image, got: "),
     (
         {"test/cat/d.png": b"text"},
         f"test/cat/d.png in {{}} {NO_IMAGE}",
@@ -284,16 +284,16 @@ WRONG: list[tuple[dict[str, bytes | None], str]] = [
         f"train/ant/c.PNG in {{}} {NO_IMAGE}",
     ),
     (
-        {"test/cat/d.png": picture(400, "I;16")},
+        {"test/cat/d.png": image_bytes(400, "I;16")},
         "test/cat/d.png in {} must have 8 bits a channel, got Pillow's mode I;16",
     ),
     ({"test/cat/d.png": None}, "every class folder in {} must hold an image, found none in test/cat"),
-    ({"train/dog/f.png": picture(6)}, "expected the same classes in train and test of {}, found dog in train only"),
+    ({"train/dog/f.png": image_bytes(6)}, "expected the same classes in train and test of {}, found dog in train only"),
     (
-        {"train/dog/f.png": picture(6), "test/cow/f.png": picture(6)},
+        {"train/dog/f.png": image_bytes(6), "test/cow/f.png": image_bytes(6)},
         "expected the same classes in train and test of {}, found dog in train only and cow in test only",
     ),
-    ({"train/f.png": picture(6)}, "expected train/CLASS/… and test/CLASS/… in {}, found train/f.png"),
+    ({"train/f.png": image_bytes(6)}, "expected train/CLASS/… and test/CLASS/… in {}, found train/f.png"),
 ]
 
 
@@ -319,9 +319,9 @@ def test_images_that_are_not_as_they_should_be_are_named(
     ("files", "found"),
     [
         ({}, "no images"),
-        ({"Train/cat/a.png": picture(1), "Test/cat/a.png": picture(1)}, "Test, Train"),
-        ({"train/a.png": picture(1), "bus/a.png": picture(1)}, "bus, train"),
-        ({"train/cat/a.png": picture(1)}, "train"),
+        ({"Train/cat/a.png": image_bytes(1), "Test/cat/a.png": image_bytes(1)}, "Test, Train"),
+        ({"train/a.png": image_bytes(1), "bus/a.png": image_bytes(1)}, "bus, train"),
+        ({"train/cat/a.png": image_bytes(1)}, "train"),
         ({"train/cat/a.txt": b"", "test/cat/a.txt": b""}, "no images"),
     ],
 )
@@ -410,12 +410,12 @@ def test_a_changed_bit_of_a_zstandard_archive_is_noticed_or_says_nothing_of_what
 
 
 def in_one_folder(counts: dict[str, int]) -> dict[str, bytes]:
-    return {f"{name}/{number}.png": picture(number) for name, count in counts.items() for number in range(count)}
+    return {f"{name}/{number}.png": image_bytes(number) for name, count in counts.items() for number in range(count)}
 
 
 def for_testing(path: Path, test: float = 0.2) -> set[str]:
     """The names of the images for testing; those to train on must be all the others."""
-    _, files = find_images(look(path), test)
+    _, files = find_images(scan_path(path), test)
     assert len({file.name for file in files}) == len(files)
     return {file.name for file in files if file.split == "test"}
 
@@ -465,7 +465,7 @@ def test_an_image_more_moves_at_most_one_other_image_of_its_class(tmp_path: Path
     folder = write(tmp_path, in_one_folder({"ant": 30, "bee": 30}))
     before = for_testing(folder)
     for number in range(30):
-        write(folder, {f"ant/more {number}.png": picture(1)})
+        write(folder, {f"ant/more {number}.png": image_bytes(1)})
         after = for_testing(folder)
         # One may leave, pushed out by the new one; one may come, when the share rises by one.
         assert len(before - after) <= 1
@@ -475,7 +475,7 @@ def test_an_image_more_moves_at_most_one_other_image_of_its_class(tmp_path: Path
 
 
 def test_classes_in_one_folder_may_be_links_and_links_cannot_go_round(tmp_path: Path) -> None:
-    write(tmp_path, {f"elsewhere/{number}.png": picture(number) for number in range(5)})
+    write(tmp_path, {f"elsewhere/{number}.png": image_bytes(number) for number in range(5)})
     folder = write(tmp_path / "folder", in_one_folder({"bee": 5}))
     (folder / "ant").symlink_to(tmp_path / "elsewhere")
     (folder / "bee/round").symlink_to(folder / "bee")
@@ -491,21 +491,24 @@ def test_the_share_for_testing_is_in_the_fingerprint_where_it_may_matter(tmp_pat
     for path, matters in ((one, True), (archive, True), (two, False)):
         assert (images(path, 0.2).snapshot().fingerprint != images(path, 0.3).snapshot().fingerprint) == matters
     before = images(one).snapshot().fingerprint
-    write(one, {"ant/more.png": picture(1)})
+    write(one, {"ant/more.png": image_bytes(1)})
     assert images(one).snapshot().fingerprint != before
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cow/0.png": picture(1)}, "every class in {} must hold two images or more to be split, found only cow/0.png"),
-        ({"a.png": picture(1)}, "expected train/CLASS/… and test/CLASS/…, or CLASS/IMAGE, in {}, found a.png"),
         (
-            {"val/ant/0.png": picture(1)},
+            {"cow/0.png": image_bytes(1)},
+            "every class in {} must hold two images or more to be split, found only cow/0.png",
+        ),
+        ({"a.png": image_bytes(1)}, "expected train/CLASS/… and test/CLASS/…, or CLASS/IMAGE, in {}, found a.png"),
+        (
+            {"val/ant/0.png": image_bytes(1)},
             "expected train/CLASS/… and test/CLASS/…, or CLASS/IMAGE, in {}, found val/ant/0.png",
         ),
         ({"cow": None}, "every class folder in {} must hold an image, found none in cow"),
-        ({"test/0.png": picture(1)}, "expected train/CLASS/… and test/CLASS/… in {}, found ant, bee, test"),
+        ({"test/0.png": image_bytes(1)}, "expected train/CLASS/… and test/CLASS/… in {}, found ant, bee, test"),
     ],
 )
 @pytest.mark.parametrize("form", ["folder", "archive"])
@@ -524,7 +527,7 @@ def test_one_folder_that_cannot_be_split_is_refused(
 
 
 def test_of_files_in_the_wrong_place_the_first_by_name_is_told(tmp_path: Path) -> None:
-    misplaced = {f"train/{number:02}.png": picture(1) for number in reversed(range(20))}
+    misplaced = {f"train/{number:02}.png": image_bytes(1) for number in reversed(range(20))}
     path = write(tmp_path, PAIR | misplaced)
     with pytest.raises(UserError, match=r", found train/00\.png$"):
         images(path).snapshot().read()
@@ -547,7 +550,7 @@ def test_every_change_to_a_folder_changes_its_fingerprint(tmp_path: Path) -> Non
     times = (name.stat().st_atime_ns, name.stat().st_mtime_ns)
 
     def same_size_and_time() -> None:
-        name.write_bytes(picture(200, "RGB")[::-1])
+        name.write_bytes(image_bytes(200, "RGB")[::-1])
         os.utime(name, ns=times)
 
     changes: list[Callable[[], object]] = [
@@ -601,7 +604,7 @@ def test_a_picture_that_changes_before_it_is_read_is_refused_by_name(
     time.sleep(0.02)  # the clock of a file system may tick no oftener
     changes[change]()
     with pytest.raises(UserError) as error:
-        list(seen.read().examples)
+        list(seen.read().chunks)
     assert str(error.value) == f"{name} in {folder} must stay as it is while it is read, got a change"
 
 
@@ -610,9 +613,9 @@ def test_a_change_to_what_has_been_read_or_is_new_does_no_harm(tmp_path: Path) -
     _, expected = contents(images(folder))
     seen = images(folder).snapshot()
     read = seen.read()
-    write(folder, {"train/cat/new.png": picture(1)})
-    first, *rest = read.examples
-    write(folder, {"train/cat/a.png": picture(1)})
+    write(folder, {"train/cat/new.png": image_bytes(1)})
+    first, *rest = read.chunks
+    write(folder, {"train/cat/a.png": image_bytes(1)})
     got = {examples.split: examples.labels.tolist() for examples in (first, *rest)}
     assert got == {split: labels.tolist() for split, (_, labels) in expected.items()}
     assert images(folder).snapshot().fingerprint != seen.fingerprint
@@ -660,9 +663,9 @@ def test_a_lossless_image_is_decoded_exactly(form: str) -> None:
 
 
 def test_channels_are_as_asked_for(tmp_path: Path) -> None:
-    (tmp_path / "x.png").write_bytes(picture(100))
+    (tmp_path / "x.png").write_bytes(image_bytes(100))
     assert decode_image(tmp_path / "x.png", 1, "x")[:, 0, 0].tolist() == [30]
-    assert decode_image(io.BytesIO(picture(100, "L")), 3, "x")[:, 0, 0].tolist() == [100] * 3
+    assert decode_image(io.BytesIO(image_bytes(100, "L")), 3, "x")[:, 0, 0].tolist() == [100] * 3
     with pytest.raises(UserError, match=r"^channels must be 1 or 3 to decode x, got 4$"):
         decode_image(tmp_path / "x.png", 4, "x")
 

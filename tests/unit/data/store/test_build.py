@@ -35,11 +35,11 @@ class StopError(BaseException):
 
 @pytest.fixture(autouse=True)
 def _five_pictures_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "RUN_BYTES", 5 * SIZE_BYTES)
+    monkeypatch.setattr(sources, "DECODE_BATCH_BYTES", 5 * SIZE_BYTES)
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def image_folder(tmp_path: Path) -> Path:
     """48 pictures of noise, two of them broken: runs of 5, 5, 5, 5, 4 to train on and as many to test on."""
     rng = np.random.default_rng(0)
     for place in ("train/a", "train/b", "test/a", "test/b"):
@@ -66,7 +66,7 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def build(pictures: Path, cache: Path, stop_after: int | None = None) -> list[tuple[int, int]]:
+def build(image_folder: Path, cache: Path, stop_after: int | None = None) -> list[tuple[int, int]]:
     """Builds the store, or stops once so many pictures are done; what was told of it."""
     told: list[tuple[int, int]] = []
 
@@ -75,14 +75,14 @@ def build(pictures: Path, cache: Path, stop_after: int | None = None) -> list[tu
         if stop_after is not None and done >= stop_after:
             raise StopError
 
-    open_store(images(pictures, skip_broken=True), cache, progress)
+    open_store(images(image_folder, skip_broken=True), cache, progress)
     return told
 
 
-def stopped(pictures: Path, cache: Path, after: int) -> Path:
+def stopped(image_folder: Path, cache: Path, after: int) -> Path:
     """What a build leaves that is stopped after so many pictures."""
     with pytest.raises(StopError):
-        build(pictures, cache, after)
+        build(image_folder, cache, after)
     (left,) = cache.glob(".*.unfinished")
     return left
 
@@ -94,10 +94,10 @@ def content(cache: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def test_progress_counts_up_to_all_pictures_and_broken_ones_count(pictures: Path, tmp_path: Path) -> None:
-    told = build(pictures, tmp_path / "cache")
+def test_progress_counts_up_to_all_pictures_and_broken_ones_count(image_folder: Path, tmp_path: Path) -> None:
+    told = build(image_folder, tmp_path / "cache")
     assert told == [(done, 48) for done in (0, 5, 10, 15, 20, 24, 29, 34, 39, 44, 48)]
-    assert build(pictures, tmp_path / "cache") == []
+    assert build(image_folder, tmp_path / "cache") == []
 
 
 def test_what_needs_no_decoding_is_not_told_of(tmp_path: Path) -> None:
@@ -108,12 +108,12 @@ def test_what_needs_no_decoding_is_not_told_of(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("after", [5, 20, 24, 39, 48])
 def test_a_stopped_build_is_gone_on_with_where_it_was(
-    after: int, pictures: Path, tmp_path: Path, decodings: list[str]
+    after: int, image_folder: Path, tmp_path: Path, decodings: list[str]
 ) -> None:
-    build(pictures, tmp_path / "whole")
-    stopped(pictures, tmp_path / "cache", after)
+    build(image_folder, tmp_path / "whole")
+    stopped(image_folder, tmp_path / "cache", after)
     decodings.clear()
-    told = build(pictures, tmp_path / "cache")
+    told = build(image_folder, tmp_path / "cache")
     assert told[0] == (after, 48)
     assert len(decodings) == 1 + 48 - after  # one for the size
     assert content(tmp_path / "cache") == content(tmp_path / "whole")
@@ -121,11 +121,11 @@ def test_a_stopped_build_is_gone_on_with_where_it_was(
     assert [name for name, _ in skipped] == list(BROKEN)
 
 
-def test_a_build_that_was_stopped_again_and_again_comes_to_the_same_end(pictures: Path, tmp_path: Path) -> None:
-    build(pictures, tmp_path / "whole")
+def test_a_build_that_was_stopped_again_and_again_comes_to_the_same_end(image_folder: Path, tmp_path: Path) -> None:
+    build(image_folder, tmp_path / "whole")
     for after in (5, 20, 24, 44):
-        stopped(pictures, tmp_path / "cache", after)
-    build(pictures, tmp_path / "cache")
+        stopped(image_folder, tmp_path / "cache", after)
+    build(image_folder, tmp_path / "cache")
     assert content(tmp_path / "cache") == content(tmp_path / "whole")
 
 
@@ -167,30 +167,30 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], int]] = {
 
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_what_a_stopped_build_left_is_believed_only_as_far_as_it_is_whole(
-    kind: str, pictures: Path, tmp_path: Path
+    kind: str, image_folder: Path, tmp_path: Path
 ) -> None:
     damage, believed = DAMAGE[kind]
-    build(pictures, tmp_path / "whole")
-    damage(stopped(pictures, tmp_path / "cache", 24))
-    assert build(pictures, tmp_path / "cache")[0] == (believed, 48)
+    build(image_folder, tmp_path / "whole")
+    damage(stopped(image_folder, tmp_path / "cache", 24))
+    assert build(image_folder, tmp_path / "cache")[0] == (believed, 48)
     assert content(tmp_path / "cache") == content(tmp_path / "whole")
 
 
-def test_what_was_left_of_other_data_is_not_taken_up(pictures: Path, tmp_path: Path) -> None:
-    left = stopped(pictures, tmp_path / "cache", 24)
-    flipped(pictures / "train/a/00.png", 60)
-    build(pictures, tmp_path / "other")
+def test_what_was_left_of_other_data_is_not_taken_up(image_folder: Path, tmp_path: Path) -> None:
+    left = stopped(image_folder, tmp_path / "cache", 24)
+    flipped(image_folder / "train/a/00.png", 60)
+    build(image_folder, tmp_path / "other")
     (name,) = (entry.name for entry in (tmp_path / "other").iterdir() if entry.is_dir())
     left.rename(left.with_name(f".{name}.unfinished"))
-    assert build(pictures, tmp_path / "cache")[0] == (0, 48)
+    assert build(image_folder, tmp_path / "cache")[0] == (0, 48)
     assert content(tmp_path / "cache") == content(tmp_path / "other")
 
 
-def test_a_build_that_fails_or_had_done_nothing_leaves_nothing(pictures: Path, tmp_path: Path) -> None:
+def test_a_build_that_fails_or_had_done_nothing_leaves_nothing(image_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError):
-        open_store(images(pictures), tmp_path / "cache")
+        open_store(images(image_folder), tmp_path / "cache")
     with pytest.raises(StopError):
-        build(pictures, tmp_path / "cache", 0)
+        build(image_folder, tmp_path / "cache", 0)
     assert {entry.suffix for entry in (tmp_path / "cache").iterdir()} == {".lock"}
 
 
@@ -199,7 +199,7 @@ import os, signal, sys
 from pathlib import Path
 from fcnet.data.sources import source as sources
 from fcnet.data.store.store import open_store
-sources.RUN_BYTES = int(sys.argv[3])
+sources.DECODE_BATCH_BYTES = int(sys.argv[3])
 source = sources.images(Path(sys.argv[1]), skip_broken=True)
 for point in map(int, sys.argv[4:]):
     child = os.fork()
@@ -210,14 +210,14 @@ for point in map(int, sys.argv[4:]):
 """
 
 
-def test_a_killed_build_is_gone_on_with(pictures: Path, tmp_path: Path, decodings: list[str]) -> None:
-    build(pictures, tmp_path / "whole")
+def test_a_killed_build_is_gone_on_with(image_folder: Path, tmp_path: Path, decodings: list[str]) -> None:
+    build(image_folder, tmp_path / "whole")
     points = (5, 20, 24, 29, 48)
-    arguments = [str(pictures), str(tmp_path), str(5 * SIZE_BYTES), *map(str, points)]
+    arguments = [str(image_folder), str(tmp_path), str(5 * SIZE_BYTES), *map(str, points)]
     subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=ROOT, env=os.environ, check=True)
     for point in points:
         decodings.clear()
-        told = build(pictures, tmp_path / str(point))
+        told = build(image_folder, tmp_path / str(point))
         assert told[0] == (point, 48)
         assert len(decodings) == 1 + 48 - point
         assert content(tmp_path / str(point)) == content(tmp_path / "whole")

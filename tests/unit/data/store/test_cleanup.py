@@ -11,7 +11,7 @@ import pytest
 from fcnet import cache as command
 from fcnet.data.sources import source as sources
 from fcnet.data.sources.source import images, synthetic
-from fcnet.data.store.cleanup import Stored, list_stores, remove_store
+from fcnet.data.store.cleanup import CachedStore, list_stores, remove_store
 from fcnet.data.store.store import Store, open_store
 from fcnet.runtime.errors import UserError
 
@@ -29,19 +29,19 @@ def made(cache: Path, size: int = 20) -> Store:
     return open_store(synthetic((1, 4, 4), size, 10, num_classes=2), cache)
 
 
-def broken_off(cache: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def broken_off(cache: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves a store of two of four pictures."""
     for place in ("train/a", "train/b", "test/a", "test/b"):
-        (pictures / place).mkdir(parents=True)
-        (pictures / place / "1.pgm").write_bytes(b"P5 1 1 255 \x07")
-    monkeypatch.setattr(sources, "RUN_BYTES", 1)
+        (image_folder / place).mkdir(parents=True)
+        (image_folder / place / "1.pgm").write_bytes(b"P5 1 1 255 \x07")
+    monkeypatch.setattr(sources, "DECODE_BATCH_BYTES", 1)
 
     def progress(done: int, total: int) -> None:
         if done == 2:
             raise StopError
 
     with pytest.raises(StopError):
-        open_store(images(pictures), cache, progress)
+        open_store(images(image_folder), cache, progress)
 
 
 def size_of(folder: Path) -> int:
@@ -53,13 +53,13 @@ def test_a_list_says_what_a_store_is_made_from_and_how_large_and_old_it_is(
 ) -> None:
     cache = tmp_path / "cache"
     assert list_stores(cache) == []
-    folder = made(cache).about.parent
+    folder = made(cache).metadata_file.parent
     os.utime(folder / "store.json", (1000, 1000))
     broken_off(cache, tmp_path / "pictures", monkeypatch)
     (cache / "notes").mkdir()
     gc.collect()
     first, second = list_stores(cache)
-    assert (first.made_from, first.num_images, first.finished, first.in_use) == (
+    assert (first.source, first.num_images, first.finished, first.in_use) == (
         str(tmp_path / "pictures"),
         2,
         False,
@@ -67,11 +67,11 @@ def test_a_list_says_what_a_store_is_made_from_and_how_large_and_old_it_is(
     )
     assert not first.folder.exists()
     assert first.size_bytes == size_of(cache / f".{first.name}.unfinished")
-    assert second == Stored(folder, True, "synthetic", 30, size_of(folder), 1000.0, False)
+    assert second == CachedStore(folder, True, "synthetic", 30, size_of(folder), 1000.0, False)
 
 
 def test_opening_a_store_is_using_it(tmp_path: Path) -> None:
-    about = made(tmp_path).about
+    about = made(tmp_path).metadata_file
     os.utime(about, (1000, 1000))
     made(tmp_path)
     assert about.stat().st_mtime > 1000
@@ -120,11 +120,11 @@ def test_a_store_that_was_removed_is_made_again(tmp_path: Path) -> None:
 def three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Stores last used now, three days ago and ten days ago, the last unfinished; their names."""
     monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
-    names = [made(tmp_path / "cache", size).about.parent.name for size in (30, 20)]
+    names = [made(tmp_path / "cache", size).metadata_file.parent.name for size in (30, 20)]
     broken_off(tmp_path / "cache", tmp_path / "pictures", monkeypatch)
     gc.collect()
     last = list_stores(tmp_path / "cache")[0]
-    names, now = [*names, last.name], last.used
+    names, now = [*names, last.name], last.last_used
     for name, days in zip(names, (0, 3, 10), strict=True):
         for file in (tmp_path / "cache").glob(f"*{name}*/*"):
             os.utime(file, (now - days * DAY, now - days * DAY))
@@ -173,7 +173,7 @@ def test_what_is_in_use_is_said_and_stays(three: list[str], tmp_path: Path, caps
     said = capsys.readouterr().out.splitlines()
     assert said[0] == f"{three[1]} is in use and stays"
     assert said[1].startswith("removed 2 stores, ")
-    assert [stored.name for stored in list_stores(tmp_path / "cache")] == [store.about.parent.name]
+    assert [stored.name for stored in list_stores(tmp_path / "cache")] == [store.metadata_file.parent.name]
 
 
 def test_an_empty_cache_has_no_stores(
@@ -192,4 +192,4 @@ def test_an_empty_cache_has_no_stores(
     ("size", "said"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (184_320_000, "184.3 MB"), (2.5e15, "2500.0 TB")]
 )
 def test_sizes_are_said_as_people_read_them(size: float, said: str) -> None:
-    assert command._size(size) == said
+    assert command._format_size(size) == said

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fcnet
-from fcnet.data.sources.source import Contents, Examples, Snapshot, digits, images, synthetic
+from fcnet.data.sources.source import Contents, ImageChunk, SourceSnapshot, digits, images, synthetic
 from fcnet.data.store import build as module
 from fcnet.data.store.store import Store, mean_and_std, open_store
 from fcnet.runtime.errors import UserError
@@ -45,20 +45,20 @@ class Made:
     reads: int = 0
     pixels: list[Any] = field(default_factory=list)
 
-    def snapshot(self) -> Snapshot:
-        return Snapshot({"kind": "made", "name": self.name}, self.read)
+    def snapshot(self) -> SourceSnapshot:
+        return SourceSnapshot({"kind": "made", "name": self.name}, self.read)
 
     def read(self) -> Contents:
         self.reads += 1
-        return Contents(self.classes, self.examples())
+        return Contents(self.classes, self.chunks())
 
-    def examples(self) -> Iterator[Examples]:
+    def chunks(self) -> Iterator[ImageChunk]:
         rng = np.random.default_rng(0)
         splits: tuple[SplitName, ...] = ("train", "train", "test")
         for split in splits:
             pixels = rng.integers(0, 256, (len(self.labels), 3, 4, 5), dtype=np.uint8)
             self.pixels.append(pixels)
-            yield Examples(split, pixels, np.array(self.labels))
+            yield ImageChunk(split, pixels, np.array(self.labels))
 
 
 def names(folder: Path) -> set[str]:
@@ -94,10 +94,10 @@ def test_a_store_holds_what_its_source_does(tmp_path: Path) -> None:
 
 def test_the_moments_of_large_bright_images_do_not_overflow(tmp_path: Path) -> None:
     class Bright(Made):
-        def examples(self) -> Iterator[Examples]:
+        def chunks(self) -> Iterator[ImageChunk]:
             white = np.full((2, 1, 300, 300), 255, dtype=np.uint8)
             for split in ("train", "test"):
-                yield Examples(split, white, np.array([0, 1]))
+                yield ImageChunk(split, white, np.array([0, 1]))
 
     store = open_store(Bright(classes=("a", "b")), tmp_path)
     assert store.train.moments[0].tolist() == [[300 * 300 * 255], [300 * 300 * 255**2]]
@@ -166,8 +166,8 @@ class StoppedError(Exception):
 
 def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
     class Failing(Made):
-        def examples(self) -> Iterator[Examples]:
-            yield next(super().examples())
+        def chunks(self) -> Iterator[ImageChunk]:
+            yield next(super().chunks())
             raise StoppedError
 
     with pytest.raises(StoppedError):
@@ -188,7 +188,7 @@ class Slow:
     def read(self):
         Path(sys.argv[2]).open("a").write("read\\n")
         contents = self.seen.read()
-        return type(contents)(contents.classes, self.slowly(contents.examples))
+        return type(contents)(contents.classes, self.slowly(contents.chunks))
     def slowly(self, examples):
         yield next(examples)
         time.sleep(float(sys.argv[3]))
@@ -237,7 +237,7 @@ def test_what_a_killed_build_leaves_is_not_believed_and_goes_with_the_next(tmp_p
 
 
 def test_leftovers_of_the_same_store_do_not_get_into_it(tmp_path: Path) -> None:
-    folder = module.unfinished(tmp_path / f"made-{module.store_key(Made().snapshot().fingerprint)[:16]}")
+    folder = module.unfinished_folder(tmp_path / f"made-{module.store_key(Made().snapshot().fingerprint)[:16]}")
     folder.mkdir()
     (folder / "train_pixels.bin").write_bytes(b"old")
     (folder / "stray").touch()
@@ -267,10 +267,10 @@ def test_wrong_labels_are_refused(tmp_path: Path, source: Made, message: str) ->
 
 def test_a_class_in_the_test_split_alone_is_refused(tmp_path: Path) -> None:
     class Lopsided(Made):
-        def examples(self) -> Iterator[Examples]:
-            for examples in super().examples():
+        def chunks(self) -> Iterator[ImageChunk]:
+            for examples in super().chunks():
                 labels = examples.labels if examples.split == "test" else examples.labels % 2
-                yield Examples(examples.split, examples.pixels, labels)
+                yield ImageChunk(examples.split, examples.pixels, labels)
 
     with pytest.raises(UserError, match=r"^every class must have an image to train on, found none of cat$"):
         open_store(Lopsided(), tmp_path)

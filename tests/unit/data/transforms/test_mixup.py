@@ -11,29 +11,29 @@ from torch.testing import assert_close
 
 from fcnet.data.batches import Batch, Batches
 from fcnet.data.transforms.augment import Affine, Cutout, Flip, Transform
-from fcnet.data.transforms.mixup import Mixing, Mixture, mixed_target
-from fcnet.data.transforms.whitening import find_whitening
+from fcnet.data.transforms.mixup import MixupCutmix, MixupParams, soft_target
+from fcnet.data.transforms.whitening import fit_whitening
 from fcnet.runtime import distributed
 from fcnet.runtime.seeds import generator
 
 SIZE = (8, 6)
 PIXELS = torch.randint(0, 256, (24, 3, *SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 STATISTICS = (torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.3]))
-MIXINGS = [Mixing(mixup=0.4), Mixing(cutmix=1.0), Mixing(mixup=0.4, cutmix=1.0)]
+MIXINGS = [MixupCutmix(mixup=0.4), MixupCutmix(cutmix=1.0), MixupCutmix(mixup=0.4, cutmix=1.0)]
 AUGMENT: tuple[Transform, ...] = (Flip(), Affine(20.0, 0.2), Cutout(3))
 
 
-def drawn(mixing: Mixing, num_images: int = 20_000, seed: int = 0) -> Mixture:
+def draw_params(mixing: MixupCutmix, num_images: int = 20_000, seed: int = 0) -> MixupParams:
     return mixing.draw(num_images, SIZE, torch.Generator().manual_seed(seed))
 
 
-def batches(mixing: Mixing | None, batch_size: int = 7, augment: tuple[Transform, ...] = AUGMENT) -> Batches:
+def batches(mixing: MixupCutmix | None, batch_size: int = 7, augment: tuple[Transform, ...] = AUGMENT) -> Batches:
     return Batches(
         PIXELS, torch.arange(24), batch_size=batch_size, augment=augment, mixing=mixing, statistics=STATISTICS
     )
 
 
-def gathered(parts: list[Batch]) -> tuple[Tensor, Tensor, Tensor]:
+def concatenate_batches(parts: list[Batch]) -> tuple[Tensor, Tensor, Tensor]:
     return (
         torch.cat([part.images for part in parts]),
         torch.cat([part.labels for part in parts]),
@@ -43,7 +43,7 @@ def gathered(parts: list[Batch]) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 5.0])
 def test_the_share_in_mixup_is_a_beta_number(alpha: float) -> None:
-    share = drawn(Mixing(mixup=alpha)).share.double()
+    share = draw_params(MixupCutmix(mixup=alpha)).lam.double()
     variance = 1 / (4 * (2 * alpha + 1))
     assert float(share.mean()) == pytest.approx(0.5, abs=4 * math.sqrt(variance / 20_000))
     assert float(share.var()) == pytest.approx(variance, rel=0.03)
@@ -56,32 +56,32 @@ def test_the_share_in_mixup_is_a_beta_number(alpha: float) -> None:
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 5.0])
 def test_the_area_in_cutmix_is_a_beta_number_where_nothing_hangs_over(alpha: float) -> None:
-    mixture = Mixing(cutmix=alpha).draw(40_000, (200, 100), torch.Generator().manual_seed(0))
+    mixture = MixupCutmix(cutmix=alpha).draw(40_000, (200, 100), torch.Generator().manual_seed(0))
     assert mixture.box is not None
     first, last = mixture.box.unbind(1)
     # A box of half the sides lies wholly inside if its middle is in the middle half; larger ones cannot be asked.
     within = ((first > 0) & (last < torch.tensor([200, 100]))).all(1)
-    small = within & (mixture.share > 0.75)
+    small = within & (mixture.lam > 0.75)
     sides = (last - first)[small].double()
     assert_close(sides[:, 0], 2 * sides[:, 1], rtol=0, atol=2.0)
-    expected = (1 - mixture.share[small].double()) * 200 * 100
+    expected = (1 - mixture.lam[small].double()) * 200 * 100
     assert_close(sides.prod(1), expected, rtol=1e-3, atol=1e-2)
 
 
-@pytest.mark.parametrize("mixing", [Mixing(cutmix=1.0), Mixing(mixup=0.4, cutmix=1.0)], ids=str)
-def test_the_share_in_cutmix_is_that_of_the_pixels_kept(mixing: Mixing) -> None:
-    mixture = drawn(mixing, 500)
+@pytest.mark.parametrize("mixing", [MixupCutmix(cutmix=1.0), MixupCutmix(mixup=0.4, cutmix=1.0)], ids=str)
+def test_the_share_in_cutmix_is_that_of_the_pixels_kept(mixing: MixupCutmix) -> None:
+    mixture = draw_params(mixing, 500)
     black, white = torch.zeros(500, 1, *SIZE), torch.ones(500, 1, *SIZE)
-    kept = mixture.pasted(white, black).mean((1, 2, 3))
+    kept = mixture.apply_cutmix(white, black).mean((1, 2, 3))
     pasting = kept < 1.0
-    assert_close(kept[pasting], mixture.share[pasting])
+    assert_close(kept[pasting], mixture.lam[pasting])
     assert 0.35 * len(kept) < int(pasting.sum())
-    corners = mixture.pasted(white, black)[:, 0, [0, 0, -1, -1], [0, -1, 0, -1]]
+    corners = mixture.apply_cutmix(white, black)[:, 0, [0, 0, -1, -1], [0, -1, 0, -1]]
     assert (corners == 0).any(1).any()  # what hangs over the edge is cut off
 
 
 def test_an_image_is_mixed_in_one_of_two_ways_each_with_probability_a_half() -> None:
-    mixture = drawn(Mixing(mixup=5.0, cutmix=1.0))
+    mixture = draw_params(MixupCutmix(mixup=5.0, cutmix=1.0))
     assert mixture.blend is not None
     assert mixture.box is not None
     pasting = (mixture.box[:, 0] < mixture.box[:, 1]).all(1)
@@ -89,26 +89,26 @@ def test_an_image_is_mixed_in_one_of_two_ways_each_with_probability_a_half() -> 
     summed = mixture.blend < 1.0
     assert not (summed & pasting).any()
     assert 0.48 < float(summed.double().mean()) < 0.52
-    assert_close(mixture.share[summed], mixture.blend[summed])
-    assert float(mixture.share[summed].double().var()) == pytest.approx(1 / 44, rel=0.05)
+    assert_close(mixture.lam[summed], mixture.blend[summed])
+    assert float(mixture.lam[summed].double().var()) == pytest.approx(1 / 44, rel=0.05)
 
 
 @pytest.mark.parametrize("mixing", MIXINGS, ids=str)
-def test_partners_are_a_permutation_that_follows_from_the_generator_alone(mixing: Mixing) -> None:
-    first = drawn(mixing, 50)
+def test_partners_are_a_permutation_that_follows_from_the_generator_alone(mixing: MixupCutmix) -> None:
+    first = draw_params(mixing, 50)
     torch.manual_seed(99)
-    again = drawn(mixing, 50)
+    again = draw_params(mixing, 50)
     assert sorted(first.partner.tolist()) == list(range(50))
-    assert first.partner.tolist() == again.partner.tolist() != drawn(mixing, 50, seed=1).partner.tolist()
-    assert torch.equal(first.share, again.share)
-    assert not torch.equal(first.share, drawn(mixing, 50, seed=1).share)
+    assert first.partner.tolist() == again.partner.tolist() != draw_params(mixing, 50, seed=1).partner.tolist()
+    assert torch.equal(first.lam, again.lam)
+    assert not torch.equal(first.lam, draw_params(mixing, 50, seed=1).lam)
 
 
 @pytest.mark.parametrize("mixing", MIXINGS, ids=str)
-def test_a_mixed_image_is_two_of_the_epochs_images_each_with_its_changes(mixing: Mixing) -> None:
+def test_a_mixed_image_is_two_of_the_epochs_images_each_with_its_changes(mixing: MixupCutmix) -> None:
     """The epoch without mixing gives the changed images; every mixed one is found again from two of them."""
-    plain, labels, _ = gathered(list(batches(None).epoch(1, 2)))
-    mixed, larger, target = gathered(list(batches(mixing).epoch(1, 2)))
+    plain, labels, _ = concatenate_batches(list(batches(None).epoch(1, 2)))
+    mixed, larger, target = concatenate_batches(list(batches(mixing).epoch(1, 2)))
     drawn_partners = mixing.draw(24, SIZE, generator(1, "mixing", 2)).partner
     for place, label in enumerate(labels.tolist()):
         shares = {other: share for other, share in enumerate(target[place].tolist()) if share and other != label}
@@ -117,8 +117,8 @@ def test_a_mixed_image_is_two_of_the_epochs_images_each_with_its_changes(mixing:
         assert partner in {label, labels[drawn_partners[place]].item()}
         assert float(target[place].sum()) == pytest.approx(1.0)
         own, other = plain[place], plain[labels.tolist().index(partner)]
-        pasted = (mixed[place] == own) | ((mixed[place] - other).abs() < 1e-6)
-        if pasted.all():
+        apply_cutmix = (mixed[place] == own) | ((mixed[place] - other).abs() < 1e-6)
+        if apply_cutmix.all():
             kept = ((mixed[place] - own).abs() < 1e-6).all(0).double().mean().item()
             assert kept >= 1 - share - 1e-6
         else:
@@ -129,26 +129,26 @@ def test_a_mixed_image_is_two_of_the_epochs_images_each_with_its_changes(mixing:
 
 @pytest.mark.parametrize("mixing", MIXINGS, ids=str)
 @pytest.mark.parametrize("batch_size", [1, 5, 24])
-def test_mixing_does_not_depend_on_batches_or_where_one_starts(mixing: Mixing, batch_size: int) -> None:
-    whole = gathered(list(batches(mixing).epoch(0, 3)))
-    for ours, theirs in zip(gathered(list(batches(mixing, batch_size).epoch(0, 3))), whole, strict=True):
+def test_mixing_does_not_depend_on_batches_or_where_one_starts(mixing: MixupCutmix, batch_size: int) -> None:
+    whole = concatenate_batches(list(batches(mixing).epoch(0, 3)))
+    for ours, theirs in zip(concatenate_batches(list(batches(mixing, batch_size).epoch(0, 3))), whole, strict=True):
         assert torch.equal(ours, theirs)
-    later = gathered(list(batches(mixing, 7).epoch(0, 3, start=2)))
+    later = concatenate_batches(list(batches(mixing, 7).epoch(0, 3, start=2)))
     for ours, theirs in zip(later, whole, strict=True):
         assert torch.equal(ours, theirs[14:])
-    recycled = [part.images.clone() for part in batches(mixing).epoch(0, 3, recycle=True)]
+    recycled = [part.images.clone() for part in batches(mixing).epoch(0, 3, reuse_buffer=True)]
     assert torch.equal(torch.cat(recycled), whole[0])
 
 
 @pytest.mark.parametrize("mixing", MIXINGS, ids=str)
-def test_ranks_share_mixed_batches(mixing: Mixing, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = gathered(list(batches(mixing).epoch(0, 0)))
-    monkeypatch.setattr(distributed, "num_ranks", lambda: 3)
+def test_ranks_share_mixed_batches(mixing: MixupCutmix, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = concatenate_batches(list(batches(mixing).epoch(0, 0)))
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
     ranks = []
     for rank in range(3):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         ranks.append(list(batches(mixing).epoch(0, 0)))
-    together = gathered(
+    together = concatenate_batches(
         [part for number in range(len(ranks[0])) for part in (ranks[rank][number] for rank in range(3))]
     )
     for ours, theirs in zip(together, whole, strict=True):
@@ -156,9 +156,9 @@ def test_ranks_share_mixed_batches(mixing: Mixing, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("mixing", MIXINGS, ids=str)
-def test_mixed_images_are_whitened_last(mixing: Mixing) -> None:
+def test_mixed_images_are_whitened_last(mixing: MixupCutmix) -> None:
     plain = batches(mixing)
-    whitening = find_whitening([batch.images for batch in plain], 5)
+    whitening = fit_whitening([batch.images for batch in plain], 5)
     whitened = Batches(
         PIXELS,
         torch.arange(24),
@@ -168,7 +168,7 @@ def test_mixed_images_are_whitened_last(mixing: Mixing) -> None:
         statistics=STATISTICS,
         whitening=whitening,
     )
-    for ours, theirs in zip(whitened.epoch(0, 1, recycle=True), plain.epoch(0, 1), strict=True):
+    for ours, theirs in zip(whitened.epoch(0, 1, reuse_buffer=True), plain.epoch(0, 1), strict=True):
         assert_close(ours.images, whitening(theirs.images))
 
 
@@ -181,6 +181,6 @@ def test_in_order_nothing_is_mixed() -> None:
 def test_a_target_is_the_shares_of_two_labels_times_their_weights() -> None:
     labels = torch.tensor([[0, 2, 1], [1, 2, 0]])
     share, weights = torch.tensor([0.75, 0.25, 0.0]), torch.tensor([1.0, 2.0, 4.0])
-    assert_close(mixed_target(labels, share, None, 3), torch.tensor([[0.75, 0.25, 0], [0, 0, 1], [1, 0, 0]]))
-    assert_close(mixed_target(labels, share, weights, 3), torch.tensor([[0.75, 0.5, 0], [0, 0, 4], [1, 0, 0]]))
-    assert_close(mixed_target(labels[:1], None, weights, 3), torch.tensor([[1.0, 0, 0], [0, 0, 4], [0, 2, 0]]))
+    assert_close(soft_target(labels, share, None, 3), torch.tensor([[0.75, 0.25, 0], [0, 0, 1], [1, 0, 0]]))
+    assert_close(soft_target(labels, share, weights, 3), torch.tensor([[0.75, 0.5, 0], [0, 0, 4], [1, 0, 0]]))
+    assert_close(soft_target(labels[:1], None, weights, 3), torch.tensor([[1.0, 0, 0], [0, 0, 4], [0, 2, 0]]))

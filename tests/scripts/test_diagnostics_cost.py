@@ -1,4 +1,4 @@
-"""What looking into a network costs, as scripts/looks.py measures it, on few epochs."""
+"""What looking into a network costs, as scripts/diagnostics_cost.py measures it, on few epochs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ ROW = r"\| `digits` \| 100 \| \d+\.\d ms \| \d+\.\d ms \| (\d+) \| \d+\.\d\d% \|
 
 @pytest.mark.usefixtures("own_cache_and_threads")
 def test_the_table_has_a_row_for_each_configuration(program: Callable[[str], Any], capsys: Any) -> None:
-    assert program("looks").main(["digits", "--epochs", "2"]) == 0
+    assert program("diagnostics_cost").main(["digits", "--epochs", "2"]) == 0
     (row,) = re.findall(ROW, capsys.readouterr().out)
     assert 2 <= int(row) <= 101
 
 
 def test_the_share_is_that_of_all_looks_in_all_epochs(program: Callable[[str], Any]) -> None:
-    looks = program("looks").Looks(epochs=100, epoch_seconds=0.05, look_seconds=0.01, looks=6)
-    assert looks.share == pytest.approx(0.06 / 5.0)
+    cost = program("diagnostics_cost").SnapshotCost(
+        epochs=100, epoch_seconds=0.05, snapshot_seconds=0.01, num_snapshots=6
+    )
+    assert cost.overhead == pytest.approx(0.06 / 5.0)

@@ -1,7 +1,7 @@
 // The picture: pixels channel by channel that are drawn on, and files made into such pixels.
 
 /** The distance of a point from the line between two others. */
-function distanceToLine(x, y, from, to) {
+function distanceToSegment(x, y, from, to) {
   const [dx, dy] = [to.x - from.x, to.y - from.y];
   const length = dx * dx + dy * dy;
   const along = length ? Math.min(1, Math.max(0, ((x - from.x) * dx + (y - from.y) * dy) / length)) : 0;
@@ -9,42 +9,42 @@ function distanceToLine(x, y, from, to) {
 }
 
 /** A picture that remembers what it was: `pixels` are C × H × W values of 0 to 255. */
-class Picture {
+class DrawableImage {
   constructor([channels, height, width], pixels) {
-    Object.assign(this, { channels, height, width, past: [] });
-    this.show(pixels);
+    Object.assign(this, { channels, height, width, history: [] });
+    this.load(pixels);
   }
 
   /** Begins anew with other pixels. */
-  show(pixels) {
-    this.first = Uint8ClampedArray.from(pixels);
-    this.pixels = this.first.slice();
-    this.past = [];
+  load(pixels) {
+    this.original = Uint8ClampedArray.from(pixels);
+    this.pixels = this.original.slice();
+    this.history = [];
   }
 
   /** Keeps what is now there, for `undo`. */
-  remember() {
-    this.past.push(this.pixels.slice());
-    if (this.past.length > 100) this.past.shift();
+  pushHistory() {
+    this.history.push(this.pixels.slice());
+    if (this.history.length > 100) this.history.shift();
   }
 
   undo() {
-    this.pixels = this.past.pop() || this.pixels;
+    this.pixels = this.history.pop() || this.pixels;
   }
 
-  change(pixelOf) {
-    this.remember();
-    this.pixels = this.pixels.map((value, place) => pixelOf(value, Math.floor(place / (this.height * this.width))));
+  mapPixels(mapPixel) {
+    this.pushHistory();
+    this.pixels = this.pixels.map((value, place) => mapPixel(value, Math.floor(place / (this.height * this.width))));
   }
 
   restore() {
-    this.remember();
-    this.pixels = this.first.slice();
+    this.pushHistory();
+    this.pixels = this.original.slice();
   }
 
   /** Begins a line of one colour, which covers a pixel only once however often it passes. */
   beginStroke(colour, radius) {
-    this.remember();
+    this.pushHistory();
     this.stroke = { colour, radius, base: this.pixels.slice(), cover: new Float32Array(this.height * this.width) };
   }
 
@@ -58,13 +58,13 @@ class Picture {
     const bottom = Math.min(this.height, Math.ceil(Math.max(from.y, to.y) + reach));
     for (let y = top; y < bottom; y++) {
       for (let x = left; x < right; x++) {
-        const share = Math.min(1, reach - distanceToLine(x + 0.5, y + 0.5, from, to));
-        if (share > cover[y * this.width + x]) this.cover(y * this.width + x, share);
+        const share = Math.min(1, reach - distanceToSegment(x + 0.5, y + 0.5, from, to));
+        if (share > cover[y * this.width + x]) this.blendPixel(y * this.width + x, share);
       }
     }
   }
 
-  cover(place, share) {
+  blendPixel(place, share) {
     const { colour, base, cover } = this.stroke;
     cover[place] = share;
     colour.forEach((value, channel) => {
@@ -73,7 +73,7 @@ class Picture {
     });
   }
 
-  at(x, y) {
+  pixelAt(x, y) {
     const plane = this.height * this.width;
     return Array.from({ length: this.channels }, (_, channel) => this.pixels[channel * plane + y * this.width + x]);
   }
@@ -103,7 +103,7 @@ function cubic(distance) {
 }
 
 /** For each of `count` new pixels, the first of the old ones that it is made of and how much each counts. */
-function contributions(size, start, length, count) {
+function resampleWeights(size, start, length, count) {
   const scale = length / count;
   const stretch = Math.max(scale, 1);
   return Array.from({ length: count }, (_, place) => {
@@ -129,7 +129,7 @@ function resampleRows(values, size, rows, parts) {
   return result;
 }
 
-function transposed(values, rows, columns) {
+function transpose(values, rows, columns) {
   const result = new Uint8ClampedArray(values.length);
   for (let row = 0; row < rows; row++) {
     for (let column = 0; column < columns; column++) result[column * rows + row] = values[row * columns + column];
@@ -138,19 +138,19 @@ function transposed(values, rows, columns) {
 }
 
 /** The middle of a channel, as large as the proportions allow, at the new size: what training does. */
-function covering(values, old, height, width) {
+function resizeToCover(values, old, height, width) {
   if (old.width === width && old.height === height) return values;
   const scale = Math.min(old.width / width, old.height / height);
   const across = Math.max(0, (old.width - scale * width) / 2);
   const down = Math.max(0, (old.height - scale * height) / 2);
-  const columns = contributions(old.width, across, old.width - 2 * across, width);
-  const rows = contributions(old.height, down, old.height - 2 * down, height);
-  const narrow = transposed(resampleRows(values, old.width, old.height, columns), old.height, width);
-  return transposed(resampleRows(narrow, old.height, width, rows), width, height);
+  const columns = resampleWeights(old.width, across, old.width - 2 * across, width);
+  const rows = resampleWeights(old.height, down, old.height - 2 * down, height);
+  const narrow = transpose(resampleRows(values, old.width, old.height, columns), old.height, width);
+  return transpose(resampleRows(narrow, old.height, width, rows), width, height);
 }
 
 /** A picture's channels: red, green and blue, or the grey of ITU-R 601. */
-function channelsOf({ data, width, height }, channels) {
+function splitChannels({ data, width, height }, channels) {
   return Array.from({ length: channels }, (_, channel) => {
     const values = new Uint8ClampedArray(width * height);
     for (let place = 0; place < values.length; place++) {
@@ -163,7 +163,7 @@ function channelsOf({ data, width, height }, channels) {
 }
 
 /** The pixels of a picture's file in a network's shape: upright, over white where it is transparent. */
-async function pixelsOfFile(file, [channels, height, width]) {
+async function readImageFile(file, [channels, height, width]) {
   const bitmap = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
   const canvas = document.createElement("canvas");
   canvas.width = bitmap.width;
@@ -173,7 +173,7 @@ async function pixelsOfFile(file, [channels, height, width]) {
   context.fillRect(0, 0, bitmap.width, bitmap.height);
   context.drawImage(bitmap, 0, 0);
   const image = context.getImageData(0, 0, bitmap.width, bitmap.height);
-  const planes = channelsOf(image, channels).map((plane) => covering(plane, image, height, width));
+  const planes = splitChannels(image, channels).map((plane) => resizeToCover(plane, image, height, width));
   return Uint8ClampedArray.from({ length: channels * height * width }, (_, place) => {
     const plane = height * width;
     return planes[Math.floor(place / plane)][place % plane];

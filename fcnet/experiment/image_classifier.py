@@ -13,17 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from fcnet.data.batches import normalize
-from fcnet.data.decoding.image_decoding import QUIET, decode_image
-from fcnet.data.sources.image_paths import Picture
+from fcnet.data.decoding.image_decoding import IGNORE_PILLOW_WARNINGS, decode_image
+from fcnet.data.sources.image_paths import ImageEntry
 from fcnet.data.transforms.whitening import Whitening
-from fcnet.models.mlp import MLP, LogisticRegression, probabilities
+from fcnet.models.mlp import MLP, LogisticRegression, logits_to_probabilities
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import read_sealed, write_sealed
+from fcnet.runtime.files import read_checksummed, write_checksummed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-FORMAT = 1
+FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Prediction:
     probabilities: tuple[float, ...]
 
 
-class Network(nn.Module):
+class ImageClassifier(nn.Module):
     """A trained model with its class names, input shape and normalisation.
 
     Args:
@@ -90,7 +90,7 @@ class Network(nn.Module):
     def predict_proba(self, pixels: Tensor) -> Tensor:
         """Class probabilities (B, C) of uint8 images (B, channels, height, width)."""
         logits: Tensor = self(pixels)
-        return probabilities(logits)
+        return logits_to_probabilities(logits)
 
     def predict_images(self, images: Iterable[Any], *, batch_size: int = 256) -> list[Prediction]:
         """What the network says of images.
@@ -108,17 +108,17 @@ class Network(nn.Module):
             UserError: one of them is no image, or has another size than the network's, unless pictures are resized.
         """
         predictions = []
-        for said in self.predict_each(images, batch_size=batch_size):
+        for said in self.iter_predictions(images, batch_size=batch_size):
             if isinstance(said, UserError):
                 raise said
             predictions.append(said)
         return predictions
 
-    def predict_each(self, images: Iterable[Any], *, batch_size: int = 256) -> Iterator[Prediction | UserError]:
+    def iter_predictions(self, images: Iterable[Any], *, batch_size: int = 256) -> Iterator[Prediction | UserError]:
         """What the network says of images, batch by batch, so that memory holds no more than one.
 
         Args:
-            images: as `predict_images` takes them, and pictures that `fcnet.data.sources.image_paths.gather` has found.
+            images: as `predict_images` takes them, and pictures that `fcnet.data.sources.image_paths.iter_images` has found.
             batch_size: how many are decoded and looked at together.
 
         Yields:
@@ -131,28 +131,28 @@ class Network(nn.Module):
             raise UserError(f"images must be several, as in a list, got the one path {str(images)!r}")
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
-        return self._batched(enumerate(images), batch_size)
+        return self._predict_batches(enumerate(images), batch_size)
 
-    def _batched(self, images: Iterator[tuple[int, Any]], batch_size: int) -> Iterator[Prediction | UserError]:
-        while pixels := self._next(images, batch_size):
+    def _predict_batches(self, images: Iterator[tuple[int, Any]], batch_size: int) -> Iterator[Prediction | UserError]:
+        while pixels := self._decode_next(images, batch_size):
             whole = [each for each in pixels if isinstance(each, Tensor)]
             rows = iter(self.predict_proba(torch.stack(whole).to(self.mean.device)).tolist() if whole else [])
             for each in pixels:
                 yield self._prediction(next(rows)) if isinstance(each, Tensor) else each
 
-    def _next(self, images: Iterator[tuple[int, Any]], count: int) -> list[Tensor | UserError]:
+    def _decode_next(self, images: Iterator[tuple[int, Any]], count: int) -> list[Tensor | UserError]:
         """The pixels of the next images, each decoded before the one after it is asked for."""
-        with QUIET:
-            return [self._pixels_or_mistake(image, place) for place, image in itertools.islice(images, count)]
+        with IGNORE_PILLOW_WARNINGS:
+            return [self._pixels_or_error(image, place) for place, image in itertools.islice(images, count)]
 
     def _prediction(self, row: list[float]) -> Prediction:
         best = max(range(len(row)), key=row.__getitem__)
         return Prediction(self.classes[best], row[best], tuple(row))
 
-    def save(self, stem: Path, facts: dict[str, Any]) -> None:
-        """Writes ``STEM.safetensors`` and ``STEM.json``, sealed; ``facts`` are kept beside."""
+    def save(self, stem: Path, metadata: dict[str, Any]) -> None:
+        """Writes ``STEM.safetensors`` and ``STEM.json``, sealed; ``metadata`` are kept beside."""
         content = {
-            "format": FORMAT,
+            "format": FORMAT_VERSION,
             "kind": "logistic" if isinstance(self.model, LogisticRegression) else "mlp",
             "arguments": self.model.arguments,
             "classes": list(self.classes),
@@ -161,52 +161,52 @@ class Network(nn.Module):
             "std": self.std.tolist(),
             "resize": self.resize,
             "whiten": 0 if self.whitening is None else len(self.whitening.bias),
-            **facts,
+            **metadata,
         }
-        write_sealed(stem, self.state_dict(), content)
+        write_checksummed(stem, self.state_dict(), content)
 
     @classmethod
-    def load(cls, stem: Path, *, device: torch.device | str = "cpu") -> Network:
+    def load(cls, stem: Path, *, device: torch.device | str = "cpu") -> ImageClassifier:
         """The network that `save` wrote, in evaluation mode on ``device``.
 
         Raises:
             UserError: a file is missing, damaged, or of a newer format.
         """
-        tensors, facts = read_sealed(stem)
-        if facts["format"] != FORMAT:
-            raise UserError(f"{stem}.json must be of format {FORMAT}, got {facts['format']}")
-        arguments = facts["arguments"]
-        if facts["kind"] == "logistic":
+        tensors, metadata = read_checksummed(stem)
+        if metadata["format"] != FORMAT_VERSION:
+            raise UserError(f"{stem}.json must be of format {FORMAT_VERSION}, got {metadata['format']}")
+        arguments = metadata["arguments"]
+        if metadata["kind"] == "logistic":
             model: MLP = LogisticRegression(arguments["in_features"], arguments["num_classes"], bias=arguments["bias"])
         else:
             model = MLP(**arguments)
-        network = cls(
+        classifier = cls(
             model,
-            classes=facts["classes"],
-            shape=facts["shape"],
-            mean=torch.tensor(facts["mean"]),
-            std=torch.tensor(facts["std"]),
-            whitening=Whitening(facts["whiten"], math.prod(facts["shape"])) if facts["whiten"] else None,
-            resize=facts.get("resize", False),  # absent where no picture was resized yet
+            classes=metadata["classes"],
+            shape=metadata["shape"],
+            mean=torch.tensor(metadata["mean"]),
+            std=torch.tensor(metadata["std"]),
+            whitening=Whitening(metadata["whiten"], math.prod(metadata["shape"])) if metadata["whiten"] else None,
+            resize=metadata.get("resize", False),  # absent where no picture was resized yet
         )
-        network.load_state_dict(tensors)
-        return network.to(device).eval()
+        classifier.load_state_dict(tensors)
+        return classifier.to(device).eval()
 
-    def _pixels_or_mistake(self, image: Any, place: int) -> Tensor | UserError:  # noqa: ANN401 - see `_pixels`
+    def _pixels_or_error(self, image: Any, place: int) -> Tensor | UserError:  # noqa: ANN401 - see `_pixels`
         try:
             return self._pixels(image, place)
         except UserError as error:
             return error
 
-    def _pixels(self, image: Any, place: int) -> Tensor:  # noqa: ANN401 - a path, a PIL image, a tensor, a `Picture`
+    def _pixels(self, image: Any, place: int) -> Tensor:  # noqa: ANN401 - a path, a PIL image, a tensor, an `ImageEntry`
         name, content = f"images[{place}]", image
-        if isinstance(image, Picture):
+        if isinstance(image, ImageEntry):
             name, content = image
         elif isinstance(image, str | Path):
             name = str(image)
         if isinstance(content, UserError):
             raise content
-        pixels = content if isinstance(content, Tensor) else self._decoded(content, name)
+        pixels = content if isinstance(content, Tensor) else self._decode(content, name)
         if pixels.dtype != torch.uint8:
             raise UserError(f"{name} must be uint8, got {pixels.dtype}")
         if tuple(pixels.shape) != self.shape:
@@ -214,13 +214,13 @@ class Network(nn.Module):
             raise UserError(f"{name} must be an image of {expected} (channels, height, width), got {came}")
         return pixels
 
-    def _decoded(self, content: Any, name: str) -> Tensor:  # noqa: ANN401 - see `_pixels`
+    def _decode(self, content: Any, name: str) -> Tensor:  # noqa: ANN401 - see `_pixels`
         size = (self.shape[1], self.shape[2]) if self.resize else None
         file = io.BytesIO(content) if isinstance(content, bytes) else content
         return torch.from_numpy(decode_image(file, self.shape[0], name, size))
 
 
-def load(run: str | Path, *, device: torch.device | str = "cpu") -> Network:
+def load(run: str | Path, *, device: torch.device | str = "cpu") -> ImageClassifier:
     """The finished network of a run folder, ready to use.
 
     Args:
@@ -228,7 +228,7 @@ def load(run: str | Path, *, device: torch.device | str = "cpu") -> Network:
         device: where the network is wanted.
 
     Returns:
-        The network, in evaluation mode.
+        The classifier, in evaluation mode.
 
     Raises:
         UserError: the folder holds no finished network, or a damaged one.
@@ -236,9 +236,9 @@ def load(run: str | Path, *, device: torch.device | str = "cpu") -> Network:
     Example:
         >>> import tempfile
         >>> model, half = MLP(4, (3,), 2), torch.full((1,), 0.5)
-        >>> network = Network(model, classes=("cat", "dog"), shape=(1, 2, 2), mean=half, std=half)
+        >>> classifier = ImageClassifier(model, classes=("cat", "dog"), shape=(1, 2, 2), mean=half, std=half)
         >>> with tempfile.TemporaryDirectory() as run:
-        ...     network.save(Path(run) / "model", {})
+        ...     classifier.save(Path(run) / "model", {})
         ...     loaded = load(run)
         >>> loaded.classes, loaded.predict_proba(torch.zeros(5, 1, 2, 2, dtype=torch.uint8)).shape
         (('cat', 'dog'), torch.Size([5, 2]))
@@ -248,4 +248,4 @@ def load(run: str | Path, *, device: torch.device | str = "cpu") -> Network:
         raise UserError(f"RUN must be a run's folder, got {folder}")
     if not (folder / "model.json").is_file():
         raise UserError(f"{folder} holds no finished network: model.json is missing")
-    return Network.load(folder / "model", device=device)
+    return ImageClassifier.load(folder / "model", device=device)

@@ -1,4 +1,4 @@
-"""What README shows of reports, as scripts/report_pictures.py draws it."""
+"""What README shows of reports, as scripts/report_screenshots.py draws it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def test_a_picture_holds_the_parts_that_are_asked_for(
     run = tmp_path / "run"
     train.main(["--config", "digits", "--out", str(run), "--set", "model.hidden=[8]", "--set", "train.epochs=2"])
     before = {file.name: file.read_bytes() for file in run.iterdir()}
-    draw = program("report_pictures").picture
+    draw = program("report_screenshots").screenshot
     few, more, live = (
-        Image.open(io.BytesIO(draw(browser, run, parts, 800)))
-        for parts in (["trained"], ["trained", "curves", "test"], ["trained", "live"])
+        Image.open(io.BytesIO(draw(browser, run, sections, 800)))
+        for sections in (["training"], ["training", "curves", "test"], ["training", "live"])
     )
     assert few.width == more.width == 800
     assert min(more.height, live.height) > few.height + 400

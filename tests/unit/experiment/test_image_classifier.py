@@ -1,4 +1,4 @@
-"""Rules of fcnet.experiment.network."""
+"""Rules of fcnet.experiment.image_classifier."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch.testing import assert_close
 
 import fcnet
 from fcnet.data.decoding.image_decoding import decode_image
-from fcnet.data.sources.image_paths import Picture, gather
-from fcnet.experiment.network import Network
+from fcnet.data.sources.image_paths import ImageEntry, iter_images
+from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.models.mlp import MLP, LogisticRegression
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import read_sealed, write_sealed
+from fcnet.runtime.files import read_checksummed, write_checksummed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ MODELS: dict[str, Callable[[], MLP]] = {
 }
 
 
-def network(name: str = "mlp", *, shape: tuple[int, int, int] = SHAPE) -> Network:
+def make_classifier(name: str = "mlp", *, shape: tuple[int, int, int] = SHAPE) -> ImageClassifier:
     """A network in evaluation mode whose every parameter and running statistic is drawn."""
     draws = torch.Generator().manual_seed(1)
     model = MODELS[name]()
@@ -46,7 +46,7 @@ def network(name: str = "mlp", *, shape: tuple[int, int, int] = SHAPE) -> Networ
                 tensor.copy_(torch.rand(tensor.shape, generator=draws) + 0.1)
                 tensor -= 0.6 * (tensor.ndim == 2)
     classes = ["cat", "köttur", "猫", "d"][: model.num_classes]
-    return Network(model, classes=classes, shape=shape, mean=MEAN[: shape[0]], std=STD[: shape[0]]).eval()
+    return ImageClassifier(model, classes=classes, shape=shape, mean=MEAN[: shape[0]], std=STD[: shape[0]]).eval()
 
 
 def pixels(size: int = 5, shape: tuple[int, int, int] = SHAPE) -> Tensor:
@@ -59,7 +59,7 @@ def picture(image: Tensor) -> Image.Image:
 
 
 def test_logits_are_the_models_of_normalised_pixels() -> None:
-    net = network("softmax regression")
+    net = make_classifier("softmax regression")
     state = {name: tensor.double() for name, tensor in net.model.state_dict().items()}
     x = (pixels().double() / 255 - MEAN.double()[:, None, None]) / STD.double()[:, None, None]
     expected = x.flatten(1) @ state["layers.0.weight"].T + state["layers.0.bias"]
@@ -68,7 +68,7 @@ def test_logits_are_the_models_of_normalised_pixels() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_probabilities_are_those_of_the_logits(name: str) -> None:
-    net = network(name)
+    net = make_classifier(name)
     logits = net(pixels())
     assert logits.shape == ((5,) if net.model.num_classes == 2 else (5, net.model.num_classes))
     scores = torch.stack([torch.zeros(5), logits], dim=1) if logits.ndim == 1 else logits
@@ -81,7 +81,7 @@ def test_probabilities_are_those_of_the_logits(name: str) -> None:
     "images", [pixels().float(), pixels()[0], pixels(shape=(3, 4, 2)), pixels().flatten(1), pixels(shape=(1, 2, 4))]
 )
 def test_images_of_another_shape_or_dtype_are_refused(images: Tensor) -> None:
-    for method in (network(), network().predict_proba):
+    for method in (make_classifier(), make_classifier().predict_proba):
         with pytest.raises(UserError) as error:
             method(images)
         came = f"{images.dtype} {tuple(images.shape)}"
@@ -90,7 +90,7 @@ def test_images_of_another_shape_or_dtype_are_refused(images: Tensor) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_prediction_is_the_most_probable_class_of_its_image(name: str) -> None:
-    net = network(name)
+    net = make_classifier(name)
     expected = net.predict_proba(pixels(30))
     predictions = net.predict_images(list(pixels(30)))
     assert len(predictions) == 30
@@ -103,7 +103,7 @@ def test_a_prediction_is_the_most_probable_class_of_its_image(name: str) -> None
 
 @pytest.mark.parametrize("name", ["mlp", "binary mlp", "softmax regression"])
 def test_of_equally_probable_classes_the_first_is_named(name: str) -> None:
-    net = network(name)
+    net = make_classifier(name)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.zero_()
@@ -117,7 +117,7 @@ def test_of_equally_probable_classes_the_first_is_named(name: str) -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_paths_open_images_and_tensors_are_the_same_images_in_their_order(channels: int, tmp_path: Path) -> None:
     shape = (channels, 4, 6 // channels)
-    net, images = network(shape=shape), pixels(6, shape)
+    net, images = make_classifier(shape=shape), pixels(6, shape)
     expected = net.predict_images(list(images))
     assert len({prediction.probabilities for prediction in expected}) == 6
     for place, image in enumerate(images):
@@ -134,17 +134,17 @@ def test_an_open_image_counts_as_it_is_and_stays_open(tmp_path: Path) -> None:
     first, second = (Image.new("RGB", (4, 2), colour) for colour in ("black", "white"))
     first.save(tmp_path / "film.gif", save_all=True, append_images=[second])
     with Image.open(tmp_path / "film.gif") as film:
-        assert network().predict_images([film]) == network().predict_images([first])
+        assert make_classifier().predict_images([film]) == make_classifier().predict_images([first])
         film.seek(1)
-        assert network().predict_images([film]) == network().predict_images([second])
+        assert make_classifier().predict_images([film]) == make_classifier().predict_images([second])
 
 
 def test_of_no_images_nothing_is_said() -> None:
-    assert network().predict_images([]) == []
+    assert make_classifier().predict_images([]) == []
 
 
 def test_an_answer_does_not_depend_on_the_size_of_batches() -> None:
-    net = network()
+    net = make_classifier()
     whole = net.predict_images(list(pixels(11)))
     for size in (1, 4, 11, 50):
         parts = net.predict_images(pixels(11), batch_size=size)
@@ -160,19 +160,24 @@ def test_no_more_than_a_batch_is_asked_for_before_it_is_answered() -> None:
             asked.append(place)
             yield image
 
-    for place, _ in enumerate(network().predict_each(images(), batch_size=4)):
+    for place, _ in enumerate(make_classifier().iter_predictions(images(), batch_size=4)):
         assert len(asked) == min(10, 4 * (place // 4 + 1))
     assert len(asked) == 10
 
 
 def test_a_mistake_stands_in_the_place_of_its_image_and_the_others_are_answered(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
-    net = network()
+    net = make_classifier()
     first, second = pixels(2)
     file = io.BytesIO()
     picture(second).save(file, "PNG")
-    given = [first, tmp_path / "text.png", Picture("all.tar/x.png", file.getvalue()), Picture("gone", UserError("no"))]
-    said = list(net.predict_each(given))
+    given = [
+        first,
+        tmp_path / "text.png",
+        ImageEntry("all.tar/x.png", file.getvalue()),
+        ImageEntry("gone", UserError("no")),
+    ]
+    said = list(net.iter_predictions(given))
     assert [said[0], said[2]] == net.predict_images([first, second])
     assert [str(each) for each in said if isinstance(each, UserError)] == [
         f"{tmp_path / 'text.png'} {NOT_AN_IMAGE}",
@@ -183,18 +188,18 @@ def test_a_mistake_stands_in_the_place_of_its_image_and_the_others_are_answered(
 def test_pictures_that_were_gathered_are_taken(tmp_path: Path) -> None:
     for place, image in enumerate(pixels()):
         picture(image).save(tmp_path / f"{place}.png")
-    assert network().predict_images(gather([tmp_path])) == network().predict_images(list(pixels()))
+    assert make_classifier().predict_images(iter_images([tmp_path])) == make_classifier().predict_images(list(pixels()))
 
 
 @pytest.mark.parametrize("path", ["digit.png", Path("digit.png")])
 def test_one_path_alone_is_refused(path: Any) -> None:
     with pytest.raises(UserError, match=r"^images must be several, as in a list, got the one path 'digit.png'$"):
-        network().predict_images(path)
+        make_classifier().predict_images(path)
 
 
 def test_a_batch_of_nothing_is_refused() -> None:
     with pytest.raises(UserError, match=r"^batch_size must be at least 1, got 0$"):
-        network().predict_each([], batch_size=0)
+        make_classifier().iter_predictions([], batch_size=0)
 
 
 def closed() -> Image.Image:
@@ -222,7 +227,7 @@ NOT_AN_IMAGE = "must be an image (JPEG, PNG, BMP, GIF, PPM, TIFF, WEBP), got som
 )
 def test_what_is_no_image_of_the_networks_is_named_by_its_place(image: Any, message: str) -> None:
     with pytest.raises(UserError) as error:
-        network().predict_images([pixels()[0], image])
+        make_classifier().predict_images([pixels()[0], image])
     assert str(error.value) == message
 
 
@@ -246,15 +251,15 @@ def test_what_is_no_image_of_the_networks_is_named_by_its_path(
     (tmp_path / "cut.png").write_bytes((tmp_path / "large.png").read_bytes()[:45])
     path = tmp_path / name
     with pytest.raises(UserError) as error:
-        network().predict_images([str(path) if as_text else path])
+        make_classifier().predict_images([str(path) if as_text else path])
     assert str(error.value).startswith(f"{path} {message}")
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_saved_network_is_read_back_to_the_bit_and_ready_to_use(name: str, tmp_path: Path) -> None:
-    net = network(name)
-    net.train().save(tmp_path / "model", {"made_with": {"seed": 3}})
+    net = make_classifier(name)
+    net.train().save(tmp_path / "model", {"environment": {"seed": 3}})
     again = fcnet.load(tmp_path)
     assert not any(module.training for module in again.modules())
     assert type(again.model) is type(net.model)
@@ -269,16 +274,16 @@ def test_a_saved_network_is_read_back_to_the_bit_and_ready_to_use(name: str, tmp
 
 
 def test_a_saved_network_says_all_it_takes_to_use_it(tmp_path: Path) -> None:
-    network("logistic regression").save(tmp_path / "model", {"made_with": {"seed": 3}})
-    tensors, facts = read_sealed(tmp_path / "model")
-    assert {key: facts[key] for key in ("kind", "classes", "shape", "made_with")} == {
+    make_classifier("logistic regression").save(tmp_path / "model", {"environment": {"seed": 3}})
+    tensors, metadata = read_checksummed(tmp_path / "model")
+    assert {key: metadata[key] for key in ("kind", "classes", "shape", "environment")} == {
         "kind": "logistic",
         "classes": ["cat", "köttur"],
         "shape": [3, 2, 4],
-        "made_with": {"seed": 3},
+        "environment": {"seed": 3},
     }
-    assert_close(torch.tensor(facts["mean"]), MEAN, rtol=0, atol=0)
-    assert_close(torch.tensor(facts["std"]), STD, rtol=0, atol=0)
+    assert_close(torch.tensor(metadata["mean"]), MEAN, rtol=0, atol=0)
+    assert_close(torch.tensor(metadata["std"]), STD, rtol=0, atol=0)
     assert set(tensors) == {"mean", "std", "model.layers.0.weight", "model.layers.0.bias"}
 
 
@@ -293,14 +298,14 @@ def test_a_run_without_a_finished_network_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert refusal(tmp_path / "file") == f"RUN must be a run's folder, got {tmp_path / 'file'}"
     assert refusal(tmp_path) == f"{tmp_path} holds no finished network: model.json is missing"
-    network().save(tmp_path / "model", {})
+    make_classifier().save(tmp_path / "model", {})
     (tmp_path / "model.safetensors").unlink()
     assert refusal(tmp_path) == f"{tmp_path / 'model.safetensors'} is missing"
 
 
 @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
 def test_a_network_with_one_changed_bit_is_refused_by_name(name: str, tmp_path: Path) -> None:
-    network().save(tmp_path / "model", {})
+    make_classifier().save(tmp_path / "model", {})
     content = bytearray((tmp_path / name).read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / name).write_bytes(content)
@@ -308,20 +313,20 @@ def test_a_network_with_one_changed_bit_is_refused_by_name(name: str, tmp_path: 
 
 
 def test_a_network_of_a_newer_format_is_refused(tmp_path: Path) -> None:
-    network().save(tmp_path / "model", {})
-    tensors, facts = read_sealed(tmp_path / "model")
-    write_sealed(tmp_path / "model", tensors, facts | {"format": 2})
+    make_classifier().save(tmp_path / "model", {})
+    tensors, metadata = read_checksummed(tmp_path / "model")
+    write_checksummed(tmp_path / "model", tensors, metadata | {"format": 2})
     assert refusal(tmp_path) == f"{tmp_path / 'model.json'} must be of format 1, got 2"
 
 
 def test_a_picture_of_another_size_is_resized_as_in_training_where_that_was_done(tmp_path: Path) -> None:
     large = Image.fromarray(torch.randint(256, (40, 60, 3), dtype=torch.uint8).numpy())
     large.save(tmp_path / "large.png")
-    net = network()
+    net = make_classifier()
     net.resize = True
     net.save(tmp_path / "model", {})
     expected = net.predict_images([torch.from_numpy(decode_image(tmp_path / "large.png", 3, "x", SHAPE[1:]))])
-    again = Network.load(tmp_path / "model")
+    again = ImageClassifier.load(tmp_path / "model")
     assert again.resize
     assert again.predict_images([tmp_path / "large.png"]) == again.predict_images([large]) == expected
     with pytest.raises(UserError, match=r"^images\[0\] must be an image of 3×2×4 "):
@@ -329,8 +334,8 @@ def test_a_picture_of_another_size_is_resized_as_in_training_where_that_was_done
 
 
 def test_a_network_from_before_pictures_were_resized_resizes_none(tmp_path: Path) -> None:
-    network().save(tmp_path / "model", {})
-    tensors, facts = read_sealed(tmp_path / "model")
-    assert facts.pop("resize") is False
-    write_sealed(tmp_path / "model", tensors, facts)
-    assert not Network.load(tmp_path / "model").resize
+    make_classifier().save(tmp_path / "model", {})
+    tensors, metadata = read_checksummed(tmp_path / "model")
+    assert metadata.pop("resize") is False
+    write_checksummed(tmp_path / "model", tensors, metadata)
+    assert not ImageClassifier.load(tmp_path / "model").resize

@@ -1,6 +1,6 @@
 """Draws what README shows of the reports: the top of a run's page, as a browser lays it out.
 
-    python scripts/report_pictures.py RUN FILE.png [--parts trained curves test] [--width 1280]
+    python scripts/report_screenshots.py RUN FILE.png [--sections training curves test] [--width 1280]
 
 The parts are those that the page's own links name. Chromium must be on the path (`apt install chromium`) and Playwright
 installed (`pip install -e '.[test]'`); the page is made anew, with no request to anywhere.
@@ -33,13 +33,13 @@ HIDE_ALL_BUT = """names => {
 }"""
 
 
-def picture(browser: Browser, run: Path, parts: Sequence[str], width: int) -> bytes:
+def screenshot(browser: Browser, run: Path, sections: Sequence[str], width: int) -> bytes:
     """Some parts of a run's report, as a PNG file.
 
     Args:
         browser: what lays it out.
         run: the finished run's folder; it is left as it is.
-        parts: as the page's links name them.
+        sections: as the page's links name them.
         width: of the page, in pixels.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -47,7 +47,7 @@ def picture(browser: Browser, run: Path, parts: Sequence[str], width: int) -> by
         write_report([run], file)
         page = browser.new_page(viewport={"width": width, "height": 600})
         page.goto(file.as_uri())
-        page.evaluate(HIDE_ALL_BUT, list(parts))
+        page.evaluate(HIDE_ALL_BUT, list(sections))
         drawn: bytes = page.locator("body").screenshot()
         page.close()
     return drawn
@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("file", type=Path)
-    parser.add_argument("--parts", nargs="+", default=["trained", "curves", "test"])
+    parser.add_argument("--sections", nargs="+", default=["training", "curves", "test"])
     parser.add_argument("--width", type=int, default=1280)
     flags = parser.parse_args()
     path = shutil.which("chromium")
@@ -66,7 +66,7 @@ def main() -> None:
         sys.exit("chromium must be on the path, found none")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
-        flags.file.write_bytes(picture(browser, flags.run, flags.parts, flags.width))
+        flags.file.write_bytes(screenshot(browser, flags.run, flags.sections, flags.width))
         browser.close()
 
 
