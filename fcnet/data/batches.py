@@ -1,6 +1,7 @@
-"""Batches as device tensors: an index into images that stay uint8 until the step.
+"""Batches of images as tensors on a device.
 
-B images of C channels, H rows and W columns in a batch, N in the set.
+The images stay uint8 in one tensor, and a batch is an index into it. Conversion, augmentation and normalization run on
+the device. B images of C channels, H rows and W columns in a batch, N in the set.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 from fcnet.data.class_balance import class_weights, sample_balanced
 from fcnet.data.epoch_plan import EpochPlan
 from fcnet.data.transforms.mixup import soft_target
+from fcnet.data.transforms.pipeline import Augmentation, Preprocessing, scale_and_shift
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.seeds import generator
@@ -21,22 +23,22 @@ from fcnet.runtime.seeds import generator
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from fcnet.data.transforms.augment import Transform
-    from fcnet.data.transforms.mixup import MixupCutmix, MixupParams
-    from fcnet.data.transforms.whitening import Whitening
+    from fcnet.data.transforms.mixup import MixupParams
+
+__all__ = ["Augmentation", "Batch", "Batches", "Preprocessing", "normalize", "split_validation"]
 
 BALANCE_MODES = ("none", "weights", "sampling")
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """This rank's part of a global batch.
+    """This rank's slice of a global batch.
 
     Attributes:
-        images: float (B, …), normalised, on the device; (B, k) where they are whitened.
-        labels: int64 (B,), class indices, on the device; of a mixed image the one of the larger share.
-        target: what the loss is told: the labels, or where images are mixed or weighted float32
-            (B, C), the share of each class, times its weight.
+        images: floating (B, …), preprocessed, on the device; (B, k) if whitened.
+        labels: int64 (B,), class indices, on the device; for a mixed image, the class with the larger weight.
+        target: the target of the loss: the labels, or for mixed or weighted images float32 (B, C) with the weight of
+            each class.
         size: the number of images in the global batch.
     """
 
@@ -46,61 +48,35 @@ class Batch:
     size: int
 
     def split(self, num_parts: int) -> list[Batch]:
-        """The images in ``num_parts`` runs of about one length, or in fewer where there are fewer images."""
+        """Splits the images into ``num_parts`` batches of about equal length, or fewer if there are fewer images."""
         if num_parts == 1 or len(self.labels) < 2:
             return [self]
         columns = (column.tensor_split(num_parts) for column in (self.images, self.labels, self.target))
         return [Batch(x, y, t, self.size) for x, y, t in zip(*columns, strict=True) if len(y)]
 
 
-def normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """(pixels / 255 − mean) / std, as float32.
-
-    Computed as scale · pixels + shift in one pass; what that rounds away is at most 2⁻¹⁴ of the step
-    from one grey level to the next.
-
-    Args:
-        pixels: uint8 (B, C, H, W).
-        mean: float32 (C,), of pixels / 255.
-        std: float32 (C,), of pixels / 255.
-
-    Returns:
-        float32 (B, C, H, W).
-    """
-    scale, shift = _scale_and_shift(mean, std)
-    return torch.addcmul(shift[:, None, None], pixels.to(torch.float32), scale[:, None, None])
-
-
-def _scale_and_shift(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and shift (C,) that normalise pixels of 0 to 255."""
-    return 1.0 / (255.0 * std), -mean / std
-
-
 class Batches:
-    """Images and labels, cut into batches that are made on the device.
+    """Batches of a labelled set of images, made on a device.
 
-    Iterating gives every image once, in order and as it is. `epoch` gives every image once, in an
-    order and with changes that follow from a seed and the epoch's number. The last batch holds
-    what is left. A batch is made in this order: changed, cutmix, mixup, normalised, whitened.
+    Iterating yields every image once, in order and without augmentation. `epoch` yields every image once, in an order
+    and with an augmentation that depend only on a seed and the epoch's number. The last batch may be smaller.
 
     Args:
-        images: uint8 (N, C, H, W), or a floating dtype (N, …), which is used as it is.
-        labels: int64 (N,).
-        batch_size: images in a global batch.
-        rows: int64, which of the N images count; None: all.
-        statistics: mean and std, float32 (C,) each, of uint8 images; None divides by 255 alone.
-        augment: changes for the images of an epoch, one after another; uint8 images only.
-        mixing: what makes an epoch's images of two; uint8 images only.
-        balance: what makes classes of different sizes count the same in an epoch: ``"weights"`` in
-            the target, or ``"sampling"``, by which an epoch is as many images, drawn with
-            replacement from classes that are equally likely; or ``"none"``.
-        num_classes: C, of mixed or weighted targets; None: as many as the labels need, two at least.
-        whitening: what becomes of normalised images, on ``device``; uint8 images only.
-        device: where batches are wanted. Images move there whole when they take up at most half
-            of its free memory; otherwise they stay where they are and each batch moves.
+        images: uint8 (N, C, H, W); or floating (N, …), used without changes.
+        labels: int64 (N,), class indices.
+        batch_size: the number of images in a global batch.
+        rows: int64, the rows of ``images`` to use; None for all.
+        preprocessing: normalization and whitening of uint8 images; None divides by 255.
+        augmentation: random changes of uint8 images in `epoch`; None for none.
+        balance: how `epoch` compensates for classes of different sizes. ``"weights"`` weights the targets.
+            ``"sampling"`` draws as many images with replacement, every class with the same probability. ``"none"``
+            does neither.
+        num_classes: C, for mixed or weighted targets; None for the largest label plus one, at least two.
+        device: the device of the batches. The images move there if they take at most half of its free memory;
+            otherwise each batch moves.
 
     Raises:
-        UserError: a ValueError; shapes or dtypes do not fit.
+        UserError: shapes or dtypes do not fit, or a value is outside its range; a ValueError.
 
     Example:
         >>> images, labels = torch.rand(10, 4), torch.arange(10)
@@ -109,6 +85,16 @@ class Batches:
         [4, 4, 2]
         >>> torch.cat([batch.labels for batch in batches.epoch(seed=0, epoch=0)]).sort().values.tolist()
         [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+
+        Training batches of CIFAR-10 are made like this:
+
+        >>> from fcnet.data.transforms.augment import Flip, Shift
+        >>> pixels = torch.randint(256, (10, 3, 8, 8), dtype=torch.uint8)
+        >>> preprocessing = Preprocessing(mean=torch.tensor([0.49, 0.48, 0.45]), std=torch.tensor([0.25, 0.24, 0.26]))
+        >>> augmentation = Augmentation(transforms=(Flip(), Shift(2)))
+        >>> batches = Batches(pixels, labels, preprocessing=preprocessing, augmentation=augmentation)
+        >>> next(batches.epoch(seed=0, epoch=0)).images.shape
+        torch.Size([10, 3, 8, 8])
     """
 
     def __init__(
@@ -118,60 +104,59 @@ class Batches:
         *,
         batch_size: int = 128,
         rows: Tensor | None = None,
-        statistics: tuple[Tensor, Tensor] | None = None,
-        augment: Sequence[Transform] = (),
-        mixing: MixupCutmix | None = None,
+        preprocessing: Preprocessing | None = None,
+        augmentation: Augmentation | None = None,
         balance: str = "none",
         num_classes: int | None = None,
-        whitening: Whitening | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        needs_uint8 = bool(augment) or mixing is not None or whitening is not None
+        self.preprocessing = preprocessing or Preprocessing()
+        self.augmentation = augmentation or Augmentation()
+        needs_uint8 = self.augmentation != Augmentation() or self.preprocessing.whitening is not None
         _check_arguments(images, labels, batch_size, balance, needs_uint8=needs_uint8)
         self.device = torch.device(device)
         self.batch_size = batch_size
-        self.augment = tuple(augment)
-        self.mixing = mixing
         self.balance = balance
-        self.whitening = whitening
         self.images = _move_if_fits(images, self.device)
         self.labels = labels.to(self.device)
         self.rows = torch.arange(len(labels)) if rows is None else rows
         self.num_classes = num_classes or max(2, int(labels.max()) + 1 if len(labels) else 0)
         self._flat_images = self.images.view(len(images), -1)
         if images.dtype == torch.uint8:
-            mean, std = statistics or (torch.zeros(images.shape[1]), torch.ones(images.shape[1]))
-            scale, shift = _scale_and_shift(mean.to(self.device), std.to(self.device))
-            self._scale, self._shift = _expand_to_pixels(scale, images), _expand_to_pixels(shift, images)
+            # One value for each pixel, as the flat images have them.
+            self._scale, self._shift = (
+                values[:, None, None].expand(images.shape[1:]).reshape(-1)
+                for values in self.preprocessing.scale_and_shift(images.shape[1], self.device)
+            )
 
     @property
     def num_images(self) -> int:
-        """How many images an epoch goes through."""
+        """The number of images in an epoch."""
         return len(self.rows)
 
     def __len__(self) -> int:
-        """The number of batches in an epoch."""
+        """Returns the number of batches in an epoch."""
         return -(-self.num_images // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Every image once, in order, unchanged."""
+        """Yields every image once, in order and without augmentation."""
         return self._iter_batches(self._make_plan(self.rows, ()), start=0)
 
     def epoch(
         self, seed: int, epoch: int, *, start: int = 0, reuse_buffer: bool = False, shuffle: bool = True
     ) -> Iterator[Batch]:
-        """Every image once, or as many as `balance` samples, in the order and with the changes of this epoch.
+        """Yields the batches of a training epoch.
 
         Args:
             seed: the run's seed.
             epoch: the epoch's number, from 0.
-            start: the number of batches to leave out at the beginning.
-            reuse_buffer: whether a batch's images may take the memory of the batch before, which is
-                still in the processor's cache; for a loop that keeps none.
-            shuffle: whether to leave the rows' own order, and to sample.
+            start: the number of batches to skip.
+            reuse_buffer: whether the images of each batch overwrite those of the batch before, which the processor's
+                cache still holds. Only for loops that keep no batch.
+            shuffle: whether to shuffle the images, or to sample them if ``balance`` is ``"sampling"``.
 
         Yields:
-            The batches from ``start`` on, the same whatever ``start`` and the number of ranks.
+            The batches from ``start`` on. They do not depend on ``start`` or on the number of ranks.
         """
         plan = self.plan_epoch(seed, epoch, shuffle=shuffle)
         largest = min(self.batch_size, self.num_images)
@@ -179,40 +164,32 @@ class Batches:
         return self._iter_batches(plan, start=start, buffer=buffer)
 
     def plan_epoch(self, seed: int, epoch: int, *, shuffle: bool = True) -> EpochPlan:
-        """What `epoch` makes its batches of."""
-        rows = self._epoch_rows(seed, epoch) if shuffle else self.rows
-        draws = [
-            transform.draw(self.num_images, generator(seed, "augment", place, epoch))
-            for place, transform in enumerate(self.augment)
-        ]
-        mixture = None
-        if self.mixing is not None:
-            height, width = self.images.shape[2:]
-            mixture = self.mixing.draw(self.num_images, (height, width), generator(seed, "mixing", epoch))
+        """Draws everything random of an epoch; see `epoch` for the arguments."""
+        rows = self._draw_rows(seed, epoch) if shuffle else self.rows
+        draws, mixture = self.augmentation.draw(self.num_images, self.images.shape[1:], seed, epoch)
         weights = class_weights(self._selected_labels(), self.num_classes) if self.balance == "weights" else None
         return self._make_plan(rows, draws, mixture, weights)
 
     def batch_size_at(self, number: int) -> int:
-        """The number of images in the global batch of a number, from 0."""
+        """Returns the number of images in a global batch, given its number from 0."""
         return min(self.batch_size, self.num_images - number * self.batch_size)
 
     def make_batch(self, plan: EpochPlan, size: int, buffer: Tensor | None = None) -> Batch:
-        """The images of a part of an order, as this rank's part of a global batch.
+        """Makes this rank's slice of a global batch.
 
         Args:
-            plan: a slice of what `plan_epoch` returns.
+            plan: the batch's slice of an epoch plan.
             size: the number of images in the global batch.
-            buffer: as in `get_images`.
+            buffer: see `get_images`.
         """
-        images = self.get_images(
-            plan.rows.flatten(), [numbers.flatten(0, 1) for numbers in plan.draws], plan.mixture, buffer
-        )
-        own = plan.labels[0]
+        draws = [values.flatten(0, 1) for values in plan.draws]
+        images = self.get_images(plan.rows.flatten(), draws, plan.mixture, buffer)
+        labels = plan.labels[0]
         if plan.mixture is None and plan.weights is None:
-            return Batch(images, own, own, size)
+            return Batch(images, labels, labels, size)
         lam = None if plan.mixture is None else plan.mixture.lam
         target = soft_target(plan.labels, lam, plan.weights, self.num_classes)
-        return Batch(images, own if lam is None else torch.where(lam >= 0.5, own, plan.labels[1]), target, size)
+        return Batch(images, labels if lam is None else torch.where(lam >= 0.5, labels, plan.labels[1]), target, size)
 
     def get_images(
         self,
@@ -221,16 +198,16 @@ class Batches:
         mixture: MixupParams | None = None,
         buffer: Tensor | None = None,
     ) -> Tensor:
-        """The images of some rows, changed as drawn, mixed and normalised, on the device.
+        """Augments, mixes and preprocesses the images of some rows, on the device.
 
         Args:
-            rows: int64 (B,), on the device of ``images``; with a mixture (2B,), the partners' last.
-            draws: for each of the changes its numbers, a row an image, on the batches' device.
-            mixture: of B images, on the batches' device; None mixes none.
-            buffer: float32 (B or more, C · H · W), where uint8 images are to be made; None: new memory.
+            rows: int64 (B,), on the device of ``images``; with a mixture (2B,), the partners in the second half.
+            draws: for each transform its random values, one row for each of ``rows``, on the device of the batches.
+            mixture: the mixing of B images, on the device of the batches; None for none.
+            buffer: float32 (B or more, C · H · W), overwritten with the result for uint8 images; None allocates.
 
         Returns:
-            float32 (B, C, H, W) of uint8 images, or (B, k) whitened; others as they are.
+            float32 (B, C, H, W), or (B, k) if whitened; floating images unchanged.
         """
         shape = self.images.shape[1:]
         pixels = self._flat_images.index_select(0, rows).to(self.device, non_blocking=True)
@@ -238,8 +215,8 @@ class Batches:
             return pixels.view(-1, *shape)
         if draws:
             images = pixels.view(-1, *shape)
-            for transform, numbers in zip(self.augment, draws, strict=True):
-                images = transform.apply(images, numbers)
+            for transform, values in zip(self.augmentation.transforms, draws, strict=True):
+                images = transform.apply(images, values)
             pixels = images.reshape(pixels.shape)
         size = pixels.shape[0] if mixture is None else pixels.shape[0] // 2
         values = torch.empty(size, pixels.shape[1], device=self.device) if buffer is None else buffer[:size]
@@ -250,14 +227,14 @@ class Batches:
             values.copy_(mixture.apply_cutmix(own, partners).flatten(1))
             mixture.apply_mixup_(values, partners)
         values = torch.addcmul(self._shift, values, self._scale, out=values)
-        return values.view(-1, *shape) if self.whitening is None else self.whitening(values)
+        whitening = self.preprocessing.whitening
+        return values.view(-1, *shape) if whitening is None else whitening(values)
 
     def _selected_labels(self) -> Tensor:
-        """Those of the rows, on the device."""
+        """Returns the labels of the selected rows, on the device."""
         return self.labels.index_select(0, self.rows.to(self.device))
 
-    def _epoch_rows(self, seed: int, epoch: int) -> Tensor:
-        """The rows of an epoch."""
+    def _draw_rows(self, seed: int, epoch: int) -> Tensor:
         if self.balance == "sampling":
             return self.rows[sample_balanced(self._selected_labels().cpu(), generator(seed, "sample", epoch))]
         return self.rows[torch.randperm(self.num_images, generator=generator(seed, "order", epoch))]
@@ -273,41 +250,48 @@ class Batches:
         return EpochPlan(
             rows.to(self.images.device),
             self.labels[rows.to(self.device)],
-            tuple(_stack_partners(numbers, mixture).to(self.device) for numbers in draws),
+            tuple(_stack_partners(values, mixture).to(self.device) for values in draws),
             None if mixture is None else mixture.to(self.device),
             weights,
         )
 
     def _iter_batches(self, plan: EpochPlan, *, start: int, buffer: Tensor | None = None) -> Iterator[Batch]:
         rest = plan.slice(slice(start * self.batch_size, None))
-        for number, plan in zip(range(start, len(self)), rest.split(self.batch_size), strict=False):
+        for number, batch_plan in zip(range(start, len(self)), rest.split(self.batch_size), strict=False):
             size = self.batch_size_at(number)
-            yield self.make_batch(
-                plan if distributed.world_size() == 1 else plan.slice(distributed.rank_slice(size)), size, buffer
-            )
+            if distributed.world_size() > 1:
+                batch_plan = batch_plan.slice(distributed.rank_slice(size))
+            yield self.make_batch(batch_plan, size, buffer)
 
 
-def _stack_partners(values: Tensor, mixture: MixupParams | None) -> Tensor:
-    """(N, …) -> (1, N, …), or (2, N, …) with those of the partners."""
-    return values[None] if mixture is None else torch.stack([values, values[mixture.partner]])
+def normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Returns (pixels / 255 − mean) / std as float32.
 
+    It is computed as scale · pixels + shift in one pass. Rounding changes it by at most 2⁻¹⁴ of the difference between
+    two neighbouring grey levels.
 
-def _expand_to_pixels(values: Tensor, images: Tensor) -> Tensor:
-    """Values of channels (C,) as a row (C · H · W,)."""
-    return values[:, None, None].expand(images.shape[1:]).reshape(-1)
+    Args:
+        pixels: uint8 (B, C, H, W).
+        mean: float32 (C,), of pixels / 255.
+        std: float32 (C,), of pixels / 255.
+
+    Returns:
+        float32 (B, C, H, W).
+    """
+    scale, shift = scale_and_shift(mean, std)
+    return torch.addcmul(shift[:, None, None], pixels.to(torch.float32), scale[:, None, None])
 
 
 def split_validation(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Rows to train on and rows to keep aside, the same share of every class.
+    """Splits the rows of a training set into training and validation rows, with the same share of every class.
 
     Args:
         labels: int64 (N,).
-        share: the share kept aside, in [0, 1).
+        share: the fraction of validation rows, in [0, 1).
         seed: the run's seed.
 
     Returns:
-        Two int64 tensors of rows, in order, that together are 0 … N − 1. A class with few rows
-        keeps at least one to train on.
+        The training rows and the validation rows, both int64 and sorted. Each class keeps at least one training row.
 
     Example:
         >>> train, validation = split_validation(torch.tensor([0] * 10 + [1] * 10), 0.1, seed=0)
@@ -322,8 +306,12 @@ def split_validation(labels: Tensor, share: float, seed: int) -> tuple[Tensor, T
     return (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
 
 
+def _stack_partners(values: Tensor, mixture: MixupParams | None) -> Tensor:
+    """Turns (N, …) into (1, N, …), or into (2, N, …) with the values of the partners in the second row."""
+    return values[None] if mixture is None else torch.stack([values, values[mixture.partner]])
+
+
 def _move_if_fits(images: Tensor, device: torch.device) -> Tensor:
-    """The images on the device when they fit, else where they are."""
     if device.type != "cuda" or images.device == device:
         return images
     free_bytes, _ = torch.cuda.mem_get_info(device)

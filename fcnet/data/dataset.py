@@ -37,7 +37,7 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         >>> import tempfile
         >>> from pathlib import Path
         >>> from torch.utils.data import DataLoader
-        >>> from fcnet.data.sources.source import synthetic
+        >>> from fcnet.data.sources import synthetic
         >>> from fcnet.data.store.store import open_store
         >>> with tempfile.TemporaryDirectory() as cache:
         ...     store = open_store(synthetic((3, 8, 8), 20, 10, num_classes=2), Path(cache))

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fcnet.data.batches import Batches
+from fcnet.data.batches import Batches, Preprocessing
 from fcnet.data.store.store import mean_and_std
 from fcnet.experiment.build_data import (
     EVALUATION_BATCH_SIZE,
     check_data,
     class_imbalance_notes,
     load_or_fit_whitening,
-    make_mixing,
-    make_transforms,
+    make_augmentation,
     open_data,
     preview,
     skipped_image_notes,
@@ -96,17 +95,22 @@ def build(config: schema.Config, device: torch.device, progress: Progress | None
     free_bytes = memory.free_bytes(device)
     if free_bytes is not None:
         memory_estimate.check_parameters(free_bytes)
-    feed = partial(Batches, store.train.pixels, labels, statistics=statistics, device=device)
-    whitening = load_or_fit_whitening(store, feed(rows=train_rows), config.data.whiten) if config.data.whiten else None
-    feed = partial(feed, whitening=whitening)
-    batches = feed(
+    make_batches = partial(Batches, store.train.pixels, labels, device=device)
+    preprocessing = Preprocessing(*statistics)
+    if config.data.whiten:
+        normalized = make_batches(rows=train_rows, preprocessing=preprocessing)
+        whitening = load_or_fit_whitening(store, normalized, config.data.whiten)
+        preprocessing = replace(preprocessing, whitening=whitening)
+    make_batches = partial(make_batches, preprocessing=preprocessing)
+    batches = make_batches(
         rows=train_rows,
         batch_size=len(train_rows) if config.train.batch_size == "all" else config.train.batch_size,
-        augment=make_transforms(config.data.augment),
-        mixing=make_mixing(config.data.augment),
+        augmentation=make_augmentation(config.data.augment),
         balance=config.data.balance,
     )
-    validation = feed(rows=validation_rows, batch_size=EVALUATION_BATCH_SIZE) if len(validation_rows) else None
+    validation = None
+    if len(validation_rows):
+        validation = make_batches(rows=validation_rows, batch_size=EVALUATION_BATCH_SIZE)
     model = make_model(config, config.data.whiten or math.prod(store.shape), len(classes)).to(device)
     training = Training(
         model, batches, make_algorithm(config, model, len(batches)), validation=validation, seed=config.seed
@@ -118,7 +122,7 @@ def build(config: schema.Config, device: torch.device, progress: Progress | None
         shape=store.shape,
         mean=mean,
         std=std,
-        whitening=whitening,
+        whitening=preprocessing.whitening,
         resize=config.data.source == "images" and bool(config.data.size),
     )
     return Experiment(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fcnet.data import sources
-from fcnet.data.batches import Batches, split_validation
+from fcnet.data.batches import Augmentation, Batches, Preprocessing, split_validation
 from fcnet.data.store.store import open_store
 from fcnet.data.transforms.augment import Affine, ColorJitter, Cutout, Flip, Shift
 from fcnet.data.transforms.mixup import MixupCutmix
@@ -111,8 +111,8 @@ def _unknown_classes(known: Sequence[str], wanted: Sequence[str], key: str) -> l
     return [f"{key} must be among {', '.join(known)}, got {', '.join(unknown)}"] if unknown else []
 
 
-def make_transforms(augment: schema.Augment) -> list[Transform]:
-    """The configured changes of single images, in the order in which they are made."""
+def make_augmentation(augment: schema.Augment) -> Augmentation:
+    """Builds the configured augmentation; transforms of single images come first, in this order."""
     transforms: list[Transform] = []
     if augment.flip:
         transforms.append(Flip())
@@ -124,12 +124,8 @@ def make_transforms(augment: schema.Augment) -> list[Transform]:
         transforms.append(ColorJitter(augment.color_jitter))
     if augment.cutout:
         transforms.append(Cutout(augment.cutout))
-    return transforms
-
-
-def make_mixing(augment: schema.Augment) -> MixupCutmix | None:
-    """The configured mixing of two images; None: there is none."""
-    return MixupCutmix(augment.mixup, augment.cutmix) if augment.mixup or augment.cutmix else None
+    mixing = MixupCutmix(augment.mixup, augment.cutmix) if augment.mixup or augment.cutmix else None
+    return Augmentation(tuple(transforms), mixing)
 
 
 def load_or_fit_whitening(store: Store, batches: Batches, num_components: int) -> Whitening:
@@ -181,8 +177,7 @@ def preview(config: schema.Config) -> tuple[list[str], dict[str, Batches]]:
             labels,
             rows=shown,
             batch_size=len(shown),
-            augment=make_transforms(section),
-            mixing=make_mixing(section),
+            augmentation=make_augmentation(section),
         )
         for kind, section in {"": augment, **kinds}.items()
     }
@@ -236,8 +231,7 @@ def test_batches(store: Store, classifier: ImageClassifier, device: torch.device
         labels,
         rows=rows,
         batch_size=EVALUATION_BATCH_SIZE,
-        statistics=(classifier.mean, classifier.std),
-        whitening=classifier.whitening,
+        preprocessing=Preprocessing(classifier.mean, classifier.std, classifier.whitening),
         device=device,
     )
 

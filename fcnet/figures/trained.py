@@ -10,7 +10,7 @@ from torch import nn
 
 from fcnet import models
 from fcnet.data import sources
-from fcnet.data.batches import Batches, normalize
+from fcnet.data.batches import Batches, Preprocessing, normalize
 from fcnet.data.store.store import mean_and_std, open_store
 from fcnet.evaluation.classification import evaluate
 from fcnet.figures.curves import Line
@@ -52,7 +52,9 @@ class Digits:
 
     def batches(self, split: Split, *, batch_size: int = 1000, rows: Tensor | None = None) -> Batches:
         """Some of a split's images, or all."""
-        return Batches(split.pixels, split.labels, batch_size=batch_size, rows=rows, statistics=self.statistics)
+        return Batches(
+            split.pixels, split.labels, batch_size=batch_size, rows=rows, preprocessing=Preprocessing(*self.statistics)
+        )
 
     def preprocess(self, pixels: Tensor) -> Tensor:
         """Images as a network is given them."""
@@ -104,7 +106,7 @@ def interpolation(digits: Digits, names: tuple[str, str]) -> dict[str, Tensor]:
     rows = torch.isin(train.labels, torch.tensor(labels)).nonzero().squeeze(1)
     model = _zero_initialized(2)
     second = (train.labels == labels[1]).long()
-    batches = Batches(train.pixels, second, rows=rows, batch_size=32, statistics=digits.statistics)
+    batches = Batches(train.pixels, second, rows=rows, batch_size=32, preprocessing=Preprocessing(*digits.statistics))
     _train(model, batches, _sgd(model, 0.1, epochs=20))
     ends = torch.cat([test.pixels[test.labels == label][:1] for label in labels])
     start, end = digits.preprocess(ends)

@@ -84,7 +84,7 @@ def unsupported_reason(model: nn.Module, batches: Batches, algorithm: GradientDe
         return f"{type(optimizer).__name__} takes numbers from the host, as no fused SGD, Adam or AdamW does"
     if any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks for module in model.modules()):
         return "a module of the network has a hook"
-    parts = [*model.modules(), algorithm.loss, *batches.augment]
+    parts = [*model.modules(), algorithm.loss, *batches.augmentation.transforms]
     own = [part for part in parts if type(part).__module__.partition(".")[0] not in _KNOWN_PACKAGES]
     return f"{getattr(own[0], '__name__', type(own[0]).__name__)} is not fcnet's or torch's" if own else None
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.cases import Data
 from benchmarks.report import Measurement, print_measurements, time_interleaved
-from fcnet.data.batches import Batches
+from fcnet.data.batches import Augmentation, Batches
 from fcnet.data.transforms.augment import Affine, ColorJitter, Cutout, Flip, Shift
 from fcnet.data.transforms.mixup import MixupCutmix
 
@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
     import torch
 
+    from fcnet.data.transforms.augment import Transform
+
 BATCH = 256
 BATCHES = 20
-CHANGES = {
+CHANGES: dict[str, Transform] = {
     "flip": Flip(),
     "shift": Shift(4),
     "rotate, scale": Affine(15.0, 0.2),
@@ -41,14 +43,17 @@ def _iterate_epoch(batches: Batches) -> Callable[[], None]:
 
 def compare(repeats: int, device: torch.device) -> list[Measurement]:
     """Prints and returns the milliseconds that a batch takes."""
-    kinds: dict[str, dict[str, object]] = {"plain": {}}
-    kinds |= {name: {"augment": [change]} for name, change in CHANGES.items()}
-    kinds |= {"mixup": {"mixing": MixupCutmix(mixup=0.4)}, "cutmix": {"mixing": MixupCutmix(cutmix=1.0)}}
-    kinds["all"] = {"augment": list(CHANGES.values()), "mixing": MixupCutmix(0.4, 1.0)}
+    kinds = {"plain": Augmentation()}
+    kinds |= {name: Augmentation((change,)) for name, change in CHANGES.items()}
+    kinds |= {"mixup": Augmentation(mixing=MixupCutmix(mixup=0.4))}
+    kinds |= {"cutmix": Augmentation(mixing=MixupCutmix(cutmix=1.0))}
+    kinds["all"] = Augmentation(tuple(CHANGES.values()), MixupCutmix(0.4, 1.0))
     data = Data.random(BATCH * BATCHES, device)
     runs = {
-        name: _iterate_epoch(Batches(data.pixels, data.labels, batch_size=BATCH, device=device, **options))  # type: ignore[arg-type]
-        for name, options in kinds.items()
+        name: _iterate_epoch(
+            Batches(data.pixels, data.labels, batch_size=BATCH, augmentation=augmentation, device=device)
+        )
+        for name, augmentation in kinds.items()
     }
     figures = [
         Measurement(f"a batch of {BATCH}", name, tuple(1e3 * value / BATCHES for value in values), "ms")

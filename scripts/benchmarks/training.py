@@ -13,7 +13,7 @@ from benchmarks.limits import copy_bandwidth, matmul_speed, speed_limit
 from benchmarks.peers import missing_packages, peers, suppress_warnings
 from benchmarks.report import LIMIT, OURS, Measurement, print_measurements, time_interleaved
 from fcnet import MLP, GradientDescent
-from fcnet.data.batches import Batches
+from fcnet.data.batches import Batches, Preprocessing
 from fcnet.experiment.build import choose_threads
 from fcnet.optim.optimizers import Muon, parameter_groups
 from fcnet.runtime.hardware import num_processors
@@ -30,7 +30,11 @@ def fcnet_contender(case: Case, data: Data) -> Contender:
     """An epoch of `fcnet.training.loop`."""
     model = MLP(case.in_features, case.hidden, CLASSES, generator=torch.Generator().manual_seed(0)).to(data.device)
     batches = Batches(
-        data.pixels, data.labels, batch_size=case.batch_size, statistics=data.statistics, device=data.device
+        data.pixels,
+        data.labels,
+        batch_size=case.batch_size,
+        preprocessing=Preprocessing(*data.statistics),
+        device=data.device,
     )
     groups = parameter_groups(model, 0.0)
     optimizer: torch.optim.Optimizer

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 import fcnet.functional as F
 from fcnet import train
 from fcnet.data import batches as batches_module
-from fcnet.data.batches import Batches
+from fcnet.data.batches import Augmentation, Batches, Preprocessing
 from fcnet.data.transforms.augment import Affine, ColorJitter, Cutout, Flip, Shift
 from fcnet.data.transforms.mixup import MixupCutmix
 from fcnet.functional import fused
@@ -86,7 +86,14 @@ def test_batches_are_the_cpus_whether_or_not_the_images_fit(resident: bool, monk
     pixels = torch.randint(0, 256, (50, 3, 8, 8), dtype=torch.uint8)
     labels, statistics = torch.arange(50), (torch.full((3,), 0.5), torch.full((3,), 0.2))
     here, there = (
-        Batches(pixels, labels, batch_size=16, statistics=statistics, augment=(Flip(), Shift(1)), device=device)
+        Batches(
+            pixels,
+            labels,
+            batch_size=16,
+            preprocessing=Preprocessing(*statistics),
+            augmentation=Augmentation((Flip(), Shift(1))),
+            device=device,
+        )
         for device in ("cpu", "cuda")
     )
     for ours, theirs in zip(here.epoch(0, 1), there.epoch(0, 1), strict=True):
@@ -115,8 +122,7 @@ def course(
         pixels,
         torch.arange(512) % 10,
         batch_size=batch_size,
-        augment=CHANGES,
-        mixing=MixupCutmix(0.4, 1.0),
+        augmentation=Augmentation(CHANGES, MixupCutmix(0.4, 1.0)),
         device="cuda",
     )
     model = MLP(192, (32, 32), 10, generator=torch.Generator().manual_seed(0), **network).cuda()
@@ -225,7 +231,11 @@ def test_changes_of_images_are_the_cpus() -> None:
     pixels = torch.randint(0, 256, (50, 3, 8, 8), dtype=torch.uint8)
     here, there = (
         Batches(
-            pixels, torch.arange(50) % 10, batch_size=16, augment=CHANGES, mixing=MixupCutmix(0.4, 1.0), device=device
+            pixels,
+            torch.arange(50) % 10,
+            batch_size=16,
+            augmentation=Augmentation(CHANGES, MixupCutmix(0.4, 1.0)),
+            device=device,
         )
         for device in ("cpu", "cuda")
     )

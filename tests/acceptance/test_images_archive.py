@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fcnet.data.sources.source import images
+from fcnet.data.sources import images
 from fcnet.data.store.store import open_store
 
 if TYPE_CHECKING:

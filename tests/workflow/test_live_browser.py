@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 import fcnet.functional as F
-from fcnet.data.sources.source import decode_image
+from fcnet.data.decoding.image_decoding import decode_image
 from fcnet.data.transforms.whitening import Whitening
 from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.models.batch_norm import BatchNorm

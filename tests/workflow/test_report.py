@@ -17,7 +17,7 @@ import fcnet
 from fcnet import train
 from fcnet.config.presets import list_presets
 from fcnet.config.toml import dump_config, load_config
-from fcnet.data.sources.source import digits
+from fcnet.data.sources import digits
 from fcnet.data.store.store import open_store
 from fcnet.experiment.build import build
 from fcnet.experiment.run_folder import Run

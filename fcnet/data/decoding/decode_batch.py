@@ -1,7 +1,6 @@
-"""A run of images, decoded together: the work of which one process or several do a part.
+"""Decoding of a batch of image files, the unit of work of a decode process.
 
-Worker processes import this and what is below it, so it needs Pillow and nothing that takes long to import.
-C channels, H rows and W columns.
+Worker processes import this module, so it must not import torch or NumPy. C channels, H rows and W columns.
 """
 
 from __future__ import annotations
@@ -19,18 +18,20 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 FileStamp: TypeAlias = tuple[int, int, int]
-CHANGED_MESSAGE = "must stay as it is while it is read, got a change"
+"""Size, mtime and ctime of a file, both times in nanoseconds."""
+
+CHANGED_MESSAGE = "changed while it was being read"
 
 
 class ImageFile(NamedTuple):
-    """An image not yet decoded.
+    """A labelled image that is not decoded yet.
 
     Attributes:
-        name: relative to the folder or the archive.
-        content: the file's path, or from an archive its bytes.
-        stamp: what `file_stamp` was of the file when it was found, which it must still be; None: it may be another.
-        split: the split it belongs to.
-        label: its class's place among the classes.
+        name: the image's name relative to its folder or archive.
+        content: the path of the file, or the bytes of an archive's member.
+        stamp: the stamp that the file must still have when it is read; None to skip the check.
+        split: the split of the image.
+        label: the index of its class.
     """
 
     name: str
@@ -41,26 +42,26 @@ class ImageFile(NamedTuple):
 
 
 class FileChangedError(UserError):
-    """A file is not what it was when it was found."""
+    """A file has changed since it was listed."""
 
 
 def file_stamp(status: os.stat_result) -> FileStamp:
-    """What tells one state of a file from another: size, and times of modification and of change in nanoseconds."""
+    """Returns the stamp of a file from its status."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeOptions:
-    """What images are to become.
+    """Options of `decode_images`.
 
     Attributes:
-        location: the folder or the archive they are in, for errors.
-        skip_broken: whether an image that cannot be read is left out, else it is an error.
+        location: the folder or archive of the images, for error messages.
+        skip_broken: whether to skip unreadable images instead of raising an error.
         channels: 1 or 3.
         height: H.
         width: W.
-        resize: whether images of another size are brought to this one, else they are an error.
-        reference_name: the name of the image that the others must be as large as.
+        resize: whether to resize images of another size instead of raising an error.
+        reference_name: the name of the image whose size all others must have, for error messages.
     """
 
     location: str
@@ -74,11 +75,11 @@ class DecodeOptions:
 
 @dataclass(frozen=True, slots=True)
 class DecodedImages:
-    """What became of a run of images.
+    """The result for a batch of images.
 
     Attributes:
-        data: uint8 values, as many for each image that could be read.
-        skipped: the others: each one's place in the run, and why.
+        data: uint8 values of the readable images, the same number for each.
+        skipped: the unreadable images, as pairs of the index in the batch and the reason.
     """
 
     data: bytes
@@ -86,67 +87,79 @@ class DecodedImages:
 
 
 def decode_images(files: Sequence[ImageFile], options: DecodeOptions) -> DecodedImages:
-    """Decodes a run of images.
+    """Decodes a batch of images.
 
     Args:
         files: the images.
-        options: what they are to become.
+        options: their channels, their size, and the treatment of images without it.
 
     Returns:
-        Their pixels, C·H·W of each.
+        The pixels, C·H·W values for each image.
 
     Raises:
-        UserError: the first that cannot be read, unless such are skipped, that has another size, or
-            that has changed.
+        UserError: an image is unreadable and must not be skipped, has another size, or has changed.
     """
     pixels: list[bytes] = []
     skipped: list[tuple[int, str]] = []
     with IGNORE_PILLOW_WARNINGS:
-        for place, file in enumerate(files):
+        for index, file in enumerate(files):
             try:
                 data, height, width = decode_image_file(file, options)
             except UserError as error:
-                skipped.append((place, _skip_reason(file, options, error)))
+                skipped.append((index, _skip_reason(file, options, error)))
                 continue
             if (height, width) != (options.height, options.width):
                 raise UserError(
-                    f"{display_name(file, options)} must be {options.width}×{options.height} pixels as {options.reference_name} is, "
-                    f"got {width}×{height}; data.size resizes them"
+                    f"{display_name(file, options)} must be {options.width}×{options.height} pixels like "
+                    f"{options.reference_name}, got {width}×{height}; data.size resizes all images"
                 )
             pixels.append(data)
     return DecodedImages(b"".join(pixels), tuple(skipped))
 
 
 def detect_grey(files: Sequence[ImageFile], options: DecodeOptions) -> DecodedImages:
-    """Tells which of a run of images are grey, up to the first that is not.
+    """Finds out which images of a batch are grey, up to the first colour image.
 
     Returns:
-        1 (grey) or 0 for each; see `is_grey`.
+        1 for a grey image and 0 for the first colour image; see `is_grey`.
 
     Raises:
-        UserError: an image before that cannot be opened, unless such are skipped.
+        UserError: an image is unreadable and must not be skipped.
     """
-    rows: list[bool] = []
+    flags: list[bool] = []
     skipped: list[tuple[int, str]] = []
-    for place, file in enumerate(files):
+    for index, file in enumerate(files):
         try:
-            rows.append(is_grey(_as_file(file), display_name(file, options)))
+            flags.append(is_grey(_as_file(file), display_name(file, options)))
         except UserError as error:
-            skipped.append((place, _skip_reason(file, options, error)))
-        if rows and not rows[-1]:
+            skipped.append((index, _skip_reason(file, options, error)))
+        if flags and not flags[-1]:
             break
-    return DecodedImages(bytes(rows), tuple(skipped))
+    return DecodedImages(bytes(flags), tuple(skipped))
 
 
 def decode_image_file(file: ImageFile, options: DecodeOptions) -> tuple[bytes, int, int]:
-    """One image's channels with H and W, which are its own unless all are resized; see `decode_image`."""
+    """Decodes one image. Returns its channels, H and W; the size is the image's own unless `options` resizes it."""
     size = (options.height, options.width) if options.resize else None
     return decode_planes(_read_file(file, options), options.channels, display_name(file, options), size)
 
 
 def display_name(file: ImageFile, options: DecodeOptions) -> str:
-    """What errors call an image."""
+    """Returns the name of an image for error messages."""
     return f"{file.name} in {options.location}"
+
+
+def skip_or_raise(options: DecodeOptions, error: UserError) -> None:
+    """Raises the error of an image, unless broken images are skipped. A changed file always raises."""
+    if not options.skip_broken or isinstance(error, FileChangedError):
+        raise error
+
+
+def _skip_reason(file: ImageFile, options: DecodeOptions, error: UserError) -> str:
+    """Returns the reason for skipping an image; raises the error if it must not be skipped."""
+    skip_or_raise(options, error)
+    name = display_name(file, options)
+    return str(error).removeprefix(name).removeprefix(":").strip()
 
 
 def _as_file(file: ImageFile) -> Path | IO[bytes]:
@@ -154,28 +167,19 @@ def _as_file(file: ImageFile) -> Path | IO[bytes]:
 
 
 def _read_file(file: ImageFile, options: DecodeOptions) -> Path | IO[bytes]:
-    """An image read at once, faster than Pillow reads it in parts; its path where it cannot be, for the error."""
+    """Reads an image file into memory after checking its stamp; returns the path of an unreadable file.
+
+    One read of the whole file is faster than Pillow's reads of its parts. Pillow then raises the error of the path.
+    """
     if isinstance(file.content, bytes):
         return io.BytesIO(file.content)
     try:
-        with open(file.content, "rb", buffering=0) as opened:  # noqa: PTH123 - a Path would take as long as all this
-            content, now = opened.read(), file_stamp(os.fstat(opened.fileno()))
+        with open(file.content, "rb", buffering=0) as opened:  # noqa: PTH123 - Path would double the time
+            content, stamp = opened.read(), file_stamp(os.fstat(opened.fileno()))
     except OSError as error:
         if isinstance(error, FileNotFoundError) and file.stamp:
             raise FileChangedError(f"{display_name(file, options)} {CHANGED_MESSAGE}") from error
         return Path(file.content)
-    if file.stamp not in (None, now):
+    if file.stamp not in (None, stamp):
         raise FileChangedError(f"{display_name(file, options)} {CHANGED_MESSAGE}")
     return io.BytesIO(content)
-
-
-def skip_or_raise(options: DecodeOptions, error: UserError) -> None:
-    """Raises what is wrong with an image, unless it is broken and such are left out."""
-    if not options.skip_broken or isinstance(error, FileChangedError):
-        raise error
-
-
-def _skip_reason(file: ImageFile, options: DecodeOptions, error: UserError) -> str:
-    """Why an image is skipped; raises the error where it may not be."""
-    skip_or_raise(options, error)
-    return str(error).removeprefix(f"{display_name(file, options)} ")

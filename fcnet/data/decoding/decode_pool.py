@@ -1,150 +1,146 @@
-"""Several processes that decode images for one.
+"""Image decoding in several processes.
 
-Pillow holds the interpreter's lock for most of a small image, so threads would gain nothing. The processes are
-started as programs of their own rather than by `multiprocessing`, which would import the caller's main module in each,
-torch and all. They are asked and answer through their standard input and output, and end with either: they cannot
-outlive the process that started them, whatever becomes of it.
+Pillow holds the interpreter lock for most of the time that a small image takes, so threads do not help. The worker
+processes are joblib's (loky): unlike those of `multiprocessing`, they do not import the caller's main module, which
+usually imports torch and may lack an ``if __name__ == "__main__"`` guard.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
-import subprocess
-import sys
+import signal
+import threading
 import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-from pathlib import Path
-from queue import SimpleQueue
+from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING
 
-from fcnet.data.decoding.decode_batch import DecodedImages, DecodeOptions
-from fcnet.data.decoding.decode_worker import receive, send
+from fcnet.runtime.errors import UserError
 from fcnet.runtime.hardware import num_processors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
-    from concurrent.futures import Future
+    from concurrent.futures import Executor, Future
 
-    from fcnet.data.decoding.decode_batch import ImageFile
+    from fcnet.data.decoding.decode_batch import DecodedImages, DecodeOptions, ImageFile
 
-    Work = Callable[[Sequence[ImageFile], DecodeOptions], DecodedImages]
+    DecodeFunction = Callable[[Sequence[ImageFile], DecodeOptions], DecodedImages]
 
-_WORTH_SECONDS = 1.0
-# The package itself imports torch, which takes seconds; this one stands for it, and has the same modules.
-_PROGRAM = """
-import sys, types
-package = sys.modules["fcnet"] = types.ModuleType("fcnet")
-package.__path__ = [sys.argv[1]]
-from fcnet.data.decoding.decode_worker import serve
-serve()
-"""
+_MIN_SECONDS = 1.0
+_PARENT_CHECK_SECONDS = 0.5
+_MAX_POOLS = 3  # workers that keep dying leave the rest to this process
+# A worker died, or the system has no room for processes or semaphores.
+_POOL_ERRORS = (BrokenProcessPool, OSError, ImportError, NotImplementedError)
 
 
-def parallel_map(work: Work, runs: Sequence[Sequence[ImageFile]], how: DecodeOptions) -> Generator[DecodedImages]:
-    """Does the work on each run of images: in this process, and in as many as there are processors once that pays.
+def parallel_map(
+    function: DecodeFunction, batches: Sequence[Sequence[ImageFile]], options: DecodeOptions
+) -> Generator[DecodedImages]:
+    """Decodes batches of images, in worker processes where they save time.
 
-    It pays where one process would still be busy for a second or more, judged by the runs that are done.
+    This process decodes the first batches. Once the remaining ones would take it longer than a second, it starts
+    one worker for each processor. Results, their order and errors are the same with and without workers.
 
     Args:
-        work: `decode_images` or `detect_grey`.
-        runs: the images, some for each piece of work.
-        how: what they are to become.
+        function: `decode_images` or `detect_grey`.
+        batches: the images of each call.
+        options: passed to each call.
 
     Yields:
-        What became of each run, in their order; the same whoever did it.
+        The result for each batch, in order.
 
     Raises:
-        UserError: as the work does, for the first run that it does it for.
+        UserError: the error of the first batch that fails.
     """
-    seconds = 0.0
-    for done, run in enumerate(runs):
-        if done and num_processors() > 1 and seconds / done * (len(runs) - done) > _WORTH_SECONDS:
-            yield from _shared(work, runs[done:], how, num_processors())
-            return
+    num_workers, pools_left = num_processors(), _MAX_POOLS
+    seconds, num_timed, done = 0.0, 0, 0
+    while done < len(batches):
+        saves_time = num_timed and seconds / num_timed * (len(batches) - done) > _MIN_SECONDS
+        if saves_time and num_workers > 1 and pools_left:
+            pools_left -= 1
+            with contextlib.suppress(*_POOL_ERRORS):
+                for result in _map_in_workers(function, batches[done:], options, num_workers):
+                    done += 1
+                    yield result
+                return
         started = time.perf_counter()
-        rows = work(run, how)
-        seconds += time.perf_counter() - started
-        yield rows
+        result = function(batches[done], options)
+        seconds, num_timed, done = seconds + time.perf_counter() - started, num_timed + 1, done + 1
+        yield result
 
 
-def _shared(work: Work, runs: Sequence[Sequence[ImageFile]], how: DecodeOptions, count: int) -> Iterator[DecodedImages]:
-    pending: deque[tuple[Sequence[ImageFile], Future[DecodedImages | None]]] = deque()
+def _map_in_workers(
+    function: DecodeFunction, batches: Sequence[Sequence[ImageFile]], options: DecodeOptions, num_workers: int
+) -> Iterator[DecodedImages]:
+    from multiprocessing import resource_tracker
 
-    def finished() -> DecodedImages:
-        run, answer = pending.popleft()
-        # What no worker could do is done here: so its error is that of one process.
-        return answer.result() or work(run, how)
+    from joblib.externals.loky import ProcessPoolExecutor
 
-    with _workers(count) as submit:
-        for run in runs:
-            pending.append((run, submit(work, run, how)))
-            if len(pending) > 2 * count:
-                yield finished()
+    resource_tracker.ensure_running()  # else the first worker starts it, and that unblocks SIGINT for the others
+    executor: Executor = ProcessPoolExecutor(
+        num_workers,
+        initializer=_initialize_worker,
+        initargs=(os.getpid(),),
+        env={"OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"},
+    )
+    pending: deque[tuple[Sequence[ImageFile], Future[DecodedImages]]] = deque()
+
+    def next_result() -> DecodedImages:
+        batch, future = pending.popleft()
+        try:
+            return future.result()
+        except (UserError, MemoryError):
+            return function(batch, options)  # raises the error in this process, without the worker's traceback
+
+    remaining = iter(batches)
+    try:
+        with _sigint_blocked():
+            ready = executor.submit(os.getpid)
+        # Starting a worker takes about as long as hundreds of small images.
+        while not _is_done(ready) and (batch := next(remaining, None)):
+            yield function(batch, options)
+        for batch in remaining:
+            pending.append((batch, executor.submit(function, batch, options)))
+            if len(pending) > 2 * num_workers:
+                yield next_result()
         while pending:
-            yield finished()
+            yield next_result()
+    finally:
+        for _, future in pending:
+            future.cancel()
+        executor.shutdown()
+
+
+def _is_done(future: Future[int]) -> bool:
+    return future.done()
 
 
 @contextlib.contextmanager
-def _workers(
-    count: int,
-) -> Iterator[Callable[[Work, Sequence[ImageFile], DecodeOptions], Future[DecodedImages | None]]]:
-    """So many workers, or fewer where the system gives no more; gone when the block ends.
-
-    Yields:
-        A function that has work done: in the end its answer, or None where no worker could do it.
-    """
-    workers = _started(count)
-    free: SimpleQueue[subprocess.Popen[bytes] | None] = SimpleQueue()
-    if not workers:
-        free.put(None)
-    for worker in workers:
-        free.put(worker)
-    threads = ThreadPoolExecutor(count, thread_name_prefix="decoding")
+def _sigint_blocked() -> Iterator[None]:
+    """Blocks Ctrl-C for worker processes that start in this block: they inherit the mask, and it is the parent's to handle."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield lambda work, run, how: threads.submit(_asked, free, work, run, how)
+        yield
     finally:
-        for worker in workers:
-            worker.kill()
-        threads.shutdown(cancel_futures=True)
-        for worker in workers:
-            with contextlib.suppress(BrokenPipeError), worker:
-                pass
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
-def _started(count: int) -> list[subprocess.Popen[bytes]]:
-    """So many workers, or fewer where the system gives no more."""
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    command = [sys.executable, "-P", "-c", _PROGRAM, str(Path(__file__).parents[2])]
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    workers: list[subprocess.Popen[bytes]] = []
-    with contextlib.suppress(OSError):
-        while len(workers) < count:
-            pipe = subprocess.PIPE
-            # A group of their own: Ctrl-C is for the process that asks.
-            workers.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, process_group=0))
-    return workers
+def _initialize_worker(parent: int) -> None:
+    """Prepares a worker of the process ``parent``."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # An image makes many small objects and no reference cycles: frequent collections only take time.
+    gc.freeze()
+    gc.set_threshold(100_000)
+    threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
 
 
-def _asked(
-    free: SimpleQueue[subprocess.Popen[bytes] | None], work: Work, run: Sequence[ImageFile], how: DecodeOptions
-) -> DecodedImages | None:
-    """A worker's answer, once one is free; None where it could not do the work, or is no more."""
-    worker = free.get()
-    try:
-        if worker is None or worker.stdin is None or worker.stdout is None:
-            return None
-        files = [(file.name, None if isinstance(file.content, bytes) else file.content, file.stamp) for file in run]
-        contents = [file.content for file in run if isinstance(file.content, bytes)]
-        send(worker.stdin, {"work": work.__name__, "how": asdict(how), "files": files}, contents)
-        answer = receive(worker.stdout)
-    except (OSError, ValueError):
-        answer = None
-    finally:
-        free.put(worker)
-    if answer is None or not answer[0]["done"]:
-        return None
-    facts, (data,) = answer
-    return DecodedImages(data, tuple((place, reason) for place, reason in facts["skipped"]))
+def _exit_with(parent: int) -> None:
+    """Ends this process when its parent is gone: a killed parent cannot tell its workers to stop."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_CHECK_SECONDS)
+    os._exit(1)

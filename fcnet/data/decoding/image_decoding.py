@@ -1,6 +1,7 @@
-"""One image file, decoded by Pillow into uint8 pixels.
+"""Decoding of one image file into uint8 pixels, by Pillow.
 
-Worker processes import this, so it does without NumPy until an array is asked for. C channels, H rows and W columns.
+Worker processes import this module, so it imports NumPy and Pillow only where they are used. C channels, H rows and
+W columns.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 
-# Only these, whatever the file's name says: Pillow knows dozens, and hands some to outside programs.
+# Pillow supports dozens of formats and hands some of them to other programs. A file's suffix does not matter.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 GREY_MODES = {"1", "L", "LA", "La"}
 _ORIENTATION = 0x0112
-_ORIENTATION_KEYS = {"exif", "xmp"}  # where Pillow keeps what may hold a JPEG's orientation
+_ORIENTATION_KEYS = {"exif", "xmp"}  # the keys of Image.info that may hold a JPEG's orientation
 _ORIENTATION_TRANSPOSES = {
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",
@@ -37,7 +38,7 @@ _ORIENTATION_TRANSPOSES = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
-# What Pillow raises on broken files, over all the formats above, and on what is no file.
+# The errors that Pillow raises for broken files of these formats, and for paths that are not files.
 _DECODE_ERRORS = (
     OSError,
     EOFError,
@@ -55,25 +56,24 @@ _DECODE_ERRORS = (
 def decode_image(
     file: Path | IO[bytes] | Image.Image, channels: int, name: str, size: tuple[int, int] | None = None
 ) -> npt.NDArray[np.uint8]:
-    r"""Reads one image, as a page shows it.
+    r"""Decodes one image, as a browser shows it.
 
-    It is turned as its EXIF orientation says, unless that cannot be read; what is transparent is
-    laid over white, since the colours that a file keeps beneath mean nothing; and of an animation
-    the first frame counts. No colour profile is applied. A colour image becomes grey by its luma
-    when one channel is asked for, and a grey one becomes colour by three equal channels.
+    The EXIF orientation is applied if it is readable. Transparent pixels are blended with white, because the colours
+    stored below them are arbitrary. An animation gives its first frame. Colour profiles are ignored. One channel of a
+    colour image is its luma; a grey image has three equal channels.
 
     Args:
-        file: a path, an open binary file, or an image that Pillow has opened, which stays open.
+        file: a path, an open binary file, or an open Pillow image, which stays open.
         channels: 1 (grey) or 3 (red, green, blue).
-        name: what errors call the image.
-        size: (H, W) to bring the image to: it is scaled, its proportions kept and by Pillow's antialiased bicubic
-            filter, until it covers them, and what juts out is cut off alike on both sides; None: its own size.
+        name: the image's name in error messages.
+        size: (H, W) of the result: the image is scaled to cover it, with its aspect ratio kept, by Pillow's
+            antialiased bicubic filter, and then cropped at the centre. None keeps the image's size.
 
     Returns:
-        uint8 (C, H, W), an array of its own.
+        A new uint8 array (C, H, W).
 
     Raises:
-        UserError: the file cannot be read, is broken or no image, or has more than 8 bits a channel.
+        UserError: the file is unreadable, broken or not an image, or has more than 8 bits per channel.
 
     Example:
         >>> import io
@@ -89,49 +89,50 @@ def decode_image(
 def decode_planes(
     file: Path | IO[bytes] | Image.Image, channels: int, name: str, size: tuple[int, int] | None = None
 ) -> tuple[bytes, int, int]:
-    """The same as bytes, one channel after another, with H and W; see `decode_image`."""
+    """Decodes one image like `decode_image`. Returns its channels as bytes, one after another, H and W."""
     if channels not in (1, 3):
         raise UserError(f"channels must be 1 or 3 to decode {name}, got {channels}")
     return _read_image(file, name, lambda image: _image_planes(image, channels, name, size))
 
 
 def is_grey(file: Path | IO[bytes], name: str) -> bool:
-    """Whether an image is stored without colour, from its header alone; a palette counts as colour.
+    """Returns whether the header of an image says that it is grey; a palette counts as colour.
 
     Raises:
-        UserError: the file cannot be read, or is no image.
+        UserError: the file is unreadable or not an image.
     """
-    # 16-bit grey is still grey here: `decode_image` refuses it with a better reason.
+    # 16-bit grey counts as grey: `decode_image` rejects it with a better message.
     return _read_image(file, name, lambda image: image.mode in GREY_MODES or image.mode.startswith(("I", "F")))
 
 
 def _image_planes(image: Image.Image, channels: int, name: str, size: tuple[int, int] | None) -> tuple[bytes, int, int]:
-    """The channels of an image whose header is read, with H and W."""
+    """Converts an image whose header is read. Returns its channels as bytes, H and W."""
     if depth := _excess_depth(image):
         raise UserError(f"{name} must have 8 bits a channel, got {depth}")
     image.load()
     converted = _convert_mode(_apply_orientation(image), "L" if channels == 1 else "RGB")
     sized = converted if size is None else _resize_and_crop(converted, size)
-    # Half the time of `numpy.asarray`, which asks an image for more than its bytes.
+    # `tobytes` takes half the time of `numpy.asarray`.
     data = sized.tobytes()
     return b"".join(data[channel::channels] for channel in range(channels)), sized.height, sized.width
 
 
 def _excess_depth(image: Image.Image) -> str:
-    """What says that an image not yet loaded has more than 8 bits a channel; nothing if it has not."""
+    """Describes the depth of an image that is not loaded yet, if it has more than 8 bits per channel; else empty."""
     if image.mode.startswith(("I", "F")):
         return f"Pillow's mode {image.mode}"
-    for codec, _, _, how in getattr(image, "tile", []):  # of colours Pillow would drop the lower bits in silence
-        raw, *numbers = how if isinstance(how, tuple) and how else (how,)
-        if str(raw).endswith((";16B", ";16L", ";16N")):
-            return f"Pillow's mode {raw}"
+    # Pillow drops the lower bits of 16-bit colour silently, so the codec's arguments must tell.
+    for codec, _, _, arguments in getattr(image, "tile", []):
+        raw_mode, *numbers = arguments if isinstance(arguments, tuple) and arguments else (arguments,)
+        if str(raw_mode).endswith((";16B", ";16L", ";16N")):
+            return f"Pillow's mode {raw_mode}"
         if codec.startswith("ppm") and numbers and numbers[0] > 255:
             return f"values up to {numbers[0]}"
     return ""
 
 
 def _apply_orientation(image: Image.Image) -> Image.Image:
-    """A loaded image turned as its EXIF orientation says; Pillow has turned a TIFF already."""
+    """Rotates or flips a loaded image by its EXIF orientation. Pillow does this itself for a TIFF."""
     from PIL import Image
 
     if image.format == "JPEG" and not _ORIENTATION_KEYS & image.info.keys():
@@ -163,10 +164,10 @@ def _composite_on_white(image: Image.Image) -> Image.Image:
 
 
 class _PillowWarningFilter:
-    """Keeps what Pillow remarks on files that it can live with from whoever decodes them.
+    """A reentrant context manager that silences Pillow's warnings about odd but readable files.
 
-    Python's filters are those of all threads, so the first to come in puts one up and the last to
-    leave takes it down: each for itself could leave another's behind.
+    Python's warning filters are global to all threads. The first thread to enter installs the filter and the last to
+    leave removes it: with one `catch_warnings` per thread, one could restore the filters of another.
     """
 
     def __init__(self) -> None:
@@ -190,22 +191,23 @@ class _PillowWarningFilter:
 
 
 IGNORE_PILLOW_WARNINGS = _PillowWarningFilter()
-"""To be entered around many images, where doing so for each would take long; one in another does no harm."""
+"""Enter it once around many images, because entering it for each image takes long."""
 
 
 def _resize_and_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The middle of the image that has the proportions of ``size``, (H, W), and is as large as can be, at that size."""
+    """Crops the largest centred box with the aspect ratio of ``size``, (H, W), and resizes it to ``size``."""
     from PIL.Image import Resampling
 
     height, width = size
     scale = min(image.width / width, image.height / height)
-    across, down = (image.width - scale * width) / 2, (image.height - scale * height) / 2
-    box = (max(across, 0.0), max(down, 0.0), image.width - max(across, 0.0), image.height - max(down, 0.0))
+    # Rounding may make a margin slightly negative.
+    left, top = max((image.width - scale * width) / 2, 0.0), max((image.height - scale * height) / 2, 0.0)
+    box = (left, top, image.width - left, image.height - top)
     return image.resize((width, height), Resampling.BICUBIC, box=box)
 
 
 def _read_image(file: Path | IO[bytes] | Image.Image, name: str, read: Callable[[Image.Image], _Result]) -> _Result:
-    """What is seen in an image, its header read; whatever Pillow makes of a broken one becomes a `UserError`."""
+    """Applies ``read`` to an image whose header is read, with Pillow's errors as `UserError`."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -218,6 +220,8 @@ def _read_image(file: Path | IO[bytes] | Image.Image, name: str, read: Callable[
         raise
     except UnidentifiedImageError:
         raise UserError(f"{name} must be an image ({', '.join(FORMATS)}), got something else") from None
+    except FileNotFoundError as error:
+        raise UserError(f"{name}: no such file") from error
     except (*_DECODE_ERRORS, Image.DecompressionBombError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(f"{name} must be a whole image, got: {' '.join(str(reason).split())}") from error

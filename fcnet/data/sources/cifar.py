@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: downloaded unless they are there, verified and read by torchvision.
+"""The CIFAR-10 and CIFAR-100 sources, which torchvision verifies and reads. They download if files are missing.
 
 N images of 3 channels, 32 rows and 32 columns.
 """
@@ -7,42 +7,74 @@ from __future__ import annotations
 
 import contextlib
 import tarfile
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from fcnet.data.sources.download import download, md5_matches
-from fcnet.data.sources.image_folder import SPLITS, SplitName
+from fcnet.data.sources.source import SPLITS, Contents, SourceSnapshot, split_into_chunks
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import file_lock
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy.typing as npt
+    from fcnet.data.sources.source import Source, SplitArrays, SplitName
 
 CifarName: TypeAlias = Literal["cifar10", "cifar100"]
 _TITLES: dict[CifarName, str] = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 
 
-def read_cifar(
-    path: Path, name: CifarName
-) -> tuple[tuple[str, ...], dict[SplitName, tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]]:
-    """Reads one of the two sets, which is downloaded first unless it is there.
-
-    All that is read has torchvision's checksums, and had them before it was unpickled. Where the
-    unpacked files are whole nothing is written. Of several processes that miss them one downloads
-    and unpacks, and the others wait.
+def cifar10(path: Path) -> Source:
+    """Returns CIFAR-10.
 
     Args:
-        path: the folder in which the archive or the unpacked files are, or into which they are put.
-        name: which set; the labels of CIFAR-100 are the fine ones.
+        path: the folder of ``cifar-10-batches-py`` or ``cifar-10-python.tar.gz``, or the folder to download them to.
+            Existing files are used if their checksums match; see `read_cifar`.
+    """
+    return _Cifar(path, "cifar10")
+
+
+def cifar100(path: Path) -> Source:
+    """Returns CIFAR-100 with its 100 fine labels.
+
+    Args:
+        path: the folder of ``cifar-100-python`` or ``cifar-100-python.tar.gz``, or the folder to download them to.
+            Existing files are used if their checksums match; see `read_cifar`.
+    """
+    return _Cifar(path, "cifar100")
+
+
+@dataclass(frozen=True)
+class _Cifar:
+    path: Path
+    name: CifarName
+
+    def snapshot(self) -> SourceSnapshot:
+        # The checksums determine the contents. The path only separates the copies that different users asked for.
+        return SourceSnapshot({"kind": self.name, "path": str(self.path.resolve())}, self._read)
+
+    def _read(self) -> Contents:
+        classes, splits = read_cifar(self.path, self.name)
+        return Contents(classes, split_into_chunks(splits))
+
+
+def read_cifar(path: Path, name: CifarName) -> tuple[tuple[str, ...], dict[SplitName, SplitArrays]]:
+    """Reads CIFAR-10 or CIFAR-100, and downloads the archive first if it is missing.
+
+    Every file is checked against torchvision's checksum before it is unpickled. If the unpacked files are complete,
+    nothing is written. If several processes need the download, one downloads and unpacks while the others wait.
+
+    Args:
+        path: the folder of the archive or of the unpacked files.
+        name: the data set; CIFAR-100 has its fine labels.
 
     Returns:
-        The class names, and for each split pixels (N, 3, 32, 32) and labels (N,).
+        The class names, and for each split the pixels (N, 3, 32, 32) and labels (N,).
 
     Raises:
-        UserError: the set is not there and cannot be had.
+        UserError: the data is missing and the download failed.
     """
     from torchvision.datasets import CIFAR10, CIFAR100
 
@@ -52,8 +84,8 @@ def read_cifar(
     except (OSError, RuntimeError, tarfile.TarError) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise UserError(
-            f"data.path must be a folder with {_TITLES[name]}, or to download it to, got {path}: "
-            f"connect to the network, or put a whole {dataset.filename} there; what went wrong: {reason}"
+            f"data.path must be a folder with {_TITLES[name]}, or to download it to, got {path}: {reason}; "
+            f"connect to the network, or put a whole {dataset.filename} there"
         ) from error
     return tuple(parts[0].classes), {
         split: (part.data.transpose(0, 3, 1, 2), np.array(part.targets, dtype=np.int64))
@@ -62,22 +94,23 @@ def read_cifar(
 
 
 def _load_verified(dataset: Any, path: Path) -> list[Any]:  # noqa: ANN401 - a class of torchvision's
-    """Both splits from unpacked files; nothing where one of these is missing or has another sum."""
+    """Loads both splits from unpacked files; returns an empty list if one is missing or has another checksum."""
     with contextlib.suppress(RuntimeError):
         return [dataset(path, train=split == "train") for split in SPLITS]
     return []
 
 
-def _download_and_load(dataset: Any, path: Path) -> list[Any]:  # noqa: ANN401
-    """Both splits from the archive, which is downloaded unless it is there and whole."""
+def _download_and_load(dataset: Any, path: Path) -> list[Any]:  # noqa: ANN401 - a class of torchvision's
+    """Unpacks the archive, downloads it first unless it is there and whole, and loads both splits."""
     path.mkdir(parents=True, exist_ok=True)
     archive = path / dataset.filename
     with file_lock(archive):
+        # Another process may have unpacked it while this one waited for the lock.
         if parts := _load_verified(dataset, path):
             return parts
         if not md5_matches(archive, dataset.tgz_md5):
             download(dataset.url, archive, dataset.tgz_md5)
-        with tarfile.open(archive) as whole:
-            whole.extraction_filter = getattr(tarfile, "data_filter", None)  # unknown to Python 3.11.3
-            whole.extractall(path)
+        with tarfile.open(archive) as unpacking:
+            unpacking.extraction_filter = getattr(tarfile, "data_filter", None)  # missing in Python 3.11.3 and older
+            unpacking.extractall(path)
         return [dataset(path, train=split == "train") for split in SPLITS]

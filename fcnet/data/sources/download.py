@@ -1,4 +1,4 @@
-"""One file over HTTP: gone on with after an interruption, and believed when its sum is right."""
+"""Downloads of one file over HTTP: interrupted downloads resume, and a checksum verifies the result."""
 
 from __future__ import annotations
 
@@ -25,35 +25,36 @@ _CHUNK_BYTES = 1 << 18
 
 
 def download(url: str, path: Path, md5: str) -> None:
-    """Downloads a file, or the rest of it where an earlier download was interrupted.
+    """Downloads a file, or the rest of it if an earlier download was interrupted.
 
-    What has come lies in ``NAME.part`` beside ``path``. Neither this call nor a later one asks for
-    it again where the server can send the rest alone; otherwise the file comes from its beginning.
-    It gets its name once its sum is right. One process at a time may download to one path.
+    Received bytes are kept in ``NAME.part`` beside ``path``, which is renamed once its checksum matches. A download
+    resumes there if the server supports ranges, and restarts otherwise. Only one process may download to a path.
 
     Args:
-        url: where the file is.
-        path: where it is wanted; its folder must exist, and a file of this name is replaced.
-        md5: the MD5 sum of the file, in hexadecimal.
+        url: the address of the file.
+        path: the file to create or replace; its folder must exist.
+        md5: the MD5 checksum of the file, in hexadecimal.
 
     Raises:
-        UserError: the file is whole and has another sum; it is thrown away.
-        ConnectionError: `MAX_ATTEMPTS` connections one after another brought nothing new.
-        OSError: the disk does not take the file.
+        UserError: the complete file has another checksum; it is deleted.
+        ConnectionError: `MAX_ATTEMPTS` connections in a row received nothing new.
+        OSError: the file could not be written.
     """
     part = path.with_name(f"{path.name}.part")
     if not md5_matches(part, md5):
         _download_with_retries(part, url)
     if not md5_matches(part, md5):
         part.unlink()
-        raise UserError(f"{path.name} from {url} must have the MD5 sum {md5}, got another: it was thrown away")
+        raise UserError(
+            f"{path.name} from {url} must have the MD5 checksum {md5}, got another; the download was deleted"
+        )
     fsync(part)
     part.replace(path)
     fsync(path.parent)
 
 
 def md5_matches(path: Path, md5: str) -> bool:
-    """Whether there is a file at ``path`` and its MD5 sum is this one."""
+    """Returns whether ``path`` is a file with this MD5 checksum."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -61,14 +62,15 @@ def md5_matches(path: Path, md5: str) -> bool:
 
 
 def _download_with_retries(part: Path, url: str) -> None:
-    most, failures = _file_size(part), 0
+    largest, failures = _file_size(part), 0
     while True:
         try:
             _resume_download(part, url)
         except ConnectionError:
+            # Only attempts without progress count: a connection that breaks every minute still gets the file.
             size = _file_size(part)
-            failures = 0 if size > most else failures + 1
-            most = max(size, most)
+            failures = 0 if size > largest else failures + 1
+            largest = max(size, largest)
             if failures == MAX_ATTEMPTS:
                 raise
             time.sleep(RETRY_SECONDS)
@@ -77,7 +79,7 @@ def _download_with_retries(part: Path, url: str) -> None:
 
 
 def _resume_download(part: Path, url: str) -> None:
-    """Brings ``part`` to its end in one connection; a ConnectionError when that breaks off."""
+    """Appends the rest of the file to ``part`` over one connection; raises ConnectionError if it breaks off."""
     response, start, total = _open_range(url, _file_size(part))
     with response, part.open("r+b" if start else "wb") as file:
         file.seek(start)
@@ -88,7 +90,11 @@ def _resume_download(part: Path, url: str) -> None:
 
 
 def _open_range(url: str, have: int) -> tuple[HTTPResponse, int, int | None]:
-    """The server's answer, the place of its first byte in the file, and the file's size if known."""
+    """Opens the file from byte ``have`` on, or from its start if the server does not support ranges.
+
+    Returns:
+        The response, the offset of its first byte in the file, and the size of the file if known.
+    """
     if have and (response := _open_url(url, {"Range": f"bytes={have}-"})):
         if response.status == 200:
             return response, 0, response.length
@@ -98,12 +104,13 @@ def _open_range(url: str, have: int) -> tuple[HTTPResponse, int, int | None]:
         response.close()
     response = _open_url(url, {})
     if response is None or response.status != 200:
-        raise ConnectionError(f"{url} must answer with the whole file")
+        status = "416" if response is None else response.status
+        raise ConnectionError(f"{url} must answer with the whole file, got status {status}")
     return response, 0, response.length
 
 
 def _open_url(url: str, headers: dict[str, str]) -> HTTPResponse | None:
-    """An answer whose body is yet to be read; None when there are no such bytes (416)."""
+    """Opens a response, its body unread; returns None if the requested range does not exist (416)."""
     request = Request(url, headers={"User-Agent": "fcnet", "Accept-Encoding": "identity", **headers})
     try:
         return cast("HTTPResponse", urlopen(request, timeout=_TIMEOUT_SECONDS))
@@ -125,7 +132,7 @@ def _iter_chunks(response: HTTPResponse) -> Iterator[bytes]:
 
 
 def _error_reason(error: Exception) -> str:
-    """What is behind an error of urllib's, in one line."""
+    """Returns the cause of a urllib error, on one line."""
     reason = getattr(error, "reason", error)
     return " ".join(str(getattr(reason, "strerror", None) or reason or type(error).__name__).split())
 

@@ -1,32 +1,25 @@
-"""Images that are to be looked at: files, folders, tar archives and what comes through a pipe, one after another."""
+"""Images to classify, found one at a time in files, folders and tar archives."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-import stat
-import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from fcnet.data.sources.image_folder import is_image_name
+from fcnet.data.sources.file_listing import is_image_name
 from fcnet.data.sources.tar import is_archive, iter_archive
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-STANDARD_INPUT = "-"
-
 
 class ImageEntry(NamedTuple):
-    """An image not yet decoded.
+    """An image that is not decoded yet.
 
     Attributes:
-        name: the argument that it was found by; of one in a folder or an archive that, ``/``, and its name there.
-        content: the file's path, its bytes, or what keeps it from being read.
+        name: the argument that named the image, followed by ``/`` and its name inside a folder or an archive.
+        content: the path of the file, its bytes, or the error that made it unreadable.
     """
 
     name: str
@@ -34,22 +27,22 @@ class ImageEntry(NamedTuple):
 
 
 def iter_images(arguments: Iterable[str | Path]) -> Iterator[ImageEntry]:
-    """Finds images while they are asked for: no more than one is held in memory, however many there are.
+    """Finds images lazily, with at most one in memory.
 
-    In folders and archives those files count that are images by their suffix and not hidden; a file
-    that is named itself is taken for an image whatever its name. Links to folders are followed in
-    the folder that is named, not farther down, where they could go round.
+    In folders and archives, only files with an image suffix that are not hidden count. A file named as an argument is
+    an image whatever its name. Links to folders are followed directly below a folder that is named, not deeper, since
+    they could lead back up.
 
     Args:
-        arguments: image files; folders, walked to the bottom in the order of the names; tar archives, plain or
-            compressed, in their own order; ``-`` for standard input. What comes through a pipe, an image or an
-            archive, is kept in a temporary file while it is read.
+        arguments: image files; folders, walked recursively in the order of the names; and tar archives, plain or
+            compressed, in the order of their members.
 
     Yields:
-        The images. One that cannot be read, be it for a folder that is not there or an archive that is broken
-        from some place on, is a `UserError` in the place of its content, and the others follow.
+        The images. If one is unreadable, or a folder is missing, or an archive is broken from some member on, the
+        entry's content is a `UserError`, and the other entries follow.
 
     Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     for name in ("b.png", "a.jpg", "notes.txt"):
         ...         Path(folder, name).touch()
@@ -57,78 +50,49 @@ def iter_images(arguments: Iterable[str | Path]) -> Iterator[ImageEntry]:
         ['a.jpg', 'b.png']
     """
     for argument in map(str, arguments):
-        if argument == STANDARD_INPUT or _is_pipe(argument):
-            yield from _from_pipe(argument)
-        elif os.path.isdir(argument):  # noqa: PTH112 - a Path raises where a name is too long to be one
-            yield from _require_any(argument, _from_folder(argument, links=True))
+        path = Path(argument)
+        if os.path.isdir(argument):  # noqa: PTH112 - Path.is_dir raises if the name is too long
+            entries = _iter_folder(argument, follow_links=True)
+        elif _may_be_archive(path):
+            entries = _iter_archive(path)
         else:
-            yield from _from_file(argument, Path(argument))
+            yield ImageEntry(argument, path)
+            continue
+        first = next(entries, None)
+        yield first or ImageEntry(argument, UserError(f"{argument} must hold an image, found none"))
+        yield from entries
 
 
-def _is_pipe(name: str) -> bool:
-    with contextlib.suppress(OSError):
-        return stat.S_ISFIFO(os.stat(name).st_mode)  # noqa: PTH116 - as above
-    return False
-
-
-def _from_file(name: str, path: Path) -> Iterator[ImageEntry]:
-    """The images in a file: itself, or those of an archive."""
+def _may_be_archive(path: Path) -> bool:
     try:
-        packed = is_archive(path) or path.suffix == ".tar"
+        return path.suffix == ".tar" or is_archive(path)
     except OSError:
-        packed = False  # whoever reads it says what is wrong
-    return _require_any(name, _from_archive(name, path)) if packed else iter([ImageEntry(name, path)])
+        return False  # decoding the image raises the error
 
 
-def _from_pipe(name: str) -> Iterator[ImageEntry]:
-    """The images that come through a pipe, which can be read but once."""
-    with tempfile.NamedTemporaryFile(prefix="fcnet-") as kept:
-        if name == STANDARD_INPUT:
-            shutil.copyfileobj(sys.stdin.buffer, kept)
-        else:
-            with Path(name).open("rb") as pipe:
-                shutil.copyfileobj(pipe, kept)
-        kept.flush()
-        path = Path(kept.name)
-        if is_archive(path):
-            yield from _require_any(name, _from_archive(name, path))
-        else:
-            yield ImageEntry(name, path.read_bytes())  # the file is gone once the next image is asked for
-
-
-def _from_folder(folder: str, *, links: bool) -> Iterator[ImageEntry]:
-    """The images below a folder; a folder that cannot be read takes the place of its images."""
+def _iter_folder(folder: str, *, follow_links: bool) -> Iterator[ImageEntry]:
+    """Yields the images below a folder, or an error in their place."""
     try:
         with os.scandir(folder) as scanned:
             entries = sorted(scanned, key=lambda entry: entry.name)
     except OSError as error:
-        yield ImageEntry(folder, UserError(f"{folder} must be a folder that can be read, got: {error.strerror}"))
+        yield ImageEntry(folder, UserError(f"{folder} must be a readable folder, got: {error.strerror}"))
         return
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if entry.is_dir(follow_symlinks=links):
-            yield from _from_folder(entry.path, links=False)
+        if entry.is_dir(follow_symlinks=follow_links):
+            yield from _iter_folder(entry.path, follow_links=False)
         elif is_image_name(entry.name):
             yield ImageEntry(entry.path, Path(entry.path))
 
 
-def _from_archive(name: str, path: Path) -> Iterator[ImageEntry]:
-    """The images in an archive; last, where it is broken, that it is."""
+def _iter_archive(path: Path) -> Iterator[ImageEntry]:
+    """Yields the images of an archive, then the error if it is broken."""
     try:
-        for inside, content in iter_archive(path, is_image_name, name):
-            found = f"{name}/{inside}"
-            missing = UserError(f"{found} must be a file, or a link to a file there, got neither")
-            yield ImageEntry(found, missing if content is None else content)
+        for member, content in iter_archive(path, is_image_name):
+            name = f"{path}/{member}"
+            missing = UserError(f"{name} must be a file or a link to a file in the archive, got neither")
+            yield ImageEntry(name, missing if content is None else content)
     except UserError as error:
-        yield ImageEntry(name, error)
-
-
-def _require_any(name: str, entries: Iterator[ImageEntry]) -> Iterator[ImageEntry]:
-    """The same images, or that there are none."""
-    first = next(entries, None)
-    if first is None:
-        yield ImageEntry(name, UserError(f"{name} must hold an image, found none"))
-        return
-    yield first
-    yield from entries
+        yield ImageEntry(str(path), error)

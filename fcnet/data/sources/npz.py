@@ -1,4 +1,4 @@
-"""Images and labels in one NumPy archive: ``x_train``, ``y_train``, ``x_test``, ``y_test``, and ``classes`` if given.
+"""The arrays source: ``x_train``, ``y_train``, ``x_test``, ``y_test`` and optional ``classes`` in one ``.npz`` file.
 
 N images of C channels, H rows and W columns.
 """
@@ -7,38 +7,68 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from fcnet.data.sources.image_folder import SPLITS, SplitName
+from fcnet.data.sources.file_listing import check_unchanged, scan_path
+from fcnet.data.sources.source import SPLITS, Contents, SourceSnapshot, split_into_chunks
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-LabeledImages: TypeAlias = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+    import numpy.typing as npt
+
+    from fcnet.data.sources.file_listing import FileListing
+    from fcnet.data.sources.source import Source, SplitArrays, SplitName
+
 _READ_ERRORS = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 _LAYOUTS = "(N, H, W), (N, C, H, W) or (N, H, W, C) with 1 or 3 channels"
 
 
-def read_arrays(path: Path) -> tuple[tuple[str, ...], dict[SplitName, LabeledImages]]:
-    """Reads a ``.npz`` file whole; no pickle in it is opened.
+def arrays(path: Path) -> Source:
+    """Returns the images and labels of a ``.npz`` file; see `read_arrays` for its contents."""
+    return _Arrays(path)
 
-    Images are uint8, (N, H, W) for grey ones, else with the channels before or after the pixels: where
-    both axes could be the channels, they are the first. Labels are whole numbers (N,) or (N, 1).
+
+@dataclass(frozen=True)
+class _Arrays:
+    path: Path
+
+    def snapshot(self) -> SourceSnapshot:
+        if not self.path.is_file():
+            raise UserError(
+                f"{self.path} must be a NumPy archive (.npz), got a folder"
+                if self.path.is_dir()
+                else f"{self.path}: no such file"
+            )
+        listing = scan_path(self.path)
+        return SourceSnapshot(listing.fingerprint("arrays"), partial(self._read, listing))
+
+    def _read(self, listing: FileListing) -> Contents:
+        classes, splits = read_arrays(self.path)
+        check_unchanged(listing)
+        return Contents(classes, split_into_chunks(splits))
+
+
+def read_arrays(path: Path) -> tuple[tuple[str, ...], dict[SplitName, SplitArrays]]:
+    """Reads a ``.npz`` file into memory, without unpickling anything.
+
+    Images are uint8 (N, H, W), (N, C, H, W) or (N, H, W, C) with one or three channels; channels come first where
+    both layouts fit. Labels are integers (N,) or (N, 1). ``classes`` holds the class names.
 
     Args:
         path: the file.
 
     Returns:
-        The class names, "0", "1", … where the file has none, and for each split pixels (N, C, H, W)
-        and labels (N,).
+        The class names, by default "0", "1", …, and for each split the pixels (N, C, H, W) and labels (N,).
 
     Raises:
-        UserError: the file cannot be read, or what it holds is not this.
+        UserError: the file is unreadable, or an array is missing or breaks a rule.
     """
     try:
         with path.open("rb") as file:
@@ -54,19 +84,19 @@ def read_arrays(path: Path) -> tuple[tuple[str, ...], dict[SplitName, LabeledIma
     missing = [name for split in SPLITS for name in (f"x_{split}", f"y_{split}") if name not in arrays]
     if missing:
         raise UserError(f"{path} must hold x_train, y_train, x_test and y_test, found no {', '.join(missing)}")
-    parts = {split: _read_split(path, split, arrays) for split in SPLITS}
-    shapes = [pixels.shape[1:] for pixels, _ in parts.values()]
+    splits = {split: _read_split(path, split, arrays) for split in SPLITS}
+    shapes = [pixels.shape[1:] for pixels, _ in splits.values()]
     if shapes[0] != shapes[1]:
-        raise UserError(f"x_train and x_test of {path} must hold images of one shape, got {shapes[0]} and {shapes[1]}")
-    return _class_names(path, arrays, parts), parts
+        raise UserError(f"expected x_train and x_test of one shape in {path}, got {shapes[0]} and {shapes[1]}")
+    return _class_names(path, arrays, splits), splits
 
 
-def _read_split(path: Path, split: SplitName, arrays: Mapping[str, npt.NDArray[Any]]) -> LabeledImages:
+def _read_split(path: Path, split: SplitName, arrays: Mapping[str, npt.NDArray[Any]]) -> SplitArrays:
     x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
     if x.dtype != np.uint8:
         raise UserError(f"x_{split} in {path} must be uint8, got {x.dtype}")
     if not np.issubdtype(y.dtype, np.integer):
-        raise UserError(f"y_{split} in {path} must be whole numbers, got {y.dtype}")
+        raise UserError(f"y_{split} in {path} must be integers, got {y.dtype}")
     pixels, labels = _channels_first(path, split, x), y.reshape(len(y)) if y.shape == (len(y), 1) else y
     if labels.shape != (len(pixels),) or not len(labels):
         raise UserError(f"expected x_{split} (N, …) and y_{split} (N,) in {path}, got {x.shape} and {y.shape}")
@@ -74,6 +104,7 @@ def _read_split(path: Path, split: SplitName, arrays: Mapping[str, npt.NDArray[A
 
 
 def _channels_first(path: Path, split: SplitName, x: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Returns the images as (N, C, H, W)."""
     if x.ndim == 3 and x.size:
         return x[:, None]
     if x.ndim == 4 and x.size and x.shape[1] in (1, 3):
@@ -84,11 +115,11 @@ def _channels_first(path: Path, split: SplitName, x: npt.NDArray[np.uint8]) -> n
 
 
 def _class_names(
-    path: Path, arrays: Mapping[str, npt.NDArray[Any]], parts: Mapping[SplitName, LabeledImages]
+    path: Path, arrays: Mapping[str, npt.NDArray[Any]], splits: Mapping[SplitName, SplitArrays]
 ) -> tuple[str, ...]:
     if "classes" not in arrays:
-        return tuple(str(label) for label in range(int(max(labels.max() for _, labels in parts.values())) + 1))
+        return tuple(str(label) for label in range(int(max(labels.max() for _, labels in splits.values())) + 1))
     names = arrays["classes"]
     if names.ndim != 1 or names.dtype.kind != "U" or len(set(names.tolist())) < len(names):
-        raise UserError(f"classes in {path} must be different names in one row, got {names.dtype} {names.shape}")
+        raise UserError(f"classes in {path} must be (C,) different strings, got {names.dtype} {names.shape}")
     return tuple(names.tolist())

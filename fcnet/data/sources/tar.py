@@ -1,4 +1,4 @@
-"""Tar archives, read from beginning to end without unpacking them to disk."""
+"""Tar archives, read in one pass without unpacking them to disk."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAGIC = slice(257, 262)
-"""Where the first member's header says that this is a tar archive."""
+"""The bytes of the first member's header that identify a tar archive."""
 _READ_ERRORS = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError)
 
 
 def read_archive(path: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, bytes], set[str]]:
-    """Reads the files that are wanted from a tar archive, which may be compressed.
+    """Reads selected files of a tar archive into memory.
 
-    Of two members with one name the later counts, and a link counts as the file it leads to, as
-    when unpacking.
+    As in unpacking, the last of several members with one name counts, and a link has the content of its target.
 
     Args:
-        path: the archive; plain, or compressed by gzip, xz, bzip2 or Zstandard.
-        wanted: whether the file of this name is wanted.
+        path: the archive: plain, or compressed by gzip, xz, bzip2 or Zstandard.
+        wanted: returns whether to read a file, given its name.
 
     Returns:
-        The files by name, and the names of the folders that have an entry of their own. Names have
-        ``/`` between their parts, and no ``./`` or ``/`` in front.
+        The contents of the files by name, and the names of the folders that are members. Names have ``/`` between
+        their parts and no leading ``./`` or ``/``.
 
     Raises:
-        UserError: ``path`` is no tar archive, is broken or cut short, or a link leads elsewhere.
+        UserError: ``path`` is not a tar archive, or is broken or truncated, or the target of a link is not among the
+            selected files.
     """
     files: dict[str, bytes] = {}
     folders: set[str] = set()
@@ -60,41 +60,43 @@ def read_archive(path: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, b
         raise UserError(f"{path} must be a folder or a whole tar archive, got: {error}") from error
     for name, target in links.items():
         if target not in files:
-            raise UserError(f"{name} in {path} must be a file, or a link to an image there, got {target}")
+            raise UserError(
+                f"{name} in {path} must be a file or a link to an image in the archive, got a link to {target}"
+            )
         files[name] = files[target]
     return files, folders
 
 
-def iter_archive(path: Path, wanted: Callable[[str], bool], name: str = "") -> Iterator[tuple[str, bytes | None]]:
-    """Reads the files that are wanted one after another, so that of all of them only one is held in memory.
+def iter_archive(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes | None]]:
+    """Reads selected files of a tar archive one at a time, with only one in memory.
 
     Args:
         path: the archive; see `read_archive`.
-        wanted: whether the file of this name is wanted.
-        name: what errors call the archive; empty: its path.
+        wanted: returns whether to read a file, given its name.
 
     Yields:
-        The name of each and what is in it, as `read_archive` names them; a link has the content of the file that
-        it leads to, None where it leads elsewhere, and where two members have one name both come.
+        The name and the content of each file, both of two members with one name. A link has the content of its
+        target, or None if that is not in the archive.
 
     Raises:
-        UserError: ``path`` is no tar archive, is broken or cut short; what was whole before has come by then.
+        UserError: ``path`` is not a tar archive, or is broken or truncated. The files before the fault are yielded
+            first.
     """
     try:
         with _open_decompressed(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for member in archive:
                 if not member.isdir() and wanted(found := _normalize_name(member.name)):
                     yield found, _read_member(archive, member)
-            if stream.tell() < archive.offset:  # a link led back
+            if stream.tell() < archive.offset:  # reading a link's target moved the stream back
                 stream.seek(archive.offset)
             _check_end(stream)
     except _READ_ERRORS as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{name or path} must be a folder or a whole tar archive, got: {reason}") from error
+        raise UserError(f"{path} must be a folder or a whole tar archive, got: {reason}") from error
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file starts as a tar archive does, or as what is compressed; only then is it worth reading as one.
+    """Returns whether a file starts like a tar archive or like compressed data, which may be one.
 
     Example:
         >>> import tempfile
@@ -112,13 +114,13 @@ def is_archive(path: Path) -> bool:
 def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
     try:
         file = archive.extractfile(member)
-    except (KeyError, RecursionError):  # a link to nothing, or to itself
+    except (KeyError, RecursionError):  # a link to a missing file, or to itself
         return None
     return None if file is None else file.read()
 
 
 def _link_target(member: tarfile.TarInfo) -> str:
-    """Where a link leads: a hard link from the archive's root, a symbolic one from its own folder."""
+    """Returns the target of a link: a hard link's is relative to the archive's root, a symbolic link's to its folder."""
     start = "" if member.islnk() else posixpath.dirname(member.name)
     return _normalize_name(posixpath.join(start, member.linkname))
 
@@ -130,7 +132,7 @@ def _normalize_name(name: str) -> str:
 def _open_decompressed(path: Path) -> AbstractContextManager[IO[bytes]]:
     with path.open("rb") as file:
         start = file.read(5)
-    # These read like a file and notice a cut or changed end; tarfile's own streams do not.
+    # Unlike tarfile's own streams, these detect a truncated or changed end.
     match _detect_compression(start):
         case "xz":
             return cast("IO[bytes]", lzma.open(path))
@@ -144,8 +146,8 @@ def _open_decompressed(path: Path) -> AbstractContextManager[IO[bytes]]:
 
 
 def _detect_compression(start: bytes) -> str:
-    """How a file is compressed that starts so; empty: not at all."""
-    if start.startswith(b"\x28\xb5\x2f\xfd") or start[1:4] == b"\x2a\x4d\x18":  # or a frame that is to be skipped
+    """Returns the compression of a file from its first bytes; empty for none."""
+    if start.startswith(b"\x28\xb5\x2f\xfd") or start[1:4] == b"\x2a\x4d\x18":  # or a skippable frame
         return "zstandard"
     magics = {b"\xfd7zXZ": "xz", b"\x1f\x8b": "gzip", b"BZh": "bzip2"}
     return next((name for magic, name in magics.items() if start.startswith(magic)), "")
@@ -166,9 +168,9 @@ def _open_zstandard(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _check_end(stream: IO[bytes]) -> None:
-    """Reads what follows the last member: tarfile takes a cut or a broken header for the end.
+    """Checks that only zeros follow the last member, since tarfile ends at a truncated or broken header as well.
 
-    An archive ends with zeros; reading all of them lets the decompressor check its sum as well.
+    Reading them all lets the decompressor verify its checksum.
     """
     rest = stream.read(512)
     if not rest:

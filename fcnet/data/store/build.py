@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from fcnet.data.sources.image_folder import SPLITS
+from fcnet.data.sources.source import SPLITS
 from fcnet.runtime import files
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import file_lock
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from fcnet.data.sources.image_folder import SplitName
-    from fcnet.data.sources.source import Contents, ImageChunk, SourceSnapshot
+    from fcnet.data.sources.source import Contents, ImageChunk, SourceSnapshot, SplitName
 
     Progress = Callable[[int, int], object]
 

@@ -9,7 +9,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fcnet.data.sources.image_folder import SPLITS
+from fcnet.data.sources.source import SPLITS
 from fcnet.data.store.build import array_file, finished_folder, read_progress, unfinished_folder
 from fcnet.runtime.files import file_lock
 

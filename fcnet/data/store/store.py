@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcnet.data.sources.image_folder import SPLITS
+from fcnet.data.sources.source import SPLITS
 from fcnet.data.store.build import ARRAY_DTYPES, array_file, array_shapes, build_store, store_key
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import file_lock
@@ -108,7 +108,7 @@ def open_store(source: Source, cache: Path | None = None, progress: Progress | N
 
     Example:
         >>> import tempfile
-        >>> from fcnet.data.sources.source import synthetic
+        >>> from fcnet.data.sources import synthetic
         >>> with tempfile.TemporaryDirectory() as cache:
         ...     store = open_store(synthetic((1, 8, 8), 20, 10, num_classes=2), Path(cache))
         >>> store.train.pixels.shape, store.classes

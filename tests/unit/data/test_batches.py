@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from fcnet.data.batches import Batch, Batches, normalize, split_validation
+from fcnet.data.batches import Augmentation, Batch, Batches, Preprocessing, normalize, split_validation
 from fcnet.data.transforms.augment import Flip, Shift
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import UserError
@@ -27,7 +27,14 @@ AUGMENT: tuple[Transform, ...] = (Flip(), Shift(2))
 
 
 def batches(batch_size: int = 5, augment: tuple[Transform, ...] = (), rows: Tensor | None = None) -> Batches:
-    return Batches(PIXELS, LABELS, batch_size=batch_size, augment=augment, rows=rows, statistics=STATISTICS)
+    return Batches(
+        PIXELS,
+        LABELS,
+        batch_size=batch_size,
+        augmentation=Augmentation(augment),
+        rows=rows,
+        preprocessing=Preprocessing(*STATISTICS),
+    )
 
 
 def concatenate_batches(batches: Batches, seed: int, epoch: int, start: int = 0) -> tuple[Tensor, Tensor]:

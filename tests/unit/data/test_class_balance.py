@@ -10,7 +10,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch.testing import assert_close
 
-from fcnet.data.batches import Batches
+from fcnet.data.batches import Augmentation, Batches
 from fcnet.data.class_balance import class_weights, sample_balanced
 from fcnet.data.transforms.mixup import MixupCutmix
 from fcnet.runtime.errors import UserError
@@ -98,8 +98,11 @@ def test_in_order_nothing_is_weighted_or_sampled() -> None:
 def test_weights_and_mixing_multiply() -> None:
     pixels = torch.randint(0, 256, (100, 1, 4, 4), dtype=torch.uint8)
     mixing = MixupCutmix(mixup=1.0)
-    weighted = Batches(pixels, LABELS, mixing=mixing, balance="weights")
-    (ours,), (plain,) = weighted.epoch(0, 0), Batches(pixels, LABELS, mixing=mixing).epoch(0, 0)
+    weighted = Batches(pixels, LABELS, augmentation=Augmentation(mixing=mixing), balance="weights")
+    (ours,), (plain,) = (
+        weighted.epoch(0, 0),
+        Batches(pixels, LABELS, augmentation=Augmentation(mixing=mixing)).epoch(0, 0),
+    )
     assert_close(ours.target, plain.target * class_weights(LABELS, 3))
     assert torch.equal(ours.labels, plain.labels)
 

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from fcnet.data.dataset import ImageDataset
-from fcnet.data.sources.source import synthetic
+from fcnet.data.sources import synthetic
 from fcnet.data.store.store import Split, open_store
 
 if TYPE_CHECKING:

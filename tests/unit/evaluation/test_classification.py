@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.testing import assert_close
 
-from fcnet.data.batches import Batches
+from fcnet.data.batches import Augmentation, Batches
 from fcnet.data.transforms.augment import Shift
 from fcnet.evaluation.classification import Evaluation, evaluate
 from fcnet.metrics import wilson_interval
@@ -99,7 +99,7 @@ def test_nothing_is_learned_or_drawn() -> None:
 
 
 def test_images_are_seen_as_they_are() -> None:
-    augmented = Batches(PIXELS, labels(3), batch_size=7, augment=(Shift(2),))
+    augmented = Batches(PIXELS, labels(3), batch_size=7, augmentation=Augmentation((Shift(2),)))
     net = model(3)
     assert evaluate(net, augmented) == evaluate(net, batches(3))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from fcnet.data.batches import Batches
+from fcnet.data.batches import Batches, Preprocessing
 from fcnet.data.transforms.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from fcnet.evaluation.classification import evaluate
 from fcnet.evaluation.corruption_robustness import CorruptedBatches, Robustness, evaluate_corrupted, example_images
@@ -27,7 +27,7 @@ def make_classifier(seed: int = 0) -> ImageClassifier:
 
 
 def batches(rows: torch.Tensor | None = None) -> Batches:
-    return Batches(PIXELS, LABELS, rows=rows, batch_size=20, statistics=(MEAN, STD))
+    return Batches(PIXELS, LABELS, rows=rows, batch_size=20, preprocessing=Preprocessing(MEAN, STD))
 
 
 def test_what_is_not_damaged_is_evaluated_as_ever() -> None:

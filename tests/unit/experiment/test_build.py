@@ -16,7 +16,8 @@ from torch.testing import assert_close
 
 from fcnet.config import schema
 from fcnet.data import sources
-from fcnet.data.sources.source import Source, synthetic
+from fcnet.data.batches import Augmentation
+from fcnet.data.sources import Source, synthetic
 from fcnet.data.transforms.augment import Affine, ColorJitter, Cutout, Flip, Shift
 from fcnet.data.transforms.mixup import MixupCutmix
 from fcnet.data.transforms.whitening import Whitening, fit_whitening
@@ -98,7 +99,7 @@ def test_the_test_and_validation_images_are_normalised_as_those_trained_on() -> 
     for batches in (validation, experiment.test):
         pixels = batches.images[batches.rows]
         assert_close(torch.cat([batch.images for batch in batches]), (pixels / 255 - mean) / std)
-        assert batches.augment == ()
+        assert batches.augmentation == Augmentation()
 
 
 def test_two_classes_by_name_make_a_binary_problem() -> None:
@@ -130,15 +131,15 @@ def test_names_that_are_no_classes_are_refused() -> None:
 @pytest.mark.parametrize("name", ["shift", "cutout"])
 @pytest.mark.parametrize("pixels", [5, 6])
 def test_a_change_as_large_as_the_images_is_refused(name: str, pixels: int) -> None:
-    assert built({"augment": {name: 4}}).training.batches.augment
+    assert built({"augment": {name: 4}}).training.batches.augmentation.transforms
     with pytest.raises(UserError) as error:
         built({"augment": {name: pixels}})
     assert str(error.value) == f"data.augment.{name} must be less than the images' 6×5 pixels, got {pixels}"
 
 
 def test_training_images_are_changed_as_asked() -> None:
-    assert built().training.batches.augment == ()
-    flip, shift = built({"augment": {"flip": True, "shift": 2}}).training.batches.augment
+    assert built().training.batches.augmentation == Augmentation()
+    flip, shift = built({"augment": {"flip": True, "shift": 2}}).training.batches.augmentation.transforms
     assert isinstance(flip, Flip)
     assert isinstance(shift, Shift)
     assert shift == Shift(2)
@@ -147,8 +148,8 @@ def test_training_images_are_changed_as_asked() -> None:
 def test_changes_come_in_one_order_whatever_the_order_in_the_configuration() -> None:
     augment = {"cutmix": 0.5, "cutout": 3, "color_jitter": 0.4, "scale": 0.3, "rotate": 15.0, "shift": 2, "flip": True}
     batches = built({"augment": augment}).training.batches
-    assert batches.augment == (Flip(), Shift(2), Affine(15.0, 0.3), ColorJitter(0.4), Cutout(3))
-    assert batches.mixing == MixupCutmix(0.0, 0.5)
+    transforms = (Flip(), Shift(2), Affine(15.0, 0.3), ColorJitter(0.4), Cutout(3))
+    assert batches.augmentation == Augmentation(transforms, MixupCutmix(0.0, 0.5))
     assert batches.num_classes == 4
 
 
@@ -158,8 +159,7 @@ def test_changes_come_in_one_order_whatever_the_order_in_the_configuration() -> 
 )
 def test_what_is_not_asked_for_is_not_there(augment: dict[str, Any], expected: tuple[object, ...]) -> None:
     batches = built({"augment": augment}).training.batches
-    assert batches.augment == expected
-    assert batches.mixing == (MixupCutmix(0.2) if "mixup" in augment else None)
+    assert batches.augmentation == Augmentation(expected, MixupCutmix(0.2) if "mixup" in augment else None)
 
 
 @pytest.mark.parametrize("balance", ["none", "weights", "sampling"])
@@ -169,7 +169,7 @@ def test_training_alone_is_mixed_and_balanced(balance: str) -> None:
     assert validation is not None
     assert training.batches.balance == balance
     for batches in (validation, experiment.test):
-        assert (batches.balance, batches.mixing) == ("none", None)
+        assert (batches.balance, batches.augmentation.mixing) == ("none", None)
 
 
 def test_the_network_is_the_one_described() -> None:
@@ -414,7 +414,7 @@ def test_pictures_of_several_sizes_are_resized_where_asked_for(tmp_path: Path) -
     Image.new("L", (50, 20), 7).save(path / "test" / "a" / "1.png")
     data = {"source": "images", "path": str(path), "validation": 0.0}
     with pytest.raises(
-        UserError, match=r"must be 5×6 pixels as train/a/0\.png is, got 50×20; data\.size resizes them$"
+        UserError, match=r"must be 5×6 pixels like train/a/0\.png, got 50×20; data\.size resizes all images$"
     ):
         built(data)
     experiment = built(data | {"size": (7, 3)})

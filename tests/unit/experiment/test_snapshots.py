@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fcnet.data.batches import Batches
+from fcnet.data.batches import Augmentation, Batches, Preprocessing
 from fcnet.data.transforms.augment import Flip
 from fcnet.diagnostics import diagnose
 from fcnet.experiment import snapshots
@@ -34,8 +34,16 @@ def course(count: int = 300, *, epochs: int = 3, patience: int = 0, **settings: 
     algorithm = GradientDescent(
         torch.optim.SGD(model.parameters(), lr=0.05), epochs=epochs, loss=CrossEntropy(0.1), patience=patience
     )
-    kept = Batches(images, labels, rows=torch.arange(count // 10), statistics=statistics)
-    batches = Batches(images, labels, rows=rows, statistics=statistics, batch_size=64, augment=[Flip()], **settings)
+    kept = Batches(images, labels, rows=torch.arange(count // 10), preprocessing=Preprocessing(*statistics))
+    batches = Batches(
+        images,
+        labels,
+        rows=rows,
+        preprocessing=Preprocessing(*statistics),
+        batch_size=64,
+        augmentation=Augmentation((Flip(),)),
+        **settings,
+    )
     return Training(model, batches, algorithm, validation=kept, seed=4)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from fcnet.config.schema import Config, Data, Train
-from fcnet.data.batches import Batches, normalize
+from fcnet.data.batches import Batches, Preprocessing, normalize
 from fcnet.data.transforms.whitening import Whitening
 from fcnet.evaluation.predictions import Predictions
 from fcnet.experiment.image_classifier import ImageClassifier
@@ -73,7 +73,7 @@ def test_a_unit_that_never_changes_matters_least() -> None:
     net = network(MLP(12, (4,), 3, generator=torch.Generator().manual_seed(2)))
     with torch.no_grad():
         net.model.dense_layers()[0].bias[1] = -1e6  # type: ignore[index]
-    test = Batches(PIXELS, torch.zeros(40, dtype=torch.int64), statistics=(net.mean, net.std))
+    test = Batches(PIXELS, torch.zeros(40, dtype=torch.int64), preprocessing=Preprocessing(net.mean, net.std))
     numbers, _ = first_layer_weights(net, test, 4)
     assert numbers[-1] == 1
     assert len(first_layer_weights(net, test, 2)[0]) == 2

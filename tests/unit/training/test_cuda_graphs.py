@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fcnet.config.toml import dump_config, load_config
-from fcnet.data.batches import Batches
+from fcnet.data.batches import Augmentation, Batches, Preprocessing
 from fcnet.data.transforms.augment import Affine, ColorJitter, Cutout, Flip, Shift
 from fcnet.data.transforms.mixup import MixupCutmix
 from fcnet.data.transforms.whitening import fit_whitening
@@ -143,8 +143,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
 CHANGES = (Flip(), Shift(1), Affine(15.0, 0.2), ColorJitter(0.4), Cutout(2))
 FEEDS: dict[str, dict[str, Any]] = {
     "as they are": {},
-    "changed": {"augment": CHANGES},
-    "mixed": {"augment": (Flip(),), "mixing": MixupCutmix(0.4, 1.0), "balance": "weights"},
+    "changed": {"augmentation": Augmentation(CHANGES)},
+    "mixed": {"augmentation": Augmentation((Flip(),), MixupCutmix(0.4, 1.0)), "balance": "weights"},
     "sampled": {"balance": "sampling"},
 }
 ALL_SETTINGS: dict[str, Any] = {"accumulate": 3, "clip_norm": 0.5, "ema_decay": 0.9, "loss": CrossEntropy(0.1)}
@@ -237,7 +237,12 @@ def test_replayed_steps_are_the_steps_whatever_the_batches_are_made_of(
 
 def test_whitened_images_are_replayed() -> None:
     whitening = fit_whitening((batch.images for batch in Batches(PIXELS, LABELS)), 20)
-    assert_one_course(Recorder(), "plain", "sgd", {"whitening": whitening, "augment": (Flip(),)})
+    assert_one_course(
+        Recorder(),
+        "plain",
+        "sgd",
+        {"preprocessing": Preprocessing(whitening=whitening), "augmentation": Augmentation((Flip(),))},
+    )
 
 
 def test_steps_of_bfloat16_are_replayed() -> None:

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fcnet import fit
-from fcnet.data.batches import Batches
+from fcnet.data.batches import Augmentation, Batches
 from fcnet.data.transforms.augment import Flip, Shift
 from fcnet.data.transforms.mixup import MixupCutmix
 from fcnet.evaluation.classification import evaluate
@@ -81,7 +81,7 @@ def training(
 ) -> Training:
     """Everything that a step can change, at its beginning: 5 steps an epoch, the last of 5 images."""
     target = labels(num_classes)
-    batches = Batches(PIXELS, target, batch_size=8, augment=(Flip(), Shift(1)))
+    batches = Batches(PIXELS, target, batch_size=8, augmentation=Augmentation((Flip(), Shift(1))))
     model = network(name, num_classes)
     algorithm = GradientDescent(
         OPTIMIZERS[optimizer](parameter_groups(model, 0.05)),
@@ -179,7 +179,9 @@ def test_a_step_on_mixed_and_balanced_images_is_that_of_plain_torch(
 ) -> None:
     """The smoothed target of both labels, in their shares and weights, over the number of images."""
     target = (labels(4) - 1).clamp(0, num_classes - 1)
-    batches = Batches(PIXELS, target, batch_size=8, mixing=MixupCutmix(0.4, 1.0), balance=balance)
+    batches = Batches(
+        PIXELS, target, batch_size=8, augmentation=Augmentation(mixing=MixupCutmix(0.4, 1.0)), balance=balance
+    )
     ours = network(name, num_classes)
     theirs = copy.deepcopy(ours)
     algorithm = GradientDescent(torch.optim.SGD(ours.parameters(), lr=0.1), epochs=1, loss=CrossEntropy(smoothing))
@@ -518,7 +520,9 @@ def test_a_run_by_the_logistic_loss_is_the_run_by_the_cross_entropy(
     found = []
     for loss in (ScoreLoss("logistic", smoothing), CrossEntropy(smoothing)):
         model = network(name, 2)
-        batches = Batches(PIXELS, labels(2), batch_size=8, augment=(Shift(1),), mixing=mixing, balance="weights")
+        batches = Batches(
+            PIXELS, labels(2), batch_size=8, augmentation=Augmentation((Shift(1),), mixing), balance="weights"
+        )
         records = list(fit(model, batches, GradientDescent(sgd(model), epochs=3, loss=loss), seed=5))
         found.append((weights(model), [record.train_loss for record in records]))
     for parameter, other in zip(found[0][0].values(), found[1][0].values(), strict=True):
@@ -530,7 +534,7 @@ def test_a_run_by_the_logistic_loss_is_the_run_by_the_cross_entropy(
 @pytest.mark.parametrize("name", ["logistic regression", "plain", "all"])
 def test_a_network_learns_by_a_loss_of_its_score(name: str, loss: str) -> None:
     model = network(name, 2)
-    batches = Batches(PIXELS, labels(2), batch_size=8, mixing=MixupCutmix(0.4))
+    batches = Batches(PIXELS, labels(2), batch_size=8, augmentation=Augmentation(mixing=MixupCutmix(0.4)))
     records = list(fit(model, batches, GradientDescent(sgd(model, 0.02), epochs=8, loss=ScoreLoss(loss))))
     assert records[-1].train_loss < records[0].train_loss
 

@@ -1,4 +1,4 @@
-"""Several processes decode what one would, and end with it."""
+"""Worker processes decode images exactly as one process does, and end with it."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from fcnet.data.sources.image_files import images
 from PIL import Image
 
 import fcnet
 from fcnet.data.decoding import decode_pool
-from fcnet.data.sources import source as sources
-from fcnet.data.sources.source import images
+from fcnet.data.decoding.decode_batch import DecodedImages, DecodeOptions, ImageFile
+from fcnet.data.sources import image_files as sources
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from fcnet.data.sources.source import ImageChunk, Source
 
 ROOT = Path(fcnet.__file__).parents[1]
-WAIT_SECONDS = 60
+TIMEOUT_SECONDS = 60
+BATCH_BYTES = 600  # ten images of 4×5 pixels
 
 
-def draw(folder: Path, count: int = 30, *, mode: str = "RGB") -> Path:
-    """A folder of noise, so many 4×5 pictures in each of four places."""
+def write_images(folder: Path, count: int = 30, *, mode: str = "RGB") -> Path:
+    """A folder of noise: ``count`` 4×5 images in each of two classes and two splits."""
     rng = np.random.default_rng(0)
     for place in ("train/a", "train/b", "test/a", "test/b"):
         (folder / place).mkdir(parents=True)
@@ -41,203 +43,277 @@ def draw(folder: Path, count: int = 30, *, mode: str = "RGB") -> Path:
     return folder
 
 
-def decoded(source: Source) -> list[tuple[Any, ...]]:
-    return [(e.split, e.pixels.tolist(), e.labels.tolist(), e.skipped) for e in source.snapshot().read().chunks]
+def as_lists(chunks: Iterator[ImageChunk]) -> list[tuple[Any, ...]]:
+    return [(chunk.split, chunk.pixels.tolist(), chunk.labels.tolist(), chunk.skipped) for chunk in chunks]
 
 
-def children() -> set[int]:
-    """The processes that this one has started and that have not ended."""
+def decode(source: Source) -> list[tuple[Any, ...]]:
+    return as_lists(source.snapshot().read().chunks)
+
+
+def worker_processes() -> set[int]:
+    """The running children of this process, without `multiprocessing`'s idle resource trackers, which stay."""
     found = set()
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            command = (entry / "cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if int(fields[1]) == os.getpid() and fields[0] != "Z":
+        if int(fields[1]) == os.getpid() and fields[0] != "Z" and b"resource_tracker" not in command:
             found.add(int(entry.name))
     return found
 
 
 @pytest.fixture
-def shared(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Makes ten pictures a run, and all runs but the first the work of three workers."""
+def three_workers(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A function that leaves all batches but the first to three workers."""
 
-    def share() -> None:
-        monkeypatch.setattr(sources, "DECODE_BATCH_BYTES", 600)
-        monkeypatch.setattr(decode_pool, "_WORTH_SECONDS", -1.0)
+    def use() -> None:
+        monkeypatch.setattr(sources, "DECODE_BATCH_BYTES", BATCH_BYTES)
+        monkeypatch.setattr(decode_pool, "_MIN_SECONDS", -1.0)
         monkeypatch.setattr(decode_pool, "num_processors", lambda: 3)
+        monkeypatch.setattr(decode_pool, "_is_done", lambda ready: ready.exception(TIMEOUT_SECONDS) is None)
 
-    return share
+    return use
 
 
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "DECODE_BATCH_BYTES", 600)
+def use_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "DECODE_BATCH_BYTES", BATCH_BYTES)
     monkeypatch.setattr(decode_pool, "num_processors", lambda: 1)
 
 
 @pytest.mark.parametrize("form", ["folder", "archive"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize(("size", "broken"), [((), ()), ((3, 7), ("train/a/002.png", "test/b/029.png"))])
-def test_workers_make_the_same_of_pictures_as_one_process_in_the_same_order(
+def test_workers_return_the_same_images_as_one_process_in_the_same_order(
     size: tuple[int, ...],
     broken: tuple[str, ...],
     mode: str,
     form: str,
     tmp_path: Path,
-    shared: Callable[[], None],
+    three_workers: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    path = draw(tmp_path / "pictures", mode=mode)
+    path = write_images(tmp_path / "images", mode=mode)
     for name in broken:
         (path / name).write_bytes((path / name).read_bytes()[:40])
     if form == "archive":
-        with tarfile.open(tmp_path / "pictures.tar", "w") as archive:
+        with tarfile.open(tmp_path / "images.tar", "w") as archive:
             archive.add(path, "")
-        path = tmp_path / "pictures.tar"
+        path = tmp_path / "images.tar"
     source = images(path, size=size, skip_broken=bool(broken))
-    alone(monkeypatch)
-    expected = decoded(source)
-    before = children()
-    shared()
-    found = source.snapshot().read().chunks
-    got = [next(found), next(found)]
-    assert len(children() - before) == 3
-    got += list(found)
-    assert [(e.split, e.pixels.tolist(), e.labels.tolist(), e.skipped) for e in got] == expected
-    assert {name for examples in got for name, _ in examples.skipped} == set(broken)
-    assert children() == before
+    use_one_process(monkeypatch)
+    expected = decode(source)
+    before = worker_processes()
+    three_workers()
+    chunks = source.snapshot().read().chunks
+    got = as_lists(iter([next(chunks), next(chunks)]))
+    assert len(worker_processes() - before) == 3
+    got += as_lists(chunks)
+    assert got == expected
+    assert {name for *_, skipped in got for name, _ in skipped} == set(broken)
+    assert worker_processes() == before
 
 
 def test_a_small_set_starts_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*arguments: object, **options: object) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr(subprocess, "Popen", refused)
-    monkeypatch.setattr(sources, "DECODE_BATCH_BYTES", 600)
+    monkeypatch.setattr(decode_pool, "_map_in_workers", refuse)
+    monkeypatch.setattr(sources, "DECODE_BATCH_BYTES", BATCH_BYTES)
     monkeypatch.setattr(decode_pool, "num_processors", lambda: 2)
-    assert len(decoded(images(draw(tmp_path / "pictures")))) == 12
+    assert len(decode(images(write_images(tmp_path / "images")))) == 12
 
 
 @pytest.mark.parametrize("other", ["train/b/005.png", "test/a/000.png"])
-def test_of_broken_pictures_the_first_is_named_as_by_one_process(
-    other: str, tmp_path: Path, shared: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+def test_the_error_names_the_first_broken_image_as_in_one_process(
+    other: str, tmp_path: Path, three_workers: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = draw(tmp_path / "pictures")
+    path = write_images(tmp_path / "images")
     for name in ("train/a/025.png", other):
         (path / name).write_bytes((path / name).read_bytes()[:60])
     lines = []
-    ways: list[Callable[[], None]] = [lambda: alone(monkeypatch), shared]
-    for way in ways:
-        way()
-        before = children()
+    setups: list[Callable[[], None]] = [lambda: use_one_process(monkeypatch), three_workers]
+    for set_up in setups:
+        set_up()
+        before = worker_processes()
         with pytest.raises(UserError) as error:
-            decoded(images(path))
+            decode(images(path))
         lines.append(str(error.value))
-        assert children() == before
+        assert worker_processes() == before
     assert lines[0] == lines[1]
     assert lines[0].startswith(f"train/a/025.png in {path} must be a whole image, got: ")
 
 
-def test_a_picture_that_has_changed_is_refused_by_workers_too(tmp_path: Path, shared: Callable[[], None]) -> None:
-    path = draw(tmp_path / "pictures")
-    seen = images(path, skip_broken=True).snapshot()
+def test_workers_refuse_an_image_that_has_changed(tmp_path: Path, three_workers: Callable[[], None]) -> None:
+    path = write_images(tmp_path / "images")
+    snapshot = images(path, skip_broken=True).snapshot()
     os.utime(path / "test/b/029.png", ns=(0, 0))
-    shared()
+    three_workers()
     with pytest.raises(UserError, match=r"^test/b/029\.png in .* must stay as it is while it is read, got a change$"):
-        list(seen.read().chunks)
+        list(snapshot.read().chunks)
 
 
-def test_what_a_dead_worker_does_not_answer_is_decoded_here(
-    tmp_path: Path, shared: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("num_killed", [1, 3])
+def test_images_of_a_killed_worker_are_decoded_again(
+    num_killed: int, tmp_path: Path, three_workers: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = images(draw(tmp_path / "pictures"))
-    alone(monkeypatch)
-    expected = decoded(source)
-    before = children()
-    shared()
-
-    def killing(found: Iterator[ImageChunk], count: int) -> Iterator[ImageChunk]:
-        for number, examples in enumerate(found):
-            if number == 1:
-                for worker in sorted(children() - before)[:count]:
-                    os.kill(worker, signal.SIGKILL)
-            yield examples
-
-    for count in (1, 3):
-        got = [
-            (e.split, e.pixels.tolist(), e.labels.tolist(), e.skipped)
-            for e in killing(source.snapshot().read().chunks, count)
-        ]
-        assert got == expected
+    source = images(write_images(tmp_path / "images"))
+    use_one_process(monkeypatch)
+    expected = decode(source)
+    before = worker_processes()
+    three_workers()
+    got = []
+    for number, chunk in enumerate(source.snapshot().read().chunks):
+        if number == 1:
+            for worker in sorted(worker_processes() - before)[:num_killed]:
+                os.kill(worker, signal.SIGKILL)
+        got += as_lists(iter([chunk]))
+    assert got == expected
+    assert worker_processes() == before
 
 
-def test_where_no_process_can_be_started_one_does_it_all(
-    tmp_path: Path, shared: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+def die_in_a_worker(files: Sequence[ImageFile], options: DecodeOptions) -> DecodedImages:
+    """Kills every worker process; does its work in the process whose ID is the location."""
+    if os.getpid() != int(options.location):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return DecodedImages(files[0].name.encode())
+
+
+def test_one_process_decodes_everything_where_every_worker_dies(
+    three_workers: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = images(draw(tmp_path / "pictures"))
-    alone(monkeypatch)
-    expected = decoded(source)
-    shared()
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
-    assert decoded(source) == expected
-
-
-def test_workers_end_when_nobody_wants_more(tmp_path: Path, shared: Callable[[], None]) -> None:
-    before = children()
-    shared()
-    found = images(draw(tmp_path / "pictures")).snapshot().read().chunks
-    next(found)
-    next(found)
-    assert len(children() - before) == 3
-    del found
-    assert children() == before
-
-
-def test_a_worker_imports_no_torch(tmp_path: Path) -> None:
-    program = decode_pool._PROGRAM.replace(
-        "serve()\n", "print([n for n in ('torch', 'fcnet.data.decoding.image_decoding') if n in sys.modules])"
+    starts = []
+    map_in_workers = decode_pool._map_in_workers
+    monkeypatch.setattr(
+        decode_pool, "_map_in_workers", lambda *arguments: starts.append(1) or map_in_workers(*arguments)
     )
-    command = [sys.executable, "-P", "-c", program, str(ROOT / "fcnet")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert done.stdout == "['fcnet.data.decoding.image_decoding']\n"
+    three_workers()
+    batches = [[ImageFile(str(number), b"")] for number in range(20)]
+    options = DecodeOptions(str(os.getpid()), skip_broken=False)
+    results = decode_pool.parallel_map(die_in_a_worker, batches, options)
+    assert [int(result.data) for result in results] == list(range(20))
+    assert len(starts) == decode_pool._MAX_POOLS
 
 
+@pytest.mark.parametrize("error", [OSError("no more processes"), ImportError("no semaphores")])
+def test_one_process_decodes_everything_where_no_worker_can_start(
+    error: Exception, tmp_path: Path, three_workers: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise error
+
+    source = images(write_images(tmp_path / "images"))
+    use_one_process(monkeypatch)
+    expected = decode(source)
+    three_workers()
+    monkeypatch.setattr("joblib.externals.loky.backend.context.LokyProcess.start", refuse)
+    assert decode(source) == expected
+
+
+def test_one_process_decodes_everything_where_the_interpreter_is_gone(
+    tmp_path: Path, three_workers: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = images(write_images(tmp_path / "images"))
+    use_one_process(monkeypatch)
+    expected = decode(source)
+    three_workers()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
+    assert decode(source) == expected
+
+
+def test_workers_end_when_the_images_are_no_longer_used(tmp_path: Path, three_workers: Callable[[], None]) -> None:
+    before = worker_processes()
+    three_workers()
+    chunks = images(write_images(tmp_path / "images")).snapshot().read().chunks
+    next(chunks)
+    next(chunks)
+    assert len(worker_processes() - before) == 3
+    del chunks
+    assert worker_processes() == before
+
+
+# A user's script without a guard: a worker that imported it would import torch and start the loop again.
 PARENT = """
 import sys, time
 from pathlib import Path
-from fcnet.data.sources import source as sources
+from fcnet.data.sources import image_files
 from fcnet.data.decoding import decode_pool
-sources.DECODE_BATCH_BYTES, decode_pool._WORTH_SECONDS, decode_pool.num_processors = 600, -1.0, lambda: 2
-found = sources.images(Path(sys.argv[1])).snapshot().read().chunks
-next(found), next(found)
-print("begun", flush=True)
+image_files.DECODE_BATCH_BYTES, decode_pool._MIN_SECONDS, decode_pool.num_processors = 600, -1.0, lambda: 2
+decode_pool._is_done = lambda ready: ready.result() > 0
+chunks = image_files.images(Path(sys.argv[1])).snapshot().read().chunks
+next(chunks), next(chunks)
+print("started", flush=True)
 time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_workers_do_not_outlive_the_process_that_asks(number: signal.Signals, tmp_path: Path) -> None:
-    def with_mark() -> list[str]:
-        marked = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                if f"FCNET_MARK={tmp_path}".encode() in (entry / "environ").read_bytes():
-                    marked.append(entry.name)
-            except OSError:
-                continue
-        return marked
+@pytest.fixture
+def parent(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that waits while it has two workers; all three have FCNET_MARK=tmp_path in their environment."""
+    (tmp_path / "script.py").write_text(PARENT)
+    environment = os.environ | {"FCNET_MARK": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "script.py", str(write_images(tmp_path / "images"))]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        yield process
+        process.kill()
 
-    environment = os.environ | {"FCNET_MARK": str(tmp_path)}
-    command = [sys.executable, "-c", PARENT, str(draw(tmp_path / "pictures"))]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "begun\n"
-    assert len(with_mark()) == 3
-    process.send_signal(number)
-    process.communicate(timeout=WAIT_SECONDS)
-    deadline = time.monotonic() + WAIT_SECONDS
-    while with_mark():
+
+def marked_processes(mark: Path) -> dict[int, Path]:
+    """The processes of one `parent` by ID, each with its folder in /proc."""
+    marked = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"FCNET_MARK={mark}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+                marked[int(entry.name)] = entry
+        except OSError:
+            continue
+    return marked
+
+
+def marked_workers(mark: Path, parent: subprocess.Popen[str]) -> list[Path]:
+    return [
+        entry
+        for number, entry in marked_processes(mark).items()
+        if number != parent.pid and b"resource_tracker" not in (entry / "cmdline").read_bytes()
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_workers_do_not_outlive_their_parent(
+    number: signal.Signals, tmp_path: Path, parent: subprocess.Popen[str]
+) -> None:
+    assert len(marked_workers(tmp_path, parent)) == 2
+    parent.send_signal(number)
+    parent.communicate(timeout=TIMEOUT_SECONDS)
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while marked_processes(tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_worker_loads_neither_torch_nor_the_main_module(tmp_path: Path, parent: subprocess.Popen[str]) -> None:
+    for worker in marked_workers(tmp_path, parent):
+        files = (worker / "maps").read_text()
+        assert "/PIL/" in files
+        assert "/torch/" not in files
+
+
+def test_a_worker_runs_on_one_thread_and_leaves_an_interrupt_to_its_parent(
+    tmp_path: Path, parent: subprocess.Popen[str]
+) -> None:
+    workers = marked_workers(tmp_path, parent)
+    for worker in workers:
+        assert b"OMP_NUM_THREADS=1" in (worker / "environ").read_bytes().split(b"\0")
+        status = dict(line.split(":\t", 1) for line in (worker / "status").read_text().splitlines())
+        interrupt = 1 << signal.SIGINT - 1
+        assert int(status["SigBlk"], 16) & interrupt
+        assert int(status["SigIgn"], 16) & interrupt
+        os.kill(int(worker.name), signal.SIGINT)
+    time.sleep(0.2)
+    assert marked_workers(tmp_path, parent) == workers

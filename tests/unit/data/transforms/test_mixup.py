@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from fcnet.data.batches import Batch, Batches
+from fcnet.data.batches import Augmentation, Batch, Batches, Preprocessing
 from fcnet.data.transforms.augment import Affine, Cutout, Flip, Transform
 from fcnet.data.transforms.mixup import MixupCutmix, MixupParams, soft_target
 from fcnet.data.transforms.whitening import fit_whitening
@@ -29,7 +29,11 @@ def draw_params(mixing: MixupCutmix, num_images: int = 20_000, seed: int = 0) ->
 
 def batches(mixing: MixupCutmix | None, batch_size: int = 7, augment: tuple[Transform, ...] = AUGMENT) -> Batches:
     return Batches(
-        PIXELS, torch.arange(24), batch_size=batch_size, augment=augment, mixing=mixing, statistics=STATISTICS
+        PIXELS,
+        torch.arange(24),
+        batch_size=batch_size,
+        augmentation=Augmentation(augment, mixing),
+        preprocessing=Preprocessing(*STATISTICS),
     )
 
 
@@ -163,10 +167,8 @@ def test_mixed_images_are_whitened_last(mixing: MixupCutmix) -> None:
         PIXELS,
         torch.arange(24),
         batch_size=7,
-        augment=AUGMENT,
-        mixing=mixing,
-        statistics=STATISTICS,
-        whitening=whitening,
+        augmentation=Augmentation(AUGMENT, mixing),
+        preprocessing=Preprocessing(*STATISTICS, whitening=whitening),
     )
     for ours, theirs in zip(whitened.epoch(0, 1, reuse_buffer=True), plain.epoch(0, 1), strict=True):
         assert_close(ours.images, whitening(theirs.images))

@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.testing import assert_close
 
-from fcnet.data.batches import Batches, normalize
+from fcnet.data.batches import Batches, Preprocessing, normalize
 from fcnet.data.transforms.whitening import VARIANCE_FLOOR, Whitening, fit_whitening
 from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.models.mlp import LogisticRegression
@@ -72,11 +72,13 @@ def test_more_components_than_values_are_refused(components: int) -> None:
 
 def test_batches_are_whitened_after_they_are_normalised() -> None:
     whitening = fit_whitening([normalize(pixels(), *STATISTICS)], 4)
-    batches = Batches(pixels(), torch.arange(60), batch_size=7, statistics=STATISTICS, whitening=whitening)
+    batches = Batches(
+        pixels(), torch.arange(60), batch_size=7, preprocessing=Preprocessing(*STATISTICS, whitening=whitening)
+    )
     for batch in batches.epoch(0, 0, reuse_buffer=True):
         assert_close(batch.images, whitening(normalize(pixels()[batch.labels], *STATISTICS)))
     with pytest.raises(UserError, match="images must be uint8 to be augmented or whitened"):
-        Batches(pixels().float(), torch.arange(60), whitening=whitening)
+        Batches(pixels().float(), torch.arange(60), preprocessing=Preprocessing(whitening=whitening))
 
 
 def test_a_network_whitens_as_its_training_did_also_when_it_is_read_back(tmp_path: Path) -> None:
