@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from fcnet.data.sources.image_files import images
 from PIL import Image
 
 import fcnet
 from fcnet.data.decoding import decode_pool
 from fcnet.data.decoding.decode_batch import DecodedImages, DecodeOptions, ImageFile
-from fcnet.data.sources import image_files as sources
+from fcnet.data.sources import image_folder as sources
+from fcnet.data.sources import images
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def test_workers_refuse_an_image_that_has_changed(tmp_path: Path, three_workers:
     snapshot = images(path, skip_broken=True).snapshot()
     os.utime(path / "test/b/029.png", ns=(0, 0))
     three_workers()
-    with pytest.raises(UserError, match=r"^test/b/029\.png in .* must stay as it is while it is read, got a change$"):
+    with pytest.raises(UserError, match=r"^test/b/029\.png in .* changed while it was being read$"):
         list(snapshot.read().chunks)
 
 
@@ -238,11 +238,11 @@ def test_workers_end_when_the_images_are_no_longer_used(tmp_path: Path, three_wo
 PARENT = """
 import sys, time
 from pathlib import Path
-from fcnet.data.sources import image_files
+from fcnet.data.sources import image_folder
 from fcnet.data.decoding import decode_pool
-image_files.DECODE_BATCH_BYTES, decode_pool._MIN_SECONDS, decode_pool.num_processors = 600, -1.0, lambda: 2
+image_folder.DECODE_BATCH_BYTES, decode_pool._MIN_SECONDS, decode_pool.num_processors = 600, -1.0, lambda: 2
 decode_pool._is_done = lambda ready: ready.result() > 0
-chunks = image_files.images(Path(sys.argv[1])).snapshot().read().chunks
+chunks = image_folder.images(Path(sys.argv[1])).snapshot().read().chunks
 next(chunks), next(chunks)
 print("started", flush=True)
 time.sleep(60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import struct
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from fcnet.data.decoding.image_decoding import decode_image, is_grey
@@ -349,3 +352,84 @@ def test_threads_that_decode_at_once_leave_the_filters_as_they_were(monkeypatch:
         thread.join()
     assert errors == []
     assert list(warnings.filters) == before
+
+
+# --- sizes and channels -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP"])
+def test_a_lossless_image_is_decoded_exactly(form: str) -> None:
+    colours = np.arange(0, 2 * 3 * 3 * 10, 10, dtype=np.uint8).reshape(2, 3, 3)
+    file = io.BytesIO()
+    Image.fromarray(colours).save(file, form, **({"lossless": True} if form == "WEBP" else {}))
+    got = decode_image(io.BytesIO(file.getvalue()), 3, "x")
+    np.testing.assert_array_equal(got, colours.transpose(2, 0, 1))
+    assert got.flags.writeable
+    assert got.flags.c_contiguous
+
+
+def test_an_image_is_converted_to_the_given_number_of_channels(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(saved(block(100, 0, 0), "PNG"))
+    assert decode_image(tmp_path / "x.png", 1, "x")[:, 0, 0].tolist() == [30]
+    assert decode_image(io.BytesIO(saved(block(100, mode="L"), "PNG")), 3, "x")[:, 0, 0].tolist() == [100] * 3
+    with pytest.raises(UserError, match=r"^channels must be 1 or 3 to decode x, got 4$"):
+        decode_image(tmp_path / "x.png", 4, "x")
+
+
+def test_a_missing_image_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^x\.png: no such file$"):
+        decode_image(tmp_path / "x.png", 3, "x.png")
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP"])
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_a_damaged_image_is_decoded_or_raises_a_user_error(form: str, data: st.DataObject) -> None:
+    rng = np.random.default_rng(0)
+    file = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file, form)
+    damaged = bytearray(file.getvalue()[: data.draw(st.integers(1, len(file.getvalue())))])
+    for _ in range(data.draw(st.integers(0, 3))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(UserError):
+        assert decode_image(io.BytesIO(damaged), 3, "x").shape[0] == 3
+
+
+def ramp(height: int, width: int) -> Image.Image:
+    """Red rises by 2 a column, green by 2 a row."""
+    rows, columns = np.mgrid[:height, :width]
+    return Image.fromarray(np.stack([2 * columns, 2 * rows, 0 * rows], -1).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("of", "to"),
+    [((60, 100), (6, 6)), ((100, 60), (6, 6)), ((60, 100), (3, 10)), ((50, 50), (5, 10))],
+)
+def test_an_image_is_scaled_to_cover_the_size_and_cropped_at_the_centre(
+    of: tuple[int, int], to: tuple[int, int]
+) -> None:
+    got = decode_image(ramp(*of), 3, "x", to).astype(float)
+    assert got.shape == (3, *to)
+    scale = min(of[0] / to[0], of[1] / to[1])
+    for axis, channel in ((1, got[0].mean(0)), (0, got[1].mean(1))):
+        # The centre of a pixel lies so far from the image's centre, in pixels of before.
+        places = (np.arange(to[axis]) - (to[axis] - 1) / 2) * scale + (of[axis] - 1) / 2
+        np.testing.assert_allclose(channel[1:-1], 2 * places[1:-1], atol=1)  # rounding; a border is mirrored
+
+
+def test_downscaling_averages_fine_patterns() -> None:
+    stripes = Image.fromarray((np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8))
+    got = decode_image(stripes, 1, "x", (8, 8))
+    assert got.min() >= 125
+    assert got.max() <= 130
+
+
+def test_an_image_of_the_target_size_is_unchanged() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8))
+    np.testing.assert_array_equal(decode_image(image, 3, "x", (9, 7)), decode_image(image, 3, "x"))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 97), (97, 1), (3, 7), (33, 31), (200, 200)])
+@pytest.mark.parametrize("of", [(1, 1), (1, 50), (31, 33), (97, 89)])
+def test_any_size_can_be_resized_to_any_other(of: tuple[int, int], size: tuple[int, int]) -> None:
+    assert np.all(decode_image(Image.new("L", of[::-1], 9), 1, "x", size) == np.full((1, *size), 9))
