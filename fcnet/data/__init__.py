@@ -1,1 +1,1 @@
-"""From a source of images to batches on a device: sources, store, augmentation, batches."""
+"""Image data from a source to batches on a device: sources, decoding, stores, transforms and batches."""

@@ -1,6 +1,6 @@
-"""Classes of different sizes made to count the same: by weights, or by how often images are drawn.
+"""Equal influence of classes of different sizes, by weights or by sampling.
 
-N images, C classes, of which class c has n_c images.
+N images of C classes; class c has n_c images.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from torch import Tensor
 
 
 def class_weights(labels: Tensor, num_classes: int) -> Tensor:
-    """N / (C · n_c) for each class, with C the number of classes that have images.
+    """Computes N / (C · n_c) for each class, with C the number of classes that have images.
 
-    The weights' mean over the N images is 1, and every class weighs the same in all.
+    The mean weight of the N images is 1, and every class has the same total weight.
 
     Args:
         labels: int64 (N,), in [0, num_classes).
-        num_classes: how many weights are wanted.
+        num_classes: the number of weights.
 
     Returns:
-        float32 (num_classes,), on the labels' device; 0 for a class without images.
+        float32 (num_classes,), on the device of the labels; 0 for a class without images.
 
     Example:
         >>> class_weights(torch.tensor([0, 0, 0, 1]), 2)
@@ -31,14 +31,14 @@ def class_weights(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def sample_balanced(labels: Tensor, generator: torch.Generator) -> Tensor:
-    """N rows drawn with replacement: each of a class that has images, all equally likely, then one of its images.
+    """Draws N rows with replacement: first a class, all with the same probability, then one of its images.
 
     Args:
         labels: int64 (N,), on the CPU.
-        generator: on the CPU.
+        generator: a generator on the CPU.
 
     Returns:
-        int64 (N,), places among the labels.
+        int64 (N,), indices into the labels.
 
     Example:
         >>> labels = torch.tensor([0] * 990 + [1] * 10)
@@ -50,6 +50,6 @@ def sample_balanced(labels: Tensor, generator: torch.Generator) -> Tensor:
     counts = labels.bincount()
     starts = counts.cumsum(0) - counts
     present = counts.nonzero().squeeze(1)
-    drawn = present[torch.randint(len(present), (len(labels),), generator=generator)]
-    place = torch.rand(len(labels), dtype=torch.float64, generator=generator) * counts[drawn]
-    return by_class[starts[drawn] + place.long()]
+    classes = present[torch.randint(len(present), (len(labels),), generator=generator)]
+    offset = torch.rand(len(labels), dtype=torch.float64, generator=generator) * counts[classes]
+    return by_class[starts[classes] + offset.long()]

@@ -1,6 +1,6 @@
-"""A store's images for other people's loaders: a `torch.utils.data.Dataset`.
+"""A store's images as a `torch.utils.data.Dataset`, for torch's own `DataLoader`.
 
-C channels, H rows and W columns of N images.
+N images of C channels, H rows and W columns.
 """
 
 from __future__ import annotations
@@ -21,17 +21,16 @@ if TYPE_CHECKING:
 class ImageDataset(Dataset[tuple[Any, int]]):
     """One split of a store as pairs of an image and its label.
 
-    Workers share the split's files, whether they are forked or spawned: pickled, a dataset is the
-    place of these files and not what is in them.
+    The workers of a loader share the files of the split, forked or spawned: pickling a dataset stores the location of
+    the files, not their contents.
 
     Args:
         split: the images and labels, such as ``open_store(source).train``.
-        classes: the names of the classes, in the order of the labels.
-        transform: what becomes of an image, uint8 (C, H, W); None: nothing. With workers that are
-            spawned it must be picklable.
+        classes: the class names, in the order of the labels.
+        transform: applied to each image, uint8 (C, H, W); None for none. It must be picklable for spawned workers.
 
     Attributes:
-        classes: the names of the classes.
+        classes: the class names.
 
     Example:
         >>> import tempfile
@@ -52,23 +51,23 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         self._split = split
 
     def __len__(self) -> int:
-        """N."""
+        """Returns the number of images."""
         return len(self._split.labels)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        """The image at one place, a copy that may be written to, and its label.
+        """Returns a copy of one image, and its label.
 
         Raises:
-            IndexError: there is no such place.
+            IndexError: the index is out of range.
         """
-        place = operator.index(index)
-        if not -len(self) <= place < len(self):
-            raise IndexError(f"index must be less than {len(self)}, got {place}")
-        return self.__getitems__([place % len(self)])[0]
+        row = operator.index(index)
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"index must be less than {len(self)}, got {row}")
+        return self.__getitems__([row % len(self)])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, int]]:
-        """The images and labels at several places, read at once; torch's loader asks for a batch so."""
+        """Returns several images and labels, read at once. `DataLoader` uses this method for a batch."""
         rows = torch.as_tensor(indices, dtype=torch.int64)
         images, labels = self._split.pixels[rows].unbind(), self._split.labels[rows].tolist()
-        made = images if self.transform is None else map(self.transform, images)
-        return list(zip(made, labels, strict=True))
+        transformed = images if self.transform is None else map(self.transform, images)
+        return list(zip(transformed, labels, strict=True))

@@ -1,4 +1,4 @@
-"""All that is drawn for an epoch, as tensors: which images, in which order, changed and mixed how."""
+"""Everything random of an epoch as tensors: the order of the images, and the draws of augmentation and mixing."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class EpochPlan:
-    """What an epoch's batches are made of: a column for each of N positions; with a mixture a second row, the partners'.
+    """The N positions of an epoch, from which `Batches` makes its batches.
+
+    With a mixture, the first axis has two rows: the images and their partners. Otherwise it has one.
 
     Attributes:
-        rows: int64 (1 or 2, N), on the device of the images; all else is on the batches' device.
+        rows: int64 (1 or 2, N), row indices, on the device of the images. All other tensors are on the batches' device.
         labels: int64 (1 or 2, N).
-        draws: for each change of images its numbers, (1 or 2, N, …).
-        mixture: of N images, or None.
-        weights: of the classes, float32 (C,), or None.
+        draws: for each transform its random values, (1 or 2, N, …).
+        mixture: the mixing of the N images; None for none.
+        weights: float32 (C,), class weights; None for none.
     """
 
     rows: Tensor
@@ -33,31 +35,32 @@ class EpochPlan:
     weights: Tensor | None
 
     def slice(self, positions: builtins.slice) -> EpochPlan:
-        """Some of the positions; a view."""
+        """Returns a view of some positions."""
         mixture = None if self.mixture is None else self.mixture.slice(positions)
-        draws = tuple(numbers[:, positions] for numbers in self.draws)
+        draws = tuple(values[:, positions] for values in self.draws)
         return EpochPlan(self.rows[:, positions], self.labels[:, positions], draws, mixture, self.weights)
 
     def split(self, size: int) -> Iterator[EpochPlan]:
-        """Parts of ``size`` positions, the last of what is left; views."""
+        """Yields views of ``size`` consecutive positions; the last may be smaller."""
+        # One split of each tensor takes less time than a slice for each batch.
         splits = [tensor.split(size, 1) for tensor in (self.rows, self.labels, *self.draws)]
         for number, (rows, labels, *draws) in enumerate(zip(*splits, strict=True)):
             mixture = self.mixture and self.mixture.slice(slice(number * size, (number + 1) * size))
             yield EpochPlan(rows, labels, tuple(draws), mixture, self.weights)
 
     def clone(self) -> EpochPlan:
-        """The same in memory of its own."""
+        """Returns a copy in new memory."""
         weights = None if self.weights is None else self.weights.clone()
-        draws = tuple(numbers.clone() for numbers in self.draws)
+        draws = tuple(values.clone() for values in self.draws)
         mixture = None if self.mixture is None else self.mixture.clone()
         return EpochPlan(self.rows.clone(), self.labels.clone(), draws, mixture, weights)
 
     def copy_(self, other: EpochPlan) -> None:
-        """Takes over the values of as many positions."""
-        for mine, theirs in zip(self._tensors(), other._tensors(), strict=True):
-            mine.copy_(theirs, non_blocking=True)
+        """Copies the values of a plan of the same size into this one, as a CUDA graph's fixed memory needs."""
+        for own, new in zip(self._tensors(), other._tensors(), strict=True):
+            own.copy_(new, non_blocking=True)
 
     def _tensors(self) -> list[Tensor]:
-        mixed = [] if self.mixture is None else self.mixture.tensors()
+        mixture = [] if self.mixture is None else self.mixture.tensors()
         weights = [] if self.weights is None else [self.weights]
-        return [self.rows, self.labels, *self.draws, *mixed, *weights]
+        return [self.rows, self.labels, *self.draws, *mixture, *weights]

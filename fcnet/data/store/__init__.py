@@ -1,4 +1,4 @@
-"""Decoded images in memory-mapped files: built once, shared by processes."""
+"""Decoded images in memory-mapped files, built once and shared by processes."""
 
 from fcnet.data.store.store import Split, Store, cache_folder, open_store
 

@@ -1,9 +1,9 @@
-"""How a store is made: image by image into flat files, and on from where a killed process left it.
+"""Building of stores: images are appended to flat files, and an interrupted build resumes.
 
-A store is built in a folder of another name, which is renamed when whole. Beside the files there a journal grows
-by a line for each run of images once they are written, with checksums of the line and of the run's bytes. What a
-killed build leaves is believed as far as these hold, so nothing depends on what reached the disk in which order.
-N images of C channels, H rows and W columns.
+A store is built in a folder with a temporary name, which is renamed when it is complete. A journal in that folder has
+one line for each chunk of images, written after the chunk, with checksums of the line and of the chunk's bytes. A build
+resumes after the last chunk that matches its checksums, so it does not matter in which order the system wrote the files
+to the disk. N images of C channels, H rows and W columns.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], object]
 
-FORMAT = 2  # to be raised when these files, or what a source makes of the same data, change
+FORMAT = 2  # increase when the files change, or when a source decodes the same data differently
 ARRAY_DTYPES: dict[str, np.dtype[Any]] = {
     "pixels": np.dtype(np.uint8),
     "labels": np.dtype(np.int64),
@@ -46,42 +46,43 @@ _FILES = {(split, part): f"{split}_{part}.bin" for split in SPLITS for part in A
 
 
 def store_key(fingerprint: object) -> str:
-    """The SHA-256 that names a store, of what it is made from and of the form it has."""
+    """Returns the SHA-256 of a source's fingerprint and of the format, after which a store is named."""
     canonical = json.dumps([FORMAT, fingerprint], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def array_shapes(count: int, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """The shape of each part of a split that holds ``count`` images of the given shape (C, H, W)."""
+    """Returns the shape of each array of a split with ``count`` images of shape (C, H, W)."""
     return {"pixels": (count, *shape), "labels": (count,), "moments": (count, 2, shape[0])}
 
 
 def array_file(folder: Path, split: str, part: str) -> Path:
-    """The file that a part of a split is in."""
+    """Returns the file of an array of a split."""
     return folder / f"{split}_{part}.bin"
 
 
 def unfinished_folder(folder: Path) -> Path:
-    """The name under which a store is built."""
+    """Returns the folder in which a store is built, given the folder of the finished store."""
     return folder.with_name(f".{folder.name}.unfinished")
 
 
 def finished_folder(build_folder: Path) -> Path:
-    """The name that a store gets once it is whole, from that under which it is built."""
+    """Returns the folder of a finished store, given the folder in which it is built."""
     return build_folder.with_name(build_folder.name.removeprefix(".").removesuffix(".unfinished"))
 
 
 def build_store(snapshot: SourceSnapshot, folder: Path, progress: Progress | None = None) -> None:
-    """Makes the store; ``folder`` is not there until it is whole. Its lock must be held.
+    """Builds a store. The caller must hold the lock of ``folder``, which appears when the store is complete.
+
+    An interrupted or killed build keeps its progress for the next one. An error removes it.
 
     Args:
-        snapshot: what it is made from.
-        folder: where it is to be.
-        progress: told how many of how many images are done, where they are files to be decoded.
+        snapshot: the source.
+        folder: the folder of the store.
+        progress: called with the number of decoded images and the number of all images, if there is decoding to do.
 
     Raises:
-        UserError: the source cannot be used, and why. Nothing is left then, nor after any other
-            error; but what an interrupted build has done is there for the next one.
+        UserError: the source cannot be used.
     """
     _remove_leftovers(folder)
     build_folder = unfinished_folder(folder)
@@ -94,24 +95,25 @@ def build_store(snapshot: SourceSnapshot, folder: Path, progress: Progress | Non
         files.write_text(build_folder / "store.json", json.dumps(metadata, indent=2) + "\n")
         (build_folder / _JOURNAL).unlink()
         if folder.exists():
-            shutil.rmtree(folder)  # files are missing from it, or cut short
+            shutil.rmtree(folder)  # an incomplete store: a file is missing or truncated
         build_folder.rename(folder)
         files.fsync(folder.parent)
     except BaseException as error:
+        # KeyboardInterrupt and SystemExit are no Exceptions: they keep the progress.
         if isinstance(error, Exception) or not (resumable and read_progress(build_folder)["done"]):
             shutil.rmtree(build_folder, ignore_errors=True)
         raise
 
 
 def read_progress(build_folder: Path) -> dict[str, Any]:
-    """What an unfinished store is made from, and how many images are done: for a list of stores."""
+    """Returns the source of an unfinished store and the number of decoded images, for a list of stores."""
     lines = _read_journal(build_folder)
     done = sum(line["count"] + len(line["skipped"]) for line in lines[1:])
     return {"source": lines[0]["source"] if lines else {}, "done": done}
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Removes what killed builds of other stores have left: unfinished ones that no process holds the lock of."""
+    """Removes unfinished stores that killed builds have left, other than this one."""
     for leftover in folder.parent.glob(unfinished_folder(folder.with_name("*")).name):
         if leftover != unfinished_folder(folder):
             with contextlib.suppress(BlockingIOError), file_lock(finished_folder(leftover), wait=False):
@@ -119,7 +121,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _write_files(contents: Contents, folder: Path, head: dict[str, Any], progress: Progress | None) -> dict[str, Any]:
-    """Writes the six files; returns what ``store.json`` says about them."""
+    """Writes the six array files. Returns their metadata for ``store.json``."""
     lines = _resume(folder, head) if contents.resume_after else []
     if not lines:
         _start_build(folder, head)
@@ -147,7 +149,7 @@ def _write_files(contents: Contents, folder: Path, head: dict[str, Any], progres
 
 
 def _start_build(folder: Path, head: dict[str, Any]) -> None:
-    """Makes the folder with nothing done in it."""
+    """Creates the folder with empty files."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for name in _FILES.values():
@@ -158,7 +160,7 @@ def _start_build(folder: Path, head: dict[str, Any]) -> None:
 def _append_chunk(
     chunk: ImageChunk, out: dict[tuple[SplitName, str], BufferedWriter], journal: IO[bytes]
 ) -> dict[str, Any]:
-    """Writes some examples, then their line in the journal, which is returned."""
+    """Appends a chunk to the array files, then its line to the journal. Returns the line."""
     digest = hashlib.sha256()
     for part, array in _chunk_arrays(chunk).items():
         data = np.ascontiguousarray(array).data
@@ -178,7 +180,7 @@ def _append_chunk(
 
 
 def _resume(folder: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
-    """The lines of the journal that are true of the files, from the first on; all else is cut off."""
+    """Truncates the files after the last valid chunk. Returns the journal's lines of the valid chunks."""
     lines = _read_journal(folder)
     if not lines or lines[0] != json.loads(json.dumps(head)):
         return []
@@ -198,7 +200,7 @@ def _resume(folder: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _line_is_valid(line: dict[str, Any], written: dict[tuple[SplitName, str], BufferedReader]) -> bool:
-    """Whether a line of the journal is true of what comes next in the files."""
+    """Returns whether the next bytes of the files match a line of the journal."""
     digest = hashlib.sha256()
     for part, size in _array_bytes(line).items():
         digest.update(written[line["split"], part].read(size))
@@ -210,13 +212,13 @@ def _array_bytes(line: dict[str, Any]) -> dict[str, int]:
     return {part: math.prod(shapes[part]) * dtype.itemsize for part, dtype in ARRAY_DTYPES.items()}
 
 
-def _checksum_line(facts: dict[str, Any]) -> bytes:
-    text = json.dumps(facts).encode()
+def _checksum_line(metadata: dict[str, Any]) -> bytes:
+    text = json.dumps(metadata).encode()
     return b"%s %s\n" % (hashlib.sha256(text).hexdigest().encode(), text)
 
 
 def _read_journal(folder: Path) -> list[dict[str, Any]]:
-    """The lines that hold what their checksums say, up to the first that does not."""
+    """Returns the lines of the journal before the first one that does not match its checksum."""
     lines: list[dict[str, Any]] = []
     with contextlib.suppress(FileNotFoundError):
         for line in (folder / _JOURNAL).read_bytes().splitlines():
@@ -230,7 +232,7 @@ def _read_journal(folder: Path) -> list[dict[str, Any]]:
 def _chunk_arrays(chunk: ImageChunk) -> dict[str, npt.NDArray[Any]]:
     num_images, channels, height, width = chunk.pixels.shape
     x = chunk.pixels.reshape(num_images, channels, height * width)
-    # Summed as int64, so exactly: C channels over p pixels for each of n images.
+    # Exact sums in int64: n images, c channels, p pixels.
     sums, squares = x.sum(-1, dtype=np.int64), np.einsum("ncp,ncp->nc", x, x, dtype=np.int64)
     return {
         "pixels": chunk.pixels,
@@ -253,8 +255,8 @@ def _check_classes(classes: tuple[str, ...], labels: dict[Any, npt.NDArray[np.in
         names = ", ".join(classes[label] for label in missing[:5])
         if missing and skipped:
             raise UserError(
-                f"every class must keep an image where broken ones are skipped ({len(skipped):,} are), "
-                f"found none of {names} in {split}; the first: {skipped[0][0]} {skipped[0][1]}"
+                f"every class must have a readable image, found none of {names} in {split} "
+                f"({len(skipped):,} broken images are skipped; the first: {skipped[0][0]} {skipped[0][1]})"
             )
         if missing:
-            raise UserError(f"every class must have an image to train on, found none of {names}")
+            raise UserError(f"every class must have a training image, found none of {names}")

@@ -1,4 +1,4 @@
-"""The stores of a cache: which there are, and the removal of those that are not in use."""
+"""Lists the stores of a cache and removes those that are not in use."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CachedStore:
-    """A store in a cache, or what there is of one.
+    """A finished or unfinished store in a cache.
 
     Attributes:
-        folder: the store's folder, which is not there while it is unfinished.
-        finished: whether it is whole, as far as its description says.
-        source: the path of the data, or the kind of source that has none; empty where that is not known.
-        num_images: how many are decoded, both splits together.
-        size_bytes: of all its files.
-        last_used: when it was last opened or built on, in seconds since 1970.
+        folder: the folder of the finished store.
+        finished: whether the store is finished, according to its metadata.
+        source: the path of the data, or the kind of a source without one; empty if unknown.
+        num_images: the number of decoded images in both splits.
+        size_bytes: the size of all its files.
+        last_used: the time it was last opened or written to, in seconds since 1970.
         in_use: whether a process has it open or builds it.
     """
 
@@ -41,15 +41,15 @@ class CachedStore:
 
     @property
     def name(self) -> str:
-        """What the store is called."""
+        """The name of the store's folder."""
         return self.folder.name
 
 
 def list_stores(cache: Path) -> list[CachedStore]:
-    """The stores of a cache, the one that was used last first; what is no store is left out.
+    """Lists the stores of a cache, the most recently used first. Other files are ignored.
 
     Args:
-        cache: the folder of all stores; it need not be there.
+        cache: the folder of all stores; it need not exist.
     """
     stores = [_finished_store(file.parent) for file in cache.glob("[!.]*/store.json")]
     stores += [_unfinished_store(finished_folder(folder)) for folder in cache.glob(unfinished_folder(cache / "*").name)]
@@ -57,10 +57,10 @@ def list_stores(cache: Path) -> list[CachedStore]:
 
 
 def remove_store(stored: CachedStore) -> bool:
-    """Removes a store from its cache, unless a process has it open or builds it.
+    """Removes a store from its cache unless a process has it open or builds it.
 
     Returns:
-        Whether it was removed.
+        Whether the store was removed.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -105,16 +105,16 @@ def _in_use(folder: Path) -> bool:
             _lock_exclusively(folder, stack)
         except BlockingIOError:
             return True
-        except PermissionError:  # a cache that may only be read
+        except PermissionError:  # a read-only cache
             return False
     return False
 
 
 def _lock_exclusively(folder: Path, stack: contextlib.ExitStack) -> None:
-    """Keeps others from opening or building a store until the stack is closed.
+    """Locks a store against opening and building until the stack is closed.
 
     Raises:
-        BlockingIOError: a process does one or the other.
+        BlockingIOError: a process has it open or builds it.
     """
     stack.enter_context(file_lock(folder, wait=False))
     for split in SPLITS:

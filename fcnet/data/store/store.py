@@ -1,8 +1,7 @@
-"""The decoded form of a source: flat files that every process on a machine maps and shares.
+"""Stores: the decoded images of a source in flat files, which all processes on a machine map into memory and share.
 
-A store is a folder in the cache, named after what it was made from. It is made once, under another
-name, and renamed when whole; deleting it or the whole cache costs no more than making it again.
-N images of C channels, H rows and W columns.
+A store is a folder in the cache, named after the fingerprint of its source. It is built once, under a temporary name.
+A deleted store, or a deleted cache, is simply built again. N images of C channels, H rows and W columns.
 """
 
 from __future__ import annotations
@@ -34,18 +33,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Split:
-    """The images of one split, mapped from files: read when touched, and shared by processes.
+    """The images of one split, mapped from files: pages are read on first use, and shared by processes.
 
-    Writing to these tensors changes this process's memory, never the files. While one of them lives the
-    store is in use: its files are locked, and `fcnet.data.store.cleanup` leaves it alone. Pickled for another
-    process, a mapped split is the place of its files, and one in memory is a copy of its tensors.
+    Writing to the tensors changes the memory of this process, never the files. While one of them exists, the store is
+    in use, and `fcnet.data.store.cleanup` does not remove it. Pickling a mapped split stores the location of its files;
+    pickling a split in memory copies its tensors.
 
     Attributes:
         pixels: uint8 (N, C, H, W).
-        labels: int64 (N,), each a place among the store's classes.
-        moments: int64 (N, 2, C), for each image the sums of x and of x² over a channel's pixels;
-            see `mean_and_std`.
-        location: folder, split, N and (C, H, W) of the files; None: the tensors are in memory.
+        labels: int64 (N,), indices of the store's classes.
+        moments: int64 (N, 2, C), the sums of x and of x² over the pixels of each channel; see `mean_and_std`.
+        location: folder, split, N and (C, H, W) of the files; None if the tensors are in memory.
     """
 
     pixels: Tensor
@@ -54,25 +52,25 @@ class Split:
     location: tuple[Path, str, int, tuple[int, int, int]] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Maps the files again where there are any."""
+        """Pickles the location of mapped files, or the tensors in memory."""
         if self.location:
             return _map_split, self.location
-        # As arrays, because torch hands no part of a privately mapped file to another process.
+        # As arrays: torch cannot share a part of a privately mapped file with another process.
         return _split_from_arrays, (self.pixels.numpy(), self.labels.numpy(), self.moments.numpy())
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Store:
-    """A whole source, decoded and checked.
+    """The decoded and checked images of a source.
 
     Attributes:
-        train: the images to train on; every class is among them.
-        test: the images to test on.
-        classes: the names of the classes, two or more.
+        train: the training images; every class has at least one.
+        test: the test images.
+        classes: the class names, two or more.
         shape: (C, H, W) of every image.
-        fingerprint: SHA-256 of what the store was made from, in hexadecimal.
-        skipped: images of the source that are not in it since they cannot be read, each with the reason.
-        metadata_file: the file that holds all this.
+        fingerprint: the SHA-256 of the source's fingerprint, in hexadecimal.
+        skipped: the unreadable images of the source, as pairs of a name and the reason.
+        metadata_file: the file of this metadata.
     """
 
     train: Split
@@ -85,26 +83,25 @@ class Store:
 
 
 def cache_folder() -> Path:
-    """The folder of all stores: ``$FCNET_CACHE``, else ``~/.cache/fcnet``."""
+    """Returns the folder of all stores: ``$FCNET_CACHE``, by default ``~/.cache/fcnet``."""
     return Path(os.environ.get("FCNET_CACHE") or Path.home() / ".cache" / "fcnet")
 
 
 def open_store(source: Source, cache: Path | None = None, progress: Progress | None = None) -> Store:
-    """Maps a source's store, which is made first unless the cache has it.
+    """Opens the store of a source, and builds it first if the cache does not have it.
 
-    Of several processes that want a new store one makes it and the others wait.
+    If several processes need a new store, one builds it and the others wait. An interrupted build resumes.
 
     Args:
-        source: what the store is made from.
-        cache: the folder of all stores; None: `cache_folder`.
-        progress: told, while a store is made of images that have to be decoded, how many are done and
-            how many there are.
+        source: the source of the images.
+        cache: the folder of all stores; None for `cache_folder`.
+        progress: called with the number of decoded images and the number of all images while a store is built.
 
     Returns:
         The store.
 
     Raises:
-        UserError: the source or the cache cannot be used, and why.
+        UserError: the source or the cache cannot be used.
 
     Example:
         >>> import tempfile
@@ -128,27 +125,26 @@ def open_store(source: Source, cache: Path | None = None, progress: Progress | N
         store = _try_open(folder, key)
     except OSError as error:
         raise UserError(
-            f"the cache (FCNET_CACHE) must be a folder with room that can be written, got {cache}: "
+            f"the cache (FCNET_CACHE) must be a writable folder with free space, got {cache}: "
             f"{error.strerror or error}"
         ) from error
-    assert store, f"{folder} is not whole although it was just built"
+    assert store, f"{folder} is incomplete although it was just built"
     return store
 
 
 def mean_and_std(moments: Tensor, pixels_per_channel: int) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of x/255 over all pixels of some images, for each channel.
+    """Computes the mean and standard deviation of x / 255 over all pixels, for each channel.
 
-    With the sums S₁ = Σx and S₂ = Σx² over n pixels, the mean is S₁/n and the variance
-    (n·S₂ − S₁²)/n²: the sums are whole numbers, added and multiplied without rounding, so the
-    result is the same whatever the order of the images, the machine and the device.
+    With the sums S₁ = Σx and S₂ = Σx² over n pixels, the mean is S₁/n and the variance (n·S₂ − S₁²)/n². The sums are
+    integers and computed exactly, so the result does not depend on the order of the images, the machine or the device.
 
     Args:
-        moments: int64 (N, 2, C), rows of a split's moments, N at least 1.
+        moments: int64 (N, 2, C), rows of `Split.moments`, N at least 1.
         pixels_per_channel: H·W.
 
     Returns:
-        Two float32 tensors (C,), on the CPU: the mean, and the standard deviation (that of these
-        pixels, not an estimate for others). A channel that never varies gets 1.
+        Two float32 tensors (C,) on the CPU: the mean and the standard deviation, without Bessel's correction. The
+        standard deviation of a constant channel is set to 1.
 
     Raises:
         UserError: there are no images.
@@ -159,9 +155,9 @@ def mean_and_std(moments: Tensor, pixels_per_channel: int) -> tuple[Tensor, Tens
         (0.5, 0.5)
     """
     if len(moments) == 0:
-        raise UserError("mean and standard deviation must be of at least one image, got none")
+        raise UserError("mean and standard deviation need at least one image, got none")
     n = len(moments) * pixels_per_channel
-    # Python's integers from here on: n·S₂ outgrows 64 bits for a set of CIFAR-10's size.
+    # Python's integers from here on: n·S₂ exceeds 64 bits for a set of CIFAR-10's size.
     sums, squares = moments.sum(0).tolist()
     mean = [s1 / (255 * n) for s1 in sums]
     std = [math.sqrt(n * s2 - s1 * s1) / (255 * n) or 1.0 for s1, s2 in zip(sums, squares, strict=True)]
@@ -169,7 +165,7 @@ def mean_and_std(moments: Tensor, pixels_per_channel: int) -> tuple[Tensor, Tens
 
 
 def _try_open(folder: Path, key: str) -> Store | None:
-    """The store in ``folder``; None if there is none, or not all of it."""
+    """Opens the store in ``folder``; returns None if it is missing or incomplete."""
     file = folder / "store.json"
     try:
         metadata = json.loads(file.read_bytes())
@@ -182,12 +178,12 @@ def _try_open(folder: Path, key: str) -> Store | None:
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     with contextlib.suppress(OSError):
-        os.utime(file)  # the time of the last use, which a cache is cleaned by
+        os.utime(file)  # the time of the last use, by which a cache is cleaned
     return Store(train, test, classes, shape, key, skipped, file)
 
 
 def _map_split(folder: Path, split: str, count: int, shape: tuple[int, int, int]) -> Split:
-    """Maps a split's files; a ValueError if one is not of the size it must be."""
+    """Maps the files of a split; raises ValueError if one has the wrong size."""
     shapes = array_shapes(count, shape)
     parts = {
         part: _map_file(array_file(folder, split, part), shapes[part], ARRAY_DTYPES[part]) for part in ARRAY_DTYPES

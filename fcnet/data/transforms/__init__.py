@@ -1,1 +1,1 @@
-"""What changes a batch of images: augmentation, mixup, corruptions, whitening."""
+"""Transforms of image batches: augmentation, mixup, corruptions and whitening."""

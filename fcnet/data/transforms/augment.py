@@ -1,9 +1,9 @@
-"""Changes to training images that leave their class as it is, made on the device in whole batches.
+"""Random transforms of training images that keep their class, applied to whole batches on the device.
 
-What happens to an image is drawn once an epoch, before the first batch, as a row of a small
-tensor; a step only looks its rows up. So the draws do not depend on batches, ranks or where a run
-was resumed. The arithmetic is that of single pixels, each operation rounded by itself, so an image
-comes out the same whatever else is in its batch. B images of C channels, H rows and W columns.
+The random values of an epoch are drawn before its first batch, one row for each image, and a step only selects its
+rows. They therefore do not depend on batches, ranks or the step at which a run resumes. All arithmetic is elementwise
+with separate rounding, so the result for an image does not depend on the other images of its batch. B images of
+C channels, H rows and W columns.
 """
 
 from __future__ import annotations
@@ -17,48 +17,48 @@ from torch import Tensor
 from torch.nn.functional import grid_sample, pad
 
 _LUMA = (0.299, 0.587, 0.114)
-"""What red, green and blue add to the brightness that the eye sees (ITU-R BT.601)."""
+"""The weights of red, green and blue in the luma (ITU-R BT.601)."""
 
 
 class Transform(Protocol):
-    """One kind of change: numbers drawn for each image, then applied to a batch."""
+    """A random transform: random values for each image of an epoch, and their application to a batch."""
 
     def draw(self, num_images: int, generator: torch.Generator) -> Tensor:
-        """One row for each image, on the CPU."""
+        """Draws the random values, (num_images, …), on the CPU."""
 
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:
-        """``images`` uint8 (B, C, H, W), changed as ``draws`` (B, …), on the same device, says."""
+        """Transforms uint8 (B, C, H, W) images by their random values (B, …), on the same device."""
 
 
 @dataclass(frozen=True)
 class Flip:
-    """Left becomes right, for each image with probability ½."""
+    """Mirrors each image left to right with probability ½."""
 
     def draw(self, num_images: int, generator: torch.Generator) -> Tensor:
-        """Bool (num_images,): whether the image is flipped."""
+        """Draws bool (num_images,): whether to mirror the image."""
         return torch.rand(num_images, generator=generator) < 0.5
 
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:
-        """The images, mirrored where drawn."""
+        """Mirrors the selected images."""
         return where_uint8(draws[:, None, None, None], images.flip(-1), images)
 
 
 @dataclass(frozen=True)
 class Shift:
-    """Moves an image by whole pixels, each way of both axes equally likely; black moves in.
+    """Shifts each image by a uniform number of whole pixels along both axes, and fills with black.
 
     Attributes:
-        pixels: the farthest an image is moved along an axis.
+        pixels: the largest shift along an axis.
     """
 
     pixels: int
 
     def draw(self, num_images: int, generator: torch.Generator) -> Tensor:
-        """Int64 (num_images, 2): row and column where the window on the padded image begins."""
+        """Draws int64 (num_images, 2): the first row and column of a window on the padded image."""
         return torch.randint(0, 2 * self.pixels + 1, (num_images, 2), generator=generator)
 
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:
-        """The images, moved as drawn."""
+        """Shifts the images."""
         height, width = images.shape[2:]
         padded = pad(images, (self.pixels,) * 4)
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)
@@ -68,36 +68,36 @@ class Shift:
 
 @dataclass(frozen=True)
 class Affine:
-    """Turns and scales an image about its middle in one bilinear resampling; black moves in.
+    """Rotates and scales each image about its centre in one bilinear resampling, and fills with black.
 
     Attributes:
-        degrees: the largest angle, either way; angles are uniform.
-        scale: s; the factor's logarithm is uniform between those of 1 / (1 + s) and 1 + s, so that
-            an image is as often enlarged as shrunk by the same factor.
+        degrees: the largest angle; angles are uniform in both directions.
+        scale: s; the logarithm of the factor is uniform between those of 1 / (1 + s) and 1 + s, so that enlarging and
+            shrinking by the same factor are equally likely.
     """
 
     degrees: float = 0.0
     scale: float = 0.0
 
     def draw(self, num_images: int, generator: torch.Generator) -> Tensor:
-        """Float32 (num_images, 2, 2): from an offset (x, y) in the new image to that where it is read."""
+        """Draws float32 (num_images, 2, 2): matrices from an offset (x, y) in the result to one in the image."""
         angle, size = (2.0 * torch.rand(2, num_images, dtype=torch.float64, generator=generator) - 1.0).unbind()
         angle, factor = angle * math.radians(self.degrees), (size * math.log1p(self.scale)).exp()
         cos, sin = angle.cos() / factor, angle.sin() / factor
         return torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2).float()
 
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:
-        """The images, turned and scaled as drawn."""
+        """Rotates and scales the images."""
         return resample(images, draws)
 
 
 @dataclass(frozen=True)
 class ColorJitter:
-    """Changes saturation, then brightness, then contrast, each by its own factor; grey has no saturation.
+    """Changes saturation, then brightness, then contrast, each by a random factor.
 
-    Saturation moves a pixel from its grey, brightness multiplies, contrast moves a pixel from the
-    image's mean grey. What leaves 0 to 255 is cut off once, at the end. The grey of three channels
-    is their luma, of others their mean.
+    Saturation scales the distance of a pixel from its grey, brightness scales the pixel, and contrast scales the
+    distance from the image's mean grey. Values are clipped to 0 to 255 once, at the end. The grey of three channels is
+    their luma; otherwise it is their mean.
 
     Attributes:
         strength: j; the factors are uniform in [1 − j, 1 + j].
@@ -106,29 +106,30 @@ class ColorJitter:
     strength: float
 
     def draw(self, num_images: int, generator: torch.Generator) -> Tensor:
-        """Float32 (num_images, 3): the factors of brightness, contrast and saturation."""
+        """Draws float32 (num_images, 3): the factors of brightness, contrast and saturation."""
         return 1.0 + self.strength * (2.0 * torch.rand(num_images, 3, generator=generator) - 1.0)
 
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:
-        """The images, in other colours."""
+        """Changes the colours of the images."""
         brightness, contrast, saturation = draws[..., None, None, None].unbind(1)
-        sums = images.sum((2, 3), keepdim=True, dtype=torch.int64)  # exact, whatever the order
+        sums = images.sum((2, 3), keepdim=True, dtype=torch.int64)  # exact in any order
         mean = _to_grayscale(sums.double() / math.prod(images.shape[2:])).float()
         values = images.float()
         grey = _to_grayscale(values)
         values = values.sub_(grey).mul_(saturation).add_(grey)
+        # Contrast c after brightness b: b·m + c·(b·x − b·m) = b·c·x + b·(1 − c)·m, with the mean m.
         values.mul_(brightness * contrast).add_(brightness * (1.0 - contrast) * mean)
         return round_to_uint8(values.clamp_(0.0, 255.0))
 
 
 @dataclass(frozen=True)
 class Cutout:
-    """Blackens a square at a random place.
+    """Blackens a random square of each image.
 
-    Its middle is any pixel of the image, each equally likely, so that it may hang over the edge.
+    Its centre is uniform over the pixels, so the square may extend beyond the image.
 
     Attributes:
-        side: in pixels.
+        side: the side of the square in pixels.
 
     Source:
         DeVries and Taylor, "Improved regularization of convolutional neural networks with cutout", 2017.
@@ -137,31 +138,31 @@ class Cutout:
     side: int
 
     def draw(self, num_images: int, generator: torch.Generator) -> Tensor:
-        """Float32 (num_images, 2): the middle's row and column, as shares of height and width."""
+        """Draws float32 (num_images, 2): the row and column of the centre, as fractions of height and width."""
         return torch.rand(num_images, 2, generator=generator)
 
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:
-        """The images, each without a square."""
+        """Blackens the squares."""
         height, width = images.shape[2:]
         first = torch.stack([draws[:, 0] * height, draws[:, 1] * width], dim=1).long() - self.side // 2
         return images * ~inside_box(images, first, first + self.side)
 
 
-def where_uint8(which: Tensor, images: Tensor, others: Tensor) -> Tensor:
-    """The images where ``which``, bool, says so, else the others: `torch.where`, of uint8 ten times as fast."""
-    return images * which + others * ~which
+def where_uint8(condition: Tensor, images: Tensor, others: Tensor) -> Tensor:
+    """Computes `torch.where` for uint8 tensors and a bool condition, ten times as fast."""
+    return images * condition + others * ~condition
 
 
 def inside_box(images: Tensor, first: Tensor, last: Tensor) -> Tensor:
-    """Whether a pixel is in the image's box.
+    """Computes a mask of the pixels inside each image's box.
 
     Args:
         images: (B, C, H, W).
-        first: int64 (B, 2), the box's first row and column.
-        last: likewise, those after its last; a box may be empty, and may hang over the edge.
+        first: int64 (B, 2), the first row and column of the box.
+        last: int64 (B, 2), one past its last row and column. A box may be empty or extend beyond the image.
 
     Returns:
-        Bool (B, 1, H, W).
+        Bool (B, 1, H, W), on the device of the images.
     """
     height, width = images.shape[2:]
     row, column = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
@@ -171,35 +172,38 @@ def inside_box(images: Tensor, first: Tensor, last: Tensor) -> Tensor:
 
 
 def resample(images: Tensor, matrices: Tensor, offsets: Tensor | None = None) -> Tensor:
-    """Images read at other places, bilinearly; black lies around them.
+    """Resamples images at transformed positions, bilinearly, with black around them.
 
     Args:
         images: uint8 (B, C, H, W).
-        matrices: float32 (B, 2, 2), from an offset (x, y) from the middle of the new image to that where it is read.
-        offsets: float32 (B, 2), (x, y) in pixels, added to where it is read; None: nothing is.
+        matrices: float32 (B, 2, 2), mapping an offset (x, y) from the centre of the result to one from the centre of
+            the image.
+        offsets: float32 (B, 2), (x, y) in pixels, added to the mapped offset; None for none.
 
     Returns:
         uint8 (B, C, H, W).
     """
     height, width = images.shape[2:]
-    down = torch.arange(height, device=images.device)[:, None] - (height - 1) / 2
-    across = torch.arange(width, device=images.device) - (width - 1) / 2
-    places = images.new_empty((len(images), 2, height, width), dtype=torch.float32)
-    for axis, size in enumerate((width, height)):  # as shares of half the size, which `grid_sample` takes
+    y = torch.arange(height, device=images.device)[:, None] - (height - 1) / 2
+    x = torch.arange(width, device=images.device) - (width - 1) / 2
+    grid = images.new_empty((len(images), 2, height, width), dtype=torch.float32)
+    for axis, size in enumerate((width, height)):
+        # `grid_sample` takes offsets as fractions of half the size.
         row = matrices[:, axis, :, None, None] * (2.0 / size)
-        torch.add(row[:, 0] * across, row[:, 1] * down, out=places[:, axis])
+        torch.add(row[:, 0] * x, row[:, 1] * y, out=grid[:, axis])
         if offsets is not None:
-            places[:, axis] += offsets[:, axis, None, None] * (2.0 / size)
-    return round_to_uint8(grid_sample(images.float(), places.permute(0, 2, 3, 1), align_corners=False))
+            grid[:, axis] += offsets[:, axis, None, None] * (2.0 / size)
+    return round_to_uint8(grid_sample(images.float(), grid.permute(0, 2, 3, 1), align_corners=False))
 
 
 def round_to_uint8(values: Tensor) -> Tensor:
-    """Whole levels, uint8, of values from 0 to 255, which are used up; a CPU is faster by way of int32."""
+    """Rounds values from 0 to 255 to uint8; overwrites ``values``."""
+    # By way of int32, which is faster on a CPU.
     return values.round_().to(torch.int32).to(torch.uint8)
 
 
 def _to_grayscale(values: Tensor) -> Tensor:
-    """The grey of channels: (B, C, …) -> (B, 1, …), floating."""
+    """Computes the grey of floating images: (B, C, …) to (B, 1, …)."""
     channels = values.unbind(1)
     weights = _LUMA if len(channels) == len(_LUMA) else (1.0 / len(channels),) * len(channels)
     grey = channels[0] * weights[0]

@@ -1,8 +1,8 @@
-"""What spoils images in the world, at five severities, made on whole uint8 batches: noise, blur, light, place.
+"""Image corruptions at five severities, applied to whole uint8 batches to measure robustness.
 
-In the manner of CIFAR-10-C, with values of the package's own: shares of an image's side where CIFAR-10-C counts
-pixels, so that images of every size are spoilt alike. A network is not trained on them; that would be
-`fcnet.data.transforms.augment`. B images of C channels, H rows and W columns.
+They follow CIFAR-10-C, but lengths are fractions of an image's shorter side instead of pixels, so that images of every
+size are corrupted equally. For training, see `fcnet.data.transforms.augment`. B images of C channels, H rows and
+W columns.
 
 Source:
     Hendrycks and Dietterich, "Benchmarking neural network robustness to common corruptions and perturbations", 2019.
@@ -32,9 +32,9 @@ class Corruption:
     """One kind of corruption.
 
     Attributes:
-        values: one for each of `SEVERITIES`.
-        meaning: what the values are, for a table.
-        apply: uint8 (B, C, H, W), a value and a generator on the CPU -> uint8 (B, C, H, W).
+        values: the strength at each of `SEVERITIES`.
+        meaning: the quantity that the values measure, for a table.
+        apply: corrupts uint8 (B, C, H, W) images, given a value and a generator on the CPU.
     """
 
     values: tuple[float, float, float, float, float]
@@ -43,20 +43,20 @@ class Corruption:
 
 
 def corrupt(images: Tensor, kind: str, severity: int, generator: torch.Generator) -> Tensor:
-    """Images that were damaged.
+    """Corrupts a batch of images.
 
     Args:
         images: uint8 (B, C, H, W), on any device.
-        kind: one of `CORRUPTIONS`.
-        severity: one of `SEVERITIES`; 0 leaves the images as they are.
-        generator: on the CPU; all that is random is drawn from it, and the same whatever the severity, so that from
-            one severity to the next an image is damaged more, and not otherwise.
+        kind: a key of `CORRUPTIONS`.
+        severity: one of `SEVERITIES`; 0 returns the images unchanged.
+        generator: a generator on the CPU. The draws are the same at every severity, so that severities differ only in
+            strength.
 
     Returns:
-        uint8 (B, C, H, W), on the images' device.
+        uint8 (B, C, H, W), on the device of the images.
 
     Raises:
-        UserError: the images are not uint8 (B, C, H, W), or there is no such kind or severity.
+        UserError: the images are not uint8 (B, C, H, W), or the kind or severity is unknown.
 
     Example:
         >>> images = torch.full((1, 1, 2, 2), 100, dtype=torch.uint8)
@@ -74,17 +74,17 @@ def corrupt(images: Tensor, kind: str, severity: int, generator: torch.Generator
 
 
 def add_noise(images: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
-    """x + 255·σ·n, with n ~ N(0, 1) for each value, cut off at black and white."""
+    """Computes x + 255·σ·n with n ~ N(0, 1) for each value, clipped to 0 to 255."""
     noise = torch.randn(images.shape, generator=generator).to(images.device)
     return _round_clipped(images + noise.mul_(255.0 * deviation))
 
 
 def blur(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """The mean over neighbours with the weights of a Gaussian of σ = share · min(H, W) pixels; the edge goes on."""
+    """Applies a Gaussian filter of standard deviation share · min(H, W) pixels, with the edge pixels repeated."""
     deviation = share * min(images.shape[2:])
     reach = max(1, math.ceil(3.0 * deviation))
-    places = torch.arange(-reach, reach + 1, dtype=torch.float32, device=images.device)
-    weights = (-0.5 * (places / deviation).square()).exp()
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float32, device=images.device)
+    weights = (-0.5 * (offsets / deviation).square()).exp()
     weights /= weights.sum()
     channels = images.shape[1]
     column, row = (
@@ -95,27 +95,27 @@ def blur(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
 
 def brightness(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """x + 255·b, cut off at white."""
+    """Computes x + 255·b, clipped at 255."""
     return _round_clipped(images + 255.0 * share)
 
 
-def reduce_contrast(images: Tensor, kept: float, generator: torch.Generator) -> Tensor:
-    """x̄ + k·(x − x̄), with the mean x̄ of the image's channel."""
+def reduce_contrast(images: Tensor, factor: float, generator: torch.Generator) -> Tensor:
+    """Computes x̄ + factor · (x − x̄) with the mean x̄ of each channel of each image, clipped to 0 to 255."""
     values = images.float()
     mean = values.mean((2, 3), keepdim=True)
-    return _round_clipped(mean + kept * (values - mean))
+    return _round_clipped(mean + factor * (values - mean))
 
 
 def translate(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """The image, share · min(H, W) pixels away in a direction drawn for each; black moves in."""
+    """Translates each image by share · min(H, W) pixels in a random direction, and fills with black."""
     angle = 2.0 * math.pi * torch.rand(len(images), generator=generator)
     offsets = share * min(images.shape[2:]) * torch.stack([angle.cos(), angle.sin()], dim=1)
-    still = torch.eye(2).expand(len(images), 2, 2)
-    return resample(images, still.to(images.device), offsets.to(images.device))
+    identity = torch.eye(2).expand(len(images), 2, 2)
+    return resample(images, identity.to(images.device), offsets.to(images.device))
 
 
 def rotate(images: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
-    """The image, turned about its middle, either way as drawn for each; black moves in."""
+    """Rotates each image about its centre in a random direction, and fills with black."""
     angle = (torch.randint(0, 2, (len(images),), generator=generator) * 2 - 1) * math.radians(degrees)
     cos, sin = angle.cos(), angle.sin()
     return resample(images, torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2).to(images.device))
@@ -126,11 +126,11 @@ def _round_clipped(values: Tensor) -> Tensor:
 
 
 CORRUPTIONS = {
-    "noise": Corruption((0.04, 0.08, 0.12, 0.18, 0.26), "standard deviation, of white", add_noise),
-    "blur": Corruption((0.02, 0.03, 0.04, 0.06, 0.08), "standard deviation, of the shorter side", blur),
-    "brightness": Corruption((0.1, 0.2, 0.3, 0.4, 0.5), "what is added, of white", brightness),
-    "contrast": Corruption((0.75, 0.5, 0.4, 0.3, 0.15), "what is left", reduce_contrast),
-    "translate": Corruption((0.04, 0.08, 0.12, 0.16, 0.2), "distance, of the shorter side", translate),
+    "noise": Corruption((0.04, 0.08, 0.12, 0.18, 0.26), "standard deviation as a fraction of white", add_noise),
+    "blur": Corruption((0.02, 0.03, 0.04, 0.06, 0.08), "standard deviation as a fraction of the shorter side", blur),
+    "brightness": Corruption((0.1, 0.2, 0.3, 0.4, 0.5), "added brightness as a fraction of white", brightness),
+    "contrast": Corruption((0.75, 0.5, 0.4, 0.3, 0.15), "remaining contrast", reduce_contrast),
+    "translate": Corruption((0.04, 0.08, 0.12, 0.16, 0.2), "distance as a fraction of the shorter side", translate),
     "rotation": Corruption((6.0, 12.0, 18.0, 24.0, 30.0), "degrees", rotate),
 }
-"""The kinds of corruption by name."""
+"""The corruptions by name."""

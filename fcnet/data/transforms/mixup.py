@@ -1,9 +1,8 @@
-"""Training images that are made of two, and their targets.
+"""Mixup and cutmix: training images made of two images, and their targets.
 
-Like the changes of `fcnet.data.transforms.augment`, what is mixed with what is drawn once an epoch. An image's
-partner is the image at another place of the epoch's order, a second permutation of it, with the
-changes that are drawn for that place: it depends on no batch and no rank. B images of C channels,
-H rows and W columns, N places in an epoch.
+As in `fcnet.data.transforms.augment`, all random values of an epoch are drawn before its first batch. The partner of an
+image is the image at another position of the epoch, by a random permutation, with that position's augmentation. It
+therefore does not depend on batches or ranks. B images of C channels, H rows and W columns, N positions in an epoch.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class MixupParams:
-    """How images are mixed with their partners; a row an image.
+    """Parameters of the mixing of images with their partners, one row for each image.
 
     Attributes:
-        partner: int64 (N,), the partner's place.
-        lam: float32 (N,), λ, the image's own share of the target; the rest is its partner's.
-        blend: float32 (N,), the factor of the image's own pixels, where mixup may be; else None.
-        box: int64 (N, 2, 2), first row and column, and those after the last, of the partner's
-            pixels, where cutmix may be; else None.
+        partner: int64 (N,), the position of the partner.
+        lam: float32 (N,), λ, the weight of the image's label in the target; the partner's is 1 − λ.
+        blend: float32 (N,), the weight of the image's pixels in mixup; None without mixup.
+        box: int64 (N, 2, 2), the box of the partner's pixels in cutmix: its first row and column, and one past its
+            last. None without cutmix.
     """
 
     partner: Tensor
@@ -40,51 +39,50 @@ class MixupParams:
     box: Tensor | None
 
     def slice(self, rows: builtins.slice) -> MixupParams:
-        """Some of the rows."""
+        """Returns a view of some rows."""
         return self._map(lambda values: values[rows])
 
     def to(self, device: torch.device) -> MixupParams:
-        """The same on a device."""
+        """Returns the parameters on a device."""
         return self._map(lambda values: values.to(device))
 
     def clone(self) -> MixupParams:
-        """The same in memory of its own."""
+        """Returns a copy in new memory."""
         return self._map(Tensor.clone)
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> MixupParams:
-        blend, box = (None if values is None else change(values) for values in (self.blend, self.box))
-        return MixupParams(change(self.partner), change(self.lam), blend, box)
+    def _map(self, function: Callable[[Tensor], Tensor]) -> MixupParams:
+        blend, box = (None if values is None else function(values) for values in (self.blend, self.box))
+        return MixupParams(function(self.partner), function(self.lam), blend, box)
 
     def tensors(self) -> list[Tensor]:
-        """All that is there."""
+        """Returns all tensors that are not None."""
         return [values for values in (self.partner, self.lam, self.blend, self.box) if values is not None]
 
     def apply_cutmix(self, images: Tensor, partners: Tensor) -> Tensor:
-        """Cutmix: the images (B, C, H, W) with their partners' pixels in the boxes."""
+        """Applies cutmix: replaces the boxes of images (B, C, H, W) by their partners' pixels."""
         if self.box is None:
             return images
         return where_uint8(inside_box(images, self.box[:, 0], self.box[:, 1]), partners, images)
 
     def apply_mixup_(self, values: Tensor, partners: Tensor) -> None:
-        """Mixup: x becomes λ x + (1 − λ) x', for values x, float32 (B, D), and their partners x', (B, …)."""
+        """Applies mixup in place: x becomes λ x + (1 − λ) x' for values x, float32 (B, D), and partners x', (B, …)."""
         if self.blend is not None:
-            own = self.blend[:, None]
-            values.mul_(own).add_(partners.flatten(1) * (1.0 - own))
+            lam = self.blend[:, None]
+            values.mul_(lam).add_(partners.flatten(1) * (1.0 - lam))
 
 
 @dataclass(frozen=True)
 class MixupCutmix:
-    """Mixup, cutmix, or for each image one of the two, each with probability ½; 0 leaves one out.
+    """Mixup, cutmix, or one of the two for each image with probability ½.
 
-    With λ of the distribution Beta(α, α), mixup is the sum λ x + (1 − λ) x' of an image and its
-    partner. Cutmix pastes a box of the partner's pixels, at the same place, into the image: its
-    sides are √(1 − λ) of the image's, rounded, and its middle is any pixel; what hangs over the edge is cut off, and
-    λ is then the share of the pixels that are the image's own. The target is λ of the image's label
-    and 1 − λ of its partner's.
+    With λ drawn from Beta(α, α), mixup computes λ x + (1 − λ) x' for an image x and its partner x'. Cutmix replaces a
+    box of the image by the same box of its partner. The box has √(1 − λ) of the image's sides, rounded, and a uniform
+    centre. It is cropped at the image's edge, and λ becomes the fraction of pixels outside the box. The target has
+    weight λ on the image's label and 1 − λ on its partner's.
 
     Attributes:
-        mixup: α of mixup.
-        cutmix: α of cutmix.
+        mixup: α of mixup; 0 disables it.
+        cutmix: α of cutmix; 0 disables it.
 
     Source:
         Zhang et al., "mixup: beyond empirical risk minimization", 2018; Yun et al., "CutMix", 2019.
@@ -94,55 +92,52 @@ class MixupCutmix:
     cutmix: float = 0.0
 
     def draw(self, num_images: int, size: tuple[int, int], generator: torch.Generator) -> MixupParams:
-        """What happens to the images of an epoch, on the CPU.
+        """Draws the parameters of an epoch, on the CPU.
 
         Args:
             num_images: N.
-            size: H and W.
-            generator: from which numpy's, who has Beta numbers, gets its seed.
+            size: (H, W).
+            generator: a generator on the CPU.
         """
         partner = torch.randperm(num_images, generator=generator)
-        pasting = torch.rand(num_images, generator=generator) < self._cutmix_probability
-        alpha = torch.where(pasting, self.cutmix, self.mixup).double().numpy()
-        numbers = np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator)))
-        lam = torch.from_numpy(numbers.beta(alpha, alpha))
-        middle = torch.rand(num_images, 2, generator=generator)
+        cutmix_probability = 0.5 if self.mixup and self.cutmix else float(self.cutmix > 0)
+        is_cutmix = torch.rand(num_images, generator=generator) < cutmix_probability
+        alpha = torch.where(is_cutmix, self.cutmix, self.mixup).double().numpy()
+        # torch's Beta distribution takes no generator, so NumPy draws from it, seeded by this one.
+        beta_rng = np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator)))
+        lam = torch.from_numpy(beta_rng.beta(alpha, alpha))
+        centre = torch.rand(num_images, 2, generator=generator)
         if not self.cutmix:
             return MixupParams(partner, lam.float(), lam.float(), None)
         extent = torch.tensor(size)
-        sides = (extent * (1.0 - lam).sqrt()[:, None]).round().long() * pasting[:, None]
-        first = (middle * extent).long() - sides // 2
+        sides = (extent * (1.0 - lam).sqrt()[:, None]).round().long() * is_cutmix[:, None]  # an empty box for mixup
+        first = (centre * extent).long() - sides // 2
         box = torch.stack([first, first + sides], dim=1).clamp(min=torch.tensor(0), max=extent)
-        kept = 1.0 - (box[:, 1] - box[:, 0]).prod(1) / extent.prod().double()
-        blend = torch.where(pasting, 1.0, lam).float() if self.mixup else None
-        return MixupParams(partner, torch.where(pasting, kept, lam).float(), blend, box)
-
-    @property
-    def _cutmix_probability(self) -> float:
-        """The probability of cutmix."""
-        return 0.5 if self.mixup and self.cutmix else float(self.cutmix > 0)
+        fraction_outside = 1.0 - (box[:, 1] - box[:, 0]).prod(1) / extent.prod().double()
+        blend = torch.where(is_cutmix, 1.0, lam).float() if self.mixup else None
+        return MixupParams(partner, torch.where(is_cutmix, fraction_outside, lam).float(), blend, box)
 
 
 def soft_target(labels: Tensor, lam: Tensor | None, weights: Tensor | None, num_classes: int) -> Tensor:
-    """What the loss is told of images that have two labels, or a weight.
+    """Computes the targets of images with two labels or with class weights.
 
-    A label adds its share, times its class's weight, to its class, so that a row adds up to the
-    row's weight and the loss is λ w_y · cost(y) + (1 − λ) w_y' · cost(y').
+    With labels y and y', the target is λ w_y at y plus (1 − λ) w_y' at y'. The cross-entropy of such a target is
+    λ w_y · loss(y) + (1 − λ) w_y' · loss(y').
 
     Args:
-        labels: int64 (1, B), or (2, B) with the partners' in the second row.
-        lam: λ, float32 (B,), of the first row; None where there is but one.
-        weights: w, float32 (C,), or None for 1.
+        labels: int64 (1, B), or (2, B) with the partners' labels in the second row.
+        lam: λ, float32 (B,); None if there is one label.
+        weights: class weights w, float32 (C,); None for 1.
         num_classes: C.
 
     Returns:
-        float32 (B, C).
+        float32 (B, C). A row sums to the weight of its image.
 
     Example:
         >>> soft_target(torch.tensor([[0], [2]]), torch.tensor([0.75]), None, 3)
         tensor([[0.7500, 0.0000, 0.2500]])
     """
-    shares = labels.new_ones(labels.shape, dtype=torch.float32) if lam is None else torch.stack([lam, 1.0 - lam])
+    values = labels.new_ones(labels.shape, dtype=torch.float32) if lam is None else torch.stack([lam, 1.0 - lam])
     if weights is not None:
-        shares = shares * weights[labels]
-    return shares.new_zeros(labels.shape[1], num_classes).scatter_add_(1, labels.T, shares.T)
+        values = values * weights[labels]
+    return values.new_zeros(labels.shape[1], num_classes).scatter_add_(1, labels.T, values.T)

@@ -1,7 +1,7 @@
-"""Whitening: the principal components of the training images, each of about unit variance.
+"""Whitening of images: their principal components, each scaled to about unit variance.
 
-B images of D values, k components. Neighbouring pixels say nearly the same; a network that sees
-components instead of pixels learns faster, since no direction of its input is much longer than another.
+Neighbouring pixels are strongly correlated. A network learns faster from components, because no direction of its input
+has a much larger variance than another. B images of D values, k components.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 VARIANCE_FLOOR = 0.1
-"""Added to each component's variance, so that those that hardly vary are not blown up to noise."""
+"""Added to each component's variance, so that components of almost no variance are not scaled up to noise."""
 
 
 class Whitening(nn.Module):
-    """z = W x + b: k components of D values.
+    """The map z = W x + b from D values to k components.
 
     Args:
         num_components: k.
         num_features: D.
 
     Attributes:
-        weight: W, float32 (k, D), a component in each row.
+        weight: W, float32 (k, D), one component in each row.
         bias: b, float32 (k,).
     """
 
@@ -41,26 +41,26 @@ class Whitening(nn.Module):
         self.register_buffer("bias", torch.zeros(num_components))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, …) with D values each -> (B, k)."""
+        """Maps (B, …), with D values for each image, to (B, k)."""
         return torch.addmm(self.bias, x.flatten(1), self.weight.T)
 
 
 @torch.no_grad()
 def fit_whitening(images: Iterable[Tensor], num_components: int) -> Whitening:
-    """W = (Λ + ρ)^−½ Uᵀ and b = −W m, with the images' mean m and the largest eigenvalues Λ of their covariance U Λ Uᵀ.
+    """Computes W = (Λ + ρ)^−½ Uᵀ and b = −W m from the images' mean m and covariance U Λ Uᵀ.
 
-    ρ is `VARIANCE_FLOOR`. Of the two directions that an eigenvector has, the one counts in which its
-    largest entry is positive.
+    Λ holds the k largest eigenvalues, ρ is `VARIANCE_FLOOR`, and the sign of an eigenvector makes its entry of largest
+    magnitude positive.
 
     Args:
-        images: float32 (B, …) each, all of the training images, normalised.
+        images: batches of all training images, normalized, float32 (B, …) each.
         num_components: k, from 1 to D.
 
     Returns:
-        The whitening, on the images' device.
+        The whitening, on the device of the images.
 
     Raises:
-        UserError: there are fewer than k values in an image, or no images.
+        UserError: an image has fewer than k values, or there is no image.
 
     Source:
         Pearson, "On lines and planes of closest fit to systems of points in space", 1901.
@@ -72,8 +72,8 @@ def fit_whitening(images: Iterable[Tensor], num_components: int) -> Whitening:
         [1.0, 1.0]
     """
     count, total, squares = 0, None, None
-    for part in images:
-        x = part.flatten(1)
+    for batch in images:
+        x = batch.flatten(1)
         if total is None or squares is None:
             if not 1 <= num_components <= x.shape[1]:
                 raise UserError(
@@ -85,8 +85,9 @@ def fit_whitening(images: Iterable[Tensor], num_components: int) -> Whitening:
         total += x.sum(0, dtype=torch.float64)
         squares += x.T @ x
     if total is None or squares is None or not count:
-        raise UserError("whitening must be of at least one image, got none")
+        raise UserError("whitening needs at least one training image, got none")
     mean = total / count
+    # `eigh` sorts by ascending eigenvalue.
     variances, directions = torch.linalg.eigh((squares / count - mean.outer(mean)).float())
     variances, directions = variances[-num_components:].flip(0), directions[:, -num_components:].flip(1).T
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
