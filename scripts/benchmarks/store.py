@@ -1,4 +1,4 @@
-"""The making of a store of small JPEG files, against Pillow alone, which keeps nothing of what it decodes."""
+"""Times the building of a store of small JPEG files against decoding alone, by Pillow in as many processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def write_images(folder: Path, count: int) -> list[str]:
-    """JPEG files of 32×32 smooth noise, the last sixth to test on; their paths."""
+    """Writes JPEG files of 32×32 smooth noise, the last sixth into the test split. Returns their paths."""
     draws, paths = np.random.default_rng(0), []
     for number in range(count):
         split, label = "test" if 6 * number >= 5 * count else "train", number % CLASSES
@@ -37,26 +37,26 @@ def write_images(folder: Path, count: int) -> list[str]:
 
 
 def decode_only(path: str) -> None:
-    """What a pool of processes that only decodes does to a file."""
+    """Decodes a file and discards the pixels."""
     with Image.open(path) as image:
         np.asarray(image.convert("RGB"))
 
 
 def build_store(folder: Path, processors: int) -> Callable[[], None]:
-    """Makes the store of a folder of images from nothing."""
+    """Returns a function that builds the store of a folder in an empty cache."""
 
-    def make() -> None:
+    def build() -> None:
         with (
             mock.patch.object(decode_pool, "num_processors", return_value=processors),
             tempfile.TemporaryDirectory() as cache,
         ):
             store.open_store(sources.images(folder), Path(cache))
 
-    return make
+    return build
 
 
 def compare(count: int, repeats: int) -> list[Measurement]:
-    """Prints and returns the seconds that a store of so many files takes; the limit is Pillow alone."""
+    """Prints and returns the seconds that a store of ``count`` files takes; the limit is Pillow alone."""
     processors = num_processors()
     with tempfile.TemporaryDirectory() as name, multiprocessing.get_context("spawn").Pool(processors) as pool:
         paths = write_images(Path(name), count)
@@ -67,10 +67,11 @@ def compare(count: int, repeats: int) -> list[Measurement]:
         }
         times = time_interleaved(runs, repeats, fill_seconds=0.0, device=torch.device("cpu"))
     case = f"a store of {count:,} JPEG files of 32×32"
-    figures = []
-    for who, values in times.items():
-        figure = Measurement(case, who, values, "s", note="Pillow alone" if who == LIMIT else "")
-        figure.extra["images/s"] = count / figure.median
-        figures.append(figure)
-    print_measurements(figures)
-    return figures
+    measurements = []
+    for contender, seconds in times.items():
+        note = "Pillow alone" if contender == LIMIT else ""
+        measurement = Measurement(case, contender, seconds, "s", note=note)
+        measurement.extra["images/s"] = count / measurement.median
+        measurements.append(measurement)
+    print_measurements(measurements)
+    return measurements

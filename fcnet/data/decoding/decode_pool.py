@@ -119,7 +119,7 @@ def _is_done(future: Future[int]) -> bool:
 
 @contextlib.contextmanager
 def _sigint_blocked() -> Iterator[None]:
-    """Blocks Ctrl-C for worker processes that start in this block: they inherit the mask, and it is the parent's to handle."""
+    """Blocks SIGINT in workers that start in this block, which inherit the mask: Ctrl-C is for the parent alone."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -120,7 +120,7 @@ def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | N
 
 
 def _link_target(member: tarfile.TarInfo) -> str:
-    """Returns the target of a link: a hard link's is relative to the archive's root, a symbolic link's to its folder."""
+    """Returns the target of a link, relative to the root for a hard link and to its folder for a symbolic link."""
     start = "" if member.islnk() else posixpath.dirname(member.name)
     return _normalize_name(posixpath.join(start, member.linkname))
 

@@ -125,8 +125,7 @@ def open_store(source: Source, cache: Path | None = None, progress: Progress | N
         store = _try_open(folder, key)
     except OSError as error:
         raise UserError(
-            f"the cache (FCNET_CACHE) must be a writable folder with free space, got {cache}: "
-            f"{error.strerror or error}"
+            f"the cache (FCNET_CACHE) must be a writable folder with free space, got {cache}: {error.strerror or error}"
         ) from error
     assert store, f"{folder} is incomplete although it was just built"
     return store

@@ -85,5 +85,5 @@ class Preprocessing:
 
 
 def scale_and_shift(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the scale and shift, (C,) each, that normalize pixels from 0 to 255 in one multiplication and addition."""
+    """Returns the scale and shift, (C,) each, with which scale · pixels + shift normalizes pixels from 0 to 255."""
     return 1.0 / (255.0 * std), -mean / std

@@ -1,4 +1,4 @@
-"""Rules of fcnet.data.batches and fcnet.data.transforms.augment."""
+"""Tests of batches: order, augmentation, normalization, ranks and splits."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def concatenate_batches(batches: Batches, seed: int, epoch: int, start: int = 0)
 
 
 @given(st.floats(0.0, 1.0), st.floats(1e-3, 0.5))
-def test_normalization_is_the_textbooks_to_a_small_part_of_a_grey_level(mean: float, std: float) -> None:
+def test_normalization_agrees_with_its_formula_to_a_fraction_of_a_grey_level(mean: float, std: float) -> None:
     levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     statistics = torch.tensor([mean]), torch.tensor([std])
     result = normalize(levels, *statistics)
@@ -52,7 +52,7 @@ def test_normalization_is_the_textbooks_to_a_small_part_of_a_grey_level(mean: fl
     assert float((result - expected).abs().max()) <= 2**-14 / (255 * std)
 
 
-def test_in_order_every_image_comes_once_unchanged() -> None:
+def test_iteration_yields_every_image_once_without_augmentation() -> None:
     parts = list(batches(augment=AUGMENT))
     assert_close(torch.cat([part.labels for part in parts]), LABELS)
     assert_close(torch.cat([part.images for part in parts]), normalize(PIXELS, *STATISTICS))
@@ -60,7 +60,7 @@ def test_in_order_every_image_comes_once_unchanged() -> None:
 
 
 @given(st.integers(0, 5), st.integers(0, 5), st.integers(1, 30))
-def test_an_epoch_is_every_image_once_whatever_the_batch_size(seed: int, epoch: int, batch_size: int) -> None:
+def test_an_epoch_yields_every_image_once_for_any_batch_size(seed: int, epoch: int, batch_size: int) -> None:
     images, labels = concatenate_batches(batches(batch_size), seed, epoch)
     assert sorted(labels.tolist()) == LABELS.tolist()
     assert_close(images, normalize(PIXELS[labels], *STATISTICS))
@@ -68,79 +68,57 @@ def test_an_epoch_is_every_image_once_whatever_the_batch_size(seed: int, epoch: 
     assert len(list(batches(batch_size).epoch(seed, epoch))) == len(batches(batch_size))
 
 
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+def test_epochs_and_seeds_have_different_orders() -> None:
     orders = {tuple(concatenate_batches(batches(), seed, epoch)[1].tolist()) for seed in range(3) for epoch in range(3)}
     assert len(orders) == 9
 
 
 @pytest.mark.parametrize("start", [0, 1, 3, 4, 5])
-def test_an_epoch_entered_late_goes_on_with_the_same_images(start: int) -> None:
+def test_an_epoch_started_late_yields_the_same_batches(start: int) -> None:
     images, labels = concatenate_batches(batches(augment=AUGMENT), 1, 2)
     parts = list(batches(augment=AUGMENT).epoch(1, 2, start=start))
     assert len(parts) == 5 - start
-    for place, part in enumerate(parts, start=start):
-        assert_close(part.images, images[5 * place : 5 * place + 5], rtol=0, atol=0)
-        assert_close(part.labels, labels[5 * place : 5 * place + 5])
+    for number, part in enumerate(parts, start=start):
+        assert_close(part.images, images[5 * number : 5 * number + 5], rtol=0, atol=0)
+        assert_close(part.labels, labels[5 * number : 5 * number + 5])
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 7])
 def test_ranks_share_the_global_batches_of_one_process(world_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = list(batches(augment=AUGMENT).epoch(1, 2))
-    shares = []
+    ranks = []
     for rank in range(world_size):
         monkeypatch.setattr(distributed, "world_size", lambda: world_size)
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        shares.append(list(batches(augment=AUGMENT).epoch(1, 2)))
-    for batch, *parts in zip(whole, *shares, strict=True):
+        ranks.append(list(batches(augment=AUGMENT).epoch(1, 2)))
+    for batch, *parts in zip(whole, *ranks, strict=True):
         assert {part.size for part in parts} == {len(batch.labels)}
         assert_close(torch.cat([part.images for part in parts]), batch.images, rtol=0, atol=0)
         assert_close(torch.cat([part.labels for part in parts]), batch.labels)
         assert max(len(part.labels) for part in parts) - min(len(part.labels) for part in parts) <= 1
 
 
-def test_only_the_rows_asked_for_are_seen() -> None:
+def test_only_the_selected_rows_are_used() -> None:
     labels = concatenate_batches(batches(rows=torch.tensor([3, 1, 20])), 0, 0)[1]
     assert sorted(labels.tolist()) == [1, 3, 20]
 
 
-def test_floating_images_are_used_as_they_are() -> None:
+def test_floating_images_are_unchanged() -> None:
     images = torch.randn(9, 4, dtype=torch.float64)
     parts = list(Batches(images, torch.arange(9), batch_size=4))
     assert_close(torch.cat([part.images for part in parts]), images, rtol=0, atol=0)
 
 
-def test_flip_mirrors_half_of_the_images() -> None:
-    drawn = Flip().draw(2000, torch.Generator().manual_seed(0))
-    assert 900 < int(drawn.sum()) < 1100
-    flipped = Flip().apply(PIXELS, drawn[:23])
-    for before, after, mirrored in zip(PIXELS, flipped, drawn, strict=False):
-        assert_close(after, before.flip(-1) if mirrored else before)
-
-
-def test_shift_moves_an_image_and_fills_with_black() -> None:
-    shift = Shift(2)
-    drawn = shift.draw(2000, torch.Generator().manual_seed(0))
-    assert sorted(set(map(tuple, drawn.tolist()))) == [(row, column) for row in range(5) for column in range(5)]
-    moved = shift.apply(PIXELS, drawn[:23])
-    for before, after, (top, left) in zip(PIXELS, moved, drawn.tolist(), strict=False):
-        expected = torch.zeros_like(before)
-        for row in range(6):
-            for column in range(5):
-                if 0 <= row + top - 2 < 6 and 0 <= column + left - 2 < 5:
-                    expected[:, row, column] = before[:, row + top - 2, column + left - 2]
-        assert_close(after, expected)
-
-
-def test_images_that_are_not_shuffled_are_changed_in_order() -> None:
+def test_images_are_augmented_in_order_without_shuffling() -> None:
     parts = list(batches(augment=AUGMENT).epoch(1, 2, shuffle=False))
     assert torch.equal(torch.cat([part.labels for part in parts]), LABELS)
     images = PIXELS
-    for place, transform in enumerate(AUGMENT):
-        images = transform.apply(images, transform.draw(23, generator(1, "augment", place, 2)))
+    for index, transform in enumerate(AUGMENT):
+        images = transform.apply(images, transform.draw(23, generator(1, "augment", index, 2)))
     assert_close(torch.cat([part.images for part in parts]), normalize(images, *STATISTICS))
 
 
-def test_making_a_batch_leaves_the_images_as_they_are() -> None:
+def test_making_a_batch_does_not_change_the_images() -> None:
     before = PIXELS.clone()
     concatenate_batches(batches(augment=AUGMENT), 0, 0)
     assert_close(PIXELS, before)
@@ -152,15 +130,15 @@ def test_making_a_batch_leaves_the_images_as_they_are() -> None:
     st.integers(0, 3),
 )
 def test_a_split_is_a_partition_with_the_same_share_of_each_class(labels: list[int], share: float, seed: int) -> None:
-    train, kept = split_validation(torch.tensor(labels), share, seed)
-    assert sorted(train.tolist() + kept.tolist()) == list(range(len(labels)))
+    train, validation = split_validation(torch.tensor(labels), share, seed)
+    assert sorted(train.tolist() + validation.tolist()) == list(range(len(labels)))
     for label in set(labels):
         total = labels.count(label)
-        aside = sum(labels[row] == label for row in kept.tolist())
-        assert aside == min(round(share * total), total - 1)
+        num_validation = sum(labels[row] == label for row in validation.tolist())
+        assert num_validation == min(round(share * total), total - 1)
 
 
-def test_a_split_follows_from_the_seed() -> None:
+def test_a_split_depends_on_the_seed_alone() -> None:
     labels = torch.zeros(100, dtype=torch.int64)
     same = [split_validation(labels, 0.2, 5)[1].tolist() for _ in range(2)]
     assert same[0] == same[1] != split_validation(labels, 0.2, 6)[1].tolist()
@@ -176,18 +154,18 @@ def test_a_split_follows_from_the_seed() -> None:
         (
             PIXELS.float(),
             LABELS,
-            {"augment": [Flip()]},
+            {"augmentation": Augmentation((Flip(),))},
             "images must be uint8 to be augmented or whitened, got torch.float32",
         ),
         (PIXELS, LABELS, {"batch_size": 0}, "batch_size must be at least 1, got 0"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line(
+def test_arguments_that_do_not_fit_are_an_error(
     images: Tensor, labels: Tensor, options: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(UserError) as refusal:
+    with pytest.raises(UserError) as error:
         Batches(images, labels, **options)  # type: ignore[arg-type]
-    assert str(refusal.value) == message
+    assert str(error.value) == message
 
 
 @pytest.mark.parametrize(("num_parts", "lengths"), [(1, [7]), (2, [4, 3]), (3, [3, 2, 2]), (9, [1] * 7)])

@@ -1,4 +1,4 @@
-"""Rules of fcnet.data.class_balance, and of batches that are balanced."""
+"""Tests of class weights, of balanced sampling, and of batches with them."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ def batches(balance: str = "none", batch_size: int = 9, rows: torch.Tensor | Non
     return Batches(IMAGES, LABELS, batch_size=batch_size, balance=balance, rows=rows)
 
 
-def test_weights_are_scikit_learns_and_of_mean_1_over_the_images() -> None:
+def test_weights_are_scikit_learns_and_their_mean_over_the_images_is_1() -> None:
     weights = class_weights(LABELS, 3)
     expected = compute_class_weight("balanced", classes=np.arange(3), y=LABELS.numpy())
     assert_close(weights.double(), torch.from_numpy(expected), rtol=1e-6, atol=0)
     assert_close(weights[LABELS].mean(), torch.tensor(1.0))
 
 
-def test_a_class_without_images_weighs_nothing_and_takes_nothing_from_the_others() -> None:
+def test_a_class_without_images_has_weight_0_and_does_not_affect_the_others() -> None:
     assert_close(class_weights(torch.tensor([0, 0, 3, 0]), 5), torch.tensor([2 / 3, 0, 0, 2, 0]))
 
 
-def test_classes_are_drawn_equally_often_and_their_images_too() -> None:
+def test_classes_and_the_images_of_a_class_are_equally_likely() -> None:
     labels = LABELS.repeat(200)
     rows = sample_balanced(labels, torch.Generator().manual_seed(0))
     counts = labels[rows].bincount().double()
     assert_close(counts, torch.full((3,), 20_000 / 3).double(), rtol=0, atol=4 * math.sqrt(20_000 * 2 / 9))
     of_rarest = (rows[labels[rows] == 2] % 100).bincount(minlength=100)
-    (places,) = (LABELS == 2).nonzero(as_tuple=True)
-    assert set(of_rarest.nonzero().flatten().tolist()) == set(places.tolist())
-    often = of_rarest[places].double()
-    assert_close(often, often.mean().expand_as(often), rtol=0, atol=5 * math.sqrt(float(often.mean())))
+    (indices,) = (LABELS == 2).nonzero(as_tuple=True)
+    assert set(of_rarest.nonzero().flatten().tolist()) == set(indices.tolist())
+    counts = of_rarest[indices].double()
+    assert_close(counts, counts.mean().expand_as(counts), rtol=0, atol=5 * math.sqrt(float(counts.mean())))
 
 
 def test_an_absent_class_is_never_drawn() -> None:
@@ -54,7 +54,7 @@ def test_an_absent_class_is_never_drawn() -> None:
     assert seen == {1, 4}
 
 
-def test_a_sampled_epoch_has_as_many_images_which_follow_from_seed_and_epoch_alone() -> None:
+def test_a_sampled_epoch_has_the_same_size_and_depends_on_seed_and_epoch_alone() -> None:
     rows = torch.arange(0, 100, 2)
 
     def epoch(seed: int, number: int, batch_size: int = 9, start: int = 0) -> list[float]:
@@ -77,7 +77,7 @@ def test_sampled_images_keep_their_labels() -> None:
         assert batch.target is batch.labels
 
 
-def test_weighted_targets_are_of_the_rows_that_count() -> None:
+def test_weights_are_computed_from_the_selected_rows() -> None:
     rows = (LABELS != 1).nonzero().squeeze(1)
     for batch in batches("weights", rows=rows).epoch(0, 0):
         assert batch.target.shape == (len(batch.labels), 3)
@@ -86,7 +86,7 @@ def test_weighted_targets_are_of_the_rows_that_count() -> None:
         assert_close(batch.target.sum(1), expected)
 
 
-def test_in_order_nothing_is_weighted_or_sampled() -> None:
+def test_iteration_neither_weights_nor_samples() -> None:
     for balance in ("weights", "sampling"):
         parts = list(batches(balance))
         assert torch.equal(torch.cat([part.images for part in parts]), IMAGES)
@@ -107,6 +107,6 @@ def test_weights_and_mixing_multiply() -> None:
     assert torch.equal(ours.labels, plain.labels)
 
 
-def test_another_word_is_refused() -> None:
+def test_an_unknown_balance_is_an_error() -> None:
     with pytest.raises(UserError, match=r"^balance must be one of none, weights, sampling, got 'even'$"):
         batches("even")

@@ -1,4 +1,4 @@
-"""The view for other loaders: the store's pixels, whoever asks and from whatever process."""
+"""Tests of the dataset for torch's loaders, in one process and in workers."""
 
 from __future__ import annotations
 
@@ -27,37 +27,37 @@ def store(tmp_path: Path) -> Store:
     return open_store(synthetic((3, 5, 4), 103, 10, num_classes=4), tmp_path)
 
 
-def inverted(image: Tensor) -> Tensor:
+def invert(image: Tensor) -> Tensor:
     return 255 - image
 
 
-def test_every_place_holds_the_stores_image_and_label(store: Store) -> None:
+def test_each_index_gives_the_stores_image_and_label(store: Store) -> None:
     dataset = ImageDataset(store.train, store.classes)
     assert (len(dataset), dataset.classes) == (103, ("0", "1", "2", "3"))
-    for place in (0, 1, 50, 102, -1, -103):
-        image, label = dataset[place]
+    for index in (0, 1, 50, 102, -1, -103):
+        image, label = dataset[index]
         assert image.dtype == torch.uint8
-        assert torch.equal(image, store.train.pixels[place])
+        assert torch.equal(image, store.train.pixels[index])
         assert type(label) is int
-        assert label == store.train.labels[place]
+        assert label == store.train.labels[index]
     assert len(list(iter(dataset))) == 103
 
 
-@pytest.mark.parametrize("place", [103, -104])
-def test_a_place_outside_is_an_index_error(store: Store, place: int) -> None:
-    with pytest.raises(IndexError, match=rf"^index must be less than 103, got {place}$"):
-        ImageDataset(store.train, store.classes)[place]
+@pytest.mark.parametrize("index", [103, -104])
+def test_an_index_out_of_range_is_an_error(store: Store, index: int) -> None:
+    with pytest.raises(IndexError, match=rf"^index must be less than 103, got {index}$"):
+        ImageDataset(store.train, store.classes)[index]
 
 
-def test_several_places_are_what_each_of_them_is(store: Store) -> None:
-    dataset = ImageDataset(store.train, store.classes, inverted)
-    places = [7, 3, 3, 102]
-    for (image, label), place in zip(dataset.__getitems__(places), places, strict=True):
-        assert torch.equal(image, 255 - store.train.pixels[place])
-        assert label == store.train.labels[place]
+def test_several_indices_at_once_equal_single_ones(store: Store) -> None:
+    dataset = ImageDataset(store.train, store.classes, invert)
+    indices = [7, 3, 3, 102]
+    for (image, label), index in zip(dataset.__getitems__(indices), indices, strict=True):
+        assert torch.equal(image, 255 - store.train.pixels[index])
+        assert label == store.train.labels[index]
 
 
-def test_an_image_may_be_written_to_and_the_store_stays_as_it_is(store: Store) -> None:
+def test_writing_to_an_image_does_not_change_the_store(store: Store) -> None:
     dataset = ImageDataset(store.train, store.classes)
     before = store.train.pixels.clone()
     dataset[5][0].zero_()
@@ -67,7 +67,7 @@ def test_an_image_may_be_written_to_and_the_store_stays_as_it_is(store: Store) -
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_two_workers_bring_the_same_pixels_in_the_same_order(store: Store, start: str) -> None:
+def test_two_workers_load_the_same_pixels_in_the_same_order(store: Store, start: str) -> None:
     dataset = ImageDataset(store.train, store.classes)
     loader = DataLoader(dataset, batch_size=16, num_workers=2, multiprocessing_context=start)
     batches = list(loader)
@@ -76,9 +76,9 @@ def test_two_workers_bring_the_same_pixels_in_the_same_order(store: Store, start
     assert torch.equal(torch.cat([labels for _, labels in batches]), store.train.labels)
 
 
-def test_pickled_it_is_the_place_of_files_which_are_mapped_again(tmp_path: Path) -> None:
+def test_a_pickled_dataset_holds_the_location_of_its_files(tmp_path: Path) -> None:
     large = open_store(synthetic((3, 32, 32), 2000, 10, num_classes=4), tmp_path)
-    dataset = ImageDataset(large.train, large.classes, inverted)
+    dataset = ImageDataset(large.train, large.classes, invert)
     pickled = pickle.dumps(dataset)
     assert len(pickled) < 2000
     again = pickle.loads(pickled)  # noqa: S301 - ours
@@ -87,7 +87,7 @@ def test_pickled_it_is_the_place_of_files_which_are_mapped_again(tmp_path: Path)
     assert len(pickle.dumps(again)) == len(pickled)
 
 
-def test_a_split_in_memory_and_a_part_of_a_mapped_one_reach_a_worker_too(store: Store) -> None:
+def test_a_split_in_memory_and_a_slice_of_a_mapped_one_can_be_pickled(store: Store) -> None:
     in_memory = Split(store.test.pixels.clone(), store.test.labels.clone(), store.test.moments.clone())
     part = Split(store.train.pixels[3:9], store.train.labels[3:9], store.train.moments[3:9])
     for split in (in_memory, part):

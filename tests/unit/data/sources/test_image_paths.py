@@ -1,4 +1,4 @@
-"""Pictures are found one after another, in order, wherever they are."""
+"""Tests of finding images one at a time in files, folders and archives."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def touch(*names: str) -> None:
         Path(name).write_bytes(name.encode())
 
 
-def packed(name: str, members: dict[str, bytes | str], form: str = "w") -> None:
-    """An archive in which a text is what a symbolic link leads to."""
+def write_members(name: str, members: dict[str, bytes | str], form: str = "w") -> None:
+    """Writes an archive; a str is the target of a symbolic link."""
     with tarfile.open(name, form) as archive:  # type: ignore[call-overload]
         for path, content in members.items():
             member = tarfile.TarInfo(path.rstrip("+"))
@@ -44,8 +44,8 @@ def packed(name: str, members: dict[str, bytes | str], form: str = "w") -> None:
                 archive.addfile(member, io.BytesIO(content))
 
 
-def found(*arguments: str) -> list[tuple[str, object]]:
-    """Names with contents: bytes, a path's bytes, or what is said."""
+def read_entries(*arguments: str) -> list[tuple[str, object]]:
+    """Returns the names with their bytes or error messages."""
 
     def read(entry: ImageEntry) -> object:
         if isinstance(entry.content, Path):
@@ -55,26 +55,26 @@ def found(*arguments: str) -> list[tuple[str, object]]:
     return [(entry.name, read(entry)) for entry in iter_images(arguments)]
 
 
-def test_a_folder_is_walked_to_the_bottom_in_the_order_of_the_names() -> None:
+def test_a_folder_is_walked_recursively_in_the_order_of_the_names() -> None:
     touch("top/b.png", "top/a/2.jpg", "top/a/10.jpg", "top/c/d/e/f.tiff", "top/a.gif", "top/notes.txt", "top/.x/1.png")
     names = ["top/a/10.jpg", "top/a/2.jpg", "top/a.gif", "top/b.png", "top/c/d/e/f.tiff"]
-    assert found("top") == [(name, name.encode()) for name in names]
+    assert read_entries("top") == [(name, name.encode()) for name in names]
 
 
-def test_links_to_folders_are_followed_in_the_folder_named_and_no_farther() -> None:
+def test_links_to_folders_are_followed_only_at_the_top() -> None:
     touch("far/x.png", "top/in/y.png")
     Path("top/near").symlink_to("../far")
     Path("top/in/round").symlink_to("..")
     Path("top/in/z.png").symlink_to("../../far/x.png")
-    assert [name for name, _ in found("top")] == ["top/in/y.png", "top/in/z.png", "top/near/x.png"]
+    assert [name for name, _ in read_entries("top")] == ["top/in/y.png", "top/in/z.png", "top/near/x.png"]
 
 
-def test_a_file_is_taken_for_an_image_whatever_its_name_unless_it_is_an_archive() -> None:
+def test_a_named_file_is_an_image_unless_it_is_an_archive() -> None:
     touch("letter.txt", "very.hidden")
-    packed("looks.png", {"a.png": b"1"})
-    packed("all.tar", {"a.png": b"2"})
+    write_members("looks.png", {"a.png": b"1"})
+    write_members("all.tar", {"a.png": b"2"})
     touch("broken.tar")
-    assert found("letter.txt", "looks.png", "all.tar", "broken.tar") == [
+    assert read_entries("letter.txt", "looks.png", "all.tar", "broken.tar") == [
         ("letter.txt", b"letter.txt"),
         ("looks.png/a.png", b"1"),
         ("all.tar/a.png", b"2"),
@@ -82,12 +82,12 @@ def test_a_file_is_taken_for_an_image_whatever_its_name_unless_it_is_an_archive(
     ]
 
 
-def test_a_name_that_no_file_can_have_is_left_to_whoever_reads_it() -> None:
+def test_an_impossible_file_name_is_yielded_as_a_path() -> None:
     assert list(iter_images(["x" * 5000])) == [("x" * 5000, Path("x" * 5000))]
 
 
 @pytest.mark.parametrize("form", ["w", "w:gz", "w:bz2", "w:xz"])
-def test_an_archive_gives_what_reading_it_whole_gives(form: str) -> None:
+def test_reading_an_archive_one_file_at_a_time_equals_reading_it_whole(form: str) -> None:
     members: dict[str, bytes | str] = {
         "ahead.png": "in/last.png",
         **{f"./in/{number}.png": bytes([number]) * 700 for number in range(40)},
@@ -97,44 +97,44 @@ def test_an_archive_gives_what_reading_it_whole_gives(form: str) -> None:
         "in/last.png": b"last",
         "back.png": "in/0.png",
     }
-    packed("all", members, form)
+    write_members("all", members, form)
     walked = dict(iter_archive(Path("all"), lambda name: name.endswith(".png")))
     whole, _ = read_archive(Path("all"), lambda name: name.endswith(".png"))
     assert walked == whole
     assert len(walked) == 45
 
 
-def test_a_link_that_leads_nowhere_is_said_and_the_others_come() -> None:
-    packed("all.tar", {"a.png": "gone.png", "b.png": "b.png", "c.png": b"c"})
-    said = "must be a file, or a link to a file there, got neither"
-    assert found("all.tar") == [
-        ("all.tar/a.png", f"all.tar/a.png {said}"),
-        ("all.tar/b.png", f"all.tar/b.png {said}"),
+def test_a_broken_link_is_an_error_entry_and_the_others_follow() -> None:
+    write_members("all.tar", {"a.png": "gone.png", "b.png": "b.png", "c.png": b"c"})
+    message = "must be a file or a link to a file in the archive, got neither"
+    assert read_entries("all.tar") == [
+        ("all.tar/a.png", f"all.tar/a.png {message}"),
+        ("all.tar/b.png", f"all.tar/b.png {message}"),
         ("all.tar/c.png", b"c"),
     ]
 
 
-def test_what_is_whole_of_a_cut_archive_comes_before_the_word_that_it_is_cut() -> None:
-    packed("whole.tar", {f"{number}.png": bytes([number]) * 600 for number in range(9)})
+def test_the_complete_images_of_a_truncated_archive_come_before_its_error() -> None:
+    write_members("whole.tar", {f"{number}.png": bytes([number]) * 600 for number in range(9)})
     content = Path("whole.tar").read_bytes()
     for name, cut in (("cut.tar", content[:6000]), ("cut.tar.xz", lzma.compress(content)[:-30])):
         Path(name).write_bytes(cut)
-        *pictures, (last, said) = found(name)
+        *images, (last, message) = read_entries(name)
         assert last == name
-        assert str(said).startswith(f"{name} must be a folder or a whole tar archive, got: ")
-        assert pictures == [(f"{name}/{number}.png", bytes([number]) * 600) for number in range(len(pictures))]
-    for end in range(9 * 1536 - 700, 9 * 1536 + 512, 50):  # be it behind the last image
+        assert str(message).startswith(f"{name} must be a folder or a whole tar archive, got: ")
+        assert images == [(f"{name}/{number}.png", bytes([number]) * 600) for number in range(len(images))]
+    for end in range(9 * 1536 - 700, 9 * 1536 + 512, 50):  # also after the last image
         Path("cut.tar").write_bytes(content[:end])
-        assert "must be a folder or a whole tar archive" in str(found("cut.tar")[-1][1]), end
+        assert "must be a folder or a whole tar archive" in str(read_entries("cut.tar")[-1][1]), end
 
 
-def test_where_two_members_have_one_name_both_come() -> None:
-    packed("all.tar", {"a.png": b"old", "a.png+": b"new"})
-    assert found("all.tar") == [("all.tar/a.png", b"old"), ("all.tar/a.png", b"new")]
+def test_two_members_with_one_name_are_both_yielded() -> None:
+    write_members("all.tar", {"a.png": b"old", "a.png+": b"new"})
+    assert read_entries("all.tar") == [("all.tar/a.png", b"old"), ("all.tar/a.png", b"new")]
 
 
-def test_a_picture_of_an_archive_is_read_when_it_is_asked_for() -> None:
-    packed("all.tar", {f"{number}.png": b"1" for number in range(20)})
+def test_an_archive_is_read_lazily() -> None:
+    write_members("all.tar", {f"{number}.png": b"1" for number in range(20)})
     read = []
 
     def counted(*arguments: object) -> Iterator[tuple[str, bytes | None]]:
@@ -144,31 +144,31 @@ def test_a_picture_of_an_archive_is_read_when_it_is_asked_for() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(image_paths, "iter_archive", counted)
-        for place, _ in enumerate(iter_images(["all.tar"])):
-            assert len(read) == place + 1
+        for index, _ in enumerate(iter_images(["all.tar"])):
+            assert len(read) == index + 1
 
 
-def test_where_nothing_is_an_image_that_is_said() -> None:
+def test_no_images_are_an_error_entry() -> None:
     Path("none").mkdir()
     touch("texts/a.txt")
-    packed("all.tar", {"a.txt": b"1"})
-    assert found("none", "texts", "all.tar") == [
+    write_members("all.tar", {"a.txt": b"1"})
+    assert read_entries("none", "texts", "all.tar") == [
         (name, f"{name} must hold an image, found none") for name in ("none", "texts", "all.tar")
     ]
 
 
-def test_a_folder_that_cannot_be_read_is_said_and_the_others_come(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_folder_is_an_error_entry_and_the_others_follow(monkeypatch: pytest.MonkeyPatch) -> None:
     touch("top/a/1.png", "top/b/1.png", "top/c/1.png")
     scandir = os.scandir
 
-    def refusing(folder: str) -> object:
+    def raise_for_b(folder: str) -> object:
         if folder == "top/b":
             raise PermissionError(13, "Permission denied", folder)
         return scandir(folder)
 
-    monkeypatch.setattr(os, "scandir", refusing)
-    assert found("top") == [
+    monkeypatch.setattr(os, "scandir", raise_for_b)
+    assert read_entries("top") == [
         ("top/a/1.png", b"top/a/1.png"),
-        ("top/b", "top/b must be a folder that can be read, got: Permission denied"),
+        ("top/b", "top/b must be a readable folder, got: Permission denied"),
         ("top/c/1.png", b"top/c/1.png"),
     ]

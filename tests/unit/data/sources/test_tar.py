@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 from typing import TYPE_CHECKING
 
@@ -46,10 +47,8 @@ def test_a_link_out_of_an_archive_is_an_error(tmp_path: Path) -> None:
     folder = write_files(tmp_path / "folder", SMALL_TREE)
     (folder / "train/ant/soft.png").symlink_to("../../../elsewhere.png")
     archive = write_archive(tmp_path / "a.tar", folder, [*SORTED_NAMES, "train/ant/soft.png"])
-    with pytest.raises(
-        UserError,
-        match=r"^train/ant/soft\.png in .*a\.tar must be a file or a link to an image in the archive, got a link to \.\./elsewhere\.png$",
-    ):
+    expected = f"train/ant/soft.png in {archive} must be a file or a link to an image in the archive, got a link to "
+    with pytest.raises(UserError, match=f"^{re.escape(expected)}"):
         images(archive).snapshot().read()
 
 

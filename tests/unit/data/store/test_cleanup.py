@@ -1,4 +1,4 @@
-"""The stores of a cache: what is said of them, and which can be removed."""
+"""Tests of the list of stores, their removal, and the cache command."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ DAY = 86_400
 
 
 class StopError(BaseException):
-    """What ends a process without being an error of the build."""
+    """Interrupts a build as a signal does, without being an `Exception`."""
 
 
-def made(cache: Path, size: int = 20) -> Store:
+def make_store(cache: Path, size: int = 20) -> Store:
     return open_store(synthetic((1, 4, 4), size, 10, num_classes=2), cache)
 
 
-def broken_off(cache: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves a store of two of four pictures."""
+def leave_unfinished(cache: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves an unfinished store with two of four images."""
     for place in ("train/a", "train/b", "test/a", "test/b"):
         (image_folder / place).mkdir(parents=True)
         (image_folder / place / "1.pgm").write_bytes(b"P5 1 1 255 \x07")
@@ -44,41 +44,39 @@ def broken_off(cache: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch)
         open_store(images(image_folder), cache, progress)
 
 
-def size_of(folder: Path) -> int:
+def folder_size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
-def test_a_list_says_what_a_store_is_made_from_and_how_large_and_old_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_list_gives_the_source_size_and_age_of_each_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "cache"
     assert list_stores(cache) == []
-    folder = made(cache).metadata_file.parent
+    folder = make_store(cache).metadata_file.parent
     os.utime(folder / "store.json", (1000, 1000))
-    broken_off(cache, tmp_path / "pictures", monkeypatch)
+    leave_unfinished(cache, tmp_path / "images", monkeypatch)
     (cache / "notes").mkdir()
     gc.collect()
     first, second = list_stores(cache)
     assert (first.source, first.num_images, first.finished, first.in_use) == (
-        str(tmp_path / "pictures"),
+        str(tmp_path / "images"),
         2,
         False,
         False,
     )
     assert not first.folder.exists()
-    assert first.size_bytes == size_of(cache / f".{first.name}.unfinished")
-    assert second == CachedStore(folder, True, "synthetic", 30, size_of(folder), 1000.0, False)
+    assert first.size_bytes == folder_size(cache / f".{first.name}.unfinished")
+    assert second == CachedStore(folder, True, "synthetic", 30, folder_size(folder), 1000.0, False)
 
 
-def test_opening_a_store_is_using_it(tmp_path: Path) -> None:
-    about = made(tmp_path).metadata_file
-    os.utime(about, (1000, 1000))
-    made(tmp_path)
-    assert about.stat().st_mtime > 1000
+def test_opening_a_store_updates_its_last_use(tmp_path: Path) -> None:
+    file = make_store(tmp_path).metadata_file
+    os.utime(file, (1000, 1000))
+    make_store(tmp_path)
+    assert file.stat().st_mtime > 1000
 
 
-def test_a_store_is_in_use_while_one_of_its_tensors_lives_and_is_not_removed(tmp_path: Path) -> None:
-    rows = made(tmp_path).train.pixels[3:5]
+def test_a_store_is_not_removed_while_one_of_its_tensors_exists(tmp_path: Path) -> None:
+    rows = make_store(tmp_path).train.pixels[3:5]
     gc.collect()
     (stored,) = list_stores(tmp_path)
     assert stored.in_use
@@ -93,35 +91,35 @@ def test_a_store_is_in_use_while_one_of_its_tensors_lives_and_is_not_removed(tmp
 
 
 def test_a_store_that_is_being_built_is_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "pictures").mkdir()
-    seen: list[tuple[bool, bool, bool]] = []
+    (tmp_path / "images").mkdir()
+    states: list[tuple[bool, bool, bool]] = []
 
     def progress(done: int, total: int) -> None:
         (stored,) = list_stores(tmp_path / "cache")
-        seen.append((stored.finished, stored.in_use, remove_store(stored)))
+        states.append((stored.finished, stored.in_use, remove_store(stored)))
 
     with pytest.MonkeyPatch.context() as patch:
-        broken_off(tmp_path / "other", tmp_path / "pictures" / "set", patch)
-    open_store(images(tmp_path / "pictures" / "set"), tmp_path / "cache", progress)
-    assert set(seen) == {(False, True, False)}
+        leave_unfinished(tmp_path / "other", tmp_path / "images" / "set", patch)
+    open_store(images(tmp_path / "images" / "set"), tmp_path / "cache", progress)
+    assert set(states) == {(False, True, False)}
 
 
-def test_a_store_that_was_removed_is_made_again(tmp_path: Path) -> None:
-    pixels = made(tmp_path).train.pixels.clone()
+def test_a_removed_store_is_built_again(tmp_path: Path) -> None:
+    pixels = make_store(tmp_path).train.pixels.clone()
     gc.collect()
     assert remove_store(list_stores(tmp_path)[0])
-    assert made(tmp_path).train.pixels.equal(pixels)
+    assert make_store(tmp_path).train.pixels.equal(pixels)
 
 
 # --- the command ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Stores last used now, three days ago and ten days ago, the last unfinished; their names."""
+def three_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Makes stores last used now, 3 and 10 days ago, the last unfinished; returns their names."""
     monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
-    names = [made(tmp_path / "cache", size).metadata_file.parent.name for size in (30, 20)]
-    broken_off(tmp_path / "cache", tmp_path / "pictures", monkeypatch)
+    names = [make_store(tmp_path / "cache", size).metadata_file.parent.name for size in (30, 20)]
+    leave_unfinished(tmp_path / "cache", tmp_path / "images", monkeypatch)
     gc.collect()
     last = list_stores(tmp_path / "cache")[0]
     names, now = [*names, last.name], last.last_used
@@ -142,37 +140,39 @@ def three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ([], [0, 1, 2]),
     ],
 )
-def test_what_is_named_or_old_is_removed_and_nothing_else(
-    flags: list[str], kept: list[int], three: list[str], tmp_path: Path
+def test_only_named_or_old_stores_are_removed(
+    flags: list[str], kept: list[int], three_stores: list[str], tmp_path: Path
 ) -> None:
-    named = [three[int(flag)] if flag in "012" and flags[-2] != "--older-than" else flag for flag in flags]
+    named = [three_stores[int(flag)] if flag in "012" and flags[-2] != "--older-than" else flag for flag in flags]
     assert command.main(named) == 0
-    assert [stored.name for stored in list_stores(tmp_path / "cache")] == [three[place] for place in kept]
+    assert [stored.name for stored in list_stores(tmp_path / "cache")] == [three_stores[index] for index in kept]
 
 
 def test_the_command_lists_names_sizes_ages_and_origins(
-    three: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    three_stores: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command.main([]) == 0
     heading, *rows, last = capsys.readouterr().out.splitlines()
     assert heading.split() == ["store", "size", "images", "last", "used", "made", "from"]
-    assert [row.split()[0] for row in rows] == three
+    assert [row.split()[0] for row in rows] == three_stores
     assert [row[heading.index("last") :].rstrip() for row in rows] == [
         "just now    synthetic",
         "3 days      synthetic",
-        f"10 days     {tmp_path}/pictures (unfinished)",
+        f"10 days     {tmp_path}/images (unfinished)",
     ]
     assert [row[: heading.index("last")].split()[-1] for row in rows] == ["40", "30", "2"]
     assert last.startswith("3 stores, ")
     assert last.endswith(f" in {tmp_path}/cache")
 
 
-def test_what_is_in_use_is_said_and_stays(three: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    store = made(tmp_path / "cache", 20)
+def test_stores_in_use_are_listed_and_kept(
+    three_stores: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = make_store(tmp_path / "cache", 20)
     assert command.main(["--clean", "--all"]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"{three[1]} is in use and stays"
-    assert said[1].startswith("removed 2 stores, ")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{three_stores[1]} is in use and stays"
+    assert lines[1].startswith("removed 2 stores, ")
     assert [stored.name for stored in list_stores(tmp_path / "cache")] == [store.metadata_file.parent.name]
 
 
@@ -189,7 +189,7 @@ def test_an_empty_cache_has_no_stores(
 
 
 @pytest.mark.parametrize(
-    ("size", "said"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (184_320_000, "184.3 MB"), (2.5e15, "2500.0 TB")]
+    ("size", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (184_320_000, "184.3 MB"), (2.5e15, "2500.0 TB")]
 )
-def test_sizes_are_said_as_people_read_them(size: float, said: str) -> None:
-    assert command._format_size(size) == said
+def test_sizes_have_si_units(size: float, text: str) -> None:
+    assert command._format_size(size) == text

@@ -1,4 +1,4 @@
-"""The store: made once, whole or not at all, and the same to everyone."""
+"""Tests of stores: built once, complete or not at all, and shared by processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fcnet
-from fcnet.data.sources.source import Contents, ImageChunk, SourceSnapshot, digits, images, synthetic
+from fcnet.data.sources import digits, images, synthetic
+from fcnet.data.sources.source import Contents, ImageChunk, SourceSnapshot
 from fcnet.data.store import build as module
 from fcnet.data.store.store import Store, mean_and_std, open_store
 from fcnet.runtime.errors import UserError
@@ -29,14 +30,14 @@ from fcnet.runtime.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fcnet.data.sources.image_folder import SplitName
+    from fcnet.data.sources.source import SplitName
 
 ROOT = Path(fcnet.__file__).parents[1]
 FILES = {f"{split}_{part}.bin" for split in ("train", "test") for part in ("pixels", "labels", "moments")}
 
 
 @dataclass
-class Made:
+class MemorySource:
     """A source in memory that counts how often it is read."""
 
     labels: tuple[int, ...] = (0, 1, 2, 0)
@@ -69,12 +70,12 @@ def folders(cache: Path) -> list[Path]:
     return [path for path in cache.iterdir() if path.is_dir()]
 
 
-def same(first: Store, second: Store) -> bool:
+def equal(first: Store, second: Store) -> bool:
     return first.fingerprint == second.fingerprint and torch.equal(first.train.pixels, second.train.pixels)
 
 
-def test_a_store_holds_what_its_source_does(tmp_path: Path) -> None:
-    source = Made()
+def test_a_store_holds_the_images_of_its_source(tmp_path: Path) -> None:
+    source = MemorySource()
     store = open_store(source, tmp_path)
     train, test = np.concatenate(source.pixels[:2]), source.pixels[2]
     assert store.classes == ("ant", "bee", "cat")
@@ -93,7 +94,7 @@ def test_a_store_holds_what_its_source_does(tmp_path: Path) -> None:
 
 
 def test_the_moments_of_large_bright_images_do_not_overflow(tmp_path: Path) -> None:
-    class Bright(Made):
+    class Bright(MemorySource):
         def chunks(self) -> Iterator[ImageChunk]:
             white = np.full((2, 1, 300, 300), 255, dtype=np.uint8)
             for split in ("train", "test"):
@@ -103,51 +104,51 @@ def test_the_moments_of_large_bright_images_do_not_overflow(tmp_path: Path) -> N
     assert store.train.moments[0].tolist() == [[300 * 300 * 255], [300 * 300 * 255**2]]
 
 
-def test_a_store_is_made_once_and_then_only_mapped(tmp_path: Path) -> None:
-    source = Made()
+def test_a_store_is_built_once_and_then_mapped(tmp_path: Path) -> None:
+    source = MemorySource()
     first = open_store(source, tmp_path)
     second = open_store(source, tmp_path)
     assert source.reads == 1
-    assert same(first, second)
+    assert equal(first, second)
     assert [names(folder) for folder in folders(tmp_path)] == [FILES | {"store.json"}]
 
 
 def test_another_fingerprint_makes_another_store(tmp_path: Path) -> None:
-    first, second = (open_store(Made(name=name), tmp_path) for name in ("one", "two"))
+    first, second = (open_store(MemorySource(name=name), tmp_path) for name in ("one", "two"))
     assert first.fingerprint != second.fingerprint
     assert len(folders(tmp_path)) == 2
 
 
 def test_another_format_makes_another_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = open_store(Made(), tmp_path)
+    first = open_store(MemorySource(), tmp_path)
     monkeypatch.setattr(module, "FORMAT", module.FORMAT + 1)
-    assert open_store(Made(), tmp_path).fingerprint != first.fingerprint
+    assert open_store(MemorySource(), tmp_path).fingerprint != first.fingerprint
 
 
 def test_writing_to_a_store_changes_no_file(tmp_path: Path) -> None:
-    store = open_store(Made(), tmp_path)
+    store = open_store(MemorySource(), tmp_path)
     before = store.train.pixels.clone()
     store.train.pixels.zero_()
-    assert torch.equal(open_store(Made(), tmp_path).train.pixels, before)
+    assert torch.equal(open_store(MemorySource(), tmp_path).train.pixels, before)
 
 
-def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_chooses_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "a" / "b"))
-    open_store(Made())
+    open_store(MemorySource())
     assert len(folders(tmp_path / "a" / "b")) == 1
     monkeypatch.delenv("FCNET_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    open_store(Made())
+    open_store(MemorySource())
     assert len(folders(tmp_path / "home" / ".cache" / "fcnet")) == 1
 
 
-# --- whole or not at all ----------------------------------------------------------------------------------
+# --- complete or not at all ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", sorted(FILES | {"store.json"}))
 @pytest.mark.parametrize("damage", ["missing", "short", "long"])
-def test_a_store_that_is_not_whole_is_made_again(tmp_path: Path, name: str, damage: str) -> None:
-    source = Made()
+def test_an_incomplete_store_is_built_again(tmp_path: Path, name: str, damage: str) -> None:
+    source = MemorySource()
     good = open_store(source, tmp_path).train.pixels.clone()
     path = folders(tmp_path)[0] / name
     content = path.read_bytes()
@@ -165,7 +166,7 @@ class StoppedError(Exception):
 
 
 def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    class Failing(Made):
+    class Failing(MemorySource):
         def chunks(self) -> Iterator[ImageChunk]:
             yield next(super().chunks())
             raise StoppedError
@@ -178,28 +179,28 @@ def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
 BUILD = """
 import sys, time
 from pathlib import Path
-from fcnet.data.sources.source import synthetic
+from fcnet.data.sources import synthetic
 from fcnet.data.store import store
 
 class Slow:
-    seen = synthetic((1, 4, 4), 30, 10, num_classes=3).snapshot()
+    inner = synthetic((1, 4, 4), 30, 10, num_classes=3).snapshot()
     def snapshot(self):
-        return type(self.seen)(self.seen.fingerprint, self.read)
+        return type(self.inner)(self.inner.fingerprint, self.read)
     def read(self):
         Path(sys.argv[2]).open("a").write("read\\n")
-        contents = self.seen.read()
+        contents = self.inner.read()
         return type(contents)(contents.classes, self.slowly(contents.chunks))
-    def slowly(self, examples):
-        yield next(examples)
+    def slowly(self, chunks):
+        yield next(chunks)
         time.sleep(float(sys.argv[3]))
-        yield from examples
+        yield from chunks
 
 opened = store.open_store(Slow(), Path(sys.argv[1]))
 print(opened.train.pixels.sum().item())
 """
 
 
-def build_elsewhere(cache: Path, log: Path, seconds: float) -> subprocess.Popen[str]:
+def start_build(cache: Path, log: Path, seconds: float) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", BUILD, str(cache), str(log), str(seconds)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
@@ -212,94 +213,94 @@ def wait_for(path: Path) -> None:
     raise AssertionError(f"{path} did not appear")
 
 
-def test_of_processes_that_want_a_new_store_one_makes_it(tmp_path: Path) -> None:
+def test_one_of_several_processes_builds_a_new_store(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    processes = [build_elsewhere(tmp_path / "cache", log, 1.0) for _ in range(2)]
+    processes = [start_build(tmp_path / "cache", log, 1.0) for _ in range(2)]
     sums = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert len(set(sums)) == 1
     assert log.read_text() == "read\n"
 
 
-def test_what_a_killed_build_leaves_is_not_believed_and_goes_with_the_next(tmp_path: Path) -> None:
-    process = build_elsewhere(tmp_path / "cache", tmp_path / "log", 60)
+def test_the_next_build_removes_what_a_killed_build_left(tmp_path: Path) -> None:
+    process = start_build(tmp_path / "cache", tmp_path / "log", 60)
     wait_for(tmp_path / "log")
     while not list((tmp_path / "cache").glob(".*.unfinished/train_pixels.bin")):
         time.sleep(0.01)
-    open_store(Made(name="beside"), tmp_path / "cache")
-    assert len(folders(tmp_path / "cache")) == 2  # a build that goes on is left alone
+    open_store(MemorySource(name="beside"), tmp_path / "cache")
+    assert len(folders(tmp_path / "cache")) == 2  # the running build is not removed
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    open_store(Made(name="another"), tmp_path / "cache")
+    open_store(MemorySource(name="another"), tmp_path / "cache")
     assert {folder.name.split("-")[0] for folder in folders(tmp_path / "cache")} == {"made"}
     open_store(synthetic((1, 4, 4), 30, 10, num_classes=3), tmp_path / "cache")
     assert len(folders(tmp_path / "cache")) == 3
 
 
-def test_leftovers_of_the_same_store_do_not_get_into_it(tmp_path: Path) -> None:
-    folder = module.unfinished_folder(tmp_path / f"made-{module.store_key(Made().snapshot().fingerprint)[:16]}")
+def test_leftovers_do_not_get_into_a_store(tmp_path: Path) -> None:
+    folder = module.unfinished_folder(tmp_path / f"made-{module.store_key(MemorySource().snapshot().fingerprint)[:16]}")
     folder.mkdir()
     (folder / "train_pixels.bin").write_bytes(b"old")
     (folder / "stray").touch()
-    store = open_store(Made(), tmp_path)
+    store = open_store(MemorySource(), tmp_path)
     assert store.train.pixels.shape == (8, 3, 4, 5)
     assert [names(folder) for folder in folders(tmp_path)] == [FILES | {"store.json"}]
 
 
-# --- what is refused --------------------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (Made(labels=(0, 1, 2, 3)), "labels must be 0 to 2, got 3 in train"),
-        (Made(labels=(0, 1, 2, -1)), "labels must be 0 to 2, got -1 in train"),
-        (Made(labels=(0, 2, 2, 0)), "every class must have an image to train on, found none of bee"),
-        (Made(labels=(0, 0), classes=("ant",)), "classes must be two or more, got ant"),
+        (MemorySource(labels=(0, 1, 2, 3)), "labels must be 0 to 2, got 3 in train"),
+        (MemorySource(labels=(0, 1, 2, -1)), "labels must be 0 to 2, got -1 in train"),
+        (MemorySource(labels=(0, 2, 2, 0)), "every class must have a training image, found none of bee"),
+        (MemorySource(labels=(0, 0), classes=("ant",)), "classes must be two or more, got ant"),
     ],
 )
-def test_wrong_labels_are_refused(tmp_path: Path, source: Made, message: str) -> None:
+def test_wrong_labels_are_an_error(tmp_path: Path, source: MemorySource, message: str) -> None:
     with pytest.raises(UserError) as error:
         open_store(source, tmp_path)
     assert str(error.value) == message
     assert folders(tmp_path) == []
 
 
-def test_a_class_in_the_test_split_alone_is_refused(tmp_path: Path) -> None:
-    class Lopsided(Made):
+def test_a_class_without_training_images_is_an_error(tmp_path: Path) -> None:
+    class Lopsided(MemorySource):
         def chunks(self) -> Iterator[ImageChunk]:
-            for examples in super().chunks():
-                labels = examples.labels if examples.split == "test" else examples.labels % 2
-                yield ImageChunk(examples.split, examples.pixels, labels)
+            for chunk in super().chunks():
+                labels = chunk.labels if chunk.split == "test" else chunk.labels % 2
+                yield ImageChunk(chunk.split, chunk.pixels, labels)
 
-    with pytest.raises(UserError, match=r"^every class must have an image to train on, found none of cat$"):
+    with pytest.raises(UserError, match=r"^every class must have a training image, found none of cat$"):
         open_store(Lopsided(), tmp_path)
 
 
-def test_a_cache_that_cannot_be_a_folder_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_cache_that_cannot_be_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for cache in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UserError) as error:
-            open_store(Made(), cache)
-        start = f"the cache (FCNET_CACHE) must be a folder with room that can be written, got {cache}: "
+            open_store(MemorySource(), cache)
+        start = f"the cache (FCNET_CACHE) must be a writable folder with free space, got {cache}: "
         assert str(error.value).startswith(start)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_cache_is_named_unless_it_has_the_store(tmp_path: Path) -> None:
-    open_store(Made(), tmp_path)
+def test_a_read_only_cache_is_an_error_unless_it_has_the_store(tmp_path: Path) -> None:
+    open_store(MemorySource(), tmp_path)
     tmp_path.chmod(0o500)
     try:
-        assert open_store(Made(), tmp_path).shape == (3, 4, 5)
+        assert open_store(MemorySource(), tmp_path).shape == (3, 4, 5)
         with pytest.raises(UserError, match=r"^the cache .*: Permission denied$"):
-            open_store(Made(name="new"), tmp_path)
+            open_store(MemorySource(name="new"), tmp_path)
     finally:
         tmp_path.chmod(0o700)
 
 
-def test_a_full_cache_is_named_and_left_as_it_was(tmp_path: Path) -> None:
+def test_the_error_names_a_full_cache_which_stays_unchanged(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # as good as a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # acts like a full disk
     try:
         with pytest.raises(UserError, match=rf"got {tmp_path}: {os.strerror(errno.EFBIG)}$"):
             open_store(synthetic((3, 32, 32), 100, 100, num_classes=2), tmp_path)
@@ -308,12 +309,12 @@ def test_a_full_cache_is_named_and_left_as_it_was(tmp_path: Path) -> None:
     assert folders(tmp_path) == []
 
 
-# --- cheap when warm --------------------------------------------------------------------------------------
+# --- existing stores --------------------------------------------------------------------------------------
 
 WARM = """
 import sys
 from pathlib import Path
-from fcnet.data.sources import source as sources
+from fcnet.data import sources
 from fcnet.data.store import store
 cache, folder = Path(sys.argv[1]), Path(sys.argv[2])
 store.open_store(sources.digits(), cache)
@@ -337,14 +338,14 @@ def test_a_warm_store_is_opened_without_the_decoders(tmp_path: Path) -> None:
 
 
 def test_a_store_can_be_read_by_a_child_process(tmp_path: Path) -> None:
-    store = open_store(Made(), tmp_path)
+    store = open_store(MemorySource(), tmp_path)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         got = pool.apply(_total, (tmp_path,))
     assert got == store.train.pixels.sum().item()
 
 
 def _total(cache: Path) -> float:
-    return open_store(Made(), cache).train.pixels.sum().item()
+    return open_store(MemorySource(), cache).train.pixels.sum().item()
 
 
 # --- mean and standard deviation --------------------------------------------------------------------------
@@ -360,7 +361,7 @@ def moments(pixels: torch.Tensor) -> torch.Tensor:
     shape=st.tuples(st.integers(1, 20), st.integers(1, 4), st.integers(1, 6), st.integers(2, 6)),
     seed=st.integers(0, 1000),
 )
-def test_mean_and_std_are_those_of_the_pixels(shape: tuple[int, int, int, int], seed: int) -> None:
+def test_mean_and_std_agree_with_torchs(shape: tuple[int, int, int, int], seed: int) -> None:
     pixels = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed))
     mean, std = mean_and_std(moments(pixels), shape[2] * shape[3])
     x = pixels.double() / 255
@@ -375,7 +376,7 @@ def test_the_order_of_the_images_does_not_change_a_bit_of_mean_and_std() -> None
         assert torch.equal(first, second)
 
 
-def test_std_keeps_its_digits_where_the_sums_outgrow_64_bits() -> None:
+def test_std_is_exact_where_the_sums_exceed_64_bits() -> None:
     # 60,000 images of 32·32 pixels of 254 or 255: n·Σx² is 2.4e20, above 2⁶³.
     half = torch.tensor([[1024 * 254], [1024 * 254**2]]), torch.tensor([[1024 * 255], [1024 * 255**2]])
     mean, std = mean_and_std(torch.stack(half * 30_000), 1024)
@@ -383,7 +384,7 @@ def test_std_keeps_its_digits_where_the_sums_outgrow_64_bits() -> None:
     torch.testing.assert_close(std, torch.tensor([0.5 / 255]), rtol=0, atol=0)
 
 
-def test_a_channel_that_never_varies_has_std_one() -> None:
+def test_a_constant_channel_has_a_standard_deviation_of_1() -> None:
     pixels = torch.randint(0, 256, (5, 2, 3, 3), generator=torch.Generator().manual_seed(0))
     pixels[:, 1] = 200
     mean, std = mean_and_std(moments(pixels), 9)
@@ -392,6 +393,6 @@ def test_a_channel_that_never_varies_has_std_one() -> None:
     torch.testing.assert_close(mean[1], torch.tensor(200 / 255), rtol=0, atol=0)
 
 
-def test_no_images_have_no_mean() -> None:
-    with pytest.raises(UserError, match=r"^mean and standard deviation must be of at least one image, got none$"):
+def test_the_mean_of_no_images_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"^mean and standard deviation need at least one image, got none$"):
         mean_and_std(torch.zeros(0, 2, 3, dtype=torch.int64), 64)

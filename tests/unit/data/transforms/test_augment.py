@@ -1,4 +1,4 @@
-"""Rules of fcnet.data.transforms.augment; flips and shifts are tested with the batches."""
+"""Tests of the random transforms of single images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def draws(seed: int = 0) -> torch.Generator:
 
 
 def matrices(degrees: float, factor: float = 1.0, size: int = 23) -> Tensor:
-    """What `Affine` draws for one angle and one factor."""
+    """Returns the matrices that `Affine` draws for one angle and one factor."""
     angle = math.radians(degrees)
     rows = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
     return (torch.tensor(rows) / factor).expand(size, 2, 2)
@@ -32,7 +32,7 @@ def matrices(degrees: float, factor: float = 1.0, size: int = 23) -> Tensor:
 
 @pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
 @pytest.mark.parametrize("images", [COLOURS, GREYS, COLOURS[:, :2, :, :5]], ids=["colours", "greys", "two channels"])
-def test_an_image_comes_out_the_same_whatever_else_is_in_its_batch(transform: Transform, images: Tensor) -> None:
+def test_the_result_for_an_image_does_not_depend_on_its_batch(transform: Transform, images: Tensor) -> None:
     drawn = transform.draw(23, draws())
     before = images.clone()
     whole = transform.apply(images, drawn)
@@ -46,7 +46,7 @@ def test_an_image_comes_out_the_same_whatever_else_is_in_its_batch(transform: Tr
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
-def test_a_row_is_drawn_for_each_image_from_the_generator_alone(transform: Transform) -> None:
+def test_one_row_is_drawn_for_each_image_from_the_generator_alone(transform: Transform) -> None:
     first = transform.draw(40, draws(3))
     torch.manual_seed(99)
     assert len(first) == 40
@@ -62,13 +62,13 @@ def test_quarter_turns_are_exact(quarters: int, side: int) -> None:
     assert torch.equal(turned, torch.rot90(images, quarters, (2, 3)))
 
 
-def test_half_a_turn_of_an_image_that_is_not_square_is_exact() -> None:
+def test_a_half_turn_of_a_rectangular_image_is_exact() -> None:
     images = COLOURS[..., :5]
     assert torch.equal(Affine().apply(images, matrices(180.0)), images.flip(2, 3))
 
 
 @pytest.mark.parametrize(("degrees", "factor"), [(20.0, 1.0), (-77.0, 1.3), (0.0, 0.6), (0.0, 2.0)])
-def test_turned_and_scaled_images_are_torchvisions(degrees: float, factor: float) -> None:
+def test_rotation_and_scaling_agree_with_torchvision(degrees: float, factor: float) -> None:
     images = COLOURS[..., :5]
     ours = Affine().apply(images, matrices(degrees, factor))
     theirs = torchvision.affine(
@@ -82,7 +82,7 @@ def test_turned_and_scaled_images_are_torchvisions(degrees: float, factor: float
     assert_close(ours.double(), theirs, rtol=0, atol=0.51)  # half a level, and torchvision's own rounding
 
 
-def test_angles_and_factors_are_drawn_from_what_was_asked_for() -> None:
+def test_angles_and_factors_cover_their_ranges() -> None:
     drawn = Affine(30.0, 0.5).draw(20_000, draws()).double()
     factor = drawn.det().rsqrt()
     angle = torch.atan2(drawn[:, 1, 0], drawn[:, 0, 0]).rad2deg()
@@ -99,7 +99,7 @@ def test_angles_and_factors_are_drawn_from_what_was_asked_for() -> None:
 
 @pytest.mark.parametrize("transform", [Affine(0.0, 0.0), ColorJitter(0.0)], ids=str)
 @pytest.mark.parametrize("images", [COLOURS, GREYS], ids=["colours", "greys"])
-def test_strength_0_changes_nothing(transform: Transform, images: Tensor) -> None:
+def test_a_transform_of_strength_0_changes_nothing(transform: Transform, images: Tensor) -> None:
     assert torch.equal(transform.apply(images, transform.draw(23, draws())), images)
 
 
@@ -107,8 +107,8 @@ def factors(*values: float) -> Tensor:
     return torch.tensor(values).expand(23, 3)
 
 
-def test_colours_are_changed_as_torchvision_does_one_by_one() -> None:
-    """Each factor alone, since torchvision cuts off after each; its luma has other last digits."""
+def test_each_colour_factor_alone_agrees_with_torchvision() -> None:
+    """Compares each factor alone, since torchvision clips after each. Its luma differs in the last digits."""
     changes = (torchvision.adjust_brightness, torchvision.adjust_contrast, torchvision.adjust_saturation)
     for place, theirs in enumerate(changes):
         for factor in (0.0, 0.4, 1.7):
@@ -118,7 +118,7 @@ def test_colours_are_changed_as_torchvision_does_one_by_one() -> None:
             assert_close(ColorJitter(1.0).apply(COLOURS, factors(*values)).double(), expected, rtol=0, atol=0.55)
 
 
-def test_colours_are_changed_by_saturation_then_brightness_then_contrast_and_cut_off_once() -> None:
+def test_colour_factors_apply_in_order_and_values_are_clipped_once() -> None:
     drawn = ColorJitter(0.8).draw(23, draws())
     x = COLOURS.double()
     brightness, contrast, saturation = drawn.double()[..., None, None, None].unbind(1)
@@ -152,7 +152,7 @@ def test_factors_are_uniform_around_1() -> None:
 @given(
     st.integers(1, 8), st.floats(0.0, 1.0, exclude_max=True, width=32), st.floats(0.0, 1.0, exclude_max=True, width=32)
 )
-def test_a_square_about_its_middle_is_black_and_nothing_else(side: int, row: float, column: float) -> None:
+def test_cutout_blackens_exactly_the_square(side: int, row: float, column: float) -> None:
     white = torch.full((1, 2, 7, 5), 255, dtype=torch.uint8)
     result = Cutout(side).apply(white, torch.tensor([[row, column]]))
     top, left = math.floor(row * 7) - side // 2, math.floor(column * 5) - side // 2
@@ -162,7 +162,7 @@ def test_a_square_about_its_middle_is_black_and_nothing_else(side: int, row: flo
             assert result[0, :, i, j].tolist() == [0 if black else 255] * 2
 
 
-def test_every_pixel_is_equally_often_the_middle_of_what_is_cut_out() -> None:
+def test_every_pixel_is_equally_often_the_centre_of_the_square() -> None:
     white = torch.full((21_000, 1, 7, 5), 255, dtype=torch.uint8)
     cut = Cutout(1).apply(white, Cutout(1).draw(21_000, draws())) == 0
     assert (cut.sum((1, 2, 3)) == 1).all()
@@ -170,3 +170,25 @@ def test_every_pixel_is_equally_often_the_middle_of_what_is_cut_out() -> None:
     assert_close(often, torch.full((7, 5), 600.0).double(), rtol=0, atol=5 * math.sqrt(600))
     inner = Cutout(3).apply(white[:1], torch.tensor([[0.5, 0.5]]))
     assert int((inner == 0).sum()) == 9
+
+
+def test_flip_mirrors_half_of_the_images() -> None:
+    values = Flip().draw(2000, torch.Generator().manual_seed(0))
+    assert 900 < int(values.sum()) < 1100
+    flipped = Flip().apply(COLOURS, values[:23])
+    for before, after, mirrored in zip(COLOURS, flipped, values, strict=False):
+        assert_close(after, before.flip(-1) if mirrored else before)
+
+
+def test_shift_moves_an_image_and_fills_with_black() -> None:
+    shift = Shift(2)
+    values = shift.draw(2000, torch.Generator().manual_seed(0))
+    assert sorted(set(map(tuple, values.tolist()))) == [(row, column) for row in range(5) for column in range(5)]
+    moved = shift.apply(COLOURS, values[:23])
+    for before, after, (top, left) in zip(COLOURS, moved, values.tolist(), strict=False):
+        expected = torch.zeros_like(before)
+        for row in range(7):
+            for column in range(7):
+                if 0 <= row + top - 2 < 7 and 0 <= column + left - 2 < 7:
+                    expected[:, row, column] = before[:, row + top - 2, column + left - 2]
+        assert_close(after, expected)

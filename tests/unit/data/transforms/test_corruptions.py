@@ -1,4 +1,4 @@
-"""Damage is what its formula says, grows with its severity, and follows from its generator alone."""
+"""Tests of corruptions: their formulas, their severities and their draws."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def corrupt_images(kind: str, severity: int, images: Tensor = IMAGES) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
-def test_images_stay_uint8_of_their_shape_and_the_given_ones_as_they_were(kind: str) -> None:
+def test_a_corruption_keeps_shape_and_dtype_and_does_not_change_its_input(kind: str) -> None:
     before = IMAGES.clone()
     for severity in SEVERITIES:
         for images in (IMAGES, IMAGES[:, :1], IMAGES[:1, :, :1, :1]):
@@ -36,14 +36,14 @@ def test_images_stay_uint8_of_their_shape_and_the_given_ones_as_they_were(kind: 
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
-def test_damage_follows_from_the_generator_alone(kind: str) -> None:
+def test_a_corruption_depends_on_the_generator_alone(kind: str) -> None:
     assert torch.equal(corrupt_images(kind, 3), corrupt_images(kind, 3))
     drawn = not torch.equal(corrupt_images(kind, 3), corrupt(IMAGES, kind, 3, draws(4)))
     assert drawn == (kind in {"noise", "translate", "rotation"})
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
-def test_damage_grows_with_the_strength_and_none_is_none(kind: str) -> None:
+def test_corruption_grows_with_the_severity_and_severity_0_changes_nothing(kind: str) -> None:
     assert torch.equal(corrupt_images(kind, 0), IMAGES)
     across = torch.linspace(0, 3 * math.pi, 32)
     smooth = (127 + 60 * across.sin()[:, None] * across.cos()).to(torch.uint8).expand(8, 1, 32, 32)
@@ -55,7 +55,7 @@ def test_damage_grows_with_the_strength_and_none_is_none(kind: str) -> None:
     assert len(set(errors)) == len(SEVERITIES)
 
 
-def test_noise_is_normal_of_its_deviation_and_the_same_at_each_strength() -> None:
+def test_noise_is_normal_with_the_same_draws_at_each_severity() -> None:
     grey = torch.full((20, 1, 50, 50), 128, dtype=torch.uint8)
     rest = {severity: corrupt_images("noise", severity, grey).double() - 128 for severity in SEVERITIES}
     for severity, deviation in zip(SEVERITIES, CORRUPTIONS["noise"].values, strict=True):
@@ -80,7 +80,7 @@ def test_blur_is_scipys(share: float) -> None:
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)
-def test_light_is_added_and_cut_off_at_white(severity: int) -> None:
+def test_brightness_is_added_and_clipped_at_white(severity: int) -> None:
     added = 255 * CORRUPTIONS["brightness"].values[severity - 1]
     expected = (IMAGES.double() + added).clamp(max=255)
     assert_close(corrupt_images("brightness", severity).double(), expected, rtol=0, atol=0.501)
@@ -88,7 +88,7 @@ def test_light_is_added_and_cut_off_at_white(severity: int) -> None:
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)
-def test_contrast_moves_values_to_the_mean_of_their_channel(severity: int) -> None:
+def test_contrast_moves_values_towards_the_mean_of_their_channel(severity: int) -> None:
     kept = CORRUPTIONS["contrast"].values[severity - 1]
     x = IMAGES.double()
     mean = x.mean((2, 3), keepdim=True)
@@ -96,7 +96,7 @@ def test_contrast_moves_values_to_the_mean_of_their_channel(severity: int) -> No
 
 
 @pytest.mark.parametrize("share", [0.04, 0.1, 0.2])
-def test_each_image_moves_so_far_in_a_direction_of_its_own_and_black_moves_in(share: float) -> None:
+def test_each_image_is_translated_in_its_own_direction_and_filled_with_black(share: float) -> None:
     row, column = torch.meshgrid(torch.arange(40.0), torch.arange(40.0), indexing="ij")
     spot = (255 * (-((row - 19.5) ** 2 + (column - 19.5) ** 2) / 18).exp()).round().to(torch.uint8)
     moved = translate(spot.expand(200, 1, 40, 40), share, draws()).double().squeeze(1)
@@ -110,7 +110,7 @@ def test_each_image_moves_so_far_in_a_direction_of_its_own_and_black_moves_in(sh
     assert (translate(white, 0.2, draws()) == 0).flatten(1).any(1).all()
 
 
-def test_each_image_turns_one_way_or_the_other() -> None:
+def test_each_image_rotates_in_one_direction_or_the_other() -> None:
     turned = rotate(SQUARE.repeat(20, 1, 1, 1), 90.0, draws())
     ways = [torch.equal(image, torch.rot90(SQUARE[place % 6], 1, (1, 2))) for place, image in enumerate(turned)]
     others = [torch.equal(image, torch.rot90(SQUARE[place % 6], -1, (1, 2))) for place, image in enumerate(turned)]
@@ -133,7 +133,7 @@ def test_each_image_turns_one_way_or_the_other() -> None:
         (IMAGES, "blur", -1, "severity must be from 0 to 5, got -1"),
     ],
 )
-def test_what_cannot_be_damaged_is_refused(images: Tensor, kind: str, severity: int, message: str) -> None:
+def test_wrong_arguments_are_an_error(images: Tensor, kind: str, severity: int, message: str) -> None:
     with pytest.raises(UserError) as error:
         corrupt(images, kind, severity, draws())
     assert str(error.value) == message

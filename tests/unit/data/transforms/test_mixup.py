@@ -1,4 +1,4 @@
-"""Rules of fcnet.data.transforms.mixup, and of batches that mix."""
+"""Tests of mixup and cutmix, and of batches with them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def concatenate_batches(parts: list[Batch]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 5.0])
-def test_the_share_in_mixup_is_a_beta_number(alpha: float) -> None:
+def test_lambda_of_mixup_has_a_beta_distribution(alpha: float) -> None:
     share = draw_params(MixupCutmix(mixup=alpha)).lam.double()
     variance = 1 / (4 * (2 * alpha + 1))
     assert float(share.mean()) == pytest.approx(0.5, abs=4 * math.sqrt(variance / 20_000))
@@ -59,11 +59,11 @@ def test_the_share_in_mixup_is_a_beta_number(alpha: float) -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 5.0])
-def test_the_area_in_cutmix_is_a_beta_number_where_nothing_hangs_over(alpha: float) -> None:
+def test_an_uncropped_cutmix_box_has_the_area_that_lambda_gives(alpha: float) -> None:
     mixture = MixupCutmix(cutmix=alpha).draw(40_000, (200, 100), torch.Generator().manual_seed(0))
     assert mixture.box is not None
     first, last = mixture.box.unbind(1)
-    # A box of half the sides lies wholly inside if its middle is in the middle half; larger ones cannot be asked.
+    # Only boxes of at most half the sides can lie wholly inside for every centre in the middle half.
     within = ((first > 0) & (last < torch.tensor([200, 100]))).all(1)
     small = within & (mixture.lam > 0.75)
     sides = (last - first)[small].double()
@@ -73,32 +73,32 @@ def test_the_area_in_cutmix_is_a_beta_number_where_nothing_hangs_over(alpha: flo
 
 
 @pytest.mark.parametrize("mixing", [MixupCutmix(cutmix=1.0), MixupCutmix(mixup=0.4, cutmix=1.0)], ids=str)
-def test_the_share_in_cutmix_is_that_of_the_pixels_kept(mixing: MixupCutmix) -> None:
+def test_lambda_of_cutmix_is_the_fraction_of_pixels_outside_the_box(mixing: MixupCutmix) -> None:
     mixture = draw_params(mixing, 500)
     black, white = torch.zeros(500, 1, *SIZE), torch.ones(500, 1, *SIZE)
     kept = mixture.apply_cutmix(white, black).mean((1, 2, 3))
-    pasting = kept < 1.0
-    assert_close(kept[pasting], mixture.lam[pasting])
-    assert 0.35 * len(kept) < int(pasting.sum())
+    is_cutmix = kept < 1.0
+    assert_close(kept[is_cutmix], mixture.lam[is_cutmix])
+    assert 0.35 * len(kept) < int(is_cutmix.sum())
     corners = mixture.apply_cutmix(white, black)[:, 0, [0, 0, -1, -1], [0, -1, 0, -1]]
-    assert (corners == 0).any(1).any()  # what hangs over the edge is cut off
+    assert (corners == 0).any(1).any()  # a box beyond the edge is cropped
 
 
-def test_an_image_is_mixed_in_one_of_two_ways_each_with_probability_a_half() -> None:
+def test_mixup_and_cutmix_have_probability_one_half_each() -> None:
     mixture = draw_params(MixupCutmix(mixup=5.0, cutmix=1.0))
     assert mixture.blend is not None
     assert mixture.box is not None
-    pasting = (mixture.box[:, 0] < mixture.box[:, 1]).all(1)
-    assert (mixture.blend[pasting] == 1.0).all()
-    summed = mixture.blend < 1.0
-    assert not (summed & pasting).any()
-    assert 0.48 < float(summed.double().mean()) < 0.52
-    assert_close(mixture.lam[summed], mixture.blend[summed])
-    assert float(mixture.lam[summed].double().var()) == pytest.approx(1 / 44, rel=0.05)
+    is_cutmix = (mixture.box[:, 0] < mixture.box[:, 1]).all(1)
+    assert (mixture.blend[is_cutmix] == 1.0).all()
+    is_mixup = mixture.blend < 1.0
+    assert not (is_mixup & is_cutmix).any()
+    assert 0.48 < float(is_mixup.double().mean()) < 0.52
+    assert_close(mixture.lam[is_mixup], mixture.blend[is_mixup])
+    assert float(mixture.lam[is_mixup].double().var()) == pytest.approx(1 / 44, rel=0.05)
 
 
 @pytest.mark.parametrize("mixing", MIXINGS, ids=str)
-def test_partners_are_a_permutation_that_follows_from_the_generator_alone(mixing: MixupCutmix) -> None:
+def test_partners_are_a_permutation_that_depends_on_the_generator_alone(mixing: MixupCutmix) -> None:
     first = draw_params(mixing, 50)
     torch.manual_seed(99)
     again = draw_params(mixing, 50)
@@ -109,31 +109,31 @@ def test_partners_are_a_permutation_that_follows_from_the_generator_alone(mixing
 
 
 @pytest.mark.parametrize("mixing", MIXINGS, ids=str)
-def test_a_mixed_image_is_two_of_the_epochs_images_each_with_its_changes(mixing: MixupCutmix) -> None:
-    """The epoch without mixing gives the changed images; every mixed one is found again from two of them."""
+def test_a_mixed_image_combines_two_augmented_images_of_the_epoch(mixing: MixupCutmix) -> None:
+    """Finds each mixed image again from two images of the epoch without mixing."""
     plain, labels, _ = concatenate_batches(list(batches(None).epoch(1, 2)))
     mixed, larger, target = concatenate_batches(list(batches(mixing).epoch(1, 2)))
     drawn_partners = mixing.draw(24, SIZE, generator(1, "mixing", 2)).partner
-    for place, label in enumerate(labels.tolist()):
-        shares = {other: share for other, share in enumerate(target[place].tolist()) if share and other != label}
+    for position, label in enumerate(labels.tolist()):
+        shares = {other: share for other, share in enumerate(target[position].tolist()) if share and other != label}
         (partner, share), *rest = shares.items() or [(label, 0.0)]
         assert not rest
-        assert partner in {label, labels[drawn_partners[place]].item()}
-        assert float(target[place].sum()) == pytest.approx(1.0)
-        own, other = plain[place], plain[labels.tolist().index(partner)]
-        apply_cutmix = (mixed[place] == own) | ((mixed[place] - other).abs() < 1e-6)
+        assert partner in {label, labels[drawn_partners[position]].item()}
+        assert float(target[position].sum()) == pytest.approx(1.0)
+        own, other = plain[position], plain[labels.tolist().index(partner)]
+        apply_cutmix = (mixed[position] == own) | ((mixed[position] - other).abs() < 1e-6)
         if apply_cutmix.all():
-            kept = ((mixed[place] - own).abs() < 1e-6).all(0).double().mean().item()
+            kept = ((mixed[position] - own).abs() < 1e-6).all(0).double().mean().item()
             assert kept >= 1 - share - 1e-6
         else:
-            assert_close(mixed[place], (1 - share) * own + share * other, rtol=1e-4, atol=1e-5)
+            assert_close(mixed[position], (1 - share) * own + share * other, rtol=1e-4, atol=1e-5)
         if share != pytest.approx(0.5):
-            assert larger[place].item() == (label if share < 0.5 else partner)
+            assert larger[position].item() == (label if share < 0.5 else partner)
 
 
 @pytest.mark.parametrize("mixing", MIXINGS, ids=str)
 @pytest.mark.parametrize("batch_size", [1, 5, 24])
-def test_mixing_does_not_depend_on_batches_or_where_one_starts(mixing: MixupCutmix, batch_size: int) -> None:
+def test_mixing_depends_on_neither_the_batch_size_nor_the_first_batch(mixing: MixupCutmix, batch_size: int) -> None:
     whole = concatenate_batches(list(batches(mixing).epoch(0, 3)))
     for ours, theirs in zip(concatenate_batches(list(batches(mixing, batch_size).epoch(0, 3))), whole, strict=True):
         assert torch.equal(ours, theirs)
@@ -174,13 +174,13 @@ def test_mixed_images_are_whitened_last(mixing: MixupCutmix) -> None:
         assert_close(ours.images, whitening(theirs.images))
 
 
-def test_in_order_nothing_is_mixed() -> None:
+def test_iteration_does_not_mix() -> None:
     for batch, other in zip(batches(MIXINGS[2]), batches(None), strict=True):
         assert torch.equal(batch.images, other.images)
         assert batch.target is batch.labels
 
 
-def test_a_target_is_the_shares_of_two_labels_times_their_weights() -> None:
+def test_a_target_holds_the_weights_of_both_labels() -> None:
     labels = torch.tensor([[0, 2, 1], [1, 2, 0]])
     share, weights = torch.tensor([0.75, 0.25, 0.0]), torch.tensor([1.0, 2.0, 4.0])
     assert_close(soft_target(labels, share, None, 3), torch.tensor([[0.75, 0.25, 0], [0, 0, 1], [1, 0, 0]]))
