@@ -48,7 +48,7 @@ epochs = 3
 batch_size = 8
 label_smoothing = 0.1
 """
-pytestmark = pytest.mark.usefixtures("own_cache_and_threads")
+pytestmark = pytest.mark.usefixtures("isolated_cache")
 CPU = torch.device("cpu")
 ALL_AT_ONCE = ["optimizer.name=lbfgs", "train.batch_size=all", "train.epochs=36"]
 STEPS = ["optimizer.schedule=steps", "optimizer.milestones=[0.5,2]"]

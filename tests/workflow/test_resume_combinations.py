@@ -39,7 +39,7 @@ milestones = [0.5, 2]
 epochs = 4
 batch_size = 8
 """
-pytestmark = pytest.mark.usefixtures("own_cache_and_threads")
+pytestmark = pytest.mark.usefixtures("isolated_cache")
 KILLS = 20
 OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
 SCHEDULES = ("constant", "cosine", "linear", "one_cycle", "steps")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from fcnet.sweep.trials import SweepOutcome
 
-pytestmark = pytest.mark.usefixtures("own_cache_and_threads")
+pytestmark = pytest.mark.usefixtures("isolated_cache")
 CONFIG = """
 [data]
 source = "synthetic"
