@@ -82,7 +82,7 @@ def test_the_device_learns_what_the_cpu_learns(tmp_path: Path) -> None:
 @pytest.mark.parametrize("resident", [True, False])
 def test_batches_are_the_cpus_whether_or_not_the_images_fit(resident: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not resident:
-        monkeypatch.setattr(batches_module, "_settled", lambda images, device: images)
+        monkeypatch.setattr(batches_module, "_move_if_fits", lambda images, device: images)
     pixels = torch.randint(0, 256, (50, 3, 8, 8), dtype=torch.uint8)
     labels, statistics = torch.arange(50), (torch.full((3,), 0.5), torch.full((3,), 0.2))
     here, there = (

@@ -1,10 +1,10 @@
-"""Every way to learn, killed at twenty steps, ends as if it had never been stopped."""
+"""A run stopped at twenty steps ends as the uninterrupted one, with every optimizer, schedule and augmentation."""
 
 from __future__ import annotations
 
 import itertools
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -12,12 +12,10 @@ import torch
 from fcnet.config.toml import dump_config, load_config
 from fcnet.experiment.build import build
 from fcnet.experiment.run_folder import Run
-from fcnet.experiment.runner import Stopped, run_experiment
+from tests.helpers import advance_run, model_files, read_learning_curve
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from fcnet.config.schema import Config
 
 # 54 training images in 7 steps an epoch, the last of 6 images; 28 steps in all.
 CONFIG = """
@@ -40,7 +38,8 @@ epochs = 4
 batch_size = 8
 """
 pytestmark = pytest.mark.usefixtures("isolated_cache")
-KILLS = 20
+CPU = torch.device("cpu")
+NUM_STOPS = 20
 OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
 SCHEDULES = ("constant", "cosine", "linear", "one_cycle", "steps")
 AUGMENTATIONS = (
@@ -55,62 +54,44 @@ AUGMENTATIONS = (
     "{cutmix=1.0}",
     "{flip=true,shift=1,rotate=20,scale=0.2,color_jitter=0.3,cutout=2,mixup=0.4,cutmix=1.0}",
 )
-AVERAGES = ("train.ema_decay=0.0", "train.ema_decay=0.9")
-ALL_AT_ONCE = ["optimizer.name=lbfgs", "train.batch_size=all", "train.epochs=24"]
-COURSES = [
-    [f"optimizer.name={name}", f"optimizer.schedule={schedule}", f"data.augment={augment}", average]
-    for name, schedule, augment, average in itertools.product(OPTIMIZERS, SCHEDULES, AUGMENTATIONS, AVERAGES)
+EMA_DECAYS = ("train.ema_decay=0.0", "train.ema_decay=0.9")
+FULL_BATCH = ["optimizer.name=lbfgs", "train.batch_size=all", "train.epochs=24"]
+SETTINGS = [
+    [f"optimizer.name={name}", f"optimizer.schedule={schedule}", f"data.augment={augment}", ema_decay]
+    for name, schedule, augment, ema_decay in itertools.product(OPTIMIZERS, SCHEDULES, AUGMENTATIONS, EMA_DECAYS)
 ] + [
-    [*ALL_AT_ONCE, f"data.augment={augment}", average]
-    for augment, average in itertools.product(AUGMENTATIONS, AVERAGES)
+    [*FULL_BATCH, f"data.augment={augment}", ema_decay]
+    for augment, ema_decay in itertools.product(AUGMENTATIONS, EMA_DECAYS)
 ]
 
-SOME = random.Random(0).sample(COURSES, 24)
+# Few enough for every run of the tests; the slow test takes them all.
+SAMPLE = random.Random(0).sample(SETTINGS, 24)
 
 
-def trained(config: Config, run: Run, *, until: int | None = None) -> None:
-    """Begins or goes on with a run in a new process's stead, to the end or a step."""
-    experiment = build(config, torch.device("cpu"))
-    events = run_experiment(
-        experiment, run, save_seconds=1e9, stop=lambda: until is not None and experiment.training.step >= until
-    )
-    try:
-        for _ in events:
-            pass
-    except Stopped:
-        assert experiment.training.step == until
-
-
-def timeless(run: Run) -> tuple[bytes, list[dict[str, Any]]]:
-    """The network, and what the epochs were like but for the time they took."""
-    clocks = {"seconds", "images_per_second"}
-    records = [{key: value for key, value in record.items() if key not in clocks} for record in run.records()]
-    return (run.path / "model.safetensors").read_bytes(), records
-
-
-def assert_a_kill_changes_nothing(course: list[str], folder: Path) -> None:
+def assert_stops_change_nothing(changes: list[str], folder: Path) -> None:
     folder.mkdir()
     file = folder / "config.toml"
     file.write_text(CONFIG)
-    config = load_config(file, course)
-    whole, killed = (Run.create(folder / name, name, dump_config(config)) for name in ("whole", "killed"))
-    trained(config, whole)
-    last = whole.summary()["steps"]
-    for step in sorted(random.Random(str(course)).sample(range(1, last + 1), KILLS)):
-        trained(config, killed, until=step)
-    trained(config, killed)
-    assert timeless(killed) == timeless(whole), course
+    config = load_config(file, changes)
+    uninterrupted, stopped = (Run.create(folder / name, name, dump_config(config)) for name in ("whole", "stopped"))
+    advance_run(build(config, CPU), uninterrupted)
+    last = uninterrupted.summary()["steps"]
+    for step in sorted(random.Random(str(changes)).sample(range(1, last + 1), NUM_STOPS)):
+        advance_run(build(config, CPU), stopped, until=step)
+    advance_run(build(config, CPU), stopped)
+    assert model_files(stopped.path)[0] == model_files(uninterrupted.path)[0], changes
+    assert read_learning_curve(stopped.path) == read_learning_curve(uninterrupted.path), changes
 
 
-@pytest.mark.parametrize("course", SOME, ids=" ".join)
-def test_a_kill_changes_nothing(course: list[str], tmp_path: Path) -> None:
-    assert_a_kill_changes_nothing(course, tmp_path / "run")
+@pytest.mark.parametrize("changes", SAMPLE, ids=" ".join)
+def test_stops_change_nothing_with_a_sample_of_all_settings(changes: list[str], tmp_path: Path) -> None:
+    assert_stops_change_nothing(changes, tmp_path / "run")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*OPTIMIZERS, "lbfgs"])
-def test_a_kill_changes_nothing_whatever_is_chosen(name: str, tmp_path: Path) -> None:
-    courses = [course for course in COURSES if course[0] == f"optimizer.name={name}"]
-    assert len(courses) == (len(SCHEDULES) if name in OPTIMIZERS else 1) * len(AUGMENTATIONS) * len(AVERAGES)
-    for number, course in enumerate(courses):
-        assert_a_kill_changes_nothing(course, tmp_path / str(number))
+def test_stops_change_nothing_with_any_setting(name: str, tmp_path: Path) -> None:
+    combinations = [changes for changes in SETTINGS if changes[0] == f"optimizer.name={name}"]
+    assert len(combinations) == (len(SCHEDULES) if name in OPTIMIZERS else 1) * len(AUGMENTATIONS) * len(EMA_DECAYS)
+    for number, changes in enumerate(combinations):
+        assert_stops_change_nothing(changes, tmp_path / str(number))
