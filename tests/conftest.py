@@ -66,7 +66,10 @@ def isolated_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 @pytest.fixture
 def working_folder(tmp_path: Path, isolated_cache: None, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Makes an empty folder the working folder; the cache lies beside it."""
+    """Makes an empty folder the working folder, beside an empty cache; subprocesses import this same package."""
+    from tests.helpers import PACKAGE_ROOT
+
+    monkeypatch.setenv("PYTHONPATH", str(PACKAGE_ROOT))
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)

@@ -69,7 +69,8 @@ def set_flags(*changes: str) -> list[str]:
 
 def run_command(main: Callable[[list[str]], int], *arguments: object, stdin: bytes = b"") -> CommandResult:
     """Runs a command in this process, as ``python -m fcnet.NAME ARGUMENT…`` does in its own."""
-    out, err = io.StringIO(), io.StringIO()
+    # Real text files, unlike StringIO, refuse what UTF-8 cannot encode.
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="") for _ in range(2))
     with (
         mock.patch.object(sys, "argv", ["fcnet", *map(str, arguments)]),
         mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin))),
@@ -78,7 +79,9 @@ def run_command(main: Callable[[list[str]], int], *arguments: object, stdin: byt
         pytest.raises(SystemExit) as exit_info,
     ):
         cli.run_command(main)
-    return CommandResult(exit_info.value.code, out.getvalue(), err.getvalue())
+    for file in (out, err):
+        file.seek(0)
+    return CommandResult(exit_info.value.code, out.read(), err.read())
 
 
 def subprocess_environment(**variables: str) -> dict[str, str]:
