@@ -238,8 +238,10 @@ def test_the_median_gives_up_exactly_what_is_worse_than_it(here: Path) -> None:
                        "--prune", "median", "--out", "found"]) == 0  # fmt: skip
     trials = json.loads((here / "found" / "sweep.json").read_text())["trials"]
     states = {trial["trial"]: trial["state"] for trial in trials}
-    learning_curves = {number: [r["validation_accuracy"] for r in Run(here / f"found/trial-{number:03d}/seed-0").records()]
-               for number in states}  # fmt: skip
+    learning_curves = {
+        number: [each["validation_accuracy"] for each in Run(here / f"found/trial-{number:03d}/seed-0").records()]
+        for number in states
+    }
     assert "pruned" in states.values()
     for number, curve in learning_curves.items():
         done = [learning_curves[other] for other in range(1, number) if states[other] == "finished"]
