@@ -1,33 +1,29 @@
-"""Runs killed with SIGKILL, again and again, end as the uninterrupted one to the bit."""
+"""Runs killed many times with SIGKILL end as the uninterrupted run, to the bit."""
 
 from __future__ import annotations
 
 import collections
 import contextlib
-import json
 import os
 import random
 import re
 import subprocess
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import fcnet
 from fcnet import cli
+from tests.helpers import RUN_FILES, WAIT_SECONDS, run_result, set_flags, start_python, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
 
 pytestmark = pytest.mark.slow
 
-# 2 optimizers · 5 runs · 5 kills. 21 steps an epoch, each saved.
-RUNS, KILLS_A_RUN = 5, 5
+# 2 optimizers · 5 runs · 5 kills; 21 steps an epoch, with a checkpoint after each.
+NUM_RUNS, KILLS_PER_RUN = 5, 5
 EPOCHS = 12
 CONFIG = f"""
 seed = 1
@@ -47,16 +43,19 @@ epochs = {EPOCHS}
 batch_size = 64
 """
 OPTIMIZERS = ("sgd", "adamw")
-FILES = {
-    *("config.toml", "metrics.jsonl", "diagnostics.jsonl", "summary.json", "model.safetensors", "model.json"),
-    *("predictions.safetensors", "predictions.json", "report.html"),
-}
-WAIT_SECONDS = 60.0
+POLL_SECONDS = 0.0005  # short, to hit the moments between two writes
 
 
 @dataclass
-class Killed:
-    """One run: where its folders are, and how often which moment was hit."""
+class KilledRun:
+    """A run to kill.
+
+    Attributes:
+        folder: holds the configuration, the cache and the run.
+        optimizer: the run's optimizer.
+        random: chooses when to kill.
+        moments: counts the kills by the moment they hit.
+    """
 
     folder: Path
     optimizer: str
@@ -71,46 +70,40 @@ class Killed:
         config = self.folder / "digits.toml"
         config.write_text(CONFIG)
         changes = [f"optimizer.name={self.optimizer}", "train.save_seconds=0"]
-        settings = [part for change in changes for part in ("--set", change)]
-        command = ["-m", "fcnet.train", "--config", str(config), *settings, "--out", str(self.run), *flags]
-        here = {"PYTHONPATH": str(Path(fcnet.__file__).parents[1]), "FCNET_CACHE": str(self.folder / "cache")}
-        return subprocess.Popen(
-            [sys.executable, *command],
-            env=os.environ | here | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        command = ["fcnet.train", "--config", str(config), *set_flags(*changes), "--out", str(self.run), *flags]
+        return start_python("-m", *command, FCNET_CACHE=str(self.folder / "cache"))
 
     def finish(self) -> None:
         process = self.start("--resume")
-        said, _ = process.communicate(timeout=10 * WAIT_SECONDS)
-        assert process.returncode == 0, said
+        _, err = process.communicate(timeout=10 * WAIT_SECONDS)
+        assert process.returncode == 0, err
 
     def kill_once(self) -> bool:
-        """Starts the run, or goes on with it, and kills it somewhere; False if it ended before."""
+        """Starts or resumes the run and kills it at some moment; returns False if it ended before."""
         before = self.checkpoints()
         process = self.start("--resume")
-        wait = self.random.choice([self.anywhere, self.in_training, self.in_training, self.near_the_end])
+        wait = self.random.choice(
+            [self.wait_any_time, self.wait_for_training, self.wait_for_training, self.wait_for_the_end]
+        )
         wait(process, before)
         process.kill()
-        said, _ = process.communicate()
+        _, err = process.communicate()
         if process.returncode == 0:
             return False
-        assert process.returncode == -9, said
+        assert process.returncode == -9, err
         self.moments[self.moment(before)] += 1
         return True
 
-    def anywhere(self, process: subprocess.Popen[str], before: set[str]) -> None:
+    def wait_any_time(self, process: subprocess.Popen[str], before: set[str]) -> None:
         _sleep(process, self.random.uniform(0.0, 5.0))
 
-    def in_training(self, process: subprocess.Popen[str], before: set[str]) -> None:
-        """Some time after the first new checkpoint of this process, or while it is written."""
-        if _poll(process, lambda: bool(self.checkpoints() - before or self.unfinished())):
+    def wait_for_training(self, process: subprocess.Popen[str], before: set[str]) -> None:
+        """Waits until some time after this process begins its first checkpoint."""
+        if wait_until(lambda: self.checkpoints() - before or self.unfinished(), process, poll_seconds=POLL_SECONDS):
             _sleep(process, self.random.choice([0.0, self.random.uniform(0.0, 0.05), self.random.uniform(0.0, 1.5)]))
 
-    def near_the_end(self, process: subprocess.Popen[str], before: set[str]) -> None:
-        """After the last step: while the network or the summary is written, or the checkpoints are removed."""
+    def wait_for_the_end(self, process: subprocess.Popen[str], before: set[str]) -> None:
+        """Waits for the last step, after which the process writes the model and the summary and removes checkpoints."""
         sign = self.random.choice(["metrics", "model.safetensors", "model.json", "summary.json"])
         last = f'"epoch": {EPOCHS},'
 
@@ -121,7 +114,7 @@ class Killed:
                 return False
             return (self.run / sign).exists()
 
-        if _poll(process, written):
+        if wait_until(written, process, poll_seconds=POLL_SECONDS):
             _sleep(process, self.random.choice([0.0, self.random.uniform(0.0, 0.02)]))
 
     def checkpoints(self) -> set[str]:
@@ -131,13 +124,13 @@ class Killed:
         return {name for name in _names(self.run) if name.startswith(".")}
 
     def moment(self, before: set[str]) -> str:
-        """Where the kill fell, by what there is."""
+        """Returns the moment of a kill, judging by the files it left."""
         if (self.run / "summary.json").exists():
             return "after the summary"
         if (self.run / "model.json").exists():
-            return "after the network"
+            return "after the model"
         if (self.run / "model.safetensors").exists() or any(".model." in name for name in self.unfinished()):
-            return "while the network was written"
+            return "while the model was written"
         if not (self.run / "config.toml").exists():
             return "after the store" if list(self.folder.glob("cache/digits-*")) else "before the store"
         if not self.checkpoints():
@@ -145,12 +138,12 @@ class Killed:
         if any("step-" in name for name in self.unfinished()):
             return "while saving"
         if self.checkpoints() == before:
-            return "before going on"
+            return "before resuming"
         return "between saves"
 
 
 def _names(folder: Path) -> list[str]:
-    """Of the files in a folder and below; a folder that goes meanwhile has none."""
+    """Returns the names of all files below a folder; one that is removed meanwhile has none."""
     return [name for _, _, names in os.walk(folder) for name in names]
 
 
@@ -159,48 +152,27 @@ def _sleep(process: subprocess.Popen[str], seconds: float) -> None:
         process.wait(seconds)
 
 
-def _poll(process: subprocess.Popen[str], condition: Callable[[], bool]) -> bool:
-    """Waits until something holds; False if the process ended first."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        if process.poll() is not None:
-            return False
-        assert time.monotonic() < deadline, "the run came no further"
-        time.sleep(0.0005)
-    return True
+def finished_result(run: Path) -> dict[str, Any]:
+    assert {file.name for file in run.iterdir()} == RUN_FILES
+    return run_result(run)
 
 
-def result(run: Path) -> dict[str, Any]:
-    """All of a finished run but what a clock measured."""
-    assert {file.name for file in run.iterdir()} == FILES
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    summary = json.loads((run / "summary.json").read_text())
-    for record in records:
-        del record["seconds"], record["images_per_second"]
-    del summary["train_seconds"], summary["roofline_images_per_second"]
-    whole = {
-        name: (run / name).read_bytes()
-        for name in ("config.toml", "model.safetensors", "model.json", "predictions.safetensors")
-    }
-    return whole | {"records": records, "summary": summary}
-
-
-def kill_and_finish(first: Killed, expected: dict[str, Any]) -> list[Killed]:
-    """Kills a run so often and finishes it; where it ended too soon, another takes the kills that are left."""
+def kill_and_finish(first: KilledRun, expected: dict[str, Any]) -> list[KilledRun]:
+    """Kills a run several times and finishes it; if it ends too soon, another run takes the remaining kills."""
     runs = [first]
     while True:
         run = runs[-1]
         run.folder.mkdir(parents=True)
-        while (alive := sum(run.moments.total() for run in runs) < KILLS_A_RUN) and run.kill_once():
+        while (kills_left := sum(run.moments.total() for run in runs) < KILLS_PER_RUN) and run.kill_once():
             pass
         run.finish()
-        assert result(run.run) == expected, run.folder.name
-        if not alive:
+        assert finished_result(run.run) == expected, run.folder.name
+        if not kills_left:
             return runs
-        runs.append(Killed(run.folder.with_name(f"{run.folder.name}-again"), run.optimizer, run.random))
+        runs.append(KilledRun(run.folder.with_name(f"{run.folder.name}-again"), run.optimizer, run.random))
 
 
-def test_killed_runs_end_as_the_uninterrupted_one_to_the_bit(
+def test_killed_runs_end_as_the_uninterrupted_run_to_the_bit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seed = int(os.environ.get("FCNET_TEST_SEED") or random.SystemRandom().randrange(10_000))
@@ -208,18 +180,18 @@ def test_killed_runs_end_as_the_uninterrupted_one_to_the_bit(
         cli.print_status(f"\nFCNET_TEST_SEED={seed}")
     firsts, results = [], []
     for optimizer in OPTIMIZERS:
-        whole = Killed(tmp_path / optimizer, optimizer, random.Random(seed))
+        whole = KilledRun(tmp_path / optimizer, optimizer, random.Random(seed))
         whole.folder.mkdir()
         whole.finish()
-        expected = result(whole.run)
-        for number in range(RUNS):
+        expected = finished_result(whole.run)
+        for number in range(NUM_RUNS):
             folder = tmp_path / f"{optimizer}-{number}"
-            firsts.append(Killed(folder, optimizer, random.Random(f"{seed} {folder.name}")))
+            firsts.append(KilledRun(folder, optimizer, random.Random(f"{seed} {folder.name}")))
             results.append(expected)
     with ThreadPoolExecutor(2) as pool:
         runs = [run for group in pool.map(kill_and_finish, firsts, results) for run in group]
     moments = sum((run.moments for run in runs), collections.Counter[str]())
-    assert moments.total() == len(firsts) * KILLS_A_RUN
+    assert moments.total() == len(firsts) * KILLS_PER_RUN
     with capsys.disabled():
-        hits = ", ".join(f"{count} {moment}" for moment, count in moments.most_common())
-        cli.print_status(f"{moments.total()} kills in {len(runs)} runs: {hits}")
+        counts = ", ".join(f"{count} {moment}" for moment, count in moments.most_common())
+        cli.print_status(f"{moments.total()} kills in {len(runs)} runs: {counts}")
