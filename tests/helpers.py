@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+import random
 import signal
 import struct
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -33,7 +35,6 @@ from fcnet.models.mlp import MLP
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    import numpy as np
     import numpy.typing as npt
 
     from fcnet.experiment.build import Experiment
@@ -82,6 +83,13 @@ def run_command(main: Callable[[list[str]], int], *arguments: object, stdin: byt
     for file in (out, err):
         file.seek(0)
     return CommandResult(exit_info.value.code, out.read(), err.read())
+
+
+def command_output(main: Callable[[list[str]], int], *arguments: object) -> str:
+    """Runs a command that must succeed and print nothing on standard error; returns its standard output."""
+    code, out, err = run_command(main, *arguments)
+    assert (code, err) == (0, "")
+    return out
 
 
 def subprocess_environment(**variables: str) -> dict[str, str]:
@@ -278,6 +286,16 @@ def write_image_folder(
     for (label, name), (split, count) in itertools.product(enumerate(classes), counts.items()):
         for number in range(count):
             write_image(Path(folder) / split / name / f"{number}.png", pixels(label, number))
+
+
+def write_noise_images(folder: str, classes: Sequence[str], counts: Mapping[str, int]) -> None:
+    """Writes noise of 5×4 grey pixels, slightly brighter from class to class, so that a model makes some errors."""
+    draws = random.Random(folder)
+
+    def pixels(label: int, number: int) -> npt.NDArray[np.uint8]:
+        return np.array([draws.randrange(170) + 30 * label for _ in range(20)], dtype=np.uint8).reshape(4, 5)
+
+    write_image_folder(folder, classes, counts, pixels)
 
 
 # --- tensors and models -----------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from fcnet.export import __main__ as export
 from fcnet.figures import __main__ as figures
 from fcnet.report import __main__ as report
 from fcnet.sweep import __main__ as sweep
-from tests.helpers import run_command, write_image, write_image_folder
+from tests.helpers import command_output, write_image, write_image_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -376,14 +376,12 @@ def served_folder(working_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         thread.join()
 
 
-def command_output(line: str, smaller: str) -> str:
+def run_line(line: str, smaller: str) -> str:
     """Returns the output of a command line, which must succeed."""
     words = shlex.split(line.replace("/my/", "my/"))
     module = words[2].removeprefix("fcnet.")
     assert (Path(words[0]).name, words[1]) == ("python", "-m")
-    code, out, err = run_command(COMMANDS[module], *words[3:], *smaller.split())
-    assert (code, err) == (0, "")
-    return out
+    return command_output(COMMANDS[module], *words[3:], *smaller.split())
 
 
 def program_output(text: str) -> str:
@@ -409,7 +407,7 @@ def test_a_page_keeps_its_promises(page: Path) -> None:
         elif name not in SKIPPED:
             shown = EXPECTED[page.name][name]
             shown.before()
-            output = program_output(text) if kind == "program" else command_output(text, shown.smaller)
+            output = program_output(text) if kind == "program" else run_line(text, shown.smaller)
             assert re.search(".*\n(?:.*\n)*?.*".join(shown.output), output), f"{name} printed:\n{output}"
 
 
@@ -418,7 +416,7 @@ def test_the_readme_shows_the_format_of_a_result_and_the_files_of_a_run(served_f
     assert re.search(rf"^    {RESULT}$", text, re.MULTILINE)
     table = text.split("| file | what |")[1].split("\n\n")[0]
     named = {name for row in table.splitlines()[2:] for name in re.findall(r"`([\w./]+)`", row.split("|")[1])}
-    command_output("python -m fcnet.train --config digits", FEW)
+    run_line("python -m fcnet.train --config digits", FEW)
     assert named == {entry.name for entry in (served_folder / "runs/digits").iterdir()} | {"checkpoints/"}
     record = json.loads((served_folder / "runs/digits/metrics.jsonl").read_text().splitlines()[0])
     assert {"train_loss", "train_accuracy", "validation_loss", "lr", "seconds"} < set(record)

@@ -22,12 +22,12 @@ import torch
 from PIL import Image
 
 import fcnet
-from fcnet import predict
+from fcnet import predict, train
 from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.models.mlp import LogisticRegression
+from tests.helpers import command_output, run_command
 from tests.helpers import image_bytes as saved
 from tests.helpers import make_png as png
-from tests.helpers import run_command
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -397,3 +397,35 @@ def test_json_without_predictions_is_an_empty_list(run: Path) -> None:
     code, out, err = run_command(predict.main, run, "gone", "--json")
     assert (code, json.loads(out)) == (2, [])
     assert err == "gone must be a whole image, got: No such file or directory\n"
+
+
+# --- after training ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("pets")
+@pytest.mark.parametrize("classes", ["[]", "['cat','ant']"])
+def test_predictions_are_those_of_the_loaded_classifier(classes: str) -> None:
+    command_output(train.main, "--config", "pets.toml", "--out", "run", "--set", f"data.classes={classes}")
+    files = [f"pets/test/{name}/{number}.png" for name in ("ant", "bee", "cat") for number in (3, 1)]
+    expected = fcnet.load("run").predict_images(files)
+    assert len({prediction.class_name for prediction in expected}) > 1
+    listed = json.loads(command_output(predict.main, "run", *files, "--json"))
+    assert listed == [
+        {"path": file, "class": prediction.class_name, "probability": prediction.probability}
+        for file, prediction in zip(files, expected, strict=True)
+    ]
+    assert [list(row) for row in listed] == [["path", "class", "probability"]] * 6
+    assert command_output(predict.main, "run", *files).splitlines() == [
+        f"{file}: {prediction.class_name} ({prediction.probability:.1%})"
+        for file, prediction in zip(files, expected, strict=True)
+    ]
+
+
+@pytest.mark.usefixtures("pets")
+def test_a_file_name_that_is_not_utf8_is_predicted_like_any_other() -> None:
+    command_output(train.main, "--config", "pets.toml", "--out", "run")
+    name = "k\udce4fer.png"
+    Path("pets/test/bee/0.png").rename(name)
+    (row,) = json.loads(command_output(predict.main, "run", name, "--json"))
+    assert row["path"] == name
+    assert command_output(predict.main, "run", name).startswith(r"k\udce4fer.png: ")

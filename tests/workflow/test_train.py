@@ -1,14 +1,12 @@
-"""The commands train, evaluate and predict: what they print and the files they write."""
+"""The command train: its output, its run folder, resuming, and signals."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import json
-import math
 import os
 import pty
-import random
 import re
 import shlex
 import signal
@@ -18,56 +16,34 @@ import termios
 import time
 from importlib.metadata import version
 from pathlib import Path
-from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-import fcnet
 from fcnet import cli, evaluate, predict, train
 from fcnet.config.toml import load_config
 from fcnet.diagnostics import advice
 from tests.helpers import (
     RUN_FILES,
     WAIT_SECONDS,
+    command_output,
     model_files,
     preserve_process_state,
     read_learning_curve,
     read_records,
     read_summary,
     read_tree,
-    run_command,
     set_flags,
     start_python,
-    write_image_folder,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import numpy.typing as npt
-
     Main = Callable[[list[str]], int]
 
-# 24 training images of each of three classes, 3 of them held out: 8 steps an epoch.
-PETS = """\
-seed = 2
-[data]
-source = "images"
-path = "pets"
-validation = 0.125
-augment = { flip = true }
-[model]
-hidden = [8]
-[optimizer]
-lr = 0.01
-[train]
-epochs = 3
-batch_size = 8
-"""
 # Trains for some seconds, which leaves time to stop it.
 LONG = """\
 seed = 4
@@ -96,22 +72,6 @@ RECORD_KEYS = {
 pytestmark = pytest.mark.usefixtures("working_folder")
 
 
-def write_images(folder: str, counts: dict[str, int]) -> None:
-    """Writes noise of 5×4 grey pixels, slightly brighter from class to class, so that some images are misclassified."""
-    draws = random.Random(folder)
-
-    def pixels(label: int, number: int) -> npt.NDArray[np.uint8]:
-        return np.array([draws.randrange(170) + 30 * label for _ in range(20)], dtype=np.uint8).reshape(4, 5)
-
-    write_image_folder(folder, CLASSES, counts, pixels)
-
-
-@pytest.fixture
-def pets(working_folder: Path) -> None:
-    write_images("pets", {"train": 24, "test": 10})
-    Path("pets.toml").write_text(PETS)
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An uninterrupted run of the long training."""
@@ -121,13 +81,6 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> str:
         patch.setenv("FCNET_CACHE", str(folder / "cache"))
         assert train.main(["--config", str(folder / "long.toml"), "--out", str(folder / "run")]) == 0
     return str(folder / "run")
-
-
-def command(main: Main, *arguments: str) -> str:
-    """Runs a command that must succeed with nothing on standard error; returns its standard output."""
-    code, out, err = run_command(main, *arguments)
-    assert (code, err) == (0, "")
-    return out
 
 
 def start(name: str, *arguments: str) -> subprocess.Popen[str]:
@@ -140,7 +93,7 @@ def start(name: str, *arguments: str) -> subprocess.Popen[str]:
 
 @pytest.mark.usefixtures("pets")
 def test_training_prints_the_model_then_a_line_an_epoch_then_the_result() -> None:
-    decoded, first, *epochs, last = command(train.main, "--config", "pets.toml", "--out", "run").splitlines()
+    decoded, first, *epochs, last = command_output(train.main, "--config", "pets.toml", "--out", "run").splitlines()
     assert re.fullmatch(r"decoded 102 images in \d+\.\d s", decoded)
     assert first == (
         "63 training, 9 validation and 30 test images in 3 classes; layers 20-8-3, 195 parameters; cpu, 1 thread; run"
@@ -167,7 +120,7 @@ def test_training_reports_skipped_images_and_uneven_classes_and_predicts_other_s
         Path(f"pets/train/ant/{number}.png").write_bytes(b"")
     Image.new("L", (50, 30), 7).save("large.png")
     changes = ["--set", "data.skip_broken=true", "--set", "data.size=[4,6]"]
-    decoded, first, skipped, uneven, *_ = command(
+    decoded, first, skipped, uneven, *_ = command_output(
         train.main, "--config", "pets.toml", "--out", "run", *changes
     ).splitlines()
     assert decoded.startswith("decoded 102 images in ")
@@ -177,14 +130,14 @@ def test_training_reports_skipped_images_and_uneven_classes_and_predicts_other_s
         skipped,
     )
     assert uneven.startswith("classes are uneven: ")
-    assert command(predict.main, "run", "large.png", "pets/test/bee/0.png").count("\n") == 2
+    assert command_output(predict.main, "run", "large.png", "pets/test/bee/0.png").count("\n") == 2
 
 
 @pytest.mark.usefixtures("pets")
 @pytest.mark.parametrize("loss", ["logistic", "hinge", "quadratic"])
 def test_a_loss_without_probabilities_prints_a_warning(loss: str) -> None:
     changes = ("--set", f"train.loss={loss}", "--set", "data.classes=['ant','bee']")
-    said = command(train.main, "--config", "pets.toml", "--out", "run", *changes)
+    said = command_output(train.main, "--config", "pets.toml", "--out", "run", *changes)
     notes = [warning for warning in read_summary("run")["warnings"] if "no probabilities" in warning]
     assert notes == ([] if loss == "logistic" else advice.score_advice(loss))
     assert said.count("makes scores that are no probabilities") == len(notes)
@@ -193,16 +146,16 @@ def test_a_loss_without_probabilities_prints_a_warning(loss: str) -> None:
 @pytest.mark.usefixtures("pets")
 def test_advice_on_training_is_printed_once_and_recorded() -> None:
     slow = ("--set", "optimizer.lr=1e-9", "--set", "train.epochs=8")
-    said = command(train.main, "--config", "pets.toml", "--out", "run", *slow).splitlines()
+    said = command_output(train.main, "--config", "pets.toml", "--out", "run", *slow).splitlines()
     notes = [line for line in said if line.startswith("note: ")]
     assert notes == [f"note: {warning}" for warning in read_summary("run")["warnings"]] == said[-1 - len(notes) : -1]
     assert any("; try optimizer.lr = " in note and "1e-08 (now 1e-09)" in note for note in notes)
-    assert len(command(train.main, "--resume", "--out", "run").splitlines()) == 1
+    assert len(command_output(train.main, "--resume", "--out", "run").splitlines()) == 1
 
 
 @pytest.mark.usefixtures("pets")
 def test_a_run_folder_holds_these_files_with_these_keys() -> None:
-    command(train.main, "--config", "pets.toml", "--out", "run")
+    command_output(train.main, "--config", "pets.toml", "--out", "run")
     assert {entry.name for entry in Path("run").iterdir()} == RUN_FILES
     seen = read_records("run")
     assert [set(record) for record in seen] == [RECORD_KEYS] * 3
@@ -237,7 +190,7 @@ def test_a_run_folder_holds_these_files_with_these_keys() -> None:
 
 @pytest.mark.usefixtures("pets")
 def test_validation_figures_are_null_without_held_out_images() -> None:
-    out = command(train.main, "--config", "pets.toml", "--out", "run", "--set", "data.validation=0")
+    out = command_output(train.main, "--config", "pets.toml", "--out", "run", "--set", "data.validation=0")
     assert {(record["validation_loss"], record["validation_accuracy"]) for record in read_records("run")} == {
         (None, None)
     }
@@ -250,11 +203,11 @@ def test_the_configuration_of_a_run_trains_an_identical_model(
     changes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = set_flags(*changes)
-    command(train.main, "--config", "pets.toml", "--out", "one", *flags)
-    command(train.main, "--config", "pets.toml", "--out", "two", *flags)
+    command_output(train.main, "--config", "pets.toml", "--out", "one", *flags)
+    command_output(train.main, "--config", "pets.toml", "--out", "two", *flags)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    command(train.main, "--config", "../here/one/config.toml", "--out", "three")
+    command_output(train.main, "--config", "../here/one/config.toml", "--out", "three")
     runs = ["../here/one", "../here/two", "three"]
     assert model_files(runs[0]) == model_files(runs[1]) == model_files(runs[2])
     assert read_learning_curve(runs[0]) == read_learning_curve(runs[1]) == read_learning_curve(runs[2])
@@ -263,15 +216,15 @@ def test_the_configuration_of_a_run_trains_an_identical_model(
 
 @pytest.mark.usefixtures("pets")
 def test_another_seed_trains_another_model() -> None:
-    command(train.main, "--config", "pets.toml", "--out", "one")
-    command(train.main, "--config", "pets.toml", "--out", "two", "--set", "seed=3")
+    command_output(train.main, "--config", "pets.toml", "--out", "one")
+    command_output(train.main, "--config", "pets.toml", "--out", "two", "--set", "seed=3")
     assert model_files("one")[0] != model_files("two")[0]
 
 
 @pytest.mark.usefixtures("pets")
 def test_runs_are_named_after_the_configuration_and_numbered() -> None:
     for name in ("runs/pets", "runs/pets-2", "runs/pets-3"):
-        first = command(train.main, "--config", "pets.toml").splitlines()[-5]
+        first = command_output(train.main, "--config", "pets.toml").splitlines()[-5]
         assert first.endswith(f"; {name}")
         assert {entry.name for entry in Path(name).iterdir()} == RUN_FILES
 
@@ -279,7 +232,7 @@ def test_runs_are_named_after_the_configuration_and_numbered() -> None:
 @pytest.mark.usefixtures("pets")
 def test_set_changes_the_configuration() -> None:
     changes = ["train.epochs=1", "model.hidden=[7, 6]", "data.classes=['cat','ant']", "optimizer.name=sgd", "seed=9"]
-    command(train.main, "--config", "pets.toml", "--out", "run", *set_flags(*changes))
+    command_output(train.main, "--config", "pets.toml", "--out", "run", *set_flags(*changes))
     description = json.loads(Path("run/model.json").read_text())
     assert description["arguments"]["hidden"] == [7, 6]
     assert description["classes"] == ["cat", "ant"]
@@ -291,20 +244,20 @@ def test_set_changes_the_configuration() -> None:
 @pytest.mark.usefixtures("pets")
 def test_the_printed_configuration_is_the_same_configuration() -> None:
     before = read_tree()
-    printed = command(train.main, "--config", "pets.toml", "--set", "train.epochs=5", "--print-config")
+    printed = command_output(train.main, "--config", "pets.toml", "--set", "train.epochs=5", "--print-config")
     assert read_tree() == before
     Path("printed.toml").write_text(printed)
     expected = load_config(Path("pets.toml"), ["train.epochs=5"])
     assert load_config(Path("printed.toml")) == expected
     assert expected.data.path == str(Path("pets").absolute())
-    command(train.main, "--config", "printed.toml", "--out", "run")
-    assert command(train.main, "--resume", "--out", "run", "--print-config") == printed
+    command_output(train.main, "--config", "printed.toml", "--out", "run")
+    assert command_output(train.main, "--resume", "--out", "run", "--print-config") == printed
 
 
 @pytest.mark.usefixtures("pets")
 def test_early_stopping_prints_the_best_epoch() -> None:
     changes = ["train.patience=2", "train.epochs=200", "optimizer.lr=0.1"]
-    *_, result = command(train.main, "--config", "pets.toml", "--out", "run", *set_flags(*changes)).splitlines()
+    *_, result = command_output(train.main, "--config", "pets.toml", "--out", "run", *set_flags(*changes)).splitlines()
     accuracies = [record["validation_accuracy"] for record in read_records("run")]
     best = accuracies.index(max(accuracies)) + 1
     assert len(accuracies) == best + 2
@@ -321,7 +274,7 @@ def round_to_two(value: float) -> float:
 @pytest.mark.usefixtures("pets")
 def test_find_lr_suggests_a_learning_rate_and_plots_the_loss() -> None:
     for flags, folder in ([], "runs/pets-lr"), (["--out", "elsewhere/lr"], "elsewhere/lr"):
-        *_, said = command(train.main, "--config", "pets.toml", "--find-lr", *flags).splitlines()
+        *_, said = command_output(train.main, "--config", "pets.toml", "--find-lr", *flags).splitlines()
         trials = [json.loads(line) for line in Path(folder, "lr.jsonl").read_text().splitlines()]
         assert [set(trial) for trial in trials] == [{"lr", "loss", "smoothed"}] * len(trials)
         best = min(trials, key=lambda trial: trial["smoothed"])
@@ -334,7 +287,7 @@ def test_find_lr_suggests_a_learning_rate_and_plots_the_loss() -> None:
 
 @pytest.mark.parametrize("main", [train.main, evaluate.main, predict.main])
 def test_version_prints_the_packages_version(main: Main) -> None:
-    assert command(main, "--version") == f"fcnet {version('fcnet')}\n"
+    assert command_output(main, "--version") == f"fcnet {version('fcnet')}\n"
 
 
 @pytest.mark.parametrize(
@@ -352,9 +305,25 @@ def test_version_prints_the_packages_version(main: Main) -> None:
     ],
 )
 def test_help_explains_each_flag(main: Main, flags: set[str]) -> None:
-    _, _, explained = command(main, "--help").partition("\n\n")
+    _, _, explained = command_output(main, "--help").partition("\n\n")
     for flag in flags | {"--version"}:
         assert re.search(rf"^  (-h, )?{re.escape(flag)}\b.*\s+\w", explained, re.MULTILINE), flag
+
+
+@pytest.mark.usefixtures("pets")
+def test_the_commands_run_as_modules() -> None:
+    command_output(train.main, "--config", "pets.toml", "--out", "run")
+    image = "pets/test/cat/0.png"
+    refusal = "RUN must be a run's folder, got gone\n"
+    cases: Sequence[tuple[str, list[str], tuple[int, str, str]]] = [
+        ("evaluate", ["run"], (0, command_output(evaluate.main, "run"), "")),
+        ("predict", ["run", image], (0, command_output(predict.main, "run", image), "")),
+        ("predict", ["gone", image], (2, "", refusal)),
+    ]
+    for module, arguments, expected in cases:
+        process = start(module, *arguments)
+        out, err = process.communicate(timeout=WAIT_SECONDS)
+        assert (process.returncode, out, err) == expected
 
 
 # --- resume -----------------------------------------------------------------------------------------------------
@@ -362,40 +331,40 @@ def test_help_explains_each_flag(main: Main, flags: set[str]) -> None:
 
 @pytest.mark.usefixtures("pets")
 def test_resuming_a_finished_run_prints_its_result_and_changes_nothing() -> None:
-    *_, result = command(train.main, "--config", "pets.toml").splitlines()
+    *_, result = command_output(train.main, "--config", "pets.toml").splitlines()
     before = read_tree("runs")
     for flags in (["--out", "runs/pets"], ["--config", "pets.toml"], ["--config", "pets.toml", "--out", "runs/pets"]):
-        assert command(train.main, "--resume", *flags) == f"runs/pets is finished: {result}\n"
+        assert command_output(train.main, "--resume", *flags) == f"runs/pets is finished: {result}\n"
     assert read_tree("runs") == before
 
 
 @pytest.mark.usefixtures("pets")
 def test_resuming_a_run_killed_after_its_summary_removes_the_checkpoints() -> None:
-    command(train.main, "--config", "pets.toml")
+    command_output(train.main, "--config", "pets.toml")
     before = read_tree("runs")
     Path("runs/pets/checkpoints").mkdir()
     Path("runs/pets/checkpoints/step-0000000009.json").write_text("{}")
-    assert command(train.main, "--resume", "--out", "runs/pets").startswith("runs/pets is finished: ")
+    assert command_output(train.main, "--resume", "--out", "runs/pets").startswith("runs/pets is finished: ")
     assert read_tree("runs") == before
 
 
 @pytest.mark.usefixtures("pets")
 @pytest.mark.parametrize(("flags", "run"), [([], "runs/pets"), (["--out", "a/b"], "a/b")])
 def test_resume_without_a_run_starts_one(flags: list[str], run: str) -> None:
-    _, first, *epochs, _ = command(train.main, "--resume", "--config", "pets.toml", *flags).splitlines()
+    _, first, *epochs, _ = command_output(train.main, "--resume", "--config", "pets.toml", *flags).splitlines()
     assert first.endswith(f"; {run}")
     assert len(epochs) == 3
-    command(train.main, "--config", "pets.toml", "--out", "again")
+    command_output(train.main, "--config", "pets.toml", "--out", "again")
     assert model_files(run) == model_files("again")
 
 
 def test_resume_without_out_resumes_the_newest_run() -> None:
     Path("long.toml").write_text(LONG)
     short = ["--config", "long.toml", "--set", "train.epochs=1"]
-    command(train.main, *short)
+    command_output(train.main, *short)
     Path("runs/long-2/checkpoints").mkdir(parents=True)
     (Path("runs/long-2") / "config.toml").write_bytes(Path("runs/long/config.toml").read_bytes())
-    first, *_ = command(train.main, "--resume", *short).splitlines()
+    first, *_ = command_output(train.main, "--resume", *short).splitlines()
     assert first.endswith("; runs/long-2")
     assert model_files("runs/long-2") == model_files("runs/long")
 
@@ -437,7 +406,7 @@ def test_a_signal_saves_the_run_which_then_resumes_to_an_identical_result(
     epoch, step = int(said[1]), int(said[2])
     assert len(read_records("my run")) == step // 9 == epoch - 1
     assert not (Path("my run") / "summary.json").exists()
-    _, *epochs, _ = command(train.main, *shlex.split(said[3])).splitlines()
+    _, *epochs, _ = command_output(train.main, *shlex.split(said[3])).splitlines()
     assert len(epochs) == 250 - step // 9
     assert model_files("my run") == model_files(uninterrupted)
     assert read_learning_curve("my run") == read_learning_curve(uninterrupted)
@@ -492,7 +461,7 @@ def test_a_run_stopped_by_a_full_disk_resumes_once_there_is_space(settings: list
     Path("long.toml").write_text(LONG)
     changes = set_flags(*settings, "train.epochs=7")
     flags = ["--config", "long.toml", *changes]
-    command(train.main, *flags, "--out", "uninterrupted")
+    command_output(train.main, *flags, "--out", "uninterrupted")
     program = shlex.join([sys.executable, "-m", "fcnet.train", *flags, "--out", "run"])
     done = subprocess.run(
         ["bash", "-c", f"ulimit -f 1; {program}"],  # no file of more than 1,024 bytes
@@ -504,7 +473,7 @@ def test_a_run_stopped_by_a_full_disk_resumes_once_there_is_space(settings: list
     assert done.returncode == 2
     assert re.fullmatch(refusal, done.stderr)
     assert {entry.name for entry in Path("run").rglob("*")} <= {"config.toml", "checkpoints", "metrics.jsonl"}
-    command(train.main, "--resume", "--out", "run")
+    command_output(train.main, "--resume", "--out", "run")
     assert model_files("run") == model_files("uninterrupted")
     assert read_learning_curve("run") == read_learning_curve("uninterrupted")
 
@@ -558,210 +527,3 @@ def test_characters_the_terminal_cannot_encode_do_not_stop_training(monkeypatch:
         cli.run_command(train.main)
     assert leaving.value.code == 0
     assert written.getvalue().count(rb"\xb7 training loss") == 3
-
-
-# --- evaluate ---------------------------------------------------------------------------------------------------
-
-
-def count_by_hand(folder: str, run: str) -> tuple[list[list[int]], float]:
-    """Returns the confusion matrix and the mean loss, computed one image at a time."""
-    classifier = fcnet.load(run)
-    confusion = [[0] * 3 for _ in CLASSES]
-    losses = []
-    for label, name in enumerate(CLASSES):
-        for file in sorted(Path(folder, "test", name).iterdir()):
-            (prediction,) = classifier.predict_images([file])
-            confusion[label][CLASSES.index(prediction.class_name)] += 1
-            losses.append(-math.log(prediction.probabilities[label]))
-    return confusion, sum(losses) / len(losses)
-
-
-def check_evaluation(evaluation: dict[str, Any], confusion: list[list[int]], loss: float) -> None:
-    """Compares ``evaluation.json`` with counts made by hand."""
-    count = sum(map(sum, confusion))
-    accuracy = sum(confusion[label][label] for label in range(3)) / count
-    assert evaluation["images"] == count
-    assert evaluation["confusion"] == confusion
-    assert evaluation["accuracy"] == accuracy
-    # The command sums float32 losses over batches, and the count here one image at a time.
-    assert evaluation["loss"] == pytest.approx(loss, rel=1e-5)
-    for bound in evaluation["interval"]:  # a test of this accuracy just fails at either bound
-        deviation = NormalDist().inv_cdf(0.975) * math.sqrt(bound * (1 - bound) / count)
-        assert abs(bound - accuracy) == pytest.approx(deviation, rel=1e-9)
-    for label, (name, row) in enumerate(zip(CLASSES, evaluation["classes"], strict=True)):
-        actual, predicted, num_correct = confusion[label], [row[label] for row in confusion], confusion[label][label]
-        assert row == {
-            "class": name,
-            "count": sum(actual),
-            "precision": pytest.approx(num_correct / sum(predicted)),
-            "recall": pytest.approx(num_correct / sum(actual)),
-            "f1": pytest.approx(2 * num_correct / (sum(predicted) + sum(actual))),
-        }
-
-
-def table_rows(out: str, start: str) -> list[list[str]]:
-    """Returns the words of the three lines below the line with this start."""
-    lines = out.splitlines()
-    below = next(place for place, line in enumerate(lines) if line.startswith(start)) + 1
-    return [line.split() for line in lines[below:]][:3]
-
-
-@pytest.mark.usefixtures("pets")
-def test_an_evaluation_equals_counts_made_image_by_image() -> None:
-    command(train.main, "--config", "pets.toml", "--out", "run", "--set", "train.epochs=15")
-    out = command(evaluate.main, "run")
-    confusion, loss = count_by_hand("pets", "run")
-    evaluation = json.loads(Path("run/evaluation.json").read_text())
-    assert evaluation["data"] is None
-    check_evaluation(evaluation, confusion, loss)
-    assert 0.4 < evaluation["accuracy"] < 1.0  # better than chance, and not without errors
-    result = read_summary("run")
-    assert (evaluation["accuracy"], evaluation["interval"]) == (result["test_accuracy"], result["test_interval"])
-    assert evaluation["loss"] == pytest.approx(result["test_loss"], rel=1e-6)
-
-    low, high = evaluation["interval"]
-    assert out.splitlines()[0] == (
-        f"accuracy {evaluation['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}), "
-        f"loss {evaluation['loss']:.4f}, 30 images"
-    )
-    assert table_rows(out, "class ") == [
-        [row["class"], "10", *(f"{row[figure]:.1%}" for figure in ("precision", "recall", "f1"))]
-        for row in evaluation["classes"]
-    ]
-    _, confusion_table, *_ = out.split("truth")
-    assert confusion_table.splitlines()[1].split() == list(CLASSES)
-    assert [line.split() for line in confusion_table.splitlines()[2:5]] == [
-        [name, *map(str, row)] for name, row in zip(CLASSES, confusion, strict=True)
-    ]
-    assert out.splitlines()[-1] == "written to run/evaluation.json"
-    assert {entry.name for entry in Path("run").iterdir()} == RUN_FILES | {"evaluation.json"}
-
-
-@pytest.mark.usefixtures("pets")
-def test_data_evaluates_on_another_dataset() -> None:
-    command(train.main, "--config", "pets.toml", "--out", "run", "--set", "train.epochs=15")
-    write_images("zoo", {"train": 1, "test": 17})
-    out = command(evaluate.main, "run", "--data", "zoo")
-    evaluation = json.loads(Path("run/evaluation.json").read_text())
-    assert evaluation["data"] == "zoo"
-    assert "51 images" in out
-    check_evaluation(evaluation, *count_by_hand("zoo", "run"))
-
-
-@pytest.mark.usefixtures("pets")
-def test_the_distribution_shift_is_printed_and_recorded() -> None:
-    command(train.main, "--config", "pets.toml", "--out", "run", "--set", "train.epochs=15")
-    counts = read_summary("run")["class_images"]
-    assert list(counts.items()) == [(name, 21) for name in CLASSES]
-    write_images("zoo", {"train": 1, "test": 60})
-    for number in range(50):
-        Path(f"zoo/test/ant/{number}.png").unlink()
-    levels: list[int] = []
-    for file in sorted(Path("zoo/test").rglob("*.png")):
-        with Image.open(file) as image:
-            lighter = image.point(lambda level: min(255, level + 60))
-        lighter.save(file)
-        levels += lighter.tobytes()
-    out = command(evaluate.main, "run", "--data", "zoo").splitlines()
-    shift = json.loads(Path("run/evaluation.json").read_text())["shift"]
-    assert [line for line in out if line.startswith(("classes:", "pixels:", "accuracy:"))] == shift["description"]
-    assert shift["description"][0].startswith("classes: not as often as in training: ant 33.3% → 7.7% (")
-    assert shift["description"][1].startswith("pixels: brighter")
-    assert [row["other"] for row in shift["classes"]["shares"]] == [10 / 130, 60 / 130, 60 / 130]
-    assert shift["classes"]["total_variation"] == pytest.approx(1 / 3 - 10 / 130)
-    assert shift["pixels"]["mean"] == pytest.approx([sum(levels) / len(levels) / 255])
-    evaluation = json.loads(Path("run/evaluation.json").read_text())
-    result = read_summary("run")
-    assert shift["accuracy"]["difference"] == pytest.approx(evaluation["accuracy"] - result["test_accuracy"])
-    assert shift["accuracy"]["run_images"] == result["test_images"]
-
-    for key in ("class_images", "test_accuracy"):  # as in a summary without these keys
-        recorded = read_summary("run")
-        Path("run/summary.json").write_text(
-            json.dumps({name: recorded[name] for name in recorded if name != "class_images"})
-        )
-        if key == "test_accuracy":
-            Path("run/summary.json").unlink()
-        command(evaluate.main, "run", "--data", "zoo")
-        less = json.loads(Path("run/evaluation.json").read_text())["shift"]
-        assert less == shift | {
-            "classes": None,
-            "accuracy": shift["accuracy"] if key == "class_images" else None,
-            "description": shift["description"][1 : 3 if key == "class_images" else 2],
-        }
-    command(evaluate.main, "run")
-    assert json.loads(Path("run/evaluation.json").read_text())["shift"] is None
-
-
-@pytest.mark.usefixtures("pets")
-def test_corruptions_give_the_same_table_file_and_figure_every_time() -> None:
-    command(train.main, "--config", "pets.toml", "--out", "run", "--set", "train.epochs=15")
-    out = command(evaluate.main, "run", "--corruptions").splitlines()
-    robustness = json.loads(Path("run/corruptions.json").read_text())
-    assert robustness["data"] is None
-    assert robustness["clean"]["accuracy"] == json.loads(Path("run/evaluation.json").read_text())["accuracy"]
-    at = next(place for place, line in enumerate(out) if line.startswith("accuracy at"))
-    rows = [line.split() for line in out[at : at + 9]]
-    assert rows[0] == ["accuracy", "at", *"12345", "mean"]
-    assert rows[1:7] == [
-        [kind, *(f"{each['accuracy']:.1%}" for each in row["severities"]), f"{row['mean_accuracy']:.1%}"]
-        for kind, row in robustness["corruptions"].items()
-    ]
-    assert rows[7] == ["all", f"{robustness['mean_accuracy']:.1%}"]
-    assert rows[8] == ["as", "they", "are", f"{robustness['clean']['accuracy']:.1%}"]
-    figures = [f"corruptions-{theme}.{form}" for theme in ("light", "dark") for form in ("svg", "png")]
-    assert out[-5:] == [f"written to run/{name}" for name in ("corruptions.json", *figures)]
-    assert {entry.name for entry in Path("run").iterdir()} == {
-        *RUN_FILES, "evaluation.json", "corruptions.json", *figures
-    }  # fmt: skip
-    before = read_tree("run")
-    command(evaluate.main, "run", "--corruptions")
-    assert read_tree("run") == before
-
-
-# --- predict ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.usefixtures("pets")
-@pytest.mark.parametrize("classes", ["[]", "['cat','ant']"])
-def test_predictions_are_those_of_the_loaded_classifier(classes: str) -> None:
-    command(train.main, "--config", "pets.toml", "--out", "run", "--set", f"data.classes={classes}")
-    files = [f"pets/test/{name}/{number}.png" for name in CLASSES for number in (3, 1)]
-    expected = fcnet.load("run").predict_images(files)
-    assert len({prediction.class_name for prediction in expected}) > 1
-    listed = json.loads(command(predict.main, "run", *files, "--json"))
-    assert listed == [
-        {"path": file, "class": prediction.class_name, "probability": prediction.probability}
-        for file, prediction in zip(files, expected, strict=True)
-    ]
-    assert [list(row) for row in listed] == [["path", "class", "probability"]] * 6
-    assert command(predict.main, "run", *files).splitlines() == [
-        f"{file}: {prediction.class_name} ({prediction.probability:.1%})"
-        for file, prediction in zip(files, expected, strict=True)
-    ]
-
-
-@pytest.mark.usefixtures("pets")
-def test_a_file_name_that_is_not_utf8_is_predicted_like_any_other() -> None:
-    command(train.main, "--config", "pets.toml", "--out", "run")
-    name = "k\udce4fer.png"
-    Path("pets/test/bee/0.png").rename(name)
-    (row,) = json.loads(command(predict.main, "run", name, "--json"))
-    assert row["path"] == name
-    assert command(predict.main, "run", name).startswith(r"k\udce4fer.png: ")
-
-
-@pytest.mark.usefixtures("pets")
-def test_the_commands_run_as_modules() -> None:
-    command(train.main, "--config", "pets.toml", "--out", "run")
-    image = "pets/test/cat/0.png"
-    refusal = "RUN must be a run's folder, got gone\n"
-    cases: Sequence[tuple[str, list[str], tuple[int, str, str]]] = [
-        ("evaluate", ["run"], (0, command(evaluate.main, "run"), "")),
-        ("predict", ["run", image], (0, command(predict.main, "run", image), "")),
-        ("predict", ["gone", image], (2, "", refusal)),
-    ]
-    for module, arguments, expected in cases:
-        process = start(module, *arguments)
-        out, err = process.communicate(timeout=WAIT_SECONDS)
-        assert (process.returncode, out, err) == expected
