@@ -1,4 +1,4 @@
-"""What all tests share: hypothesis profiles, and where real images may be."""
+"""Fixtures that all tests share, and hypothesis profiles."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser, Page
 
-# Processes that test side by side share the processors: each with threads for all of them, they wait for one another.
+# Parallel test processes share the processors. With one thread per processor each, they would wait for one another.
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
@@ -30,8 +30,8 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
-def own_random_numbers() -> None:
-    """The same random numbers in each test, whichever ran before it."""
+def _seed() -> None:
+    """Seeds torch, so that a test draws the same numbers whichever test ran before it."""
     import torch
 
     torch.manual_seed(int(os.environ.get("FCNET_TEST_SEED", "0")))
@@ -39,35 +39,46 @@ def own_random_numbers() -> None:
 
 @pytest.fixture(scope="session")
 def program() -> Callable[[str], ModuleType]:
-    """Loads one of the programs of ``scripts`` by its name."""
+    """Imports a program of ``scripts`` by its name."""
 
     def load(name: str) -> ModuleType:
         spec = importlib.util.spec_from_file_location(f"scripts_{name}", ROOT / "scripts" / f"{name}.py")
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        sys.modules[module.__name__] = module  # dataclasses look their module up
+        sys.modules[module.__name__] = module  # dataclasses look up their module there
         spec.loader.exec_module(module)
         return module
 
-    sys.path.insert(0, str(ROOT / "scripts"))  # as Python has it for a program
+    sys.path.insert(0, str(ROOT / "scripts"))  # where Python itself starts to search for a program's imports
     return load
 
 
 @pytest.fixture
-def own_cache_and_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An empty cache, and afterwards as many threads as before."""
-    import torch
+def isolated_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Gives a test an empty cache, and restores signal handlers and the number of threads afterwards."""
+    from tests.helpers import preserve_process_state
 
     monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+    with preserve_process_state():
+        yield
+
+
+@pytest.fixture
+def working_folder(tmp_path: Path, isolated_cache: None, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Makes an empty folder the working folder, beside an empty cache; subprocesses import this same package."""
+    from tests.helpers import PACKAGE_ROOT
+
+    monkeypatch.setenv("PYTHONPATH", str(PACKAGE_ROOT))
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
 def image_archive() -> Path:
-    """The JPEG copy of CIFAR-10; skips where it is absent."""
+    """The JPEG copy of CIFAR-10; skips the test where it is missing."""
     named = os.environ.get("FCNET_TEST_DATA")
     path = Path(named) if named else ROOT.parent / "shared" / "data" / "cifar10-jpeg.tar.xz"
     if not path.is_file():
@@ -77,7 +88,7 @@ def image_archive() -> Path:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Chromium without a window, that asks nobody for anything; skips where it or its driver is absent."""
+    """A headless Chromium without network traffic of its own; skips the test where it or its driver is missing."""
     sync_api = pytest.importorskip("playwright.sync_api")
     path = shutil.which("chromium")
     if path is None:
@@ -92,14 +103,14 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def too_wide() -> Callable[[Page], list[str]]:
-    """What of a page reaches beyond the screen and cannot be scrolled to in a part of its own."""
+def overflowing_elements() -> Callable[[Page], list[str]]:
+    """Finds the elements of a page that extend beyond the screen and do not scroll."""
     script = """() => [...document.querySelectorAll("main *")]
         .filter((each) => each.getBoundingClientRect().right > innerWidth + 1 && !each.closest(".scroll"))
         .map((each) => each.outerHTML)"""
 
-    def found(page: Page) -> list[str]:
+    def find(page: Page) -> list[str]:
         elements: list[str] = page.evaluate(script)
         return elements
 
-    return found
+    return find

@@ -1,10 +1,9 @@
-"""The same code on a CUDA device."""
+"""Training, batches and losses on a CUDA device agree with the CPU's."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from fcnet.optim.schedules import cosine
 from fcnet.training.algorithm import GradientDescent
 from fcnet.training.cuda_graphs import GraphedSteps
 from fcnet.training.loop import Training
+from tests.helpers import model_files, read_learning_curve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,34 +55,32 @@ batch_size = 96
 """
 
 
-def trained(folder: Path, name: str, *flags: str) -> tuple[bytes, list[dict[str, Any]]]:
-    """Trains on a device; the network's bytes and the records without the times."""
+def train_run(folder: Path, name: str, *flags: str) -> tuple[bytes, list[dict[str, Any]]]:
+    """Trains a run; returns the bytes of its weights and its records without measured times."""
     config = folder / "config.toml"
     config.write_text(CONFIG)
     assert train.main(["--config", str(config), "--out", str(folder / name), *flags]) == 0
-    lines = (folder / name / "metrics.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    for record in records:
-        del record["seconds"], record["images_per_second"]
-    return (folder / name / "model.safetensors").read_bytes(), records
+    return model_files(folder / name)[0], read_learning_curve(folder / name)
 
 
-def test_two_runs_on_one_device_are_equal_to_the_bit(tmp_path: Path) -> None:
-    assert trained(tmp_path, "one", "--device", "cuda") == trained(tmp_path, "other", "--device", "cuda")
+def test_two_runs_on_one_device_are_identical_to_the_bit(tmp_path: Path) -> None:
+    assert train_run(tmp_path, "one", "--device", "cuda") == train_run(tmp_path, "other", "--device", "cuda")
 
 
-def test_the_device_learns_what_the_cpu_learns(tmp_path: Path) -> None:
+def test_the_gpu_learns_what_the_cpu_learns(tmp_path: Path) -> None:
     without_dropout = ("--set", "model.dropout=0.0")
-    _, there = trained(tmp_path, "there", "--device", "cuda", *without_dropout)
-    _, here = trained(tmp_path, "here", "--device", "cpu", *without_dropout)
-    # the sums of a product are added in another order: rounding grows with the steps
+    _, there = train_run(tmp_path, "there", "--device", "cuda", *without_dropout)
+    _, here = train_run(tmp_path, "here", "--device", "cpu", *without_dropout)
+    # The devices add the terms of a product in different orders, and the rounding differences grow with the steps.
     assert there[0]["train_loss"] == pytest.approx(here[0]["train_loss"], rel=1e-3)
 
 
 @pytest.mark.parametrize("resident", [True, False])
-def test_batches_are_the_cpus_whether_or_not_the_images_fit(resident: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_equal_the_cpus_whether_or_not_the_images_fit_on_the_gpu(
+    resident: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not resident:
-        monkeypatch.setattr(batches_module, "_settled", lambda images, device: images)
+        monkeypatch.setattr(batches_module, "_move_if_fits", lambda images, device: images)
     pixels = torch.randint(0, 256, (50, 3, 8, 8), dtype=torch.uint8)
     labels, statistics = torch.arange(50), (torch.full((3,), 0.5), torch.full((3,), 0.2))
     here, there = (
@@ -113,41 +111,41 @@ OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] =
 }
 
 
-def course(
+def make_training(
     optimizer: str = "adamw", settings: str = "plain", *, steps_per_graph: int = 4, batch_size: int = 50, **network: Any
 ) -> Training:
-    """Eleven steps an epoch, the last of 12 images."""
+    """Returns a training of eleven steps an epoch, the last of 12 images."""
     pixels = torch.randint(0, 256, (512, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     batches = Batches(
         pixels,
         torch.arange(512) % 10,
         batch_size=batch_size,
-        augmentation=Augmentation(CHANGES, MixupCutmix(0.4, 1.0)),
+        augmentation=Augmentation(TRANSFORMS, MixupCutmix(0.4, 1.0)),
         device="cuda",
     )
     model = MLP(192, (32, 32), 10, generator=torch.Generator().manual_seed(0), **network).cuda()
-    made = OPTIMIZERS[optimizer](parameter_groups(model, 0.01))
-    algorithm = GradientDescent(made, epochs=4, schedule=cosine(44), **SETTINGS[settings])
+    torch_optimizer = OPTIMIZERS[optimizer](parameter_groups(model, 0.01))
+    algorithm = GradientDescent(torch_optimizer, epochs=4, schedule=cosine(44), **SETTINGS[settings])
     training = Training(model, batches, algorithm, seed=3)
     assert training.graphed_steps is not None
     training.graphed_steps.steps_per_graph = steps_per_graph
     return training
 
 
-def refusing(work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
-    raise RuntimeError("no graphs today")
+def fail_to_record(work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
+    raise RuntimeError("recording fails")
 
 
-def one_by_one(training: Training) -> Training:
-    """The same, which records nothing."""
+def without_graphs(training: Training) -> Training:
+    """Makes a training record no CUDA graph, and returns it."""
     training.graphed_steps = GraphedSteps(
-        refusing, training.model, training.batches, training.algorithm, training.dropout_rng
+        fail_to_record, training.model, training.batches, training.algorithm, training.dropout_rng
     )
     return training
 
 
-def ended(training: Training) -> dict[str, Tensor]:
-    """All that a training changes, at its end."""
+def final_state(training: Training) -> dict[str, Tensor]:
+    """Trains to the end; returns all tensors of the training's state."""
     for _ in training.advance():
         pass
     return training.state()[0]
@@ -160,12 +158,12 @@ NETWORKS: list[dict[str, Any]] = [{}, {"normalization": "batch"}, {"normalizatio
 @pytest.mark.parametrize("steps_per_graph", [1, 4, 16])
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_replayed_steps_are_the_steps(
+def test_replayed_steps_equal_plain_steps(
     optimizer: str, settings: str, steps_per_graph: int, network: dict[str, Any]
 ) -> None:
-    replayed = course(optimizer, settings, steps_per_graph=steps_per_graph, **network)
-    plain = one_by_one(course(optimizer, settings, steps_per_graph=steps_per_graph, **network))
-    ours, theirs = ended(replayed), ended(plain)
+    replayed = make_training(optimizer, settings, steps_per_graph=steps_per_graph, **network)
+    plain = without_graphs(make_training(optimizer, settings, steps_per_graph=steps_per_graph, **network))
+    ours, theirs = final_state(replayed), final_state(plain)
     assert replayed.graphed_steps is not None
     assert replayed.graphed_steps.fallback_reason is None
     assert ours.keys() == theirs.keys()
@@ -173,33 +171,33 @@ def test_replayed_steps_are_the_steps(
         assert_close(tensor, theirs[name], rtol=0.0, atol=0.0, msg=name)
 
 
-def test_a_replayed_training_restored_at_a_pause_ends_as_if_it_had_never_stopped() -> None:
-    whole = ended(course(dropout=0.3))
-    broken_off, again = course(dropout=0.3), course(dropout=0.3)
-    list(itertools.islice(broken_off.advance(), 6))
-    tensors, facts = broken_off.state()
-    again.restore({name: tensor.cpu().clone() for name, tensor in tensors.items()}, facts)
-    for name, tensor in ended(again).items():
+def test_a_replayed_training_restored_from_its_state_ends_as_an_uninterrupted_one() -> None:
+    whole = final_state(make_training(dropout=0.3))
+    interrupted, resumed = make_training(dropout=0.3), make_training(dropout=0.3)
+    list(itertools.islice(interrupted.advance(), 6))
+    tensors, metadata = interrupted.state()
+    resumed.restore({name: tensor.cpu().clone() for name, tensor in tensors.items()}, metadata)
+    for name, tensor in final_state(resumed).items():
         assert_close(tensor, whole[name], rtol=0.0, atol=0.0, msg=name)
 
 
-def test_a_network_that_waits_is_trained_step_by_step_and_the_device_is_left_whole() -> None:
-    class Waits(nn.ReLU):
+def test_a_model_that_synchronizes_trains_without_graphs_and_leaves_the_device_usable() -> None:
+    class SynchronizingReLU(nn.ReLU):
         def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
             return super().forward(input) if input.sum().item() > -1e30 else input
 
-    Waits.__module__ = "torch.nn"
-    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), Waits(), nn.Linear(8, 10)).cuda()
-    batches = course().batches
+    SynchronizingReLU.__module__ = "torch.nn"
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), SynchronizingReLU(), nn.Linear(8, 10)).cuda()
+    batches = make_training().batches
     training = Training(model, batches, GradientDescent(OPTIMIZERS["sgd"](parameter_groups(model, 0.0)), epochs=3))
     assert len([record for record in training.advance() if record is not None]) == 3
     assert training.graphed_steps is not None
     assert training.graphed_steps.capture_error is not None
-    ended(course())
+    final_state(make_training())
 
 
 @pytest.mark.parametrize("target", ["indices", "smoothed", "soft"])
-def test_a_captured_loss_is_the_loss(target: str) -> None:
+def test_a_captured_loss_equals_the_plain_loss(target: str) -> None:
     x = torch.randn(64, 10, device="cuda", requires_grad=True)
     labels = torch.arange(64, device="cuda") % 11 - 1
     y = torch.softmax(x.detach(), 1) if target == "soft" else labels.masked_fill(labels < 0, -100)
@@ -224,17 +222,17 @@ def test_a_captured_loss_is_the_loss(target: str) -> None:
     assert_close(captured[0].cpu(), F.cross_entropy(x.cpu(), y.cpu(), label_smoothing=0.1 * (target == "smoothed")))
 
 
-CHANGES = (Flip(), Shift(1), Affine(15.0, 0.2), ColorJitter(0.4), Cutout(3))
+TRANSFORMS = (Flip(), Shift(1), Affine(15.0, 0.2), ColorJitter(0.4), Cutout(3))
 
 
-def test_changes_of_images_are_the_cpus() -> None:
+def test_augmented_images_equal_the_cpus() -> None:
     pixels = torch.randint(0, 256, (50, 3, 8, 8), dtype=torch.uint8)
     here, there = (
         Batches(
             pixels,
             torch.arange(50) % 10,
             batch_size=16,
-            augmentation=Augmentation(CHANGES, MixupCutmix(0.4, 1.0)),
+            augmentation=Augmentation(TRANSFORMS, MixupCutmix(0.4, 1.0)),
             device=device,
         )
         for device in ("cpu", "cuda")
@@ -247,14 +245,14 @@ def test_changes_of_images_are_the_cpus() -> None:
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_no_step_waits_for_the_device(optimizer: str) -> None:
-    """Neither one that is made by itself nor one that is replayed."""
-    training = course(settings="all", steps_per_graph=2, normalization="batch", dropout=0.1)
+def test_no_step_synchronizes_with_the_device(optimizer: str) -> None:
+    """Checks plain steps and replayed steps."""
+    training = make_training(settings="all", steps_per_graph=2, normalization="batch", dropout=0.1)
     if optimizer == "muon":
-        made = dataclasses.replace(training.algorithm, optimizer=Muon(parameter_groups(training.model, 0.01)))
-        training = Training(training.model, training.batches, made)
+        algorithm = dataclasses.replace(training.algorithm, optimizer=Muon(parameter_groups(training.model, 0.01)))
+        training = Training(training.model, training.batches, algorithm)
     events = training.advance()
-    for _ in range(2):  # the second epoch's first run is replayed
+    for _ in range(2):  # graphs are replayed from the second epoch on
         while next(events) is not None:
             pass
     for _ in range(2):
@@ -273,7 +271,7 @@ LOSSES = [(target, dtype) for target in ("index", "smoothed", "weighted", "soft"
 
 @pytest.mark.parametrize(("target", "dtype"), LOSSES)
 @pytest.mark.parametrize("num_classes", [10, 1000, 1001, 21_841])
-def test_the_kernels_of_the_loss_give_the_plain_forms_value_and_gradient(
+def test_the_fused_loss_has_the_value_and_gradient_of_the_plain_form(
     num_classes: int, target: str, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = (3 * torch.randn(257, num_classes, device="cuda")).to(getattr(torch, dtype)).requires_grad_()
@@ -284,19 +282,19 @@ def test_the_kernels_of_the_loss_give_the_plain_forms_value_and_gradient(
         x.data[3, 0] = 0.0
         y = torch.softmax(torch.randn(257, num_classes, device="cuda"), 1)
 
-    def found() -> tuple[Tensor, Tensor]:
+    def loss_and_grad() -> tuple[Tensor, Tensor]:
         loss = F.cross_entropy(x, y, w, label_smoothing=0.1 if target == "smoothed" else 0.0)
         return loss.detach(), torch.autograd.grad(loss, x)[0]
 
     assert fused.is_supported(x, y, w)
-    ours = found()
+    ours = loss_and_grad()
     monkeypatch.setattr(fused, "_DEVICE_TYPE", "nowhere")
     eps = torch.finfo(x.dtype).eps
-    assert_close(ours, found(), rtol=max(eps, 1e-5), atol=1e-9 if dtype == "float32" else 1e-6)
+    assert_close(ours, loss_and_grad(), rtol=max(eps, 1e-5), atol=1e-9 if dtype == "float32" else 1e-6)
 
 
 @pytest.mark.parametrize("offset", [0.0, 4096.0])
-def test_a_confident_row_keeps_its_digits_in_the_kernels(offset: float) -> None:
+def test_the_fused_loss_keeps_the_digits_of_a_confident_row(offset: float) -> None:
     x = (torch.tensor([[20.0, 0.0]], device="cuda") + offset).requires_grad_()
     loss = F.cross_entropy(x, torch.tensor([0], device="cuda"))
     (gradient,) = torch.autograd.grad(loss, x)
@@ -304,15 +302,18 @@ def test_a_confident_row_keeps_its_digits_in_the_kernels(offset: float) -> None:
     assert_close(gradient.tolist(), [[-2.0611536e-9, 2.0611536e-9]], rtol=1e-6, atol=0)
 
 
-def test_the_kernels_powers_are_as_exact_as_their_exponents() -> None:
-    """Eighths differ exactly; 2^(d log₂e) alone is 2.6e-6 off. No interpreter has a fused product."""
+def test_the_exponentials_of_the_fused_loss_are_exact() -> None:
+    """Differences of eighths are exact, and exp(d) as 2^(d log₂e) without a fused product would be 2.6e-6 off.
+
+    Triton's interpreter has no fused product, so that only a GPU can test this.
+    """
     x = (-torch.arange(640.0, device="cuda") / 8).unsqueeze(0).requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(x, torch.tensor([0], device="cuda")), x)
     exact = torch.softmax(x.detach().double(), 1)
     assert_close(gradient[0, 1:].double(), exact[0, 1:], rtol=1e-6, atol=0)
 
 
-def test_the_kernels_of_the_loss_wait_for_nothing() -> None:
+def test_the_fused_loss_does_not_synchronize() -> None:
     x = torch.randn(64, 1001, device="cuda", requires_grad=True)
     y, soft = torch.arange(64, device="cuda"), torch.softmax(x.detach(), 1)
 
@@ -321,7 +322,7 @@ def test_the_kernels_of_the_loss_wait_for_nothing() -> None:
             for reduction in ("none", "sum", "mean"):
                 F.cross_entropy(x, target, reduction=reduction).sum().backward()
 
-    steps()  # compiles them
+    steps()  # compiles the kernels
     torch.cuda.set_sync_debug_mode("error")
     try:
         steps()
@@ -329,8 +330,8 @@ def test_the_kernels_of_the_loss_wait_for_nothing() -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_rows_are_found_beyond_2_to_the_31_logits() -> None:
+def test_the_fused_loss_indexes_beyond_2_to_the_31_logits() -> None:
     x = torch.zeros(17_000, 128_257, dtype=torch.bfloat16, device="cuda")
     y = torch.full((17_000,), 128_256, device="cuda")
-    costs = F.cross_entropy(x, y, reduction="none")
-    assert_close(costs, torch.full_like(costs, 11.7618), rtol=0.01, atol=0)
+    losses = F.cross_entropy(x, y, reduction="none")
+    assert_close(losses, torch.full_like(losses, 11.7618), rtol=0.01, atol=0)

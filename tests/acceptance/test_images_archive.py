@@ -1,4 +1,4 @@
-"""The archive of real images, read whole."""
+"""The archive of real images becomes a complete store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.data
-def test_the_jpeg_copy_of_cifar10_is_read_whole(tmp_path: Path, image_archive: Path) -> None:
+def test_every_image_of_the_jpeg_copy_of_cifar10_is_read(tmp_path: Path, image_archive: Path) -> None:
     store = open_store(images(image_archive), tmp_path)
     names = "airplane automobile bird cat deer dog frog horse ship truck"
     assert store.classes == tuple(names.split())

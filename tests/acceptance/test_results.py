@@ -1,8 +1,7 @@
-"""What the shipped configurations reach on real images; the JPEG copy stands in for CIFAR-10."""
+"""Accuracies of the presets on real images; the JPEG copy stands in for CIFAR-10."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from fcnet import cli, train
 from fcnet.config.toml import load_config
 from fcnet.experiment.build import build
 from fcnet.metrics import wilson_interval
+from tests.helpers import read_summary, set_flags
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,42 +26,41 @@ if TYPE_CHECKING:
 CONFIGS = Path(__file__).parents[2] / "configs"
 pytestmark = pytest.mark.data
 
-Trained = tuple[dict[str, Any], list[str]]
+TrainedPreset = tuple[dict[str, Any], list[str]]
 
 
 @pytest.fixture
-def trained(tmp_path: Path, image_archive: Path) -> Callable[[str], Trained]:
-    """Trains a shipped configuration on the archive; gives its summary and the settings that were changed."""
+def train_preset(tmp_path: Path, image_archive: Path) -> Callable[[str], TrainedPreset]:
+    """Trains a preset on the archive; returns its summary and the changed settings."""
 
-    def run(name: str) -> Trained:
+    def run(name: str) -> TrainedPreset:
         changes = ["data.source=images", f"data.path={image_archive}"]
-        flags = [part for change in changes for part in ("--set", change)]
-        code = train.main(["--config", str(CONFIGS / f"{name}.toml"), "--out", str(tmp_path / name), *flags])
-        assert code == 0
-        summary: dict[str, Any] = json.loads((tmp_path / name / "summary.json").read_text())
+        config = str(CONFIGS / f"{name}.toml")
+        assert train.main(["--config", config, "--out", str(tmp_path / name), *set_flags(*changes)]) == 0
+        summary = read_summary(tmp_path / name)
         cli.print_status(f"{name}: {summary['test_accuracy']:.4f} in {summary['train_seconds']:.1f} s")
         return summary, changes
 
     return run
 
 
-def test_softmax_regression_reaches_41_percent(trained: Callable[[str], Trained]) -> None:
-    assert trained("cifar10_softmax")[0]["test_accuracy"] >= 0.41
+def test_softmax_regression_reaches_41_percent(train_preset: Callable[[str], TrainedPreset]) -> None:
+    assert train_preset("cifar10_softmax")[0]["test_accuracy"] >= 0.41
 
 
-def test_the_mlp_reaches_66_percent(trained: Callable[[str], Trained]) -> None:
-    assert trained("cifar10_mlp")[0]["test_accuracy"] >= 0.66
+def test_the_mlp_reaches_66_percent(train_preset: Callable[[str], TrainedPreset]) -> None:
+    assert train_preset("cifar10_mlp")[0]["test_accuracy"] >= 0.66
 
 
-def test_logistic_regression_is_not_below_scikit_learns(trained: Callable[[str], Trained]) -> None:
-    """Theirs as it comes, and with the penalty that does best on the same validation images."""
-    summary, changes = trained("cifar10_logistic")
+def test_logistic_regression_is_not_worse_than_scikit_learns(train_preset: Callable[[str], TrainedPreset]) -> None:
+    """Compares with scikit-learn's default, and with its best penalty on the same validation images."""
+    summary, changes = train_preset("cifar10_logistic")
     experiment = build(load_config(CONFIGS / "cifar10_logistic.toml", changes), torch.device("cpu"))
     assert experiment.training.validation is not None
     sets = experiment.training.batches, experiment.training.validation, experiment.test
-    (train, train_labels), (kept, kept_labels), (test, test_labels) = map(arrays, sets)
+    (train, train_labels), (validation, validation_labels), (test, test_labels) = map(to_arrays, sets)
     fitted = [LogisticRegression(C=c, max_iter=2000).fit(train, train_labels) for c in (1.0, 1e-2, 1e-3, 1e-4)]
-    best = max(fitted, key=lambda theirs: theirs.score(kept, kept_labels))
+    best = max(fitted, key=lambda theirs: theirs.score(validation, validation_labels))
     for theirs in (fitted[0], best):
         accuracy = theirs.score(test, test_labels)
         low, high = wilson_interval(round(accuracy * len(test)), len(test))
@@ -69,8 +68,8 @@ def test_logistic_regression_is_not_below_scikit_learns(trained: Callable[[str],
         assert summary["test_accuracy"] >= accuracy - (high - low) / 2
 
 
-def arrays(batches: Batches) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """A set whole, in order: pixels as the network sees them (N, D), and labels (N,)."""
+def to_arrays(batches: Batches) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Returns a whole dataset in order: the model's inputs (N, D) and labels (N,)."""
     parts = list(batches)
     images, labels = (
         torch.cat([part.images.flatten(1) for part in parts]),

@@ -37,7 +37,7 @@ EVERYBODY = {
 LINEAR_ONLY = {"SGDClassifier", "LogisticRegression"}
 PACKAGES = {"skorch": "skorch", "Lightning": "lightning", "Keras": "keras"}
 
-pytestmark = pytest.mark.usefixtures("own_cache_and_threads")
+pytestmark = pytest.mark.usefixtures("isolated_cache")
 
 
 @pytest.fixture

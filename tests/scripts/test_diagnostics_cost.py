@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 ROW = r"\| `digits` \| 100 \| \d+\.\d ms \| \d+\.\d ms \| (\d+) \| \d+\.\d\d% \|"
 
 
-@pytest.mark.usefixtures("own_cache_and_threads")
+@pytest.mark.usefixtures("isolated_cache")
 def test_the_table_has_a_row_for_each_configuration(program: Callable[[str], Any], capsys: Any) -> None:
     assert program("diagnostics_cost").main(["digits", "--epochs", "2"]) == 0
     (row,) = re.findall(ROW, capsys.readouterr().out)

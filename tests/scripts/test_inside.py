@@ -36,7 +36,7 @@ def test_by_hand_equals_autograd_over_100_random_networks(program: Callable[[str
     assert max(inside.gradient_error(number) for number in range(HUNDRED)) < 1e-12
 
 
-@pytest.mark.usefixtures("own_cache_and_threads")
+@pytest.mark.usefixtures("isolated_cache")
 def test_gradients_vanish_in_deep_sigmoids_and_large_weights_saturate_them(
     program: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -50,7 +50,7 @@ def test_gradients_vanish_in_deep_sigmoids_and_large_weights_saturate_them(
     assert mean(first[3]) > 50.0  # large weights
 
 
-@pytest.mark.usefixtures("own_cache_and_threads")
+@pytest.mark.usefixtures("isolated_cache")
 def test_low_biases_kill_relus_and_not_what_has_a_slope_below_0(
     program: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -61,7 +61,7 @@ def test_low_biases_kill_relus_and_not_what_has_a_slope_below_0(
     assert max(dead["nothing", "relu"]) < 10.0
 
 
-@pytest.mark.usefixtures("own_cache_and_threads")
+@pytest.mark.usefixtures("isolated_cache")
 def test_smaller_batches_come_farther_in_a_pass(
     program: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -74,7 +74,7 @@ def test_smaller_batches_come_farther_in_a_pass(
         assert float(rate) == min(zip(map(float, costs), rates, strict=True))[1]  # on validation
 
 
-@pytest.mark.usefixtures("own_cache_and_threads")
+@pytest.mark.usefixtures("isolated_cache")
 def test_what_is_kept_aside_is_not_trained_on_and_the_test_images_are_left_alone(
     program: Callable[[str], Any],
 ) -> None:
@@ -91,7 +91,7 @@ def test_what_is_kept_aside_is_not_trained_on_and_the_test_images_are_left_alone
     assert min(images.y.bincount().tolist()) > 0
 
 
-@pytest.mark.usefixtures("own_cache_and_threads")
+@pytest.mark.usefixtures("isolated_cache")
 def test_the_table_of_gradients_has_a_row_for_each_depth(
     program: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 Program = Any
-pytestmark = pytest.mark.usefixtures("own_cache_and_threads")
+pytestmark = pytest.mark.usefixtures("isolated_cache")
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 
-@pytest.mark.usefixtures("own_cache_and_threads")
+@pytest.mark.usefixtures("isolated_cache")
 def test_a_picture_holds_the_parts_that_are_asked_for(
     browser: Browser, tmp_path: Path, program: Callable[[str], Any]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Every command and every program of the README and the guide runs, and does what the words around it say."""
+"""Every command and every program in the README and in docs/ runs and prints what the page promises."""
 
 from __future__ import annotations
 
@@ -14,22 +14,18 @@ import pickle
 import re
 import shlex
 import shutil
-import signal
-import sys
 import tarfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from fcnet import cache, cli, evaluate, predict, train
+from fcnet import cache, evaluate, predict, train
 from fcnet.config.presets import list_presets
 from fcnet.config.toml import dump_config, load_config
 from fcnet.experiment.build import build
@@ -39,6 +35,7 @@ from fcnet.export import __main__ as export
 from fcnet.figures import __main__ as figures
 from fcnet.report import __main__ as report
 from fcnet.sweep import __main__ as sweep
+from tests.helpers import command_output, write_image, write_image_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,12 +54,12 @@ COMMANDS = {
 }
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
-# What cannot run in a test, and why.
-LEFT_OUT = {
-    "python3 -m venv .venv": "it makes an environment: the gate runs it",
-    ".venv/bin/python -m pip install --quiet -e .": "it needs the package index: the gate runs it",
-    ".venv/bin/python -m pip install --quiet -e '.[test]'": "it needs the package index: the gate runs it",
-    ".venv/bin/python -m pytest -q -n auto": "it is this suite",
+# Commands that no test can run, and why.
+SKIPPED = {
+    "python3 -m venv .venv": "makes an environment; CI runs it",
+    ".venv/bin/python -m pip install --quiet -e .": "needs the package index; CI runs it",
+    ".venv/bin/python -m pip install --quiet -e '.[test]'": "needs the package index; CI runs it",
+    ".venv/bin/python -m pytest -q -n auto": "runs this very suite",
 }
 RESULT = (
     r"test accuracy \d+\.\d\d% \(95 % interval \d+\.\d\d% to \d+\.\d\d%\) on [\d,]+ images after \d+\.\d s of training"
@@ -74,7 +71,7 @@ EVALUATION = [
     r"truth +taken for",
     "evaluation.json",
 ]
-DAMAGE = [
+CORRUPTIONS = [
     *EVALUATION,
     r"accuracy at +1 +2 +3 +4 +5 +mean",
     *(rf"{kind}( +\d+\.\d%){{6}}" for kind in ("noise", "blur", "brightness", "contrast", "translate", "rotation")),
@@ -85,18 +82,21 @@ DAMAGE = [
 ]
 
 
-# --- what takes the place of the reader's things ----------------------------------------------------------------
+# --- stand-ins for the reader's files ---------------------------------------------------------------------------
 
 
-def draw(file: str, shape: tuple[int, ...] = (8, 8)) -> None:
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(len(file)).integers(256, size=shape, dtype=np.uint8)
-    Image.fromarray(pixels).save(file)
+def draw_image(file: str, shape: tuple[int, ...] = (8, 8)) -> None:
+    write_image(file, np.random.default_rng(len(file)).integers(256, size=shape, dtype=np.uint8))
 
 
 def image_folder(folder: str) -> None:
-    for split, name, number in itertools.product(("train", "test"), ("cat", "dog", "eel"), range(10)):
-        draw(f"{folder}/{split}/{name}/{number}.png", (6, 6, 3))
+    draws = np.random.default_rng(0)
+    write_image_folder(
+        folder,
+        ("cat", "dog", "eel"),
+        {"train": 10, "test": 10},
+        lambda *_: draws.integers(256, size=(6, 6, 3), dtype=np.uint8),
+    )
 
 
 def image_archive() -> None:
@@ -107,14 +107,14 @@ def image_archive() -> None:
 
 
 def digit() -> None:
-    draw("digit.png")
-    draw("IMAGE.png")
+    draw_image("digit.png")
+    draw_image("IMAGE.png")
 
 
 def digits() -> None:
     for folder in ("PICTURES", "pictures"):
-        draw(f"{folder}/a.png")
-        draw(f"{folder}/b/c.png")
+        draw_image(f"{folder}/a.png")
+        draw_image(f"{folder}/b/c.png")
 
 
 def configs_of_the_clone() -> None:
@@ -124,7 +124,7 @@ def configs_of_the_clone() -> None:
 
 
 def killed_run() -> None:
-    """``runs/digits`` as a process killed in its second epoch leaves it."""
+    """Leaves ``runs/digits`` as a process killed in its second epoch does."""
     shutil.rmtree("runs/digits")
     settings = load_config(list_presets()["digits"], ["train.epochs=2"])
     run = Run.create(None, "digits", dump_config(settings))
@@ -134,7 +134,7 @@ def killed_run() -> None:
 
 
 def tiny_cifar10() -> None:
-    """An archive in CIFAR-10's format, where torchvision looks for the real one, and one that is there already."""
+    """Writes a small archive in CIFAR-10's format to download, and its unpacked files in ``my/data``."""
     draws = np.random.default_rng(0)
     names = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
     classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -155,20 +155,20 @@ def tiny_cifar10() -> None:
     CIFAR10.meta = CIFAR10.meta | {"md5": sums["batches.meta"]}
 
 
-# --- what the pages say -----------------------------------------------------------------------------------------
+# --- what the pages promise -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What a command or a program of a page is to say.
+    """The output that a page promises for a command or a program.
 
     Attributes:
-        said: patterns of lines, in order.
-        before: makes what the page takes for granted.
-        smaller: flags that make it quick.
+        output: patterns of lines, in order.
+        before: makes the files that the page assumes.
+        smaller: flags that make the command quick.
     """
 
-    said: list[str]
+    output: list[str]
     before: Callable[[], object] = lambda: None
     smaller: str = ""
 
@@ -182,7 +182,7 @@ EXPECTED: dict[str, dict[str, Shown]] = {
             FEW,
         ),
         "python -m fcnet.evaluate runs/digits": Shown(EVALUATION),
-        "python -m fcnet.evaluate runs/digits --corruptions": Shown(DAMAGE),
+        "python -m fcnet.evaluate runs/digits --corruptions": Shown(CORRUPTIONS),
         "python -m fcnet.report runs/digits": Shown([r"written to runs/digits/report\.html"]),
         "python -m fcnet.predict runs/digits IMAGE.png": Shown([r"IMAGE\.png: \d \(\d+\.\d%\)"], digit),
         "python -m fcnet.predict runs/digits PICTURES --csv": Shown(
@@ -241,7 +241,7 @@ EXPECTED: dict[str, dict[str, Shown]] = {
             ["path,class,probability,class_2,probability_2,class_3,probability_3", r"pictures/a\.png,\d,0\.\d+,\d,.*"],
             digits,
         ),
-        "python -m fcnet.evaluate runs/digits --corruptions": Shown(DAMAGE),
+        "python -m fcnet.evaluate runs/digits --corruptions": Shown(CORRUPTIONS),
         "python -m fcnet.train --resume --out runs/digits": Shown([f"runs/digits is finished: {RESULT}"]),
         "python -m fcnet.train --config digits --print-config": Shown([r"seed = 0", r"\[data\]", r"\[train\]"]),
         "python -m fcnet.train --config digits --set 'model.hidden=[256,128]' --out runs/narrow": Shown(
@@ -323,7 +323,7 @@ EXPECTED: dict[str, dict[str, Shown]] = {
 
 
 def steps(page: Path) -> Iterator[tuple[str, str]]:
-    """What a page has the reader do, in order: ("command", line), ("program", text) or ("file", text)."""
+    """Yields what a page has its reader do, in order: ("command", line), ("program", text) or ("file", text)."""
     for kind, text in FENCED.findall(page.read_text(encoding="utf-8")):
         if kind == "python":
             yield "program", text
@@ -336,73 +336,56 @@ def steps(page: Path) -> Iterator[tuple[str, str]]:
 
 
 def labelled(page: Path) -> Iterator[tuple[str, str, str]]:
-    """The same, each with its name in `EXPECTED`."""
+    """Yields the kind of each step, its key in `EXPECTED`, and its text."""
     programs = itertools.count(1)
     for kind, text in steps(page):
         yield kind, f"program {next(programs)}" if kind == "program" else text, text
 
 
-def test_every_step_of_every_page_is_run_or_left_out_for_a_reason() -> None:
+def test_every_step_of_every_page_is_run_or_skipped_for_a_reason() -> None:
     found = {page.name: [name for kind, name, _ in labelled(page) if kind != "file"] for page in PAGES}
-    run = {page: [name for name in names if name not in LEFT_OUT] for page, names in found.items()}
+    run = {page: [name for name in names if name not in SKIPPED] for page, names in found.items()}
     assert {page: names for page, names in run.items() if names} == {
         page: list(shown) for page, shown in EXPECTED.items()
     }
-    assert set(LEFT_OUT) == {name for names in found.values() for name in names} & set(LEFT_OUT)
+    assert set(SKIPPED) == {name for names in found.values() for name in names} & set(SKIPPED)
 
 
 # --- running them -----------------------------------------------------------------------------------------------
 
 
 class SilentHandler(http.server.SimpleHTTPRequestHandler):
-    """Serves files and says nothing of it."""
+    """Serves files without logging."""
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the standard library's name
-        """Leaves the request unsaid."""
+        """Drops the message."""
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty working folder, served as CIFAR-10's site; afterwards signals, threads and torchvision are as before."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
+def served_folder(working_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working folder that a local server offers in place of CIFAR-10's site."""
     for name in ("tgz_md5", "train_list", "test_list", "meta"):
         monkeypatch.setattr(CIFAR10, name, getattr(CIFAR10, name))
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    threads = torch.get_num_threads()
-    served = functools.partial(SilentHandler, directory=tmp_path / "here")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), served) as site:
+    handler = functools.partial(SilentHandler, directory=working_folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as site:
         monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{site.server_port}/cifar-10-python.tar.gz")
         thread = threading.Thread(target=site.serve_forever)
         thread.start()
-        yield tmp_path / "here"
+        yield working_folder
         site.shutdown()
         thread.join()
-    torch.set_num_threads(threads)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
-def said_by_command(line: str, smaller: str) -> str:
-    """What a command line says; it must end well."""
+def run_line(line: str, smaller: str) -> str:
+    """Returns the output of a command line, which must succeed."""
     words = shlex.split(line.replace("/my/", "my/"))
     module = words[2].removeprefix("fcnet.")
     assert (Path(words[0]).name, words[1]) == ("python", "-m")
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        mock.patch.object(sys, "argv", [module, *words[3:], *smaller.split()]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.raises(SystemExit) as leaving,
-    ):
-        cli.run_command(COMMANDS[module])
-    assert (leaving.value.code, err.getvalue()) == (0, "")
-    return out.getvalue()
+    return command_output(COMMANDS[module], *words[3:], *smaller.split())
 
 
-def said_by_program(text: str) -> str:
-    """What a program prints, and what its expressions come to, as at Python's prompt."""
+def program_output(text: str) -> str:
+    """Returns the output of a program and the values of its expressions, as Python's prompt shows them."""
     names: dict[str, Any] = {}
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
@@ -415,25 +398,25 @@ def said_by_program(text: str) -> str:
     return out.getvalue()
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("served_folder")
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name in EXPECTED], ids=lambda page: page.name)
-def test_what_a_page_says_is_so(page: Path) -> None:
+def test_a_page_keeps_its_promises(page: Path) -> None:
     for kind, name, text in labelled(page):
         if kind == "file":
             Path("mine.toml").write_text(text, encoding="utf-8")
-        elif name not in LEFT_OUT:
+        elif name not in SKIPPED:
             shown = EXPECTED[page.name][name]
             shown.before()
-            said = said_by_program(text) if kind == "program" else said_by_command(text, shown.smaller)
-            assert re.search(".*\n(?:.*\n)*?.*".join(shown.said), said), f"{name} said:\n{said}"
+            output = program_output(text) if kind == "program" else run_line(text, shown.smaller)
+            assert re.search(".*\n(?:.*\n)*?.*".join(shown.output), output), f"{name} printed:\n{output}"
 
 
-def test_the_readme_shows_a_result_in_the_form_it_has_and_the_files_there_are(here: Path) -> None:
+def test_the_readme_shows_the_format_of_a_result_and_the_files_of_a_run(served_folder: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert re.search(rf"^    {RESULT}$", text, re.MULTILINE)
     table = text.split("| file | what |")[1].split("\n\n")[0]
     named = {name for row in table.splitlines()[2:] for name in re.findall(r"`([\w./]+)`", row.split("|")[1])}
-    said_by_command("python -m fcnet.train --config digits", FEW)
-    assert named == {entry.name for entry in (here / "runs/digits").iterdir()} | {"checkpoints/"}
-    record = json.loads((here / "runs/digits/metrics.jsonl").read_text().splitlines()[0])
+    run_line("python -m fcnet.train --config digits", FEW)
+    assert named == {entry.name for entry in (served_folder / "runs/digits").iterdir()} | {"checkpoints/"}
+    record = json.loads((served_folder / "runs/digits/metrics.jsonl").read_text().splitlines()[0])
     assert {"train_loss", "train_accuracy", "validation_loss", "lr", "seconds"} < set(record)

@@ -187,14 +187,14 @@ def recorded(run: str) -> list[int]:
     return [json.loads(line)["step"] for line in Path(run, "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.usefixtures("here", "own_cache_and_threads")
+@pytest.mark.usefixtures("here", "isolated_cache")
 def test_train_leaves_events_of_each_epoch_in_the_runs_folder() -> None:
     given = ["--config", "digits", "--set", "train.epochs=3", "--out", "run"]
     assert train.main([*given, "--tensorboard"]) == 0
     assert steps_in("run") == recorded("run") == [21, 42, 63]
 
 
-@pytest.mark.usefixtures("here", "own_cache_and_threads")
+@pytest.mark.usefixtures("here", "isolated_cache")
 @pytest.mark.parametrize("save_seconds", [0, 1000])  # the last checkpoint is of the third epoch, or there is none
 def test_a_killed_run_that_is_gone_on_with_has_no_step_twice(
     save_seconds: int, monkeypatch: pytest.MonkeyPatch

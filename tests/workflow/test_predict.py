@@ -1,4 +1,4 @@
-"""What ``predict`` finds, says and refuses: odd pictures, folders, archives, pipes, and the forms of its answers."""
+"""The command predict: unusual images, folders, archives, pipes, and its output formats."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ import json
 import os
 import re
 import select
-import struct
 import subprocess
 import sys
 import tarfile
 import threading
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,13 +22,14 @@ import torch
 from PIL import Image
 
 import fcnet
-from fcnet import cli, predict
+from fcnet import predict, train
 from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.models.mlp import LogisticRegression
+from tests.helpers import command_output, run_command
+from tests.helpers import image_bytes as saved
+from tests.helpers import make_png as png
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy.typing as npt
 
     Pixels = npt.NDArray[np.uint8]
@@ -38,22 +37,22 @@ if TYPE_CHECKING:
 CLASSES = ("cat", "köttur", "path", "猫")
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.3, 0.2)
 SIDE = 16
-# Four blocks of colour, no two alike and none where a mirror or a turn would put another.
+# Four blocks of colour, all different, so that a mirrored or rotated image differs from the original.
 BLOCKS = np.array([[[250, 10, 30], [20, 240, 60]], [[60, 60, 200], [255, 255, 255]]], dtype=np.uint8)
 COLOURS = BLOCKS.repeat(8, 0).repeat(8, 1)
 
 
-# --- a network whose answers are known --------------------------------------------------------------------------
+# --- a classifier with known answers -----------------------------------------------------------------------------
 
 
-def saved_network(folder: Path, *, resize: bool = False) -> Path:
-    """A run's folder with a network of drawn weights for 16×16 pixels in colour."""
+def write_classifier(folder: Path, *, resize: bool = False) -> Path:
+    """Writes a run folder with a random classifier of 16×16 colour images."""
     draws = torch.Generator().manual_seed(5)
     model = LogisticRegression(3 * SIDE * SIDE, len(CLASSES))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(0.02 * torch.randn(parameter.shape, generator=draws))
-    network = ImageClassifier(
+    classifier = ImageClassifier(
         model,
         classes=CLASSES,
         shape=(3, SIDE, SIDE),
@@ -62,65 +61,34 @@ def saved_network(folder: Path, *, resize: bool = False) -> Path:
         resize=resize,
     )
     folder.mkdir()
-    network.save(folder / "model", {})
+    classifier.save(folder / "model", {})
     return folder
 
 
 def probabilities(run: Path, pixels: Pixels) -> npt.NDArray[np.float64]:
-    """Those of one image (H, W, 3), by the formula in float64."""
+    """Returns the class probabilities of one image (H, W, 3), by the formula in float64."""
     state = {name: tensor.double().numpy() for name, tensor in fcnet.load(run).model.state_dict().items()}
     x = ((pixels / 255 - MEAN) / STD).transpose(2, 0, 1).ravel()
     scores = state["layers.0.weight"] @ x + state["layers.0.bias"]
-    shares = np.exp(scores - scores.max())
-    return np.asarray(shares / shares.sum())
+    exponentials = np.exp(scores - scores.max())
+    return np.asarray(exponentials / exponentials.sum())
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    return saved_network(tmp_path / "run")
+    return write_classifier(tmp_path / "run")
 
 
 @pytest.fixture
 def resizing(tmp_path: Path) -> Path:
-    return saved_network(tmp_path / "resizing", resize=True)
+    return write_classifier(tmp_path / "resizing", resize=True)
 
 
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[object, str, str]]:
-    """Runs the command in this process: its exit code, and what it said on both outputs."""
-
-    def run(*arguments: object, stdin: bytes = b"") -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["predict", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        with pytest.raises(SystemExit) as leaving:
-            cli.run_command(predict.main)
-        out, err = capsys.readouterr()
-        return leaving.value.code, out, err
-
-    return run
-
-
-# --- odd pictures -----------------------------------------------------------------------------------------------
-
-
-def saved(image: Image.Image, form: str, **how: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, form, **how)
-    return file.getvalue()
+# --- unusual images ---------------------------------------------------------------------------------------------
 
 
 def colours(mode: str = "RGB") -> Image.Image:
     return Image.fromarray(COLOURS).convert(mode)
-
-
-def chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def png(size: tuple[int, int], depth: int, kind: int, rows: bytes) -> bytes:
-    """A PNG by its specification: ``kind`` 0 grey, 2 colour."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, kind, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def with_alpha(levels: tuple[int, int, int, int]) -> Image.Image:
@@ -131,27 +99,27 @@ def with_alpha(levels: tuple[int, int, int, int]) -> Image.Image:
 
 
 def over_white(levels: tuple[int, int, int, int], pixels: Pixels = COLOURS) -> Pixels:
-    share = np.array(levels).reshape(2, 2, 1).repeat(8, 0).repeat(8, 1) / 255
-    return np.rint(pixels * share + 255 * (1 - share)).astype(np.uint8)
+    opacity = np.array(levels).reshape(2, 2, 1).repeat(8, 0).repeat(8, 1) / 255
+    return np.rint(pixels * opacity + 255 * (1 - opacity)).astype(np.uint8)
 
 
-def see_through_palette() -> tuple[bytes, Pixels]:
-    places = np.arange(4, dtype=np.uint8).reshape(2, 2).repeat(8, 0).repeat(8, 1)
-    image = Image.fromarray(places).convert("P")
+def palette_with_transparency() -> tuple[bytes, Pixels]:
+    indices = np.arange(4, dtype=np.uint8).reshape(2, 2).repeat(8, 0).repeat(8, 1)
+    image = Image.fromarray(indices).convert("P")
     image.putpalette([int(value) for value in BLOCKS.ravel()])
     expected = COLOURS.copy()
     expected[:8, 8:] = 255
     return saved(image, "PNG", transparency=1), expected
 
 
-def turned(form: str, orientation: int, **how: Any) -> bytes:
+def with_orientation(form: str, orientation: int, **options: Any) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return saved(colours(), form, exif=exif, **how)
+    return saved(colours(), form, exif=exif, **options)
 
 
-def animated(form: str, **how: Any) -> bytes:
-    return saved(colours(), form, save_all=True, append_images=[Image.new("RGB", (SIDE, SIDE), (1, 2, 3))], **how)
+def animated(form: str, **options: Any) -> bytes:
+    return saved(colours(), form, save_all=True, append_images=[Image.new("RGB", (SIDE, SIDE), (1, 2, 3))], **options)
 
 
 GREY = np.stack([np.rint(COLOURS @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)] * 3, axis=2)
@@ -165,14 +133,20 @@ JPEG = {"quality": 100, "subsampling": 0}
 
 @dataclass(frozen=True)
 class Odd:
-    """One picture: what is odd about it, the file, and its pixels as they are to be seen or what is said of it."""
+    """An image file.
+
+    Attributes:
+        kind: a name for the test.
+        content: the file's bytes.
+        expected: the pixels that the classifier must see, or a pattern of the error.
+    """
 
     kind: str
     content: bytes
     expected: Pixels | str
 
 
-ODD = [
+UNUSUAL = [
     Odd("grey PNG", saved(colours("L"), "PNG"), GREY),
     Odd("grey JPEG", saved(colours("L"), "JPEG", **JPEG), GREY),
     Odd("JPEG", saved(colours(), "JPEG", **JPEG), COLOURS),
@@ -185,15 +159,15 @@ ODD = [
     Odd("GIF", saved(colours().quantize(8), "GIF"), COLOURS),
     Odd("one bit", saved(Image.fromarray(BITS[..., 0]).convert("1"), "PNG"), BITS),
     Odd("palette", saved(colours().quantize(8), "PNG"), COLOURS),
-    Odd("palette with a transparent colour", *see_through_palette()),
+    Odd("palette with a transparent colour", *palette_with_transparency()),
     Odd("alpha", saved(with_alpha(ALPHA), "PNG"), over_white(ALPHA)),
     Odd("WebP with alpha", saved(with_alpha(ALPHA), "WEBP", lossless=True, exact=True), over_white(ALPHA)),
     Odd("grey and alpha", saved(with_alpha(ALPHA).convert("LA"), "PNG"), over_white(ALPHA, GREY)),
     Odd("CMYK JPEG", saved(colours("CMYK"), "JPEG", **JPEG), INKS),
     Odd("CMYK TIFF", saved(colours("CMYK"), "TIFF"), INKS),
-    Odd("turned right by EXIF", turned("JPEG", 6, **JPEG), np.rot90(COLOURS, -1)),
-    Odd("turned over by EXIF", turned("PNG", 3), np.rot90(COLOURS, 2)),
-    Odd("mirrored by EXIF", turned("WEBP", 2, lossless=True), COLOURS[:, ::-1]),
+    Odd("rotated right by EXIF", with_orientation("JPEG", 6, **JPEG), np.rot90(COLOURS, -1)),
+    Odd("upside down by EXIF", with_orientation("PNG", 3), np.rot90(COLOURS, 2)),
+    Odd("mirrored by EXIF", with_orientation("WEBP", 2, lossless=True), COLOURS[:, ::-1]),
     Odd("animated GIF", animated("GIF"), COLOURS),
     Odd("animated PNG", animated("PNG"), COLOURS),
     Odd("animated WebP", animated("WEBP", lossless=True), COLOURS),
@@ -211,50 +185,50 @@ ODD = [
     Odd("cut JPEG", saved(Image.effect_noise((SIDE, SIDE), 90), "JPEG")[:400],
         "must be a whole image, got: image file is truncated.*"),
     Odd("empty", b"", NO_IMAGE),
-    Odd("text", b"not a picture\n", NO_IMAGE),
+    Odd("text", b"not an image\n", NO_IMAGE),
     Odd("SVG", b"<svg xmlns='http://www.w3.org/2000/svg' width='16' height='16'/>", NO_IMAGE),
 ]  # fmt: skip
 
 
-def test_odd_pictures_are_of_many_kinds() -> None:
-    assert len({odd.kind for odd in ODD}) == len(ODD) >= 30
+def test_unusual_images_are_of_many_kinds() -> None:
+    assert len({image.kind for image in UNUSUAL}) == len(UNUSUAL) >= 30
 
 
-@pytest.mark.parametrize("how", ["file", "folder", "archive", "input"])
-@pytest.mark.parametrize("odd", ODD, ids=lambda odd: odd.kind)
-def test_an_odd_picture_is_seen_as_in_training_or_refused_by_name(
-    odd: Odd, how: str, run: Path, tmp_path: Path, said: Callable[..., tuple[object, str, str]]
+@pytest.mark.parametrize("given_as", ["file", "folder", "archive", "input"])
+@pytest.mark.parametrize("image", UNUSUAL, ids=lambda image: image.kind)
+def test_an_unusual_image_is_decoded_as_in_training_or_refused_by_name(
+    image: Odd, given_as: str, run: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "odd"
+    folder = tmp_path / "unusual"
     folder.mkdir()
-    file = folder / "picture.png"  # which most of them are not
-    file.write_bytes(odd.content)
-    packed = tmp_path / "odd.tar"
-    with tarfile.open(packed, "w") as archive:
-        archive.add(file, "picture.png")
-    argument = {"file": file, "folder": folder, "archive": packed, "input": Path("-")}[how]
-    name = {"file": file, "folder": file, "archive": packed / "picture.png", "input": Path("-")}[how]
-    code, out, err = said(run, argument, "--json", "--probabilities", stdin=odd.content)
+    file = folder / "image.png"  # whatever its format
+    file.write_bytes(image.content)
+    archive_file = tmp_path / "unusual.tar"
+    with tarfile.open(archive_file, "w") as archive:
+        archive.add(file, "image.png")
+    argument = {"file": file, "folder": folder, "archive": archive_file, "input": Path("-")}[given_as]
+    name = {"file": file, "folder": file, "archive": archive_file / "image.png", "input": Path("-")}[given_as]
+    code, out, err = run_command(predict.main, run, argument, "--json", "--probabilities", stdin=image.content)
     rows = json.loads(out)
-    if isinstance(odd.expected, str):
+    if isinstance(image.expected, str):
         assert (code, rows) == (2, [])
-        assert re.fullmatch(f"{re.escape(str(name))} {odd.expected}\n", err), err
+        assert re.fullmatch(f"{re.escape(str(name))} {image.expected}\n", err), err
         return
     assert (code, err) == (0, "")
     (row,) = rows
     assert row["path"] == str(name)
-    expected = probabilities(run, odd.expected)
-    near = 0.02 if odd.content[:2] == b"\xff\xd8" else 2e-3  # what JPEG rounds; elsewhere a level of luma or alpha
+    expected = probabilities(run, image.expected)
+    tolerance = 0.02 if image.content[:2] == b"\xff\xd8" else 2e-3  # JPEG rounds; elsewhere one level
     assert list(row["probabilities"]) == list(CLASSES)
-    np.testing.assert_allclose(list(row["probabilities"].values()), expected, atol=near)
+    np.testing.assert_allclose(list(row["probabilities"].values()), expected, atol=tolerance)
     assert row["probability"] == max(row["probabilities"].values())
 
 
-def test_the_odd_pictures_are_told_apart_by_the_network(run: Path) -> None:
-    shown = [odd.expected for odd in ODD if not isinstance(odd.expected, str)]
-    distinct = {pixels.tobytes(): probabilities(run, pixels) for pixels in shown}
+def test_the_classifier_distinguishes_the_unusual_images(run: Path) -> None:
+    decoded = [image.expected for image in UNUSUAL if not isinstance(image.expected, str)]
+    distinct = {pixels.tobytes(): probabilities(run, pixels) for pixels in decoded}
     rows = list(distinct.values())
-    gaps = [np.abs(one - other).max() for place, one in enumerate(rows) for other in rows[:place]]
+    gaps = [np.abs(one - other).max() for index, one in enumerate(rows) for other in rows[:index]]
     assert len(rows) >= 9
     assert min(gaps) > 0.02
 
@@ -271,39 +245,36 @@ def test_the_odd_pictures_are_told_apart_by_the_network(run: Path) -> None:
     ],
     ids=str,
 )
-def test_where_training_resized_pictures_of_every_size_are_taken(
+def test_a_classifier_trained_on_resized_images_takes_images_of_every_size(
     size: tuple[int, int],
     expected: Pixels,
     resizing: Path,
     tmp_path: Path,
-    said: Callable[..., tuple[object, str, str]],
 ) -> None:
     width, height = size
-    if expected is COLOURS:  # the middle, and beside it what is to be cut off
+    if expected is COLOURS:  # the centre, with borders to be cropped
         image = Image.new("RGB", size, (123, 45, 67))
         side = min(size)
         middle = colours().resize((side, side), Image.Resampling.NEAREST)
         image.paste(middle, ((width - side) // 2, (height - side) // 2))
     else:
         image = Image.new("RGB", size, (200, 200, 200))
-    image.save(tmp_path / "picture.png")
-    code, out, err = said(resizing, tmp_path / "picture.png", "--json", "--probabilities")
+    image.save(tmp_path / "image.png")
+    code, out, err = run_command(predict.main, resizing, tmp_path / "image.png", "--json", "--probabilities")
     assert (code, err) == (0, "")
     found = list(json.loads(out)[0]["probabilities"].values())
     np.testing.assert_allclose(found, probabilities(resizing, expected), atol=0.01)  # the filter rings at edges
 
 
-# --- many of them -----------------------------------------------------------------------------------------------
+# --- many images ------------------------------------------------------------------------------------------------
 
 
-def test_broken_pictures_cost_the_others_nothing(
-    run: Path, tmp_path: Path, said: Callable[..., tuple[object, str, str]]
-) -> None:
+def test_broken_images_do_not_affect_the_others(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "many"
     folder.mkdir()
     for number in range(30):
         (folder / f"{number:02}.png").write_bytes(b"broken" if number % 10 == 3 else saved(colours(), "PNG"))
-    code, out, err = said(run, folder, "--batch-size", 4)
+    code, out, err = run_command(predict.main, run, folder, "--batch-size", 4)
     assert code == 2
     assert [line.split(": ")[0] for line in out.splitlines()] == [
         f"{folder}/{number:02}.png" for number in range(30) if number % 10 != 3
@@ -314,8 +285,8 @@ def test_broken_pictures_cost_the_others_nothing(
     ]
 
 
-def test_what_is_named_is_answered_in_order_and_what_is_missing_is_said(
-    run: Path, tmp_path: Path, said: Callable[..., tuple[object, str, str]], monkeypatch: pytest.MonkeyPatch
+def test_images_are_predicted_in_order_and_missing_ones_reported(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("in/b.png", "in/a/z.PNG", "in/a/deep/x.jpeg", "in/.hidden.png", "in/notes.txt", "one"):
@@ -326,7 +297,7 @@ def test_what_is_named_is_answered_in_order_and_what_is_missing_is_said(
         archive.add("in/b.png", "./d/b.png")
         archive.add("in/notes.txt", "notes.txt")
         archive.add("in/a/z.PNG", "z.PNG")
-    code, out, err = said(run, "one", "in", "gone", "all.tar.gz", "empty", "./one")
+    code, out, err = run_command(predict.main, run, "one", "in", "gone", "all.tar.gz", "empty", "./one")
     assert code == 2
     assert [line.split(": ")[0] for line in out.splitlines()] == [
         *("one", "in/a/deep/x.jpeg", "in/a/z.PNG", "in/b.png", "all.tar.gz/d/b.png", "all.tar.gz/z.PNG", "./one")
@@ -339,9 +310,7 @@ def test_what_is_named_is_answered_in_order_and_what_is_missing_is_said(
 
 
 @pytest.mark.parametrize("form", ["w", "w:gz", "w:xz", "w:bz2"])
-def test_an_archive_through_a_pipe_is_read_like_one_that_is_named(
-    form: str, run: Path, said: Callable[..., tuple[object, str, str]]
-) -> None:
+def test_an_archive_on_standard_input_is_read_like_a_file(form: str, run: Path) -> None:
     file = io.BytesIO()
     content = saved(colours(), "PNG")
     with tarfile.open(fileobj=file, mode=form) as archive:  # type: ignore[call-overload]
@@ -349,25 +318,23 @@ def test_an_archive_through_a_pipe_is_read_like_one_that_is_named(
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    code, out, err = said(run, "-", "--csv", stdin=file.getvalue())
+    code, out, err = run_command(predict.main, run, "-", "--csv", stdin=file.getvalue())
     assert (code, err) == (0, "")
     assert [row["path"] for row in csv.DictReader(io.StringIO(out))] == ["-/b.png", "-/a/a.png"]
 
 
-def test_a_named_pipe_is_read_like_standard_input(
-    run: Path, tmp_path: Path, said: Callable[..., tuple[object, str, str]]
-) -> None:
+def test_a_named_pipe_is_read_like_standard_input(run: Path, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_bytes, args=[saved(colours(), "PNG")])
     writer.start()
-    code, out, err = said(run, pipe)
+    code, out, err = run_command(predict.main, run, pipe)
     writer.join()
     assert (code, err, out.split(": ")[0]) == (0, "", str(pipe))
 
 
-def test_answers_do_not_wait_for_the_last_picture_and_end_when_nobody_reads(run: Path, tmp_path: Path) -> None:
-    """Of two batches the first is answered while the second's picture, a pipe nobody writes to, is waited for."""
+def test_predictions_are_printed_batch_by_batch_and_end_with_a_closed_pipe(run: Path, tmp_path: Path) -> None:
+    """The first batch is printed while the second waits for its image, a pipe without a writer yet."""
     (tmp_path / "a.png").write_bytes(saved(colours(), "PNG"))
     os.mkfifo(tmp_path / "pipe")
     paths = map(str, (run, tmp_path / "a.png", tmp_path / "pipe"))
@@ -385,12 +352,12 @@ def test_answers_do_not_wait_for_the_last_picture_and_end_when_nobody_reads(run:
         assert (process.wait(timeout=60), process.stderr.read()) == (0, b"")
 
 
-# --- the forms of the answers -----------------------------------------------------------------------------------
+# --- output formats ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[str]:
-    """Two pictures, one of a name that CSV and JSON must quote."""
+def image_files(tmp_path: Path) -> list[str]:
+    """Two images, one with a name that CSV and JSON must quote."""
     (tmp_path / "a.png").write_bytes(saved(colours(), "PNG"))
     (tmp_path / 'b,"ü".png').write_bytes(saved(Image.fromarray(np.rot90(COLOURS).copy()), "PNG"))
     return [str(tmp_path / "a.png"), str(tmp_path / 'b,"ü".png')]
@@ -398,37 +365,67 @@ def pictures(tmp_path: Path) -> list[str]:
 
 @pytest.mark.parametrize("top", [1, 2, 4])
 @pytest.mark.parametrize("every", [False, True])
-def test_the_forms_say_the_same(
-    top: int, every: bool, run: Path, pictures: list[str], said: Callable[..., tuple[object, str, str]]
-) -> None:
-    expected = fcnet.load(run).predict_images(pictures)
+def test_all_output_formats_agree(top: int, every: bool, run: Path, image_files: list[str]) -> None:
+    expected = fcnet.load(run).predict_images(image_files)
     ranked = [sorted(zip(CLASSES, each.probabilities, strict=True), key=lambda row: -row[1])[:top] for each in expected]
     flags = ["--top", str(top), *(["--probabilities"] if every else [])]
-    _, out, _ = said(run, *pictures, *flags)
-    for line, path, rows, each in zip(out.splitlines(), pictures, ranked, expected, strict=True):
+    _, out, _ = run_command(predict.main, run, *image_files, *flags)
+    for line, path, rows, each in zip(out.splitlines(), image_files, ranked, expected, strict=True):
         best = ", ".join(f"{name} ({p:.1%})" for name, p in rows)
         others = ", ".join(f"{name} {p:.1%}" for name, p in zip(CLASSES, each.probabilities, strict=True))
         assert line == f"{path}: {best}" + (f"; {others}" if every else "")
 
-    _, out, _ = said(run, *pictures, *flags, "--json")
+    _, out, _ = run_command(predict.main, run, *image_files, *flags, "--json")
     assert json.loads(out) == [
         {"path": path, "class": each.class_name, "probability": each.probability}
         | ({"top": [{"class": name, "probability": p} for name, p in rows]} if top > 1 else {})
         | ({"probabilities": dict(zip(CLASSES, each.probabilities, strict=True))} if every else {})
-        for path, rows, each in zip(pictures, ranked, expected, strict=True)
+        for path, rows, each in zip(image_files, ranked, expected, strict=True)
     ]
 
-    _, out, _ = said(run, *pictures, *flags, "--csv")
+    _, out, _ = run_command(predict.main, run, *image_files, *flags, "--csv")
     head, *lines = csv.reader(io.StringIO(out))
     more = [f"{name}_{rank}" for rank in range(2, top + 1) for name in ("class", "probability")]
     assert head == ["path", "class", "probability", *more, *([f"p_{name}" for name in CLASSES] if every else [])]
     assert len(set(head)) == len(head)
-    for cells, path, rows, each in zip(lines, pictures, ranked, expected, strict=True):
+    for cells, path, rows, each in zip(lines, image_files, ranked, expected, strict=True):
         values = [value for row in rows for value in row] + (list(each.probabilities) if every else [])
         assert cells == [path, *map(str, values)]
 
 
-def test_no_answer_at_all_is_an_empty_list(run: Path, said: Callable[..., tuple[object, str, str]]) -> None:
-    code, out, err = said(run, "gone", "--json")
+def test_json_without_predictions_is_an_empty_list(run: Path) -> None:
+    code, out, err = run_command(predict.main, run, "gone", "--json")
     assert (code, json.loads(out)) == (2, [])
     assert err == "gone must be a whole image, got: No such file or directory\n"
+
+
+# --- after training ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("pets")
+@pytest.mark.parametrize("classes", ["[]", "['cat','ant']"])
+def test_predictions_are_those_of_the_loaded_classifier(classes: str) -> None:
+    command_output(train.main, "--config", "pets.toml", "--out", "run", "--set", f"data.classes={classes}")
+    files = [f"pets/test/{name}/{number}.png" for name in ("ant", "bee", "cat") for number in (3, 1)]
+    expected = fcnet.load("run").predict_images(files)
+    assert len({prediction.class_name for prediction in expected}) > 1
+    listed = json.loads(command_output(predict.main, "run", *files, "--json"))
+    assert listed == [
+        {"path": file, "class": prediction.class_name, "probability": prediction.probability}
+        for file, prediction in zip(files, expected, strict=True)
+    ]
+    assert [list(row) for row in listed] == [["path", "class", "probability"]] * 6
+    assert command_output(predict.main, "run", *files).splitlines() == [
+        f"{file}: {prediction.class_name} ({prediction.probability:.1%})"
+        for file, prediction in zip(files, expected, strict=True)
+    ]
+
+
+@pytest.mark.usefixtures("pets")
+def test_a_file_name_that_is_not_utf8_is_predicted_like_any_other() -> None:
+    command_output(train.main, "--config", "pets.toml", "--out", "run")
+    name = "k\udce4fer.png"
+    Path("pets/test/bee/0.png").rename(name)
+    (row,) = json.loads(command_output(predict.main, "run", name, "--json"))
+    assert row["path"] == name
+    assert command_output(predict.main, "run", name).startswith(r"k\udce4fer.png: ")

@@ -105,12 +105,12 @@ def test_no_page_is_wider_than_the_screen(
     width: int,
     pages: tuple[Path, Path],
     opened: Callable[..., Page],
-    too_wide: Callable[[Page], list[str]],
+    overflowing_elements: Callable[[Page], list[str]],
 ) -> None:
     page = opened(pages[which], width=width)
     page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
     assert page.evaluate("document.documentElement.scrollWidth") == width
-    assert too_wide(page) == []
+    assert overflowing_elements(page) == []
 
 
 def test_without_script_all_is_there(pages: tuple[Path, Path], opened: Callable[..., Page]) -> None:

@@ -1,4 +1,4 @@
-"""A sweep loses no trial and does none twice, whoever works on it and however they end; it chooses by validation."""
+"""The command sweep: its trials, its choice by validation accuracy, pruning, several workers, and resuming."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ import csv
 import dataclasses
 import itertools
 import json
-import os
 import re
 import signal
 import statistics
-import subprocess
 import sys
-import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
+import torch
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
@@ -30,14 +29,15 @@ from fcnet.sweep import study
 from fcnet.sweep.search_space import parse_space
 from fcnet.sweep.study import SweepPlan, quiet_optuna
 from fcnet.sweep.trials import Sweep
+from tests.helpers import run_python, run_result, start_python, wait_until
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from fcnet.sweep.trials import SweepOutcome
 
-pytestmark = pytest.mark.usefixtures("own_cache_and_threads")
+pytestmark = pytest.mark.usefixtures("isolated_cache")
 CONFIG = """
 [data]
 source = "synthetic"
@@ -54,12 +54,11 @@ batch_size = 16
 threads = 1
 """
 GRID = ["--grid", "optimizer.lr=[1e-3, 1e-2]", "--grid", "model.hidden=[[], [6]]", "--seeds", "2"]
-CLOCKED = {"seconds", "images_per_second", "train_seconds", "roofline_images_per_second"}
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with a configuration."""
+    """A working folder with a configuration."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.toml").write_text(CONFIG)
     return tmp_path
@@ -67,74 +66,57 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def no_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs end without their pages, which take as long as the rest."""
+    """Leaves out reports and roofline measurements, which would take half of the time."""
     monkeypatch.setattr("fcnet.sweep.__main__.ensure_report", lambda *_: None)
     monkeypatch.setattr("fcnet.experiment.runner._roofline", lambda _: 1.0)
 
 
-def result(run: Run) -> dict[str, Any]:
-    """All of a finished run but what a clock measured."""
-    checksummed = [
-        run.path / f"{name}.{ending}" for name in ("model", "predictions") for ending in ("safetensors", "json")
-    ]
-    return {
-        "files": [file.read_bytes() for file in checksummed],
-        "records": [{k: v for k, v in record.items() if k not in CLOCKED} for record in run.records()],
-        "summary": {k: v for k, v in run.summary().items() if k not in CLOCKED},
-    }
-
-
 def results(folder: Path) -> dict[str, Any]:
-    """All runs of a sweep, by name."""
-    return {str(file.parent.relative_to(folder)): result(Run(file.parent)) for file in folder.glob("*/*/summary.json")}
+    """Returns the results of all runs of a sweep, by name."""
+    return {str(file.parent.relative_to(folder)): run_result(file.parent) for file in folder.glob("*/*/summary.json")}
 
 
 def read_sweep_json(folder: Path) -> dict[str, Any]:
-    """What a sweep says of itself, but for the seconds."""
-    said: dict[str, Any] = json.loads((folder / "sweep.json").read_text())
-    for trial in said["trials"]:
+    """Returns ``sweep.json`` without measured times."""
+    content: dict[str, Any] = json.loads((folder / "sweep.json").read_text())
+    for trial in content["trials"]:
         for run in trial["runs"]:
             assert run.pop("seconds") > 0.0
-    return said
+    return content
 
 
-def planned(*wanted: str, seeds: int = 1, trials: int = 0, pruning: str = "none", epochs: int = 2) -> SweepPlan:
-    from pathlib import Path
-
-    space = parse_space(Path("mine.toml"), [f"train.epochs={epochs}"], wanted, search=bool(trials))
+def make_plan(*ranges: str, seeds: int = 1, trials: int = 0, pruning: str = "none", epochs: int = 2) -> SweepPlan:
+    space = parse_space(Path("mine.toml"), [f"train.epochs={epochs}"], ranges, search=bool(trials))
     return SweepPlan(space, seeds, trials or space.num_trials(), pruning, "data")  # type: ignore[arg-type]
 
 
-def work(joined: Sweep) -> SweepOutcome:
-    """Works on a sweep as the command does, until no trial is left."""
-    import torch
-
+def run_trials(joined: Sweep) -> SweepOutcome:
+    """Runs the trials of a sweep as the command does, until none is left."""
     assert sweep._run_trials(joined, torch.device("cpu"), "") == 0
     return joined.write()
 
 
-# --- what it does -----------------------------------------------------------------------------------------------
+# --- the command ------------------------------------------------------------------------------------------------
 
 
-def test_a_grid_is_trained_whole_and_each_run_is_the_one_that_train_makes(
+def test_a_grid_trains_every_combination_and_each_run_equals_one_of_train(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sweep.main(["mine.toml", *GRID, "--set", "optimizer.weight_decay=0.1"]) == 0
     folder = here / "sweeps" / "mine"
-    said = read_sweep_json(folder)
+    content = read_sweep_json(folder)
     settings = [
-        (trial["settings"]["optimizer.lr"], tuple(trial["settings"]["model.hidden"])) for trial in said["trials"]
+        (trial["settings"]["optimizer.lr"], tuple(trial["settings"]["model.hidden"])) for trial in content["trials"]
     ]
     assert sorted(settings) == [(1e-3, ()), (1e-3, (6,)), (1e-2, ()), (1e-2, (6,))]
-    assert {(trial["state"], trial["num_runs"]) for trial in said["trials"]} == {("finished", 2)}
-    assert [[run["seed"] for run in trial["runs"]] for trial in said["trials"]] == [[0, 1]] * 4
-    one = next(trial for trial in said["trials"] if trial["settings"] == {"optimizer.lr": 1e-3, "model.hidden": [6]})
+    assert {(trial["state"], trial["num_runs"]) for trial in content["trials"]} == {("finished", 2)}
+    assert [[run["seed"] for run in trial["runs"]] for trial in content["trials"]] == [[0, 1]] * 4
+    one = next(trial for trial in content["trials"] if trial["settings"] == {"optimizer.lr": 1e-3, "model.hidden": [6]})
     alone = ["--set", "optimizer.lr=1e-3", "--set", "model.hidden=[6]", "--set", "optimizer.weight_decay=0.1"]
     for seed in (0, 1):
         assert train.main(["--config", "mine.toml", *alone, "--set", f"seed={seed}", "--out", f"alone-{seed}"]) == 0
         ours = folder / f"trial-{one['trial']:03d}" / f"seed-{seed}"
-        assert result(Run(ours)) == result(Run(here / f"alone-{seed}"))
-        assert (ours / "config.toml").read_bytes() == (here / f"alone-{seed}" / "config.toml").read_bytes()
+        assert run_result(ours) == run_result(here / f"alone-{seed}")
         assert (ours / "report.html").is_file()
     written = capsys.readouterr()
     assert written.err == ""
@@ -144,23 +126,23 @@ def test_a_grid_is_trained_whole_and_each_run_is_the_one_that_train_makes(
     assert re.search(r"^test accuracy of trial \d, looked at after the choice: .* \(n = 2\)$", written.out, re.M)
 
 
-def test_figures_are_those_of_the_runs_and_the_best_mean_is_first(here: Path) -> None:
+def test_figures_are_means_over_the_runs_and_the_best_mean_comes_first(here: Path) -> None:
     assert sweep.main(["mine.toml", *GRID]) == 0
     folder = here / "sweeps" / "mine"
-    said = read_sweep_json(folder)
+    content = read_sweep_json(folder)
     means = []
-    for trial in said["trials"]:
+    for trial in content["trials"]:
         values = [Run(folder / run["run"]).summary()["validation_accuracy"] for run in trial["runs"]]
         assert [run["validation_accuracy"] for run in trial["runs"]] == values
         assert trial["validation_accuracy_mean"] == pytest.approx(statistics.fmean(values))
         assert trial["validation_accuracy_std"] == pytest.approx(statistics.stdev(values))
         means.append(statistics.fmean(values))
     assert means == sorted(means, reverse=True)
-    best = said["trials"][0]
+    best = content["trials"][0]
     tests = [Run(folder / run["run"]).summary()["test_accuracy"] for run in best["runs"]]
-    assert said["best"]["trial"] == best["trial"]
-    assert said["best"]["test_accuracy_mean"] == pytest.approx(statistics.fmean(tests))
-    assert said["best"]["test_accuracy_std"] == pytest.approx(statistics.stdev(tests))
+    assert content["best"]["trial"] == best["trial"]
+    assert content["best"]["test_accuracy_mean"] == pytest.approx(statistics.fmean(tests))
+    assert content["best"]["test_accuracy_std"] == pytest.approx(statistics.stdev(tests))
     lines = list(csv.DictReader((folder / "sweep.csv").read_text().splitlines()))
     assert len(lines) == 8
     assert [float(line["validation_accuracy"]) for line in lines[:2]] == [
@@ -168,7 +150,7 @@ def test_figures_are_those_of_the_runs_and_the_best_mean_is_first(here: Path) ->
     ]
 
 
-def test_the_test_set_has_no_say_in_the_choice_and_is_read_of_the_chosen_trial_alone(here: Path) -> None:
+def test_the_choice_ignores_the_test_set_and_only_the_best_trial_reports_it(here: Path) -> None:
     assert sweep.main(["mine.toml", *GRID]) == 0
     folder = here / "sweeps" / "mine"
     before = read_sweep_json(folder)
@@ -191,21 +173,21 @@ def test_the_test_set_has_no_say_in_the_choice_and_is_read_of_the_chosen_trial_a
     assert not [key for key in others if "test" in key]
 
 
-def test_the_page_holds_all_it_shows_and_names_what_it_ranks_by(here: Path) -> None:
+def test_the_page_is_self_contained_and_names_its_ranking(here: Path) -> None:
     assert sweep.main(["mine.toml", *GRID]) == 0
     folder = here / "sweeps" / "mine"
-    page, said = (folder / "sweep.html").read_text(), read_sweep_json(folder)
+    page, content = (folder / "sweep.html").read_text(), read_sweep_json(folder)
     assert not re.findall(r"(?:src|href)=\"(?!#|data:)[^\"]*", page)
     assert "ranked by their mean validation accuracy, never by the test set" in page
-    assert said["verdict"] in page
-    for trial in said["trials"]:
+    assert content["verdict"] in page
+    for trial in content["trials"]:
         assert f"{100 * trial['validation_accuracy_mean']:.2f} % ± {100 * trial['validation_accuracy_std']:.2f}" in page
         assert f"Trial {trial['trial']}: optimizer.lr" in page
     assert page.count("<figure") == 1 + 4
 
 
 @pytest.mark.usefixtures("no_reports")
-def test_a_search_stays_in_its_ranges_and_draws_whole_numbers_where_they_are_meant(here: Path) -> None:
+def test_a_search_stays_in_its_ranges_and_draws_integers_for_integer_keys(here: Path) -> None:
     ranges = ["optimizer.lr=1e-4..1e-1", "train.batch_size=8..32", "model.activation=['relu', 'elu']"]
     flags = [flag for each in ranges for flag in ("--search", each)]
     assert sweep.main(["mine.toml", *flags, "--trials", "6", "--set", "train.epochs=1"]) == 0
@@ -217,7 +199,7 @@ def test_a_search_stays_in_its_ranges_and_draws_whole_numbers_where_they_are_mea
 
 
 @pytest.mark.usefixtures("no_reports")
-def test_more_trials_may_be_asked_for_later_and_what_is_there_stays(here: Path) -> None:
+def test_a_search_can_be_extended_and_keeps_its_earlier_trials(here: Path) -> None:
     flags = ["mine.toml", "--search", "optimizer.lr=1e-4..1e-1", "--set", "train.epochs=1", "--trials"]
     assert sweep.main([*flags, "2"]) == 0
     before = results(here / "sweeps" / "mine")
@@ -232,14 +214,16 @@ def test_more_trials_may_be_asked_for_later_and_what_is_there_stays(here: Path) 
 
 
 @pytest.mark.usefixtures("no_reports")
-def test_the_median_gives_up_exactly_what_is_worse_than_it(here: Path) -> None:
+def test_median_pruning_stops_exactly_the_trials_below_the_median(here: Path) -> None:
     text = "optimizer.lr=[1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1]"
     assert sweep.main(["digits", "--grid", text, "--set", "train.epochs=3", "--set", "model.hidden=[8]",
                        "--prune", "median", "--out", "found"]) == 0  # fmt: skip
     trials = json.loads((here / "found" / "sweep.json").read_text())["trials"]
     states = {trial["trial"]: trial["state"] for trial in trials}
-    learning_curves = {number: [r["validation_accuracy"] for r in Run(here / f"found/trial-{number:03d}/seed-0").records()]
-               for number in states}  # fmt: skip
+    learning_curves = {
+        number: [each["validation_accuracy"] for each in Run(here / f"found/trial-{number:03d}/seed-0").records()]
+        for number in states
+    }
     assert "pruned" in states.values()
     for number, curve in learning_curves.items():
         done = [learning_curves[other] for other in range(1, number) if states[other] == "finished"]
@@ -253,26 +237,26 @@ def test_the_median_gives_up_exactly_what_is_worse_than_it(here: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_reports")
-def test_halving_gives_up_the_worse_half_after_the_first_epochs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_halving_prunes_the_worse_half_after_the_first_epochs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rates = "optimizer.lr=[1e-6, 1e-4, 1e-3, 1e-2]"
     flags = ["digits", "--grid", rates, "--set", "train.epochs=4", "--set", "model.hidden=[8]", "--out", "found"]
     assert sweep.main([*flags, "--prune", "halving"]) == 0
-    said = read_sweep_json(here / "found")["trials"]
-    pruned = [trial for trial in said if trial["state"] == "pruned"]
+    trials = read_sweep_json(here / "found")["trials"]
+    pruned = [trial for trial in trials if trial["state"] == "pruned"]
     assert 1 <= len(pruned) <= 3
-    assert said[0]["settings"] == {"optimizer.lr": 1e-2}
+    assert trials[0]["settings"] == {"optimizer.lr": 1e-2}
     lengths = {len(Run(here / f"found/trial-{trial['trial']:03d}/seed-0").records()) for trial in pruned}
     assert lengths <= {1, 2}  # the first and the second rung
     assert capsys.readouterr().out.count("  pruned: ") == len(pruned)
 
 
-# --- several processes, and those that die ----------------------------------------------------------------------
+# --- several workers, killed workers ----------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("here")
-def test_a_trial_is_taken_by_one_worker_at_a_time_and_left_to_the_next_when_that_ends(tmp_path: Path) -> None:
+def test_one_worker_at_a_time_holds_a_trial_and_releases_it_when_it_ends(tmp_path: Path) -> None:
     with quiet_optuna():
-        plan = planned("optimizer.lr=[1e-3, 1e-2, 1e-1]")
+        plan = make_plan("optimizer.lr=[1e-3, 1e-2, 1e-1]")
         first, second, third = (Sweep(plan, tmp_path / "shared").trials() for _ in range(3))
         taken = [next(first), next(second), next(third)]
         assert sorted(trial.number for trial in taken) == [1, 2, 3]
@@ -284,17 +268,17 @@ def test_a_trial_is_taken_by_one_worker_at_a_time_and_left_to_the_next_when_that
 
 
 @pytest.mark.usefixtures("here", "no_reports")
-def test_a_trial_that_ended_while_another_worker_looked_is_not_begun_again(
+def test_a_trial_that_ended_while_another_worker_read_the_list_is_not_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with quiet_optuna():
-        plan = planned("optimizer.lr=[1e-3, 1e-2]")
+        plan = make_plan("optimizer.lr=[1e-3, 1e-2]")
         mine, other = Sweep(plan, tmp_path / "shared"), Sweep(plan, tmp_path / "shared")
         held = mine.trials()
         next(held)
         seen = study.list_trials(other._study)
         held.close()  # type: ignore[attr-defined]
-        work(mine)
+        run_trials(mine)
         list_trials = study.list_trials
         stale = iter([seen])
         monkeypatch.setattr("fcnet.sweep.study.list_trials", lambda kept: next(stale, None) or list_trials(kept))
@@ -302,10 +286,10 @@ def test_a_trial_that_ended_while_another_worker_looked_is_not_begun_again(
 
 
 @pytest.mark.usefixtures("here")
-def test_machines_that_share_a_database_and_no_folder_leave_each_other_their_trials(tmp_path: Path) -> None:
+def test_machines_that_share_only_a_database_do_not_take_each_others_trials(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/server.db"
     with quiet_optuna():
-        plan = planned("optimizer.lr=[1e-3, 1e-2, 1e-1]")
+        plan = make_plan("optimizer.lr=[1e-3, 1e-2, 1e-1]")
         here, there = (Sweep(plan, tmp_path / machine / "mine", url) for machine in ("a", "b"))
         ours, theirs = here.trials(), there.trials()
         one, other = next(ours), next(theirs)
@@ -319,29 +303,29 @@ def test_machines_that_share_a_database_and_no_folder_leave_each_other_their_tri
 
 
 @pytest.mark.usefixtures("here", "no_reports")
-def test_a_surplus_trial_of_a_race_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_surplus_trial_created_in_a_race_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"sqlite:///{tmp_path}/server.db"
     with quiet_optuna():
-        plan = planned("optimizer.lr=1e-3..1e-1", trials=2, epochs=1)
-        work(Sweep(plan, tmp_path / "a" / "mine", url))
+        plan = make_plan("optimizer.lr=1e-3..1e-1", trials=2, epochs=1)
+        run_trials(Sweep(plan, tmp_path / "a" / "mine", url))
         late = Sweep(plan, tmp_path / "b" / "mine", url)
         list_trials = study.list_trials
-        looks = iter([True])
+        first_call = iter([True])
         monkeypatch.setattr(
-            "fcnet.sweep.study.list_trials", lambda kept: [] if next(looks, False) else list_trials(kept)
+            "fcnet.sweep.study.list_trials", lambda kept: [] if next(first_call, False) else list_trials(kept)
         )
         assert study.start_trial(late._study, plan) is None
         assert len(late._study.get_trials()) == 3
         more = dataclasses.replace(plan, num_trials=3)
-        assert len(work(Sweep(more, tmp_path / "b" / "mine", url)).trials) == 3
+        assert len(run_trials(Sweep(more, tmp_path / "b" / "mine", url)).trials) == 3
 
 
-class Death(BaseException):
-    """The process is no more."""
+class Killed(BaseException):
+    """Stands for the end of the process."""
 
 
-def dying(monkeypatch: pytest.MonkeyPatch, after: int) -> Callable[[], int]:
-    """Lets so many of the study's writes through, then none; tells how many there were."""
+def kill_after_writes(monkeypatch: pytest.MonkeyPatch, num_writes: int) -> Callable[[], int]:
+    """Allows a number of writes to the study, then raises `Killed`; returns a function that counts them."""
     names = ["create_new_trial", "set_trial_param", "set_trial_user_attr", "set_trial_system_attr",
              "set_trial_intermediate_value", "set_trial_state_values"]  # fmt: skip
     count = 0
@@ -350,8 +334,8 @@ def dying(monkeypatch: pytest.MonkeyPatch, after: int) -> Callable[[], int]:
         def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal count
             count += 1
-            if count > after:
-                raise Death
+            if count > num_writes:
+                raise Killed
             return real(*args, **kwargs)
 
         return call
@@ -375,135 +359,119 @@ def comparable(outcome: SweepOutcome) -> list[Any]:
 
 
 @pytest.mark.usefixtures("here", "no_reports")
-def test_a_sweep_that_dies_at_any_word_to_the_study_goes_on_to_the_same_end(tmp_path: Path) -> None:
-    plan = planned("optimizer.lr=[1e-3, 1e-2]", epochs=1)
+def test_a_sweep_killed_at_any_write_to_the_study_resumes_to_the_same_result(tmp_path: Path) -> None:
+    plan = make_plan("optimizer.lr=[1e-3, 1e-2]", epochs=1)
     with quiet_optuna():
         with pytest.MonkeyPatch.context() as patch:
-            words = dying(patch, 10**9)
-            expected = comparable(work(Sweep(plan, tmp_path / "whole")))
-            num_words = words()
+            count_writes = kill_after_writes(patch, 10**9)
+            expected = comparable(run_trials(Sweep(plan, tmp_path / "whole")))
+            num_writes = count_writes()
         runs = results(tmp_path / "whole")
         assert len(runs) == 2
-        assert num_words >= 14
-        for word in range(num_words):
-            folder = tmp_path / f"died-{word}"
+        assert num_writes >= 14
+        for write in range(num_writes):
+            folder = tmp_path / f"killed-{write}"
             with pytest.MonkeyPatch.context() as patch:
-                dying(patch, word)
-                with pytest.raises(Death):
-                    work(Sweep(plan, folder))
-            assert comparable(work(Sweep(plan, folder))) == expected, word
-            assert results(folder) == runs, word
+                kill_after_writes(patch, write)
+                with pytest.raises(Killed):
+                    run_trials(Sweep(plan, folder))
+            assert comparable(run_trials(Sweep(plan, folder))) == expected, write
+            assert results(folder) == runs, write
 
 
 @pytest.mark.usefixtures("here", "no_reports")
-def test_a_trial_is_given_up_though_its_process_died_before_it_could_tell(
+def test_a_trial_is_pruned_even_if_its_worker_was_killed_before_reporting_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = planned("optimizer.lr=[1e-3, 1e-2]", "train.save_seconds=[0]", pruning="halving", epochs=4)
+    plan = make_plan("optimizer.lr=[1e-3, 1e-2]", "train.save_seconds=[0]", pruning="halving", epochs=4)
     with quiet_optuna():
-        expected = comparable(work(Sweep(plan, tmp_path / "whole")))
+        expected = comparable(run_trials(Sweep(plan, tmp_path / "whole")))
         assert [state for _, _, state, _, _ in expected] == ["finished", "pruned"]
         length, real = len(expected[1][3][0]), study.report_values
         assert length < 4
 
-        def deaf(trial: Any, curve: dict[int, float]) -> None:
+        def kill_before_report(trial: Any, curve: dict[int, float]) -> None:
             if trial.number == 1 and len(curve) == length:
-                raise Death
+                raise Killed
             real(trial, curve)
 
         with monkeypatch.context() as patch:
-            patch.setattr("fcnet.sweep.study.report_values", deaf)
-            with pytest.raises(Death):
-                work(Sweep(plan, tmp_path / "died"))
-        assert comparable(work(Sweep(plan, tmp_path / "died"))) == expected
+            patch.setattr("fcnet.sweep.study.report_values", kill_before_report)
+            with pytest.raises(Killed):
+                run_trials(Sweep(plan, tmp_path / "killed"))
+        assert comparable(run_trials(Sweep(plan, tmp_path / "killed"))) == expected
 
 
 @pytest.mark.usefixtures("here", "no_reports")
-def test_a_search_that_was_stopped_goes_on_to_the_trials_of_one_that_was_not(tmp_path: Path) -> None:
-    plan = planned("optimizer.lr=1e-4..1e-1", "model.dropout=0..0.5", trials=13, epochs=1)
+def test_a_stopped_search_resumes_with_the_trials_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    plan = make_plan("optimizer.lr=1e-4..1e-1", "model.dropout=0..0.5", trials=13, epochs=1)
     with quiet_optuna():
-        expected = comparable(work(Sweep(plan, tmp_path / "whole")))
+        expected = comparable(run_trials(Sweep(plan, tmp_path / "whole")))
         for stop in (3, 12):
-            work(Sweep(dataclasses.replace(plan, num_trials=stop), tmp_path / "stopped"))
-        assert comparable(work(Sweep(plan, tmp_path / "stopped"))) == expected
+            run_trials(Sweep(dataclasses.replace(plan, num_trials=stop), tmp_path / "stopped"))
+        assert comparable(run_trials(Sweep(plan, tmp_path / "stopped"))) == expected
         assert len(expected) == 13
 
 
 @pytest.mark.usefixtures("here", "no_reports")
-def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint_and_finished_ones_stay(
+def test_an_interrupted_run_resumes_from_its_checkpoint_and_finished_runs_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = planned("optimizer.lr=[1e-3, 1e-2]", seeds=2, epochs=3)
-    begun: list[tuple[str, int]] = []
+    plan = make_plan("optimizer.lr=[1e-3, 1e-2]", seeds=2, epochs=3)
+    started: list[tuple[str, int]] = []
     real = runner.run_experiment
 
-    def watched(experiment: Any, run: Run, **options: Any) -> Iterator[Any]:
+    def recorded(experiment: Any, run: Run, **options: Any) -> Iterator[Any]:
         events = real(experiment, run, **options | {"save_seconds": 0.0})
-        begun.append((run.path.parent.name + "/" + run.path.name, experiment.training.step))
+        started.append((run.path.parent.name + "/" + run.path.name, experiment.training.step))
         for event in events:
             yield event
-            if len(begun) == 2 and experiment.training.step == 9:
-                raise Death
+            if len(started) == 2 and experiment.training.step == 9:
+                raise Killed
 
-    monkeypatch.setattr("fcnet.sweep.trials.run_experiment", watched)
+    monkeypatch.setattr("fcnet.sweep.trials.run_experiment", recorded)
     with quiet_optuna():
-        with pytest.raises(Death):
-            work(Sweep(plan, tmp_path / "shared"))
+        with pytest.raises(Killed):
+            run_trials(Sweep(plan, tmp_path / "shared"))
         before = (tmp_path / "shared/trial-001/seed-0/model.safetensors").stat()
-        work(Sweep(plan, tmp_path / "shared"))
-        whole = work(Sweep(plan, tmp_path / "whole"))
+        run_trials(Sweep(plan, tmp_path / "shared"))
+        whole = run_trials(Sweep(plan, tmp_path / "whole"))
     assert whole.num_unfinished == 0
     for trial in whole.trials:
         for seed in (0, 1):
             records = Run(tmp_path / f"whole/trial-{trial.number:03d}/seed-{seed}").records()
             assert trial.learning_curves[seed] == [(each["epoch"], each["validation_accuracy"]) for each in records]
             assert len(records) == 3
-    assert begun[:5] == [("trial-001/seed-0", 0), ("trial-001/seed-1", 0), ("trial-001/seed-1", 9),
-                         ("trial-002/seed-0", 0), ("trial-002/seed-1", 0)]  # fmt: skip
+    assert started[:5] == [("trial-001/seed-0", 0), ("trial-001/seed-1", 0), ("trial-001/seed-1", 9),
+                           ("trial-002/seed-0", 0), ("trial-002/seed-1", 0)]  # fmt: skip
     after = (tmp_path / "shared/trial-001/seed-0/model.safetensors").stat()
     assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
     assert results(tmp_path / "shared") == results(tmp_path / "whole")
 
 
-def started(here: Path, *flags: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-W", "error", "-m", "fcnet.sweep", "mine.toml", *flags]
-    return subprocess.Popen(
-        command,
-        cwd=here,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def start_sweep(here: Path, *flags: str) -> subprocess.Popen[str]:
+    return start_python("-W", "error", "-m", "fcnet.sweep", "mine.toml", *flags, cwd=here)
 
 
-def wait_for(found: Callable[[], Any], process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 120
-    while not found():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
-def test_ctrl_c_saves_and_a_kill_costs_nothing_and_the_same_command_goes_on(here: Path) -> None:
+def test_ctrl_c_saves_and_the_same_command_resumes_after_it_and_after_a_kill(here: Path) -> None:
     flags = ["--grid", "optimizer.lr=[1e-3, 1e-2]", "--set", "train.epochs=60", "--set", "train.save_seconds=0.1"]
     folder = here / "sweeps" / "mine"
 
     def saved(trial: int) -> Callable[[], bool]:
         return lambda: any((folder / f"trial-{trial:03d}/seed-0").glob("checkpoints/*.json"))
 
-    first = started(here, *flags)
-    wait_for(saved(1), first)
+    first = start_sweep(here, *flags)
+    assert wait_until(saved(1), first), first.communicate()
     first.send_signal(signal.SIGINT)
     out, err = first.communicate(timeout=60)
     assert (first.returncode, err) == (130, "")
     assert "stopped and saved in epoch " in out
     assert "go on with: python -m fcnet.sweep mine.toml --grid 'optimizer.lr=[1e-3, 1e-2]' --set train.epochs=60" in out
-    second = started(here, *flags)
-    wait_for(saved(2), second)
+    second = start_sweep(here, *flags)
+    assert wait_until(saved(2), second), second.communicate()
     second.kill()
     second.communicate()
-    third = started(here, *flags)
+    third = start_sweep(here, *flags)
     out, err = third.communicate(timeout=120)
     assert (third.returncode, err) == (0, "")
     assert [(trial["state"], trial["num_runs"]) for trial in read_sweep_json(folder)["trials"]] == [("finished", 1)] * 2
@@ -513,24 +481,24 @@ def test_ctrl_c_saves_and_a_kill_costs_nothing_and_the_same_command_goes_on(here
     assert read_sweep_json(folder) == read_sweep_json(here / "whole")
 
 
-def test_two_processes_share_the_trials_and_do_no_run_twice(here: Path) -> None:
+def test_two_processes_share_the_trials_and_run_each_once(here: Path) -> None:
     flags = ["--grid", "optimizer.lr=[1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2]", "--set", "train.epochs=10"]
-    both = [started(here, *flags), started(here, *flags)]
-    said = [process.communicate(timeout=240) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    assert [err for _, err in said] == ["", ""]
-    done = [re.findall(r"; (\S+/trial-\d+/seed-\d)$", out, re.MULTILINE) for out, _ in said]
+    both = [start_sweep(here, *flags), start_sweep(here, *flags)]
+    outputs = [process.communicate(timeout=240) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert [err for _, err in outputs] == ["", ""]
+    done = [re.findall(r"; (\S+/trial-\d+/seed-\d)$", out, re.MULTILINE) for out, _ in outputs]
     assert sorted(done[0] + done[1]) == [f"sweeps/mine/trial-{number:03d}/seed-0" for number in range(1, 7)]
     trials = read_sweep_json(here / "sweeps" / "mine")["trials"]
     assert {(trial["state"], trial["num_runs"]) for trial in trials} == {("finished", 1)}
     assert len({trial["settings"]["optimizer.lr"] for trial in trials}) == 6
 
 
-# --- mistakes ---------------------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("here", "no_reports")
-def test_a_trial_that_blows_up_fails_in_words_and_the_others_go_on(
+def test_a_trial_that_diverges_fails_with_a_message_and_the_others_continue(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = [
@@ -543,16 +511,16 @@ def test_a_trial_that_blows_up_fails_in_words_and_the_others_go_on(
         "model.hidden=[6,6]",
     ]
     assert sweep.main([*flags, "--grid", "optimizer.lr=[1e-2, 1e30]"]) == 0
-    said = read_sweep_json(tmp_path / "sweeps" / "mine")
-    assert [trial["state"] for trial in said["trials"]] == ["finished", "failed"]
-    assert re.search(r"NaN|inf|finite", said["trials"][1]["error"])
-    assert said["best"]["settings"] == {"optimizer.lr": 1e-2}
+    content = read_sweep_json(tmp_path / "sweeps" / "mine")
+    assert [trial["state"] for trial in content["trials"]] == ["finished", "failed"]
+    assert re.search(r"NaN|inf|finite", content["trials"][1]["error"])
+    assert content["best"]["settings"] == {"optimizer.lr": 1e-2}
     assert "  failed: " in capsys.readouterr().out
     with quiet_optuna():
         kept = optuna.load_study(study_name="mine", storage=f"sqlite:///{tmp_path}/sweeps/mine/study.db")
-        assert {trial.state.name for trial in kept.trials} == {"COMPLETE", "PRUNED"}  # from which samplers learn
+        assert {trial.state.name for trial in kept.trials} == {"COMPLETE", "PRUNED"}  # samplers learn from these states
         kept._storage._backend.engine.dispose()  # type: ignore[attr-defined]
-    assert said["trials"][1]["error"].split("'")[0][:30] in (tmp_path / "sweeps/mine/sweep.html").read_text()
+    assert content["trials"][1]["error"].split("'")[0][:30] in (tmp_path / "sweeps/mine/sweep.html").read_text()
     assert sweep.main([*flags, "--grid", "optimizer.lr=[1e30]", "--out", "none"]) == 2
     assert "no trial came to its end" in capsys.readouterr().err
 
@@ -588,7 +556,7 @@ def test_a_trial_that_blows_up_fails_in_words_and_the_others_go_on(
         ),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_line_and_nothing_begins(here: Path, flags: list[str], line: str) -> None:
+def test_an_error_is_one_line_and_starts_no_trial(here: Path, flags: list[str], line: str) -> None:
     with pytest.raises(UserError) as caught:
         sweep.main(["mine.toml", *flags])
     assert str(caught.value) == line
@@ -596,7 +564,7 @@ def test_a_mistake_is_one_line_and_nothing_begins(here: Path, flags: list[str], 
 
 
 @pytest.mark.usefixtures("here")
-def test_a_database_that_is_not_there_is_refused_without_its_password() -> None:
+def test_the_error_for_an_unreachable_database_hides_its_password() -> None:
     flags = ["mine.toml", "--grid", "optimizer.lr=[1]", "--storage"]
     with pytest.raises(UserError, match=r"^the sweep's database must be one .*, got sqlite:") as caught:
         sweep.main([*flags, "sqlite:////nowhere/at/all.db"])
@@ -608,7 +576,7 @@ def test_a_database_that_is_not_there_is_refused_without_its_password() -> None:
 
 
 @pytest.mark.usefixtures("here")
-def test_a_database_that_is_none_is_refused_and_stays(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "study.db").write_text("notes, not a database")
     with pytest.raises(UserError, match=r"^the sweep's database must be one .*/mine/study.db: .*not a database$"):
@@ -618,9 +586,9 @@ def test_a_database_that_is_none_is_refused_and_stays(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("name", ["a b", "a%20b", "a?b", "{SCHEMA_VERSION}", "$x", "ü#"])
-def test_a_sweep_stays_in_its_folder_whatever_that_is_called(tmp_path: Path, name: str) -> None:
+def test_a_sweep_stays_in_its_folder_whatever_its_name(tmp_path: Path, name: str) -> None:
     with quiet_optuna():
-        next(Sweep(planned("optimizer.lr=[1]"), tmp_path / "in" / name).trials())
+        next(Sweep(make_plan("optimizer.lr=[1]"), tmp_path / "in" / name).trials())
     files = [file for file in (tmp_path / "in").rglob("*") if file.is_file()]
     assert files
     assert {file.parent for file in files} == {tmp_path / "in" / name}
@@ -628,20 +596,20 @@ def test_a_sweep_stays_in_its_folder_whatever_that_is_called(tmp_path: Path, nam
 
 
 @pytest.mark.usefixtures("here")
-def test_a_database_that_goes_away_meanwhile_ends_the_sweep_in_one_line(tmp_path: Path) -> None:
-    def shared() -> None:
+def test_a_database_removed_during_a_sweep_ends_it_with_one_line(tmp_path: Path) -> None:
+    def remove_database() -> None:
         with quiet_optuna():
-            held = Sweep(planned("optimizer.lr=[1]"), tmp_path / "mine").trials()
+            held = Sweep(make_plan("optimizer.lr=[1]"), tmp_path / "mine").trials()
             (tmp_path / "mine" / "study.db").unlink()
             next(held)
 
     with pytest.raises(
         UserError, match=r"^the sweep's database must stay reachable and writable, got: no such table.*$"
     ):
-        shared()
+        remove_database()
 
 
-def test_ctrl_c_between_runs_says_how_to_go_on(
+def test_ctrl_c_between_runs_prints_how_to_resume(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_: Any) -> None:
@@ -656,7 +624,7 @@ def test_ctrl_c_between_runs_says_how_to_go_on(
 
 
 @pytest.mark.usefixtures("here", "no_reports")
-def test_a_sweep_of_another_plan_is_not_mixed_with_the_one_that_is_there() -> None:
+def test_a_folder_with_a_sweep_of_another_plan_is_refused() -> None:
     assert sweep.main(["mine.toml", "--grid", "optimizer.lr=[1e-2]"]) == 0
     with pytest.raises(UserError) as caught:
         sweep.main(["mine.toml", "--grid", "optimizer.lr=[1e-3]", "--seeds", "2", "--set", "train.epochs=1"])
@@ -669,7 +637,7 @@ def test_a_sweep_of_another_plan_is_not_mixed_with_the_one_that_is_there() -> No
 
 
 @pytest.mark.usefixtures("here")
-def test_a_share_that_keeps_no_image_aside_is_refused() -> None:
+def test_a_validation_share_without_an_image_is_refused() -> None:
     with pytest.raises(
         UserError, match=r"^data.validation must keep one image or more aside, .* got none beside 100 to"
     ):
@@ -684,47 +652,46 @@ def test_a_sweep_of_several_ranks_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("here")
-def test_without_optuna_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_optuna_the_error_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UserError, match=r"^a sweep takes a package that is not installed here: pip install optuna$"):
         sweep.main(["mine.toml", "--grid", "optimizer.lr=[1]"])
 
 
-def test_optuna_is_loaded_by_a_sweep_alone() -> None:
+def test_only_a_sweep_loads_optuna() -> None:
     program = "import sys, fcnet.sweep, fcnet.train; print([m for m in ('optuna', 'sqlalchemy') if m in sys.modules])"
-    seen = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert seen.stdout == "[]\n"
+    assert run_python("-c", program).stdout == "[]\n"
 
 
 @pytest.mark.usefixtures("here", "no_reports")
-def test_optuna_says_as_much_afterwards_as_before() -> None:
+def test_a_sweep_restores_optunas_verbosity() -> None:
     before = optuna.logging.get_verbosity()
     assert sweep.main(["mine.toml", "--grid", "optimizer.lr=[1e-2]"]) == 0
     assert optuna.logging.get_verbosity() == before
 
 
 @pytest.mark.parametrize(
-    ("said", "tries"), [("relation alembic_version already exists", 3), ("the password is wrong", 1)]
+    ("message", "tries"), [("relation alembic_version already exists", 3), ("the password is wrong", 1)]
 )
 @pytest.mark.usefixtures("here", "no_reports")
-def test_a_database_whose_tables_another_worker_is_making_is_tried_again(
-    said: str, tries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_database_whose_tables_another_worker_creates_is_retried(
+    message: str, tries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = itertools.count(1)
+    calls = itertools.count(1)
 
     class Busy(RDBStorage):
         def __init__(self, *arguments: Any, **options: Any) -> None:
-            if next(asked) < 3:
-                raise StorageInternalError(said)
+            if next(calls) < 3:
+                raise StorageInternalError(message)
             super().__init__(*arguments, **options)
 
     monkeypatch.setattr("optuna.storages.RDBStorage", Busy)
     monkeypatch.setattr(study, "_RETRY_SECONDS", (0.0, 0.0, 0.0))
-    plan = planned("optimizer.lr=[1e-3]")
+    plan = make_plan("optimizer.lr=[1e-3]")
     with quiet_optuna():
         if tries == 1:
             with pytest.raises(UserError, match=r"must be one that can be used here, got .*: the password is wrong$"):
                 Sweep(plan, tmp_path / "mine")
         else:
-            assert len(work(Sweep(plan, tmp_path / "mine")).trials) == 1
-    assert next(asked) == tries + 1
+            assert len(run_trials(Sweep(plan, tmp_path / "mine")).trials) == 1
+    assert next(calls) == tries + 1

@@ -27,7 +27,7 @@ def trial(number: int, *accuracies: float) -> RankedTrial:
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_asks_for_nothing_fits_and_says_each_trial_under_the_arrow_keys(
-    browser: Browser, too_wide: Callable[[Page], list[str]], tmp_path: Path, width: int
+    browser: Browser, overflowing_elements: Callable[[Page], list[str]], tmp_path: Path, width: int
 ) -> None:
     trials = [trial(1, 0.5, 0.6), trial(2, 0.8, 0.9), trial(3, 0.7)]
     file = tmp_path / "sweep.html"
@@ -39,7 +39,7 @@ def test_the_page_asks_for_nothing_fits_and_says_each_trial_under_the_arrow_keys
     page.on("pageerror", lambda error: said.append(str(error)))
     page.goto(file.as_uri())
     assert (asked, said) == ([file.as_uri()], [])
-    assert too_wide(page) == []
+    assert overflowing_elements(page) == []
     chart = page.locator("figure.chart", has_text="Validation accuracy of each trial")
     chart.locator("svg[data-at]").focus()
     expected = ["trial 2 (optimizer.lr = 0.01", "trial 3 (optimizer.lr = 0.001", "trial 1 (optimizer.lr = 0.1"]

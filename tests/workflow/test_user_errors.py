@@ -1,4 +1,4 @@
-"""A user's mistake is one line on standard error and exit code 2, and leaves nothing half-written behind."""
+"""Every user error is one line on standard error and exit code 2, and leaves nothing half-written behind."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import itertools
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import tarfile
 from dataclasses import dataclass
 from dataclasses import replace as replaced
@@ -23,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from fcnet import cache, cli, evaluate, predict, train
+from fcnet import cache, evaluate, predict, train
 from fcnet.config.toml import dump_config, load_config
 from fcnet.experiment.build import build
 from fcnet.experiment.run_folder import Run
@@ -32,13 +29,14 @@ from fcnet.export import __main__ as export
 from fcnet.figures import __main__ as figures
 from fcnet.runtime.errors import NonFiniteError, UserError
 from fcnet.training.backpropagation import make_gradient_fn
+from tests.helpers import CommandResult, read_tree, run_command, run_python, set_flags, write_image_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from fcnet.experiment.build import Experiment
 
-# 37 training images in 5 steps an epoch; the widths are neither each other's nor the input's.
+# 37 training images in 5 steps an epoch. The widths differ from each other and from the input's.
 CONFIG = """\
 seed = 1
 [data]
@@ -53,6 +51,7 @@ hidden = [6, 5]
 epochs = 2
 batch_size = 8
 """
+pytestmark = pytest.mark.usefixtures("working_folder")
 COMMANDS = {
     "cache": cache.main,
     "export": export.main,
@@ -70,7 +69,7 @@ TOO_FAST = ("optimizer.name='sgd'", "optimizer.lr=1e12")
 ON_PETS = ("data.source=images", "data.path=pets", "train.batch_size=3")
 
 
-# --- what is there before the command ---------------------------------------------------------------------------
+# --- files that exist before the command ------------------------------------------------------------------------
 
 
 def write(name: str, content: str | bytes) -> None:
@@ -80,17 +79,23 @@ def write(name: str, content: str | bytes) -> None:
 
 
 def picture(name: str, size: tuple[int, int] = (4, 4), mode: str = "L", value: int = 0) -> None:
+    """Writes an image of one colour."""
     Path(name).parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, size, value).save(name)
 
 
 def pets(folder: str = "pets", classes: tuple[str, ...] = ("cat", "dog"), size: tuple[int, int] = (4, 4)) -> None:
-    """A folder of grey images, six of each class for training and for testing."""
-    for split, (label, name), number in itertools.product(("train", "test"), enumerate(classes), range(6)):
-        picture(f"{folder}/{split}/{name}/{number}.png", size, value=40 * number + 20 * label)
+    """Writes a folder of grey images, six of each class for training and for testing."""
+    write_image_folder(
+        folder,
+        classes,
+        {"train": 6, "test": 6},
+        lambda label, number: np.full(size[::-1], 40 * number + 20 * label, dtype=np.uint8),
+    )
 
 
 def packed(name: str) -> None:
+    """Writes an archive of such a folder."""
     pets("inside")
     with tarfile.open(name, "w:gz") as archive:
         archive.add("inside", ".")
@@ -98,7 +103,7 @@ def packed(name: str) -> None:
 
 
 def cut(name: str, kept: float = 0.5) -> None:
-    """Leaves the first part of a file."""
+    """Truncates a file."""
     content = Path(name).read_bytes()
     write(name, content[: int(len(content) * kept)])
 
@@ -116,7 +121,7 @@ def replace(name: str, old: str, new: str) -> None:
 
 
 def trained_for(steps: int, *changes: str) -> Run:
-    """A run that saved after each of so many steps and then died, or that came to its end before."""
+    """Makes a run that saves after each step and is killed after a number of them, if it has not ended before."""
     settings = load_config(Path("made.toml"), changes)
     run = Run.create(Path("run"), "run", dump_config(settings))
     for _ in itertools.islice(run_experiment(build(settings, torch.device("cpu")), run, save_seconds=0.0), steps):
@@ -133,7 +138,7 @@ def finished(*changes: str) -> None:
 
 
 def spoilt() -> None:
-    """A run that saved after each step until one met NaN or inf."""
+    """Makes a run that saves after each step and ends at NaN or inf."""
     with pytest.raises(NonFiniteError):
         trained_for(1000, *TOO_FAST)
 
@@ -149,7 +154,7 @@ def finished_on_pets() -> None:
 
 
 def after(*setups: Callable[[], object]) -> Callable[[], object]:
-    """Several setups, one after another."""
+    """Returns a setup that runs several setups in order."""
     return lambda: [setup() for setup in setups]
 
 
@@ -158,19 +163,19 @@ def spoil_checkpoints(how: Callable[[str], object], ending: str) -> None:
         how(str(file))
 
 
-# --- the mistakes -----------------------------------------------------------------------------------------------
+# --- the errors -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """One way to go wrong.
+    """A command line with an error.
 
     Attributes:
-        kind: what is wrong, the test's name.
+        kind: describes the error; the test's name.
         command: the command line after ``python -m fcnet.``.
-        lines: all that is said on standard error; {here} is the working folder, and ~ is any text.
-        setup: makes what is there besides ``made.toml``.
-        said: whether what is about to be trained is said first.
+        lines: the lines on standard error; {here} stands for the working folder, and ~ for any text.
+        setup: makes the files besides ``made.toml``.
+        said: whether the command prints the model before the error.
     """
 
     kind: str
@@ -181,28 +186,28 @@ class Mistake:
 
 
 def trained(kind: str, flags: str, *lines: str, setup: Callable[[], object] = lambda: None) -> Mistake:
-    """A mistake of ``train --config made.toml`` and these flags, parted by spaces."""
+    """Returns an error of ``train --config made.toml`` with flags, separated by spaces."""
     return Mistake(kind, ["train", "--config", "made.toml", *flags.split()], list(lines), setup)
 
 
 def setting(kind: str, change: str, *lines: str) -> Mistake:
-    """A mistake of one ``--set``."""
+    """Returns an error of one ``--set``."""
     return Mistake(kind, ["train", "--config", "made.toml", "--set", change], list(lines))
 
 
 def config(kind: str, text: str | bytes, *lines: str) -> Mistake:
-    """A mistake inside the configuration file ``x.toml``."""
+    """Returns an error inside the configuration file ``x.toml``."""
     return Mistake(kind, ["train", "--config", "x.toml"], list(lines), lambda: write("x.toml", text))
 
 
 def images(kind: str, setup: Callable[[], object], *lines: str, path: str = "pets", change: str = "seed=1") -> Mistake:
-    """A mistake of training on the images of ``pets``."""
+    """Returns an error of training on the images of ``pets``."""
     flags = ["--set", "data.source=images", "--set", f"data.path={path}", "--set", change]
     return Mistake(kind, ["train", "--config", "made.toml", *flags], list(lines), setup)
 
 
 def arrays(**changes: Any) -> None:
-    """A file of arrays, eight grey images of 4×4 for training and four for testing; None leaves one out."""
+    """Writes ``x.npz`` with eight grey images of 4×4 for training and four for testing; None omits an array."""
     images = np.arange(8 * 16, dtype=np.uint8).reshape(8, 4, 4)
     whole: dict[str, Any] = {
         "x_train": images,
@@ -214,13 +219,13 @@ def arrays(**changes: Any) -> None:
 
 
 def numbers(kind: str, setup: Callable[[], object], *lines: str) -> Mistake:
-    """A mistake of training on the arrays of ``x.npz``."""
+    """Returns an error of training on the arrays of ``x.npz``."""
     flags = ["--set", "data.source=arrays", "--set", "data.path=x.npz"]
     return Mistake(kind, ["train", "--config", "made.toml", *flags], list(lines), setup)
 
 
 def resumed(kind: str, setup: Callable[[], object], *lines: str, flags: str = "", said: bool = True) -> Mistake:
-    """A mistake of going on with ``run``."""
+    """Returns an error of resuming ``run``."""
     return Mistake(kind, ["train", "--resume", "--out", "run", *flags.split()], list(lines), setup, said)
 
 
@@ -229,7 +234,7 @@ def evaluated(kind: str, flags: str, *lines: str, setup: Callable[[], object] = 
 
 
 def drawn(kind: str, flags: str, *lines: str, setup: Callable[[], object] = lambda: None) -> Mistake:
-    """A mistake of ``figures sheets --augment made.toml`` and these flags, parted by spaces."""
+    """Returns an error of ``figures sheets --augment made.toml`` with flags, separated by spaces."""
     return Mistake(kind, ["figures", "sheets", "--augment", "made.toml", *flags.split()], list(lines), setup)
 
 
@@ -677,41 +682,11 @@ MISTAKES = [
 ]  # fmt: skip
 
 
-# --- what comes of them -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def _own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An empty working folder beside an empty cache, and the signals and threads of before afterwards."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-def leaves(command: list[str], monkeypatch: pytest.MonkeyPatch) -> object:
-    """The exit code of a command line."""
-    name, *flags = command
-    monkeypatch.setattr(sys, "argv", [name, *flags])
-    with pytest.raises(SystemExit) as leaving:
-        cli.run_command(COMMANDS[name])
-    return leaving.value.code
-
-
-def everything(folder: Path) -> dict[str, bytes | None]:
-    """All that is in a folder: files with what they hold, folders and links without."""
-    return {
-        str(entry.relative_to(folder)): entry.read_bytes() if entry.is_file() else None for entry in folder.rglob("*")
-    }
+# --- their outcome ----------------------------------------------------------------------------------------------
 
 
 def unfinished_in(cache: Path) -> list[str]:
-    """What is neither a whole store nor a store's lock."""
+    """Returns the names of entries that are neither a complete store nor a store's lock."""
     return [
         entry.name
         for entry in (cache.iterdir() if cache.is_dir() else ())
@@ -722,77 +697,75 @@ def unfinished_in(cache: Path) -> list[str]:
     ]
 
 
+def run(name: str, *arguments: str) -> CommandResult:
+    """Runs a command by its name."""
+    return run_command(COMMANDS[name], *arguments)
+
+
 def pattern(line: str, here: Path) -> str:
+    """Returns the pattern of an expected line."""
     return re.escape(line.replace("{here}", str(here))).replace(r"\~", ".*")
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.kind)
-def test_a_mistake_is_a_line_and_code_2_and_leaves_everything_as_it_was(
-    mistake: Mistake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    here = tmp_path / "here"
+def test_an_error_is_one_line_and_code_2_and_changes_no_file(mistake: Mistake, tmp_path: Path) -> None:
     write("made.toml", CONFIG)
     mistake.setup()
-    before = everything(here)
-    capsys.readouterr()
-    code = leaves(mistake.command, monkeypatch)
-    out, err = capsys.readouterr()
-    assert re.fullmatch("\n".join(pattern(line, here) for line in mistake.lines) + "\n", err), err
+    before = read_tree()
+    code, out, err = run(*mistake.command)
+    assert re.fullmatch("\n".join(pattern(line, Path.cwd()) for line in mistake.lines) + "\n", err), err
     assert code == 2
     out = re.sub(r"^decoded \d+ images in [\d.]+ s\n", "", out)
     assert re.fullmatch(r"[\d,]+ training, .*; run\n" if mistake.said else "", out), out
-    assert everything(here) == before
+    assert read_tree() == before
     assert unfinished_in(tmp_path / "cache") == []
 
 
-def test_mistakes_are_of_many_kinds() -> None:
+def test_errors_of_many_kinds_are_tested() -> None:
     kinds = [mistake.kind for mistake in MISTAKES]
     assert len(set(kinds)) == len(kinds) >= 130
     assert all(mistake.lines for mistake in MISTAKES)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_a_mistake(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_missing_gpu_is_a_user_error() -> None:
     write("made.toml", CONFIG)
-    assert leaves(["train", "--config", "made.toml", "--device", "cuda"], monkeypatch) == 2
-    assert re.fullmatch(r"--device cuda cannot be used here: .*\n", capsys.readouterr().err)
-    assert everything(Path.cwd()) == {"made.toml": CONFIG.encode()}
+    code, _, err = run("train", "--config", "made.toml", "--device", "cuda")
+    assert code == 2
+    assert re.fullmatch(r"--device cuda cannot be used here: .*\n", err)
+    assert read_tree() == {"made.toml": CONFIG.encode()}
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_may_not_be_written_is_a_mistake(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
+def test_a_folder_without_write_permission_is_a_user_error() -> None:
     write("made.toml", CONFIG)
     Path("locked").mkdir(mode=0o500)
-    assert leaves(["train", "--config", "made.toml", "--out", "locked/run"], monkeypatch) == 2
-    assert capsys.readouterr().err == "locked/run: Permission denied\n"
+    code, _, err = run("train", "--config", "made.toml", "--out", "locked/run")
+    assert code == 2
+    assert err == "locked/run: Permission denied\n"
 
 
-def test_a_cache_that_is_a_file_is_a_mistake(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_cache_that_is_a_file_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
     write("made.toml", CONFIG)
     monkeypatch.setenv("FCNET_CACHE", "made.toml")
-    assert leaves(["train", "--config", "made.toml"], monkeypatch) == 2
+    code, _, err = run("train", "--config", "made.toml")
+    assert code == 2
     expected = (
         "the cache (FCNET_CACHE) must be a folder with room that can be written, got made.toml: Not a directory\n"
     )
-    assert capsys.readouterr().err == expected
-    assert everything(Path.cwd()) == {"made.toml": CONFIG.encode()}
+    assert err == expected
+    assert read_tree() == {"made.toml": CONFIG.encode()}
 
 
-def test_a_path_that_is_not_utf8_is_a_mistake() -> None:
+def test_a_path_that_is_not_utf8_is_a_user_error() -> None:
     write("made.toml", CONFIG)
     refusal = re.escape("--set must be UTF-8, in one line, without a NUL, got 'data.path=x\\udcff'")
     with pytest.raises(UserError, match=f"^{refusal}$"):
         train.main(["--config", "made.toml", "--set", "data.path=x\udcff"])
-    assert everything(Path.cwd()) == {"made.toml": CONFIG.encode()}
+    assert read_tree() == {"made.toml": CONFIG.encode()}
 
 
-def test_a_path_inside_a_folder_whose_name_is_not_utf8_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_inside_a_folder_with_a_name_that_is_not_utf8_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("k\udcff").mkdir()
     monkeypatch.chdir("k\udcff")
     write("made.toml", CONFIG)
@@ -801,22 +774,21 @@ def test_a_path_inside_a_folder_whose_name_is_not_utf8_is_a_mistake(monkeypatch:
         train.main(["--config", "made.toml", "--set", "data.path=pets"])
 
 
-def test_a_training_that_meets_nan_or_inf_is_a_mistake_and_keeps_its_last_good_checkpoint(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nan_or_inf_in_training_is_a_user_error_and_keeps_the_last_good_checkpoint() -> None:
     write("made.toml", CONFIG)
-    changes = [word for change in (*TOO_FAST, "train.save_seconds=0") for word in ("--set", change)]
-    for command in (["--config", "made.toml", "--out", "run", *changes], ["--resume", "--out", "run"]):
-        assert leaves(["train", *command], monkeypatch) == 2
+    flags = set_flags(*TOO_FAST, "train.save_seconds=0")
+    for command in (["--config", "made.toml", "--out", "run", *flags], ["--resume", "--out", "run"]):
+        code, _, err = run("train", *command)
+        assert code == 2
         expected = pattern(f"{SPOILT}; the checkpoint of step 2 stays in run", Path.cwd())
-        assert re.fullmatch(f"{expected}\n", capsys.readouterr().err)
+        assert re.fullmatch(f"{expected}\n", err)
         for file in Path("run/checkpoints").glob("*.safetensors"):
             assert all(tensor.isfinite().all() for tensor in load_file(file).values())
     assert {entry.name for entry in Path("run").iterdir()} == {"config.toml", "checkpoints", "diagnostics.jsonl"}
 
 
-class Full(nn.Module):
-    """A layer for which there is no memory left."""
+class OutOfMemory(nn.Module):
+    """A layer without memory left: it raises an error."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__()
@@ -836,16 +808,15 @@ class Full(nn.Module):
     (3500, "lower train.batch_size from 8 to 1, or raise train.accumulate"),
     (1000, "lower model.hidden: its 1.6e+02 parameters need 0.0 GiB"),
 ])  # fmt: skip
-def test_a_step_without_memory_says_which_setting_to_lower(
+def test_a_step_without_memory_names_the_setting_to_lower(
     error: Exception,
     free_bytes: int,
     advice: str,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def build_small(*given: Any) -> Experiment:
         experiment = build(*given)
-        experiment.classifier.model.layers[0].normalization = Full(error)
+        experiment.classifier.model.layers[0].normalization = OutOfMemory(error)
         training = experiment.training
         training.compute_gradients = make_gradient_fn(
             training.model, training.algorithm.loss, training.algorithm.precision
@@ -854,43 +825,40 @@ def test_a_step_without_memory_says_which_setting_to_lower(
 
     write("made.toml", CONFIG)
     monkeypatch.setattr(train, "build", build_small)
-    assert leaves(["train", "--config", "made.toml"], monkeypatch) == 2
-    said = rf"memory: a step needs about 0\.0 GiB and {free_bytes / 2**30:.1f} GiB are free; {re.escape(advice)}\n"
-    assert re.fullmatch(said, capsys.readouterr().err)
+    code, _, err = run("train", "--config", "made.toml")
+    assert code == 2
+    expected = rf"memory: a step needs about 0\.0 GiB and {free_bytes / 2**30:.1f} GiB are free; {re.escape(advice)}\n"
+    assert re.fullmatch(expected, err)
 
 
-def test_memory_that_the_system_refuses_is_a_mistake(tmp_path: Path) -> None:
-    """The limit is on addresses: nothing is filled."""
+def test_memory_that_the_system_refuses_is_a_user_error() -> None:
+    """Limits the address space, so that the test fills no memory."""
     write("made.toml", CONFIG)
     program = (
-        "import resource, sys; from fcnet import cli, train, build\n"
+        "import resource, sys; from fcnet import cli, train; from fcnet.experiment import build\n"
         "own = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (own + 2**29,) * 2)\n"
         "cli.run_command(train.main)"
     )
-    settings = ["data.train_size=100000", "train.batch_size=100000", "model.hidden=[20000]", "train.threads=1"]
-    flags = [word for setting in settings for word in ("--set", setting)]
-    done = subprocess.run(
-        [sys.executable, "-c", program, "--config", "made.toml", "--out", "run", *flags],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    said = (
+    changes = ["data.train_size=100000", "train.batch_size=100000", "model.hidden=[20000]", "train.threads=1"]
+    process = run_python("-c", program, "--config", "made.toml", "--out", "run", *set_flags(*changes))
+    expected = (
         r"memory: a step needs about 2\d\.\d GiB and 0\.\d GiB are free; "
         r"lower train\.batch_size from 100000 to \d+, or raise train\.accumulate\n"
     )
-    assert re.fullmatch(said, done.stderr), done.stderr
-    assert done.returncode == 2
+    assert re.fullmatch(expected, process.stderr), process.stderr
+    assert process.returncode == 2
 
 
-def test_a_batch_larger_than_the_set_is_the_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_larger_than_the_training_set_is_the_training_set() -> None:
     write("made.toml", CONFIG)
-    assert leaves(["train", "--config", "made.toml", "--set", "train.batch_size=2147483647"], monkeypatch) == 0
+    assert run("train", "--config", "made.toml", "--set", "train.batch_size=2147483647").code == 0
     assert [record["step"] for record in Run(Path("runs/made")).records()] == [1, 2]
 
 
-def test_a_damaged_checkpoint_beside_a_whole_one_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_checkpoint_beside_a_sound_one_is_no_error() -> None:
     write("made.toml", CONFIG)
     begun()
     flip_a_bit("run/checkpoints/step-0000000006.json")
-    assert leaves(["train", "--resume", "--out", "run"], monkeypatch) == 0
+    assert run("train", "--resume", "--out", "run").code == 0
     assert Run(Path("run")).finished

@@ -1,4 +1,4 @@
-"""The map from the lecture to the package is true: every name on it exists, every test on it runs."""
+"""docs/lecture.md maps the lecture to the package: every name in it exists, and every test in it runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROWS = [
     for line in TEXT.splitlines()
     if line.startswith("| ") and not line.startswith(("| ---", "| The slide"))
 ]
-LEFT_OUT = {"skip", "skipif", "xfail", "slow", "gpu", "data"}
+EXCLUDED_MARKS = {"skip", "skipif", "xfail", "slow", "gpu", "data"}
 
 
 def quoted(cell: str) -> list[str]:
@@ -27,28 +27,28 @@ def quoted(cell: str) -> list[str]:
 
 
 def resolve(name: str) -> object:
-    """What a dotted name leads to, through modules as far as there are any."""
+    """Returns the object of a dotted name: the longest module in it, then attributes."""
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         try:
-            found: object = importlib.import_module(".".join(parts[:length]))
+            target: object = importlib.import_module(".".join(parts[:length]))
         except ModuleNotFoundError:
             continue
-        return functools.reduce(getattr, parts[length:], found)
-    raise AssertionError(f"no module in {name}")
+        return functools.reduce(getattr, parts[length:], target)
+    raise AssertionError(f"{name} names no module")
 
 
 @functools.cache
 def marked_tests(file: str) -> dict[str, set[str]]:
-    """The tests of a file, each with the marks on it."""
+    """Returns the names of a file's tests, each with its marks."""
     path = ROOT / "tests" / file
-    assert path.is_file(), f"tests/{file} is no file"
-    found = {}
+    assert path.is_file(), f"tests/{file}: no such file"
+    marks = {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-            inside = [part for decorator in node.decorator_list for part in ast.walk(decorator)]
-            found[node.name] = {part.attr for part in inside if isinstance(part, ast.Attribute)}
-    return found
+            nodes = [part for decorator in node.decorator_list for part in ast.walk(decorator)]
+            marks[node.name] = {part.attr for part in nodes if isinstance(part, ast.Attribute)}
+    return marks
 
 
 def test_every_row_has_a_claim_a_name_and_a_test() -> None:
@@ -72,13 +72,13 @@ def test_every_name_exists(name: str) -> None:
 
 
 @pytest.mark.parametrize("test", sorted({test for _, _, tests, _ in ROWS for test in quoted(tests)}))
-def test_every_test_exists_and_runs_everywhere(test: str) -> None:
+def test_every_test_exists_and_runs_by_default(test: str) -> None:
     file, _, function = test.partition("::")
-    known = marked_tests(file)
-    assert function in known, f"no {function} in tests/{file}"
-    assert not known[function] & LEFT_OUT
+    marks = marked_tests(file)
+    assert function in marks, f"no {function} in tests/{file}"
+    assert not marks[function] & EXCLUDED_MARKS
 
 
-def test_every_figure_exists_and_each_is_on_the_map() -> None:
+def test_the_map_shows_every_figure_of_the_lecture() -> None:
     shown = {figure for *_, figures in ROWS for figure in quoted(figures)}
     assert shown == set(lecture_figures())

@@ -1,35 +1,27 @@
-"""Whatever is done to a configuration, it trains or is refused in a line a mistake, and leaves no run behind."""
+"""A configuration changed at random either trains, or is refused with one line an error and without a run folder."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
-import io
-import itertools
 import shutil
-import signal
-import subprocess
-import sys
 import tomllib
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import numpy as np
 import pytest
 import tomli_w
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from fcnet import cli, train
+from fcnet import train
 from fcnet.config.presets import list_presets
 from fcnet.config.schema import Config
 from fcnet.experiment import runner
+from tests.helpers import preserve_process_state, run_command, run_python, set_flags, write_image_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,15 +36,15 @@ LARGE = 2**31 - 1
 CLASSES = ("airplane", "automobile", "bird")
 
 
-def keys_of(tree: Tree, prefix: str = "") -> Iterator[str]:
-    """The dotted keys of sections and of what is in them."""
+def dotted_keys(tree: Tree, prefix: str = "") -> Iterator[str]:
+    """Yields the dotted keys of all sections and of their values."""
     for name, value in tree.items():
         yield prefix + name
         if isinstance(value, dict):
-            yield from keys_of(value, f"{prefix}{name}.")
+            yield from dotted_keys(value, f"{prefix}{name}.")
 
 
-KEYS = list(keys_of(Config().model_dump()))
+KEYS = list(dotted_keys(Config().model_dump()))
 NUMBERS: list[object] = [
     *(0, 1, 2, -1, 7, LARGE, LARGE + 1, 2**53 + 1, 2**63 - 1, 2**63, -(2**63), 10**400),
     *(0.0, -0.0, 0.5, 0.999999, 1 - 2**-53, 1.0, 3.0, -1.5, 5e-324, 1e-45, 1e-300),
@@ -71,8 +63,8 @@ OTHERS: list[object] = [
     *([1], [5, 5], [3, 0], [1.5], [LARGE], [LARGE] * 3, [1, 4, 4], [3, 8, 8], [2, 2], [True], [1] * 40),
     *(["airplane", "bird"], ["1", "7"], ["bird", "bird"], ["a\nb", "\0"], ["x"], ["bird", 1]),
 ]
-# What only the data, or the memory, can refuse.
-MISFITS: list[tuple[str, object]] = [
+# Valid values that do not fit the data or the memory.
+UNFIT_SETTINGS: list[tuple[str, object]] = [
     *(("data.path", "gone"), ("data.path", "x.toml"), ("data.source", "arrays"), ("data.source", "cifar10")),
     *(
         ("data.classes", ["bird", "cat"]),
@@ -81,8 +73,8 @@ MISFITS: list[tuple[str, object]] = [
         ("model.hidden", [LARGE] * 2),
     ),
 ]
-# In the range, but of a size that takes long or fills a disk.
-TOO_MUCH = {"data.train_size": 200, "data.test_size": 200, "train.threads": 2}
+# Valid values that take too long or fill a disk.
+UPPER_BOUNDS = {"data.train_size": 200, "data.test_size": 200, "train.threads": 2}
 TEXTS = [
     *("", "=", "seed", "seed=", "=1", ".=1", "seed.=1", "seed..x=1", "seed.x=1", "a.b.c=1", "data=", "data=1"),
     *("seed=1 # one", "seed = 2", " seed=2", "seed=1\r", "seed=1\nseed=2", "'seed'=1", '"seed"=1', "train.epochs=1=2"),
@@ -94,11 +86,11 @@ TEXTS = [
 ]
 
 
-# --- what is mutated --------------------------------------------------------------------------------------------
+# --- random changes ---------------------------------------------------------------------------------------------
 
 
-def small(name: str) -> Tree:
-    """A shipped configuration, on few small images, with few units and steps."""
+def small_preset(name: str) -> Tree:
+    """Returns a preset reduced to few small images, units and steps."""
     tree = tomllib.loads(list_presets()[name].read_text(encoding="utf-8"))
     if tree["data"]["source"] != "digits":
         tree["data"] |= {"source": "images", "path": "pets"}
@@ -110,8 +102,8 @@ def small(name: str) -> Tree:
     return tree
 
 
-def put(tree: Tree, key: str, value: object) -> None:
-    """Sets a dotted key where there is a section for it."""
+def set_key(tree: Tree, key: str, value: object) -> None:
+    """Sets a dotted key, unless a value stands in place of its section."""
     *sections, name = key.split(".")
     inner: Any = tree
     for section in sections:
@@ -120,8 +112,8 @@ def put(tree: Tree, key: str, value: object) -> None:
         inner[name] = value
 
 
-def take(tree: Tree, key: str) -> object:
-    """Takes a dotted key out, and gives its value."""
+def pop_key(tree: Tree, key: str) -> object:
+    """Removes a dotted key and returns its value."""
     *sections, name = key.split(".")
     inner: Any = tree
     for section in sections:
@@ -129,121 +121,105 @@ def take(tree: Tree, key: str) -> object:
     return inner.pop(name, None) if isinstance(inner, dict) else None
 
 
-def is_too_much(key: str, value: object) -> bool:
-    """Whether a setting would be accepted and then keep the machine busy."""
+def is_too_large(key: str, value: object) -> bool:
+    """Whether a setting is valid but would take too long."""
     if isinstance(value, dict):
-        return any(is_too_much(f"{key}.{name}", inner) for name, inner in value.items())
-    return key in TOO_MUCH and isinstance(value, int) and TOO_MUCH[key] < value <= LARGE
+        return any(is_too_large(f"{key}.{name}", inner) for name, inner in value.items())
+    return key in UPPER_BOUNDS and isinstance(value, int) and UPPER_BOUNDS[key] < value <= LARGE
 
 
 VALUES = st.sampled_from(NUMBERS) | st.sampled_from(WORDS) | st.sampled_from(OTHERS)
-SETTINGS = st.tuples(st.sampled_from(KEYS), VALUES).filter(lambda pair: not is_too_much(*pair))
+SETTINGS = st.tuples(st.sampled_from(KEYS), VALUES).filter(lambda pair: not is_too_large(*pair))
 MISSPELT = st.sampled_from(KEYS).flatmap(
-    lambda key: st.integers(0, len(key) - 1).map(lambda place: key[:place] + key[place + 1 :])
+    lambda key: st.integers(0, len(key) - 1).map(lambda index: key[:index] + key[index + 1 :])
 )
 
 
 @st.composite
-def mutated(draw: st.DrawFn) -> tuple[str, list[str]]:
-    """The text of a configuration after one to three changes, and what is set on top of it."""
-    tree = copy.deepcopy(small(draw(st.sampled_from(sorted(list_presets())))))
+def mutations(draw: st.DrawFn) -> tuple[str, list[str]]:
+    """Draws the text of a configuration after up to three changes, and changes for ``--set``."""
+    tree = copy.deepcopy(small_preset(draw(st.sampled_from(sorted(list_presets())))))
     changes: list[str] = []
     for kind in draw(
-        st.lists(st.sampled_from(["drop", "set", "misspell", "move", "misfit", "flag", "text"]), max_size=3)
+        st.lists(st.sampled_from(["drop", "set", "misspell", "move", "unfit", "flag", "text"]), max_size=3)
     ):
         if kind == "drop":
-            take(tree, draw(st.sampled_from(KEYS)))
+            pop_key(tree, draw(st.sampled_from(KEYS)))
         elif kind == "set":
-            put(tree, *draw(SETTINGS))
+            set_key(tree, *draw(SETTINGS))
         elif kind == "misspell":
-            put(tree, draw(MISSPELT | st.sampled_from(["", "a\nb", "x.\0", "data.x\u2028y"])), draw(VALUES))
+            set_key(tree, draw(MISSPELT | st.sampled_from(["", "a\nb", "x.\0", "data.x\u2028y"])), draw(VALUES))
         elif kind == "move":
             key, section = draw(st.sampled_from(KEYS)), draw(st.sampled_from(["data", "model", "train", "new"]))
-            put(tree, f"{section}.{key.split('.')[-1]}", take(tree, key) or 1)
-        elif kind == "misfit":
-            put(tree, *draw(st.sampled_from(MISFITS)))
+            set_key(tree, f"{section}.{key.split('.')[-1]}", pop_key(tree, key) or 1)
+        elif kind == "unfit":
+            set_key(tree, *draw(st.sampled_from(UNFIT_SETTINGS)))
         elif kind == "flag":
             key, value = draw(SETTINGS)
-            changes.append(f"{key}={written(value)}")
+            changes.append(f"{key}={to_toml(value)}")
         else:
             changes.append(draw(st.sampled_from(TEXTS)))
-    return broken(draw, tomli_w.dumps(tree)), changes
+    return mutate_text(draw, tomli_w.dumps(tree)), changes
 
 
-def written(value: object) -> str:
-    """A value as TOML in one line."""
+def to_toml(value: object) -> str:
+    """Returns a value as TOML in one line."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f'"{key}" = {written(inner)}' for key, inner in value.items()) + "}"
+        return "{" + ", ".join(f'"{key}" = {to_toml(inner)}' for key, inner in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(map(written, value)) + "]"
+        return "[" + ", ".join(map(to_toml, value)) + "]"
     return tomli_w.dumps({"x": value}).removeprefix("x = ").strip()
 
 
-def broken(draw: st.DrawFn, text: str) -> str:
-    """Now and then a text that a slip of the hand went through."""
-    place = draw(st.integers(0, len(text)))
+def mutate_text(draw: st.DrawFn, text: str) -> str:
+    """Draws a text, in four of ten cases with a typing error."""
+    index = draw(st.integers(0, len(text)))
     match draw(st.sampled_from(["whole"] * 6 + ["cut", "less", "more", "twice"])):
         case "cut":
-            return text[:place]
+            return text[:index]
         case "less":
-            return text[:place] + text[place + 1 :]
+            return text[:index] + text[index + 1 :]
         case "more":
-            return text[:place] + draw(st.sampled_from(list("\"'[]{}=.#,\n\r\0- x\u2028"))) + text[place:]
+            return text[:index] + draw(st.sampled_from(list("\"'[]{}=.#,\n\r\0- x\u2028"))) + text[index:]
         case "twice":
-            return text + text[place:]
+            return text + text[index:]
         case _:
             return text
 
 
-# --- what comes of it -------------------------------------------------------------------------------------------
+# --- their outcome ----------------------------------------------------------------------------------------------
 
 
-def few_steps(made: Experiment, run: Run, **arguments: Any) -> Iterator[EpochRecord | None]:
-    """`run_experiment` of no more than two epochs."""
-    algorithm = made.training.algorithm
-    made.training.algorithm = dataclasses.replace(algorithm, epochs=min(2, algorithm.epochs))
-    return runner.run_experiment(made, run, **arguments)
+def run_two_epochs(experiment: Experiment, run: Run, **arguments: Any) -> Iterator[EpochRecord | None]:
+    """Runs an experiment for at most two epochs."""
+    algorithm = experiment.training.algorithm
+    experiment.training.algorithm = dataclasses.replace(algorithm, epochs=min(2, algorithm.epochs))
+    return runner.run_experiment(experiment, run, **arguments)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with images and arrays, in place of the sources that need a download."""
-    here = tmp_path_factory.mktemp("mutations")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A working folder with images and arrays, where a download fails at once."""
+    folder = tmp_path_factory.mktemp("fuzzing")
     draws = np.random.default_rng(0)
-    for split, name, number in itertools.product(("train", "test"), CLASSES, range(12)):
-        file = here / "pets" / split / name / f"{number}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draws.integers(256, size=(8, 8, 3), dtype=np.uint8)).save(file)
+    write_image_folder(
+        folder / "pets",
+        CLASSES,
+        {"train": 12, "test": 12},
+        lambda *_: draws.integers(256, size=(8, 8, 3), dtype=np.uint8),
+    )
     images, labels = draws.integers(256, size=(20, 4, 4), dtype=np.uint8), np.arange(20) % 3
-    np.savez(here / "pets.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(here)
+    np.savez(folder / "pets.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    with pytest.MonkeyPatch.context() as patch, preserve_process_state():
+        patch.chdir(folder)
         patch.setenv("FCNET_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")  # nobody listens there
-        patch.setattr(train, "run_experiment", few_steps)
-        yield here
-    torch.set_num_threads(threads)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+        patch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")  # a closed port
+        patch.setattr(train, "run_experiment", run_two_epochs)
+        yield folder
 
 
-def leaves(arguments: list[str]) -> tuple[object, str]:
-    """The exit code of a training and what it says on standard error."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        mock.patch.object(sys, "argv", ["train", *arguments]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.raises(SystemExit) as leaving,
-    ):
-        cli.run_command(train.main)
-    return leaving.value.code, err.getvalue()
-
-
-def refusal_is_clear(code: object, err: str) -> bool:
-    """Whether a command was refused, in lines of which each says what must be."""
+def is_clear_refusal(code: object, err: str) -> bool:
+    """Whether a command ended with code 2 and one line an error, each with its rule."""
     lines = err.split("\n")
     return (
         code == 2
@@ -254,20 +230,19 @@ def refusal_is_clear(code: object, err: str) -> bool:
 
 
 @settings(max_examples=settings().max_examples * 5 // 2, suppress_health_check=[HealthCheck.too_slow])
-@given(mutation=mutated())
-def test_a_mutated_configuration_trains_or_is_refused_in_a_line_a_mistake(
-    mutation: tuple[str, list[str]], place: Path
+@given(mutation=mutations())
+def test_a_mutated_configuration_trains_or_is_refused_with_a_line_an_error(
+    mutation: tuple[str, list[str]], folder: Path
 ) -> None:
     text, changes = mutation
     Path("x.toml").write_text(text, encoding="utf-8", newline="")
-    flags = [part for change in changes for part in ("--set", change)]
-    code, err = leaves(["--config", "x.toml", *flags])
+    code, _, err = run_command(train.main, "--config", "x.toml", *set_flags(*changes))
     if code == 0:
         assert err == ""
-        assert (place / "runs/x/summary.json").is_file()
+        assert (folder / "runs/x/summary.json").is_file()
         shutil.rmtree("runs")
     else:
-        assert refusal_is_clear(code, err), err
+        assert is_clear_refusal(code, err), err
         assert not Path("runs").exists()
 
 
@@ -279,10 +254,8 @@ def test_a_mutated_configuration_trains_or_is_refused_in_a_line_a_mistake(
         ('[data]\nsource = "images"\npath = "\\u0000"\n"a\\nb" = 1\n', ["data.path=\udcff"]),
     ],
 )
-def test_a_process_of_its_own_refuses_them_as_well(text: str, changes: list[str], tmp_path: Path) -> None:
+def test_a_subprocess_refuses_them_too(text: str, changes: list[str], tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text(text, encoding="utf-8")
-    flags = [part for change in changes for part in ("--set", change)]
-    command = [sys.executable, "-m", "fcnet.train", "--config", "x.toml", *flags]
-    process = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False, cwd=tmp_path)
-    assert refusal_is_clear(process.returncode, process.stderr), process.stderr
+    process = run_python("-m", "fcnet.train", "--config", "x.toml", *set_flags(*changes), cwd=tmp_path)
+    assert is_clear_refusal(process.returncode, process.stderr), process.stderr
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.toml"]

@@ -1,0 +1,171 @@
+"""The command evaluate: its figures, its tables, other data, and corruptions."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import fcnet
+from fcnet import evaluate, train
+from tests.helpers import RUN_FILES, command_output, read_summary, read_tree, write_noise_images
+
+pytestmark = pytest.mark.usefixtures("pets")
+CLASSES = ("ant", "bee", "cat")
+
+
+def count_by_hand(folder: str, run: str) -> tuple[list[list[int]], float]:
+    """Returns the confusion matrix and the mean loss, computed one image at a time."""
+    classifier = fcnet.load(run)
+    confusion = [[0] * 3 for _ in CLASSES]
+    losses = []
+    for label, name in enumerate(CLASSES):
+        for file in sorted(Path(folder, "test", name).iterdir()):
+            (prediction,) = classifier.predict_images([file])
+            confusion[label][CLASSES.index(prediction.class_name)] += 1
+            losses.append(-math.log(prediction.probabilities[label]))
+    return confusion, sum(losses) / len(losses)
+
+
+def check_evaluation(evaluation: dict[str, Any], confusion: list[list[int]], loss: float) -> None:
+    """Compares ``evaluation.json`` with counts made by hand."""
+    count = sum(map(sum, confusion))
+    accuracy = sum(confusion[label][label] for label in range(3)) / count
+    assert evaluation["images"] == count
+    assert evaluation["confusion"] == confusion
+    assert evaluation["accuracy"] == accuracy
+    # The command sums float32 losses over batches, and the count here one image at a time.
+    assert evaluation["loss"] == pytest.approx(loss, rel=1e-5)
+    for bound in evaluation["interval"]:  # a test of this accuracy just fails at either bound
+        deviation = NormalDist().inv_cdf(0.975) * math.sqrt(bound * (1 - bound) / count)
+        assert abs(bound - accuracy) == pytest.approx(deviation, rel=1e-9)
+    for label, (name, row) in enumerate(zip(CLASSES, evaluation["classes"], strict=True)):
+        actual, predicted, num_correct = confusion[label], [row[label] for row in confusion], confusion[label][label]
+        assert row == {
+            "class": name,
+            "count": sum(actual),
+            "precision": pytest.approx(num_correct / sum(predicted)),
+            "recall": pytest.approx(num_correct / sum(actual)),
+            "f1": pytest.approx(2 * num_correct / (sum(predicted) + sum(actual))),
+        }
+
+
+def table_rows(out: str, start: str) -> list[list[str]]:
+    """Returns the words of the three lines below the line with this start."""
+    lines = out.splitlines()
+    below = next(place for place, line in enumerate(lines) if line.startswith(start)) + 1
+    return [line.split() for line in lines[below:]][:3]
+
+
+def test_an_evaluation_equals_counts_made_image_by_image() -> None:
+    command_output(train.main, "--config", "pets.toml", "--out", "run", "--set", "train.epochs=15")
+    out = command_output(evaluate.main, "run")
+    confusion, loss = count_by_hand("pets", "run")
+    evaluation = json.loads(Path("run/evaluation.json").read_text())
+    assert evaluation["data"] is None
+    check_evaluation(evaluation, confusion, loss)
+    assert 0.4 < evaluation["accuracy"] < 1.0  # better than chance, and not without errors
+    result = read_summary("run")
+    assert (evaluation["accuracy"], evaluation["interval"]) == (result["test_accuracy"], result["test_interval"])
+    assert evaluation["loss"] == pytest.approx(result["test_loss"], rel=1e-6)
+
+    low, high = evaluation["interval"]
+    assert out.splitlines()[0] == (
+        f"accuracy {evaluation['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}), "
+        f"loss {evaluation['loss']:.4f}, 30 images"
+    )
+    assert table_rows(out, "class ") == [
+        [row["class"], "10", *(f"{row[figure]:.1%}" for figure in ("precision", "recall", "f1"))]
+        for row in evaluation["classes"]
+    ]
+    _, confusion_table, *_ = out.split("truth")
+    assert confusion_table.splitlines()[1].split() == list(CLASSES)
+    assert [line.split() for line in confusion_table.splitlines()[2:5]] == [
+        [name, *map(str, row)] for name, row in zip(CLASSES, confusion, strict=True)
+    ]
+    assert out.splitlines()[-1] == "written to run/evaluation.json"
+    assert {entry.name for entry in Path("run").iterdir()} == RUN_FILES | {"evaluation.json"}
+
+
+def test_data_evaluates_on_another_dataset() -> None:
+    command_output(train.main, "--config", "pets.toml", "--out", "run", "--set", "train.epochs=15")
+    write_noise_images("zoo", CLASSES, {"train": 1, "test": 17})
+    out = command_output(evaluate.main, "run", "--data", "zoo")
+    evaluation = json.loads(Path("run/evaluation.json").read_text())
+    assert evaluation["data"] == "zoo"
+    assert "51 images" in out
+    check_evaluation(evaluation, *count_by_hand("zoo", "run"))
+
+
+def test_the_distribution_shift_is_printed_and_recorded() -> None:
+    command_output(train.main, "--config", "pets.toml", "--out", "run", "--set", "train.epochs=15")
+    counts = read_summary("run")["class_images"]
+    assert list(counts.items()) == [(name, 21) for name in CLASSES]
+    write_noise_images("zoo", CLASSES, {"train": 1, "test": 60})
+    for number in range(50):
+        Path(f"zoo/test/ant/{number}.png").unlink()
+    levels: list[int] = []
+    for file in sorted(Path("zoo/test").rglob("*.png")):
+        with Image.open(file) as image:
+            lighter = image.point(lambda level: min(255, level + 60))
+        lighter.save(file)
+        levels += lighter.tobytes()
+    out = command_output(evaluate.main, "run", "--data", "zoo").splitlines()
+    shift = json.loads(Path("run/evaluation.json").read_text())["shift"]
+    assert [line for line in out if line.startswith(("classes:", "pixels:", "accuracy:"))] == shift["description"]
+    assert shift["description"][0].startswith("classes: not as often as in training: ant 33.3% → 7.7% (")
+    assert shift["description"][1].startswith("pixels: brighter")
+    assert [row["other"] for row in shift["classes"]["shares"]] == [10 / 130, 60 / 130, 60 / 130]
+    assert shift["classes"]["total_variation"] == pytest.approx(1 / 3 - 10 / 130)
+    assert shift["pixels"]["mean"] == pytest.approx([sum(levels) / len(levels) / 255])
+    evaluation = json.loads(Path("run/evaluation.json").read_text())
+    result = read_summary("run")
+    assert shift["accuracy"]["difference"] == pytest.approx(evaluation["accuracy"] - result["test_accuracy"])
+    assert shift["accuracy"]["run_images"] == result["test_images"]
+
+    for key in ("class_images", "test_accuracy"):  # as in a summary without these keys
+        recorded = read_summary("run")
+        Path("run/summary.json").write_text(
+            json.dumps({name: recorded[name] for name in recorded if name != "class_images"})
+        )
+        if key == "test_accuracy":
+            Path("run/summary.json").unlink()
+        command_output(evaluate.main, "run", "--data", "zoo")
+        less = json.loads(Path("run/evaluation.json").read_text())["shift"]
+        assert less == shift | {
+            "classes": None,
+            "accuracy": shift["accuracy"] if key == "class_images" else None,
+            "description": shift["description"][1 : 3 if key == "class_images" else 2],
+        }
+    command_output(evaluate.main, "run")
+    assert json.loads(Path("run/evaluation.json").read_text())["shift"] is None
+
+
+def test_corruptions_give_the_same_table_file_and_figure_every_time() -> None:
+    command_output(train.main, "--config", "pets.toml", "--out", "run", "--set", "train.epochs=15")
+    out = command_output(evaluate.main, "run", "--corruptions").splitlines()
+    robustness = json.loads(Path("run/corruptions.json").read_text())
+    assert robustness["data"] is None
+    assert robustness["clean"]["accuracy"] == json.loads(Path("run/evaluation.json").read_text())["accuracy"]
+    at = next(place for place, line in enumerate(out) if line.startswith("accuracy at"))
+    rows = [line.split() for line in out[at : at + 9]]
+    assert rows[0] == ["accuracy", "at", *"12345", "mean"]
+    assert rows[1:7] == [
+        [kind, *(f"{each['accuracy']:.1%}" for each in row["severities"]), f"{row['mean_accuracy']:.1%}"]
+        for kind, row in robustness["corruptions"].items()
+    ]
+    assert rows[7] == ["all", f"{robustness['mean_accuracy']:.1%}"]
+    assert rows[8] == ["as", "they", "are", f"{robustness['clean']['accuracy']:.1%}"]
+    figures = [f"corruptions-{theme}.{form}" for theme in ("light", "dark") for form in ("svg", "png")]
+    assert out[-5:] == [f"written to run/{name}" for name in ("corruptions.json", *figures)]
+    assert {entry.name for entry in Path("run").iterdir()} == {
+        *RUN_FILES, "evaluation.json", "corruptions.json", *figures
+    }  # fmt: skip
+    before = read_tree("run")
+    command_output(evaluate.main, "run", "--corruptions")
+    assert read_tree("run") == before

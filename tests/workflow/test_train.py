@@ -1,0 +1,529 @@
+"""The command train: its output, its run folder, resuming, and signals."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pty
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import termios
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from PIL import Image
+
+from fcnet import cli, evaluate, predict, train
+from fcnet.config.toml import load_config
+from fcnet.diagnostics import advice
+from tests.helpers import (
+    RUN_FILES,
+    WAIT_SECONDS,
+    command_output,
+    model_files,
+    preserve_process_state,
+    read_learning_curve,
+    read_records,
+    read_summary,
+    read_tree,
+    set_flags,
+    start_python,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Main = Callable[[list[str]], int]
+
+# Trains for some seconds, which leaves time to stop it.
+LONG = """\
+seed = 4
+[data]
+source = "synthetic"
+shape = [1, 4, 4]
+train_size = 300
+test_size = 30
+num_classes = 3
+[model]
+hidden = [8, 8]
+normalization = "batch"
+dropout = 0.1
+[optimizer]
+schedule = "cosine"
+[train]
+epochs = 250
+batch_size = 32
+save_seconds = 1000
+"""
+CLASSES = ("ant", "bee", "cat")
+RECORD_KEYS = {
+    *("epoch", "step", "lr", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"),
+    *("seconds", "images_per_second"),
+}
+pytestmark = pytest.mark.usefixtures("working_folder")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An uninterrupted run of the long training."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    (folder / "long.toml").write_text(LONG)
+    with pytest.MonkeyPatch.context() as patch, preserve_process_state():
+        patch.setenv("FCNET_CACHE", str(folder / "cache"))
+        assert train.main(["--config", str(folder / "long.toml"), "--out", str(folder / "run")]) == 0
+    return str(folder / "run")
+
+
+def start(name: str, *arguments: str) -> subprocess.Popen[str]:
+    """Starts a command as a process of its own."""
+    return start_python("-m", f"fcnet.{name}", *arguments)
+
+
+# --- train ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("pets")
+def test_training_prints_the_model_then_a_line_an_epoch_then_the_result() -> None:
+    decoded, first, *epochs, last = command_output(train.main, "--config", "pets.toml", "--out", "run").splitlines()
+    assert re.fullmatch(r"decoded 102 images in \d+\.\d s", decoded)
+    assert first == (
+        "63 training, 9 validation and 30 test images in 3 classes; layers 20-8-3, 195 parameters; cpu, 1 thread; run"
+    )
+    assert len(epochs) == 3
+    for line, record in zip(epochs, read_records("run"), strict=True):
+        assert line == (
+            f"epoch {record['epoch']}/3"
+            f" · training loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.2%}"
+            f" · validation loss {record['validation_loss']:.4f} accuracy {record['validation_accuracy']:.2%}"
+            f" · {record['images_per_second']:,.0f} images/s"
+        )
+    summary = read_summary("run")
+    low, high = summary["test_interval"]
+    assert last == (
+        f"test accuracy {summary['test_accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%})"
+        f" on 30 images after {summary['train_seconds']:.1f} s of training"
+    )
+
+
+@pytest.mark.usefixtures("pets")
+def test_training_reports_skipped_images_and_uneven_classes_and_predicts_other_sizes() -> None:
+    for number in range(13):
+        Path(f"pets/train/ant/{number}.png").write_bytes(b"")
+    Image.new("L", (50, 30), 7).save("large.png")
+    changes = ["--set", "data.skip_broken=true", "--set", "data.size=[4,6]"]
+    decoded, first, skipped, uneven, *_ = command_output(
+        train.main, "--config", "pets.toml", "--out", "run", *changes
+    ).splitlines()
+    assert decoded.startswith("decoded 102 images in ")
+    assert "; layers 24-8-3, " in first
+    assert re.fullmatch(
+        r"skipped 13 broken of 102 images: train/ant/0\.png, train/ant/1\.png, train/ant/10\.png, …; all of them, .*",
+        skipped,
+    )
+    assert uneven.startswith("classes are uneven: ")
+    assert command_output(predict.main, "run", "large.png", "pets/test/bee/0.png").count("\n") == 2
+
+
+@pytest.mark.usefixtures("pets")
+@pytest.mark.parametrize("loss", ["logistic", "hinge", "quadratic"])
+def test_a_loss_without_probabilities_prints_a_warning(loss: str) -> None:
+    changes = ("--set", f"train.loss={loss}", "--set", "data.classes=['ant','bee']")
+    said = command_output(train.main, "--config", "pets.toml", "--out", "run", *changes)
+    notes = [warning for warning in read_summary("run")["warnings"] if "no probabilities" in warning]
+    assert notes == ([] if loss == "logistic" else advice.score_advice(loss))
+    assert said.count("makes scores that are no probabilities") == len(notes)
+
+
+@pytest.mark.usefixtures("pets")
+def test_advice_on_training_is_printed_once_and_recorded() -> None:
+    slow = ("--set", "optimizer.lr=1e-9", "--set", "train.epochs=8")
+    said = command_output(train.main, "--config", "pets.toml", "--out", "run", *slow).splitlines()
+    notes = [line for line in said if line.startswith("note: ")]
+    assert notes == [f"note: {warning}" for warning in read_summary("run")["warnings"]] == said[-1 - len(notes) : -1]
+    assert any("; try optimizer.lr = " in note and "1e-08 (now 1e-09)" in note for note in notes)
+    assert len(command_output(train.main, "--resume", "--out", "run").splitlines()) == 1
+
+
+@pytest.mark.usefixtures("pets")
+def test_a_run_folder_holds_these_files_with_these_keys() -> None:
+    command_output(train.main, "--config", "pets.toml", "--out", "run")
+    assert {entry.name for entry in Path("run").iterdir()} == RUN_FILES
+    seen = read_records("run")
+    assert [set(record) for record in seen] == [RECORD_KEYS] * 3
+    assert [(record["epoch"], record["step"], record["lr"]) for record in seen] == [
+        (1, 8, 0.01),
+        (2, 16, 0.01),
+        (3, 24, 0.01),
+    ]
+    for record in seen:
+        assert 0.0 <= record["train_accuracy"] <= 1.0
+        assert record["validation_accuracy"] in {num_correct / 9 for num_correct in range(10)}
+        assert record["images_per_second"] == pytest.approx(63 / record["seconds"])
+    summary = read_summary("run")
+    expected = {
+        "epochs": 3,
+        "parameters": 20 * 8 + 8 + 8 * 3 + 3,
+        "train_seconds": pytest.approx(sum(record["seconds"] for record in seen)),
+        "device": "cpu",
+        "torch": torch.__version__,
+        "fcnet": version("fcnet"),
+        "seed": 2,
+        "threads": 1,
+        "ranks": 1,
+    }
+    assert {key: summary[key] for key in expected} == expected
+    assert summary["test_accuracy"] in {num_correct / 30 for num_correct in range(31)}
+    assert summary["test_loss"] > 0.0
+    description = json.loads((Path("run") / "model.json").read_text())
+    assert description["classes"] == list(CLASSES)
+    assert description["shape"] == [1, 4, 5]
+
+
+@pytest.mark.usefixtures("pets")
+def test_validation_figures_are_null_without_held_out_images() -> None:
+    out = command_output(train.main, "--config", "pets.toml", "--out", "run", "--set", "data.validation=0")
+    assert {(record["validation_loss"], record["validation_accuracy"]) for record in read_records("run")} == {
+        (None, None)
+    }
+    assert "validation loss" not in out
+
+
+@pytest.mark.usefixtures("pets")
+@pytest.mark.parametrize("changes", [[], ["data={source='synthetic',shape=[2,3,4],train_size=50}", "train.epochs=2"]])
+def test_the_configuration_of_a_run_trains_an_identical_model(
+    changes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = set_flags(*changes)
+    command_output(train.main, "--config", "pets.toml", "--out", "one", *flags)
+    command_output(train.main, "--config", "pets.toml", "--out", "two", *flags)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    command_output(train.main, "--config", "../here/one/config.toml", "--out", "three")
+    runs = ["../here/one", "../here/two", "three"]
+    assert model_files(runs[0]) == model_files(runs[1]) == model_files(runs[2])
+    assert read_learning_curve(runs[0]) == read_learning_curve(runs[1]) == read_learning_curve(runs[2])
+    assert len({(Path(run) / "config.toml").read_bytes() for run in runs}) == 1
+
+
+@pytest.mark.usefixtures("pets")
+def test_another_seed_trains_another_model() -> None:
+    command_output(train.main, "--config", "pets.toml", "--out", "one")
+    command_output(train.main, "--config", "pets.toml", "--out", "two", "--set", "seed=3")
+    assert model_files("one")[0] != model_files("two")[0]
+
+
+@pytest.mark.usefixtures("pets")
+def test_runs_are_named_after_the_configuration_and_numbered() -> None:
+    for name in ("runs/pets", "runs/pets-2", "runs/pets-3"):
+        first = command_output(train.main, "--config", "pets.toml").splitlines()[-5]
+        assert first.endswith(f"; {name}")
+        assert {entry.name for entry in Path(name).iterdir()} == RUN_FILES
+
+
+@pytest.mark.usefixtures("pets")
+def test_set_changes_the_configuration() -> None:
+    changes = ["train.epochs=1", "model.hidden=[7, 6]", "data.classes=['cat','ant']", "optimizer.name=sgd", "seed=9"]
+    command_output(train.main, "--config", "pets.toml", "--out", "run", *set_flags(*changes))
+    description = json.loads(Path("run/model.json").read_text())
+    assert description["arguments"]["hidden"] == [7, 6]
+    assert description["classes"] == ["cat", "ant"]
+    assert len(read_records("run")) == 1
+    kept = load_config(Path("run/config.toml"))
+    assert (kept.optimizer.name, kept.seed, kept.data.augment.flip) == ("sgd", 9, True)
+
+
+@pytest.mark.usefixtures("pets")
+def test_the_printed_configuration_is_the_same_configuration() -> None:
+    before = read_tree()
+    printed = command_output(train.main, "--config", "pets.toml", "--set", "train.epochs=5", "--print-config")
+    assert read_tree() == before
+    Path("printed.toml").write_text(printed)
+    expected = load_config(Path("pets.toml"), ["train.epochs=5"])
+    assert load_config(Path("printed.toml")) == expected
+    assert expected.data.path == str(Path("pets").absolute())
+    command_output(train.main, "--config", "printed.toml", "--out", "run")
+    assert command_output(train.main, "--resume", "--out", "run", "--print-config") == printed
+
+
+@pytest.mark.usefixtures("pets")
+def test_early_stopping_prints_the_best_epoch() -> None:
+    changes = ["train.patience=2", "train.epochs=200", "optimizer.lr=0.1"]
+    *_, result = command_output(train.main, "--config", "pets.toml", "--out", "run", *set_flags(*changes)).splitlines()
+    accuracies = [record["validation_accuracy"] for record in read_records("run")]
+    best = accuracies.index(max(accuracies)) + 1
+    assert len(accuracies) == best + 2
+    assert result.endswith(f"; the best of {best + 2} epochs, {best}, is kept")
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert (summary["epochs"], summary["best_epoch"]) == (best + 2, best)
+    assert summary["validation_accuracy"] == max(accuracies)
+
+
+def round_to_two(value: float) -> float:
+    return float(f"{value:.1e}")
+
+
+@pytest.mark.usefixtures("pets")
+def test_find_lr_suggests_a_learning_rate_and_plots_the_loss() -> None:
+    for flags, folder in ([], "runs/pets-lr"), (["--out", "elsewhere/lr"], "elsewhere/lr"):
+        *_, said = command_output(train.main, "--config", "pets.toml", "--find-lr", *flags).splitlines()
+        trials = [json.loads(line) for line in Path(folder, "lr.jsonl").read_text().splitlines()]
+        assert [set(trial) for trial in trials] == [{"lr", "loss", "smoothed"}] * len(trials)
+        best = min(trials, key=lambda trial: trial["smoothed"])
+        assert f"a tenth of that may serve: --set optimizer.lr={round_to_two(best['lr'] / 10):g} (now 0.01)" in said
+        assert said.endswith(f"picture: {folder}/lr.png")
+        with Image.open(f"{folder}/lr.png") as plot:
+            assert plot.size == (640, 400)
+    assert not Path("runs/pets").exists()
+
+
+@pytest.mark.parametrize("main", [train.main, evaluate.main, predict.main])
+def test_version_prints_the_packages_version(main: Main) -> None:
+    assert command_output(main, "--version") == f"fcnet {version('fcnet')}\n"
+
+
+@pytest.mark.parametrize(
+    ("main", "flags"),
+    [
+        (
+            train.main,
+            {"--config FILE", "--set KEY=VALUE", "--out DIR", "--device", "--resume", "--print-config", "--find-lr"},
+        ),
+        (evaluate.main, {"RUN", "--data PATH", "--corruptions", "--device"}),
+        (
+            predict.main,
+            {"RUN", "IMAGE", "--json", "--csv", "--top K", "--probabilities", "--batch-size N", "--device"},
+        ),
+    ],
+)
+def test_help_explains_each_flag(main: Main, flags: set[str]) -> None:
+    _, _, explained = command_output(main, "--help").partition("\n\n")
+    for flag in flags | {"--version"}:
+        assert re.search(rf"^  (-h, )?{re.escape(flag)}\b.*\s+\w", explained, re.MULTILINE), flag
+
+
+@pytest.mark.usefixtures("pets")
+def test_the_commands_run_as_modules() -> None:
+    command_output(train.main, "--config", "pets.toml", "--out", "run")
+    image = "pets/test/cat/0.png"
+    refusal = "RUN must be a run's folder, got gone\n"
+    cases: Sequence[tuple[str, list[str], tuple[int, str, str]]] = [
+        ("evaluate", ["run"], (0, command_output(evaluate.main, "run"), "")),
+        ("predict", ["run", image], (0, command_output(predict.main, "run", image), "")),
+        ("predict", ["gone", image], (2, "", refusal)),
+    ]
+    for module, arguments, expected in cases:
+        process = start(module, *arguments)
+        out, err = process.communicate(timeout=WAIT_SECONDS)
+        assert (process.returncode, out, err) == expected
+
+
+# --- resume -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("pets")
+def test_resuming_a_finished_run_prints_its_result_and_changes_nothing() -> None:
+    *_, result = command_output(train.main, "--config", "pets.toml").splitlines()
+    before = read_tree("runs")
+    for flags in (["--out", "runs/pets"], ["--config", "pets.toml"], ["--config", "pets.toml", "--out", "runs/pets"]):
+        assert command_output(train.main, "--resume", *flags) == f"runs/pets is finished: {result}\n"
+    assert read_tree("runs") == before
+
+
+@pytest.mark.usefixtures("pets")
+def test_resuming_a_run_killed_after_its_summary_removes_the_checkpoints() -> None:
+    command_output(train.main, "--config", "pets.toml")
+    before = read_tree("runs")
+    Path("runs/pets/checkpoints").mkdir()
+    Path("runs/pets/checkpoints/step-0000000009.json").write_text("{}")
+    assert command_output(train.main, "--resume", "--out", "runs/pets").startswith("runs/pets is finished: ")
+    assert read_tree("runs") == before
+
+
+@pytest.mark.usefixtures("pets")
+@pytest.mark.parametrize(("flags", "run"), [([], "runs/pets"), (["--out", "a/b"], "a/b")])
+def test_resume_without_a_run_starts_one(flags: list[str], run: str) -> None:
+    _, first, *epochs, _ = command_output(train.main, "--resume", "--config", "pets.toml", *flags).splitlines()
+    assert first.endswith(f"; {run}")
+    assert len(epochs) == 3
+    command_output(train.main, "--config", "pets.toml", "--out", "again")
+    assert model_files(run) == model_files("again")
+
+
+def test_resume_without_out_resumes_the_newest_run() -> None:
+    Path("long.toml").write_text(LONG)
+    short = ["--config", "long.toml", "--set", "train.epochs=1"]
+    command_output(train.main, *short)
+    Path("runs/long-2/checkpoints").mkdir(parents=True)
+    (Path("runs/long-2") / "config.toml").write_bytes(Path("runs/long/config.toml").read_bytes())
+    first, *_ = command_output(train.main, "--resume", *short).splitlines()
+    assert first.endswith("; runs/long-2")
+    assert model_files("runs/long-2") == model_files("runs/long")
+
+
+def lines_until(process: subprocess.Popen[str], wanted: str) -> list[str]:
+    """Reads the output of a process up to a line with this start."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith(wanted):
+            break
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("signals", "code"),
+    [
+        ([signal.SIGINT], 130),
+        ([signal.SIGTERM], 143),
+        ([signal.SIGINT, signal.SIGINT, signal.SIGINT], 130),
+    ],
+)
+def test_a_signal_saves_the_run_which_then_resumes_to_an_identical_result(
+    signals: list[signal.Signals], code: int, uninterrupted: str
+) -> None:
+    Path("long.toml").write_text(LONG)
+    process = start("train", "--config", "long.toml", "--out", "my run")
+    lines_until(process, "epoch   2/250")
+    for number in signals:
+        process.send_signal(number)
+    out, err = process.communicate(timeout=WAIT_SECONDS)
+    assert (process.returncode, err) == (code, "")
+    said = re.fullmatch(
+        r"stopped and saved in epoch (\d+) of 250, step (\d+); go on with: python -m fcnet\.train (.*)",
+        out.splitlines()[-1],
+    )
+    assert said
+    epoch, step = int(said[1]), int(said[2])
+    assert len(read_records("my run")) == step // 9 == epoch - 1
+    assert not (Path("my run") / "summary.json").exists()
+    _, *epochs, _ = command_output(train.main, *shlex.split(said[3])).splitlines()
+    assert len(epochs) == 250 - step // 9
+    assert model_files("my run") == model_files(uninterrupted)
+    assert read_learning_curve("my run") == read_learning_curve(uninterrupted)
+    assert {entry.name for entry in Path("my run").iterdir()} == RUN_FILES
+
+
+@pytest.mark.usefixtures("pets")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_images_are_decoded_leaves_nothing_half_written(number: signal.Signals, tmp_path: Path) -> None:
+    waiting = Path("pets/train/bee/5.png")
+    waiting.unlink()
+    os.mkfifo(waiting)  # blocks its reader until a writer opens it
+    before = set(Path().rglob("*"))
+    process = start("train", "--config", "pets.toml")
+    writer = open_for_writing(waiting, process)
+    assert list((tmp_path / "cache").glob(".images-*.unfinished"))
+    process.send_signal(number)
+    out, err = process.communicate(timeout=WAIT_SECONDS)
+    os.close(writer)
+    assert (process.returncode, out, err) == (128 + number, "", f"stopped by {number.name}\n")
+    assert {entry.suffix for entry in (tmp_path / "cache").iterdir()} == {".lock"}
+    assert set(Path().rglob("*")) == before
+
+
+def open_for_writing(fifo: Path, process: subprocess.Popen[str]) -> int:
+    """Opens a FIFO for writing as soon as a process reads it."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("settings", "refusal"),
+    [
+        (
+            ["train.save_seconds=1000", "train.diagnostics=false"],
+            r"run/metrics\.jsonl must have room on its disk, got: File too large\n",
+        ),
+        (["train.save_seconds=1000"], r"run/diagnostics\.jsonl must have room on its disk, got: File too large\n"),
+        (
+            ["train.save_seconds=0", "train.diagnostics=false"],
+            r"run/checkpoints/step-0000000001\.safetensors must be on a disk that takes it, got: .*File too large.*\n",
+        ),
+    ],
+)
+def test_a_run_stopped_by_a_full_disk_resumes_once_there_is_space(settings: list[str], refusal: str) -> None:
+    Path("long.toml").write_text(LONG)
+    changes = set_flags(*settings, "train.epochs=7")
+    flags = ["--config", "long.toml", *changes]
+    command_output(train.main, *flags, "--out", "uninterrupted")
+    program = shlex.join([sys.executable, "-m", "fcnet.train", *flags, "--out", "run"])
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -f 1; {program}"],  # no file of more than 1,024 bytes
+        capture_output=True,
+        text=True,
+        timeout=WAIT_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(refusal, done.stderr)
+    assert {entry.name for entry in Path("run").rglob("*")} <= {"config.toml", "checkpoints", "metrics.jsonl"}
+    command_output(train.main, "--resume", "--out", "run")
+    assert model_files("run") == model_files("uninterrupted")
+    assert read_learning_curve("run") == read_learning_curve("uninterrupted")
+
+
+# --- output -----------------------------------------------------------------------------------------------------
+
+
+def test_a_terminal_shows_a_progress_bar_with_loss_accuracy_speed_and_time_left() -> None:
+    Path("long.toml").write_text(LONG)
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fcnet.train", "--config", "long.toml", "--out", "run"], stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # reading fails once the process has closed the terminal
+        while part := os.read(ours, 1 << 16):
+            shown += part
+    os.close(ours)
+    assert process.wait(timeout=WAIT_SECONDS) == 0
+    text = shown.decode()
+    assert re.search(
+        r"\d+%\|.*\| \d+/2250 \[\d\d:\d\d<\d\d:\d\d, loss \d+\.\d{3}, accuracy \d+\.\d%, [\d,]+ images/s\]", text
+    )
+    assert len(re.findall(r"^\s*epoch +\d+/250 · training loss \d", text.replace("\r", "\n"), re.MULTILINE)) == 250
+    assert "Traceback" not in text
+
+
+def test_training_continues_after_its_output_pipe_is_closed(uninterrupted: str) -> None:
+    Path("long.toml").write_text(LONG)
+    program = shlex.join([sys.executable, "-m", "fcnet.train", "--config", "long.toml", "--out", "run"])
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {program} | head -1"],
+        capture_output=True,
+        text=True,
+        timeout=WAIT_SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"270 training, .*; run\n", done.stdout)
+    assert model_files("run") == model_files(uninterrupted)
+
+
+@pytest.mark.usefixtures("pets")
+def test_characters_the_terminal_cannot_encode_do_not_stop_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    monkeypatch.setattr(sys, "argv", ["fcnet", "--config", "pets.toml", "--out", "run"])
+    with pytest.raises(SystemExit) as leaving:
+        cli.run_command(train.main)
+    assert leaving.value.code == 0
+    assert written.getvalue().count(rb"\xb7 training loss") == 3
