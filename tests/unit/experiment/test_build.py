@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from fcnet.data.transforms.augment import Transform
+
 CPU = torch.device("cpu")
 
 
@@ -157,7 +159,7 @@ def test_changes_come_in_one_order_whatever_the_order_in_the_configuration() -> 
     ("augment", "expected"),
     [({"rotate": 15.0}, (Affine(15.0, 0.0),)), ({"scale": 0.3}, (Affine(0.0, 0.3),)), ({"mixup": 0.2}, ())],
 )
-def test_what_is_not_asked_for_is_not_there(augment: dict[str, Any], expected: tuple[object, ...]) -> None:
+def test_what_is_not_asked_for_is_not_there(augment: dict[str, Any], expected: tuple[Transform, ...]) -> None:
     batches = built({"augment": augment}).training.batches
     assert batches.augmentation == Augmentation(expected, MixupCutmix(0.2) if "mixup" in augment else None)
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fcnet import cache as command
-from fcnet.data.sources import source as sources
-from fcnet.data.sources.source import images, synthetic
+from fcnet.data.sources import image_folder, images, synthetic
 from fcnet.data.store.cleanup import CachedStore, list_stores, remove_store
 from fcnet.data.store.store import Store, open_store
 from fcnet.runtime.errors import UserError
@@ -29,19 +28,19 @@ def make_store(cache: Path, size: int = 20) -> Store:
     return open_store(synthetic((1, 4, 4), size, 10, num_classes=2), cache)
 
 
-def leave_unfinished(cache: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def leave_unfinished(cache: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves an unfinished store with two of four images."""
     for place in ("train/a", "train/b", "test/a", "test/b"):
-        (image_folder / place).mkdir(parents=True)
-        (image_folder / place / "1.pgm").write_bytes(b"P5 1 1 255 \x07")
-    monkeypatch.setattr(sources, "DECODE_BATCH_BYTES", 1)
+        (folder / place).mkdir(parents=True)
+        (folder / place / "1.pgm").write_bytes(b"P5 1 1 255 \x07")
+    monkeypatch.setattr(image_folder, "DECODE_BATCH_BYTES", 1)
 
     def progress(done: int, total: int) -> None:
         if done == 2:
             raise StopError
 
     with pytest.raises(StopError):
-        open_store(images(image_folder), cache, progress)
+        open_store(images(folder), cache, progress)
 
 
 def folder_size(folder: Path) -> int:
