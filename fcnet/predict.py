@@ -53,9 +53,7 @@ def main(arguments: list[str]) -> int:
 def _parse_flags(arguments: list[str]) -> argparse.Namespace:
     parser = cli.Parser("predict", "Say which class each image is of, and how probable that is.")
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
-    parser.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="image files, folders or tar archives of them, - for standard input"
-    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, folders or tar archives of them")
     forms = parser.add_mutually_exclusive_group()
     forms.add_argument("--json", dest="form", action="store_const", const="json", help="print one JSON list")
     forms.add_argument("--csv", dest="form", action="store_const", const="csv", help="print CSV with a line of names")

@@ -251,7 +251,6 @@ def exported(kind: str, flags: str, *lines: str, setup: Callable[[], object] = f
 
 
 SHIPPED = "cifar100_mlp, cifar10_gpu, cifar10_logistic, cifar10_mlp, ~images"
-NOT_THERE = "No such file or directory"
 NO_CONFIG = "--config FILE must be given, unless --resume --out DIR goes on with a run"
 FORMATS = "(JPEG, PNG, BMP, GIF, PPM, TIFF, WEBP)"
 LAYOUT = "expected train/CLASS/… and test/CLASS/… in {here}/pets"
@@ -448,19 +447,19 @@ MISTAKES = [
     trained("runs is a link to nowhere", "", "runs: File exists", setup=lambda: Path("runs").symlink_to("unmounted")),
     # CIFAR
     trained("CIFAR-100 in a file", "--set data.source=cifar100 --set data.path=made.toml",
-            "data.path must be a folder with CIFAR-100, or to download it to, got {here}/made.toml: connect to the "
-            "network, or put a whole cifar-100-python.tar.gz there; what went wrong: File exists"),
+            "data.path must be a folder with CIFAR-100, or to download it to, got {here}/made.toml: File exists; "
+            "connect to the network, or put a whole cifar-100-python.tar.gz there"),
     # images
     images("images absent", lambda: None,
-           f"{{here}}/pets must be a folder or a tar archive that can be read, got: {NOT_THERE}"),
+           "{here}/pets: no such file or folder"),
     images("images behind a link to itself", lambda: Path("pets").symlink_to("pets"),
-           "{here}/pets must be a folder or a tar archive that can be read, got: Too many levels of symbolic links"),
+           "{here}/pets must be a readable folder or tar archive, got: Too many levels of symbolic links"),
     images("folder is empty", lambda: Path("pets").mkdir(), f"{LAYOUT}, found no images"),
     images("nothing is kept for testing", pets, "data.test (--set data.test=0) must be greater than 0.0, got 0",
            change="data.test=0"),
     images("one image of a class in one folder",
            after(*(partial(picture, f"pets/{name}.png") for name in ("cat/1", "cat/2", "dog/1"))),
-           "every class in {here}/pets must hold two images or more to be split, found only dog/1.png"),
+           "every class in {here}/pets must hold at least two images to be split, found only dog/1.png"),
     images("a folder too high", lambda: pets("pets/all"),
            "expected train/CLASS/… and test/CLASS/…, or CLASS/IMAGE, in {here}/pets, found all/~.png"),
     images("folder without train", after(pets, lambda: shutil.rmtree("pets/train")), f"{LAYOUT}, found test"),
@@ -482,30 +481,30 @@ MISTAKES = [
     images("text in place of an image", after(pets, lambda: write("pets/test/dog/2.png", "no image")),
            f"test/dog/2.png in {{here}}/pets must be an image {FORMATS}, got something else"),
     images("image of another size", after(pets, lambda: picture("pets/test/dog/2.png", (5, 4))),
-           "test/dog/2.png in {here}/pets must be 4×4 pixels as train/cat/0.png is, got 5×4; data.size resizes them"),
+           "test/dog/2.png in {here}/pets must be 4×4 pixels like train/cat/0.png, got 5×4; data.size resizes all "
+           "images"),
     images("size of one number", lambda: None, "data.size (--set ~) must be a height and a width, or none, got [4]",
            change="data.size=[4]"),
     images("size of nothing", lambda: None, "data.size.1 (--set ~) must be at least 1, got 0",
            change="data.size=[4,0]"),
     images("class of broken images alone, which are skipped",
            after(pets, *(partial(write, f"pets/train/cat/{number}.png", "") for number in range(6))),
-           "every class must keep an image where broken ones are skipped (6 are), found none of cat in train; "
-           f"the first: train/cat/0.png must be an image {FORMATS}, got something else",
+           "every class must have a readable image, found none of cat in train (6 broken images are skipped; "
+           f"the first: train/cat/0.png must be an image {FORMATS}, got something else)",
            change="data.skip_broken=true"),
     images("class of broken test images alone, which are skipped",
            after(pets, *(partial(write, f"pets/test/dog/{number}.png", "") for number in range(6))),
-           "every class must keep an image where broken ones are skipped (6 are), found none of dog in test; "
-           f"the first: test/dog/0.png must be an image {FORMATS}, got something else",
+           "every class must have a readable image, found none of dog in test (6 broken images are skipped; "
+           f"the first: test/dog/0.png must be an image {FORMATS}, got something else)",
            change="data.skip_broken=true"),
     images("broken images alone, which are skipped",
            after(pets, lambda: [file.write_bytes(b"") for file in Path("pets").rglob("*.png")]),
-           "of the images in {here}/pets at least one must be whole, got 24 broken ones",
+           "{here}/pets must hold at least one readable image, got 24 broken ones",
            change="data.skip_broken=true"),
     images("image of 16 bits", after(pets, lambda: picture("pets/train/cat/0.png", mode="I;16")),
            "train/cat/0.png in {here}/pets must have 8 bits a channel, got Pillow's mode I;16"),
     images("image behind a link to nowhere", after(pets, lambda: Path("pets/train/cat/9.png").symlink_to("gone")),
-           "{here}/pets must be a folder or a tar archive that can be read, "
-           f"got: {{here}}/pets/train/cat/9.png: {NOT_THERE}"),
+           "{here}/pets/train/cat/9.png: no such file or folder"),
     images("archive that is cut short", after(lambda: packed("pets.tgz"), lambda: cut("pets.tgz", 0.9)),
            "{here}/pets.tgz must be a folder or a whole tar archive, got: Compressed file ended ~", path="pets.tgz"),
     images("archive with a changed byte", after(lambda: packed("pets.tgz"), lambda: flip_a_bit("pets.tgz")),
@@ -517,7 +516,7 @@ MISTAKES = [
     setting("no folder for cifar10", "data={source='cifar10',path='made.toml'}",
             "data.path must be a folder with CIFAR-10, or to download it to, got {here}/made.toml: ~"),
     # arrays
-    numbers("arrays absent", lambda: None, "{here}/x.npz must be a NumPy archive (.npz), got no file"),
+    numbers("arrays absent", lambda: None, "{here}/x.npz: no such file"),
     numbers("arrays that are no archive", lambda: write("x.npz", "hello"),
             "{here}/x.npz must be a whole NumPy archive (.npz), got something else"),
     numbers("arrays that are cut short", after(arrays, lambda: cut("x.npz")),
@@ -530,18 +529,18 @@ MISTAKES = [
             "x_train in {here}/x.npz must be (N, H, W), (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, "
             "got (8, 4, 4, 2)"),
     numbers("arrays of two shapes", lambda: arrays(x_test=np.zeros((4, 5, 4), dtype=np.uint8)),
-            "x_train and x_test of {here}/x.npz must hold images of one shape, got (1, 4, 4) and (1, 5, 4)"),
+            "expected x_train and x_test of one shape in {here}/x.npz, got (1, 4, 4) and (1, 5, 4)"),
     numbers("arrays with too few labels", lambda: arrays(y_train=np.zeros(7, dtype=np.int64)),
             "expected x_train (N, …) and y_train (N,) in {here}/x.npz, got (8, 4, 4) and (7,)"),
     numbers("labels that are no whole numbers", lambda: arrays(y_test=np.zeros(4)),
-            "y_test in {here}/x.npz must be whole numbers, got float64"),
+            "y_test in {here}/x.npz must be integers, got float64"),
     numbers("labels below 0", lambda: arrays(y_train=np.arange(8) % 3 - 1), "labels must be 0 to 1, got -1 in train"),
     numbers("label without a class", lambda: arrays(classes=np.array(["cat", "dog"])[:1]),
             "labels must be 0 to 0, got 1 in train"),
     numbers("pickled class names", lambda: arrays(classes=np.array(["cat", "dog"], dtype=object)),
             "{here}/x.npz must be a whole NumPy archive (.npz), got: Object arrays cannot be loaded ~"),
     numbers("a class name twice", lambda: arrays(classes=np.array(["cat", "cat"])),
-            "classes in {here}/x.npz must be different names in one row, got <U3 (2,)"),
+            "classes in {here}/x.npz must be (C,) different strings, got <U3 (2,)"),
     # going on
     resumed("resume of nothing", lambda: None,
             "--out must hold a run to go on with when there is no --config, got run", said=False),
@@ -584,7 +583,7 @@ MISTAKES = [
     resumed("image more since", after(begun_on_pets, lambda: picture("pets/test/cat/9.png", value=9)),
             "run was trained on other data than what its configuration names now"),
     resumed("images gone since", after(begun_on_pets, lambda: shutil.rmtree("pets")),
-            f"{{here}}/pets must be a folder or a tar archive that can be read, got: {NOT_THERE}", said=False),
+            "{here}/pets: no such file or folder", said=False),
     # evaluate
     evaluated("evaluate without a run", "",
               "the following arguments are required: RUN; see python -m fcnet.evaluate --help"),
@@ -598,12 +597,12 @@ MISTAKES = [
               "run does not say what it was trained on: config.toml is missing",
               setup=after(finished, lambda: Path("run/config.toml").unlink())),
     evaluated("evaluate on its own data that is gone", "run",
-              f"{{here}}/pets must be a folder or a tar archive that can be read, got: {NOT_THERE}",
+              "{here}/pets: no such file or folder",
               setup=after(finished_on_pets, lambda: shutil.rmtree("pets"))),
     evaluated("evaluate on absent data", "run --data gone",
-              f"gone must be a folder or a tar archive that can be read, got: {NOT_THERE}"),
+              "gone: no such file or folder"),
     evaluated("evaluate on an absent file of arrays", "run --data gone.npz",
-              "gone.npz must be a NumPy archive (.npz), got no file"),
+              "gone.npz: no such file"),
     evaluated("evaluate on no image", "run --data made.toml",
               "made.toml must be a folder or a whole tar archive, got: ~"),
     evaluated("evaluate a network of made images on others", "run --data pets",
@@ -642,7 +641,7 @@ MISTAKES = [
               "--batch-size must be at least 1, got 0"),
     predicted("predict on an unknown device", f"run {PICTURE} --device gpu", f"{DEVICES}, got 'gpu'"),
     predicted("predict an absent image", "run gone.png",
-              f"gone.png must be a whole image, got: {NOT_THERE}"),
+              "gone.png: no such file"),
     predicted("predict a folder without images", "run run", "run must hold an image, found none"),
     predicted("predict an archive without images", "run none.tar", "none.tar must hold an image, found none",
               setup=after(finished_on_pets, lambda: tarfile.open("none.tar", "w").close())),
@@ -751,7 +750,7 @@ def test_a_cache_that_is_a_file_is_a_user_error(monkeypatch: pytest.MonkeyPatch)
     code, _, err = run("train", "--config", "made.toml")
     assert code == 2
     expected = (
-        "the cache (FCNET_CACHE) must be a folder with room that can be written, got made.toml: Not a directory\n"
+        "the cache (FCNET_CACHE) must be a writable folder with free space, got made.toml: Not a directory\n"
     )
     assert err == expected
     assert read_tree() == {"made.toml": CONFIG.encode()}

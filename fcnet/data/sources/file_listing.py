@@ -66,7 +66,7 @@ def scan_path(path: Path) -> FileListing:
         for top in tops:
             _scan_folder(path / top, top, files, folders, follow_links=True)
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file or folder") from error
+        raise UserError(f"{error.filename or path}: no such file or folder") from error
     except OSError as error:
         below = f"{error.filename}: " if error.filename and str(error.filename) != str(path) else ""
         reason = f"{below}{error.strerror or error}"
