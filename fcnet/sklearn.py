@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from fcnet.models.mlp import ActivationName, NormalizationName
+    from fcnet.models.layers import ActivationName, NormalizationName
 
     Floats = npt.NDArray[np.float64]
 
