@@ -47,7 +47,7 @@ class Graph(nn.Module):
         The lecture's general neural network.
 
     Example:
-        >>> net = Graph(2, [(0, 2), (1, 2), (0, 3), (1, 3), (2, 3)], [3])  # neuron 3 has edges from both inputs and neuron 2
+        >>> net = Graph(2, [(0, 2), (1, 2), (0, 3), (1, 3), (2, 3)], [3])  # 0, 1 and 2 lead to neuron 3
         >>> net(torch.zeros(5, 2)).shape
         torch.Size([5])
     """

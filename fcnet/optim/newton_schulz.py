@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _QUINTIC_COEFFICIENTS = ((8.0934, -23.6204, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526))
 """a, b, c of p(σ) = a σ + b σ³ + c σ⁵, one triple per step.
 
-The first is the polynomial nearest to 1 on [0.01, 1], each other the polynomial nearest to 1 on the previous one's range.
+The first is the polynomial nearest to 1 on [0.01, 1]. Each other is the nearest to 1 on the range of the one before.
 """
 
 
@@ -101,7 +101,7 @@ def _newton_schulz(x: Tensor) -> Tensor:
 
 
 def _spectral_bound(square: Tensor) -> Tensor:
-    """Computes (Σ λᵢ⁴)^¼, a bound on the largest eigenvalue λ of A, from A² (k, n, n). It is positive also for A = 0."""
+    """Computes (Σ λᵢ⁴)^¼, a positive bound on the largest eigenvalue λ of A, from A² (k, n, n)."""
     norms: Tensor = torch.linalg.vector_norm(square, dim=(-2, -1), keepdim=True)
     # For A of trace 1 the bound is at least n^−¾, so the clamp affects A = 0 alone.
     return norms.sqrt().clamp(min=torch.finfo(square.dtype).eps)

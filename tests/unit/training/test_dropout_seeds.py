@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
 
 from fcnet import fit
 from fcnet.data.batches import Batches
@@ -13,6 +13,10 @@ from fcnet.optim.optimizers import LBFGS
 from fcnet.training.algorithm import GradientDescent
 from fcnet.training.dropout_seeds import DropoutRng
 from tests.unit.training.helpers import PIXELS, make_labels, make_sgd
+
+if TYPE_CHECKING:
+    import pytest
+    from torch import Tensor
 
 CPU = torch.device("cpu")
 
