@@ -54,7 +54,8 @@ class _BaseClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
         """Predicts the most probable class, (B, D) -> (B,)."""
-        labels: npt.NDArray[Any] = self.classes_[self.predict_proba(X).argmax(1)]
+        best = self.predict_proba(X).argmax(1)  # first, because it checks that the classifier is fitted
+        labels: npt.NDArray[Any] = self.classes_[best]
         return labels
 
     def _check_features(self, X: npt.ArrayLike) -> Floats:
