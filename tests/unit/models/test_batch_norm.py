@@ -9,12 +9,9 @@ from torch.testing import assert_close
 from fcnet.data.batches import Batches
 from fcnet.models.batch_norm import BatchNorm, eval_mode, update_bn
 from fcnet.models.mlp import MLP
+from tests.helpers import seeded
 
 X = torch.randn(60, 5, generator=torch.Generator().manual_seed(0)) * 3.0 + 1.0
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def inputs(*shape: int, seed: int = 7) -> Tensor:

@@ -12,10 +12,7 @@ from torch.testing import assert_close
 from fcnet.models.layers import ACTIVATION_GRADS, ACTIVATIONS, ActivationName, Dense, Dropout, flatten_inputs
 from fcnet.models.mlp import MLP
 from fcnet.runtime.errors import UserError
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from tests.helpers import seeded
 
 
 def inputs(*shape: int, seed: int = 7) -> Tensor:

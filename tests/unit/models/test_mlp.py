@@ -17,10 +17,7 @@ from fcnet.data.batches import Batches
 from fcnet.models.layers import Dense
 from fcnet.models.mlp import MLP, LogisticRegression, logits_to_classes, logits_to_probabilities, num_parameters
 from fcnet.runtime.errors import UserError
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from tests.helpers import seeded
 
 
 def inputs(*shape: int, seed: int = 7) -> Tensor:

@@ -17,6 +17,7 @@ from fcnet.optim.optimizers import Muon, parameter_groups
 from fcnet.optim.schedules import add_warmup, cosine
 from fcnet.training.algorithm import GradientDescent
 from fcnet.training.loop import Training
+from tests.helpers import random_images, seeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,20 +42,20 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "layer norm": {"hidden": (6, 6), "activation": "gelu", "normalization": "layer"},
     "all": {"hidden": (6, 6), "activation": "relu", "normalization": "batch", "dropout": 0.3, "residual": True},
 }
-PIXELS = torch.randint(0, 256, (37, 1, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+PIXELS = random_images(37, (1, 4, 5), seed=0)
 
 
 def make_model(name: str, num_classes: int = 3, seed: int = 1) -> MLP:
-    return MLP(20, num_classes=num_classes, generator=torch.Generator().manual_seed(seed), **NETWORKS[name])
+    return MLP(20, num_classes=num_classes, generator=seeded(seed), **NETWORKS[name])
 
 
 def make_labels(num_classes: int = 3, size: int = 37) -> Tensor:
-    return torch.randint(num_classes, (size,), generator=torch.Generator().manual_seed(2))
+    return torch.randint(num_classes, (size,), generator=seeded(2))
 
 
 def float64_images(size: int = 37) -> Tensor:
     """Returns images in float64, for which two orders of the same sum differ in the last digits alone."""
-    return torch.randn(size, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    return torch.randn(size, 20, dtype=torch.float64, generator=seeded(3))
 
 
 def make_sgd(model: nn.Module, lr: float = 0.1) -> torch.optim.SGD:
@@ -93,10 +94,3 @@ def record_without_timings(record: EpochRecord | None) -> dict[str, Any] | None:
 
 def copy_weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def assert_identical(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    """Asserts that two sets of named tensors agree in every bit."""
-    assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        assert torch.equal(tensor, theirs[name]), name

@@ -13,7 +13,8 @@ from fcnet.runtime.errors import UserError
 from fcnet.training.algorithm import GradientDescent
 from fcnet.training.early_stopping import EarlyStopping
 from fcnet.training.loop import Training
-from tests.unit.training.helpers import PIXELS, assert_identical, copy_weights, make_labels, make_model, make_sgd
+from tests.helpers import assert_identical
+from tests.unit.training.helpers import PIXELS, copy_weights, make_labels, make_model, make_sgd
 
 
 def test_training_stops_after_as_many_epochs_without_improvement_as_the_patience() -> None:

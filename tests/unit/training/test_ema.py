@@ -15,7 +15,8 @@ from fcnet.training import ema
 from fcnet.training.algorithm import GradientDescent
 from fcnet.training.ema import WeightAverage
 from fcnet.training.loop import Training
-from tests.unit.training.helpers import PIXELS, assert_identical, copy_weights, make_labels, make_model, make_sgd
+from tests.helpers import assert_identical
+from tests.unit.training.helpers import PIXELS, copy_weights, make_labels, make_model, make_sgd
 
 X = torch.randn(60, 5, generator=torch.Generator().manual_seed(0)) * 3.0 + 1.0
 BATCHES = Batches(X, torch.arange(60) % 3, batch_size=16)

@@ -24,11 +24,11 @@ from fcnet.optim.optimizers import LBFGS, parameter_groups
 from fcnet.optim.schedules import cosine
 from fcnet.training.algorithm import GradientDescent
 from fcnet.training.loop import Training
+from tests.helpers import assert_identical
 from tests.unit.training.helpers import (
     NETWORKS,
     OPTIMIZERS,
     PIXELS,
-    assert_identical,
     copy_weights,
     float64_images,
     make_labels,

@@ -16,10 +16,10 @@ from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import read_checksummed, write_checksummed
 from fcnet.training.algorithm import GradientDescent
 from fcnet.training.state import TrainingState
+from tests.helpers import assert_identical
 from tests.unit.training.helpers import (
     OPTIMIZERS,
     PIXELS,
-    assert_identical,
     make_labels,
     make_model,
     make_sgd,
