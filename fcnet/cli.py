@@ -203,7 +203,7 @@ def show_progress(training: Training, events: Iterator[EpochRecord | None], *, l
             elif bar.update(training.step - bar.n) and distributed.world_size() == 1:
                 loss, accuracy = training.metrics.compute()
                 if not math.isfinite(loss):
-                    training.check()
+                    training.check_finite()
                 speed = training.metrics.num_images / max(training.seconds, 1e-9)
                 bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1%}, {speed:,.0f} images/s", refresh=False)
 

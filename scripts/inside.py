@@ -40,7 +40,7 @@ from fcnet.training.backpropagation import backpropagate
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from fcnet.models.mlp import ActivationName
+    from fcnet.models.layers import ActivationName
 
 FEW = 300
 IMAGES = 5000

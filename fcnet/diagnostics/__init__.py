@@ -16,7 +16,8 @@ from fcnet.diagnostics.hooks import trace_layers
 from fcnet.diagnostics.layers import IS_IDLE, Histogram, LayerDiagnosis, diagnose_layer, fraction_true, is_constant
 from fcnet.diagnostics.symptoms import input_advice, layer_advice
 from fcnet.models.batch_norm import eval_mode
-from fcnet.models.mlp import ACTIVATION_GRADS, ACTIVATIONS, MLP
+from fcnet.models.layers import ACTIVATION_GRADS, ACTIVATIONS
+from fcnet.models.mlp import MLP
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import UserError
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from torch import Tensor, nn
 
-from fcnet.models.mlp import ACTIVATIONS, Dense
+from fcnet.models.layers import ACTIVATIONS, Dense
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 from fcnet.data import sources
 from fcnet.data.batches import normalize
 from fcnet.data.store.store import mean_and_std, open_store
-from fcnet.models.mlp import ACTIVATIONS
+from fcnet.models.layers import ACTIVATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,7 +17,8 @@ from fcnet.data.decoding.image_decoding import decode_image
 from fcnet.data.transforms.whitening import Whitening
 from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.models.batch_norm import BatchNorm
-from fcnet.models.mlp import ACTIVATIONS, MLP
+from fcnet.models.layers import ACTIVATIONS
+from fcnet.models.mlp import MLP
 from fcnet.report import quantize
 from fcnet.report.live_demo import live_section
 from fcnet.report.render import render

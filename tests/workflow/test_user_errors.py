@@ -437,7 +437,7 @@ MISTAKES = [
     # --find-lr
     trained("find a rate and go on", "--find-lr --resume", "--find-lr must be given without --resume"),
     trained("find a rate that is not used", "--find-lr --set optimizer.name=lbfgs --set train.batch_size=all",
-            "optimizer.name must be another than lbfgs, which has no use for a rate, to find one"),
+            "optimizer.name must not be lbfgs to find a learning rate: its line search replaces the rate"),
     # --out
     trained("out is not empty", "--out run", f"--out must be a new or an empty folder, got run; {NEW}", setup=begun),
     trained("out is this folder", "--out .", f"--out must be a new or an empty folder, got .; {NEW}"),

@@ -17,7 +17,8 @@ from fcnet.data.batches import Batches
 from fcnet.diagnostics import activation_grads, diagnose, gradient_norms, idle_units, update_ratios
 from fcnet.diagnostics.layers import Histogram
 from fcnet.losses import CrossEntropy
-from fcnet.models.mlp import ACTIVATIONS, MLP
+from fcnet.models.layers import ACTIVATIONS
+from fcnet.models.mlp import MLP
 from fcnet.runtime.errors import UserError
 
 LAYER = {

@@ -14,7 +14,8 @@ from fcnet.data.batches import Augmentation, Batches
 from fcnet.data.transforms.augment import Shift
 from fcnet.evaluation.classification import Evaluation, evaluate
 from fcnet.metrics import wilson_interval
-from fcnet.models.mlp import MLP, Dropout
+from fcnet.models.layers import Dropout
+from fcnet.models.mlp import MLP
 from fcnet.runtime.errors import UserError
 
 PIXELS = torch.randint(0, 256, (23, 1, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

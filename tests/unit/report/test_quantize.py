@@ -12,7 +12,8 @@ from torch import Tensor
 from fcnet.data.transforms.whitening import Whitening
 from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.models.batch_norm import BatchNorm
-from fcnet.models.mlp import ACTIVATIONS, MLP, LogisticRegression, logits_to_probabilities
+from fcnet.models.layers import ACTIVATIONS
+from fcnet.models.mlp import MLP, LogisticRegression, logits_to_probabilities
 from fcnet.report.quantize import FusedLayer, PackedWeights, choose_dtype, fuse_layers
 
 SHAPE = (3, 4, 2)
