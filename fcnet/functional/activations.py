@@ -1,7 +1,7 @@
 """Activations: functions of each element by itself.
 
-Each activation stands in one place: its formula in code, its derivative, and the public function. The formulas are built
-from three primitives that keep their digits and never overflow: x⁻ = min(x, 0), x⁺ = max(x, 0) and e^−|x|.
+Each activation stands in one place: its formula in code, its derivative, and the public function. The formulas use
+three primitives that keep their digits and never overflow: x⁻ = min(x, 0), x⁺ = max(x, 0) and e^−|x|.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fcnet.functional.autograd import Context, can_use_custom_backward, differentiable_grad
+from fcnet.functional.cdfs import normal_cdf
 from fcnet.functional.dtypes import require_floating, require_real, to_compute_dtype
 
 if TYPE_CHECKING:
@@ -246,19 +247,14 @@ _TAIL_CUTOFF = 64.0
 """Beyond ±64 the tails of Φ and of its approximation are 0 in every dtype. Clamping there avoids 0 · ∞ at x = ±∞."""
 
 
-def _normal_cdf(x: Tensor) -> Tensor:
-    # Φ(x) = ½ erfc(−x / √2) keeps the digits of the left tail, where ½ (1 + erf(x / √2)) cancels.
-    return 0.5 * (x * -math.sqrt(0.5)).erfc()
-
-
 def _gelu_value(x: Tensor, primitives: Primitives) -> Tensor:
-    return x.clamp(min=-_TAIL_CUTOFF) * _normal_cdf(x.clamp(-_TAIL_CUTOFF, _TAIL_CUTOFF))
+    return x.clamp(min=-_TAIL_CUTOFF) * normal_cdf(x.clamp(-_TAIL_CUTOFF, _TAIL_CUTOFF))
 
 
 def _gelu_derivative(x: Tensor) -> Tensor:
     # Φ(x) + x φ(x), with the density φ(x) = e^(−x²/2) / √2π.
     x = x.clamp(-_TAIL_CUTOFF, _TAIL_CUTOFF)
-    return _normal_cdf(x) + x * (-0.5 * x.square()).exp_().mul_(1.0 / math.sqrt(2.0 * math.pi))
+    return normal_cdf(x) + x * (-0.5 * x.square()).exp_().mul_(1.0 / math.sqrt(2.0 * math.pi))
 
 
 _GELU_TANH_SCALE, _GELU_TANH_CUBIC = 2.0 * math.sqrt(2.0 / math.pi), 0.044715

@@ -22,8 +22,8 @@ def _plain_losses(x: Tensor, t: Tensor, pos_weight: Tensor | None = None) -> Ten
     """Computes −p t log s(x) − (1 − t) log s(−x), with p = ``pos_weight``.
 
     With h = 1 for x ≥ 0 and 0 otherwise, −log s(x) = (h − 1) x + log(1 + e^−|x|) and
-    −log s(−x) = h x + log(1 + e^−|x|). Neither term is negative, so none cancels, and no power exceeds 1. All operations
-    are differentiable to any order.
+    −log s(−x) = h x + log(1 + e^−|x|). Neither term is negative, so none cancels, and no power exceeds 1.
+    All operations are differentiable to any order.
     """
     h = _decision(x)
     tail = ((1.0 - 2.0 * h) * x).exp().log1p()  # −|x| as (1 − 2h) x, since abs has no derivative at 0
@@ -149,7 +149,7 @@ def loss_and_grad(x: Tensor, t: Tensor, weight: Tensor | None = None) -> tuple[T
 
 
 def _loss_terms(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns h − t, e^−|x| and the losses (h − t) x + log(1 + e^−|x|); the form of `_plain_losses` without autograd."""
+    """Returns h − t, e^−|x| and the losses (h − t) x + log(1 + e^−|x|), as `_plain_losses` has them."""
     against = _decision(x).sub_(t)
     decay = x.abs().neg_().exp_()
     return against, decay, x.masked_fill(against == 0, 0.0).mul_(against).add_(decay.log1p())  # 0 · ∞ = 0

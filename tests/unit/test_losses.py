@@ -308,5 +308,5 @@ def test_the_empirical_risk_is_the_mean_of_the_examples_losses_and_can_be_differ
 
 
 def test_there_is_no_empirical_risk_without_an_example() -> None:
-    with pytest.raises(UserError, match=r"^the empirical risk needs at least one example, got 0$"):
+    with pytest.raises(UserError, match=r"^images must hold at least one example, got 0$"):
         empirical_risk(MLP(4, (), 2), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), CrossEntropy())
