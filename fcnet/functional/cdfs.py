@@ -41,7 +41,9 @@ def normal_cdf(input: Tensor) -> Tensor:
         The lecture's remark that s may be another function; Bliss, "The method of probits", 1934.
     """
     require_floating("input", input)
-    return (0.5 * (to_compute_dtype(input) * -math.sqrt(0.5)).erfc()).to(input.dtype)
+    u = to_compute_dtype(input)
+    value = 0.5 * (u * -math.sqrt(0.5)).erfc()
+    return value if u is input else value.to(input.dtype)
 
 
 def cauchy_cdf(input: Tensor) -> Tensor:

@@ -39,10 +39,10 @@ def plain_losses(x: Tensor, targets: Targets) -> Tensor:
         losses = apply_weight(losses, w_y)
     if targets.smoothing:
         # t = (1 − ε) onehot(y) + ε / C, so the sum is the term above and an equal share of every class.
-        share = x.new_full((), targets.smoothing / x.shape[dim])
+        even_target = x.new_full((), targets.smoothing / x.shape[dim])
         if targets.weight is not None:
-            share = share * softmax_loss.broadcast_weight(targets.weight, dim, x.ndim)
-        even = apply_weight(log_p, share).sum(dim, keepdim=True)
+            even_target = even_target * softmax_loss.broadcast_weight(targets.weight, dim, x.ndim)
+        even = apply_weight(log_p, even_target).sum(dim, keepdim=True)
         losses = apply_weight(losses, losses.new_full((), 1.0 - targets.smoothing)) - even
     return softmax_loss.zero_ignored(losses, targets.ignored)
 

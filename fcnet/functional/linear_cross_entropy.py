@@ -171,5 +171,5 @@ def _differentiable_grads(ctx: _Context, x: Tensor, w: Tensor, b: Tensor | None,
     inputs = [part for part, is_wanted in zip((x, w, b), wanted, strict=True) if is_wanted and part is not None]
     with torch.enable_grad():
         loss = plain_losses(nn.functional.linear(x, w, b), ctx.targets).sum() / ctx.total
-        found = iter(torch.autograd.grad(loss, inputs, grad, create_graph=True))
-    return [next(found) if is_wanted else None for is_wanted in wanted]
+        grads = iter(torch.autograd.grad(loss, inputs, grad, create_graph=True))
+    return [next(grads) if is_wanted else None for is_wanted in wanted]

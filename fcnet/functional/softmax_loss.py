@@ -106,13 +106,13 @@ class Labels:
 
     def weighted_sum(self, values: Tensor, index: Tensor) -> Tensor:
         """Returns Σ_j w_j t_j v_j for a chunk of values and labels."""
-        share = self.smoothing / values.shape[self.dim]
+        even_target = self.smoothing / values.shape[self.dim]
         own = gather_labels(values, index, self.dim)
         factor: Tensor = own.new_full((), 1.0 - self.smoothing)
         if self.weight is None:
-            return values.sum(self.dim, keepdim=True).mul_(share).add_(apply_weight(own, factor))
+            return values.sum(self.dim, keepdim=True).mul_(even_target).add_(apply_weight(own, factor))
         factor = factor * gather_labels(self.weight, index.flatten(), 0).view(index.shape)
-        even = apply_weight(values, share * broadcast_weight(self.weight, self.dim, values.ndim))
+        even = apply_weight(values, even_target * broadcast_weight(self.weight, self.dim, values.ndim))
         return even.sum(self.dim, keepdim=True).add_(apply_weight(own, factor))
 
     def fill_targets(self, out: Tensor, index: Tensor) -> Tensor:

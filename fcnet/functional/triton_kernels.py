@@ -166,7 +166,7 @@ def _write_grad_tile(
     label: tl.tensor,
     own: tl.tensor,
     even: tl.tensor,
-    found: tl.tensor,
+    row_state: tl.tensor,
     factor: tl.tensor,
     tile: tl.tensor,
     head: tl.tensor,
@@ -181,7 +181,7 @@ def _write_grad_tile(
 ) -> tl.tensor:
     """Writes a tile of the gradient: ``read`` is C, or 0 for an ignored row, which gets 0."""
     begin, at, column = tile_offsets(tile, head, BLOCK, GROUP)
-    top, rest, of_top, of_rest = found
+    top, rest, of_top, of_rest = row_state
     logits = load_tile(x, begin, at, column, head, read, -_INF, EDGE)
     targets = 0.0
     if KIND != LABELS:
@@ -201,7 +201,7 @@ def _write_grad(
     label: tl.tensor,
     own: tl.tensor,
     even: tl.tensor,
-    found: tl.tensor,
+    row_state: tl.tensor,
     factor: tl.tensor,
     tile: tl.tensor,
     head: tl.tensor,
@@ -216,12 +216,12 @@ def _write_grad(
     """Writes a tile of the gradient, with masks only if a part of it is outside the row."""
     if (tile == 0) | ((tile + 1) * BLOCK > head + read):
         _write_grad_tile(
-            x, t, weight, grad_logits, label, own, even, found, factor, tile, head, read, length,
+            x, t, weight, grad_logits, label, own, even, row_state, factor, tile, head, read, length,
             KIND, WEIGHTED, EXACT, BLOCK, GROUP, True,
         )  # fmt: skip
     else:
         _write_grad_tile(
-            x, t, weight, grad_logits, label, own, even, found, factor, tile, head, read, length,
+            x, t, weight, grad_logits, label, own, even, row_state, factor, tile, head, read, length,
             KIND, WEIGHTED, EXACT, BLOCK, GROUP, False,
         )  # fmt: skip
 
@@ -317,12 +317,12 @@ def cross_entropy_forward(
         tl.store(row_stats + 4 * num_rows + row, of_top)
         tl.store(row_stats + 5 * num_rows + row, of_rest)
     if WRITE_GRAD:
-        found = (top, rest, of_top, of_rest)
+        row_state = (top, rest, of_top, of_rest)
         if KIND != LABELS:
             factor = 1.0
         for tile in range(tl.cdiv(head + num_classes, BLOCK)):
             _write_grad(
-                x + start, t, weight, grad_logits + start, label, own, even, found, factor, tile, head, length,
+                x + start, t, weight, grad_logits + start, label, own, even, row_state, factor, tile, head, length,
                 num_classes, KIND, WEIGHTED, EXACT, BLOCK, GROUP,
             )  # fmt: skip
 
@@ -380,8 +380,8 @@ def cross_entropy_backward(
     if KIND != LABELS:
         of_top = tl.load(row_stats + 4 * num_rows + row)
         of_rest = tl.load(row_stats + 5 * num_rows + row)
-    found = (top, rest, of_top, of_rest)
+    row_state = (top, rest, of_top, of_rest)
     _write_grad(
-        x + start, t, weight, grad_logits + start, label, own, even, found, factor, tile, head, length, num_classes,
+        x + start, t, weight, grad_logits + start, label, own, even, row_state, factor, tile, head, length, num_classes,
         KIND, WEIGHTED, EXACT, BLOCK, GROUP,
     )  # fmt: skip

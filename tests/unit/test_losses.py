@@ -87,10 +87,10 @@ def mixed_labels(num_outputs: int, size: int = 7) -> tuple[Tensor, Tensor, Tenso
     """λ, weights, and two sets of one-hot labels, float64: (B, 1), (C,) and (B, C)."""
     random = torch.Generator().manual_seed(1)
     classes = max(num_outputs, 2)
-    share = torch.rand(size, 1, dtype=torch.float64, generator=random)
+    mix = torch.rand(size, 1, dtype=torch.float64, generator=random)
     first, second = (functional.one_hot(torch.randint(classes, (size,), generator=random), classes) for _ in range(2))
     return (
-        share,
+        mix,
         0.1 + 3.0 * torch.rand(classes, dtype=torch.float64, generator=random),
         first.double(),
         second.double(),
@@ -101,11 +101,11 @@ def mixed_labels(num_outputs: int, size: int = 7) -> tuple[Tensor, Tensor, Tenso
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 def test_a_mixed_label_gives_the_weighted_mean_of_the_labels_losses(num_outputs: int, smoothing: float) -> None:
     loss, (logits, _) = CrossEntropy(smoothing), example(num_outputs)
-    share, weights, first, second = mixed_labels(num_outputs)
-    target = (share * first + (1 - share) * second) * weights
+    mix, weights, first, second = mixed_labels(num_outputs)
+    target = (mix * first + (1 - mix) * second) * weights
     expected = torch.zeros((), dtype=torch.float64)
     for row in range(len(logits)):
-        for factor, labels in ((share[row], first), (1 - share[row], second)):
+        for factor, labels in ((mix[row], first), (1 - mix[row], second)):
             label = labels[row].argmax()
             label_loss = torchs_loss(logits[row : row + 1], label[None], smoothing)
             expected += (factor * weights[label]).squeeze() * label_loss
@@ -116,8 +116,8 @@ def test_a_mixed_label_gives_the_weighted_mean_of_the_labels_losses(num_outputs:
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 def test_the_gradient_for_mixed_labels_is_that_of_their_loss(num_outputs: int, smoothing: float) -> None:
     logits, _ = example(num_outputs)
-    share, weights, first, second = mixed_labels(num_outputs)
-    target = (share * first + (1 - share) * second) * weights
+    mix, weights, first, second = mixed_labels(num_outputs)
+    target = (mix * first + (1 - mix) * second) * weights
     both = torch.stack([torch.zeros_like(logits), logits], 1) if num_outputs == 1 else logits.clone()
     smoothed = target * (1 - smoothing) + smoothing * target.mean(1, keepdim=True)
     truth = -(smoothed * both.requires_grad_().log_softmax(1)).sum()
@@ -244,8 +244,8 @@ def test_a_score_loss_is_its_formula_for_classes_minus_1_and_plus_1(name: str) -
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 def test_a_mixed_label_gives_the_weighted_mean_of_both_classes_score_losses(name: str, smoothing: float) -> None:
     scores, labels = example(1)
-    share, weights, first, second = mixed_labels(1)
-    target = (share * first + (1 - share) * second) * weights
+    mix, weights, first, second = mixed_labels(1)
+    target = (mix * first + (1 - mix) * second) * weights
     even = smoothing * target.mean(1, keepdim=True)
     of_first, of_second = ((1 - smoothing) * target + even).unbind(1)
     ones = torch.ones_like(scores)
@@ -263,14 +263,14 @@ def test_the_logistic_loss_and_its_gradient_are_those_of_the_cross_entropy_of_on
     smoothing: float, soft: bool
 ) -> None:
     scores, labels = example(1)
-    share, weights, first, second = mixed_labels(1)
-    target = (share * first + (1 - share) * second) * weights if soft else labels
-    found = []
+    mix, weights, first, second = mixed_labels(1)
+    target = (mix * first + (1 - mix) * second) * weights if soft else labels
+    results = []
     for loss in (ScoreLoss("logistic", smoothing), CrossEntropy(smoothing)):
         leaf = scores.clone().requires_grad_()
         value = loss(leaf, target)
-        found.append((value.detach(), torch.autograd.grad(value, leaf)[0]))
-    assert_close(found[0], found[1], rtol=1e-13, atol=1e-15)
+        results.append((value.detach(), torch.autograd.grad(value, leaf)[0]))
+    assert_close(results[0], results[1], rtol=1e-13, atol=1e-15)
 
 
 @every_score_loss

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -38,6 +39,17 @@ INDEX_CASES: list[dict[str, Any]] = [
     {"label_smoothing": 1.0, "reduction": "none"},
 ]
 PROBABILITY_CASES = [case for case in INDEX_CASES if "ignore_index" not in case]
+
+# Rows of logits in eighths, which float32 adds and subtracts exactly.
+LOGITS = st.integers(1, 5).flatmap(
+    lambda rows: st.integers(1, 6).flatmap(
+        lambda columns: st.lists(
+            st.lists(st.integers(-400, 400).map(lambda n: n / 8), min_size=columns, max_size=columns),
+            min_size=rows,
+            max_size=rows,
+        )
+    )
+)
 
 
 def make_options(case: dict[str, Any], dtype: torch.dtype = torch.float64) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tests.unit.functional.helpers import (
     CONFIDENT_LOSS,
     INDEX_CASES,
     INF,
+    LOGITS,
     NAN,
     PROBABILITY_CASES,
     TORCH,
@@ -141,17 +142,6 @@ def test_no_finite_logit_overflows(dtype: torch.dtype, through: str) -> None:
         )
         assert value.isfinite().all()
         assert gradient.isfinite().all()
-
-
-LOGITS = st.integers(1, 5).flatmap(
-    lambda rows: st.integers(1, 6).flatmap(
-        lambda columns: st.lists(
-            st.lists(st.integers(-400, 400).map(lambda n: n / 8), min_size=columns, max_size=columns),
-            min_size=rows,
-            max_size=rows,
-        )
-    )
-)
 
 
 @given(LOGITS, st.randoms(use_true_random=False))

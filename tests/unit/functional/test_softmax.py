@@ -14,6 +14,7 @@ from torch.testing import assert_close
 import fcnet.functional as F
 from tests.unit.functional.helpers import (
     CONFIDENT_LOSS,
+    LOGITS,
     NAN,
     OVER_CLASSES,
     UNLIKELY,
@@ -48,17 +49,6 @@ def test_any_axis_can_hold_the_classes(name: str, dim: int) -> None:
 def test_a_transposed_input_gives_the_transposed_probabilities() -> None:
     x = random_tensor(3, 4, 5, 2, dtype=torch.float32)
     assert_close(F.softmax(x.transpose(0, 1), 0), F.softmax(x, 1).transpose(0, 1), rtol=0, atol=0)
-
-
-LOGITS = st.integers(1, 5).flatmap(
-    lambda rows: st.integers(1, 6).flatmap(
-        lambda columns: st.lists(
-            st.lists(st.integers(-400, 400).map(lambda n: n / 8), min_size=columns, max_size=columns),
-            min_size=rows,
-            max_size=rows,
-        )
-    )
-)
 
 
 @given(LOGITS, st.integers(-(2**14), 2**14), st.randoms(use_true_random=False))
