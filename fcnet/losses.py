@@ -61,7 +61,7 @@ class CrossEntropy:
         """
         if logits.ndim == 1:
             if not (target.is_floating_point() or self.label_smoothing):
-                return binary_cross_entropy.loss_and_grad(logits, target)
+                return binary_cross_entropy.loss_and_grad(logits, target)  # integer labels take the fastest form
             return binary_cross_entropy.loss_and_grad(logits, *self._second_class_target(logits, target))
         if target.is_floating_point():
             return softmax_loss.loss_and_grad(logits, _smooth_labels(target.to(logits.dtype), self.label_smoothing))
@@ -71,6 +71,7 @@ class CrossEntropy:
         """Returns the probability of the second class, and the weights of the images, None for 1."""
         second, weight = target.to(logits.dtype), None
         if target.is_floating_point():
+            # A row t is its sum, the weight, times a distribution.
             weight = second.sum(1)
             second = second[:, 1] / weight
         if self.label_smoothing:
@@ -118,7 +119,7 @@ class ScoreLoss:
         if not target.is_floating_point():
             if not self.label_smoothing:
                 return losses(logits, 2 * target - 1).sum()
-            target = torch.stack([1 - target, target], 1).to(logits.dtype)
+            target = torch.stack([1 - target, target], 1).to(logits.dtype)  # one-hot
         first, second = _smooth_labels(target, self.label_smoothing).unbind(1)
         ones = torch.ones_like(logits)
         return (apply_weight(losses(logits, -ones), first) + apply_weight(losses(logits, ones), second)).sum()

@@ -113,7 +113,7 @@ class _BinaryCrossEntropy(torch.autograd.Function):
         x, grad_logits = ctx.saved_tensors
         if torch.is_grad_enabled():
             return differentiable_grad(ctx.plain, x, grad), None, None
-        if ctx.reduction == "mean":
+        if ctx.reduction == "mean":  # divides the scalar, not every element
             grad = grad / x.numel()
         return grad_logits * grad, None, None
 

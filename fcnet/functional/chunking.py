@@ -33,7 +33,7 @@ def map_chunks(
     """
     if x.numel() <= _CHUNK_ELEMENTS or dim == 0 or x.device.type != "cpu":
         return step(x, *others)
-    size = max(1, _CHUNK_ELEMENTS * len(x) // x.numel())
+    size = max(1, _CHUNK_ELEMENTS * len(x) // x.numel())  # rows in a chunk
     chunks = [slice(start, start + size) for start in range(0, len(x), size)]
     results = [step(x[rows], *(None if other is None else other[rows] for other in others)) for rows in chunks]
     return tuple(torch.cat(parts) for parts in zip(*results, strict=True))

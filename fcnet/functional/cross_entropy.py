@@ -142,6 +142,7 @@ class _CrossEntropy(torch.autograd.Function):
             return differentiable_grad(ctx.plain, x, grad), None, None
         if ctx.reduction == "none":
             grad = grad.unsqueeze(ctx.dim)
+        # One factor per example first: a single pass over the logits, and a second backward pass finds them unchanged.
         return grad_logits * (scale * grad), None, None
 
 
@@ -190,16 +191,17 @@ def _check_arguments(
         shapes = f"{tuple(input.shape)} and {tuple(weight.shape)}"
         raise RuntimeError(f"expected logits {_format_axes(_axis_names(input, dim))} and weight (C,), got {shapes}")
     x_dtype, w = torch.promote_types(input.dtype, torch.float32), None if weight is None else to_compute_dtype(weight)
-    if target.shape == input.shape:
+    if target.shape == input.shape:  # as in torch, the shape decides between probabilities and indices
         dtype = _check_probabilities(input, target, weight, ignore_index)
         compute_dtype = torch.promote_types(x_dtype, dtype)
         return target, None if w is None else w.to(compute_dtype), compute_dtype, dtype
-    if input.ndim == 1 and target.shape == (1,):
+    if input.ndim == 1 and target.shape == (1,):  # one example may come with a vector of one label
         target = target.squeeze(0)
     if target.shape != input.shape[:dim] + input.shape[dim + 1 :]:
         axes = _axis_names(input, dim)
         expected = f"logits {_format_axes(axes)} and target {_format_axes(axes[:dim] + axes[dim + 1 :])}"
         text = f"expected {expected}, got {tuple(input.shape)} and {tuple(target.shape)}"
+        # torch raises a ValueError only if the numbers of examples differ.
         same_number = target.shape[:1] == input.shape[:1] if dim else target.ndim != 1
         raise RuntimeError(text) if same_number else ValueError(text)
     if target.dtype not in (torch.int64, torch.uint8):

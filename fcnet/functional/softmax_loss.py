@@ -227,6 +227,7 @@ def _label_losses(x: Tensor, labels: Labels, grad_logits: Tensor | None) -> tupl
     dim = labels.dim
 
     def chunk(x: Tensor, grad_logits: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor]:
+        # All steps reuse one buffer, `grad_logits`: differences, then powers, then the gradient.
         top = x.amax(dim, keepdim=True)
         powers = sub_max(x, top, out=grad_logits)
         own = propagate_nan_(gather_labels(powers, index, dim), top)
@@ -260,6 +261,7 @@ def _target_losses(x: Tensor, targets: Targets, grad_logits: Tensor | None) -> T
         powers = torch.exp(differences, out=grad_logits).scatter_(dim, k, zero)
         others = propagate_nan_(powers.sum(dim, keepdim=True), top)
         del top  # frees memory: the peak is at most torch's
+        # Targets are made chunk by chunk: a smoothed one-hot matrix as large as the logits never exists.
         target_dot = targets.weighted_sum(differences, source)
         t = targets.fill_targets(differences, source)  # in the same memory
         total = t.gather(dim, k)
