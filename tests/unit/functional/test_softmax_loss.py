@@ -36,7 +36,7 @@ def test_loss_and_grad_are_the_sum_and_its_gradient(soft: bool, smoothing: float
     loss, gradient = loss_and_grad(x, target, smoothing)
     by_formula = torch.func.vmap(lambda x: F.cross_entropy(x, target, reduction="sum", label_smoothing=smoothing))
     assert_close(loss, by_formula(x[None]).squeeze(0), rtol=1e-13, atol=0)
-    t = target if soft else TORCH.one_hot(y, 5)
+    t = target if soft else TORCH.one_hot(y, 5).double()
     assert_close(gradient, F.softmax(x, 1) - (1 - smoothing) * t - smoothing / 5, rtol=1e-12, atol=1e-15)
 
 
