@@ -490,7 +490,7 @@ def test_a_replayed_run_that_is_stopped_and_gone_on_with_is_the_run(tmp_path: Pa
 def test_a_run_whose_recording_failed_says_so_and_is_the_run(tmp_path: Path) -> None:
     whole, refused = carried_out(tmp_path, "whole", Recorder()), carried_out(tmp_path, "refused", refusing)
     assert refused["test_loss"] == whole["test_loss"]
-    line = "steps were launched one by one and not replayed as a CUDA graph: no graphs today"
+    line = "steps were launched one by one, not replayed as a CUDA graph: no graphs today"
     assert refused["warnings"] == [*whole["warnings"], line]
 
 
