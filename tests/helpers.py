@@ -49,7 +49,7 @@ RUN_FILES = {
     *("config.toml", "metrics.jsonl", "diagnostics.jsonl", "summary.json", "model.safetensors", "model.json"),
     *("predictions.safetensors", "predictions.json", "report.html"),
 }
-TIMINGS = {"seconds", "images_per_second", "train_seconds", "roofline_images_per_second"}
+TIMINGS = {"seconds", "images_per_second", "train_seconds"}
 
 
 # --- commands ---------------------------------------------------------------------------------------------------

@@ -213,8 +213,8 @@ class Train(Section):
     """Processor threads; 0 chooses by the size of the work, up to ``OMP_NUM_THREADS``."""
     save_seconds: float = Field(default=30.0, ge=0.0)
     """Seconds of training between checkpoints; 0 saves after every step."""
-    diagnostics: bool = True
-    """Whether to look into the network before the first epoch and after some: see `fcnet.experiment.snapshots`."""
+    diagnostics_every: int = Field(5, ge=0, le=2**31 - 1)
+    """Epochs between diagnostics snapshots; there is one more before training and one at the end. 0 for none."""
 
 
 class Config(Section):

@@ -91,23 +91,15 @@ def diagnostics_section(run: RunData) -> DiagnosticsSection | None:
 
 
 def speed_section(run: RunData) -> tuple[Chart, list[tuple[str, str]]] | None:
-    """Images a second, beside what the machine could do at its best; None before the first epoch is done."""
+    """Images per second; None before the first epoch is done."""
     reached = run.images_per_second
     if reached is None:
         return None
-    limit = run.summary.get("roofline_images_per_second")
     lines = [_column(run, "images_per_second", "training")]
-    if limit is not None:
-        lines.append(Series("the machine’s limit", lines[0].x, [limit] * len(lines[0].x)))
     rows = [("images a second, median epoch", f"{reached:,.0f}")]
     if run.classifier is not None:
         flops = step_cost(run.classifier.model.widths, 1).flops * reached
         rows.append(("operations a second in matrix products", f"{flops / 1e9:,.1f} · 10⁹"))
-    if limit is not None:
-        rows += [
-            ("the machine’s limit, images a second", f"{limit:,.0f}"),
-            ("reached of it", format_percent(reached / limit)),
-        ]
     return line_chart("Images a second", lines, x_label="epoch", low=0.0), rows
 
 

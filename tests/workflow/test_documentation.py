@@ -281,7 +281,7 @@ EXPECTED: dict[str, dict[str, Shown]] = {
                 r"0 32 0\.\d+ 0\.\d{4} \d+\.\d",
                 r"2 32 0\.[5-9]\d* 0\.\d{4} \d+\.\d",
                 r"4 10 None \d\.\d{4} \d\.\d",
-                r"layer 2: \d\d % of the units are dead; try leaky_relu or a smaller learning rate",
+                r"layer 2: \d\d% of the units are dead; try leaky_relu or a smaller learning rate",
             ]
         ),
         "python -m fcnet.figures figures": Shown([r"figures/sigmoid-light\.svg", r"figures/descent-dark\.png"]),
@@ -295,7 +295,7 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         "python -m fcnet.train --config digits --set \"data.classes=['3','8']\" --set train.loss=hinge": Shown(
             [
                 r".* in 2 classes; .*; runs/digits",
-                "note: the hinge loss makes scores that are no probabilities.*",
+                "note: the hinge loss does not yield probabilities.*",
                 RESULT,
             ],
             smaller=FEW,

@@ -66,9 +66,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def no_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves out reports and roofline measurements, which would take half of the time."""
+    """Leaves out reports, which would take half of the time."""
     monkeypatch.setattr("fcnet.sweep.__main__.ensure_report", lambda *_: None)
-    monkeypatch.setattr("fcnet.experiment.runner._roofline", lambda _: 1.0)
 
 
 def results(folder: Path) -> dict[str, Any]:

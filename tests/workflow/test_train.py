@@ -126,10 +126,10 @@ def test_training_reports_skipped_images_and_uneven_classes_and_predicts_other_s
     assert decoded.startswith("decoded 102 images in ")
     assert "; layers 24-8-3, " in first
     assert re.fullmatch(
-        r"skipped 13 broken of 102 images: train/ant/0\.png, train/ant/1\.png, train/ant/10\.png, …; all of them, .*",
+        r"skipped 13 broken of 102 images: train/ant/0\.png, train/ant/1\.png, train/ant/10\.png, …; the full list .*",
         skipped,
     )
-    assert uneven.startswith("classes are uneven: ")
+    assert uneven.startswith("classes are imbalanced: ")
     assert command_output(predict.main, "run", "large.png", "pets/test/bee/0.png").count("\n") == 2
 
 
@@ -138,9 +138,9 @@ def test_training_reports_skipped_images_and_uneven_classes_and_predicts_other_s
 def test_a_loss_without_probabilities_prints_a_warning(loss: str) -> None:
     changes = ("--set", f"train.loss={loss}", "--set", "data.classes=['ant','bee']")
     said = command_output(train.main, "--config", "pets.toml", "--out", "run", *changes)
-    notes = [warning for warning in read_summary("run")["warnings"] if "no probabilities" in warning]
+    notes = [warning for warning in read_summary("run")["warnings"] if "not yield probabilities" in warning]
     assert notes == ([] if loss == "logistic" else advice.score_advice(loss))
-    assert said.count("makes scores that are no probabilities") == len(notes)
+    assert said.count("does not yield probabilities") == len(notes)
 
 
 @pytest.mark.usefixtures("pets")
@@ -314,7 +314,7 @@ def test_help_explains_each_flag(main: Main, flags: set[str]) -> None:
 def test_the_commands_run_as_modules() -> None:
     command_output(train.main, "--config", "pets.toml", "--out", "run")
     image = "pets/test/cat/0.png"
-    refusal = "RUN must be a run's folder, got gone\n"
+    refusal = "RUN must be a run folder, got gone\n"
     cases: Sequence[tuple[str, list[str], tuple[int, str, str]]] = [
         ("evaluate", ["run"], (0, command_output(evaluate.main, "run"), "")),
         ("predict", ["run", image], (0, command_output(predict.main, "run", image), "")),
@@ -447,12 +447,12 @@ def open_for_writing(fifo: Path, process: subprocess.Popen[str]) -> int:
     ("settings", "refusal"),
     [
         (
-            ["train.save_seconds=1000", "train.diagnostics=false"],
+            ["train.save_seconds=1000", "train.diagnostics_every=0"],
             r"run/metrics\.jsonl must have room on its disk, got: File too large\n",
         ),
         (["train.save_seconds=1000"], r"run/diagnostics\.jsonl must have room on its disk, got: File too large\n"),
         (
-            ["train.save_seconds=0", "train.diagnostics=false"],
+            ["train.save_seconds=0", "train.diagnostics_every=0"],
             r"run/checkpoints/step-0000000001\.safetensors must be on a disk that takes it, got: .*File too large.*\n",
         ),
     ],

@@ -255,9 +255,9 @@ NO_CONFIG = "--config FILE must be given, unless --resume --out DIR goes on with
 FORMATS = "(JPEG, PNG, BMP, GIF, PPM, TIFF, WEBP)"
 LAYOUT = "expected train/CLASS/… and test/CLASS/… in {here}/pets"
 SUM = "is damaged: its bytes do not have the checksum written in"
-NEW = "--resume goes on with a run"
+NEW = "(use --resume to continue a run)"
 DEVICES = "--device must be auto, cpu, cuda or another of torch's devices"
-NO_MODEL = "run holds no finished network: model.json is missing"
+NO_MODEL = "run holds no trained model: model.json is missing"
 # 90,000 pixels times 2³¹ units are more bytes than a process has addresses.
 LARGE = "--set data.shape=[1,300,300] --set data.train_size=3 --set data.test_size=1"
 HOW = "--clean must be followed by one of NAME…, --older-than DAYS and --all, which say what to remove"
@@ -439,8 +439,8 @@ MISTAKES = [
     trained("find a rate that is not used", "--find-lr --set optimizer.name=lbfgs --set train.batch_size=all",
             "optimizer.name must not be lbfgs to find a learning rate: its line search replaces the rate"),
     # --out
-    trained("out is not empty", "--out run", f"--out must be a new or an empty folder, got run; {NEW}", setup=begun),
-    trained("out is this folder", "--out .", f"--out must be a new or an empty folder, got .; {NEW}"),
+    trained("out is not empty", "--out run", f"--out: run already exists and is not empty {NEW}", setup=begun),
+    trained("out is this folder", "--out .", f"--out: . already exists and is not empty {NEW}"),
     trained("out is a file", "--out made.toml", "--out must be a folder, got the file made.toml"),
     trained("out is inside a file", "--out made.toml/run", "made.toml/run: Not a directory"),
     trained("runs is a file", "", "runs: File exists", setup=lambda: write("runs", "")),
@@ -545,7 +545,7 @@ MISTAKES = [
     resumed("resume of nothing", lambda: None,
             "--out must hold a run to go on with when there is no --config, got run", said=False),
     resumed("resume of a folder without a run", lambda: write("run/notes.txt", ""),
-            f"--out must be a new or an empty folder, got run; {NEW}", flags="--config made.toml", said=False),
+            f"--out: run already exists and is not empty {NEW}", flags="--config made.toml", said=False),
     resumed("resume of a file", lambda: write("run", ""), "--out must be a folder, got the file run",
             flags="--config made.toml", said=False),
     resumed("resume with another configuration", begun,
@@ -559,10 +559,10 @@ MISTAKES = [
             "run/config.toml must be TOML: ~", said=False),
     resumed("resume of a run whose configuration was changed to another network",
             after(begun, lambda: replace("run/config.toml", "    6,\n", "    7,\n")),
-            "run/config.toml must be as it was when the run began, got a change"),
+            "run/config.toml was changed after the run began; undo the change, or begin a new run"),
     resumed("resume of a run whose configuration was changed to another course",
             after(begun, lambda: replace("run/config.toml", "batch_size = 8", "batch_size = 4")),
-            "run/config.toml must be as it was when the run began, got a change"),
+            "run/config.toml was changed after the run began; undo the change, or begin a new run"),
     resumed("resume of a run that met NaN or inf", spoilt, f"{SPOILT}; the checkpoint of step 2 stays in run"),
     resumed("both checkpoints are damaged", after(begun, lambda: spoil_checkpoints(flip_a_bit, "json")),
             f"run/checkpoints/step-0000000006.json {SUM} it"),
@@ -579,16 +579,16 @@ MISTAKES = [
     resumed("damaged summary", after(finished, lambda: cut("run/summary.json")),
             "run/summary.json is damaged: expected a JSON object, got '{~", said=False),
     resumed("image changed since", after(begun_on_pets, lambda: picture("pets/train/cat/0.png", value=9)),
-            "run was trained on other data than what its configuration names now"),
+            "run was trained on other data than its configuration describes now"),
     resumed("image more since", after(begun_on_pets, lambda: picture("pets/test/cat/9.png", value=9)),
-            "run was trained on other data than what its configuration names now"),
+            "run was trained on other data than its configuration describes now"),
     resumed("images gone since", after(begun_on_pets, lambda: shutil.rmtree("pets")),
             "{here}/pets: no such file or folder", said=False),
     # evaluate
     evaluated("evaluate without a run", "",
               "the following arguments are required: RUN; see python -m fcnet.evaluate --help"),
-    evaluated("evaluate an absent run", "gone", "RUN must be a run's folder, got gone"),
-    evaluated("evaluate a file", "made.toml", "RUN must be a run's folder, got made.toml"),
+    evaluated("evaluate an absent run", "gone", "RUN must be a run folder, got gone"),
+    evaluated("evaluate a file", "made.toml", "RUN must be a run folder, got made.toml"),
     evaluated("evaluate an unfinished run", "run", NO_MODEL, setup=begun),
     evaluated("evaluate with an unknown flag", "run --json",
               "unrecognized arguments: --json; see python -m fcnet.evaluate --help"),
@@ -628,7 +628,7 @@ MISTAKES = [
     # predict
     predicted("predict nothing", "run",
               "the following arguments are required: IMAGE; see python -m fcnet.predict --help"),
-    predicted("predict with an absent run", f"gone {PICTURE}", "RUN must be a run's folder, got gone"),
+    predicted("predict with an absent run", f"gone {PICTURE}", "RUN must be a run folder, got gone"),
     predicted("predict with an unfinished run", f"run {PICTURE}", NO_MODEL, setup=begun_on_pets),
     predicted("predict with an unknown flag", f"run {PICTURE} --best 5",
               "unrecognized arguments: --best 5; see python -m fcnet.predict --help"),
@@ -662,7 +662,7 @@ MISTAKES = [
     # export
     exported("export to nothing", "run",
              "the following arguments are required: FILE; see python -m fcnet.export --help"),
-    exported("export of an absent run", "gone x.pt2", "RUN must be a run's folder, got gone"),
+    exported("export of an absent run", "gone x.pt2", "RUN must be a run folder, got gone"),
     exported("export of an unfinished run", "run x.pt2", NO_MODEL, setup=begun_on_pets),
     exported("export by another ending", "run x.tflite", "FILE must end in .pt2 or .onnx, got x.tflite"),
     exported("export without an ending", "run x", "FILE must end in .pt2 or .onnx, got x"),
@@ -749,9 +749,7 @@ def test_a_cache_that_is_a_file_is_a_user_error(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("FCNET_CACHE", "made.toml")
     code, _, err = run("train", "--config", "made.toml")
     assert code == 2
-    expected = (
-        "the cache (FCNET_CACHE) must be a writable folder with free space, got made.toml: Not a directory\n"
-    )
+    expected = "the cache (FCNET_CACHE) must be a writable folder with free space, got made.toml: Not a directory\n"
     assert err == expected
     assert read_tree() == {"made.toml": CONFIG.encode()}
 

@@ -488,7 +488,7 @@ def test_a_replayed_run_that_is_stopped_and_resumed_gives_the_same_model(tmp_pat
 def test_a_failed_capture_is_a_warning_and_does_not_change_the_model(tmp_path: Path) -> None:
     whole, failed = run_to_end(tmp_path, "whole", Recorder()), run_to_end(tmp_path, "failed", failing_capture)
     assert failed["test_loss"] == whole["test_loss"]
-    line = "steps were launched one by one and not replayed as a CUDA graph: no graphs today"
+    line = "steps were launched one by one, not replayed as a CUDA graph: no graphs today"
     assert failed["warnings"] == [*whole["warnings"], line]
 
 
