@@ -749,9 +749,7 @@ def test_a_cache_that_is_a_file_is_a_user_error(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("FCNET_CACHE", "made.toml")
     code, _, err = run("train", "--config", "made.toml")
     assert code == 2
-    expected = (
-        "the cache (FCNET_CACHE) must be a writable folder with free space, got made.toml: Not a directory\n"
-    )
+    expected = "the cache (FCNET_CACHE) must be a writable folder with free space, got made.toml: Not a directory\n"
     assert err == expected
     assert read_tree() == {"made.toml": CONFIG.encode()}
 
