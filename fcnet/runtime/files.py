@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -87,21 +86,6 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Writes ``data`` to ``path`` whole or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_bytes(data)
-
-
-@contextlib.contextmanager
-def file_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Waits until no other process makes or removes ``path``, and keeps others waiting meanwhile.
-
-    The lock goes with the process that holds it, however that ends. Its file, ``.NAME.lock`` beside
-    ``path``, stays: removing it could part two processes that wait for it.
-
-    Raises:
-        BlockingIOError: another process has it, and ``wait`` is false.
-    """
-    with path.with_name(f".{path.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
 
 
 def fsync(path: Path) -> None:

@@ -15,7 +15,8 @@ from fcnet.experiment.run_folder import Run
 from fcnet.experiment.runner import run_experiment
 from fcnet.report.page import ensure_report
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import file_lock, write_text
+from fcnet.runtime.files import write_text
+from fcnet.runtime.locks import file_lock
 from fcnet.sweep import study
 from fcnet.sweep.page import sweep_page
 from fcnet.sweep.ranking import RunResult, best_trial, run_name, to_csv, to_dict

@@ -427,7 +427,7 @@ def test_a_signal_while_images_are_decoded_leaves_nothing_half_written(number: s
     out, err = process.communicate(timeout=WAIT_SECONDS)
     os.close(writer)
     assert (process.returncode, out, err) == (128 + number, "", f"stopped by {number.name}\n")
-    assert {entry.suffix for entry in (tmp_path / "cache").iterdir()} == {".lock"}
+    assert {entry.suffix for entry in (tmp_path / "cache").iterdir()} <= {".lock"}
     assert set(Path().rglob("*")) == before
 
 

@@ -689,7 +689,7 @@ def unfinished_in(cache: Path) -> list[str]:
     return [
         entry.name
         for entry in (cache.iterdir() if cache.is_dir() else ())
-        if not re.fullmatch(r"\.[a-z0-9]+-[0-9a-f]{16}\.lock", entry.name)
+        if not re.fullmatch(r"\.[a-z0-9]+-[0-9a-f]{16}(\.use-[0-9a-f]{32})?\.lock", entry.name)
         and not (
             re.fullmatch(r"[a-z0-9]+-[0-9a-f]{16}", entry.name) and {file.name for file in entry.iterdir()} == STORE
         )

@@ -22,7 +22,7 @@ import numpy as np
 from fcnet.data.sources.source import SPLITS
 from fcnet.runtime import files
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import file_lock
+from fcnet.runtime.locks import file_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
