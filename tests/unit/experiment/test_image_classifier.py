@@ -300,7 +300,7 @@ def test_a_run_without_a_finished_network_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path) == f"{tmp_path} holds no finished network: model.json is missing"
     make_classifier().save(tmp_path / "model", {})
     (tmp_path / "model.safetensors").unlink()
-    assert refusal(tmp_path) == f"{tmp_path / 'model.safetensors'} is missing"
+    assert refusal(tmp_path) == f"{tmp_path / 'model.safetensors'}: no such file"
 
 
 @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])

@@ -201,8 +201,8 @@ def test_when_all_are_damaged_the_newest_is_named(damage: str, run: Run) -> None
         hurt(checkpoint(run, step, "safetensors"), damage)
     with pytest.raises(UserError) as error:
         run.latest_checkpoint()
-    is_how = "missing" if damage == "missing" else "damaged: its bytes do not have the checksum written in "
-    assert str(error.value).startswith(f"{checkpoint(run, 2, 'safetensors')} is {is_how}")
+    problem = ": no such file" if damage == "missing" else " is damaged: its bytes do not match the checksum in "
+    assert str(error.value).startswith(f"{checkpoint(run, 2, 'safetensors')}{problem}")
 
 
 def test_tensors_whose_facts_were_never_written_are_no_checkpoint(run: Run) -> None:
