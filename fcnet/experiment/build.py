@@ -134,5 +134,5 @@ def build(config: schema.Config, device: torch.device, progress: Progress | None
         memory_estimate=memory_estimate,
         free_bytes=free_bytes,
         notes=(*skipped_image_notes(store), *class_imbalance_notes(labels[train_rows], classes, config.data.balance)),
-        diagnostics=config.train.diagnostics,
+        diagnostics=config.train.diagnostics_every > 0,
     )

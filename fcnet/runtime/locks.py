@@ -94,7 +94,8 @@ class UseMark:
 
 def is_in_use(path: Path) -> bool:
     """Returns whether a living process holds a `UseMark` of ``path``; removes marks that dead processes left."""
-    return any([not _remove_if_abandoned(file, min_age=0.0) for file in _mark_files(path)])
+    abandoned = [_remove_if_abandoned(file, min_age=0.0) for file in _mark_files(path)]  # every dead mark goes
+    return not all(abandoned)
 
 
 def _mark_files(path: Path) -> list[Path]:

@@ -207,7 +207,7 @@ def test_snapshots_after_the_checkpoint_are_removed_and_taken_again(
 
 def test_without_diagnostics_only_the_diagnostics_file_is_missing(tmp_path: Path) -> None:
     expected = uninterrupted_result(tmp_path / "whole", make_config(tmp_path))
-    config = make_config(tmp_path, "train.diagnostics=false")
+    config = make_config(tmp_path, "train.diagnostics_every=0")
     run = make_run(tmp_path, config)
     advance_run(build(config, CPU), run)
     assert {file.name for file in run.path.iterdir()} == EXPERIMENT_FILES - {"diagnostics.jsonl"}

@@ -447,12 +447,12 @@ def open_for_writing(fifo: Path, process: subprocess.Popen[str]) -> int:
     ("settings", "refusal"),
     [
         (
-            ["train.save_seconds=1000", "train.diagnostics=false"],
+            ["train.save_seconds=1000", "train.diagnostics_every=0"],
             r"run/metrics\.jsonl must have room on its disk, got: File too large\n",
         ),
         (["train.save_seconds=1000"], r"run/diagnostics\.jsonl must have room on its disk, got: File too large\n"),
         (
-            ["train.save_seconds=0", "train.diagnostics=false"],
+            ["train.save_seconds=0", "train.diagnostics_every=0"],
             r"run/checkpoints/step-0000000001\.safetensors must be on a disk that takes it, got: .*File too large.*\n",
         ),
     ],

@@ -31,7 +31,7 @@ def join_and_call(rank: int, folder: Path, function: Callable[[int], Any]) -> No
 
 def on_all_ranks(function: Callable[[int], Any], folder: Path) -> list[Any]:
     """Returns what ``function`` returns on each of two ranks."""
-    mp.spawn(join_and_call, args=(folder, function), nprocs=RANKS)
+    mp.spawn(join_and_call, args=(folder, function), nprocs=RANKS)  # type: ignore[attr-defined,no-untyped-call]
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
 
 
