@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -33,6 +34,9 @@ _BAR_INTERVAL = 0.25
 """Seconds between updates of the progress bar, each of which reads the metrics and so waits for the device."""
 
 
+_HelpFormatter = partial(argparse.HelpFormatter, max_help_position=28)  # one line for each flag, on a wide terminal
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser with the flags that commands share; its errors are one line.
 
@@ -42,7 +46,12 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, command: str, description: str) -> None:
-        super().__init__(prog=f"python -m fcnet.{command}", description=description, allow_abbrev=False)
+        super().__init__(
+            prog=f"python -m fcnet.{command}",
+            description=description,
+            allow_abbrev=False,
+            formatter_class=_HelpFormatter,
+        )
         self.add_argument(
             "--version", action="version", version=f"fcnet {version('fcnet')}", help="show the version and exit"
         )

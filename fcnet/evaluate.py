@@ -125,7 +125,7 @@ def evaluation_table(result: Evaluation, classes: Sequence[str]) -> list[str]:
     lines = [
         f"accuracy {accuracy}, loss {result.loss:.4f}, {format_count(result.count, 'image')}",
         "",
-        f"{'class':{width}}  images  precision  recall     F1",
+        f"{'class':{width}}  images  precision  recall      F1",
     ]
     for name, row in zip(classes, class_metrics(result.confusion), strict=True):
         precision, recall, f1 = (

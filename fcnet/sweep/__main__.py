@@ -70,7 +70,11 @@ def _parse_flags(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--trials", type=int, metavar="N", help="number of trials of --search")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each trial (default: 1)")
     parser.add_argument(
-        "--prune", choices=get_args(Pruning), default="none", help="prune unpromising trials (default: none)"
+        "--prune",
+        choices=get_args(Pruning),
+        default="none",
+        metavar="RULE",
+        help="prune unpromising trials: none, median or halving (default: none)",
     )
     parser.add_set()
     parser.add_out("sweep folder (default: sweeps/NAME for CONFIG NAME)")
