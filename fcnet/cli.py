@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fcnet.training.records import EpochRecord
 
 _BAR_INTERVAL = 0.25
-"""Seconds between updates of the progress bar, each of which reads the metrics and so waits for the device."""
+"""Seconds between updates of the progress bar. Each one reads the metrics and therefore waits for the device."""
 
 
 _HelpFormatter = partial(argparse.HelpFormatter, max_help_position=28)  # one line for each flag, on a wide terminal
@@ -243,7 +243,7 @@ def show_progress(training: Training, events: Iterator[EpochRecord | None], *, l
     """Consumes the events of a training run and shows them: a bar on a terminal, and a line for each epoch.
 
     Args:
-        training: the training run; its metrics are read only when the bar is drawn.
+        training: the training run; its metrics are read only to redraw the bar.
         events: events of `fcnet.experiment.runner.run_experiment`: a record after each epoch, None after other steps.
         lines: print a line for each epoch.
     """
@@ -260,7 +260,7 @@ def show_progress(training: Training, events: Iterator[EpochRecord | None], *, l
             if record is not None:
                 if lines:
                     print_status(format_epoch(record, training.algorithm.epochs))
-            # `update` returns true only when the bar is drawn. With several ranks the metrics of one are not the whole.
+            # `update` is true only when it redraws the bar. One rank's metrics do not cover the batch of several.
             elif bar.update(training.step - bar.n) and distributed.world_size() == 1:
                 loss, accuracy = training.metrics.compute()
                 if not math.isfinite(loss):

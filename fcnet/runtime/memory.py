@@ -87,7 +87,7 @@ class MemoryEstimate:
         """
         need = f"out of memory: a step needs about {_gib(self.step_bytes)} and {_gib(free_bytes)} are free"
         room = int(0.9 * free_bytes) - self.data_bytes - self.parameter_bytes
-        # At most half of the batch that failed: the estimate may have said that it fits.
+        # At most half of the batch that failed, which the estimate may have found to fit.
         fitting = min(room // self.bytes_per_image, self.num_images // 2)
         if fitting < 1:
             parameters = f"{self.num_parameters:.2g} parameters need {_gib(self.parameter_bytes)}"
@@ -110,8 +110,8 @@ def estimate_memory(
     """Estimates the memory to train a dense network in float32, within a factor of two.
 
     Each parameter takes its value, its gradient and the optimizer's moments. Each image takes its pixels, twice while
-    one epoch follows another, and for each unit z, a, their gradients and temporaries, whose number depends on the
-    activation.
+    one epoch follows another, and for each unit z, a, their gradients and some temporaries. The number of temporaries
+    depends on the activation.
 
     Args:
         widths: n[0], …, n[L].

@@ -109,7 +109,7 @@ def test_training_prints_the_model_then_a_line_an_epoch_then_the_result() -> Non
     summary = read_summary("run")
     low, high = summary["test_interval"]
     assert last == (
-        f"test accuracy {summary['test_accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%})"
+        f"test accuracy {summary['test_accuracy']:.2%} (95% interval {low:.2%} to {high:.2%})"
         f" on 30 images after {summary['train_seconds']:.1f} s of training"
     )
 
@@ -279,7 +279,7 @@ def test_find_lr_suggests_a_learning_rate_and_plots_the_loss() -> None:
         assert [set(trial) for trial in trials] == [{"lr", "loss", "smoothed"}] * len(trials)
         best = min(trials, key=lambda trial: trial["smoothed"])
         assert f"a tenth of that may serve: --set optimizer.lr={round_to_two(best['lr'] / 10):g} (now 0.01)" in said
-        assert said.endswith(f"picture: {folder}/lr.png")
+        assert said.endswith(f"plot: {folder}/lr.png")
         with Image.open(f"{folder}/lr.png") as plot:
             assert plot.size == (640, 400)
     assert not Path("runs/pets").exists()
@@ -399,7 +399,7 @@ def test_a_signal_saves_the_run_which_then_resumes_to_an_identical_result(
     out, err = process.communicate(timeout=WAIT_SECONDS)
     assert (process.returncode, err) == (code, "")
     said = re.fullmatch(
-        r"stopped and saved in epoch (\d+) of 250, step (\d+); go on with: python -m fcnet\.train (.*)",
+        r"stopped and saved in epoch (\d+) of 250, step (\d+); resume with: python -m fcnet\.train (.*)",
         out.splitlines()[-1],
     )
     assert said
@@ -448,12 +448,12 @@ def open_for_writing(fifo: Path, process: subprocess.Popen[str]) -> int:
     [
         (
             ["train.save_seconds=1000", "train.diagnostics_every=0"],
-            r"run/metrics\.jsonl must have room on its disk, got: File too large\n",
+            r"cannot write run/metrics\.jsonl: File too large\n",
         ),
-        (["train.save_seconds=1000"], r"run/diagnostics\.jsonl must have room on its disk, got: File too large\n"),
+        (["train.save_seconds=1000"], r"cannot write run/diagnostics\.jsonl: File too large\n"),
         (
             ["train.save_seconds=0", "train.diagnostics_every=0"],
-            r"run/checkpoints/step-0000000001\.safetensors must be on a disk that takes it, got: .*File too large.*\n",
+            r"cannot write run/checkpoints/step-0000000001\.safetensors: .*File too large.*\n",
         ),
     ],
 )

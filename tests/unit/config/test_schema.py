@@ -8,8 +8,6 @@ import pytest
 from pydantic import ValidationError
 
 from fcnet.config.schema import Augment, Config, Data, Model, Optimizer, Train
-from fcnet.config.toml import load_config
-from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,33 +86,6 @@ MISTAKES = {
         "data.validation ({file}:2) must be greater than 0 if train.patience is set, got 0.0"
     ),
 }
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "config.toml"
-
-
-@pytest.fixture
-def read_errors(file: Path) -> ReadErrors:
-    """Returns a function that loads a faulty configuration and returns the lines of its error."""
-
-    def load(text: str, *overrides: str) -> list[str]:
-        file.write_text(text)
-        with pytest.raises(UserError) as error:
-            load_config(file, overrides)
-        return str(error.value).split("\n")
-
-    return load
-
-
-@pytest.fixture
-def load_text(file: Path) -> LoadText:
-    def load(text: str, *overrides: str) -> Config:
-        file.write_text(text)
-        return load_config(file, overrides)
-
-    return load
 
 
 @pytest.mark.parametrize("text", MISTAKES)

@@ -116,33 +116,6 @@ CONFIGS = st.builds(
 )
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "config.toml"
-
-
-@pytest.fixture
-def read_errors(file: Path) -> ReadErrors:
-    """Returns a function that loads a faulty configuration and returns the lines of its error."""
-
-    def load(text: str, *overrides: str) -> list[str]:
-        file.write_text(text)
-        with pytest.raises(UserError) as error:
-            load_config(file, overrides)
-        return str(error.value).split("\n")
-
-    return load
-
-
-@pytest.fixture
-def load_text(file: Path) -> LoadText:
-    def load(text: str, *overrides: str) -> Config:
-        file.write_text(text)
-        return load_config(file, overrides)
-
-    return load
-
-
 @pytest.mark.parametrize("text", UNKNOWN_KEYS | UNKNOWN_HOMES)
 def test_an_error_names_the_key_and_its_place(text: str, read_errors: ReadErrors, file: Path) -> None:
     assert read_errors(text) == [(UNKNOWN_KEYS | UNKNOWN_HOMES)[text].format(file=file)]
