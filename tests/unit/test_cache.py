@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fcnet import cache as command
-from fcnet.data.sources import image_folder as sources
-from fcnet.data.sources import images, synthetic
 from fcnet.data.store.cleanup import list_stores
-from fcnet.data.store.store import Store, open_store
 from fcnet.runtime.errors import UserError
+from tests.helpers import leave_unfinished_store, make_store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,35 +19,12 @@ if TYPE_CHECKING:
 DAY = 86_400
 
 
-class StopError(BaseException):
-    """Interrupts a build as a signal does, without being an `Exception`."""
-
-
-def make_store(cache: Path, size: int = 20) -> Store:
-    return open_store(synthetic((1, 4, 4), size, 10, num_classes=2), cache)
-
-
-def leave_unfinished(cache: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves an unfinished store with two of four images."""
-    for place in ("train/a", "train/b", "test/a", "test/b"):
-        (image_folder / place).mkdir(parents=True)
-        (image_folder / place / "1.pgm").write_bytes(b"P5 1 1 255 \x07")
-    monkeypatch.setattr(sources, "DECODE_BATCH_BYTES", 1)
-
-    def progress(done: int, total: int) -> None:
-        if done == 2:
-            raise StopError
-
-    with pytest.raises(StopError):
-        open_store(images(image_folder), cache, progress)
-
-
 @pytest.fixture
 def three_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Makes stores last used now, 3 and 10 days ago, the last unfinished; returns their names."""
     monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
     names = [make_store(tmp_path / "cache", size).metadata_file.parent.name for size in (30, 20)]
-    leave_unfinished(tmp_path / "cache", tmp_path / "images", monkeypatch)
+    leave_unfinished_store(tmp_path / "cache", tmp_path / "images")
     gc.collect()
     last = list_stores(tmp_path / "cache")[0]
     names, now = [*names, last.name], last.last_used

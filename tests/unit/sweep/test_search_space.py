@@ -65,8 +65,8 @@ def test_a_range_is_logarithmic_from_a_ratio_of_ten_unless_the_scale_is_given(
 
 
 def test_a_range_has_integers_if_the_setting_has(file: Path) -> None:
-    axes = ["train.batch_size=16..64", "optimizer.weight_decay=0..1", "model.dropout=0.0..0.5"]
-    axes = parse_space(file, [], axes, search=True).axes
+    texts = ["train.batch_size=16..64", "optimizer.weight_decay=0..1", "model.dropout=0.0..0.5"]
+    axes = parse_space(file, [], texts, search=True).axes
     assert [axis.integer for axis in axes if isinstance(axis, Range)] == [True, False, False]
 
 

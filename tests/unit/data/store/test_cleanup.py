@@ -6,50 +6,25 @@ import gc
 import os
 from typing import TYPE_CHECKING
 
-import pytest
-
-from fcnet.data.sources import image_folder as sources
-from fcnet.data.sources import images, synthetic
+from fcnet.data.sources import images
 from fcnet.data.store.cleanup import CachedStore, list_stores, remove_store
-from fcnet.data.store.store import Store, open_store
+from fcnet.data.store.store import open_store
+from tests.helpers import leave_unfinished_store, make_store
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-class StopError(BaseException):
-    """Interrupts a build as a signal does, without being an `Exception`."""
-
-
-def make_store(cache: Path, size: int = 20) -> Store:
-    return open_store(synthetic((1, 4, 4), size, 10, num_classes=2), cache)
-
-
-def leave_unfinished(cache: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves an unfinished store with two of four images."""
-    for place in ("train/a", "train/b", "test/a", "test/b"):
-        (image_folder / place).mkdir(parents=True)
-        (image_folder / place / "1.pgm").write_bytes(b"P5 1 1 255 \x07")
-    monkeypatch.setattr(sources, "DECODE_BATCH_BYTES", 1)
-
-    def progress(done: int, total: int) -> None:
-        if done == 2:
-            raise StopError
-
-    with pytest.raises(StopError):
-        open_store(images(image_folder), cache, progress)
 
 
 def folder_size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
-def test_the_list_gives_the_source_size_and_age_of_each_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_list_gives_the_source_size_and_age_of_each_store(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     assert list_stores(cache) == []
     folder = make_store(cache).metadata_file.parent
     os.utime(folder / "store.json", (1000, 1000))
-    leave_unfinished(cache, tmp_path / "images", monkeypatch)
+    leave_unfinished_store(cache, tmp_path / "images")
     (cache / "notes").mkdir()
     gc.collect()
     first, second = list_stores(cache)
@@ -86,7 +61,7 @@ def test_a_store_is_not_removed_while_one_of_its_tensors_exists(tmp_path: Path) 
     assert list_stores(tmp_path) == []
 
 
-def test_a_store_that_is_being_built_is_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_being_built_is_in_use(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     states: list[tuple[bool, bool, bool]] = []
 
@@ -94,8 +69,7 @@ def test_a_store_that_is_being_built_is_in_use(tmp_path: Path, monkeypatch: pyte
         (stored,) = list_stores(tmp_path / "cache")
         states.append((stored.finished, stored.in_use, remove_store(stored)))
 
-    with pytest.MonkeyPatch.context() as patch:
-        leave_unfinished(tmp_path / "other", tmp_path / "images" / "set", patch)
+    leave_unfinished_store(tmp_path / "other", tmp_path / "images" / "set")
     open_store(images(tmp_path / "images" / "set"), tmp_path / "cache", progress)
     assert set(states) == {(False, True, False)}
 
