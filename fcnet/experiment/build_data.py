@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 from pathlib import Path
@@ -20,7 +19,7 @@ from fcnet.data.transforms.mixup import MixupCutmix
 from fcnet.data.transforms.whitening import VARIANCE_FLOOR, Whitening, fit_whitening
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import read_checksummed, write_checksummed
+from fcnet.runtime.files import read_checksummed, sha256, write_checksummed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -156,7 +155,7 @@ def load_or_fit_whitening(store: Store, batches: Batches, num_components: int) -
     device = batches.device
     # The rounding depends on the number of threads, which sum in another order, and on the version of torch.
     inputs = [num_components, VARIANCE_FLOOR, device.type, torch.get_num_threads(), str(torch.__version__)]
-    key = hashlib.sha256(json.dumps(inputs).encode() + batches.rows.numpy().tobytes()).hexdigest()
+    key = sha256(json.dumps(inputs).encode(), batches.rows.numpy().tobytes())
     stem = store.metadata_file.with_name(f"whitening-{key[:16]}")
     with contextlib.suppress(UserError, OSError):  # missing or damaged: fit it
         tensors, metadata = read_checksummed(stem)

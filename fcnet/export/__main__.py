@@ -16,11 +16,13 @@ from fcnet.runtime.files import read_metadata
 
 
 def main(arguments: list[str]) -> int:
-    """Parses the flags, exports, prints; returns the exit code."""
-    parser = cli.Parser("export", "Write a finished network as one file that other programs run, and its model card.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
-    parser.add_argument("file", type=Path, metavar="FILE", help="ends in .pt2 (torch.export) or .onnx")
-    parser.add_argument("--license", default="", metavar="ID", help="what the card names as the network's licence")
+    """Parses the arguments, exports and prints; returns the exit code."""
+    parser = cli.Parser("export", "Export a trained model for other programs, with a model card.")
+    parser.add_run()
+    parser.add_argument("file", type=Path, metavar="FILE", help="file to write: .pt2 (torch.export) or .onnx")
+    parser.add_argument(
+        "--license", default="", metavar="ID", help="license to state in the model card (default: none)"
+    )
     flags = parser.parse_args(arguments)
     check_output_file(flags.file)
     card = _build_card(flags.run, flags.license)

@@ -5,13 +5,12 @@ It ends in a footer, by which a later export knows it again. A card that somebod
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from typing import TYPE_CHECKING, Any
 
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import write_text
+from fcnet.runtime.files import sha256, write_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +60,7 @@ def write_card(card: ModelCard, file: Path) -> Path:
     """
     names = covered_files(card, file)
     text = card.to_markdown(names)
-    footer = json.dumps({"network": card.checksum, "files": names, "sha256": _sha256(text)})
+    footer = json.dumps({"network": card.checksum, "files": names, "sha256": sha256(text.encode())})
     footer = footer.replace(">", r"\u003e")  # what would end the comment
     path = file.with_name(CARD_NAME)
     write_text(path, f"{text}\n<!-- written by fcnet: {footer} -->\n")
@@ -75,8 +74,4 @@ def _read_footer(path: Path) -> dict[str, Any] | None:
     if found is None:
         return None
     footer: dict[str, Any] = json.loads(found[1])
-    return footer if footer.get("sha256") == _sha256(text[: found.start()]) else None
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return footer if footer.get("sha256") == sha256(text[: found.start()].encode()) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from fcnet import cli
 from fcnet.config.presets import find_config
 from fcnet.config.toml import load_config
+from fcnet.config.values import format_value
 from fcnet.experiment.build import preview
 from fcnet.figures.lecture import lecture_figures
 from fcnet.figures.sheets import image_grid
@@ -24,11 +24,11 @@ _DRAWS = 7
 
 
 def main(arguments: list[str]) -> int:
-    """Parses the flags, draws, prints; returns the exit code."""
-    parser = cli.Parser("figures", "Draw the lecture's figures, or what a configuration does to images.")
-    parser.add_argument("folder", type=Path, metavar="DIR", help="where the figures go; it is made if need be")
-    parser.add_argument("--augment", metavar="CONFIG", help="draw the augmented images of this experiment instead")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one of its settings")
+    """Parses the arguments, draws and prints; returns the exit code."""
+    parser = cli.Parser("figures", "Draw the lecture's figures, or the augmented images of a configuration.")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder for the figures; created if missing")
+    parser.add_config("--augment", use="draw augmented images instead")
+    parser.add_set()
     flags = parser.parse_args(arguments)
     files: Iterable[tuple[str, bytes]]
     if flags.augment is not None:
@@ -68,7 +68,7 @@ def _augmentation_grids(path: Path, overrides: list[str]) -> dict[str, bytes]:
     for kind, batches in kinds.items():
         drawn = [batch.images for epoch in range(_DRAWS) for batch in batches.epoch(config.seed, epoch, shuffle=False)]
         original = [batch.images for batch in batches]
-        title = ", ".join(f"{name} = {json.dumps(value)}" for name, value in asked.items() if kind in ("", name))
+        title = ", ".join(f"{name} = {format_value(value)}" for name, value in asked.items() if kind in ("", name))
         sheets["-".join(filter(None, ["augment", kind])) + ".png"] = image_grid(
             original + drawn, title=title, row_names=classes, column_names=column_names
         )

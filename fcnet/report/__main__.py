@@ -10,15 +10,10 @@ from fcnet.runtime.errors import UserError
 
 
 def main(arguments: list[str]) -> int:
-    """Parses the flags, makes the page, prints; returns the exit code."""
-    parser = cli.Parser("report", "Make one page that says what a run learned, or several side by side.")
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE.html",
-        help="the page (default: RUN/report.html, of several runs report.html here)",
-    )
+    """Parses the arguments, writes the page and prints; returns the exit code."""
+    parser = cli.Parser("report", "Write one HTML page about a run, or about several side by side.")
+    parser.add_run(several=True)
+    parser.add_out("page to write (default: RUN/report.html; report.html for several runs)", metavar="FILE.html")
     flags = parser.parse_args(arguments)
     file = flags.out or (flags.runs[0] if len(flags.runs) == 1 else Path()) / "report.html"
     if file.is_dir() or not file.parent.is_dir():

@@ -17,7 +17,7 @@ ROW = r"\| `digits` \| 100 \| \d+\.\d ms \| \d+\.\d ms \| (\d+) \| \d+\.\d\d% \|
 def test_the_table_has_a_row_for_each_configuration(program: Callable[[str], Any], capsys: Any) -> None:
     assert program("diagnostics_cost").main(["digits", "--epochs", "2"]) == 0
     (row,) = re.findall(ROW, capsys.readouterr().out)
-    assert int(row) == 1 + 100 / 5  # train.diagnostics_every is 5
+    assert int(row) == 1 + 100 / 10  # train.diagnostics_every is 10
 
 
 def test_the_overhead_is_of_all_snapshots_in_all_epochs(program: Callable[[str], Any]) -> None:

@@ -76,7 +76,7 @@ def test_an_evaluation_equals_counts_made_image_by_image() -> None:
 
     low, high = evaluation["interval"]
     assert out.splitlines()[0] == (
-        f"accuracy {evaluation['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}), "
+        f"accuracy {evaluation['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%}), "
         f"loss {evaluation['loss']:.4f}, 30 images"
     )
     assert table_rows(out, "class ") == [

@@ -46,5 +46,5 @@ def test_the_page_asks_for_nothing_fits_and_says_each_trial_under_the_arrow_keys
     for place, words in enumerate(expected):
         assert (chart.locator("output").text_content() or "").startswith(words), place
         page.keyboard.press("ArrowRight")
-    assert "75.00 % ± 5.00" in (page.locator(".numbers").text_content() or "")
+    assert "75.00% ± 5.00" in (page.locator(".numbers").text_content() or "")
     page.close()

@@ -251,28 +251,28 @@ def exported(kind: str, flags: str, *lines: str, setup: Callable[[], object] = f
 
 
 SHIPPED = "cifar100_mlp, cifar10_gpu, cifar10_logistic, cifar10_mlp, ~images"
-NO_CONFIG = "--config FILE must be given, unless --resume --out DIR goes on with a run"
+NO_CONFIG = "--config CONFIG is required, unless --resume --out DIR continues a run"
 FORMATS = "(JPEG, PNG, BMP, GIF, PPM, TIFF, WEBP)"
 LAYOUT = "expected train/CLASS/… and test/CLASS/… in {here}/pets"
-SUM = "is damaged: its bytes do not have the checksum written in"
+SUM = "is damaged: its bytes do not match the checksum in"
 NEW = "(use --resume to continue a run)"
-DEVICES = "--device must be auto, cpu, cuda or another of torch's devices"
+DEVICES = "--device must be auto, cpu, cuda or another device of torch"
 NO_MODEL = "run holds no trained model: model.json is missing"
 # 90,000 pixels times 2³¹ units are more bytes than a process has addresses.
 LARGE = "--set data.shape=[1,300,300] --set data.train_size=3 --set data.test_size=1"
-HOW = "--clean must be followed by one of NAME…, --older-than DAYS and --all, which say what to remove"
+HOW = "--clean needs exactly one of NAME…, --older-than DAYS and --all"
 SPOILT = (
     "NaN or inf in step 3 of 10, first in ~; try optimizer.lr = 3.3e+11 or 1e+11 (now 1e+12), "
-    "optimizer.clip_norm = 1, optimizer.warmup_epochs = 1. With this configuration it would come to the same again"
+    "optimizer.clip_norm = 1, optimizer.warmup_epochs = 1. Resuming with this configuration would fail in the same step"
 )
-MEMORY = "the network, the data and a batch must fit in memory, got: ~"
+MEMORY = "out of memory: ~"
 
 MISTAKES = [
     # flags
     Mistake("no flag at all", ["train"], [NO_CONFIG]),
     Mistake("resume without a folder", ["train", "--resume"], [NO_CONFIG]),
     Mistake("set without config", ["train", "--set", "seed=1"], [NO_CONFIG]),
-    resumed("set and resume without config", begun, "--set needs --config FILE, got --set seed=2 alone",
+    resumed("set and resume without config", begun, "--set needs --config CONFIG, got --set seed=2 alone",
             flags="--set seed=2", said=False),
     Mistake("flag without its value", ["train", "--config"],
             ["argument --config: expected one argument; see python -m fcnet.train --help"]),
@@ -280,7 +280,7 @@ MISTAKES = [
     trained("shortened flag", "--dev cpu", "unrecognized arguments: --dev cpu; see python -m fcnet.train --help"),
     trained("word too many", "more", "unrecognized arguments: more; see python -m fcnet.train --help"),
     trained("unknown device", "--device gpu", f"{DEVICES}, got 'gpu'"),
-    trained("device without memory", "--device meta", "--device meta cannot be used here: ~"),
+    trained("device without memory", "--device meta", "device meta is not available: ~"),
     # the configuration file
     Mistake("config absent", ["train", "--config", "x.toml"],
             [f"--config must be a file or one of {SHIPPED}, got x.toml"]),
@@ -291,36 +291,36 @@ MISTAKES = [
     Mistake("config behind a link to nowhere", ["train", "--config", "x.toml"],
             [f"--config must be a file or one of {SHIPPED}, got x.toml"], lambda: Path("x.toml").symlink_to("gone")),
     Mistake("config is a folder", ["train", "--config", "."],
-            ["--config must name a file that can be read, got .: Is a directory"]),
+            ["--config must be a file that can be read, got .: Is a directory"]),
     config("config is not TOML", "seed = 1\nepochs: 3\n", "x.toml must be TOML: ~line 2~"),
     config("number of too many digits", "seed = " + "9" * 5000,
            "x.toml must be TOML: Exceeds the limit (4300 digits) ~"),
     config("number of too many digits to be said", "seed = 0x" + "f" * 5000,
-           "seed (x.toml:1) must be less than 9223372036854775808, got a number of too many digits"),
+           "seed (x.toml:1) must be less than 9223372036854775808, got an integer with too many digits"),
     config("lists without an end", "x = " + "[" * 5000, "x.toml must be TOML: ~nested~"),
     config("long value", "seed = '" + "x" * 5000 + "'",
-           f"seed (x.toml:1) must be a whole number, got '{'x' * 299}…"),
-    config("key of two lines", '"a\\nb" = 1\n', "'a\\nb' (x.toml) is not a known key; known are seed, ~"),
-    config("key without a letter", '"" = 1\n', "'' (x.toml:1) is not a known key; known are seed, ~"),
+           f"seed (x.toml:1) must be an integer, got \"{'x' * 299}…"),
+    config("key of two lines", '"a\\nb" = 1\n', "\"a\\nb\" (x.toml) is not a known key; known keys are seed, ~"),
+    config("key without a letter", '"" = 1\n', "\"\" (x.toml:1) is not a known key; known keys are seed, ~"),
     config("seed in a section", "[train]\nseed = 1\n", "train.seed (x.toml:2) is not a known key; the nearest is seed"),
     config("path of two lines", '[data]\nsource = "images"\npath = "a\\nb"\n',
-           "data.path (x.toml:3) must be UTF-8, in one line, without a NUL, got 'a\\nb'"),
+           "data.path (x.toml:3) must be one line of UTF-8 text without NUL characters, got \"a\\nb\""),
     config("path with a NUL", '[data]\nsource = "images"\npath = "a\\u0000b"\n',
-           "data.path (x.toml:3) must be UTF-8, in one line, without a NUL, got 'a\\x00b'"),
+           "data.path (x.toml:3) must be one line of UTF-8 text without NUL characters, got \"a\\u0000b\""),
     config("path with a NUL, and a class of two lines chosen twice",
            '[data]\npath = "\\u0000"\nclasses = ["a\\nb", "a\\nb"]\n',
-           "data.path (x.toml:2) must be UTF-8, in one line, without a NUL, got '\\x00'",
-           "data.classes (x.toml:3) must be at least two different names, or none, got ['a\\nb', 'a\\nb']",
-           "data.classes (x.toml:3) must be UTF-8, in one line, without a NUL, got ['a\\nb', 'a\\nb']"),
+           "data.path (x.toml:2) must be one line of UTF-8 text without NUL characters, got \"\\u0000\"",
+           "data.classes (x.toml:3) must be empty or name two or more different classes, got [\"a\\nb\", \"a\\nb\"]",
+           "data.classes (x.toml:3) must be one line of UTF-8 text without NUL characters, got [\"a\\nb\", \"a\\nb\"]"),
     Mistake("no TOML and a wrong set", ["train", "--config", "x.toml", "--set", "seed", "--set", "model.hidden=[1"],
             ["x.toml must be TOML: ~line 1~", "--set must be section.key=value, got seed",
-             "--set model.hidden=[1: the value must be TOML, got '[1'"], lambda: write("x.toml", "seed: 1\n")),
+             "--set model.hidden=[1: the value must be TOML, got [1"], lambda: write("x.toml", "seed: 1\n")),
     config("mistakes of several sections and between fields", "[data]\nsource = 'images'\nclasses = ['cat']\n"
            "[model]\nhidden = [3, 4]\nresidual = true\n[optimizer]\nname = 'sgd'\nnesterov = true\nmomentum = 0\n",
-           "data.path (x.toml:1) must be set for the source images, got ''",
-           "data.classes (x.toml:3) must be at least two different names, or none, got ['cat']",
-           "model.hidden (x.toml:5) must have two neighbours of one width where residual is true, got [3, 4]",
-           "optimizer.momentum (x.toml:10) must be greater than 0 where nesterov is true, got 0.0"),
+           "data.path (x.toml:1) must be set for the source images, got \"\"",
+           "data.classes (x.toml:3) must be empty or name two or more different classes, got [\"cat\"]",
+           "model.hidden (x.toml:5) must have two adjacent layers of equal width if residual is true, got [3, 4]",
+           "optimizer.momentum (x.toml:10) must be greater than 0 if nesterov is true, got 0.0"),
     config("key given twice", "seed = 1\nseed = 2\n", "x.toml must be TOML: ~line 2~"),
     config("config is not UTF-8", b"# caf\xe9\n", "x.toml must be UTF-8 text"),
     config("unknown section", "[trian]\nepochs = 3\n", "trian (x.toml:1) is not a known key; the nearest is train"),
@@ -329,42 +329,42 @@ MISTAKES = [
     config("key of another section", "[train]\nlr = 3.0\n",
            "train.lr (x.toml:2) is not a known key; the nearest is optimizer.lr"),
     config("value of another type", "[train]\nepochs = '3'\n",
-           "train.epochs (x.toml:2) must be a whole number, got '3'"),
+           "train.epochs (x.toml:2) must be an integer, got \"3\""),
     config("value out of range", "[train]\nepochs = 0\n", "train.epochs (x.toml:2) must be at least 1, got 0"),
     config("value that is no number", "[optimizer]\nlr = nan\n", "optimizer.lr (x.toml:2) must be finite, got nan"),
     config("value without bound", "[optimizer]\nlr = inf\n", "optimizer.lr (x.toml:2) must be finite, got inf"),
     config("unknown choice", "[optimizer]\nname = 'lion'\n",
-           "optimizer.name (x.toml:2) must be one of 'sgd', 'adam', 'adamw', 'muon', 'lbfgs', got 'lion'"),
+           "optimizer.name (x.toml:2) must be one of \"sgd\", \"adam\", \"adamw\", \"muon\", \"lbfgs\", got \"lion\""),
     config("number in place of a section", "data = 3\n", "data (x.toml:1) must be a section, got 3"),
     config("several mistakes at once",
            "sead = 1\n[model]\nhidden = [8, 0]\ndropout = 1\n[train]\nprecision = 'float64'\n",
            "model.hidden.1 (x.toml:3) must be at least 1, got 0",
            "model.dropout (x.toml:4) must be less than 1.0, got 1",
-           "train.precision (x.toml:6) must be one of 'float32', 'bfloat16', got 'float64'",
+           "train.precision (x.toml:6) must be one of \"float32\", \"bfloat16\", got \"float64\"",
            "sead (x.toml:1) is not a known key; the nearest is seed"),
     config("no path for images", "[data]\nsource = 'images'\n",
-           "data.path (x.toml:1) must be set for the source images, got ''"),
+           "data.path (x.toml:1) must be set for the source images, got \"\""),
     config("no path for CIFAR-100", "[data]\nsource = 'cifar100'\n",
-           "data.path (x.toml:1) must be set for the source cifar100, got ''"),
+           "data.path (x.toml:1) must be set for the source cifar100, got \"\""),
     # --set
     setting("set of nothing", "", "--set must be section.key=value, got "),
     setting("set without a value", "seed", "--set must be section.key=value, got seed"),
     setting("set without a key", "=3", "--set must be section.key=value, got =3"),
-    setting("set to what is not TOML", "model.hidden=[1", "--set model.hidden=[1: the value must be TOML, got '[1'"),
+    setting("set to what is not TOML", "model.hidden=[1", "--set model.hidden=[1: the value must be TOML, got [1"),
     setting("set below a value", "seed.x=1", "--set seed.x=1: seed must be a section, got 1"),
     setting("set of two lines", "seed=1\nseed=2",
-            "--set must be UTF-8, in one line, without a NUL, got 'seed=1\\nseed=2'"),
+            "--set must be one line of UTF-8 text without NUL characters, got \"seed=1\\nseed=2\""),
     setting("set that ends in a carriage return", "seed=1\r",
-            "--set must be UTF-8, in one line, without a NUL, got 'seed=1\\r'"),
+            "--set must be one line of UTF-8 text without NUL characters, got \"seed=1\\r\""),
     setting("set of a key that is not UTF-8", "\udcff=1",
-            "--set must be UTF-8, in one line, without a NUL, got '\\udcff=1'"),
+            "--set must be one line of UTF-8 text without NUL characters, got \"\\udcff=1\""),
     setting("set of a number of too many digits", f"seed={'9' * 5000}",
-            "seed (--set seed=9~) must be a whole number, got '9~"),
+            "seed (--set seed=9~) must be an integer, got \"9~"),
     setting("set of an unknown key", "train.epoch=1",
             "train.epoch (--set train.epoch=1) is not a known key; the nearest is train.epochs"),
     setting("set out of range", "seed=-1", "seed (--set seed=-1) must be at least 0, got -1"),
     trained("several wrong sets and a right one", "--set seed=x --set train.epochs=3 --set train.threads=-1",
-            "seed (--set seed=x) must be a whole number, got 'x'",
+            "seed (--set seed=x) must be an integer, got \"x\"",
             "train.threads (--set train.threads=-1) must be at least 0, got -1"),
     setting("more threads than can be", "train.threads=2000000000",
             "train.threads (--set train.threads=2000000000) must be at most 1024, got 2000000000"),
@@ -372,9 +372,9 @@ MISTAKES = [
             "optimizer.warmup_epochs (--set optimizer.warmup_epochs=1e308) must be at most 2147483647~, got 1e+308"),
     # settings that do not go together, or not with the data
     setting("one class alone is chosen", "data.classes=['1']",
-            "data.classes (--set data.classes=['1']) must be at least two different names, or none, got ['1']"),
+            "data.classes (--set data.classes=['1']) must be empty or name two or more different classes, got [\"1\"]"),
     setting("a class is chosen twice", "data.classes=['1','1']",
-            "data.classes (--set ~) must be at least two different names, or none, got ['1', '1']"),
+            "data.classes (--set ~) must be empty or name two or more different classes, got [\"1\", \"1\"]"),
     setting("unknown classes", "data.classes=['1','7','x']", "data.classes must be among 0, 1, 2, got 7, x"),
     setting("shift as large as the image", "data.augment={shift=4}",
             "data.augment.shift must be less than the images' 4×4 pixels, got 4"),
@@ -385,7 +385,7 @@ MISTAKES = [
     setting("mixup that is no number", "data.augment.mixup=nan",
             "data.augment.mixup (--set data.augment.mixup=nan) must be finite, got nan"),
     setting("unknown balance", "data.balance=even",
-            "data.balance (--set data.balance=even) must be one of 'none', 'weights', 'sampling', got 'even'"),
+            "data.balance (--set data.balance=even) must be one of \"none\", \"weights\", \"sampling\", got \"even\""),
     # figures
     Mistake("figures of settings alone", ["figures", "sheets", "--set", "seed=1"],
             ["--set must go with --augment CONFIG, got seed=1 alone"]),
@@ -412,18 +412,19 @@ MISTAKES = [
     setting("loss of one score for three classes", "train.loss=hinge",
             "train.loss must be cross_entropy for 3 classes, got hinge"),
     setting("residual without equal neighbours", "model.residual=true",
-            "model.hidden (made.toml:9) must have two neighbours of one width where residual is true, got [6, 5]"),
+            "model.hidden (made.toml:9) must have two adjacent layers of equal width if residual is true, got [6, 5]"),
     setting("batch of a word", "train.batch_size=every",
-            "train.batch_size (~) must be a whole number of at least 1, or 'all', got 'every'"),
+            "train.batch_size (~) must be an integer of at least 1, or \"all\", got \"every\""),
     setting("milestones missing", "optimizer.schedule=steps",
-            "optimizer.milestones (~) must be one or more for the schedule steps, got []"),
-    setting("milestones that fall", "optimizer.milestones=[5,3]", "optimizer.milestones (~) must rise, got [5.0, 3.0]"),
+            "optimizer.milestones (~) must have one or more values for the schedule steps, got []"),
+    setting("milestones that fall", "optimizer.milestones=[5,3]", "optimizer.milestones (~) must increase, got [5.0, 3.0]"),
     setting("line search in batches", "optimizer.name=lbfgs",
-            "train.batch_size (made.toml:~) must be 'all' for lbfgs, which needs one function, got 8"),
+            "train.batch_size (made.toml:~) must be \"all\" for lbfgs, because its line search needs a fixed loss, "
+            "got 8"),
     trained("patience without validation", "--set train.patience=2 --set data.validation=0",
-            "data.validation (--set data.validation=0) must be greater than 0 where train.patience is set, got 0.0"),
+            "data.validation (--set data.validation=0) must be greater than 0 if train.patience is set, got 0.0"),
     setting("nesterov without momentum", "optimizer={name='sgd',nesterov=true,momentum=0}",
-            "optimizer.momentum (~) must be greater than 0 where nesterov is true, got 0.0"),
+            "optimizer.momentum (~) must be greater than 0 if nesterov is true, got 0.0"),
     setting("fewer images than classes", "data.num_classes=41",
             "data.train_size (made.toml:5) must be at least num_classes (41), got 40"),
     trained("classes, a shift and components that are not those of the images",
@@ -432,7 +433,7 @@ MISTAKES = [
             "data.augment.shift must be less than the images' 4×4 pixels, got 9",
             "data.whiten must be at most the 16 values of an image, got 99"),
     trained("network that is too large", f"{LARGE} --set model.hidden=[2147483647]",
-            "memory: lower model.hidden: its 1.9e+14 parameters need 2.9e+06 GiB and ~ GiB are free"),
+            "out of memory: 1.9e+14 parameters need 2.9e+06 GiB and ~ GiB are free; lower model.hidden"),
     setting("images that are too large", "data.shape=[1,2147483647,2147483647]", MEMORY),
     # --find-lr
     trained("find a rate and go on", "--find-lr --resume", "--find-lr must be given without --resume"),
@@ -483,7 +484,7 @@ MISTAKES = [
     images("image of another size", after(pets, lambda: picture("pets/test/dog/2.png", (5, 4))),
            "test/dog/2.png in {here}/pets must be 4×4 pixels like train/cat/0.png, got 5×4; data.size resizes all "
            "images"),
-    images("size of one number", lambda: None, "data.size (--set ~) must be a height and a width, or none, got [4]",
+    images("size of one number", lambda: None, "data.size (--set ~) must be [height, width] or empty, got [4]",
            change="data.size=[4]"),
     images("size of nothing", lambda: None, "data.size.1 (--set ~) must be at least 1, got 0",
            change="data.size=[4,0]"),
@@ -543,7 +544,7 @@ MISTAKES = [
             "classes in {here}/x.npz must be (C,) different strings, got <U3 (2,)"),
     # going on
     resumed("resume of nothing", lambda: None,
-            "--out must hold a run to go on with when there is no --config, got run", said=False),
+            "--out must be a run to resume if --config is not given, got run", said=False),
     resumed("resume of a folder without a run", lambda: write("run/notes.txt", ""),
             f"--out: run already exists and is not empty {NEW}", flags="--config made.toml", said=False),
     resumed("resume of a file", lambda: write("run", ""), "--out must be a folder, got the file run",
@@ -563,7 +564,7 @@ MISTAKES = [
     resumed("resume of a run whose configuration was changed to another course",
             after(begun, lambda: replace("run/config.toml", "batch_size = 8", "batch_size = 4")),
             "run/config.toml was changed after the run began; undo the change, or begin a new run"),
-    resumed("resume of a run that met NaN or inf", spoilt, f"{SPOILT}; the checkpoint of step 2 stays in run"),
+    resumed("resume of a run that met NaN or inf", spoilt, f"{SPOILT}; the checkpoint of step 2 is kept in run"),
     resumed("both checkpoints are damaged", after(begun, lambda: spoil_checkpoints(flip_a_bit, "json")),
             f"run/checkpoints/step-0000000006.json {SUM} it"),
     resumed("the tensors of both checkpoints are damaged",
@@ -571,7 +572,7 @@ MISTAKES = [
             f"run/checkpoints/step-0000000006.safetensors {SUM} step-0000000006.json"),
     resumed("the tensors of both checkpoints are gone",
             after(begun, lambda: spoil_checkpoints(os.unlink, "safetensors")),
-            "run/checkpoints/step-0000000006.safetensors is missing"),
+            "run/checkpoints/step-0000000006.safetensors: no such file"),
     resumed("damaged records", after(begun, lambda: cut("run/metrics.jsonl")),
             "run/metrics.jsonl is damaged: expected a JSON object, got '{\"epoch\": 1, ~"),
     resumed("damaged looks", after(begun, lambda: cut("run/diagnostics.jsonl")),
@@ -594,7 +595,7 @@ MISTAKES = [
               "unrecognized arguments: --json; see python -m fcnet.evaluate --help"),
     evaluated("evaluate on an unknown device", "run --device gpu", f"{DEVICES}, got 'gpu'"),
     evaluated("evaluate without the configuration", "run",
-              "run does not say what it was trained on: config.toml is missing",
+              "run/config.toml: no such file; it names the data that the run was trained on",
               setup=after(finished, lambda: Path("run/config.toml").unlink())),
     evaluated("evaluate on its own data that is gone", "run",
               "{here}/pets: no such file or folder",
@@ -621,10 +622,10 @@ MISTAKES = [
     cached("cache with a word", "list", "unrecognized arguments: list; see python -m fcnet.cache --help"),
     cached("clean nothing", "--clean", HOW),
     cached("clean by name and all", "--clean digits-0 --all", HOW),
-    cached("all without clean", "--all", "--older-than and --all need --clean, which removes stores"),
-    cached("age without clean", "--older-than 3", "--older-than and --all need --clean, which removes stores"),
-    cached("age below 0", "--clean --older-than -1", "--older-than must be a number of days from 0 on, got -1.0"),
-    cached("clean an unknown store", "--clean x y", "--clean must name stores of ~/cache, got x, y"),
+    cached("all without clean", "--all", "--older-than and --all need --clean"),
+    cached("age without clean", "--older-than 3", "--older-than and --all need --clean"),
+    cached("age below 0", "--clean --older-than -1", "--older-than must be at least 0 days, got -1"),
+    cached("clean an unknown store", "--clean x y", "--clean must name stores in ~/cache, got x, y"),
     # predict
     predicted("predict nothing", "run",
               "the following arguments are required: IMAGE; see python -m fcnet.predict --help"),
@@ -634,9 +635,9 @@ MISTAKES = [
               "unrecognized arguments: --best 5; see python -m fcnet.predict --help"),
     predicted("predict in two forms", f"run {PICTURE} --json --csv",
               "argument --csv: not allowed with argument --json; see python -m fcnet.predict --help"),
-    predicted("predict no class", f"run {PICTURE} --top 0", "--top must be from 1 to the network's 2 classes, got 0"),
+    predicted("predict no class", f"run {PICTURE} --top 0", "--top must be from 1 to 2, the number of classes, got 0"),
     predicted("predict more classes than there are", f"run {PICTURE} --top 3",
-              "--top must be from 1 to the network's 2 classes, got 3"),
+              "--top must be from 1 to 2, the number of classes, got 3"),
     predicted("predict in batches of nothing", f"run {PICTURE} --batch-size 0",
               "--batch-size must be at least 1, got 0"),
     predicted("predict on an unknown device", f"run {PICTURE} --device gpu", f"{DEVICES}, got 'gpu'"),
@@ -657,7 +658,7 @@ MISTAKES = [
               setup=after(finished_on_pets, lambda: flip_a_bit("run/model.safetensors"))),
     predicted("predict with a damaged description", f"run {PICTURE}", f"run/model.json {SUM} it",
               setup=after(finished_on_pets, lambda: flip_a_bit("run/model.json"))),
-    predicted("predict without the weights", f"run {PICTURE}", "run/model.safetensors is missing",
+    predicted("predict without the weights", f"run {PICTURE}", "run/model.safetensors: no such file",
               setup=after(finished_on_pets, lambda: Path("run/model.safetensors").unlink())),
     # export
     exported("export to nothing", "run",
@@ -689,7 +690,7 @@ def unfinished_in(cache: Path) -> list[str]:
     return [
         entry.name
         for entry in (cache.iterdir() if cache.is_dir() else ())
-        if not re.fullmatch(r"\.[a-z0-9]+-[0-9a-f]{16}\.lock", entry.name)
+        if not re.fullmatch(r"\.[a-z0-9]+-[0-9a-f]{16}(\.use-[0-9a-f]{32})?\.lock", entry.name)
         and not (
             re.fullmatch(r"[a-z0-9]+-[0-9a-f]{16}", entry.name) and {file.name for file in entry.iterdir()} == STORE
         )
@@ -731,7 +732,7 @@ def test_a_missing_gpu_is_a_user_error() -> None:
     write("made.toml", CONFIG)
     code, _, err = run("train", "--config", "made.toml", "--device", "cuda")
     assert code == 2
-    assert re.fullmatch(r"--device cuda cannot be used here: .*\n", err)
+    assert re.fullmatch(r"device cuda is not available: .*\n", err)
     assert read_tree() == {"made.toml": CONFIG.encode()}
 
 
@@ -756,7 +757,7 @@ def test_a_cache_that_is_a_file_is_a_user_error(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_path_that_is_not_utf8_is_a_user_error() -> None:
     write("made.toml", CONFIG)
-    refusal = re.escape("--set must be UTF-8, in one line, without a NUL, got 'data.path=x\\udcff'")
+    refusal = re.escape('--set must be one line of UTF-8 text without NUL characters, got "data.path=x\\udcff"')
     with pytest.raises(UserError, match=f"^{refusal}$"):
         train.main(["--config", "made.toml", "--set", "data.path=x\udcff"])
     assert read_tree() == {"made.toml": CONFIG.encode()}
@@ -766,7 +767,8 @@ def test_a_path_inside_a_folder_with_a_name_that_is_not_utf8_is_a_user_error(mon
     Path("k\udcff").mkdir()
     monkeypatch.chdir("k\udcff")
     write("made.toml", CONFIG)
-    refusal = r"^data\.path \(--set data\.path=pets\) must be UTF-8, in one line, without a NUL, got '.*k\\udcff/pets'$"
+    rule = "must be one line of UTF-8 text without NUL characters"
+    refusal = rf'^data\.path \(--set data\.path=pets\) {rule}, got ".*k\\udcff/pets"$'
     with pytest.raises(UserError, match=refusal):
         train.main(["--config", "made.toml", "--set", "data.path=pets"])
 
@@ -777,7 +779,7 @@ def test_nan_or_inf_in_training_is_a_user_error_and_keeps_the_last_good_checkpoi
     for command in (["--config", "made.toml", "--out", "run", *flags], ["--resume", "--out", "run"]):
         code, _, err = run("train", *command)
         assert code == 2
-        expected = pattern(f"{SPOILT}; the checkpoint of step 2 stays in run", Path.cwd())
+        expected = pattern(f"{SPOILT}; the checkpoint of step 2 is kept in run", Path.cwd())
         assert re.fullmatch(f"{expected}\n", err)
         for file in Path("run/checkpoints").glob("*.safetensors"):
             assert all(tensor.isfinite().all() for tensor in load_file(file).values())
@@ -824,7 +826,9 @@ def test_a_step_without_memory_names_the_setting_to_lower(
     monkeypatch.setattr(train, "build", build_small)
     code, _, err = run("train", "--config", "made.toml")
     assert code == 2
-    expected = rf"memory: a step needs about 0\.0 GiB and {free_bytes / 2**30:.1f} GiB are free; {re.escape(advice)}\n"
+    expected = (
+        rf"out of memory: a step needs about 0\.0 GiB and {free_bytes / 2**30:.1f} GiB are free; {re.escape(advice)}\n"
+    )
     assert re.fullmatch(expected, err)
 
 
@@ -840,7 +844,7 @@ def test_memory_that_the_system_refuses_is_a_user_error() -> None:
     changes = ["data.train_size=100000", "train.batch_size=100000", "model.hidden=[20000]", "train.threads=1"]
     process = run_python("-c", program, "--config", "made.toml", "--out", "run", *set_flags(*changes))
     expected = (
-        r"memory: a step needs about 2\d\.\d GiB and 0\.\d GiB are free; "
+        r"out of memory: a step needs about 2\d\.\d GiB and 0\.\d GiB are free; "
         r"lower train\.batch_size from 100000 to \d+, or raise train\.accumulate\n"
     )
     assert re.fullmatch(expected, process.stderr), process.stderr

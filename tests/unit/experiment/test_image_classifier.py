@@ -300,7 +300,7 @@ def test_a_run_without_a_trained_model_is_refused(tmp_path: Path) -> None:
     assert load_error(tmp_path) == f"{tmp_path} holds no trained model: model.json is missing"
     make_classifier().save(tmp_path / "model", {})
     (tmp_path / "model.safetensors").unlink()
-    assert load_error(tmp_path) == f"{tmp_path / 'model.safetensors'} is missing"
+    assert load_error(tmp_path) == f"{tmp_path / 'model.safetensors'}: no such file"
 
 
 @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])

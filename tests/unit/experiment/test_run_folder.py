@@ -203,8 +203,8 @@ def test_if_all_checkpoints_are_damaged_the_newest_is_reported(damage: str, run:
         damage_file(checkpoint_file(run, step, "safetensors"), damage)
     with pytest.raises(UserError) as error:
         run.latest_checkpoint()
-    state = "missing" if damage == "missing" else "damaged: its bytes do not have the checksum written in "
-    assert str(error.value).startswith(f"{checkpoint_file(run, 2, 'safetensors')} is {state}")
+    problem = ": no such file" if damage == "missing" else " is damaged: its bytes do not match the checksum in "
+    assert str(error.value).startswith(f"{checkpoint_file(run, 2, 'safetensors')}{problem}")
 
 
 def test_tensors_without_metadata_are_not_a_checkpoint(run: Run) -> None:
