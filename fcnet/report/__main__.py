@@ -1,4 +1,4 @@
-"""``python -m fcnet.report``: one page that says what a run learned, or several side by side."""
+"""``python -m fcnet.report``: writes an HTML report of one run, or of several runs side by side."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from fcnet.runtime.errors import UserError
 
 
 def main(arguments: list[str]) -> int:
-    """Parses the flags, makes the page, prints; returns the exit code."""
-    parser = cli.Parser("report", "Make one page that says what a run learned, or several side by side.")
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder")
+    """Parses the flags, writes the report and returns the exit code."""
+    parser = cli.Parser("report", "Write an HTML report of one run, or of several runs side by side.")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run folder")
     parser.add_argument(
         "--out",
         type=Path,
         metavar="FILE.html",
-        help="the page (default: RUN/report.html, of several runs report.html here)",
+        help="output file (default: RUN/report.html for one run, report.html in the current folder for several)",
     )
     flags = parser.parse_args(arguments)
     file = flags.out or (flags.runs[0] if len(flags.runs) == 1 else Path()) / "report.html"
-    if file.is_dir() or not file.parent.is_dir():
-        raise UserError(f"--out must be a file in a folder that is there, got {file}")
+    if file.is_dir():
+        raise UserError(f"{'--out' if flags.out else file} must be a file, got the folder {file}")
+    if flags.out is not None and not file.parent.is_dir():
+        raise UserError(f"--out must be in an existing folder, got {file}")
     write_report(flags.runs, file)
     cli.print_status(f"written to {file}")
     return 0

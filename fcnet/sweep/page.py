@@ -1,4 +1,4 @@
-"""The page of a sweep: its table, where each trial lies, and the curve of each."""
+"""The HTML page of a sweep: the best trial, the ranking table, and each trial's learning curves."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fcnet.report.charts import Series, error_bar_chart, line_chart
 from fcnet.report.render import render
+from fcnet.runtime.formatting import format_count
 from fcnet.sweep.ranking import best_trial, format_mean_std, format_value, rank_trials, ranking_table
 
 if TYPE_CHECKING:
@@ -18,17 +19,25 @@ _MAX_CHARTS = 60
 
 
 def sweep_page(name: str, trials: Sequence[RankedTrial], results: Mapping[str, Any]) -> str:
-    """The page, which holds all it shows.
+    """Renders the page of a sweep, finished or not.
 
     Args:
-        name: of the sweep.
-        trials: what is known of each.
-        results: as `fcnet.sweep.ranking.to_dict` gives them.
+        name: the sweep's name.
+        trials: the trials so far, in any order.
+        results: the sweep's results, as `fcnet.sweep.ranking.to_dict` returns them.
     """
-    order = rank_trials(trials)
+    ranked = rank_trials(trials)
     header, rows = ranking_table(trials)
     best = best_trial(trials)
-    drawn = [trial for trial in order if trial.runs][:_MAX_CHARTS]
+    with_runs = [trial for trial in ranked if trial.runs][:_MAX_CHARTS]
+    num_unfinished = sum(trial.state == "unfinished" for trial in ranked)
+    plan = [(key, format_value(value)) for key, value in results["plan"].items()]
+    test = results["best"] or {}
+    test_accuracy = ""
+    if "test_accuracy_mean" in test:
+        test_accuracy = (
+            f"{format_mean_std(test['test_accuracy_mean'], test['test_accuracy_std'])} (n = {test['num_seeds']})"
+        )
     return render(
         "sweep.html.j2",
         name=name,
@@ -38,29 +47,31 @@ def sweep_page(name: str, trials: Sequence[RankedTrial], results: Mapping[str, A
         best=best,
         best_settings=_format_settings(best) if best is not None else "",
         best_figure=format_mean_std(best.mean, best.std) if best is not None else "",
-        test_accuracy=_format_test_accuracy(results["best"]),
+        num_seeds=format_count(len(best.runs), "seed") if best is not None else "",
+        test_accuracy=test_accuracy,
         verdict=results["verdict"],
-        tried=[(key, format_value(value)) for key, value in results["plan"].items() if key.startswith("--")],
-        settings=[(key, format_value(value)) for key, value in results["plan"].items() if not key.startswith("--")],
-        failed=[trial for trial in order if trial.error],
-        ranking_chart=_ranking_chart(drawn) if drawn else None,
-        learning_curves=_learning_curve_charts(order[:_MAX_CHARTS]),
-        drawn=_MAX_CHARTS,
-        left_out=max(0, len(order) - _MAX_CHARTS),
-        unfinished=[trial for trial in order if trial.state == "unfinished"],
+        # The plan holds the sweep's command-line options and, by dotted key, the base configuration.
+        options=[(key, value) for key, value in plan if key.startswith("--")],
+        settings=[(key, value) for key, value in plan if not key.startswith("--")],
+        failed=[trial for trial in ranked if trial.error],
+        ranking_chart=_ranking_chart(with_runs) if with_runs else None,
+        learning_curves=_learning_curve_charts(ranked[:_MAX_CHARTS]),
+        max_charts=_MAX_CHARTS,
+        left_out=max(0, len(ranked) - _MAX_CHARTS),
+        unfinished=f"Not finished yet: {format_count(num_unfinished, 'trial')}" if num_unfinished else "",
     )
 
 
 def _ranking_chart(trials: Sequence[RankedTrial]) -> Chart:
-    named = [
+    groups = [
         (f"trial {trial.number} ({_format_settings(trial)})", [run.validation_accuracy for run in trial.runs])
         for trial in trials
     ]
-    return error_bar_chart("Validation accuracy of each trial", named, x_label="place in the table", group_name="trial")
+    return error_bar_chart("Validation accuracy by rank", groups, x_label="rank", group_name="trial")
 
 
 def _learning_curve_charts(trials: Sequence[RankedTrial]) -> list[Chart]:
-    """Each trial's validation accuracy over the epochs, a line a seed, all on one scale."""
+    """Draws each trial's validation accuracy by epoch, one line for each seed; the charts share one scale."""
     values = [accuracy for trial in trials for curve in trial.learning_curves.values() for _, accuracy in curve]
     if not values:
         return []
@@ -85,10 +96,3 @@ def _learning_curve_charts(trials: Sequence[RankedTrial]) -> list[Chart]:
 
 def _format_settings(trial: RankedTrial) -> str:
     return ", ".join(f"{key} = {format_value(value)}" for key, value in trial.settings.items())
-
-
-def _format_test_accuracy(best: Mapping[str, Any] | None) -> str:
-    """The chosen trial's test accuracy in words; empty where it was not read."""
-    if best is None or "test_accuracy_mean" not in best:
-        return ""
-    return f"{format_mean_std(best['test_accuracy_mean'], best['test_accuracy_std'])} (n = {best['num_seeds']})"
