@@ -117,8 +117,8 @@ function predictProba(logits, scaling) {
 /** Computes every layer and the class probabilities for pixels from 0 to 255, channel by channel. */
 function compute(network, pixels, scaling) {
   const plane = pixels.length / network.scale.length;
-  let a = Float64Array.from(pixels, (pixel, place) => {
-    const channel = Math.floor(place / plane);
+  let a = Float64Array.from(pixels, (pixel, index) => {
+    const channel = Math.floor(index / plane);
     return pixel * network.scale[channel] + network.offset[channel];
   });
   const layers = [];
