@@ -1,4 +1,4 @@
-"""``python -m fcnet.export``: a finished network as one file for other programs, and its model card."""
+"""``python -m fcnet.export``: writes a trained model as a single file for other programs, with a model card."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from fcnet.runtime.files import read_metadata
 
 
 def main(arguments: list[str]) -> int:
-    """Parses the flags, exports, prints; returns the exit code."""
-    parser = cli.Parser("export", "Write a finished network as one file that other programs run, and its model card.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
-    parser.add_argument("file", type=Path, metavar="FILE", help="ends in .pt2 (torch.export) or .onnx")
-    parser.add_argument("--license", default="", metavar="ID", help="what the card names as the network's licence")
+    """Parses the flags, writes the model and its card and returns the exit code."""
+    parser = cli.Parser("export", "Export a trained model as a single file for other programs, with a model card.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="a finished run's folder")
+    parser.add_argument("file", type=Path, metavar="FILE", help="output file: .pt2 (torch.export) or .onnx")
+    parser.add_argument("--license", default="", metavar="ID", help="licence identifier for the model card, e.g. mit")
     flags = parser.parse_args(arguments)
     check_output_file(flags.file)
     card = _build_card(flags.run, flags.license)
-    covered_files(card, flags.file)
+    covered_files(card, flags.file)  # refuses to replace someone's README.md before the export takes its time
     difference = export_classifier(card.classifier, flags.file)
-    written = write_card(card, flags.file)
+    card_file = write_card(card, flags.file)
     shape = ", ".join(map(str, card.classifier.shape))
     cli.print_status(
         f"{flags.file}: uint8 pixels (B, {shape}) to probabilities (B, {len(card.classifier.classes)}), "
-        f"{flags.file.stat().st_size:,} bytes; at most {difference:.1e} from the network's; card: {written}"
+        f"{flags.file.stat().st_size:,} bytes; probabilities within {difference:.1e} of the model's; "
+        f"model card: {card_file}"
     )
     return 0
 
 
 def _build_card(path: Path, license_id: str) -> ModelCard:
-    """The card of a run's network."""
     classifier, run = load(path), Run(path)
     if not (run.started and run.finished):
-        raise UserError(f"{path} must hold config.toml and summary.json, of which the card is made")
+        raise UserError(f"RUN must contain config.toml and summary.json for the model card, got {path}")
     return ModelCard(
         name=path.resolve().name,
         checksum=read_metadata(path / "model")["checksum"],

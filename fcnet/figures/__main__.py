@@ -74,7 +74,9 @@ def _augmentation_grids(path: Path, overrides: list[str]) -> dict[str, bytes]:
         samples = [
             batch.images for epoch in range(_NUM_SAMPLES) for batch in batches.epoch(config.seed, epoch, shuffle=False)
         ]
-        title = ", ".join(f"{name} = {json.dumps(value)}" for name, value in augmentations.items() if kind in ("", name))
+        title = ", ".join(
+            f"{name} = {json.dumps(value)}" for name, value in augmentations.items() if kind in ("", name)
+        )
         grids["-".join(filter(None, ["augment", kind])) + ".png"] = image_grid(
             originals + samples, title=title, row_names=classes, column_names=column_names
         )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 _SIGNED_CMAP = "cividis"
-"""From dark blue through grey to light yellow. Its luminance increases throughout, so signs stay visible in greyscale."""
+"""From dark blue through grey to light yellow, with increasing luminance, so that signs stay visible in greyscale."""
 
 
 def samples(images: Tensor, classes: Sequence[str]) -> Figure:
@@ -104,9 +104,7 @@ def interpolation(
     middle.axhline(0.5, color=rcParams["grid.color"], linewidth=0.8)
     middle.set(ylabel=f"probability of {names[1]}", ylim=(-0.05, 1.05), yticks=[0.0, 0.5, 1.0])
     for end, name in enumerate(names):
-        top.text(
-            end, 1.02, f"$x_{end}$, class {name}", ha="center", va="bottom", transform=top.get_xaxis_transform()
-        )
+        top.text(end, 1.02, f"$x_{end}$, class {name}", ha="center", va="bottom", transform=top.get_xaxis_transform())
     width = (last - first) / (len(images) - 1)
     for number, image in enumerate(images):
         centre = first + width * number
@@ -142,5 +140,10 @@ def _bars(axes: Axes, probabilities: Tensor, classes: Sequence[str], label: int)
     inside = end > 0.7  # a long bar leaves no room to its right
     paper = {"boxstyle": "square,pad=0.1", "facecolor": rcParams["axes.facecolor"], "edgecolor": "none"}
     axes.text(
-        end + (-0.04 if inside else 0.04), label, "true class", ha="right" if inside else "left", va="center", bbox=paper
+        end + (-0.04 if inside else 0.04),
+        label,
+        "true class",
+        ha="right" if inside else "left",
+        va="center",
+        bbox=paper,
     )

@@ -155,8 +155,7 @@ def histogram(
             x, top, round(width, 1), round(BOTTOM - top, 1)))  # fmt: skip
     if outline:
         steps = "".join(
-            f"V{y_scale(fraction)}H{x_scale(right)}"
-            for right, fraction in zip(outline_edges[1:], outline, strict=True)
+            f"V{y_scale(fraction)}H{x_scale(right)}" for right, fraction in zip(outline_edges[1:], outline, strict=True)
         )
         parts.append(Markup('<path class="outline" d="M{} {}{}V{}"/>').format(
             x_scale(outline_edges[0]), BOTTOM, steps, BOTTOM))  # fmt: skip

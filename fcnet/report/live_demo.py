@@ -75,7 +75,8 @@ def live_section(classifier: ImageClassifier, images: Tensor, labels: Tensor, ti
         >>> from fcnet.experiment.image_classifier import ImageClassifier
         >>> half = torch.full((1,), 0.5)
         >>> classifier = ImageClassifier(MLP(4, (3,), 2), classes=("cat", "dog"), shape=(1, 2, 2), mean=half, std=half)
-        >>> section = live_section(classifier, torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.zeros(5, dtype=torch.long))
+        >>> images, labels = torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.zeros(5, dtype=torch.int64)
+        >>> section = live_section(classifier, images, labels)
         >>> section is not None and "The page contains the weights in float32" in section.html
         True
     """
@@ -144,8 +145,8 @@ def _describe_precision(pack: PackedWeights, full: Tensor, packed: Tensor) -> st
     difference = (full - packed).abs().max().item()
     same = int((full.argmax(1) == packed.argmax(1)).sum())
     return (
-        f"{text} On the {format_count(len(full), 'test image')} above, its probabilities differ from those of the trained "
-        f"model by at most {_round_up(difference)}, and its predictions agree on {same:,} of {len(full):,}."
+        f"{text} On the {format_count(len(full), 'test image')} above, its probabilities differ from those of the "
+        f"trained model by at most {_round_up(difference)}, and its predictions agree on {same:,} of {len(full):,}."
     )
 
 

@@ -175,15 +175,15 @@ def _training_details(run: RunData) -> list[tuple[str, str]]:
     best = f"; best epoch {summary['best_epoch']}" if summary["best_epoch"] < summary["epochs"] else ""
     ranks = f", {summary['ranks']} processes" if summary["ranks"] > 1 else ""
     device = summary["processor"] if summary["device"] == "cpu" else summary["device"]
+    training = (
+        f"{format_count(summary['epochs'], 'epoch')} in {format_duration(summary['train_seconds'])}, "
+        f"batch size {train.batch_size}, {optimizer.name}, learning rate {optimizer.lr:g}, "
+        f"{optimizer.schedule} schedule{best}"
+    )
     return [
         ("data", f"{source}: {splits} of shape {shape} in {len(run.classes)} classes"),
         ("model", f"layers {layers}, {', '.join(kind)}{whitened}"),
-        (
-            "training",
-            f"{format_count(summary['epochs'], 'epoch')} in {format_duration(summary['train_seconds'])}, "
-            f"batch size {train.batch_size}, {optimizer.name}, learning rate {optimizer.lr:g}, "
-            f"{optimizer.schedule} schedule{best}",
-        ),
+        ("training", training),
         ("machine", f"{device}, {format_count(summary['threads'], 'thread')}{ranks}; {summary['platform']}"),
         ("software", f"fcnet {summary['fcnet']}, torch {summary['torch']}, Python {summary['python']}"),
     ]

@@ -27,7 +27,7 @@ class PageSection:
 
     Attributes:
         html: the content, already escaped.
-        script: JavaScript that runs after the page's own, inside a function. Sections with equal scripts share one copy.
+        script: JavaScript that runs after the page's own, in a function. Sections with equal scripts share one copy.
         style: CSS that follows the page's own. Sections with equal styles share one copy.
     """
 
