@@ -245,8 +245,7 @@ def _limitations(card: ModelCard) -> str:
     height, width = card.classifier.shape[1:]
     limitations = [
         f"The model assigns every image to one of the {len(card.classifier.classes)} classes above, whatever it shows.",
-        "The figures hold for images like those of the test set. Accuracy on images from other cameras, or of other "
-        + "sizes, crops or colours, can be lower and has not been measured.",
+        "The figures hold for images like those of the test set. Other images have not been measured.",
         f"Images must have {height} × {width} pixels. In training, transparent images were placed on white.",
         *(f"Training warning: {escape_markdown(warning)}." for warning in card.summary["warnings"]),
     ]

@@ -123,7 +123,7 @@ def interpolation(digits: Digits, names: tuple[str, str]) -> dict[str, Tensor]:
 
 
 def generalisation(digits: Digits) -> Generalisation:
-    """Trains softmax regression on the first n training images for several n, each for about the same number of steps."""
+    """Trains softmax regression on the first n training images for several n, with about equal numbers of steps."""
     test = digits.batches(digits.store.test)
     training_risks, test_risks = [], []
     for size in _SIZES:

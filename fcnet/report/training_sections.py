@@ -152,7 +152,7 @@ def _metric_chart(run: RunData, key: str) -> Chart | None:
 
 def _layer_row(layer: dict[str, Any]) -> tuple[str, ...]:
     mean, std = layer.get("activation_mean"), layer.get("activation_std")
-    activations = "–" if mean is None or std is None else f"{mean:.3g} ± {std:.3g}"
+    activations = "–" if mean is None or std is None else f"{mean:.3g} ± {std:.3g}".replace("-", "−")
     fractions = ["–" if layer.get(key) is None else format_percent(layer[key]) for key in ("dead", "saturated")]
     values = [
         "–" if layer.get(key) is None else f"{layer[key]:.3g}"
