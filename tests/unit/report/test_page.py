@@ -1,0 +1,91 @@
+"""Tests of fcnet.report.page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fcnet.config.schema import Config
+from fcnet.experiment.run_folder import Run
+from fcnet.report import page
+from fcnet.report.page import ensure_report, format_duration, render_report
+from fcnet.report.run_data import RunData
+from fcnet.runtime.errors import UserError
+
+
+def make_run(name: str = "run", **changes: Any) -> RunData:
+    """A run that has just started."""
+    return RunData(**{"name": name, "folder": Path(name), "config": Config(), "records": [], "summary": {}} | changes)
+
+
+def test_a_run_without_an_epoch_has_a_page_that_lists_what_is_missing() -> None:
+    html = render_report([make_run(missing=["no test images"])])
+    assert "<h1>run</h1>" in html
+    assert f"0 of {Config().train.epochs}" in html
+    assert "no test images" in html
+    assert html.count("No epoch has finished yet.") == 2
+    assert html.count("No predictions on the test set are available.") == 3
+    assert "The run has no diagnostics (diagnostics.jsonl)." in html
+
+
+def test_runs_of_the_same_name_are_numbered() -> None:
+    html = render_report([make_run("a"), make_run("b"), make_run("a")])
+    assert "<h1>a (1), b and a (3)</h1>" in html
+    assert '<h2 id="comparison">Comparison</h2>' in html
+    assert "no two of them have predictions on the same test images" in html
+
+
+def test_names_are_escaped() -> None:
+    html = render_report([make_run("<script>x")])
+    assert "<script>x" not in html
+    assert "&lt;script&gt;x" in html
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0, "0.0 s"), (59.94, "59.9 s"), (60.0, "1 min 0 s"), (3599.6, "1 h 0 min"), (36_000.0, "10 h 0 min")],
+)
+def test_durations_have_two_units_at_most(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(0.5, "0.500"), (0.0123, "0.012"), (0.00123, "0.0012"), (0.0001, "0.0001"), (1e-9, "< 0.0001")]
+)
+def test_small_p_values_have_four_decimals(p: float, text: str) -> None:
+    assert page._format_p(p) == text
+
+
+def make_run_folder(folder: Path) -> Run:
+    (folder / "summary.json").write_text(json.dumps({"warnings": []}))
+    return Run(folder)
+
+
+def test_a_report_that_exists_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run_folder(tmp_path)
+    (tmp_path / "predictions.json").touch()
+    (tmp_path / "report.html").write_text("old")
+    monkeypatch.setattr(page, "write_report", lambda *_: pytest.fail("the report was written again"))
+    ensure_report(run)
+    assert (tmp_path / "report.html").read_text() == "old"
+
+
+def test_a_run_without_predictions_gets_no_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "write_report", lambda *_: pytest.fail("a report was written"))
+    ensure_report(make_run_folder(tmp_path))
+
+
+def test_a_report_that_fails_becomes_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise UserError("two\nlines")
+
+    run = make_run_folder(tmp_path)
+    (tmp_path / "predictions.json").touch()
+    monkeypatch.setattr(page, "write_report", fail)
+    ensure_report(run)
+    assert run.summary()["warnings"] == [
+        f"writing the report failed (UserError: two lines); to try again, run python -m fcnet.report {tmp_path}"
+    ]
