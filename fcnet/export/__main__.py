@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
     cli.print_status(
         f"{flags.file}: uint8 pixels (B, {shape}) to probabilities (B, {len(card.classifier.classes)}), "
         f"{flags.file.stat().st_size:,} bytes; probabilities within {difference:.1e} of the model's; "
-        f"model card: {card_file}"
+        f"card: {card_file}"
     )
     return 0
 

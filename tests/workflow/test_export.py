@@ -150,7 +150,7 @@ def test_export_prints_the_files_and_writes_the_licence(
     printed = capsys.readouterr().out
     assert re.fullmatch(
         r"digits\.pt2: uint8 pixels \(B, 1, 8, 8\) to probabilities \(B, 10\), [\d,]+ bytes; "
-        r"probabilities within \d\.\de-\d\d of the model's; model card: README\.md\n",
+        r"probabilities within \d\.\de-\d\d of the model's; card: README\.md\n",
         printed,
     )
     assert {file.name for file in here.iterdir()} == {"digits.pt2", "README.md"}
