@@ -190,7 +190,7 @@ def _training_details(run: RunData) -> list[tuple[str, str]]:
 
 
 def _paired_test_rows(runs: Sequence[RunData], names: Sequence[str]) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for pair in paired_tests(runs):
         difference = pair.only_second - pair.only_first
         predictions = runs[pair.first].predictions

@@ -148,7 +148,7 @@ def first_layer_weights(classifier: ImageClassifier, test: Batches | None, count
 
     Args:
         classifier: the trained model.
-        test: its test set, of which the first 1,000 images are used; None: it is unavailable.
+        test: its test set; the first 1,000 images are used. None: it is unavailable.
         count: the maximum number of units.
 
     Returns:

@@ -94,9 +94,13 @@ def test_escaped_markdown_is_literal_and_on_one_line() -> None:
 
 
 def test_logistic_regression_and_whitening_are_described(make_card: MakeCard) -> None:
-    statistics = {"mean": torch.zeros(3), "std": torch.ones(3)}
     classifier = ImageClassifier(
-        MLP(4, (), 3), classes=("a", "b", "c"), shape=(3, 2, 2), whitening=Whitening(4, 12), **statistics
+        MLP(4, (), 3),
+        classes=("a", "b", "c"),
+        shape=(3, 2, 2),
+        mean=torch.zeros(3),
+        std=torch.ones(3),
+        whitening=Whitening(4, 12),
     )
     text = make_card(classifier=classifier).to_markdown(["x.pt2"])
     assert "Logistic regression with layers 4-3" in text

@@ -13,15 +13,16 @@ from fcnet.figures.style import DARK, LIGHT, use_theme
 from tests.helpers import random_tensor
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from matplotlib.figure import Figure
 
 CLASSES = ["a", "b", "c"]
 
 
-def shown_images(figure: Figure) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
+def shown_images(figure: Figure) -> list[npt.NDArray[np.float64]]:
     """The arrays that a figure shows as images, in the order of its axes."""
     axes = [inner for outer in figure.axes for inner in (outer, *outer.child_axes)]
-    return [np.ma.filled(image.get_array(), np.nan) for each in axes for image in each.images]
+    return [np.ma.filled(np.ma.asarray(image.get_array()), np.nan) for each in axes for image in each.images]
 
 
 def test_weights_share_a_symmetric_scale_of_increasing_luminance() -> None:
@@ -62,7 +63,7 @@ def test_the_forward_pass_shows_the_image_the_hidden_activations_and_the_probabi
     np.testing.assert_array_equal(first, image.numpy())
     np.testing.assert_array_equal(second, hidden.view(4, 2).numpy())
     assert figure.axes[0].images[0].get_clim() == (0.0, 1.0)
-    assert figure.axes[1].images[0].get_clim() == (0.0, pytest.approx(float(hidden.max())))
+    assert figure.axes[1].images[0].get_clim() == pytest.approx((0.0, float(hidden.max())))
     bars = figure.axes[2].patches
     assert [bar.get_width() for bar in bars] == pytest.approx(probabilities.tolist())  # type: ignore[attr-defined]
     assert [bar.get_hatch() for bar in bars] == [None, "////", None]

@@ -18,7 +18,7 @@ from fcnet.runtime.errors import UserError
 
 def make_run(name: str = "run", **changes: Any) -> RunData:
     """A run that has just started."""
-    return RunData(**{"name": name, "folder": Path(name), "config": Config(), "records": [], "summary": {}} | changes)
+    return RunData(name, Path(name), Config(), records=[], summary={}, **changes)
 
 
 def test_a_run_without_an_epoch_has_a_page_that_lists_what_is_missing() -> None:
