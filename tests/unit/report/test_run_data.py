@@ -69,7 +69,9 @@ def test_a_unit_with_a_constant_activation_comes_last() -> None:
     classifier = make_classifier(MLP(12, (4,), 3, generator=seeded(2)))
     with torch.no_grad():
         classifier.model.dense_layers()[0].bias[1] = -1e6  # type: ignore[index]
-    test = Batches(PIXELS, torch.zeros(40, dtype=torch.int64), preprocessing=Preprocessing(classifier.mean, classifier.std))
+    test = Batches(
+        PIXELS, torch.zeros(40, dtype=torch.int64), preprocessing=Preprocessing(classifier.mean, classifier.std)
+    )
     units, _ = first_layer_weights(classifier, test, 4)
     assert units[-1] == 1
     assert len(first_layer_weights(classifier, test, 2)[0]) == 2
