@@ -169,11 +169,11 @@ def _describe_model(card: ModelCard) -> str:
         kind = f"A fully connected feedforward network ({', '.join(properties)})"
     widths = "-".join(map(str, model.widths))
     channels, height, width = card.classifier.shape
-    whitened = "" if card.classifier.whitening is None else f", reduced to {model.in_features} principal components"
+    whitened = "" if card.classifier.whitening is None else f", reduced to {model.in_features} principal components,"
     fcnet, torch = (escape_markdown(summary[name]) for name in ("fcnet", "torch"))
     return (
         f"{kind} with layers {widths} and {summary['parameters']:,} parameters. It classifies "
-        f"{'grey' if channels == 1 else 'RGB'} images of {height} × {width} pixels{whitened}, into "
+        f"{'grey' if channels == 1 else 'RGB'} images of {height} × {width} pixels{whitened} into "
         f"{len(card.classifier.classes)} classes. Trained with fcnet {fcnet} and torch {torch}, exported with fcnet "
         f"{version('fcnet')}."
     )

@@ -77,7 +77,7 @@ class RunData:
         if self.predictions is None:
             return []
         confidence, correct = self.predictions.probabilities[:, 0], self.predictions.is_correct
-        # Rounding can leave a probability a little above 1, outside the last bin.
+        # Rounding can leave a probability a little above 1, which no confidence may exceed.
         return metrics.confidence_bins([min(p, 1.0) for p in confidence.tolist()], correct.tolist())
 
     @property

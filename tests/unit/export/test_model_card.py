@@ -65,6 +65,7 @@ def test_the_text_has_results_data_usage_and_limitations(make_card: MakeCard) ->
     text = make_card().to_markdown(["pets.pt2"])
     for expected in (
         "layers 12-5-3 and 1,234 parameters",
+        "RGB images of 2 × 2 pixels into 3 classes.",
         "92.50% (95% interval 90.00% to 95.00%)",
         "1,200 training images, 100 held out for validation, and 400 test images",
         "my\\|pets.tar: 1,200",
@@ -104,7 +105,7 @@ def test_logistic_regression_and_whitening_are_described(make_card: MakeCard) ->
     )
     text = make_card(classifier=classifier).to_markdown(["x.pt2"])
     assert "Logistic regression with layers 4-3" in text
-    assert "reduced to 4 principal components" in text
+    assert "2 × 2 pixels, reduced to 4 principal components, into 3 classes." in text
 
 
 def test_a_loss_that_is_not_finite_and_a_missing_validation_split_are_handled(make_card: MakeCard) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcnet.report.axes import format_number
+from fcnet.report.axes import BOTTOM, TOP, format_number
 from fcnet.report.charts import Chart, Series, error_bar_chart, histogram, line_chart, reliability_diagram
 
 NUMBERS = st.floats(-1e6, 1e6, allow_nan=False).map(lambda value: round(value, 3))
@@ -136,5 +136,7 @@ def test_an_error_bar_extends_one_standard_deviation_from_the_mean_and_needs_two
     chart = error_bar_chart("t", [("a", [0.4, 0.6]), ("b", [0.5])], x_label="rank", group_name="trial")
     bars = [element for element in elements(chart, "path") if element.attrib["class"] == "line s0"]
     assert len(bars) == 1
+    low, high = map(float, bars[0].attrib["d"].split()[1].split("V"))
+    assert TOP < high < low < BOTTOM  # the bar is within the axes, although it extends beyond both values
     assert chart.rows == [("a", "50.00%", "14.14%", "2"), ("b", "50.00%", "–", "1")]
     assert len(elements(chart, "circle")) == 2 + 3

@@ -91,11 +91,11 @@ def make_run(predictions: Predictions | None, test: Batches | None = None) -> Ru
     return RunData("run", Path("run"), Config(), records, {}, classifier=classifier, predictions=predictions, test=test)
 
 
-def test_a_probability_that_rounds_above_1_counts_in_the_last_bin() -> None:
-    run = make_run(make_predictions([1.0000001, 0.96], [True, False]))
+def test_a_probability_that_rounds_above_1_counts_as_1() -> None:
+    run = make_run(make_predictions([1.0000001, 1.0], [True, False]))
     (last,) = run.confidence_bins
     assert (last.count, last.num_correct) == (2, 1)
-    assert last.confidence <= 1.0
+    assert last.confidence == 1.0
     assert run.confusion == ((1, 1), (0, 0))
 
 

@@ -99,6 +99,14 @@ def test_each_statistic_that_a_layer_has_is_a_chart_by_epoch() -> None:
     assert section.over_time[0].rows == [("0", "0.00%"), ("3", "41.00%")]
 
 
+def test_a_statistic_has_a_line_for_each_layer() -> None:
+    snapshot = {"epoch": 3, "layers": [LAYER, LAYER | {"layer": 2, "weight_norm": 5.0}], "warnings": []}
+    section = diagnostics_section(make_run([], [snapshot]))
+    assert section is not None
+    weight_norm = next(chart for chart in section.over_time if chart.title == "Weight norm")
+    assert (weight_norm.header, weight_norm.rows) == (["epoch", "layer 1", "layer 2"], [("3", "12.34", "5")])
+
+
 def test_the_outline_of_a_histogram_is_the_snapshot_before_training() -> None:
     def outlines(*snapshots: dict[str, Any]) -> int:
         section = diagnostics_section(make_run([], list(snapshots)))
