@@ -1,1 +1,1 @@
-"""A trained model as one file for other programs, with a model card."""
+"""Exports a trained model as a single file for other programs, with a model card."""

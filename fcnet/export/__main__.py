@@ -1,4 +1,4 @@
-"""``python -m fcnet.export``: a finished network as one file for other programs, and its model card."""
+"""``python -m fcnet.export``: writes a trained model as a single file for other programs, with a model card."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ def main(arguments: list[str]) -> int:
     flags = parser.parse_args(arguments)
     check_output_file(flags.file)
     card = _build_card(flags.run, flags.license)
-    covered_files(card, flags.file)
+    covered_files(card, flags.file)  # refuses to replace someone's README.md before the export takes its time
     difference = export_classifier(card.classifier, flags.file)
-    written = write_card(card, flags.file)
+    card_file = write_card(card, flags.file)
     shape = ", ".join(map(str, card.classifier.shape))
     cli.print_status(
         f"{flags.file}: uint8 pixels (B, {shape}) to probabilities (B, {len(card.classifier.classes)}), "
-        f"{flags.file.stat().st_size:,} bytes; at most {difference:.1e} from the network's; card: {written}"
+        f"{flags.file.stat().st_size:,} bytes; probabilities within {difference:.1e} of the model's; "
+        f"card: {card_file}"
     )
     return 0
 
 
 def _build_card(path: Path, license_id: str) -> ModelCard:
-    """The card of a run's network."""
     classifier, run = load(path), Run(path)
     if not (run.started and run.finished):
-        raise UserError(f"{path} must hold config.toml and summary.json, of which the card is made")
+        raise UserError(f"RUN must contain config.toml and summary.json for the model card, got {path}")
     return ModelCard(
         name=path.resolve().name,
         checksum=read_metadata(path / "model")["checksum"],

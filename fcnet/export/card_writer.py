@@ -1,6 +1,6 @@
-"""The file a model card is kept in, ``README.md`` beside what was exported.
+"""Writes a model card to ``README.md`` beside the exported files.
 
-It ends in a footer, by which a later export knows it again. A card that somebody has changed is theirs.
+The card ends in a footer with its checksum. A later export replaces only an unedited card of the same model.
 """
 
 from __future__ import annotations
@@ -22,56 +22,54 @@ _FOOTER = re.compile(r"\n<!-- written by fcnet: (\{.*\}) -->\n\Z")
 
 
 def covered_files(card: ModelCard, file: Path) -> list[str]:
-    """What a card beside a file is about: the file, and what is there of the same network already.
+    """Returns the exported files that a card describes: ``file``, and earlier exports of the same model beside it.
 
     Args:
-        card: the card that is to be written.
-        file: an exported file, which need not be there yet.
+        card: the card to be written.
+        file: the exported file; it need not exist yet.
 
     Returns:
-        The names of the files, in order.
+        The sorted file names.
 
     Raises:
-        UserError: a card lies there that is not to be overwritten: somebody else's, a changed one, or one that is
-            also about files of another network.
+        UserError: the folder has a ``README.md`` that fcnet did not write, that was edited, or that describes files of
+            another model.
     """
     path = file.with_name(CARD_NAME)
     if not path.exists():
         return [file.name]
     footer = _read_footer(path)
     if footer is None:
-        raise UserError(f"{path} must be a model card as fcnet wrote it, got another file; export into another folder")
+        raise UserError(f"{path} already exists and is not an unedited model card by fcnet; export to another folder")
     others = [name for name in footer["files"] if name != file.name and file.with_name(name).is_file()]
-    if others and footer["network"] != card.checksum:
-        raise UserError(
-            f"{path} must be about this network alone, got {', '.join(others)} of another; export into another folder"
-        )
+    if others and footer["model_checksum"] != card.checksum:
+        raise UserError(f"{path} describes {', '.join(others)} of another model; export to another folder")
     return sorted([*others, file.name])
 
 
 def write_card(card: ModelCard, file: Path) -> Path:
-    """Writes the card beside an exported file, whole or not at all.
+    """Writes the model card beside an exported file, atomically.
 
     Returns:
-        Its path.
+        The card's path.
 
     Raises:
-        UserError: as `covered_files` does.
+        UserError: as for `covered_files`.
     """
     names = covered_files(card, file)
     text = card.to_markdown(names)
-    footer = json.dumps({"network": card.checksum, "files": names, "sha256": sha256(text.encode())})
-    footer = footer.replace(">", r"\u003e")  # what would end the comment
+    footer = json.dumps({"model_checksum": card.checksum, "files": names, "sha256": sha256(text.encode())})
+    footer = footer.replace(">", r"\u003e")  # a file name with "-->" would end the comment
     path = file.with_name(CARD_NAME)
     write_text(path, f"{text}\n<!-- written by fcnet: {footer} -->\n")
     return path
 
 
 def _read_footer(path: Path) -> dict[str, Any] | None:
-    """What a card's footer says; None where there is none, or where it is not of this text."""
+    """Reads a card's footer; returns None if there is none or if the text does not match its checksum."""
     text = path.read_bytes().decode(errors="replace") if path.is_file() else ""
-    found = _FOOTER.search(text)
-    if found is None:
+    match = _FOOTER.search(text)
+    if match is None:
         return None
-    footer: dict[str, Any] = json.loads(found[1])
-    return footer if footer.get("sha256") == sha256(text[: found.start()].encode()) else None
+    footer: dict[str, Any] = json.loads(match[1])
+    return footer if footer.get("sha256") == sha256(text[: match.start()].encode()) else None

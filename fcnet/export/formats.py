@@ -1,7 +1,7 @@
-"""A finished network as one file that other programs run: uint8 pixels go in, class probabilities come out.
+"""Exports a trained model as a ``torch.export`` archive or as ONNX: uint8 pixels in, class probabilities out.
 
-B images of C channels, H rows and W columns. The file holds the normalisation and the whitening, so whoever runs it
-needs neither fcnet nor a word about how it was trained.
+The file includes normalisation and whitening, and running it does not need fcnet. Letters: B images of C channels,
+H rows and W columns.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".pt2", ".onnx")
 METADATA_FILE = "fcnet.json"
-"""The name under which a ``.pt2`` file keeps what it says of itself."""
+"""The name of the metadata within a ``.pt2`` archive."""
 _MAX_ONNX_BYTES = 2**31 - 2**20
-"""What one ONNX file can hold, by the format it is written in, with room for the graph."""
+"""A protobuf message holds at most 2 GiB; this leaves room for the graph."""
 _NUM_CHECKED_IMAGES = 16
 _MAX_DIFFERENCE = 1e-2
-"""A difference between probabilities that no rounding explains."""
+"""Rounding cannot explain a larger difference between probabilities."""
 
 
 class ExportedModule(nn.Module):
-    """Pixels -> probabilities, with nothing to be learnt or chosen any more.
+    """Maps pixels to probabilities: a copy of a classifier on the CPU, in evaluation mode, without gradients.
 
     Args:
-        classifier: what is to be carried elsewhere; a copy of it is, on the CPU and in evaluation mode.
+        classifier: the trained model; it does not change.
     """
 
     def __init__(self, classifier: ImageClassifier) -> None:
@@ -50,45 +50,45 @@ class ExportedModule(nn.Module):
         self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Uint8 (B, C, H, W) -> float32 (B, number of classes)."""
+        """Computes probabilities, uint8 (B, C, H, W) -> float32 (B, number of classes)."""
         return logits_to_probabilities(self.classifier(pixels))
 
 
 def check_output_file(file: Path) -> None:
-    """Refuses a file that cannot be written, before anything is.
+    """Checks that an export to ``file`` is possible, before any work is done.
 
     Raises:
-        UserError: its ending is neither ``.pt2`` nor ``.onnx``, its folder is not there, it is a folder itself, or
-            the packages that it takes are not installed.
+        UserError: the suffix is neither ``.pt2`` nor ``.onnx``, the folder does not exist, the path is a folder, or a
+            required package is not installed.
     """
     if file.suffix not in SUFFIXES:
         raise UserError(f"FILE must end in {' or '.join(SUFFIXES)}, got {file}")
     if file.is_dir():
         raise UserError(f"FILE must be a file, got the folder {file}")
     if not file.parent.is_dir():
-        raise UserError(f"FILE must be in a folder that is there, got {file}")
+        raise UserError(f"FILE must be in an existing folder, got {file}")
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if file.suffix == ".onnx" and missing:
-        raise UserError(f"{file} takes packages that are not installed here: pip install {' '.join(missing)}")
+        raise UserError(f"ONNX export needs packages that are not installed: pip install {' '.join(missing)}")
 
 
 def export_classifier(classifier: ImageClassifier, file: Path) -> float:
-    """Writes a network for other programs: by the ending a ``torch.export`` archive or an ONNX model.
+    """Exports a trained model, as a ``torch.export`` archive or as ONNX by the file's suffix.
 
-    Both take ``pixels``, uint8 (B, C, H, W) with any B, and give ``probabilities``, float32 (B, number of classes).
-    Both say which classes, input shape and version of fcnet they are of: `torch.export.load` puts it into
-    ``extra_files["fcnet.json"]``, ONNX has it in ``metadata_props``, each as JSON. What was written is read back and
-    run before it takes the place of an older file.
+    Both formats take ``pixels``, uint8 (B, C, H, W) for any B, and return ``probabilities``, float32 (B, number of
+    classes). Both contain the class names, the input shape and the version of fcnet as JSON: in ``.pt2`` files,
+    `torch.export.load` puts them into ``extra_files["fcnet.json"]``; in ONNX files, they are ``metadata_props``. The
+    new file is read back and run before it replaces an older one.
 
     Args:
-        classifier: the finished network; it stays as it is.
-        file: ends in ``.pt2`` or ``.onnx``.
+        classifier: the trained model; it does not change.
+        file: a path that ends in ``.pt2`` or ``.onnx``.
 
     Returns:
-        The largest difference between a probability of the file's and one of the network's, over some images.
+        The largest difference between the file's probabilities and the model's over 16 random images.
 
     Raises:
-        UserError: as `check_output_file` does, or the network is too large for an ONNX file.
+        UserError: as for `check_output_file`, or the model is too large for an ONNX file.
 
     Example:
         >>> import tempfile
@@ -99,34 +99,28 @@ def export_classifier(classifier: ImageClassifier, file: Path) -> float:
         >>> classifier = ImageClassifier(MLP(4, (3,), 3), classes=("a", "b", "c"), shape=(1, 2, 2), mean=half, std=half)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     difference = export_classifier(classifier, Path(folder) / "small.pt2")
-        ...     run = torch.export.load(Path(folder) / "small.pt2").module()
-        >>> difference < 1e-5, run(torch.zeros(5, 1, 2, 2, dtype=torch.uint8)).shape
+        ...     model = torch.export.load(Path(folder) / "small.pt2").module()
+        >>> difference < 1e-5, model(torch.zeros(5, 1, 2, 2, dtype=torch.uint8)).shape
         (True, torch.Size([5, 3]))
     """
     check_output_file(file)
     num_bytes = sum(tensor.nbytes for tensor in classifier.state_dict().values())
     if file.suffix == ".onnx" and num_bytes > _MAX_ONNX_BYTES:
-        raise UserError(f"a network must be smaller than 2 GiB for {file}, got {num_bytes / 2**30:.1f}: take .pt2")
+        raise UserError(f"an ONNX model must be smaller than 2 GiB, got {num_bytes / 2**30:.1f} GiB; use .pt2 instead")
+    write, run = (_write_pt2, _run_pt2) if file.suffix == ".pt2" else (_write_onnx, _run_onnx)
     module = ExportedModule(classifier)
-    pixels = _random_images(classifier.shape)
-    program = _export_program(module, pixels)
-    metadata = {"classes": list(classifier.classes), "input_shape": list(classifier.shape), "fcnet": version("fcnet")}
-    with atomic_write(file) as sibling:
-        with sibling.open("wb") as opened:
-            (_write_pt2 if file.suffix == ".pt2" else _write_onnx)(program, metadata, opened)
-        result = (_run_pt2 if file.suffix == ".pt2" else _run_onnx)(sibling, pixels)
-        difference: float = (result - module(pixels)).abs().max().item()
-        assert difference < _MAX_DIFFERENCE, f"{file} differs from the network by {difference}"
-    return difference
-
-
-def _export_program(module: ExportedModule, pixels: Tensor) -> ExportedProgram:
-    """The computation for any number of images, without the places in files that it was read from."""
-    batch = torch.export.Dim("batch", min=0)
-    program = torch.export.export(module, (pixels,), dynamic_shapes=({0: batch},))
+    shape = (_NUM_CHECKED_IMAGES, *classifier.shape)
+    pixels = torch.randint(256, shape, dtype=torch.uint8, generator=generator(0, "export"))
+    program = torch.export.export(module, (pixels,), dynamic_shapes=({0: torch.export.Dim("batch", min=0)},))
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)
-    return program
+        node.meta.pop("stack_trace", None)  # it contains paths of this machine
+    metadata = {"classes": list(classifier.classes), "input_shape": list(classifier.shape), "fcnet": version("fcnet")}
+    with atomic_write(file) as temporary:
+        with temporary.open("wb") as opened:
+            write(program, metadata, opened)
+        difference: float = (run(temporary, pixels) - module(pixels)).abs().max().item()
+        assert difference < _MAX_DIFFERENCE, f"{file} differs from the model by {difference}"
+    return difference
 
 
 def _write_pt2(program: ExportedProgram, metadata: dict[str, Any], file: IO[bytes]) -> None:
@@ -140,7 +134,7 @@ def _run_pt2(file: Path, pixels: Tensor) -> Tensor:
 
 
 def _write_onnx(program: ExportedProgram, metadata: dict[str, Any], file: IO[bytes]) -> None:
-    written = torch.onnx.export(
+    onnx_program = torch.onnx.export(
         program,
         input_names=["pixels"],
         output_names=["probabilities"],
@@ -148,22 +142,18 @@ def _write_onnx(program: ExportedProgram, metadata: dict[str, Any], file: IO[byt
         dynamo=True,
         verbose=False,
     )
-    assert written is not None
-    model = written.model_proto
+    assert onnx_program is not None
+    model = onnx_program.model_proto
     for name, value in metadata.items():
         model.metadata_props.add(key=name, value=json.dumps(value))
     file.write(model.SerializeToString())
 
 
 def _run_onnx(file: Path, pixels: Tensor) -> Tensor:
-    """By ONNX's own reference, which no exporter has a hand in."""
+    """Runs an ONNX file with ONNX's reference evaluator, which is independent of the exporter."""
     import onnx
     from onnx.reference import ReferenceEvaluator
 
     onnx.checker.check_model(file, full_check=True)
     (result,) = ReferenceEvaluator(str(file)).run(["probabilities"], {"pixels": pixels.numpy()})
     return torch.from_numpy(result)
-
-
-def _random_images(shape: tuple[int, ...]) -> Tensor:
-    return torch.randint(256, (_NUM_CHECKED_IMAGES, *shape), dtype=torch.uint8, generator=generator(0, "export"))

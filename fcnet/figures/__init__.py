@@ -1,1 +1,1 @@
-"""The figures of the lecture, image sheets and curves, drawn by matplotlib without pyplot."""
+"""The lecture's figures, image grids and curves, drawn with matplotlib and without pyplot."""

@@ -1,4 +1,4 @@
-"""``python -m fcnet.figures``: draws the lecture's figures, or what a configuration does to images."""
+"""``python -m fcnet.figures``: draws the lecture's figures, or samples of a configuration's data augmentation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fcnet.runtime.files import write_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_DRAWS = 7
+_NUM_SAMPLES = 7
 
 
 def main(arguments: list[str]) -> int:
@@ -34,12 +34,12 @@ def main(arguments: list[str]) -> int:
     if flags.augment is not None:
         files = _augmentation_grids(find_config(flags.augment, "--augment"), flags.set).items()
     elif flags.set:
-        raise UserError(f"--set must go with --augment CONFIG, got {flags.set[0]} alone")
+        raise UserError(f"--set needs --augment CONFIG, got --set {flags.set[0]} alone")
     else:
         files = _lecture_files()
     flags.folder.mkdir(parents=True, exist_ok=True)
     if not os.access(flags.folder, os.W_OK):
-        raise UserError(f"DIR must be a folder that can be written to, got {flags.folder}")
+        raise UserError(f"DIR must be a writable folder, got {flags.folder}")
     for name, content in files:
         write_bytes(flags.folder / name, content)
         cli.print_status(str(flags.folder / name))
@@ -47,32 +47,36 @@ def main(arguments: list[str]) -> int:
 
 
 def _lecture_files() -> Iterator[tuple[str, bytes]]:
-    """Every figure in every theme and format, under ``NAME-THEME.FORMAT``; nothing is done until they are asked for."""
+    """Yields every figure in every theme and format, under the name ``NAME-THEME.FORMAT``; computes nothing before."""
     for name, draw in lecture_figures().items():
         for theme in THEMES:
             with use_theme(theme):
                 files = figure_bytes(draw())
-            for form, content in files.items():
-                yield f"{name}-{theme.name}.{form}", content
+            for suffix, content in files.items():
+                yield f"{name}-{theme.name}.{suffix}", content
 
 
 def _augmentation_grids(path: Path, overrides: list[str]) -> dict[str, bytes]:
-    """A sheet of all changes together, and one for each alone: the original, then several draws."""
+    """Draws an image grid of all augmentations together and one of each: the original, then several samples."""
     config = load_config(path, overrides, flag="--augment")
-    asked = {name: value for name, value in config.data.augment.model_dump().items() if value}
-    if not asked:
-        raise UserError(f"data.augment ({path}) must ask for something to draw, got nothing")
+    augmentations = {name: value for name, value in config.data.augment.model_dump().items() if value}
+    if not augmentations:
+        raise UserError(f"data.augment must enable at least one augmentation, got none in {path}")
     classes, kinds = preview(config)
-    column_names = ["original", *(f"draw {number + 1}" for number in range(_DRAWS))]
-    sheets = {}
+    column_names = ["original", *(f"sample {number}" for number in range(1, _NUM_SAMPLES + 1))]
+    grids = {}
     for kind, batches in kinds.items():
-        drawn = [batch.images for epoch in range(_DRAWS) for batch in batches.epoch(config.seed, epoch, shuffle=False)]
-        original = [batch.images for batch in batches]
-        title = ", ".join(f"{name} = {format_value(value)}" for name, value in asked.items() if kind in ("", name))
-        sheets["-".join(filter(None, ["augment", kind])) + ".png"] = image_grid(
-            original + drawn, title=title, row_names=classes, column_names=column_names
+        originals = [batch.images for batch in batches]
+        samples = [
+            batch.images for epoch in range(_NUM_SAMPLES) for batch in batches.epoch(config.seed, epoch, shuffle=False)
+        ]
+        title = ", ".join(
+            f"{name} = {format_value(value)}" for name, value in augmentations.items() if kind in ("", name)
         )
-    return sheets
+        grids["-".join(filter(None, ["augment", kind])) + ".png"] = image_grid(
+            originals + samples, title=title, row_names=classes, column_names=column_names
+        )
+    return grids
 
 
 if __name__ == "__main__":

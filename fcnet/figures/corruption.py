@@ -1,6 +1,6 @@
-"""What damage does to images and to a network's accuracy: a panel for each kind.
+"""The figure of corruption robustness: one panel for each kind of corruption.
 
-To be called inside `fcnet.figures.style.use_theme`. S strengths; images of C channels, H rows and W columns.
+Call `plot_corruptions` inside `fcnet.figures.style.use_theme`. Letters: S severities; C channels, H rows and W columns.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _COLUMNS = 3
 
 
 class Panel(NamedTuple):
-    """One kind of damage.
+    """One kind of corruption.
 
     Attributes:
         title: its name.
-        images: uint8 (1 + S, C, H, W), one image undamaged, then at each strength.
+        images: uint8 (1 + S, C, H, W), one image without corruption and at each severity.
         accuracies: 1 + S fractions.
-        intervals: of each.
+        intervals: the ends of each accuracy's interval.
     """
 
     title: str
@@ -39,44 +39,43 @@ class Panel(NamedTuple):
 
 
 def plot_corruptions(panels: Sequence[Panel], chance: float) -> Figure:
-    """The accuracy over the strength, with one image as it looks there.
+    """Plots accuracy against severity, with an example image above each severity.
 
     Args:
-        panels: one a kind.
-        chance: the accuracy of guessing, a line in each panel.
+        panels: one for each kind of corruption.
+        chance: the accuracy of random guessing, drawn as a line in each panel.
     """
     rows = -(-len(panels) // _COLUMNS)
     figure = new_figure(8.4, 0.4 + 2.6 * rows)
     grid = figure.subplots(2 * rows, _COLUMNS, height_ratios=(1, 3) * rows, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    for place, panel in enumerate(panels):
-        row, column = divmod(place, _COLUMNS)
+    for number, panel in enumerate(panels):
+        row, column = divmod(number, _COLUMNS)
         strip, axes = grid[2 * row, column], grid[2 * row + 1, column]
         strip.set_title(panel.title)
-        _strip(strip, panel.images)
+        _show_images(strip, panel.images)
         axes.set_axis_on()
-        _curve(axes, panel, chance)
-        axes.set_xlabel("strength" if place + _COLUMNS >= len(panels) else "")
+        _plot_accuracy(axes, panel, chance)
+        axes.set_xlabel("severity" if number + _COLUMNS >= len(panels) else "")
         axes.set_ylabel("accuracy" if column == 0 else "")
         axes.tick_params(labelleft=column == 0)
-    grid[1, 0].annotate("guessing", (0.0, chance), (0, 2), textcoords="offset points", fontsize="small")
+    grid[1, 0].annotate("chance", (0.0, chance), (0, 2), textcoords="offset points", fontsize="small")
     return figure
 
 
-def _strip(axes: Axes, images: Tensor) -> None:
-    """The images in a row, each over its strength."""
-    side = max(images.shape[2:])
-    half = [0.46 * size / side for size in (images.shape[3], images.shape[2])]
-    for place, image in enumerate(images):
-        shown = image.permute(1, 2, 0) if len(image) == 3 else image.float().mean(0)
-        extent = (place - half[0], place + half[0], -half[1], half[1])
-        axes.imshow(shown.numpy(), cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="nearest")
+def _show_images(axes: Axes, images: Tensor) -> None:
+    """Draws the images in a row, each centred at its severity."""
+    height, width = images.shape[2:]
+    half_width, half_height = (0.46 * size / max(height, width) for size in (width, height))
+    for severity, image in enumerate(images):
+        pixels = image.permute(1, 2, 0) if len(image) == 3 else image.float().mean(0)
+        extent = (severity - half_width, severity + half_width, -half_height, half_height)
+        axes.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="nearest")
     axes.set(xlim=(-0.5, len(images) - 0.5), ylim=(-0.5, 0.5), aspect="equal")
 
 
-def _curve(axes: Axes, panel: Panel, chance: float) -> None:
-    """The accuracy over the strength, with its interval, from nothing to all."""
+def _plot_accuracy(axes: Axes, panel: Panel, chance: float) -> None:
     severities = range(len(panel.accuracies))
     low, high = zip(*panel.intervals, strict=True)
     axes.fill_between(severities, low, high, color=rcParams["grid.color"], alpha=0.3, linewidth=0)

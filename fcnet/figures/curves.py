@@ -1,6 +1,6 @@
-"""The lecture's figures of functions and of what happens in training: lines over an axis.
+"""The lecture's line plots: activations, losses, and risks during training.
 
-Each takes what it shows and gives a figure, to be called inside `fcnet.figures.style.use_theme`.
+Each function takes the data and returns a figure. Call it inside `fcnet.figures.style.use_theme`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Dot(NamedTuple):
-    """A point at a jump, filled where it belongs to the function."""
+    """A point at a discontinuity, filled if it lies on the function's graph."""
 
     x: float
     y: float
@@ -28,13 +28,13 @@ class Dot(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A function to be drawn.
+    """The graph of a function.
 
     Attributes:
-        label: what it is called in the figure.
-        x: (N,), rising.
-        y: (N,), NaN where the pen is lifted.
-        dots: the limits and the value at each jump.
+        label: the legend entry.
+        x: (N,), increasing.
+        y: (N,), NaN where the graph has a gap.
+        dots: the one-sided limits and the value at each discontinuity.
     """
 
     label: str
@@ -44,7 +44,7 @@ class Line(NamedTuple):
 
 
 def scaled_sigmoids(curves: Sequence[Line]) -> Figure:
-    """s(cu) for several c, between its limits 0 on the left and 1 on the right."""
+    """Plots s(cu) for several c, with the limits 0 on the left and 1 on the right."""
     figure = new_figure(6.4, 3.8)
     axes = figure.subplots()
     axes.set(xlabel="$u$", ylabel="$s(cu)$", ylim=(-0.16, 1.16), yticks=[0.0, 0.5, 1.0])
@@ -59,21 +59,21 @@ def scaled_sigmoids(curves: Sequence[Line]) -> Figure:
 
 
 def saturation(derivative: Line, bound: Line) -> Figure:
-    """The sigmoid's derivative under its bound, on an even and on a logarithmic axis."""
+    """Plots the sigmoid's derivative and its upper bound on a linear and on a logarithmic axis."""
     figure = new_figure(6.4, 3.6)
-    even, logarithmic = figure.subplots(1, 2)
-    for axes in (even, logarithmic):
+    linear, logarithmic = figure.subplots(1, 2)
+    for axes in (linear, logarithmic):
         axes.set_xlabel("$x$")
         _draw(axes, (derivative, bound))
-    even.set_ylim(-0.03, 1.1)
-    even.annotate(derivative.label, (-0.4, 0.24), (-9.5, 0.36), va="center", arrowprops=_leader())
-    even.annotate(bound.label, (0.45, 0.64), (1.8, 0.72), va="center", arrowprops=_leader())
-    logarithmic.set(yscale="log", ylim=(1e-5, 3.0), title="the same, logarithmic axis")
+    linear.set_ylim(-0.03, 1.1)
+    linear.annotate(derivative.label, (-0.4, 0.24), (-9.5, 0.36), va="center", arrowprops=_leader())
+    linear.annotate(bound.label, (0.45, 0.64), (1.8, 0.72), va="center", arrowprops=_leader())
+    logarithmic.set(yscale="log", ylim=(1e-5, 3.0), title="same curves, logarithmic axis")
     return figure
 
 
 def activations(panels: Sequence[tuple[str, Line, Line]]) -> Figure:
-    """Each activation with its derivative: (title, g, g′)."""
+    """Plots each activation with its derivative, given as (title, g, g′)."""
     figure = new_figure(6.4, 4.6)
     grid = figure.subplots(2, 3, sharex=True, sharey=True)
     for axes, (title, function, derivative) in zip(grid.flat, panels, strict=True):
@@ -88,20 +88,20 @@ def activations(panels: Sequence[tuple[str, Line, Line]]) -> Figure:
 
 
 def losses(curves: Sequence[Line]) -> Figure:
-    """Losses of a score over the margin, where it is right on the right."""
+    """Plots losses against the margin y h, which is positive for a correct prediction."""
     figure = new_figure(6.4, 4.0)
     axes = figure.subplots()
     axes.set(xlabel="margin $y\\,h$", ylabel="loss", ylim=(-0.1, 4.2))
     axes.axvline(0.0, color=rcParams["grid.color"], linewidth=0.6)
     _draw(axes, curves)
-    axes.text(-2.9, -0.06, "wrong", va="bottom", fontstyle="italic")
-    axes.text(2.9, 0.16, "right", ha="right", va="bottom", fontstyle="italic")
+    axes.text(-2.9, -0.06, "incorrect", va="bottom", fontstyle="italic")
+    axes.text(2.9, 0.16, "correct", ha="right", va="bottom", fontstyle="italic")
     axes.legend(loc="upper right", bbox_to_anchor=(0.96, 1.02))
     return figure
 
 
 def links(curves: Sequence[Line]) -> Figure:
-    """The step of the sign function, and what may take its place."""
+    """Plots the step function and the smooth distribution functions that replace it."""
     figure = new_figure(6.4, 3.8)
     axes = figure.subplots()
     axes.set(xlabel="score $u$", ylabel="probability of the second class", ylim=(-0.06, 1.06), yticks=[0.0, 0.5, 1.0])
@@ -111,7 +111,7 @@ def links(curves: Sequence[Line]) -> Figure:
 
 
 def generalisation(sizes: Sequence[int], training: Sequence[float], test: Sequence[float]) -> Figure:
-    """Training and test risk over the number of training samples, with the gap between them."""
+    """Plots training and test risk against the number of training samples, with the generalisation gap hatched."""
     figure = new_figure(6.4, 3.8)
     axes = figure.subplots()
     axes.fill_between(sizes, training, test, facecolor="none", hatch="///", edgecolor=rcParams["hatch.color"], lw=0)
@@ -129,7 +129,7 @@ def generalisation(sizes: Sequence[int], training: Sequence[float], test: Sequen
 
 
 def descent(curves: Sequence[Line], lr: float) -> Figure:
-    """The risk over the epochs, by how many images a step of one learning rate sees."""
+    """Plots the training risk by epoch for several batch sizes at one learning rate."""
     figure = new_figure(6.4, 3.8)
     axes = figure.subplots()
     axes.set(xlabel="epoch", ylabel="training risk $R_n(w)$")
@@ -140,6 +140,7 @@ def descent(curves: Sequence[Line], lr: float) -> Figure:
 
 
 def _draw(axes: Axes, curves: Sequence[Line]) -> None:
+    """Draws lines; a dot off the graph is open, which takes the background colour as its face."""
     for curve in curves:
         (line,) = axes.plot(curve.x.numpy(), curve.y.numpy(), label=curve.label)
         for x, y, filled in curve.dots:

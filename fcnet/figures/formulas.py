@@ -1,4 +1,4 @@
-"""What the lecture's figures of formulas show, computed by the package's own functions."""
+"""The data of the lecture's line plots of formulas, computed by `fcnet.functional`."""
 
 from __future__ import annotations
 
@@ -30,22 +30,23 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def curve(label: str, function: Callable[[Tensor], Tensor], reach: float) -> Line:
-    """A function from −reach to reach; where it jumps at 0 the pen is lifted, and both limits and the value are dots.
+    """Samples a function on [−reach, reach]. A jump at 0 becomes a gap, with dots at both limits and at the value.
 
     Args:
-        label: what it is called.
-        function: float64 (N,) -> (N,), elementwise, continuous except at 0.
-        reach: how far it is followed.
+        label: the legend entry.
+        function: float64 (N,) -> (N,), elementwise, continuous except possibly at 0.
+        reach: the end of the interval.
 
     Example:
         >>> curve("sgn", torch.sign, 1.0).dots
         (Dot(x=0.0, y=-1.0, filled=False), Dot(x=0.0, y=1.0, filled=False), Dot(x=0.0, y=0.0, filled=True))
     """
     steps = round(_POINTS_PER_UNIT * reach) + 1
+    # The smallest positive float64 on either side of 0 samples the one-sided limits.
     left = torch.linspace(-reach, -_TINY, steps, dtype=torch.float64)
     right = torch.linspace(_TINY, reach, steps, dtype=torch.float64)
     middle = torch.zeros(1, dtype=torch.float64)
-    values = [function(part).detach() for part in (left, middle, right)]
+    values = [function(x).detach() for x in (left, middle, right)]
     before, here, after = float(values[0][-1]), float(values[1]), float(values[2][0])
     dots: tuple[Dot, ...] = ()
     if abs(after - before) > _JUMP_TOLERANCE:
@@ -56,7 +57,7 @@ def curve(label: str, function: Callable[[Tensor], Tensor], reach: float) -> Lin
 
 
 def elementwise_grad(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The derivative of an elementwise function, as training takes it.
+    """Returns the derivative of an elementwise function, computed by autograd as in training.
 
     Example:
         >>> elementwise_grad(F.relu)(torch.tensor([-1.0, 0.0, 1.0]))
@@ -71,26 +72,26 @@ def elementwise_grad(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor],
 
 
 def scaled_sigmoids() -> list[Line]:
-    """s(cu) for several c."""
+    """Samples s(cu) for several c."""
     scales = {"5": 5.0, "2": 2.0, "1": 1.0, "½": 0.5}
     return [curve(f"$c = {name}$", partial(F.scaled_sigmoid, scale=c), 6.0) for name, c in scales.items()]
 
 
 def saturation() -> tuple[Line, Line]:
-    """s′ and its bound, e^−x for x ≥ 0 and s(x) below."""
+    """Samples s′ and its upper bound, e^−x for x ≥ 0 and s(x) for x < 0."""
     bound = curve("bound: $e^{-x}$ for $x \\geq 0$,\n$s(x)$ for $x < 0$", F.saturation_bound, 10.0)
     return curve("$s'(x)$", F.sigmoid_derivative, 10.0), bound
 
 
 def activations() -> list[tuple[str, Line, Line]]:
-    """Each activation by its name, with its derivative."""
+    """Samples each activation and its derivative, with its name."""
     return [
         (name, curve("$g(x)$", g, 4.0), curve("$g'(x)$", elementwise_grad(g), 4.0)) for name, g in _ACTIVATIONS.items()
     ]
 
 
 def losses() -> list[Line]:
-    """The losses of a score h over the margin y h, for y = 1, whose margin is h."""
+    """Samples the losses as functions of the margin y h, with y = 1 so that the margin is h."""
     return [
         curve("log loss $\\log(1 + e^{-yh})$", partial(_loss, F.logistic_loss), 3.0),
         curve("hinge loss $\\max(0, 1 - yh)$", partial(_loss, F.hinge_loss), 3.0),
@@ -104,7 +105,7 @@ def _loss(loss: Callable[..., Tensor], score: Tensor) -> Tensor:
 
 
 def links() -> list[Line]:
-    """½ (1 + sgn u), the step of a decision, and the functions s that give a probability in its place."""
+    """Samples ½ (1 + sgn u), the step of a hard decision, and the distribution functions that give a probability."""
     return [
         curve("$½\\,(1 + \\mathrm{sgn}\\,u)$", lambda u: (1.0 + F.sgn(u)) / 2, 6.0),
         curve("logistic $s(u)$", F.sigmoid, 6.0),

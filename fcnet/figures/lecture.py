@@ -1,4 +1,4 @@
-"""The figures of the lecture: what each shows, computed by the package's own functions."""
+"""The lecture's figures by name, with the data of each computed by the package itself."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 
 
 def lecture_figures() -> dict[str, Callable[[], Figure]]:
-    """Every figure by its name, computed; each is drawn by a call inside `fcnet.figures.style.use_theme`.
+    """Computes the data of every figure and returns functions that draw them.
 
-    The same at every call on one kind of machine: one thread computes, and all that is random follows from one seed.
+    Call the functions inside `fcnet.figures.style.use_theme`. The results are reproducible on one type of machine: the
+    training uses a single thread and a fixed seed.
+
+    Returns:
+        A drawing function for each figure, by the figure's name.
 
     Raises:
-        UserError: the cache cannot be used, and why.
+        UserError: the cache folder is unusable.
     """
     with _single_thread():
         digits = trained.Digits.load()

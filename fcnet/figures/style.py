@@ -1,4 +1,4 @@
-"""How the lecture's figures look: on light or dark paper, and told apart without colour."""
+"""The style of the lecture's figures: a light and a dark theme, with lines that differ without colour too."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LINE_STYLES = ("-", "--", "-.", ":")
-"""Of the first, second, … line of a figure, each in a colour of another luminance."""
+"""The dash patterns of a figure's lines, in order. Each goes with a colour of a different luminance."""
 
 _DPI = 150
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours, each as ``#rrggbb``.
+    """A colour scheme, each colour as ``#rrggbb``.
 
     Attributes:
-        name: as in the files' names.
-        background: the background.
-        foreground: of letters and outlines.
-        muted: of what stands back, axes and grids.
-        colors: of lines, one for each of `LINE_STYLES`.
+        name: the theme's name in file names.
+        background: the figure's background.
+        foreground: text and outlines.
+        muted: axes and grid lines.
+        colors: the lines, one colour for each of `LINE_STYLES`.
     """
 
     name: str
@@ -46,11 +46,11 @@ class Theme:
 
     @property
     def rc_params(self) -> dict[str, Any]:
-        """What of matplotlib's own settings is otherwise."""
-        letters = dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor"), self.foreground)
+        """The theme as matplotlib settings."""
+        text = dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor"), self.foreground)
         frame = dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), self.muted)
         return {
-            **letters,
+            **text,
             **frame,
             "figure.facecolor": self.background,
             "axes.facecolor": self.background,
@@ -82,30 +82,30 @@ THEMES = (LIGHT, DARK)
 
 @contextlib.contextmanager
 def use_theme(theme: Theme) -> Iterator[None]:
-    """A block in which figures are made and saved in a theme, whatever the user's own settings and fonts are."""
+    """Applies a theme within a block, independent of the user's matplotlib settings and fonts."""
     _prefer_bundled_fonts()
     with matplotlib.style.context(["default", theme.rc_params]):
         yield
 
 
 def _prefer_bundled_fonts() -> None:
-    """Has matplotlib take its own files where others have the same name, whatever it found, and in whatever order."""
+    """Moves matplotlib's bundled fonts to the front of its list, so that system fonts of the same name do not win."""
     fonts = font_manager.fontManager
     own = sorted(Path(matplotlib.get_data_path(), "fonts", "ttf").glob("*.ttf"))
     if [Path(font.fname) for font in fonts.ttflist[: len(own)]] != own:
         found, fonts.ttflist = fonts.ttflist, []
         for file in own:
-            fonts.addfont(file)  # forgets which files were chosen before
+            fonts.addfont(file)  # also clears the cache of font look-ups
         fonts.ttflist += found
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of so many inches, whose parts make room for each other."""
+    """Creates a figure, with sizes in inches and a layout that avoids overlaps."""
     return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
 
 
 def drawing_axes(figure: Figure, width: float, height: float) -> Axes:
-    """Axes without a frame for a drawing, in which a unit is as long across as it is high."""
+    """Adds axes for a drawing: no frame, and equal units in x and y."""
     axes = figure.subplots()
     axes.set(xlim=(0.0, width), ylim=(0.0, height), aspect="equal")
     axes.set_axis_off()
@@ -113,7 +113,9 @@ def drawing_axes(figure: Figure, width: float, height: float) -> Axes:
 
 
 def figure_bytes(figure: Figure) -> dict[str, bytes]:
-    """The bytes of its files, by format, the same at every call: they hold no date and no drawn identifier.
+    """Returns the figure as SVG and PNG files, by suffix.
+
+    Equal figures give equal bytes: the files contain no date and no random identifiers.
 
     Example:
         >>> with use_theme(DARK):
@@ -122,7 +124,7 @@ def figure_bytes(figure: Figure) -> dict[str, bytes]:
         (b'<?xml', b'PNG')
     """
     svg, png = io.BytesIO(), io.BytesIO()
-    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})  # `savefig` would draw everything twice
-    figure.set_layout_engine("none")  # the parts stay where they have found room
+    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})  # `savefig` draws everything twice
+    figure.set_layout_engine("none")  # keep the layout of the PNG
     FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
     return {"svg": svg.getvalue(), "png": png.getvalue()}

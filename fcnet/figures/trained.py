@@ -1,4 +1,4 @@
-"""What the lecture's figures of images show: small networks, trained on the digits in a second or two."""
+"""The data of the lecture's figures of trained models: small networks, trained on the digits in a second or two."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _EVALUATIONS_PER_EPOCH = 10
 
 @dataclass(frozen=True)
 class Digits:
-    """The digits, normalised by all of their training images.
+    """The digits data set and its normalisation.
 
     Attributes:
         store: images and labels.
-        statistics: mean and standard deviation (1,) each, of pixels / 255.
+        statistics: mean and standard deviation of the training pixels / 255, (1,) each.
     """
 
     store: Store
@@ -46,23 +46,23 @@ class Digits:
 
     @classmethod
     def load(cls) -> Digits:
-        """From the cache, where they are put the first time."""
+        """Opens the data set in the cache; the first call creates it."""
         store = open_store(sources.digits())
         return cls(store, mean_and_std(store.train.moments, store.shape[1] * store.shape[2]))
 
     def batches(self, split: Split, *, batch_size: int = 1000, rows: Tensor | None = None) -> Batches:
-        """Some of a split's images, or all."""
+        """Returns batches of a split, or of some of its rows."""
         return Batches(
             split.pixels, split.labels, batch_size=batch_size, rows=rows, preprocessing=Preprocessing(*self.statistics)
         )
 
     def preprocess(self, pixels: Tensor) -> Tensor:
-        """Images as a network is given them."""
+        """Normalises uint8 images."""
         return normalize(pixels, *self.statistics)
 
 
 class Generalisation(NamedTuple):
-    """Risks of softmax regression over the number of training samples, and the model of the most."""
+    """The risks of softmax regression for several training set sizes, and the model of the largest."""
 
     sizes: Sequence[int]
     training: list[float]
@@ -71,14 +71,14 @@ class Generalisation(NamedTuple):
 
 
 def samples(digits: Digits, each: int = 5) -> Tensor:
-    """The first training images of each class, (C, each, H, W) from 0 to 1."""
+    """Returns the first training images of each class, (C, each, H, W) from 0 to 1."""
     split = digits.store.train
     rows = [(split.labels == label).nonzero()[:each, 0] for label in range(len(digits.store.classes))]
     return split.pixels[torch.stack(rows)].squeeze(2) / 255
 
 
 def forward_pass(digits: Digits) -> tuple[Tensor, list[Tensor], int]:
-    """One image in a trained network: of those it gets right, the test image that it is least sure of.
+    """Trains a network and returns its activations for the least confident correctly classified test image.
 
     Returns:
         The image (H, W) from 0 to 1, the activations a[1], …, a[L], (n[l],) each, and the class.
@@ -95,11 +95,13 @@ def forward_pass(digits: Digits) -> tuple[Tensor, list[Tensor], int]:
 
 
 def interpolation(digits: Digits, names: tuple[str, str]) -> dict[str, Tensor]:
-    """Along x(t) = (1 − t) x₀ + t x₁, t from −1 to 2, through the first test images of two classes.
+    """Trains logistic regression on two classes and evaluates it along a line between two test images.
+
+    The line is x(t) = (1 − t) x₀ + t x₁ for t from −1 to 2, through the first test image of either class.
 
     Returns:
-        Of logistic regression on the two: ``positions`` t, ``scores`` and ``probabilities`` (N,), and ``images``
-        (K, H, W), from 0 to 1 but for what lies beyond x₀ and x₁.
+        ``positions`` t, ``scores`` and ``probabilities``, (N,) each, and ``images`` (K, H, W), which exceed [0, 1]
+        outside 0 ≤ t ≤ 1.
     """
     train, test = digits.store.train, digits.store.test
     labels = [digits.store.classes.index(name) for name in names]
@@ -112,16 +114,16 @@ def interpolation(digits: Digits, names: tuple[str, str]) -> dict[str, Tensor]:
     start, end = digits.preprocess(ends)
     positions = torch.linspace(-1.0, 2.0, 301)
     with torch.no_grad():
-        on_the_line = torch.lerp(start, end, positions[:, None, None, None])
-        scores = model(on_the_line)
-        probabilities = model.predict_proba(on_the_line)[:, 1]
-    shown = torch.linspace(-1.0, 2.0, 7)[:, None, None]
-    images = torch.lerp(ends[0, 0] / 255, ends[1, 0] / 255, shown)
+        x = torch.lerp(start, end, positions[:, None, None, None])
+        scores = model(x)
+        probabilities = model.predict_proba(x)[:, 1]
+    t = torch.linspace(-1.0, 2.0, 7)[:, None, None]
+    images = torch.lerp(ends[0, 0] / 255, ends[1, 0] / 255, t)
     return {"images": images, "positions": positions, "scores": scores, "probabilities": probabilities}
 
 
 def generalisation(digits: Digits) -> Generalisation:
-    """Softmax regression, trained for as many steps on the first n training images, for several n."""
+    """Trains softmax regression on the first n training images for several n, with about equal numbers of steps."""
     test = digits.batches(digits.store.test)
     training_risks, test_risks = [], []
     for size in _SIZES:
@@ -134,12 +136,12 @@ def generalisation(digits: Digits) -> Generalisation:
 
 
 def descent(digits: Digits, lr: float, size: int = 300, epochs: int = 8) -> list[Line]:
-    """The risk of softmax regression on so many training images, with all, 32 or one of them in a step."""
+    """Trains softmax regression with full batches, mini-batches of 32 and single images; returns the training risks."""
     rows = torch.arange(size)
     names = {
-        size: f"full batch, {size} images a step",
-        32: "mini-batch, 32 images a step",
-        1: "stochastic, 1 image a step",
+        size: f"full batch ({size} images)",
+        32: "mini-batch (32 images)",
+        1: "stochastic (1 image)",
     }
     whole = digits.batches(digits.store.train, rows=rows)
     curves = []
@@ -148,16 +150,16 @@ def descent(digits: Digits, lr: float, size: int = 300, epochs: int = 8) -> list
         batches = digits.batches(digits.store.train, batch_size=batch_size, rows=rows)
         training = Training(model, batches, _sgd(model, lr, epochs), seed=_SEED)
         every = max(1, len(batches) // _EVALUATIONS_PER_EPOCH)
-        seen = {0.0: evaluate(model, whole).loss}
+        risks = {0.0: evaluate(model, whole).loss}
         for _ in training.advance():
             if training.step % every == 0:
-                seen[training.step / len(batches)] = evaluate(model, whole).loss
-        curves.append(Line(name, torch.tensor(list(seen)), torch.tensor(list(seen.values()))))
+                risks[training.step / len(batches)] = evaluate(model, whole).loss
+        curves.append(Line(name, torch.tensor(list(risks)), torch.tensor(list(risks.values()))))
     return curves
 
 
 def _zero_initialized(num_classes: int) -> models.LogisticRegression:
-    """The risk is convex, so that any beginning does, and this one has no noise."""
+    """Creates a model with zero weights: the risk is convex, so any start will do, and this one is not random."""
     model = models.LogisticRegression(64, num_classes, generator=generator(_SEED, "initialisation"))
     for parameter in model.parameters():
         nn.init.zeros_(parameter)

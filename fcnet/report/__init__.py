@@ -1,1 +1,1 @@
-"""The HTML report of one run or several."""
+"""HTML reports of training runs: a single file that needs no network connection."""

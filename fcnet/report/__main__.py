@@ -1,4 +1,4 @@
-"""``python -m fcnet.report``: one page that says what a run learned, or several side by side."""
+"""``python -m fcnet.report``: writes an HTML report of one run, or of several runs side by side."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ def main(arguments: list[str]) -> int:
     parser.add_out("page to write (default: RUN/report.html; report.html for several runs)", metavar="FILE.html")
     flags = parser.parse_args(arguments)
     file = flags.out or (flags.runs[0] if len(flags.runs) == 1 else Path()) / "report.html"
-    if file.is_dir() or not file.parent.is_dir():
-        raise UserError(f"--out must be a file in a folder that is there, got {file}")
+    if file.is_dir():
+        raise UserError(f"{'--out' if flags.out else file} must be a file, got the folder {file}")
+    if flags.out is not None and not file.parent.is_dir():
+        raise UserError(f"--out must be in an existing folder, got {file}")
     write_report(flags.runs, file)
     cli.print_status(f"written to {file}")
     return 0

@@ -1,4 +1,7 @@
-"""Charts as inline SVG that follows the page's colours, each with what it says in words and as a table."""
+"""Charts as inline SVG, each with a text description for screen readers and a table of its values.
+
+The style sheet colours the charts, so they follow the page's light or dark theme.
+"""
 
 from __future__ import annotations
 
@@ -22,24 +25,26 @@ from fcnet.report.axes import (
     draw_axes,
     fit_scale,
     format_number,
-    format_percent,
+    percent_tick_formatter,
 )
+from fcnet.runtime.formatting import format_count, format_percent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 _MAX_MARKED_POINTS = 25
-"""So many points of a line are marked each."""
+"""A line with more points than this is drawn without a marker at each point."""
+_NUM_LINE_STYLES = 16
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart; where y is None or no number, it has a gap.
+    """One line of a chart. A y that is None, NaN or infinite makes a gap.
 
     Attributes:
-        name: as in the legend.
-        x: where, rising.
-        y: how much.
+        name: the legend entry.
+        x: increasing.
+        y: one value for each x.
     """
 
     name: str
@@ -49,15 +54,15 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart with all that belongs to it.
+    """A chart, its legend and the table of its values.
 
     Attributes:
-        title: what it shows.
+        title: the caption.
         svg: the drawing.
-        names: of its lines.
-        header: of the table.
-        rows: of the table, with as many cells as the header.
-        always_show_legend: whether the legend is there for one line alone.
+        names: the legend entries.
+        header: the table's header.
+        rows: the table's rows, each as long as the header.
+        always_show_legend: whether to show the legend even if it has a single entry.
     """
 
     title: str
@@ -78,16 +83,16 @@ def line_chart(
     low: float | None = None,
     high: float | None = None,
 ) -> Chart:
-    """Lines over one axis, told apart by colour and by dashes.
+    """Draws lines that differ in colour and in dash pattern.
 
     Args:
-        title: what it shows.
-        series: the lines; those without a number are left out.
-        x_label: what x is.
-        as_percent: whether y are shares, shown in per cent.
-        log: whether y is on a logarithmic axis.
-        low: where the y axis begins; None: by the values.
-        high: where it ends; None: by the values.
+        title: the caption.
+        series: the lines; a line without a finite value is omitted.
+        x_label: the label of the x axis.
+        as_percent: whether the values are fractions to be shown as percentages.
+        log: whether the y axis is logarithmic.
+        low: the lower end of the y axis; None: chosen from the values.
+        high: the upper end of the y axis; None: chosen from the values.
 
     Example:
         >>> chart = line_chart("Loss", [Series("training", [1, 2], [0.5, 0.25])], x_label="epoch")
@@ -95,21 +100,24 @@ def line_chart(
         [('1', '0.5'), ('2', '0.25')]
     """
     lines = [line for line in series if any(map(_is_finite, line.y))]
-    format_y = format_percent if as_percent else format_number
-    places = sorted({x for line in lines for x in line.x})
+    xs = sorted({x for line in lines for x in line.x})
     values = [y for line in lines for y in line.y if _is_finite(y)]
-    x_scale = Scale(*_x_range(places), LEFT, RIGHT, integer_ticks=all(float(x).is_integer() for x in places))
+    # A single x gets half a unit on either side: a scale needs two different ends.
+    ends = (0.0, 1.0) if not xs else (xs[0], xs[-1]) if xs[-1] > xs[0] else (xs[0] - 0.5, xs[0] + 0.5)
+    x_scale = Scale(*ends, LEFT, RIGHT, integer_ticks=all(float(x).is_integer() for x in xs))
     y_scale = fit_scale(values, BOTTOM, TOP, low=low, high=high, log=log)
-    parts = [draw_axes(x_scale, y_scale, x_label, format_number, format_y)]
-    parts += [_draw_line(line, x_scale, y_scale, place) for place, line in enumerate(lines)]
-    found = [dict(zip(line.x, line.y, strict=True)) for line in lines]
-    rows = [(format_number(x), *(_format(each.get(x), format_y) for each in found)) for x in places]
+    format_tick = percent_tick_formatter(y_scale.ticks()) if as_percent else format_number
+    parts = [draw_axes(x_scale, y_scale, x_label, format_number, format_tick)]
+    parts += [_draw_line(line, x_scale, y_scale, number) for number, line in enumerate(lines)]
+    format_y = format_percent if as_percent else format_number
+    columns = [dict(zip(line.x, line.y, strict=True)) for line in lines]
+    rows = [(format_number(x), *(_format_or_dash(column.get(x), format_y) for column in columns)) for x in xs]
     labels = [
         f"{x_label} {row[0]}: " + ", ".join(f"{line.name} {y}" for line, y in zip(lines, row[1:], strict=True))
         for row in rows
     ]
-    last = f"; at the end, {labels[-1]}" if labels else ""
-    svg = _svg(parts, f"{title} over {x_label}{last}", [x_scale(x) for x in places], labels)
+    last = f"; last value at {labels[-1]}" if labels else ""
+    svg = _svg(parts, f"{title} by {x_label}{last}", [x_scale(x) for x in xs], labels)
     return Chart(title, svg, [line.name for line in lines], [x_label, *(line.name for line in lines)], rows)
 
 
@@ -117,101 +125,114 @@ def histogram(
     title: str, edges: Sequence[float], counts: Sequence[int], *, x_label: str, before: Sequence[int] | None = None,
     before_edges: Sequence[float] | None = None,
 ) -> Chart:  # fmt: skip
-    """Counts between edges as bars, each its share of all; and those of another time as an outline.
+    """Draws a histogram as bars, with an optional earlier histogram as an outline.
+
+    The height of a bar is its bin's fraction of all values.
 
     Args:
-        title: what it shows.
-        edges: one more than counts, rising.
-        counts: how many fell between two edges.
-        x_label: what is counted.
-        before: the other time's counts; None: none.
-        before_edges: their edges; None: the same.
+        title: the caption.
+        edges: the bin edges, increasing, one more than counts.
+        counts: the number of values in each bin.
+        x_label: the label of the x axis.
+        before: the counts of the earlier histogram; None: no outline.
+        before_edges: its bin edges; None: ``edges``.
 
     Example:
         >>> histogram("a", [0.0, 1.0, 2.0], [3, 1], x_label="a").rows
-        [('0 to 1', '75%'), ('1 to 2', '25%')]
+        [('0 to 1', '75.00%'), ('1 to 2', '25.00%')]
     """
-    shares = _fractions(counts)
-    other = _fractions(before) if before is not None else []
-    other_edges = before_edges or edges
-    low, high = min(edges[0], other_edges[0]), max(edges[-1], other_edges[-1])
+    fractions = _fractions(counts)
+    outline = _fractions(before) if before is not None else []
+    outline_edges = before_edges or edges
+    low, high = min(edges[0], outline_edges[0]), max(edges[-1], outline_edges[-1])
     x_scale = Scale(low, high if high > low else low + 1.0, LEFT, RIGHT)
-    y_scale = fit_scale([0.0, *shares, *other], BOTTOM, TOP, low=0.0)
-    parts = [draw_axes(x_scale, y_scale, x_label, format_number, format_percent)]
-    for left, right, share in zip(edges, edges[1:], shares, strict=False):
-        parts.append(_draw_bar(x_scale(left), x_scale(right), y_scale(share), "bar"))
-    if other:
+    y_scale = fit_scale([0.0, *fractions, *outline], BOTTOM, TOP, low=0.0)
+    parts = [draw_axes(x_scale, y_scale, x_label, format_number, percent_tick_formatter(y_scale.ticks()))]
+    for (left, right), fraction in zip(itertools.pairwise(edges), fractions, strict=True):
+        x, top = x_scale(left), y_scale(fraction)
+        width = max(x_scale(right) - x - 0.5, 0.5)  # a gap of half a unit separates neighbouring bars
+        parts.append(Markup('<rect class="bar" x="{}" y="{}" width="{}" height="{}"/>').format(
+            x, top, round(width, 1), round(BOTTOM - top, 1)))  # fmt: skip
+    if outline:
         steps = "".join(
-            f"V{y_scale(share)}H{x_scale(right)}" for right, share in zip(other_edges[1:], other, strict=True)
+            f"V{y_scale(fraction)}H{x_scale(right)}" for right, fraction in zip(outline_edges[1:], outline, strict=True)
         )
         parts.append(Markup('<path class="outline" d="M{} {}{}V{}"/>').format(
-            x_scale(other_edges[0]), BOTTOM, steps, BOTTOM))  # fmt: skip
+            x_scale(outline_edges[0]), BOTTOM, steps, BOTTOM))  # fmt: skip
     rows = [
-        (f"{format_number(a)} to {format_number(b)}", format_percent(share))
-        for a, b, share in zip(edges, edges[1:], shares, strict=False)
+        (f"{format_number(a)} to {format_number(b)}", format_percent(fraction))
+        for (a, b), fraction in zip(itertools.pairwise(edges), fractions, strict=True)
     ]
-    at = [round((x_scale(a) + x_scale(b)) / 2, 1) for a, b in itertools.pairwise(edges)]
-    svg = _svg(parts, f"{title}: shares by {x_label}", at, [": ".join(row) for row in rows])
-    return Chart(title, svg, header=[x_label, "share"], rows=rows)
+    centres = [round((x_scale(a) + x_scale(b)) / 2, 1) for a, b in itertools.pairwise(edges)]
+    svg = _svg(parts, f"{title}: fraction of values by {x_label}", centres, [": ".join(row) for row in rows])
+    return Chart(title, svg, header=[x_label, "fraction"], rows=rows)
 
 
 def reliability_diagram(title: str, bins: Sequence[tuple[float, float, int, float, float]]) -> Chart:
-    """How often the network is right against how sure it is, beside the diagonal on which both are equal.
+    """Draws accuracy against confidence, with the diagonal of perfect calibration.
 
     Args:
-        title: what it shows.
-        bins: for each the mean probability, the accuracy, the count, and the accuracy's interval.
+        title: the caption.
+        bins: for each bin its mean confidence, accuracy, number of images, and the ends of the accuracy's interval.
 
     Example:
-        >>> reliability_diagram("Reliability", [(0.75, 0.5, 4, 0.15, 0.85)]).rows
-        [('75%', '50%', '15% to 85%', '4')]
+        >>> reliability_diagram("Reliability diagram", [(0.75, 0.5, 4, 0.15, 0.85)]).rows
+        [('75.00%', '50.00%', '15.00% to 85.00%', '4')]
     """
     x_scale, y_scale = Scale(0.0, 1.0, LEFT, RIGHT), Scale(0.0, 1.0, BOTTOM, TOP)
-    parts = [draw_axes(x_scale, y_scale, "probability that the network gave", format_percent, format_percent)]
-    parts.append(Markup('<path class="line s1" d="M{} {}L{} {}"/>').format(LEFT, BOTTOM, RIGHT, TOP))
-    for sure, right, _, low, high in bins:
-        x = x_scale(sure)
+    format_tick = percent_tick_formatter(y_scale.ticks())
+    parts = [
+        draw_axes(x_scale, y_scale, "confidence (probability of the predicted class)", format_tick, format_tick),
+        Markup('<path class="line s1" d="M{} {}L{} {}"/>').format(LEFT, BOTTOM, RIGHT, TOP),
+    ]
+    rows, labels = [], []
+    for confidence, accuracy, count, low, high in bins:
+        x = x_scale(confidence)
         parts.append(Markup('<path class="line s0" style="stroke-dasharray:none" d="M{0} {1}V{2}"/>').format(
             x, y_scale(low), y_scale(high)))  # fmt: skip
-        parts.append(Markup('<circle class="dot s0" cx="{}" cy="{}" r="4"/>').format(x, y_scale(right)))
-    rows = [
-        (format_percent(sure), format_percent(right), f"{format_percent(low)} to {format_percent(high)}", f"{count:,}")
-        for sure, right, count, low, high in bins
-    ]
-    labels = [f"{row[3]} images at {row[0]} on average, {row[1]} of them right ({row[2]})" for row in rows]
+        parts.append(Markup('<circle class="dot s0" cx="{}" cy="{}" r="4"/>').format(x, y_scale(accuracy)))
+        mean, right = format_percent(confidence), format_percent(accuracy)
+        interval = f"{format_percent(low)} to {format_percent(high)}"
+        rows.append((mean, right, interval, f"{count:,}"))
+        labels.append(f"confidence {mean}: accuracy {right}, interval {interval}, {format_count(count, 'image')}")
     svg = _svg(parts, f"{title}. " + "; ".join(labels), [x_scale(each[0]) for each in bins], labels)
     return Chart(
-        title, svg, ["accuracy, with its 95 % interval", "as sure as right"],
-        ["mean probability", "accuracy", "95 % interval", "images"], rows, always_show_legend=True,
+        title, svg, ["accuracy with 95% interval", "perfect calibration"],
+        ["mean confidence", "accuracy", "95% interval", "images"], rows, always_show_legend=True,
     )  # fmt: skip
 
 
 def error_bar_chart(
     title: str, groups: Sequence[tuple[str, Sequence[float]]], *, x_label: str, group_name: str
 ) -> Chart:
-    """Shares of several groups: their mean, their standard deviation either way, and beside it each value.
+    """Draws the mean of each group of fractions, its standard deviation as an error bar, and each value as a small dot.
 
     Args:
-        title: what it shows.
-        groups: each group's name and its values, at least one, in the order in which they stand.
-        x_label: what the order is.
-        group_name: what a group is.
+        title: the caption.
+        groups: a name and at least one value for each group, in the order of the x axis.
+        x_label: the label of the x axis, which counts the groups from 1.
+        group_name: the header of the table's first column.
 
     Example:
-        >>> error_bar_chart("Accuracy", [("a", [0.5, 0.7]), ("b", [0.4])], x_label="rank", group_name="point").rows
-        [('a', '60%', '14.1%', '2'), ('b', '40%', '–', '1')]
+        >>> error_bar_chart("Accuracy", [("a", [0.5, 0.7]), ("b", [0.4])], x_label="rank", group_name="trial").rows
+        [('a', '60.00%', '14.14%', '2'), ('b', '40.00%', '–', '1')]
     """
     x_scale = Scale(0.5, len(groups) + 0.5, LEFT, RIGHT)
-    figures = [(name, fmean(values), stdev(values) if len(values) > 1 else None, values) for name, values in groups]
-    reach = [mean + way * (std or 0.0) for _, mean, std, _ in figures for way in (-1, 1)]
-    y_scale = fit_scale([*reach, *(value for _, values in groups for value in values)], BOTTOM, TOP)
+    statistics = [(name, fmean(values), stdev(values) if len(values) > 1 else None, values) for name, values in groups]
+    bar_ends = [mean + sign * (std or 0.0) for _, mean, std, _ in statistics for sign in (-1, 1)]
+    y_scale = fit_scale([*bar_ends, *(value for _, values in groups for value in values)], BOTTOM, TOP)
     parts = [
         draw_axes(
-            x_scale, y_scale, x_label, lambda place: format_number(place) if place == int(place) else "", format_percent
+            x_scale,
+            y_scale,
+            x_label,
+            lambda rank: format_number(rank) if rank == int(rank) else "",
+            percent_tick_formatter(y_scale.ticks()),
         )
     ]
-    for place, (_, mean, std, values) in enumerate(figures, 1):
-        x = x_scale(place)
+    rows, labels = [], []
+    for rank, (name, mean, std, values) in enumerate(statistics, 1):
+        x = x_scale(rank)
         if std is not None:
             parts.append(
                 Markup('<path class="line s0" d="M{0} {1}V{2}"/>').format(x, y_scale(mean - std), y_scale(mean + std))
@@ -220,17 +241,18 @@ def error_bar_chart(
             Markup('<circle class="dot s1" cx="{}" cy="{}" r="1.6"/>').format(x + 4, y_scale(value)) for value in values
         ]
         parts.append(Markup('<circle class="dot s0" cx="{}" cy="{}" r="3.5"/>').format(x, y_scale(mean)))
-    rows = [
-        (name, format_percent(mean), _format(std, format_percent), str(len(values)))
-        for name, mean, std, values in figures
-    ]
-    labels = [f"{name}: {mean} ± {std} (n = {count})" for name, mean, std, count in rows]
-    svg = _svg(parts, f"{title}. " + "; ".join(labels), [x_scale(place) for place in range(1, len(rows) + 1)], labels)
+        row = (name, format_percent(mean), _format_or_dash(std, format_percent), str(len(values)))
+        rows.append(row)
+        labels.append(f"{name}: {row[1]} ± {row[2]} (n = {row[3]})")
+    svg = _svg(parts, f"{title}. " + "; ".join(labels), [x_scale(rank) for rank in range(1, len(rows) + 1)], labels)
     return Chart(title, svg, header=[group_name, "mean", "standard deviation", "n"], rows=rows)
 
 
 def _svg(parts: Sequence[Markup], description: str, at: Sequence[float], labels: Sequence[str]) -> Markup:
-    """An SVG of the parts that says in words what it shows, and what stands where for the page's script."""
+    """Returns the SVG element.
+
+    ``page.js`` shows ``labels[i]`` when the pointer is nearest to the x position ``at[i]``.
+    """
     cursor = Markup('<line class="cursor" y1="{}" y2="{}"/>').format(TOP, BOTTOM)
     return Markup(
         '<svg viewBox="0 0 {} {}" role="img" aria-label="{}" data-x="{}" data-labels="{}">{}{}</svg>'
@@ -238,34 +260,22 @@ def _svg(parts: Sequence[Markup], description: str, at: Sequence[float], labels:
              Markup("").join(parts), cursor)  # fmt: skip
 
 
-def _draw_line(line: Series, x_scale: Scale, y_scale: Scale, place: int) -> Markup:
-    pieces, pen = [], "M"
-    dots = []
+def _draw_line(line: Series, x_scale: Scale, y_scale: Scale, number: int) -> Markup:
+    style = number % _NUM_LINE_STYLES
+    path, points, command = [], [], "M"
     for x, y in zip(line.x, line.y, strict=True):
         if not _is_finite(y) or (y_scale.log and y <= 0):
-            pen = "M"
+            command = "M"  # the next point starts a new piece: the line has a gap here
             continue
-        held = min(max(y, y_scale.low), y_scale.high)
-        pieces.append(f"{pen}{x_scale(x)} {y_scale(held)}")
-        dots.append((x_scale(x), y_scale(held)))
-        pen = "L"
-    drawn = Markup('<path class="line s{}" d="{}"/>').format(place % 16, "".join(pieces))
-    if len(dots) > _MAX_MARKED_POINTS:
+        point = x_scale(x), y_scale(min(max(y, y_scale.low), y_scale.high))
+        path.append(f"{command}{point[0]} {point[1]}")
+        points.append(point)
+        command = "L"
+    drawn = Markup('<path class="line s{}" d="{}"/>').format(style, "".join(path))
+    if len(points) > _MAX_MARKED_POINTS:
         return drawn
-    marks = [Markup('<circle class="dot s{}" cx="{}" cy="{}" r="2"/>').format(place % 16, x, y) for x, y in dots]
+    marks = [Markup('<circle class="dot s{}" cx="{}" cy="{}" r="2"/>').format(style, x, y) for x, y in points]
     return Markup("").join([drawn, *marks])
-
-
-def _draw_bar(left: float, right: float, top: float, name: str) -> Markup:
-    return Markup('<rect class="{}" x="{}" y="{}" width="{}" height="{}"/>').format(
-        name, left, top, round(max(right - left - 0.5, 0.5), 1), round(BOTTOM - top, 1)
-    )
-
-
-def _x_range(places: Sequence[float]) -> tuple[float, float]:
-    if not places:
-        return 0.0, 1.0
-    return (places[0], places[-1]) if places[-1] > places[0] else (places[0] - 0.5, places[0] + 0.5)
 
 
 def _fractions(counts: Sequence[int]) -> list[float]:
@@ -273,8 +283,8 @@ def _fractions(counts: Sequence[int]) -> list[float]:
     return [count / total for count in counts]
 
 
-def _format(value: float | None, format_y: Callable[[float], str]) -> str:
-    return format_y(value) if _is_finite(value) else "–"
+def _format_or_dash(value: float | None, format_value: Callable[[float], str]) -> str:
+    return format_value(value) if _is_finite(value) else "–"
 
 
 def _is_finite(value: float | None) -> TypeGuard[float]:

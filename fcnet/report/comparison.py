@@ -1,4 +1,4 @@
-"""Several runs beside each other: where their configurations differ, and whether one network is really better."""
+"""Comparisons of several runs: differing settings, and McNemar's test on shared test images."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Two networks on the same test images.
+    """McNemar's test of two runs on the same test images.
 
     Attributes:
-        first: the place of the one, from 0.
-        second: that of the other.
-        only_first: how many images the first alone gets right.
-        only_second: how many the second alone gets right.
-        p: of `fcnet.metrics.mcnemar_test`.
-        adjusted_p: p among all pairs, by `fcnet.metrics.holm_adjust`.
+        first: the index of the first run, from 0.
+        second: the index of the second run.
+        only_first: the number of images that only the first run classifies correctly.
+        only_second: the number of images that only the second run classifies correctly.
+        p: the p-value of `fcnet.metrics.mcnemar_test`.
+        adjusted_p: the p-value adjusted for all pairs by `fcnet.metrics.holm_adjust`.
     """
 
     first: int
@@ -37,27 +37,32 @@ class PairedTest:
 
 
 def paired_tests(runs: Sequence[RunData]) -> list[PairedTest]:
-    """Every two runs whose predictions are of the same images and classes.
+    """Tests every pair of runs that predict the same classes on the same images.
 
     Returns:
-        The pairs, in the order of the runs.
+        One test for each pair, in the order of the runs.
     """
     found = []
     for first, second in itertools.combinations(range(len(runs)), 2):
         one, other = runs[first].predictions, runs[second].predictions
-        if one is not None and other is not None and _same_images(runs[first], runs[second]):
-            only_first = int((one.is_correct & ~other.is_correct).sum())
-            only_second = int((other.is_correct & ~one.is_correct).sum())
-            found.append((first, second, only_first, only_second, mcnemar_test(only_first, only_second)))
+        if one is None or other is None or runs[first].classes != runs[second].classes:
+            continue
+        # Equal fingerprints and equal labels: the same images in the same order.
+        if runs[first].summary["data"] != runs[second].summary["data"] or not one.labels.equal(other.labels):
+            continue
+        only_first = int((one.is_correct & ~other.is_correct).sum())
+        only_second = int((other.is_correct & ~one.is_correct).sum())
+        found.append((first, second, only_first, only_second, mcnemar_test(only_first, only_second)))
     adjusted = holm_adjust([row[-1] for row in found])
     return [PairedTest(*row, value) for row, value in zip(found, adjusted, strict=True)]
 
 
 def compare_settings(runs: Sequence[RunData]) -> list[tuple[str, list[str], bool]]:
-    """Every setting: its key, each run's value, and whether they differ.
+    """Lists every setting with its value in each run.
 
     Returns:
-        In the order of the configuration.
+        For each setting its key, one value for each run, and whether the values differ, in the order of the
+        configuration.
     """
     columns = [{key: format_setting(value) for key, value in flatten_config(run.config.model_dump())} for run in runs]
     rows = [(key, [column[key] for column in columns]) for key in columns[0]]
@@ -65,7 +70,7 @@ def compare_settings(runs: Sequence[RunData]) -> list[tuple[str, list[str], bool
 
 
 def format_setting(value: object) -> str:
-    """A setting's value as a configuration has it.
+    """Formats a setting's value as a configuration file does.
 
     Example:
         >>> [format_setting(value) for value in (True, "relu", (512, 256), 0.01, "")]
@@ -74,12 +79,3 @@ def format_setting(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"[{', '.join(map(format_setting, value))}]" if isinstance(value, tuple | list) else str(value) or '""'
-
-
-def _same_images(one: RunData, other: RunData) -> bool:
-    """Whether two runs were tested on the same images, in the same order."""
-    assert one.predictions is not None
-    assert other.predictions is not None
-    labels = one.predictions.labels, other.predictions.labels
-    same = one.summary["data"] == other.summary["data"] and one.classes == other.classes
-    return same and labels[0].equal(labels[1])

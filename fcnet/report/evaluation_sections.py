@@ -1,4 +1,4 @@
-"""The parts of a report that say what a network learned: how it did on the test set, and its first weights."""
+"""Report sections on the test set: confusion matrix, per-class metrics, calibration, example images, weights."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fcnet.metrics import calibration_error, class_metrics, wilson_interval
-from fcnet.report.axes import format_percent
 from fcnet.report.charts import reliability_diagram
 from fcnet.report.images import image_data_uri, weight_data_uri
 from fcnet.report.run_data import find_confident_mistakes, find_uncertain_correct, first_layer_weights
+from fcnet.runtime.formatting import format_percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,12 +26,12 @@ _MAX_SHORT_NAME = 3
 
 @dataclass(frozen=True)
 class CaptionedImage:
-    """A picture, or what stands for it, and the lines under it.
+    """An image with the lines of its caption.
 
     Attributes:
-        uri: a data URI; None where the image is not at hand.
-        alt: what it is, for who does not see it.
-        lines: what is said under it.
+        uri: a data URI; None if the image is unavailable.
+        alt: the alternative text.
+        lines: the caption, one string for each line.
     """
 
     uri: str | None
@@ -41,17 +41,18 @@ class CaptionedImage:
 
 @dataclass(frozen=True)
 class EvaluationSection:
-    """How a network did on the test set.
+    """The results on the test set.
 
     Attributes:
-        matrix: for each class its name and its cells, count and share of the class; empty where there are too many.
-        long_names: whether the classes' names are longer than a column of the matrix.
-        confusions: truth, what it was taken for, how often, and the share of the truth; most frequent first.
-        per_class: name, images, precision, recall, F1 and the recall's interval.
+        matrix: the confusion matrix: for each true class its name and its cells, each a count and the fraction of the
+            row; empty if there are more than 30 classes.
+        long_names: whether class names are too long for the width of a matrix column.
+        confusions: true class, predicted class, count and fraction of the true class; most frequent first.
+        per_class: name, number of images, precision, recall, F1 and the interval of the recall.
         calibration: the reliability diagram.
-        calibration_error: in per cent.
-        mistakes: the most confident ones.
-        uncertain_correct: the least certain ones.
+        calibration_error: the expected calibration error, as a percentage.
+        mistakes: the most confident mistakes.
+        uncertain_correct: the least confident correct predictions.
     """
 
     matrix: Sequence[tuple[str, Sequence[tuple[int, float]]]]
@@ -65,54 +66,49 @@ class EvaluationSection:
 
 
 def evaluation_section(run: RunData) -> EvaluationSection | None:
-    """Everything about the test set; None where nobody knows what the network said of it."""
+    """Computes the results on the test set; None if the run has no predictions."""
     if run.predictions is None:
         return None
     bins = [
         (each.confidence, each.accuracy, each.count, *wilson_interval(each.num_correct, each.count))
         for each in run.confidence_bins
     ]
-    small = len(run.classes) <= _MAX_MATRIX_CLASSES
+    matrix = [
+        (name, [(count, count / max(sum(row), 1)) for count in row])
+        for name, row in zip(run.classes, run.confusion, strict=True)
+    ]
+    mistakes = find_confident_mistakes(run.predictions, _NUM_EXAMPLES)
+    uncertain = find_uncertain_correct(run.predictions, _NUM_EXAMPLES)
     return EvaluationSection(
-        matrix=_confusion_matrix(run) if small else (),
+        matrix=matrix if len(run.classes) <= _MAX_MATRIX_CLASSES else (),
         long_names=max(map(len, run.classes)) > _MAX_SHORT_NAME,
-        confusions=_confusions(run),
-        per_class=_per_class(run),
-        calibration=reliability_diagram("Reliability: how often it is right, by how sure it is", bins),
+        confusions=_most_frequent_confusions(run),
+        per_class=_per_class_metrics(run),
+        calibration=reliability_diagram("Reliability diagram", bins),
         calibration_error=format_percent(calibration_error(run.confidence_bins)),
-        mistakes=[_captioned_image(run, place) for place in find_confident_mistakes(run.predictions, _NUM_EXAMPLES)],
-        uncertain_correct=[
-            _captioned_image(run, place) for place in find_uncertain_correct(run.predictions, _NUM_EXAMPLES)
-        ],
+        mistakes=[_captioned_image(run, index) for index in mistakes],
+        uncertain_correct=[_captioned_image(run, index) for index in uncertain],
     )
 
 
 def weight_images(run: RunData) -> list[CaptionedImage]:
-    """The first layer's weights as pictures, the units that matter most first."""
+    """Draws the first layer's weights as images, the most influential units first."""
     if run.classifier is None:
         return []
-    numbers, shown = first_layer_weights(run.classifier, run.test, _NUM_UNITS)
-    hidden = len(run.classifier.model.dense_layers()) > 1
-    names = [f"unit {number}" if hidden else run.classes[_output_class(number, len(run.classes))] for number in numbers]
+    units, weights = first_layer_weights(run.classifier, run.test, _NUM_UNITS)
+    if len(run.classifier.model.dense_layers()) > 1:
+        names = [f"unit {unit}" for unit in units]
+    elif len(run.classes) == 2:
+        names = [run.classes[1]]  # the single output node gives the second class's logit
+    else:
+        names = [run.classes[unit] for unit in units]
     return [
         CaptionedImage(weight_data_uri(each), f"weights of {name}", [name])
-        for name, each in zip(names, shown, strict=True)
+        for name, each in zip(names, weights, strict=True)
     ]
 
 
-def _output_class(number: int, num_classes: int) -> int:
-    """Whose output node it is: of two classes the one node is the second's."""
-    return 1 if num_classes == 2 else number
-
-
-def _confusion_matrix(run: RunData) -> list[tuple[str, list[tuple[int, float]]]]:
-    return [
-        (name, [(count, count / max(sum(row), 1)) for count in row])
-        for name, row in zip(run.classes, run.confusion, strict=True)
-    ]
-
-
-def _confusions(run: RunData) -> list[tuple[str, ...]]:
+def _most_frequent_confusions(run: RunData) -> list[tuple[str, ...]]:
     cells = [
         (count, count / sum(row), truth, predicted)
         for truth, row in enumerate(run.confusion)
@@ -121,30 +117,34 @@ def _confusions(run: RunData) -> list[tuple[str, ...]]:
     ]
     cells.sort(key=lambda cell: (-cell[0], -cell[1], cell[2], cell[3]))
     return [
-        (run.classes[truth], run.classes[predicted], f"{count:,}", format_percent(share))
-        for count, share, truth, predicted in cells[:_MAX_CONFUSIONS]
+        (run.classes[truth], run.classes[predicted], f"{count:,}", format_percent(fraction))
+        for count, fraction, truth, predicted in cells[:_MAX_CONFUSIONS]
     ]
 
 
-def _per_class(run: RunData) -> list[tuple[str, ...]]:
+def _per_class_metrics(run: RunData) -> list[tuple[str, ...]]:
     rows = []
-    for place, (name, row) in enumerate(zip(run.classes, class_metrics(run.confusion), strict=True)):
-        low, high = wilson_interval(run.confusion[place][place], row.count)
-        figures = ["–" if value is None else format_percent(value) for value in (row.precision, row.recall, row.f1)]
-        rows.append((name, f"{row.count:,}", *figures, f"{format_percent(low)} to {format_percent(high)}"))
+    for label, (name, row) in enumerate(zip(run.classes, class_metrics(run.confusion), strict=True)):
+        low, high = wilson_interval(run.confusion[label][label], row.count)
+        scores = ["–" if value is None else format_percent(value) for value in (row.precision, row.recall, row.f1)]
+        rows.append((name, f"{row.count:,}", *scores, f"{format_percent(low)} to {format_percent(high)}"))
     return rows
 
 
-def _captioned_image(run: RunData, place: int) -> CaptionedImage:
+def _captioned_image(run: RunData, index: int) -> CaptionedImage:
+    """Returns a test image with its predicted class and, as a second line, its true class or the runner-up."""
     predictions = run.predictions
     assert predictions is not None
-    pixels = run.pixels(place)
-    truth, predicted = run.classes[int(predictions.labels[place])], run.classes[int(predictions.classes[place, 0])]
-    lines = [f"said {predicted}: {predictions.probabilities[place, 0]:.1%}"]
+    pixels = run.pixels(index)
+    truth, predicted = (run.classes[int(label[index])] for label in (predictions.labels, predictions.classes[:, 0]))
+    first = f"predicted {predicted}: {format_percent(float(predictions.probabilities[index, 0]), 1)}"
     if truth == predicted:
-        next_best = f"{run.classes[int(predictions.classes[place, 1])]}: {predictions.probabilities[place, 1]:.1%}"
-        alt, lines = f"test image {place}, {truth}, next {next_best}", [*lines, f"next {next_best}"]
+        runner_up = run.classes[int(predictions.classes[index, 1])]
+        second = f"next {runner_up}: {format_percent(float(predictions.probabilities[index, 1]), 1)}"
+        alt = f"test image {index}, {truth}, predicted correctly, {second}"
     else:
-        alt = f"test image {place}, {truth}, taken for {predicted}"
-        lines = [*lines, f"truth {truth}: {predictions.true_probabilities[place]:.1%}"]
-    return CaptionedImage(None if pixels is None else image_data_uri(pixels), alt, [*lines, f"image {place}"])
+        second = f"true class {truth}: {format_percent(float(predictions.true_probabilities[index]), 1)}"
+        alt = f"test image {index}, {truth}, predicted as {predicted}"
+    return CaptionedImage(
+        None if pixels is None else image_data_uri(pixels), alt, [first, second, f"test image {index}"]
+    )

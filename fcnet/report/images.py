@@ -1,4 +1,4 @@
-"""Images as the PNG data URIs that a page holds."""
+"""Images and weights as PNG data URIs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _MAX_SIDE = 96
-"""Pixels along a side, of what is shown at about so many."""
+"""Larger images are scaled down to this many pixels; the page shows them at about this size."""
 
 _POSITIVE = torch.tensor([194.0, 65.0, 12.0])
 _NEGATIVE = torch.tensor([11.0, 92.0, 173.0])
 
 
 def image_data_uri(pixels: Tensor) -> str:
-    """An image as a PNG data URI; a large one is made smaller, one of other than 1 or 3 channels grey.
+    """Encodes an image as a PNG data URI.
+
+    Images larger than 96 pixels are scaled down. Images with other than 1 or 3 channels are shown as the grey mean of
+    their channels.
 
     Args:
         pixels: uint8 (channels, height, width).
@@ -41,10 +44,11 @@ def image_data_uri(pixels: Tensor) -> str:
 
 
 def weight_data_uri(weights: Tensor) -> str:
-    """Weights of an image's values as a picture in which white is 0, or grey where they have colours.
+    """Encodes the weights of one unit as a PNG data URI.
 
-    Each picture has its own scale, whose ends are ± the largest magnitude. Weights of three channels are colours about
-    grey; of others their mean over the channels goes from blue, below 0, to orange.
+    Each image has its own symmetric scale, ± its largest magnitude. Weights of three channels become colours, with
+    0 as mid-grey. Other weights are averaged over the channels and coloured from blue (negative) through white (0) to
+    orange (positive).
 
     Args:
         weights: float (channels, height, width).
@@ -54,5 +58,5 @@ def weight_data_uri(weights: Tensor) -> str:
     if len(scaled) == 3:
         return image_data_uri((127.5 + 127.5 * scaled).round().to(torch.uint8))
     colour = torch.where(scaled[0, :, :, None] > 0, _POSITIVE, _NEGATIVE)
-    shown = 255.0 + scaled[0].abs()[:, :, None] * (colour - 255.0)
-    return image_data_uri(shown.round().to(torch.uint8).permute(2, 0, 1))
+    blended = 255.0 + scaled[0].abs()[:, :, None] * (colour - 255.0)
+    return image_data_uri(blended.round().to(torch.uint8).permute(2, 0, 1))

@@ -1,4 +1,4 @@
-"""The report of one run, or of several side by side, as one page."""
+"""The HTML report of one run, or of several runs side by side."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from fcnet.report.training_sections import (
     comparison_curves,
     diagnostics_section,
     learning_curves,
-    speed_section,
+    speed_chart,
 )
 from fcnet.runtime.files import write_text
+from fcnet.runtime.formatting import format_count, format_percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,22 +33,23 @@ if TYPE_CHECKING:
     from fcnet.report.run_data import RunData
 
 _ALPHA = 0.05
+"""Significance level of the paired tests."""
 
 
 @dataclass(frozen=True)
 class RunReport:
-    """One run's share of a report.
+    """One run's part of a report.
 
     Attributes:
-        run: what was found.
-        name: what it is called beside the others.
-        key_figures: the main ones: what, how much, and what to know of it.
-        training_details: what was trained, on what, how long, on which machine, a line each.
-        learning_curves: over the epochs.
-        test: how it did on the test set.
-        weight_images: of the first layer.
-        diagnostics: layer by layer.
-        speed: a chart and rows.
+        run: the run's data.
+        name: its name, unique among the runs of the report.
+        key_figures: the headline figures: label, value and a note.
+        training_details: label and value: data, model, training, machine and software.
+        learning_curves: loss, accuracy and learning rate by epoch.
+        test: the results on the test set; None without predictions.
+        weight_images: the first layer's weights; empty if the run is unfinished.
+        diagnostics: the layer statistics; None without snapshots.
+        speed: images per second by epoch; None before the first epoch ends.
     """
 
     run: RunData
@@ -58,18 +60,29 @@ class RunReport:
     test: EvaluationSection | None
     weight_images: Sequence[CaptionedImage]
     diagnostics: DiagnosticsSection | None
-    speed: tuple[Chart, list[tuple[str, str]]] | None
+    speed: Chart | None
 
 
 def render_report(runs: Sequence[RunData]) -> str:
-    """The page.
-
-    Args:
-        runs: one or more, as `fcnet.report.run_data.read_run_data` gives them.
-    """
-    names = _unique_names(runs)
-    reports = [_run_report(run, name) for run, name in zip(runs, names, strict=True)]
+    """Renders the HTML report of one or more runs."""
     several = len(runs) > 1
+    names = [run.name for run in runs]
+    # Number the runs whose folders have the same name.
+    names = [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names, 1)]
+    reports = [
+        RunReport(
+            run,
+            name,
+            key_figures=_key_figures(run),
+            training_details=_training_details(run),
+            learning_curves=learning_curves(run),
+            test=evaluation_section(run),
+            weight_images=weight_images(run),
+            diagnostics=diagnostics_section(run),
+            speed=speed_chart(run),
+        )
+        for run, name in zip(runs, names, strict=True)
+    ]
     return render(
         "report.html.j2",
         sections=live_sections(runs, names),
@@ -84,15 +97,15 @@ def render_report(runs: Sequence[RunData]) -> str:
 
 
 def write_report(folders: Sequence[Path], file: Path, test: Batches | None = None) -> None:
-    """Makes the report of some runs, whole or not at all.
+    """Writes the report of one or more runs, atomically.
 
     Args:
-        folders: the runs'.
-        file: where the page goes.
-        test: the test set of one run, where it is open already.
+        folders: the run folders.
+        file: the output file.
+        test: the test set of a single run, if it is already open.
 
     Raises:
-        UserError: a folder holds no run, or a damaged one.
+        UserError: a folder contains no run, or a file of the run is damaged.
     """
     write_text(file, render_report([read_run_data(folder, test) for folder in folders]))
 
@@ -100,114 +113,100 @@ def write_report(folders: Sequence[Path], file: Path, test: Batches | None = Non
 def ensure_report(run: Run, test: Batches | None = None) -> None:
     """Writes a finished run's ``report.html`` if it is missing and the run has predictions.
 
-    A report that fails does not fail the run: the error becomes a remark in ``summary.json``.
+    A report that fails does not fail the run: the error becomes a warning in ``summary.json``.
 
     Args:
         run: the finished run.
-        test: its test set, if it is open already.
+        test: its test set, if it is already open.
     """
     if (run.path / "report.html").is_file() or not (run.path / "predictions.json").is_file():
         return
     try:
         write_report([run.path], run.path / "report.html", test)
-    except Exception as error:  # noqa: BLE001 - a run is worth more than its report
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        again = f"python -m fcnet.report {shlex.quote(str(run.path))}"
+    except Exception as error:  # noqa: BLE001 - no error in the report may cost a finished run
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        command = f"python -m fcnet.report {shlex.quote(str(run.path))}"
         summary = run.summary()
-        summary["warnings"].append(f"the report could not be made ({why}); try again: {again}")
+        summary["warnings"].append(f"writing the report failed ({reason}); to try again, run {command}")
         run.finish(summary)
-
-
-def _run_report(run: RunData, name: str) -> RunReport:
-    return RunReport(
-        run,
-        name,
-        _key_figures(run),
-        _training_details(run),
-        learning_curves(run),
-        evaluation_section(run),
-        weight_images(run),
-        diagnostics_section(run),
-        speed_section(run),
-    )
-
-
-def _unique_names(runs: Sequence[RunData]) -> list[str]:
-    """The folders' names, numbered where two are the same."""
-    names = [run.name for run in runs]
-    return [f"{name} ({place})" if names.count(name) > 1 else name for place, name in enumerate(names, 1)]
 
 
 def _key_figures(run: RunData) -> list[tuple[str, str, str]]:
     summary = run.summary
     if not summary:
-        done = f"{len(run.records)} of {run.config.train.epochs}"
-        return [("epochs done", done, "the run is not finished")]
+        return [("epochs", f"{len(run.records)} of {run.config.train.epochs}", "the run is not finished")]
     low, high = summary["test_interval"]
     loss = "–" if summary["test_loss"] is None else f"{summary['test_loss']:.4f}"
-    kept = summary["validation_accuracy"]
-    return [
-        ("test accuracy", f"{summary['test_accuracy']:.2%}", f"95 % interval {low:.2%} to {high:.2%}"),
-        ("test loss", loss, f"{summary['test_images']:,} images"),
-        *(
-            [("validation accuracy", f"{kept:.2%}", f"{summary['validation_images']:,} images")]
-            if kept is not None
-            else []
-        ),
+    figures = [
         (
-            "training",
-            format_duration(summary["train_seconds"]),
-            f"{summary['epochs']:,} epochs, {summary['steps']:,} steps",
+            "test accuracy",
+            format_percent(summary["test_accuracy"]),
+            f"95% interval {format_percent(low)} to {format_percent(high)}",
         ),
+        ("test loss", loss, format_count(summary["test_images"], "image")),
+    ]
+    if summary["validation_accuracy"] is not None:
+        images = format_count(summary["validation_images"], "image")
+        figures.append(("validation accuracy", format_percent(summary["validation_accuracy"]), images))
+    length = f"{format_count(summary['epochs'], 'epoch')}, {format_count(summary['steps'], 'step')}"
+    return [
+        *figures,
+        ("training time", format_duration(summary["train_seconds"]), length),
         ("parameters", f"{summary['parameters']:,}", ""),
     ]
 
 
 def _training_details(run: RunData) -> list[tuple[str, str]]:
-    """What was trained, on what, how long, on which machine."""
     data, model, optimizer, train = run.config.data, run.config.model, run.config.optimizer, run.config.train
-    rows = [("images", f"{data.source}{f', {PurePath(data.path).name}' if data.path else ''}")]
+    source = f"{data.source}{f', {PurePath(data.path).name}' if data.path else ''}"
     if not run.summary or run.classifier is None:
-        return rows
+        return [("data", source)]
     summary = run.summary
-    shape = " × ".join(map(str, run.classifier.shape))
-    images = f"{summary['train_images']:,} training, {summary['validation_images']:,} validation and {summary['test_images']:,}"
-    rows[0] = ("images", f"{rows[0][1]}: {images} test images of {shape} in {len(run.classes)} classes")
-    layers = "-".join(map(str, run.classifier.model.widths))
-    extras = [model.activation, f"{model.normalization} norm" if model.normalization != "none" else ""]
-    extras = [extra for extra in extras if extra] if model.kind == "mlp" and model.hidden else ["logistic regression"]
-    white = f", on {data.whiten} whitened components" if data.whiten else ""
-    rows.append(("network", f"layers {layers}, {', '.join(extras)}{white}"))
-    kept = f"; the best epoch, {summary['best_epoch']}, is kept" if summary["best_epoch"] < summary["epochs"] else ""
-    how = f"{optimizer.name}, learning rate {optimizer.lr:g}, {optimizer.schedule} schedule{kept}"
-    length = (
-        f"{summary['epochs']:,} epochs in {format_duration(summary['train_seconds'])}, batches of {train.batch_size}"
+    splits = (
+        f"{summary['train_images']:,} training, {summary['validation_images']:,} validation "
+        f"and {summary['test_images']:,} test images"
     )
-    rows.append(("training", f"{length}, {how}"))
+    shape = " × ".join(map(str, run.classifier.shape))
+    layers = "-".join(map(str, run.classifier.model.widths))
+    kind = [model.activation, *([f"{model.normalization} norm"] if model.normalization != "none" else [])]
+    if model.kind != "mlp" or not model.hidden:
+        kind = ["logistic regression"]
+    whitened = f", on {format_count(data.whiten, 'whitened component')}" if data.whiten else ""
+    best = f"; best epoch {summary['best_epoch']}" if summary["best_epoch"] < summary["epochs"] else ""
     ranks = f", {summary['ranks']} processes" if summary["ranks"] > 1 else ""
     device = summary["processor"] if summary["device"] == "cpu" else summary["device"]
-    rows.append(("machine", f"{device}, {_pluralize(summary['threads'], 'thread')}{ranks}; {summary['platform']}"))
-    rows.append(("software", f"fcnet {summary['fcnet']}, torch {summary['torch']}, Python {summary['python']}"))
-    return rows
+    training = (
+        f"{format_count(summary['epochs'], 'epoch')} in {format_duration(summary['train_seconds'])}, "
+        f"batch size {train.batch_size}, {optimizer.name}, learning rate {optimizer.lr:g}, "
+        f"{optimizer.schedule} schedule{best}"
+    )
+    return [
+        ("data", f"{source}: {splits} of shape {shape} in {len(run.classes)} classes"),
+        ("model", f"layers {layers}, {', '.join(kind)}{whitened}"),
+        ("training", training),
+        ("machine", f"{device}, {format_count(summary['threads'], 'thread')}{ranks}; {summary['platform']}"),
+        ("software", f"fcnet {summary['fcnet']}, torch {summary['torch']}, Python {summary['python']}"),
+    ]
 
 
 def _paired_test_rows(runs: Sequence[RunData], names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Every pair of runs: what one alone gets right, and whether the difference is real."""
-    found = paired_tests(runs)
-    rows = []
-    for pair in found:
-        more = pair.only_second - pair.only_first
-        images = len(runs[pair.first].predictions.labels)  # type: ignore[union-attr]
-        better = names[pair.second if more > 0 else pair.first]
-        verdict = f"{better} is better" if pair.adjusted_p < _ALPHA else "no difference beyond chance"
-        cells = [names[pair.first], names[pair.second], f"{pair.only_first:,}", f"{pair.only_second:,}"]
+    rows: list[tuple[str, ...]] = []
+    for pair in paired_tests(runs):
+        difference = pair.only_second - pair.only_first
+        predictions = runs[pair.first].predictions
+        assert predictions is not None
+        points = 100 * difference / len(predictions.labels)
+        better = names[pair.second if difference > 0 else pair.first]
         rows.append(
             (
-                *cells,
-                f"{100 * more / images:+.2f} points".replace("-", "−"),
+                names[pair.first],
+                names[pair.second],
+                f"{pair.only_first:,}",
+                f"{pair.only_second:,}",
+                f"{points:+.2f} points".replace("-", "−"),
                 _format_p(pair.p),
                 _format_p(pair.adjusted_p),
-                verdict,
+                f"{better} is better" if pair.adjusted_p < _ALPHA else "no significant difference",
             )
         )
     return rows
@@ -217,12 +216,8 @@ def _format_p(value: float) -> str:
     return "< 0.0001" if value < 1e-4 else f"{value:.4f}" if value < 0.01 else f"{value:.3f}"
 
 
-def _pluralize(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
-
-
 def format_duration(seconds: float) -> str:
-    """A time as people read it.
+    """Formats a duration in seconds, minutes or hours.
 
     Example:
         >>> [format_duration(seconds) for seconds in (0.854, 75.0, 7322.0)]

@@ -1,4 +1,4 @@
-"""A network's weights in few bytes, for a page to carry. n[l] units in layer l."""
+"""Packs a model's weights into a few bytes for the live demo. n[l] is the number of units in layer l."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from fcnet.models.layers import Dense
 
 MAX_BYTES = {"float32": 1_500_000, "float16": 4_000_000, "int8": 4_000_000}
-"""How many bytes of weights are carried at most in each form, the most exact form first."""
+"""The maximum size of the weight matrices in each format, most precise format first."""
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
 
 
 class FusedLayer(NamedTuple):
-    """One layer as a browser computes it: a = g(norm(W x + b)), plus x where it is residual; all float32.
+    """A layer without batch norm: a = g(norm(W x + b)), plus x if it is residual. All tensors are float32.
 
     Attributes:
-        name: what a page calls it.
+        name: the name shown on the page.
         weight: W, (n[l], n[l−1]).
-        bias: b, (n[l],); None: there is none.
-        activation: g by name.
-        gain: the layer norm's γ, (n[l],); None: there is no layer norm.
-        shift: its β.
-        epsilon: its ε.
+        bias: b, (n[l],); None: no bias.
+        activation: the name of g.
+        gain: γ of the layer norm, (n[l],); None: no layer norm.
+        shift: β of the layer norm.
+        epsilon: ε of the layer norm.
         residual: whether x is added.
     """
 
@@ -46,7 +46,7 @@ class FusedLayer(NamedTuple):
     residual: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(B, n[l−1]) -> (B, n[l])."""
+        """Computes the layer's output, (B, n[l−1]) -> (B, n[l])."""
         z = nn.functional.linear(x, self.weight, self.bias)
         if self.gain is not None:
             z = nn.functional.layer_norm(z, self.gain.shape, self.gain, self.shift, self.epsilon)
@@ -55,63 +55,60 @@ class FusedLayer(NamedTuple):
 
 
 def fuse_layers(classifier: ImageClassifier) -> list[FusedLayer]:
-    """What a network computes once its images are normalised: whitening, if any, and its layers.
+    """Returns the layers that map normalised images to logits: the whitening, if any, and the model's layers.
 
-    Batch norm in evaluation is a line in each unit, so it goes into W and b.
+    Batch norm in evaluation mode is an affine map of each unit, so it is folded into W and b.
 
     Args:
         classifier: on any device; its model is an `fcnet.models.mlp.MLP`.
 
     Returns:
-        The steps, on the processor.
+        The layers, on the CPU.
 
     Example:
         >>> from fcnet.models.mlp import MLP
         >>> from fcnet.experiment.image_classifier import ImageClassifier
         >>> half, model = torch.full((1,), 0.5), MLP(4, (3,), 2, normalization="batch")
         >>> classifier = ImageClassifier(model, classes=("cat", "dog"), shape=(1, 2, 2), mean=half, std=half)
-        >>> [(step.name, tuple(step.weight.shape), step.gain) for step in fuse_layers(classifier)]
+        >>> [(layer.name, tuple(layer.weight.shape), layer.gain) for layer in fuse_layers(classifier)]
         [('Layer 1', (3, 4), None), ('Layer 2', (1, 3), None)]
     """
-    layers = enumerate(classifier.model.dense_layers(), 1)
-    steps = [_step(f"Layer {place}", layer) for place, layer in layers]
-    if classifier.whitening is None:
-        return steps
-    return [
-        FusedLayer("Principal components", _plain(classifier.whitening.weight), _plain(classifier.whitening.bias)),
-        *steps,
-    ]
+    layers = [_fuse(f"Layer {number}", layer) for number, layer in enumerate(classifier.model.dense_layers(), 1)]
+    whitening = classifier.whitening
+    if whitening is None:
+        return layers
+    return [FusedLayer("Principal components", _to_float32(whitening.weight), _to_float32(whitening.bias)), *layers]
 
 
-def choose_dtype(steps: Sequence[FusedLayer]) -> str | None:
-    """The most exact form of `MAX_BYTES` in which layers are small enough, unless they hold NaN or inf; else None.
+def choose_dtype(layers: Sequence[FusedLayer]) -> str | None:
+    """Returns the most precise format whose size limit the layers meet; None if none fits or a value is not finite.
 
     Example:
         >>> [choose_dtype([FusedLayer("", torch.ones(1000, n))]) for n in (100, 1000, 3000, 5000)]
         ['float32', 'float16', 'int8', None]
     """
-    count = sum(step.weight.numel() for step in steps)
-    largest = max(float(step.weight.abs().max()) for step in steps)
-    finite = all(bool(values.isfinite().all()) for step in steps for values in step if isinstance(values, Tensor))
-    for dtype_name, most in MAX_BYTES.items():
+    num_weights = sum(layer.weight.numel() for layer in layers)
+    largest = max(float(layer.weight.abs().max()) for layer in layers)
+    finite = all(bool(values.isfinite().all()) for layer in layers for values in layer if isinstance(values, Tensor))
+    for dtype_name, max_bytes in MAX_BYTES.items():
         dtype = _DTYPES[dtype_name]
-        fits = not dtype.is_floating_point or largest <= torch.finfo(dtype).max
-        if finite and fits and count * dtype.itemsize <= most:
+        in_range = not dtype.is_floating_point or largest <= torch.finfo(dtype).max
+        if finite and in_range and num_weights * dtype.itemsize <= max_bytes:
             return dtype_name
     return None
 
 
 class PackedWeights:
-    """Layers one after another in one run of bytes, each tensor at a multiple of 4.
+    """Layers packed into one byte string, each tensor aligned to 4 bytes.
 
     Args:
-        dtype_name: of the matrices, one of `MAX_BYTES`; biases and the like are float32. int8 is a number of −127 to 127
-            times a float32 scale for each row.
+        dtype_name: the format of the matrices, a key of `MAX_BYTES`; other tensors are float32. In int8, a weight is an
+            integer from −127 to 127 times a float32 scale of its row.
 
     Attributes:
-        content: the bytes so far.
-        layers: the layers so far, with the weights that the bytes stand for.
-        num_bytes: of the matrices.
+        content: the bytes.
+        layers: the layers with the weights that the bytes represent.
+        num_bytes: the size of the matrices.
 
     Example:
         >>> pack = PackedWeights("int8")
@@ -127,22 +124,26 @@ class PackedWeights:
         self.layers: list[FusedLayer] = []
         self.num_bytes = 0
 
-    def add(self, step: FusedLayer) -> dict[str, Any]:
-        """Takes a layer in.
+    def add(self, layer: FusedLayer) -> dict[str, Any]:
+        """Packs a layer.
 
         Returns:
-            What there is to know of it, each tensor by its place: what ``live_network.js`` reads.
+            The layer as JSON metadata for ``live_network.js``, each tensor replaced by its dtype, shape and offset.
         """
-        metadata, weight = self._matrix(step.weight)
-        self.layers.append(step._replace(weight=weight))
-        tensors = {
+        metadata, weight = self._add_matrix(layer.weight)
+        self.layers.append(layer._replace(weight=weight))
+        vectors = {name: getattr(layer, name) for name in ("bias", "gain", "shift")}
+        return {
+            **layer._asdict(),
             "weight": metadata,
-            **{name: self._vector(getattr(step, name)) for name in ("bias", "gain", "shift")},
+            **{
+                name: None if values is None else self._append("float32", values[:, None])
+                for name, values in vectors.items()
+            },
         }
-        return {**step._asdict(), **tensors}
 
-    def _matrix(self, weight: Tensor) -> tuple[dict[str, Any], Tensor]:
-        """Where a matrix is, and what it is there."""
+    def _add_matrix(self, weight: Tensor) -> tuple[dict[str, Any], Tensor]:
+        """Packs a matrix; returns its metadata and the values that the bytes represent."""
         self.num_bytes += weight.numel() * _DTYPES[self.dtype_name].itemsize
         if self.dtype_name != "int8":
             packed = weight.to(_DTYPES[self.dtype_name])
@@ -152,30 +153,28 @@ class PackedWeights:
         metadata = self._append("int8", packed)
         return {**metadata, "scales": self._append("float32", scale)["offset"]}, packed * scale
 
-    def _vector(self, values: Tensor | None) -> dict[str, Any] | None:
-        return None if values is None else self._append("float32", values[:, None])
-
     def _append(self, dtype_name: str, values: Tensor) -> dict[str, Any]:
         rows, columns = values.shape
-        place = len(self.content)
+        offset = len(self.content)
         self.content += values.contiguous().numpy().tobytes()
         self.content += bytes(-len(self.content) % 4)
-        return {"dtype": dtype_name, "rows": rows, "columns": columns, "offset": place}
+        return {"dtype": dtype_name, "rows": rows, "columns": columns, "offset": offset}
 
 
-def _plain(values: Tensor) -> Tensor:
+def _to_float32(values: Tensor) -> Tensor:
     return values.detach().cpu().float()
 
 
-def _step(name: str, layer: Dense) -> FusedLayer:
-    """A layer with its batch norm, if it has one, in W and b."""
-    bias = None if layer.bias is None else _plain(layer.bias)
-    step = FusedLayer(name, _plain(layer.weight), bias, layer.activation, residual=layer.residual)
+def _fuse(name: str, layer: Dense) -> FusedLayer:
+    """Converts a layer; folds its batch norm, if any, into W and b."""
+    bias = None if layer.bias is None else _to_float32(layer.bias)
+    fused = FusedLayer(name, _to_float32(layer.weight), bias, layer.activation, residual=layer.residual)
     norm = layer.normalization
     if isinstance(norm, BatchNorm):
+        # γ (z − μ) / √(σ² + ε) + β = gain · z + (β − gain · μ)
         gain = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-        folded = norm.bias.double() - norm.running_mean.double() * gain
-        return step._replace(weight=_plain(layer.weight.double() * gain[:, None]), bias=_plain(folded))
+        shift = norm.bias.double() - norm.running_mean.double() * gain
+        return fused._replace(weight=_to_float32(layer.weight.double() * gain[:, None]), bias=_to_float32(shift))
     if isinstance(norm, nn.LayerNorm):
-        return step._replace(gain=_plain(norm.weight), shift=_plain(norm.bias), epsilon=norm.eps)
-    return step
+        return fused._replace(gain=_to_float32(norm.weight), shift=_to_float32(norm.bias), epsilon=norm.eps)
+    return fused

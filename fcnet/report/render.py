@@ -1,4 +1,4 @@
-"""A template and its values -> one HTML file that holds all it needs: style, script, pictures."""
+"""Rendering of templates to a single HTML file that contains its style sheet, script and images."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 _TEMPLATES = Path(__file__).parent / "templates"
 STATIC = Path(__file__).parent / "static"
-"""The folder of the page's style sheets and scripts."""
+"""The folder with the style sheets and scripts."""
 
 
 @dataclass(frozen=True)
 class PageSection:
-    """A part of a page that brings its own script and style.
+    """A section with its own script and style sheet.
 
     Attributes:
-        html: its content, safe as it stands.
-        script: JavaScript that runs after the page's own, in a function of its own; once for parts of the same.
-        style: CSS that stands after the page's own; likewise.
+        html: the content, already escaped.
+        script: JavaScript that runs after the page's own, in a function. Sections with equal scripts share one copy.
+        style: CSS that follows the page's own. Sections with equal styles share one copy.
     """
 
     html: Markup
@@ -36,45 +36,45 @@ class PageSection:
     style: str = ""
 
 
-def render(template: str, *, sections: Sequence[PageSection] = (), **values: Any) -> str:  # noqa: ANN401 - what the template takes
-    """Fills in a template of this folder, which extends ``base.html.j2``.
+def render(template: str, *, sections: Sequence[PageSection] = (), **values: Any) -> str:  # noqa: ANN401 - any template value
+    """Renders a page template, which extends ``base.html.j2``.
 
-    The page may load nothing but the pictures it holds itself: its content security policy names the one script by
-    its SHA-256, and forbids the rest.
+    The content security policy blocks everything except inline images and the page's own script, identified by its
+    SHA-256.
 
     Args:
-        template: the file's name.
-        sections: further parts, which the template finds under ``sections``.
-        values: by name; a name that is not given and is used all the same is an error.
+        template: the template's file name.
+        sections: additional sections, available to the template as ``sections``.
+        values: the template's variables; using an undefined variable raises an error.
 
     Returns:
-        The page.
+        The HTML page.
 
     Example:
         >>> page = render("base.html.j2", sections=[PageSection(Markup("<p>Hello</p>"), script="let a = 1 < 2;")])
         >>> page.splitlines()[0], "let a = 1 < 2;" in page, "default-src 'none'" in page
         ('<!DOCTYPE html>', True, True)
     """
-    own = (STATIC / "page.js").read_text(encoding="utf-8")
-    scripts = dict.fromkeys(section.script for section in sections if section.script)  # each once, as the styles
-    script = "\n".join([own, *(f"(() => {{\n{each}\n}})();" for each in scripts)])
-    styles = dict.fromkeys([(STATIC / "style.css").read_text(encoding="utf-8"), *(each.style for each in sections)])
-    style = "\n".join(styles)
+    page_script = (STATIC / "page.js").read_text(encoding="utf-8")
+    page_style = (STATIC / "style.css").read_text(encoding="utf-8")
+    # dict.fromkeys drops repeated scripts and styles and keeps their order.
+    section_scripts = dict.fromkeys(section.script for section in sections if section.script)
+    script = "\n".join([page_script, *(f"(() => {{\n{each}\n}})();" for each in section_scripts)])
+    style = "\n".join(dict.fromkeys([page_style, *(section.style for section in sections)]))
     for text, end in ((script, "</script"), (script, "<!--"), (style, "</style")):
-        assert end not in text.lower(), f"{end} would end the element that it stands in"
+        assert end not in text.lower(), f"{end} would end its own element"
     head = {"script": Markup(script), "style": Markup(style), "policy": Markup(content_security_policy(script))}
     return str(render_template(template, sections=sections, **head, **values))
 
 
-def render_template(template: str, **values: Any) -> Markup:  # noqa: ANN401 - what the template takes
-    """Fills in a template of this folder, a page's or a part's; what is not `Markup` is escaped."""
-    return Markup(_templates().get_template(template).render(**values))
+def render_template(template: str, **values: Any) -> Markup:  # noqa: ANN401 - any template value
+    """Renders a template of a page or of a section; values other than `Markup` are escaped."""
+    return Markup(_environment().get_template(template).render(**values))
 
 
 @functools.cache
-def _templates() -> Environment:
-    """Where the templates are, each compiled once."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # takes a while to import
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # slow to import
 
     return Environment(
         loader=FileSystemLoader(_TEMPLATES),
@@ -86,7 +86,7 @@ def _templates() -> Environment:
 
 
 def content_security_policy(script: str) -> str:
-    """The content security policy of a page with one inline script.
+    """Returns the content security policy of a page with a single inline script.
 
     Example:
         >>> content_security_policy("").split()[-1]

@@ -1,7 +1,4 @@
-"""A run's folder -> what there is to say of it: figures, predictions, the images they are of, the first weights.
-
-N test images, C classes, D values of an image.
-"""
+"""Reads the contents of a run folder for a report: records, predictions, test images and first-layer weights."""
 
 from __future__ import annotations
 
@@ -38,19 +35,19 @@ _NUM_RANKING_IMAGES = 1000
 
 @dataclass(frozen=True)
 class RunData:
-    """What one run's folder holds.
+    """The contents of a run folder.
 
     Attributes:
-        name: the folder's.
-        folder: where it is.
-        config: what was asked for.
-        records: of the epochs, as ``metrics.jsonl`` holds them.
-        summary: as ``summary.json`` holds it; empty where the run is not finished.
-        snapshots: what was seen inside the network, a line of ``diagnostics.jsonl`` each; may be empty.
-        classifier: the finished one; None where there is none yet.
-        predictions: of the test set; None where neither they nor the images are at hand.
-        test: the test set; None where it is not at hand.
-        missing: what is not at hand and why, a line each.
+        name: the folder's name.
+        folder: the folder's path.
+        config: the run's configuration.
+        records: the lines of ``metrics.jsonl``, one for each epoch.
+        summary: the contents of ``summary.json``; empty if the run is unfinished.
+        snapshots: the lines of ``diagnostics.jsonl``; may be empty.
+        classifier: the trained model; None if the run is unfinished.
+        predictions: the predictions on the test set; None if they are neither stored nor computable.
+        test: the test set; None if it is unavailable.
+        missing: one line for each missing part, with the reason.
     """
 
     name: str
@@ -66,52 +63,53 @@ class RunData:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes."""
+        """The class names; empty if there is no trained model."""
         return self.classifier.classes if self.classifier is not None else ()
 
     @cached_property
     def confusion(self) -> tuple[tuple[int, ...], ...]:
-        """Counts, ``confusion[truth][prediction]``; nothing without predictions."""
+        """The confusion matrix, ``confusion[truth][prediction]``; empty without predictions."""
         return self.predictions.confusion(len(self.classes)) if self.predictions is not None else ()
 
     @cached_property
     def confidence_bins(self) -> list[metrics.ConfidenceBin]:
-        """The test images by how sure the network was; see `fcnet.metrics.confidence_bins`."""
+        """The test images grouped by confidence; see `fcnet.metrics.confidence_bins`."""
         if self.predictions is None:
             return []
-        sure, hits = self.predictions.probabilities[:, 0], self.predictions.is_correct
-        return metrics.confidence_bins([min(p, 1.0) for p in sure.tolist()], hits.tolist())
+        confidence, correct = self.predictions.probabilities[:, 0], self.predictions.is_correct
+        # Rounding can leave a probability a little above 1, which no confidence may exceed.
+        return metrics.confidence_bins([min(p, 1.0) for p in confidence.tolist()], correct.tolist())
 
     @property
     def images_per_second(self) -> float | None:
-        """The median epoch's; None before the first is done."""
+        """The median of images per second over the epochs; None before the first epoch ends."""
         return statistics.median(record["images_per_second"] for record in self.records) if self.records else None
 
-    def pixels(self, place: int) -> Tensor | None:
-        """One test image, uint8 (channels, height, width); None where they are not at hand."""
+    def pixels(self, index: int) -> Tensor | None:
+        """Returns one test image, uint8 (channels, height, width); None if the images are unavailable."""
         if self.test is None or self.test.images.dtype != torch.uint8:
             return None
-        return self.test.images[self.test.rows[place]].cpu()
+        return self.test.images[self.test.rows[index]].cpu()
 
 
 def read_run_data(folder: Path, test: Batches | None = None) -> RunData:
-    """Gathers what there is to say of a run.
+    """Reads a run folder.
 
     Args:
-        folder: the run's; it need not be finished.
-        test: its test set; None opens it where it is at hand.
+        folder: the run folder; the run may be unfinished.
+        test: the run's test set; None: it is opened if it is available.
 
     Raises:
-        UserError: the folder holds no run, or a damaged one.
+        UserError: the folder contains no run, or a file of the run is damaged.
     """
     run = Run(folder)
     if not run.started:
-        raise UserError(f"RUN must be a run's folder, got {folder}")
+        raise UserError(f"RUN must be a run folder, got {folder}")
     config, missing = load_config(run.config), list[str]()
     snapshots = _read_snapshots(folder / "diagnostics.jsonl", missing)
     name = folder.resolve().name
     if not run.finished:
-        missing.append("the run is not finished: the test set is read at its end")
+        missing.append("the run is not finished; the test set is evaluated at its end")
         return RunData(name, folder, config, run.records(), {}, snapshots, missing=missing)
     classifier, summary = load(folder), run.summary()
     if test is None:
@@ -123,7 +121,7 @@ def read_run_data(folder: Path, test: Batches | None = None) -> RunData:
 
 
 def find_confident_mistakes(predictions: Predictions, count: int) -> list[int]:
-    """The places of the images that the network got wrong, those it was surest of first.
+    """Returns the indices of misclassified images, most confident first.
 
     Example:
         >>> from fcnet.evaluation.predictions import PredictionCollector
@@ -136,26 +134,25 @@ def find_confident_mistakes(predictions: Predictions, count: int) -> list[int]:
 
 
 def find_uncertain_correct(predictions: Predictions, count: int) -> list[int]:
-    """The places of the images that the network got right, those it was least sure of first."""
+    """Returns the indices of correctly classified images, least confident first."""
     return _sort_by_confidence(predictions.probabilities[:, 0], predictions.is_correct, count, descending=False)
 
 
 @torch.no_grad()
 def first_layer_weights(classifier: ImageClassifier, test: Batches | None, count: int) -> tuple[list[int], Tensor]:
-    """The units of the first layer that matter most, and the images of their weights.
+    """Returns the weights of the most influential units of the first layer, as images.
 
-    A unit matters by how much it moves the next layer, s_j ‖W²[:, j]‖, with s_j the standard deviation of its
-    activation over test images, or without them the norm of its weights. Without
-    a hidden layer the order is that of the classes.
-    Where images are whitened the weights are taken back to pixels, W¹ V.
+    The influence of unit j on the next layer is s_j ‖W²[:, j]‖, where s_j is the standard deviation of its activation
+    over test images. Without test images, s_j is the norm of the unit's weights. A model without hidden layers keeps
+    the order of its classes. For whitened images, the weights are mapped back to pixels, W¹ V.
 
     Args:
-        classifier: the finished one.
-        test: its test set, of which some are looked at; None: not at hand.
-        count: how many units.
+        classifier: the trained model.
+        test: its test set; the first 1,000 images are used. None: it is unavailable.
+        count: the maximum number of units.
 
     Returns:
-        Their numbers, from 0, and float32 (count, channels, height, width), of normalised pixels.
+        The units' indices, from 0, and their weights for normalised pixels, float32 (count, channels, height, width).
     """
     model = classifier.model
     first, *rest = model.dense_layers()
@@ -168,60 +165,61 @@ def first_layer_weights(classifier: ImageClassifier, test: Batches | None, count
         order = (spread * rest[0].weight.norm(dim=0)).argsort(descending=True)[:count]
     else:
         order = torch.arange(min(count, len(weights)), device=weights.device)
-    shown = weights[order]
+    selected = weights[order]
     if classifier.whitening is not None:
-        shown = shown @ classifier.whitening.weight
-    return order.tolist(), shown.view(-1, *classifier.shape).float().cpu()
+        selected = selected @ classifier.whitening.weight
+    return order.tolist(), selected.view(-1, *classifier.shape).float().cpu()
 
 
-def _sort_by_confidence(sure: Tensor, among: Tensor, count: int, *, descending: bool) -> list[int]:
-    places = among.nonzero().squeeze(1)
-    order = sure[places].sort(dim=0, descending=descending, stable=True).indices
-    chosen: list[int] = places[order][:count].tolist()
-    return chosen
+def _sort_by_confidence(confidence: Tensor, mask: Tensor, count: int, *, descending: bool) -> list[int]:
+    """Returns the first ``count`` indices within the mask, sorted by confidence; ties keep their order."""
+    indices = mask.nonzero().squeeze(1)
+    order = confidence[indices].sort(dim=0, descending=descending, stable=True).indices
+    selected: list[int] = indices[order][:count].tolist()
+    return selected
 
 
 def _read_snapshots(file: Path, missing: list[str]) -> list[dict[str, Any]]:
-    """The lines of ``diagnostics.jsonl`` that are whole."""
+    """Reads ``diagnostics.jsonl``; skips damaged lines and reports them in ``missing``."""
     if not file.is_file():
         return []
-    lines = []
-    for line in file.read_bytes().splitlines():
+    snapshots = []
+    for number, line in enumerate(file.read_bytes().splitlines(), 1):
         try:
-            lines.append(json.loads(line))
+            snapshots.append(json.loads(line))
         except ValueError:
-            missing.append(f"a line of {file.name} is damaged and left out")
-    return lines
+            missing.append(f"{file.name}: skipped line {number}, which is damaged")
+    return snapshots
 
 
 def _open_test_set(
     config: Config, classifier: ImageClassifier, summary: dict[str, Any], missing: list[str]
 ) -> Batches | None:
-    """The test set where it is at hand and what it was; nothing is downloaded for it."""
+    """Opens the test set if it is available locally and unchanged; never downloads it."""
     path = config.data.path
     try:
         if path and not Path(path).exists():
-            raise UserError(f"{path} is gone")
+            raise UserError(f"{path}: no such file or folder")
         store = open_data(config.data)
         if store.fingerprint != summary["data"]:
-            raise UserError("the data is other than what the network was trained on")
+            raise UserError("the data has changed since training")
         return test_batches(store, classifier, classifier.mean.device)
     except (UserError, OSError) as error:
-        missing.append(f"the images are not at hand: {error}")
+        missing.append(f"test images unavailable: {error}")
     return None
 
 
 def _read_or_predict(
     folder: Path, classifier: ImageClassifier, test: Batches | None, missing: list[str]
 ) -> Predictions | None:
-    """Those that were kept, else those that the network makes now."""
+    """Reads the stored predictions; if there are none, evaluates the model on the test set."""
     try:
-        kept = read_predictions(folder)
+        stored = read_predictions(folder)
     except UserError as error:
-        kept = None
-        missing.append(f"what the network said of the test set is not at hand: {error}")
-    if kept is not None or test is None:
-        return kept
+        stored = None
+        missing.append(f"stored predictions unavailable: {error}")
+    if stored is not None or test is None:
+        return stored
     collector = PredictionCollector()
     evaluate(classifier.model, test, on_batch=collector.update)
     return collector.compute()

@@ -1,4 +1,4 @@
-"""HTML page of a sweep: the table of trials, a chart of their accuracies, and their learning curves."""
+"""The HTML page of a sweep: the best trial, the ranking table, and each trial's learning curves."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from fcnet.config.values import format_value
 from fcnet.report.charts import Series, error_bar_chart, line_chart
 from fcnet.report.render import render
+from fcnet.runtime.formatting import format_count
 from fcnet.sweep.ranking import (
-    VALUE_DIGITS,
     best_trial,
     format_mean_std,
     format_settings,
@@ -26,18 +26,25 @@ _MAX_CHARTS = 60
 
 
 def sweep_page(name: str, trials: Sequence[RankedTrial], results: Mapping[str, Any]) -> str:
-    """Returns the page as self-contained HTML.
+    """Renders the page of a sweep, finished or not.
 
     Args:
-        name: name of the sweep.
-        trials: trials of the sweep.
-        results: contents of ``sweep.json``, as `fcnet.sweep.ranking.to_dict` gives them.
+        name: the sweep's name.
+        trials: the trials so far, in any order.
+        results: the sweep's results, as `fcnet.sweep.ranking.to_dict` returns them.
     """
     ranked = rank_trials(trials)
     header, rows = ranking_table(trials)
     best = best_trial(trials)
     with_runs = [trial for trial in ranked if trial.runs][:_MAX_CHARTS]
+    num_unfinished = sum(trial.state == "unfinished" for trial in ranked)
     plan = results["plan"].items()
+    test = results["best"] or {}
+    test_accuracy = ""
+    if "test_accuracy_mean" in test:
+        test_accuracy = (
+            f"{format_mean_std(test['test_accuracy_mean'], test['test_accuracy_std'])} (n = {test['num_seeds']})"
+        )
     return render(
         "sweep.html.j2",
         name=name,
@@ -47,29 +54,33 @@ def sweep_page(name: str, trials: Sequence[RankedTrial], results: Mapping[str, A
         best=best,
         best_settings=format_settings(best.settings) if best is not None else "",
         best_figure=format_mean_std(best.mean, best.std) if best is not None else "",
-        test_accuracy=_format_test_accuracy(results["best"]),
+        num_seeds=format_count(len(best.runs), "seed") if best is not None else "",
+        test_accuracy=test_accuracy,
         verdict=results["verdict"],
-        flags=[(key, " ".join(value) if isinstance(value, list) else value) for key, value in plan if key[:2] == "--"],
+        # The plan holds the sweep's command-line options and, by dotted key, the base configuration.
+        options=[
+            (key, " ".join(value) if isinstance(value, list) else value) for key, value in plan if key[:2] == "--"
+        ],
         settings=[(key, format_value(value, digits=VALUE_DIGITS)) for key, value in plan if key[:2] != "--"],
         failed=[trial for trial in ranked if trial.error],
         ranking_chart=_ranking_chart(with_runs) if with_runs else None,
         learning_curves=_learning_curve_charts(ranked[:_MAX_CHARTS]),
         max_charts=_MAX_CHARTS,
         left_out=max(0, len(ranked) - _MAX_CHARTS),
-        num_unfinished=sum(trial.state == "unfinished" for trial in ranked),
+        unfinished=f"Not finished yet: {format_count(num_unfinished, 'trial')}" if num_unfinished else "",
     )
 
 
 def _ranking_chart(trials: Sequence[RankedTrial]) -> Chart:
-    named = [
+    groups = [
         (f"trial {trial.number} ({format_settings(trial.settings)})", [run.validation_accuracy for run in trial.runs])
         for trial in trials
     ]
-    return error_bar_chart("Validation accuracy of each trial", named, x_label="row of the table", group_name="trial")
+    return error_bar_chart("Validation accuracy by rank", groups, x_label="rank", group_name="trial")
 
 
 def _learning_curve_charts(trials: Sequence[RankedTrial]) -> list[Chart]:
-    """Returns a chart for each trial: validation accuracy over epochs, a line for each seed, all on the same scale."""
+    """Draws each trial's validation accuracy by epoch, one line for each seed; the charts share one scale."""
     values = [accuracy for trial in trials for curve in trial.learning_curves.values() for _, accuracy in curve]
     if not values:
         return []
@@ -91,10 +102,3 @@ def _learning_curve_charts(trials: Sequence[RankedTrial]) -> list[Chart]:
         for trial in trials
         if trial.learning_curves
     ]
-
-
-def _format_test_accuracy(best: Mapping[str, Any] | None) -> str:
-    """Returns the chosen trial's test accuracy as text, or an empty string if it was not computed."""
-    if best is None or "test_accuracy_mean" not in best:
-        return ""
-    return f"{format_mean_std(best['test_accuracy_mean'], best['test_accuracy_std'])} (n = {best['num_seeds']})"

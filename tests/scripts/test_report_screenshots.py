@@ -1,4 +1,4 @@
-"""What README shows of reports, as scripts/report_screenshots.py draws it."""
+"""Tests of scripts/report_screenshots.py."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.mark.usefixtures("isolated_cache")
-def test_a_picture_holds_the_parts_that_are_asked_for(
+def test_a_screenshot_shows_the_selected_sections_and_leaves_the_run_as_it_is(
     browser: Browser, tmp_path: Path, program: Callable[[str], Any]
 ) -> None:
     run = tmp_path / "run"
     train.main(["--config", "digits", "--out", str(run), "--set", "model.hidden=[8]", "--set", "train.epochs=2"])
     before = {file.name: file.read_bytes() for file in run.iterdir()}
-    draw = program("report_screenshots").screenshot
-    few, more, live = (
-        Image.open(io.BytesIO(draw(browser, run, sections, 800)))
-        for sections in (["training"], ["training", "curves", "test"], ["training", "live"])
+    screenshot = program("report_screenshots").screenshot
+    summary, more, live = (
+        Image.open(io.BytesIO(screenshot(browser, run, sections, 800)))
+        for sections in (["summary"], ["summary", "curves", "test"], ["summary", "live"])
     )
-    assert few.width == more.width == 800
-    assert min(more.height, live.height) > few.height + 400
+    assert summary.width == more.width == 800
+    assert min(more.height, live.height) > summary.height + 400
     assert {file.name: file.read_bytes() for file in run.iterdir()} == before

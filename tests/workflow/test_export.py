@@ -1,4 +1,4 @@
-"""Exported files give the network's probabilities where there is no fcnet, and their card's programs run."""
+"""Exported files run without fcnet, and so do the programs of their model cards; TensorBoard events."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ import fcnet
 from fcnet import cli, predict, train
 from fcnet.experiment import tensorboard
 from fcnet.export import __main__ as export
+from tests.helpers import read_records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from fcnet.training.records import EpochRecord
 
-# In a process that runs this first, whatever is installed there, fcnet cannot be imported.
+# Makes fcnet impossible to import, even if it is installed.
 WITHOUT_FCNET = """
 import sys
 sys.modules["fcnet"] = None
@@ -41,7 +42,7 @@ except ModuleNotFoundError:
 else:
     raise SystemExit("fcnet can be imported")
 """
-PICTURES = """\
+PETS = """\
 [data]
 source = "images"
 path = "pets"
@@ -53,8 +54,8 @@ epochs = 1
 """
 
 
-def alone(program: str, folder: Path) -> str:
-    """What a program says in a fresh process without fcnet, its folder and its variables."""
+def run_without_fcnet(program: str, folder: Path) -> str:
+    """Runs a program in an isolated process in which fcnet cannot be imported; returns its output."""
     result = subprocess.run(
         [sys.executable, "-I", "-W", "error", "-c", WITHOUT_FCNET + program],
         capture_output=True,
@@ -68,15 +69,15 @@ def alone(program: str, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with two finished runs: ``digits``, and ``pets``, whose pictures of all sizes were brought to one."""
+    """A folder with two finished runs: ``digits``, and ``pets-run``, which resized its images."""
     folder = tmp_path_factory.mktemp("runs")
     threads = torch.get_num_threads()
-    draws = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for split, name, number in [(s, n, i) for s in ("train", "test") for n in ("cat", "dog") for i in range(8)]:
         file = folder / "pets" / split / name / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draws.integers(256, size=(9 + number, 12, 3), dtype=np.uint8)).save(file)
-    (folder / "pets.toml").write_text(PICTURES)
+        Image.fromarray(rng.integers(256, size=(9 + number, 12, 3), dtype=np.uint8)).save(file)
+    (folder / "pets.toml").write_text(PETS)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("FCNET_CACHE", str(folder / "cache"))
@@ -99,36 +100,36 @@ def thousand_digits() -> npt.NDArray[np.uint8]:
     return images
 
 
-def test_a_pt2_file_agrees_on_1000_images_in_a_process_without_fcnet(runs: Path, here: Path) -> None:
+def test_a_pt2_file_gives_the_models_probabilities_without_fcnet(runs: Path, here: Path) -> None:
     assert export.main([str(runs / "digits"), "digits.pt2"]) == 0
     np.save("digits.npy", thousand_digits())
     program = """
     import numpy as np, torch
-    run = torch.export.load("digits.pt2").module()
-    np.save("probabilities.npy", run(torch.from_numpy(np.load("digits.npy"))).numpy())
+    model = torch.export.load("digits.pt2").module()
+    np.save("probabilities.npy", model(torch.from_numpy(np.load("digits.npy"))).numpy())
     """
-    alone(textwrap.dedent(program), here)
+    run_without_fcnet(textwrap.dedent(program), here)
     expected = fcnet.load(runs / "digits").predict_proba(torch.from_numpy(thousand_digits()))
     np.testing.assert_allclose(np.load("probabilities.npy"), expected.numpy(), rtol=0, atol=1e-5)
 
 
 @pytest.mark.usefixtures("here")
-def test_an_onnx_file_agrees_on_1000_images(runs: Path) -> None:
+def test_an_onnx_file_gives_the_models_probabilities(runs: Path) -> None:
     assert export.main([str(runs / "digits"), "digits.onnx"]) == 0
-    (came,) = onnxruntime.InferenceSession("digits.onnx").run(None, {"pixels": thousand_digits()})
+    (probabilities,) = onnxruntime.InferenceSession("digits.onnx").run(None, {"pixels": thousand_digits()})
     expected = fcnet.load(runs / "digits").predict_proba(torch.from_numpy(thousand_digits()))
-    np.testing.assert_allclose(came, expected.numpy(), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(probabilities, expected.numpy(), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("run", "size"), [("digits", (8, 8)), ("pets-run", (31, 17))])
-def test_the_programs_of_a_card_say_what_predict_says(
+def test_the_programs_of_a_card_agree_with_predict(
     runs: Path, here: Path, run: str, size: tuple[int, int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     pixels = np.random.default_rng(1).integers(256, size=(*size, 3), dtype=np.uint8)
-    picture = Image.fromarray(pixels).convert("L" if run == "digits" else "RGB")
-    exif = picture.getexif()
-    exif[0x0112] = 6  # to be turned by a quarter
-    picture.save("IMAGE.png", exif=exif)
+    image = Image.fromarray(pixels).convert("L" if run == "digits" else "RGB")
+    exif = image.getexif()
+    exif[0x0112] = 6  # rotate by a quarter turn
+    image.save("IMAGE.png", exif=exif)
     for name in ("x.pt2", 'a "b".onnx'):
         assert export.main([str(runs / run), name]) == 0
     capsys.readouterr()
@@ -137,99 +138,101 @@ def test_the_programs_of_a_card_say_what_predict_says(
     programs = re.findall("```python\n(.*?)```", (here / "README.md").read_text(), re.DOTALL)
     assert len(programs) == 2
     for program in programs:
-        name, probability = alone(program, here).split()
+        name, probability = run_without_fcnet(program, here).split()
         assert name == expected["class"]
         assert float(probability) == pytest.approx(expected["probability"], abs=1e-5)
 
 
-def test_export_says_what_it_wrote_and_where(runs: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_prints_the_files_and_writes_the_licence(
+    runs: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert export.main([str(runs / "digits"), "digits.pt2", "--license", "mit"]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert re.fullmatch(
         r"digits\.pt2: uint8 pixels \(B, 1, 8, 8\) to probabilities \(B, 10\), [\d,]+ bytes; "
-        r"at most \d\.\de-\d\d from the network's; card: README\.md\n",
-        said,
+        r"probabilities within \d\.\de-\d\d of the model's; card: README\.md\n",
+        printed,
     )
     assert {file.name for file in here.iterdir()} == {"digits.pt2", "README.md"}
     assert '\nlicense: "mit"\n' in (here / "README.md").read_text()
 
 
-def test_nothing_is_written_where_a_readme_of_somebody_elses_lies(
+def test_export_does_not_replace_a_readme_that_it_did_not_write(
     runs: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "README.md").write_text("# Mine\n")
     monkeypatch.setattr(sys, "argv", ["export", str(runs / "digits"), "digits.pt2"])
-    with pytest.raises(SystemExit) as leaving:
+    with pytest.raises(SystemExit) as exit_info:
         cli.run_command(export.main)
-    assert leaving.value.code == 2
-    said = "README.md must be a model card as fcnet wrote it, got another file; export into another folder\n"
-    assert capsys.readouterr().err == said
+    assert exit_info.value.code == 2
+    message = "README.md already exists and is not an unedited model card by fcnet; export to another folder\n"
+    assert capsys.readouterr().err == message
     assert [(file.name, file.read_text()) for file in here.iterdir()] == [("README.md", "# Mine\n")]
 
 
 @pytest.mark.usefixtures("here")
-def test_a_run_without_what_the_card_is_made_of_is_refused(runs: Path) -> None:
+def test_a_run_without_the_data_for_its_card_is_refused(runs: Path) -> None:
     shutil.copytree(runs / "digits", "digits")
     Path("digits/summary.json").unlink()
-    with pytest.raises(fcnet.UserError, match=r"digits must hold config\.toml and summary\.json, of which the card is"):
+    with pytest.raises(
+        fcnet.UserError, match=r"^RUN must contain config\.toml and summary\.json for the model card, got digits$"
+    ):
         export.main(["digits", "digits.pt2"])
 
 
 # --- TensorBoard ------------------------------------------------------------------------------------------------
 
 
-def steps_in(run: str) -> list[int]:
-    """The steps of the training loss, as TensorBoard shows them."""
+def logged_steps(run: str) -> list[int]:
+    """The steps of the logged training loss, as TensorBoard shows them."""
     return [event.step for event in EventAccumulator(run).Reload().Scalars("loss/train")]
 
 
-def recorded(run: str) -> list[int]:
-    return [json.loads(line)["step"] for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+def recorded_steps(run: str) -> list[int]:
+    return [record["step"] for record in read_records(run)]
 
 
 @pytest.mark.usefixtures("here", "isolated_cache")
-def test_train_leaves_events_of_each_epoch_in_the_runs_folder() -> None:
-    given = ["--config", "digits", "--set", "train.epochs=3", "--out", "run"]
-    assert train.main([*given, "--tensorboard"]) == 0
-    assert steps_in("run") == recorded("run") == [21, 42, 63]
+def test_train_logs_each_epoch_to_the_run_folder() -> None:
+    arguments = ["--config", "digits", "--set", "train.epochs=3", "--out", "run"]
+    assert train.main([*arguments, "--tensorboard"]) == 0
+    assert logged_steps("run") == recorded_steps("run") == [21, 42, 63]
 
 
 @pytest.mark.usefixtures("here", "isolated_cache")
-@pytest.mark.parametrize("save_seconds", [0, 1000])  # the last checkpoint is of the third epoch, or there is none
-def test_a_killed_run_that_is_gone_on_with_has_no_step_twice(
-    save_seconds: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("save_seconds", [0, 1000])  # the last checkpoint is that of the third epoch, or none
+def test_a_killed_and_resumed_run_logs_no_step_twice(save_seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
     changes = ["--set", "train.epochs=4", "--set", f"train.save_seconds={save_seconds}"]
-    given = ["--config", "digits", *changes, "--out", "run"]
+    arguments = ["--config", "digits", *changes, "--out", "run"]
 
     class Killed(BaseException):
         pass
 
     add = tensorboard.EventLog.add
 
-    def killed_in_the_third(log: tensorboard.EventLog, record: EpochRecord) -> None:
+    def kill_in_the_third_epoch(log: tensorboard.EventLog, record: EpochRecord) -> None:
         add(log, record)
         if record.epoch == 3:
             raise Killed
 
-    monkeypatch.setattr(tensorboard.EventLog, "add", killed_in_the_third)
+    monkeypatch.setattr(tensorboard.EventLog, "add", kill_in_the_third_epoch)
     with pytest.raises(Killed):
-        train.main([*given, "--tensorboard"])
+        train.main([*arguments, "--tensorboard"])
     monkeypatch.setattr(tensorboard.EventLog, "add", add)
-    assert steps_in("run") == [21, 42, 63]
+    assert logged_steps("run") == [21, 42, 63]
     assert train.main(["--resume", "--out", "run"]) == 0
-    assert steps_in("run") == recorded("run") == [21, 42, 63, 84]
+    assert logged_steps("run") == recorded_steps("run") == [21, 42, 63, 84]
 
 
 @pytest.mark.usefixtures("here")
-def test_a_finished_run_gets_its_events_afterwards(runs: Path) -> None:
+def test_resuming_a_finished_run_logs_its_epochs(runs: Path) -> None:
     shutil.copytree(runs / "digits", "digits")
     assert train.main(["--resume", "--out", "digits", "--tensorboard"]) == 0
-    assert steps_in("digits") == recorded("digits")
+    assert logged_steps("digits") == recorded_steps("digits")
 
 
 @pytest.mark.usefixtures("here")
-def test_without_tensorboard_a_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_tensorboard_the_error_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(fcnet.UserError, match="TensorBoard events need the tensorboard package: pip install"):
         train.main(["--config", "digits", "--tensorboard"])

@@ -1,4 +1,4 @@
-"""The command that draws."""
+"""The figures command: augmentation grids and the lecture's figures."""
 
 from __future__ import annotations
 
@@ -45,23 +45,23 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
-def test_there_is_a_sheet_of_all_changes_and_one_of_each(
+def test_augment_draws_a_grid_of_all_augmentations_and_one_of_each(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "new" / "sheets"
+    folder = tmp_path / "new" / "grids"
     assert figures.main([str(folder), "--augment", str(config)]) == 0
     expected = [folder / f"augment{kind}.png" for kind in ("", "-flip", "-rotate", "-mixup")]
     assert capsys.readouterr().out.splitlines() == [str(path) for path in expected]
     assert sorted(folder.iterdir()) == sorted(expected)
-    sheets = []
+    grids = []
     for path in expected:
         with Image.open(path) as image:
             image.load()
-            sheets.append(image.tobytes())
-    assert len(set(sheets)) == 4
+            grids.append(image.tobytes())
+    assert len(set(grids)) == 4
 
 
-def test_what_is_set_counts_and_sheets_take_the_place_of_older_ones(config: Path, tmp_path: Path) -> None:
+def test_set_overrides_the_configuration_and_grids_replace_older_ones(config: Path, tmp_path: Path) -> None:
     assert figures.main([str(tmp_path), "--augment", str(config)]) == 0
     before = (tmp_path / "augment.png").read_bytes()
     flags = ["--set", "data.augment={ flip = true }", "--set", "seed=3"]
@@ -70,38 +70,40 @@ def test_what_is_set_counts_and_sheets_take_the_place_of_older_ones(config: Path
 
 
 @pytest.mark.parametrize(
-    ("classes", "shown"), [((), [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]), (("3", "1"), [3] * 5 + [1] * 5)]
+    ("classes", "labels"), [((), [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]), (("3", "1"), [3] * 5 + [1] * 5)]
 )
-def test_shown_are_pixels_of_training_images_of_each_class_before_whitening(
-    classes: tuple[str, ...], shown: list[int], config: Path
+def test_grids_show_unwhitened_training_images_of_each_class(
+    classes: tuple[str, ...], labels: list[int], config: Path
 ) -> None:
     names, kinds = preview(load_config(config, [f"data.classes={list(classes)}", "data.validation=0.2"]))
-    assert names == [str(label) for label in shown]
+    assert names == [str(label) for label in labels]
     assert list(kinds) == ["", "flip", "rotate", "mixup"]
     for batches in kinds.values():
         (batch,) = batches
-        assert batch.images.shape == (len(shown), 3, 8, 8)
+        assert batch.images.shape == (len(labels), 3, 8, 8)
         pixels = batches.images[batches.rows]
         assert_close(batch.images, pixels / 255)
         assert len(batches) == 1
     (flipped,) = kinds["flip"].epoch(0, 0, shuffle=False)
     (plain,) = kinds["flip"]
     mirrored = (flipped.images == plain.images.flip(-1)).flatten(1).all(1)
-    as_it_was = (flipped.images == plain.images).flatten(1).all(1)
-    assert bool((mirrored | as_it_was).all())
-    assert 0 < int(mirrored.sum()) < len(shown)
+    unchanged = (flipped.images == plain.images).flatten(1).all(1)
+    assert bool((mirrored | unchanged).all())
+    assert 0 < int(mirrored.sum()) < len(labels)
 
 
-def test_each_row_is_of_one_image_first_as_it_is(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sheets: list[list[Tensor]] = []
+def test_each_row_shows_one_image_first_unchanged(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grids: list[list[Tensor]] = []
 
-    def note(columns: list[Tensor], **names: object) -> bytes:
-        sheets.append(columns)
+    def record(columns: list[Tensor], **names: object) -> bytes:
+        grids.append(columns)
         return b""
 
-    monkeypatch.setattr(figures, "image_grid", note)
+    monkeypatch.setattr(figures, "image_grid", record)
     figures.main([str(tmp_path), "--augment", str(config), "--set", "data.augment={ flip = true }"])
-    for first, *others in sheets:
+    for first, *others in grids:
         assert len(others) == 7
         for row, original in enumerate(first):
             assert all(
@@ -110,18 +112,18 @@ def test_each_row_is_of_one_image_first_as_it_is(config: Path, tmp_path: Path, m
             assert any(not torch.equal(other[row], original) for other in others)
 
 
-def test_many_classes_make_no_endless_sheet(config: Path) -> None:
+def test_a_grid_shows_at_most_ten_classes(config: Path) -> None:
     names, _ = preview(load_config(config, ["data.num_classes=60"]))
     assert names == [str(label) for label in range(10)]
 
 
-def test_drawing_leaves_torchs_own_numbers_alone(config: Path, tmp_path: Path) -> None:
+def test_drawing_does_not_change_torchs_random_state(config: Path, tmp_path: Path) -> None:
     before = torch.get_rng_state()
     figures.main([str(tmp_path), "--augment", str(config)])
     assert torch.equal(torch.get_rng_state(), before)
 
 
-# --- the lecture's ----------------------------------------------------------------------------------------------
+# --- the lecture's figures ----------------------------------------------------------------------------------------
 
 LECTURE = [
     f"{name}-{theme}.{form}"
@@ -135,49 +137,51 @@ LECTURE = [
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """The figures as this process and another one draw them."""
+class LectureFigures:
+    """The figures as drawn by this process and by another one."""
 
     here: dict[str, bytes]
     there: dict[str, bytes]
-    said: str
-    generator_kept: bool
+    printed: str
+    random_state_unchanged: bool
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
+def lecture_figures(tmp_path_factory: pytest.TempPathFactory) -> LectureFigures:
     folder = tmp_path_factory.mktemp("lecture")
     here, there = folder / "here", folder / "there"
-    elsewhere = {"FCNET_CACHE": str(folder / "cache"), "PYTHONHASHSEED": "1", "MPLCONFIGDIR": str(folder)}
+    other_settings = {"FCNET_CACHE": str(folder / "cache"), "PYTHONHASHSEED": "1", "MPLCONFIGDIR": str(folder)}
     (folder / "matplotlibrc").write_text("font.size: 30\n")
-    program = [sys.executable, "-W", "error", "-m", "fcnet.figures", str(there)]
+    command = [sys.executable, "-W", "error", "-m", "fcnet.figures", str(there)]
     with (
-        subprocess.Popen(program, env=os.environ | elsewhere, stdout=subprocess.PIPE, text=True) as other,
+        subprocess.Popen(command, env=os.environ | other_settings, stdout=subprocess.PIPE, text=True) as other,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setenv("FCNET_CACHE", str(folder / "cache"))
         before = torch.get_rng_state()
         figures.main([str(here)])
-        kept = torch.equal(torch.get_rng_state(), before)
-        said, _ = other.communicate(timeout=300)
+        unchanged = torch.equal(torch.get_rng_state(), before)
+        printed, _ = other.communicate(timeout=300)
     files = [{path.name: path.read_bytes() for path in place.iterdir()} for place in (here, there)]
-    return Drawn(files[0], files[1], said.replace(f"{there}{os.sep}", ""), kept)
+    return LectureFigures(files[0], files[1], printed.replace(f"{there}{os.sep}", ""), unchanged)
 
 
-def test_every_figure_of_the_lecture_is_there_in_both_themes_and_formats(drawn: Drawn) -> None:
-    assert sorted(drawn.here) == sorted(LECTURE)
-    assert drawn.said.splitlines() == LECTURE
-    assert drawn.generator_kept
+def test_every_lecture_figure_is_written_in_both_themes_and_formats(lecture_figures: LectureFigures) -> None:
+    assert sorted(lecture_figures.here) == sorted(LECTURE)
+    assert lecture_figures.printed.splitlines() == LECTURE
+    assert lecture_figures.random_state_unchanged
 
 
-def test_another_process_with_another_hash_seed_and_other_settings_draws_the_same_bytes(drawn: Drawn) -> None:
-    assert [name for name in LECTURE if drawn.here[name] != drawn.there[name]] == []
-    assert len(set(drawn.here.values())) == len(LECTURE)
+def test_figures_are_reproducible_across_processes_hash_seeds_and_matplotlib_settings(
+    lecture_figures: LectureFigures,
+) -> None:
+    assert [name for name in LECTURE if lecture_figures.here[name] != lecture_figures.there[name]] == []
+    assert len(set(lecture_figures.here.values())) == len(LECTURE)
 
 
 @pytest.mark.parametrize("name", LECTURE)
-def test_a_figure_is_whole_and_needs_nothing_from_elsewhere(name: str, drawn: Drawn) -> None:
-    data = drawn.here[name]
+def test_a_figure_is_complete_and_self_contained(name: str, lecture_figures: LectureFigures) -> None:
+    data = lecture_figures.here[name]
     if name.endswith("png"):
         with Image.open(io.BytesIO(data)) as image:
             image.load()
@@ -188,18 +192,18 @@ def test_a_figure_is_whole_and_needs_nothing_from_elsewhere(name: str, drawn: Dr
         return
     root = ET.fromstring(data)
     tags = {element.tag.rpartition("}")[2] for element in root.iter()}
-    assert not tags & {"script", "text", "foreignObject"}  # letters are outlines: no font is asked for
+    assert not tags & {"script", "text", "foreignObject"}  # text is drawn as outlines, without fonts
     links = [value for element in root.iter() for key, value in element.attrib.items() if key.endswith("href")]
     assert all(link.startswith(("#", "data:image/png;base64,")) for link in links)
     assert b"<dc:date" not in data
     assert re.search(rb"url\((?!#)", data) is None
 
 
-def test_a_folder_that_may_not_be_written_is_refused_before_anything_is_computed(
+def test_an_unwritable_folder_is_refused_before_the_figures_are_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
-    monkeypatch.setattr(figures, "drawings", lambda: pytest.fail("it was computed"))
-    with pytest.raises(UserError, match=rf"^DIR must be a folder that can be written to, got {tmp_path}$"):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root can write everywhere
+    monkeypatch.setattr(figures, "lecture_figures", lambda: pytest.fail("the figures were computed"))
+    with pytest.raises(UserError, match=rf"^DIR must be a writable folder, got {tmp_path}$"):
         figures.main([str(tmp_path)])
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""A report as a browser shows it: no request, no error, hover values, small screens, dark screens, paper."""
+"""A report in a browser: no request, no error, hover values, small screens, dark mode, print."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens a page, and in the end sees that it asked for nothing and said no error."""
-    said: list[str] = []
+    """Opens pages; at the end, checks that none made a request or logged an error."""
+    problems: list[str] = []
     contexts = []
 
     def open_page(file: Path, *, width: int = 1280, dark: bool = False, script: bool = True) -> Page:
@@ -49,34 +49,36 @@ def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
         )
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
         url = file.as_uri()
-        page.on("request", lambda asked: None if asked.url.startswith(("data:", url)) else said.append(asked.url))
+        page.on(
+            "request", lambda request: None if request.url.startswith(("data:", url)) else problems.append(request.url)
+        )
         page.goto(url)
         return page
 
     yield open_page
     for context in contexts:
         context.close()
-    assert said == []
+    assert problems == []
 
 
-def test_the_value_under_the_pointer_is_said(pages: tuple[Path, Path], opened: Callable[..., Page]) -> None:
+def test_a_chart_shows_the_value_under_the_pointer(pages: tuple[Path, Path], opened: Callable[..., Page]) -> None:
     page = opened(pages[0])
     chart = page.locator("figure.chart").first
     box = chart.locator("svg[data-x]").bounding_box()
     assert box is not None
     output = chart.locator("output")
     assert output.inner_text() == ""
-    for share, epoch in ((0.13, 1), (0.54, 2), (0.95, 3)):
-        page.mouse.move(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
+    for fraction, epoch in ((0.13, 1), (0.54, 2), (0.95, 3)):
+        page.mouse.move(box["x"] + fraction * box["width"], box["y"] + box["height"] / 2)
         assert output.inner_text().startswith(f"epoch {epoch}: training ")
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] - 60)
     assert output.inner_text() == ""
 
 
-def test_the_keyboard_reads_the_same_values(pages: tuple[Path, Path], opened: Callable[..., Page]) -> None:
+def test_the_arrow_keys_show_the_same_values(pages: tuple[Path, Path], opened: Callable[..., Page]) -> None:
     page = opened(pages[0])
     chart = page.locator("figure.chart").first
     output = chart.locator("output")
@@ -93,7 +95,7 @@ def test_the_keyboard_reads_the_same_values(pages: tuple[Path, Path], opened: Ca
 def test_the_first_tab_skips_to_the_content(pages: tuple[Path, Path], opened: Callable[..., Page]) -> None:
     page = opened(pages[0])
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.textContent") == "To the content"
+    assert page.evaluate("document.activeElement.textContent") == "Skip to content"
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "content"
 
@@ -113,16 +115,20 @@ def test_no_page_is_wider_than_the_screen(
     assert overflowing_elements(page) == []
 
 
-def test_without_script_all_is_there(pages: tuple[Path, Path], opened: Callable[..., Page]) -> None:
+def test_without_javascript_charts_tables_and_images_are_there(
+    pages: tuple[Path, Path], opened: Callable[..., Page]
+) -> None:
     page = opened(pages[0], script=False)
     assert page.locator("figure.chart svg[role=img]").count() >= 4
     assert page.locator("table.confusion td").count() == 1 + 100
-    assert page.locator(".pictures img").count() > 12
+    assert page.locator(".images img").count() > 12
     page.locator("figure.chart summary").first.click()
     assert page.locator("figure.chart table").first.is_visible()
 
 
-def test_a_dark_screen_gets_a_dark_page_that_can_be_read(pages: tuple[Path, Path], opened: Callable[..., Page]) -> None:
+def test_dark_mode_gives_a_dark_page_with_enough_contrast(
+    pages: tuple[Path, Path], opened: Callable[..., Page]
+) -> None:
     for dark in (False, True):
         page = opened(pages[0], dark=dark)
         colours = page.evaluate(
@@ -133,7 +139,7 @@ def test_a_dark_screen_gets_a_dark_page_that_can_be_read(pages: tuple[Path, Path
         assert (paper < ink) == dark
 
 
-def test_paper_is_white_and_has_no_navigation(pages: tuple[Path, Path], opened: Callable[..., Page]) -> None:
+def test_a_printed_page_is_white_and_has_no_navigation(pages: tuple[Path, Path], opened: Callable[..., Page]) -> None:
     page = opened(pages[0], dark=True)
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
@@ -141,16 +147,17 @@ def test_paper_is_white_and_has_no_navigation(pages: tuple[Path, Path], opened: 
     assert page.locator("figure.chart svg").first.is_visible()
 
 
-def test_the_policy_keeps_a_request_from_leaving(pages: tuple[Path, Path], browser: Browser, tmp_path: Path) -> None:
-    """What a page would ask for, were something to slip in, stays unasked."""
-    slipped = '<img src="https://example.invalid/x.png"><script>document.title = "ran"</script>'
+def test_the_content_security_policy_blocks_injected_requests_and_scripts(
+    pages: tuple[Path, Path], browser: Browser, tmp_path: Path
+) -> None:
+    injected = '<img src="https://example.invalid/x.png"><script>document.title = "ran"</script>'
     file = tmp_path / "page.html"
-    file.write_text(pages[0].read_text(encoding="utf-8").replace("</main>", f"{slipped}</main>"), encoding="utf-8")
+    file.write_text(pages[0].read_text(encoding="utf-8").replace("</main>", f"{injected}</main>"), encoding="utf-8")
     context = browser.new_context()
     page = context.new_page()
-    refused: list[str] = []
-    page.on("console", lambda message: refused.append(message.text))
+    messages: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
     page.goto(file.as_uri())
-    assert len([line for line in refused if "Content Security Policy" in line]) == 2
+    assert len([line for line in messages if "Content Security Policy" in line]) == 2
     assert page.title() != "ran"
     context.close()

@@ -177,7 +177,7 @@ def test_the_page_is_self_contained_and_names_its_ranking(here: Path) -> None:
     folder = here / "sweeps" / "mine"
     page, content = (folder / "sweep.html").read_text(), read_sweep_json(folder)
     assert not re.findall(r"(?:src|href)=\"(?!#|data:)[^\"]*", page)
-    assert "ranked by mean validation accuracy; the test images are not used for the choice" in page
+    assert "ranked by mean validation accuracy, never by test accuracy" in page
     assert content["verdict"] in page
     for trial in content["trials"]:
         assert f"{100 * trial['validation_accuracy_mean']:.2f}% ± {100 * trial['validation_accuracy_std']:.2f}" in page

@@ -1,4 +1,4 @@
-"""A sweep's page as a browser shows it: no request, no error, values under the arrow keys, narrow screens."""
+"""A sweep's page in a browser: no request, no error, values under the arrow keys, narrow screens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 
-def trial(number: int, *accuracies: float) -> RankedTrial:
+def make_trial(number: int, *accuracies: float) -> RankedTrial:
     runs = tuple(RunResult(seed, accuracy, 2, 1.0) for seed, accuracy in enumerate(accuracies))
     learning_curves = {run.seed: [(1, run.validation_accuracy / 2), (2, run.validation_accuracy)] for run in runs}
     settings = {"optimizer.lr": 10.0**-number, "model.hidden": [1024, 512, 256]}
@@ -26,25 +26,25 @@ def trial(number: int, *accuracies: float) -> RankedTrial:
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_asks_for_nothing_fits_and_says_each_trial_under_the_arrow_keys(
+def test_the_page_makes_no_request_fits_the_screen_and_shows_each_trial_under_the_arrow_keys(
     browser: Browser, overflowing_elements: Callable[[Page], list[str]], tmp_path: Path, width: int
 ) -> None:
-    trials = [trial(1, 0.5, 0.6), trial(2, 0.8, 0.9), trial(3, 0.7)]
+    trials = [make_trial(1, 0.5, 0.6), make_trial(2, 0.8, 0.9), make_trial(3, 0.7)]
     file = tmp_path / "sweep.html"
     file.write_text(sweep_page("mine", trials, to_dict(trials, {"--seeds": 2, "seed": 0}, (0.75, 0.05))), "utf-8")
     page = browser.new_page(viewport={"width": width, "height": 900})
-    asked, said = [], []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
+    requests, messages = [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
     page.goto(file.as_uri())
-    assert (asked, said) == ([file.as_uri()], [])
+    assert (requests, messages) == ([file.as_uri()], [])
     assert overflowing_elements(page) == []
-    chart = page.locator("figure.chart", has_text="Validation accuracy of each trial")
-    chart.locator("svg[data-at]").focus()
+    chart = page.locator("figure.chart", has_text="Validation accuracy by rank")
+    chart.locator("svg[data-x]").focus()
     expected = ["trial 2 (optimizer.lr = 0.01", "trial 3 (optimizer.lr = 0.001", "trial 1 (optimizer.lr = 0.1"]
-    for place, words in enumerate(expected):
-        assert (chart.locator("output").text_content() or "").startswith(words), place
+    for text in expected:
+        assert (chart.locator("output").text_content() or "").startswith(text)
         page.keyboard.press("ArrowRight")
-    assert "75.00% ± 5.00" in (page.locator(".numbers").text_content() or "")
+    assert "75.00% ± 5.00" in (page.locator(".key-figures").text_content() or "")
     page.close()

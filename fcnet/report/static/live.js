@@ -1,6 +1,6 @@
-// The section of the page: what the reader does, and what follows from it.
+// The live demo: handles the reader's input and updates the views.
 
-/** What the page's data say: the network's layers, the test images, and their names. */
+/** Reads the network's layers, the test images and the class names from the page. */
 function readNetworkData(root) {
   const metadata = JSON.parse(root.querySelector("[data-live=metadata]").textContent);
   const { buffer } = decodeBase64(root.querySelector("[data-live=tensors]").textContent);
@@ -9,11 +9,11 @@ function readNetworkData(root) {
   return {
     ...metadata,
     layers: metadata.layers.map((layer) => readLayer(buffer, layer)),
-    images: metadata.labels.map((_, place) => pixels.subarray(place * size, (place + 1) * size)),
+    images: metadata.labels.map((_, index) => pixels.subarray(index * size, (index + 1) * size)),
   };
 }
 
-/** One section: its network, its picture, and the elements of both. */
+/** One live demo: its network, its input image and its views. */
 class Live {
   constructor(root) {
     this.root = root;
@@ -22,7 +22,7 @@ class Live {
     const { shape: size, background, images } = this.network;
     this.blank = Uint8ClampedArray.from(
       { length: size[0] * size[1] * size[2] },
-      (_, place) => background[Math.floor(place / (size[1] * size[2]))],
+      (_, index) => background[Math.floor(index / (size[1] * size[2]))],
     );
     this.image = new DrawableImage(size, images.length ? images[0] : this.blank);
     this.scaling = { sigmoid: 1, softmax: 1 };
@@ -33,7 +33,7 @@ class Live {
 
   build() {
     const { layers, classes } = this.network;
-    this.views = layers.map((layer, place) => new LayerView(this.root, layer, place + 1 === layers.length));
+    this.views = layers.map((layer, index) => new LayerView(this.root, layer, index + 1 === layers.length));
     this.find("layers").append(...this.views.map((view) => view.figure));
     this.probabilities = new ProbabilityView(this.find("probabilities"), classes);
     this.buildThumbnails();
@@ -46,23 +46,23 @@ class Live {
     this.find("no-script").remove();
     this.find("app").hidden = false;
     if (this.network.images.length) this.pick(0);
-    else this.setSource("A blank picture");
+    else this.setSource("Blank image");
   }
 
-  // ---- which picture
+  // ---- input image
 
   buildThumbnails() {
     const strip = this.find("thumbnails");
     const { images, labels, classes, predicted } = this.network;
-    this.thumbnails = images.map((pixels, place) => {
+    this.thumbnails = images.map((pixels, index) => {
       const canvas = element("canvas");
       paint(canvas, pixels, this.network.shape);
-      const wrong = predicted[place] !== labels[place];
-      const name = `Test image ${place + 1}, ${classes[labels[place]]}`;
-      const label = wrong ? `${name}, taken for ${classes[predicted[place]]}` : name;
+      const wrong = predicted[index] !== labels[index];
+      const name = `Test image ${index + 1}, ${classes[labels[index]]}`;
+      const label = wrong ? `${name}, predicted as ${classes[predicted[index]]}` : name;
       const button = element("button", { type: "button", "aria-label": label, title: label, tabindex: -1 }, canvas);
       button.classList.toggle("live-misclassified", wrong);
-      button.addEventListener("click", () => this.pick(place));
+      button.addEventListener("click", () => this.pick(index));
       return button;
     });
     strip.append(...this.thumbnails);
@@ -78,14 +78,14 @@ class Live {
     this.thumbnails[Math.min(last, Math.max(0, goals[event.key]))].focus();
   }
 
-  pick(place) {
+  pick(index) {
     const { images, labels, classes } = this.network;
-    this.image.load(images[place]);
-    this.truth = classes[labels[place]];
-    this.setSource(`Test image ${place + 1} of ${images.length}`, this.thumbnails[place]);
+    this.image.load(images[index]);
+    this.truth = classes[labels[index]];
+    this.setSource(`Test image ${index + 1} of ${images.length}`, this.thumbnails[index]);
   }
 
-  /** Says what the picture is, marks its thumbnail, and computes. */
+  /** Shows the image's source, marks its thumbnail and recomputes. */
   setSource(source, thumbnail) {
     for (const button of this.thumbnails) {
       button.setAttribute("aria-pressed", button === thumbnail);
@@ -114,11 +114,11 @@ class Live {
     try {
       this.image.load(await readImageFile(file, this.network.shape));
     } catch {
-      this.find("source").textContent = `${file.name} is no picture that this browser can read`;
+      this.find("source").textContent = `This browser cannot read ${file.name} as an image`;
       return;
     }
     this.truth = undefined;
-    this.setSource(`Your picture, ${file.name}`);
+    this.setSource(`Your image, ${file.name}`);
   }
 
   // ---- drawing
@@ -174,7 +174,7 @@ class Live {
     board.addEventListener("keydown", (event) => this.onKeyDown(event));
   }
 
-  /** Where a pointer is, in pixels of the picture. */
+  /** The position of a pointer in pixels of the image. */
   pointerPosition(event) {
     const box = this.find("canvas").getBoundingClientRect();
     const { width, height } = this.image;
@@ -189,7 +189,7 @@ class Live {
     event.preventDefault();
     event.target.focus({ preventScroll: true });
     event.target.setPointerCapture(event.pointerId);
-    this.beginStroke(this.erasing || event.button === 5); // 5 is a pen's other end
+    this.beginStroke(this.erasing || event.button === 5); // 5 is the eraser end of a pen
     this.last = this.pointerPosition(event);
     this.drawTo(this.last);
   }
@@ -219,7 +219,7 @@ class Live {
     this.refreshSoon();
   }
 
-  /** Moves the keyboard's cell, which a frame shows. */
+  /** Moves the keyboard cursor, which is shown as a frame around one pixel. */
   moveCell(right, down) {
     const { width, height } = this.image;
     this.cell.x = Math.min(width - 1, Math.max(0, this.cell.x + right));
@@ -239,9 +239,9 @@ class Live {
     this.image.draw(centre, centre);
   }
 
-  // ---- the sliders
+  // ---- sliders
 
-  /** A slider from 1/10 to 10; not every network has both. */
+  /** Connects a slider from 1/10 to 10; a network may lack one of the two. */
   buildSlider(kind) {
     const slider = this.find(`${kind}-slider`);
     if (!slider) return;
@@ -263,9 +263,9 @@ class Live {
     set();
   }
 
-  // ---- what follows
+  // ---- output
 
-  /** Computes once before the next frame, however often it is asked for. */
+  /** Recomputes once before the next frame, however many changes precede it. */
   refreshSoon() {
     if (!this.refreshQueued) requestAnimationFrame(() => this.refresh());
     this.refreshQueued = true;
@@ -277,7 +277,7 @@ class Live {
     const result = compute(this.network, this.image.pixels, this.scaling);
     const order = [...classes.keys()].sort((a, b) => result.probabilities[b] - result.probabilities[a]);
     paint(this.find("canvas"), this.image.pixels, size);
-    this.views.forEach((view, place) => view.show(result.layers[place].a));
+    this.views.forEach((view, index) => view.show(result.layers[index].a));
     this.probabilities.show(result.probabilities, order);
     this.drawPlots(result, layers, order);
     this.find("undo").disabled = !this.image.history.length;
@@ -297,13 +297,13 @@ class Live {
     if (plots.softmax) drawSoftmaxCurves(plots.softmax, this.scaling.softmax, result.logits, order, classes);
   }
 
-  /** The foremost classes in words, read aloud once the picture has come to rest. */
+  /** Describes the two most probable classes once the image stops changing; screen readers read it aloud. */
   summarize(probabilities, order) {
-    const name = (label) => `${this.network.classes[label]} (${formatPercent(probabilities[label])})`;
-    const truth = this.truth === undefined ? "" : ` The test image's class is ${this.truth}.`;
+    const describe = (label) => `${this.network.classes[label]} (${formatPercent(probabilities[label])})`;
+    const truth = this.truth === undefined ? "" : ` True class: ${this.truth}.`;
     clearTimeout(this.summaryTimer);
     this.summaryTimer = setTimeout(() => {
-      this.find("summary").textContent = `Most probable: ${name(order[0])}, then ${name(order[1])}.${truth}`;
+      this.find("summary").textContent = `Prediction: ${describe(order[0])}, then ${describe(order[1])}.${truth}`;
     }, 250);
   }
 }

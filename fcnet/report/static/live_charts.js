@@ -1,10 +1,10 @@
-// What is seen of the network: activations, probabilities, and the curves beside the sliders.
+// The views of the live demo: activations, class probabilities, and the plots below the sliders.
 
 const SVG = "http://www.w3.org/2000/svg";
 const MAX_BARS = 40;
-const MIN_BAR_SLOTS = 6; // there is room for so many, that one is not as broad as the picture
+const MIN_BAR_SLOTS = 6; // keeps the bars of a layer with few units narrow
 
-/** An element with attributes and children. */
+/** Creates an HTML element with attributes and children. */
 function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
@@ -12,7 +12,7 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 
-/** The same of an SVG. */
+/** Creates an SVG element with attributes and children. */
 function svgElement(name, attributes = {}, ...children) {
   const made = document.createElementNS(SVG, name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
@@ -20,18 +20,18 @@ function svgElement(name, attributes = {}, ...children) {
   return made;
 }
 
-const formatPercent = (share) => `${(100 * share).toFixed(1)} %`;
+const formatPercent = (fraction) => `${(100 * fraction).toFixed(1)}%`;
 const formatNumber = (value) => (Math.abs(value) >= 100 ? value.toFixed(0) : value.toPrecision(3)).replace("-", "−");
 const maxOf = (values) => values.reduce((a, b) => Math.max(a, b));
 const minOf = (values) => values.reduce((a, b) => Math.min(a, b));
 
-/** Red, green and blue of one of the section's colours, `#rrggbb`. */
+/** Reads a CSS colour variable of the form `#rrggbb` as [red, green, blue]. */
 function readColor(root, name) {
   const text = getComputedStyle(root).getPropertyValue(name).trim();
   return [1, 3, 5].map((start) => parseInt(text.slice(start, start + 2), 16));
 }
 
-/** Bars up and down from 0, a bar a unit. */
+/** Draws a bar for each unit, up or down from 0. */
 function drawBars(chart, values, top) {
   const bars = Array.from(values, (value, unit) => {
     const height = Math.min(1, Math.abs(value) / top);
@@ -44,10 +44,10 @@ function drawBars(chart, values, top) {
   chart.replaceChildren(svgElement("line", { x1: 0, x2: width, y1: 1, y2: 1, class: "live-axis" }), ...bars);
 }
 
-/** How many squares stand in a row of the map of so many units. */
+/** The number of squares in a row of the map: about twice as many as there are rows. */
 const numColumns = (units) => Math.ceil(Math.sqrt(2 * units));
 
-/** A square a unit, row by row: the stronger the colour, the farther from 0. */
+/** Draws a square for each unit, row by row; a stronger colour means a larger magnitude. */
 function drawMap(root, canvas, values, top) {
   const colours = ["--live-paper", "--live-positive", "--live-negative"].map((name) => readColor(root, name));
   canvas.width = numColumns(values.length);
@@ -55,15 +55,15 @@ function drawMap(root, canvas, values, top) {
   const context = canvas.getContext("2d");
   const image = context.createImageData(canvas.width, canvas.height);
   values.forEach((value, unit) => {
-    const share = Math.min(1, Math.abs(value) / top);
+    const strength = Math.min(1, Math.abs(value) / top);
     const [paper, ink] = [colours[0], colours[value < 0 ? 2 : 1]];
-    for (let i = 0; i < 3; i++) image.data[4 * unit + i] = paper[i] + share * (ink[i] - paper[i]);
+    for (let i = 0; i < 3; i++) image.data[4 * unit + i] = paper[i] + strength * (ink[i] - paper[i]);
     image.data[4 * unit + 3] = 255;
   });
   context.putImageData(image, 0, 0);
 }
 
-/** One layer's activations, with their range in words, one by one where it is pointed at, and as a list. */
+/** One layer's activations: a chart, their range, the value under the pointer, and a list of all values. */
 class LayerView {
   constructor(root, layer, last) {
     this.root = root;
@@ -76,7 +76,7 @@ class LayerView {
     this.note = element("p", { class: "live-note" });
     this.list = element("p", { class: "live-values" });
     this.details = element("details", {}, element("summary", {}, "Values"), this.list);
-    this.name = last ? "Output: the logits" : layer.name;
+    this.name = last ? "Output (logits)" : layer.name;
     const title = element("figcaption", {}, element("strong", {}, this.name), ` ${this.kind()}`);
     this.figure = element("figure", { class: "live-layer" }, title, this.chart, this.note, this.details);
     this.details.addEventListener("toggle", () => this.showList());
@@ -89,7 +89,7 @@ class LayerView {
     const words = [`${units} ${units === 1 ? "unit" : "units"}`];
     if (activation !== "identity") words.push(activation.replace("_", " "));
     if (gain) words.push("layer norm");
-    if (residual) words.push("plus the layer before");
+    if (residual) words.push("residual");
     return words.join(", ");
   }
 
@@ -103,9 +103,9 @@ class LayerView {
   }
 
   describe() {
-    const idle = this.values.filter((value) => value === 0).length;
+    const numZeros = this.values.filter((value) => value === 0).length;
     const range = `${formatNumber(minOf(this.values))} to ${formatNumber(maxOf(this.values))}`;
-    this.note.textContent = idle ? `${range}; ${formatPercent(idle / this.values.length)} are 0` : range;
+    this.note.textContent = numZeros ? `${range}; ${formatPercent(numZeros / this.values.length)} are 0` : range;
     this.chart.setAttribute("aria-label", `${this.name}, ${this.kind()}: ${this.note.textContent}`);
   }
 
@@ -124,7 +124,7 @@ class LayerView {
   }
 }
 
-/** The classes' probabilities as bars: all of a few classes in their order, else the largest. */
+/** The class probabilities as bars: all classes in their order, or the 12 most probable if there are more. */
 class ProbabilityView {
   constructor(list, classes) {
     this.classes = classes;
@@ -138,47 +138,47 @@ class ProbabilityView {
 
   show(probabilities, order) {
     const shown = this.classes.length > this.rows.length ? order.slice(0, this.rows.length) : this.classes.keys();
-    [...shown].forEach((label, place) => {
-      const [name, bar, share] = this.rows[place];
+    [...shown].forEach((label, row) => {
+      const [name, bar, probability] = this.rows[row];
       name.textContent = this.classes[label];
-      share.textContent = formatPercent(probabilities[label]);
-      bar.firstChild.style.width = formatPercent(probabilities[label]).replace(" ", "");
+      probability.textContent = formatPercent(probabilities[label]);
+      bar.firstChild.style.width = formatPercent(probabilities[label]);
       name.parentNode.classList.toggle("live-best", label === order[0]);
     });
   }
 }
 
 const PLOT = { left: 34, right: 310, top: 10, bottom: 120 };
-const plotX = (share) => PLOT.left + share * (PLOT.right - PLOT.left);
-const plotY = (share) => PLOT.bottom - share * (PLOT.bottom - PLOT.top);
+const plotX = (fraction) => PLOT.left + fraction * (PLOT.right - PLOT.left);
+const plotY = (fraction) => PLOT.bottom - fraction * (PLOT.bottom - PLOT.top);
 const polyline = (points, kind) => svgElement("polyline", { points: points.map((p) => p.join()).join(" "), class: kind });
 
-/** Axes from 0 to 1 upwards, with marks at the bottom: pairs of a share of the width and a text. */
+/** A y axis from 0 to 1, and x ticks given as pairs of a fraction of the width and a text. */
 function plotAxes(marks) {
   const lines = [0, 0.5, 1].flatMap((y) => [
     svgElement("line", { x1: PLOT.left, x2: PLOT.right, y1: plotY(y), y2: plotY(y), class: "live-grid" }),
     svgElement("text", { x: PLOT.left - 6, y: plotY(y) + 4, "text-anchor": "end" }, String(y)),
   ]);
-  const texts = marks.map(([share, text]) =>
-    svgElement("text", { x: plotX(share), y: PLOT.bottom + 16, "text-anchor": "middle" }, text),
+  const texts = marks.map(([fraction, text]) =>
+    svgElement("text", { x: plotX(fraction), y: PLOT.bottom + 16, "text-anchor": "middle" }, text),
   );
   return [...lines, ...texts];
 }
 
-/** Which line is whose. */
+/** Shows which line style belongs to which name. */
 function drawLegend(list, names) {
-  const sample = (place) => svgElement("svg", { viewBox: "0 0 26 8" }, svgElement("path", { class: `line s${place}`, d: "M1 4H25" }));
-  list.replaceChildren(...names.map((name, place) => element("li", {}, sample(place), name)));
+  const sample = (style) => svgElement("svg", { viewBox: "0 0 26 8" }, svgElement("path", { class: `line s${style}`, d: "M1 4H25" }));
+  list.replaceChildren(...names.map((name, style) => element("li", {}, sample(style), name)));
 }
 
 const STEPS = Array.from({ length: 121 }, (_, step) => step / 120);
 
-/** s(u) and s(c u) from −6 to 6, with a dot for each unit's u: large for the output's. */
+/** Draws s(u) and s(c u) for u from −6 to 6, with a small dot for each hidden unit and a large one for the output. */
 function drawSigmoids(chart, scaling, units, output) {
-  const curve = (c) => STEPS.map((share) => [plotX(share), plotY(sigmoid(c * (12 * share - 6)))]);
+  const curve = (c) => STEPS.map((step) => [plotX(step), plotY(sigmoid(c * (12 * step - 6)))]);
   const dot = (u, r, kind) => {
-    const share = (Math.min(6, Math.max(-6, u)) + 6) / 12;
-    return svgElement("circle", { cx: plotX(share), cy: plotY(sigmoid(scaling * u)), r, class: kind });
+    const across = (Math.min(6, Math.max(-6, u)) + 6) / 12;
+    return svgElement("circle", { cx: plotX(across), cy: plotY(sigmoid(scaling * u)), r, class: kind });
   };
   const marks = [[0, "−6"], [0.5, "u = 0"], [1, "6"]];
   chart.replaceChildren(
@@ -190,21 +190,21 @@ function drawSigmoids(chart, scaling, units, output) {
   );
 }
 
-/** The probabilities of the foremost classes for each scale of the logits from 1/10 to 10. */
+/** Draws the probabilities of the four most probable classes for scales of the logits from 1/10 to 10. */
 function drawSoftmaxCurves(chart, scale, logits, order, classes) {
-  const foremost = order.slice(0, 4);
-  const curves = STEPS.map((share) => softmax(logits, 10 ** (2 * share - 1)));
-  const paths = foremost.map((label, place) => {
+  const top = order.slice(0, 4);
+  const curves = STEPS.map((step) => softmax(logits, 10 ** (2 * step - 1)));
+  const paths = top.map((label, rank) => {
     const points = curves.map((values, step) => [plotX(STEPS[step]), plotY(values[label])]);
-    return polyline(points, `line s${place}`);
+    return polyline(points, `line s${rank}`);
   });
   const here = plotX((Math.log10(scale) + 1) / 2);
   const values = softmax(logits, scale);
-  const dots = foremost.map((label, place) =>
-    svgElement("circle", { cx: here, cy: plotY(values[label]), r: 3.5, class: place ? "live-dot" : "live-dot live-best" }),
+  const dots = top.map((label, rank) =>
+    svgElement("circle", { cx: here, cy: plotY(values[label]), r: 3.5, class: rank ? "live-dot" : "live-dot live-best" }),
   );
   const rule = svgElement("line", { x1: here, x2: here, y1: PLOT.top, y2: PLOT.bottom, class: "live-axis" });
   const marks = [[0, "1/10"], [0.5, "scale 1"], [1, "10"]];
   chart.replaceChildren(...plotAxes(marks), rule, ...paths, ...dots);
-  drawLegend(chart.nextElementSibling, foremost.map((label) => classes[label]));
+  drawLegend(chart.nextElementSibling, top.map((label) => classes[label]));
 }

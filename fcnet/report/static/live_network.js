@@ -1,6 +1,6 @@
-// The network: read from the page's data, and computed layer by layer in double precision.
+// The network: decodes the weights in the page and computes each layer in double precision.
 
-/** The bytes of a text in base64. */
+/** Decodes base64 text to bytes. */
 function decodeBase64(base64) {
   const text = atob(base64.trim());
   const bytes = new Uint8Array(text.length);
@@ -8,7 +8,7 @@ function decodeBase64(base64) {
   return bytes;
 }
 
-/** The number that 16 bits stand for: sign, 5 bits of exponent, 10 of fraction. */
+/** Decodes a float16: 1 sign bit, 5 exponent bits, 10 fraction bits. */
 function decodeFloat16(bits) {
   const exponent = (bits >> 10) & 31;
   const fraction = (bits & 1023) / 1024;
@@ -24,12 +24,12 @@ const TENSOR_READERS = {
     const scale = new Float32Array(buffer, scales, rows);
     return Float32Array.from(
       new Int8Array(buffer, offset, rows * columns),
-      (value, place) => value * scale[Math.floor(place / columns)],
+      (value, index) => value * scale[Math.floor(index / columns)],
     );
   },
 };
 
-/** A layer whose tensors are arrays; absent ones are null. */
+/** Replaces a layer's tensor metadata by arrays; an absent tensor stays null. */
 function readLayer(buffer, metadata) {
   const read = (tensor) => tensor && TENSOR_READERS[tensor.dtype](buffer, tensor);
   return {
@@ -48,7 +48,7 @@ function sigmoid(x) {
   return (x >= 0 ? 1 : z) / (1 + z);
 }
 
-/** erfc(x) = 1 − erf(x): by a series of positive terms near 0, by a continued fraction for large x. */
+/** erfc(x) = 1 − erf(x): a series of positive terms near 0, a continued fraction for large x. */
 function erfc(x) {
   if (x < 0) return 2 - erfc(-x);
   const bell = Math.exp(-x * x) / Math.sqrt(Math.PI);
@@ -75,9 +75,9 @@ const ACTIVATIONS = {
 /** W a + b. */
 function affine({ weight, bias, units, inputs }, a) {
   const z = new Float64Array(units);
-  for (let unit = 0, place = 0; unit < units; unit++) {
+  for (let unit = 0, index = 0; unit < units; unit++) {
     let sum = bias ? bias[unit] : 0;
-    for (let i = 0; i < inputs; i++, place++) sum += weight[place] * a[i];
+    for (let i = 0; i < inputs; i++, index++) sum += weight[index] * a[i];
     z[unit] = sum;
   }
   return z;
@@ -85,15 +85,15 @@ function affine({ weight, bias, units, inputs }, a) {
 
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
-/** Layer norm: γ (z − μ) / √(σ² + ε) + β over the units; z itself where a layer has none. */
+/** Layer norm, γ (z − μ) / √(σ² + ε) + β over the units; returns z if the layer has none. */
 function layerNorm({ gain, shift, epsilon }, z) {
   if (!gain) return z;
-  const middle = mean(z);
-  const deviation = Math.sqrt(mean(z.map((value) => (value - middle) ** 2)) + epsilon);
-  return z.map((value, unit) => ((value - middle) / deviation) * gain[unit] + shift[unit]);
+  const mu = mean(z);
+  const sigma = Math.sqrt(mean(z.map((value) => (value - mu) ** 2)) + epsilon);
+  return z.map((value, unit) => ((value - mu) / sigma) * gain[unit] + shift[unit]);
 }
 
-/** One layer: its activation's argument z and its output a. */
+/** Computes one layer: the pre-activation z and the activation a. */
 function computeLayer(layer, input, scaling) {
   const z = layerNorm(layer, affine(layer, input));
   const activation = ACTIVATIONS[layer.activation];
@@ -108,17 +108,17 @@ function softmax(logits, scaling) {
   return powers.map((power) => power / sum);
 }
 
-/** The probability of every class; one output node is the second of two classes. */
+/** The probability of every class. A single output node gives the logit of the second of two classes. */
 function predictProba(logits, scaling) {
   if (logits.length > 1) return softmax(logits, scaling.softmax);
   return [sigmoid(-scaling.sigmoid * logits[0]), sigmoid(scaling.sigmoid * logits[0])];
 }
 
-/** What every layer makes of pixels (channel by channel, 0 to 255), and the probabilities at the end. */
+/** Computes every layer and the class probabilities for pixels from 0 to 255, channel by channel. */
 function compute(network, pixels, scaling) {
   const plane = pixels.length / network.scale.length;
-  let a = Float64Array.from(pixels, (pixel, place) => {
-    const channel = Math.floor(place / plane);
+  let a = Float64Array.from(pixels, (pixel, index) => {
+    const channel = Math.floor(index / plane);
     return pixel * network.scale[channel] + network.offset[channel];
   });
   const layers = [];

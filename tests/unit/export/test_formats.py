@@ -1,4 +1,4 @@
-"""Exported files say what the network says, of raw pixels, and say whose they are."""
+"""Tests of fcnet.export.formats: exported files give the model's probabilities and carry its metadata."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ CLASSES = ("ant", "bee ✓", 'c"at', "dog", "eel")
 
 
 def make_classifier(num_classes: int = 5, components: int = 0, **arguments: Any) -> ImageClassifier:
-    """A network whose layers, statistics and whitening are all drawn, so that leaving any out shows."""
-    draws = torch.Generator().manual_seed(num_classes)
-    given: dict[str, Any] = {"hidden": (7, 7), "generator": draws, **arguments}
+    """A classifier with random layers, statistics and whitening, so that an omission of any changes its output."""
+    rng = torch.Generator().manual_seed(num_classes)
+    options: dict[str, Any] = {"hidden": (7, 7), "generator": rng, **arguments}
     classifier = ImageClassifier(
-        MLP(components or 60, num_classes=num_classes, **given),
+        MLP(components or 60, num_classes=num_classes, **options),
         classes=CLASSES[:num_classes],
         shape=SHAPE,
         mean=torch.tensor([0.2, 0.5, 0.7]),
@@ -43,11 +43,11 @@ def make_classifier(num_classes: int = 5, components: int = 0, **arguments: Any)
     )
     for name, buffer in classifier.named_buffers():
         if "running" in name or "whitening" in name:
-            buffer.copy_(torch.rand(buffer.shape, generator=draws) + 0.1)
+            buffer.copy_(torch.rand(buffer.shape, generator=rng) + 0.1)
     return classifier.eval()
 
 
-NETWORKS = {
+CLASSIFIERS = {
     "softmax of five, batch norm, dropout": lambda: make_classifier(normalization="batch", dropout=0.5),
     "one node, layer norm, whitened": lambda: make_classifier(2, 6, normalization="layer", activation="gelu"),
     "residual, no bias": lambda: make_classifier(activation="elu", residual=True, bias=False),
@@ -55,48 +55,48 @@ NETWORKS = {
 }
 
 
-def pixels(count: int) -> Tensor:
+def make_pixels(count: int) -> Tensor:
     return torch.randint(256, (count, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(count))
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
-def test_a_pt2_file_gives_the_networks_probabilities_for_any_number_of_images(kind: str, tmp_path: Path) -> None:
-    classifier = NETWORKS[kind]()
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+def test_a_pt2_file_gives_the_models_probabilities_for_any_batch_size(kind: str, tmp_path: Path) -> None:
+    classifier = CLASSIFIERS[kind]()
     difference = export_classifier(classifier, tmp_path / "x.pt2")
     run = torch.export.load(tmp_path / "x.pt2").module()
     for count in (0, 1, 2, 1000):
-        assert_close(run(pixels(count)), classifier.predict_proba(pixels(count)), rtol=0, atol=1e-5)
+        assert_close(run(make_pixels(count)), classifier.predict_proba(make_pixels(count)), rtol=0, atol=1e-5)
     assert 0.0 <= difference < 1e-5
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
-def test_an_onnx_file_gives_the_networks_probabilities_for_any_number_of_images(kind: str, tmp_path: Path) -> None:
-    classifier = NETWORKS[kind]()
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+def test_an_onnx_file_gives_the_models_probabilities_for_any_batch_size(kind: str, tmp_path: Path) -> None:
+    classifier = CLASSIFIERS[kind]()
     difference = export_classifier(classifier, tmp_path / "x.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "x.onnx")
     for count in (1, 2, 1000):
-        (came,) = session.run(["probabilities"], {"pixels": pixels(count).numpy()})
-        assert_close(torch.from_numpy(came), classifier.predict_proba(pixels(count)), rtol=0, atol=1e-5)
+        (probabilities,) = session.run(["probabilities"], {"pixels": make_pixels(count).numpy()})
+        assert_close(torch.from_numpy(probabilities), classifier.predict_proba(make_pixels(count)), rtol=0, atol=1e-5)
     assert 0.0 <= difference < 1e-5
 
 
-def test_both_kinds_say_the_classes_the_shape_and_the_version(tmp_path: Path) -> None:
+def test_both_formats_contain_the_classes_the_input_shape_and_the_version(tmp_path: Path) -> None:
     expected = {"classes": list(CLASSES), "input_shape": [3, 4, 5], "fcnet": version("fcnet")}
     for name in ("x.pt2", "x.onnx"):
         export_classifier(make_classifier(), tmp_path / name)
-    kept = {METADATA_FILE: ""}
-    torch.export.load(tmp_path / "x.pt2", extra_files=kept)
-    assert json.loads(kept[METADATA_FILE]) == expected
+    extra_files = {METADATA_FILE: ""}
+    torch.export.load(tmp_path / "x.pt2", extra_files=extra_files)
+    assert json.loads(extra_files[METADATA_FILE]) == expected
     model = onnx.load(tmp_path / "x.onnx")
     assert {entry.key: json.loads(entry.value) for entry in model.metadata_props} == expected
-    (given,), (taken,) = model.graph.input, model.graph.output
-    assert (given.name, given.type.tensor_type.elem_type) == ("pixels", onnx.TensorProto.UINT8)
-    assert [side.dim_value or side.dim_param for side in given.type.tensor_type.shape.dim] == ["batch", 3, 4, 5]
-    assert [side.dim_value or side.dim_param for side in taken.type.tensor_type.shape.dim] == ["batch", 5]
-    assert taken.name == "probabilities"
+    (source,), (target,) = model.graph.input, model.graph.output
+    assert (source.name, source.type.tensor_type.elem_type) == ("pixels", onnx.TensorProto.UINT8)
+    assert [side.dim_value or side.dim_param for side in source.type.tensor_type.shape.dim] == ["batch", 3, 4, 5]
+    assert [side.dim_value or side.dim_param for side in target.type.tensor_type.shape.dim] == ["batch", 5]
+    assert target.name == "probabilities"
 
 
-def test_no_path_of_the_machine_is_in_a_file(tmp_path: Path) -> None:
+def test_a_file_contains_no_path_of_the_machine(tmp_path: Path) -> None:
     root = formats.__file__.removesuffix("fcnet/export/formats.py").encode()
     for name in ("x.pt2", "x.onnx"):
         export_classifier(make_classifier(), tmp_path / name)
@@ -105,16 +105,16 @@ def test_no_path_of_the_machine_is_in_a_file(tmp_path: Path) -> None:
         assert b"site-packages" not in content
 
 
-def test_the_network_stays_as_it_is(tmp_path: Path) -> None:
+def test_export_does_not_change_the_classifier(tmp_path: Path) -> None:
     classifier = make_classifier(dropout=0.5).train()
     export_classifier(classifier, tmp_path / "x.pt2")
     assert classifier.training
     assert all(parameter.requires_grad for parameter in classifier.parameters())
     run = torch.export.load(tmp_path / "x.pt2").module()
-    assert not run(pixels(2)).requires_grad
+    assert not run(make_pixels(2)).requires_grad
 
 
-def test_pixels_of_another_dtype_or_shape_are_refused_by_the_file(tmp_path: Path) -> None:
+def test_a_pt2_file_refuses_pixels_of_another_dtype_or_shape(tmp_path: Path) -> None:
     export_classifier(make_classifier(), tmp_path / "x.pt2")
     run = torch.export.load(tmp_path / "x.pt2").module()
     with pytest.raises(RuntimeError, match="dtype mismatch"):
@@ -124,37 +124,37 @@ def test_pixels_of_another_dtype_or_shape_are_refused_by_the_file(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["x.pt2", "x.onnx"])
-def test_a_file_that_says_something_else_does_not_take_the_place_of_the_one_before(
+def test_a_file_that_disagrees_with_the_model_does_not_replace_an_older_file(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / name).write_bytes(b"before")
     runner = "_run_pt2" if name == "x.pt2" else "_run_onnx"
-    right = getattr(formats, runner)
-    monkeypatch.setattr(formats, runner, lambda file, given: right(file, given).flip(1))
-    with pytest.raises(AssertionError, match="differs from the network"):
+    original = getattr(formats, runner)
+    monkeypatch.setattr(formats, runner, lambda file, pixels: original(file, pixels).flip(1))
+    with pytest.raises(AssertionError, match="differs from the model"):
         export_classifier(make_classifier(), tmp_path / name)
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(name, b"before")]
 
 
-def test_a_file_that_cannot_be_written_is_refused_with_the_reason(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "folder.onnx").mkdir()
-    for name, said in (
+    for name, message in (
         ("x.pt", r"FILE must end in \.pt2 or \.onnx, got .*x\.pt$"),
         ("folder.onnx", "FILE must be a file, got the folder"),
-        ("none/x.pt2", "FILE must be in a folder that is there, got"),
+        ("none/x.pt2", "FILE must be in an existing folder, got"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             check_output_file(tmp_path / name)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     check_output_file(tmp_path / "x.pt2")
-    with pytest.raises(UserError, match=r"x\.onnx takes packages .* not installed here: pip install onnx onnxscript$"):
+    with pytest.raises(
+        UserError, match=r"^ONNX export needs packages that are not installed: pip install onnx onnxscript$"
+    ):
         check_output_file(tmp_path / "x.onnx")
 
 
-def test_a_network_that_an_onnx_file_cannot_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_too_large_for_onnx_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "_MAX_ONNX_BYTES", 1000)
-    with pytest.raises(UserError, match=r"a network must be smaller than 2 GiB for .*x\.onnx, got .*: take \.pt2"):
+    with pytest.raises(UserError, match=r"^an ONNX model must be smaller than 2 GiB, got .* GiB; use \.pt2 instead$"):
         export_classifier(make_classifier(), tmp_path / "x.onnx")
     export_classifier(make_classifier(), tmp_path / "x.pt2")

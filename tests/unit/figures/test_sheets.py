@@ -1,81 +1,80 @@
-"""Rules of fcnet.figures.sheets."""
+"""Tests of fcnet.figures.sheets."""
 
 from __future__ import annotations
 
 import io
-import shutil
-from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
 import torch
-from matplotlib import font_manager
 from PIL import Image
 from torch import Tensor
 
-from fcnet.figures.sheets import image_grid
-from fcnet.figures.style import LIGHT, use_theme
+from fcnet.figures.sheets import image_grid, lr_curve
+
+Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
 
-def sheet(columns: list[Tensor], names: list[str] | None = None) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """The picture as pixels (H, W, 3)."""
-    rows = names or [f"row {number}" for number in range(len(columns[0]))]
-    png = image_grid(columns, title="$t_$", row_names=rows, column_names=[f"${n}_$" for n in range(len(columns))])
+def decode(png: bytes) -> Pixels:
+    """The pixels (H, W, 3) of a PNG file."""
     with Image.open(io.BytesIO(png)) as image:
         assert image.format == "PNG"
         return np.asarray(image.convert("RGB"))
 
 
-def area(picture: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], colour: tuple[int, int, int]) -> int:
-    return int((picture == np.array(colour)).all(2).sum())
+def draw_grid(columns: list[Tensor], names: list[str] | None = None) -> Pixels:
+    rows = names or [f"row {number}" for number in range(len(columns[0]))]
+    return decode(
+        image_grid(columns, title="$t_$", row_names=rows, column_names=[f"${n}_$" for n in range(len(columns))])
+    )
 
 
-def test_every_image_is_shown_in_its_colours_and_as_large_as_the_others() -> None:
+def area(pixels: Pixels, colour: tuple[int, int, int]) -> int:
+    """The number of pixels of a colour."""
+    return int((pixels == np.array(colour)).all(2).sum())
+
+
+def test_every_image_keeps_its_colours_and_has_the_same_size() -> None:
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 0, 255), (0, 255, 255), (255, 255, 0)]
     images = torch.tensor(colours).view(2, 3, 3, 1, 1).expand(2, 3, 3, 4, 4) / 255
-    picture = sheet(list(images))
-    areas = [area(picture, colour) for colour in colours]
+    pixels = draw_grid(list(images))
+    areas = [area(pixels, colour) for colour in colours]
     assert min(areas) > 50 * 50
-    assert max(areas) <= 1.05 * min(areas)  # to a row or column of pixels
+    assert max(areas) <= 1.05 * min(areas)  # equal up to one row or column of pixels
 
 
 def test_rows_run_down_and_columns_across() -> None:
     images = torch.zeros(2, 2, 3, 4, 4)
     images[1, 0, 0] = 1.0  # the second column's first row is red
-    places = np.argwhere((sheet(list(images)) == [255, 0, 0]).all(2))
-    height, width = sheet(list(images)).shape[:2]
+    places = np.argwhere((draw_grid(list(images)) == [255, 0, 0]).all(2))
+    height, width = draw_grid(list(images)).shape[:2]
     assert places[:, 0].max() < 0.6 * height
     assert places[:, 1].min() > 0.5 * width
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4])
-def test_other_than_three_channels_are_grey_and_black_is_black(channels: int) -> None:
+def test_other_numbers_of_channels_than_three_are_grey(channels: int) -> None:
     images = torch.full((2, channels, 4, 4), 102 / 255)
-    picture = sheet([images, torch.zeros_like(images), 1.2 * torch.ones_like(images)])
-    assert area(picture, (102, 102, 102)) > 2 * 50 * 50
-    assert area(picture, (0, 0, 0)) > 2 * 50 * 50
+    pixels = draw_grid([images, torch.zeros_like(images), 1.2 * torch.ones_like(images)])
+    assert area(pixels, (102, 102, 102)) > 2 * 50 * 50
+    assert area(pixels, (0, 0, 0)) > 2 * 50 * 50
 
 
-def test_names_are_shown_as_they_are_whatever_their_script() -> None:
+def test_names_are_literal_text_in_any_script() -> None:
     images = torch.zeros(3, 1, 4, 4)
-    assert sheet([images], ["$x_$", "日本", "a\nb"]).shape != ()
+    assert draw_grid([images], ["$x_$", "日本", "a\nb"]).shape != ()
 
 
-def test_the_same_images_make_the_same_bytes() -> None:
+def test_equal_images_give_equal_files() -> None:
     images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     first, again = (image_grid([images], title="", row_names="ab", column_names="c") for _ in range(2))
     assert first == again
 
 
-def test_letters_are_matplotlibs_own_where_the_machine_has_a_font_of_the_same_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-    fonts = font_manager.fontManager
-    monkeypatch.setattr(fonts, "ttflist", list(fonts.ttflist))
-    fonts.addfont(shutil.copy(own, tmp_path))
-    fonts.ttflist.insert(0, fonts.ttflist.pop())
-    assert Path(font_manager.findfont("DejaVu Sans")).parent == tmp_path
-    with use_theme(LIGHT):
-        assert Path(font_manager.findfont("DejaVu Sans")) == own
+def test_the_learning_rate_curve_marks_the_suggestion_and_ignores_a_diverged_end() -> None:
+    lrs, losses = [0.01, 0.1, 1.0], [2.0, 1.0, 1.5]
+    plain = decode(lr_curve(lrs, losses, losses, suggestion=0.01))
+    assert not np.array_equal(plain, decode(lr_curve(lrs, losses, losses, suggestion=0.1)))
+    # The y axis ends at 1.5 times the first smoothed loss, so a huge last loss does not flatten the curve.
+    first, second = (decode(lr_curve(lrs, [2.0, 1.0, last], losses, suggestion=0.01)) for last in (1e6, 1e9))
+    assert np.array_equal(first, second)
