@@ -9,6 +9,7 @@ from fcnet.report.charts import Series, error_bar_chart, line_chart
 from fcnet.report.render import render
 from fcnet.runtime.formatting import format_count
 from fcnet.sweep.ranking import (
+    VALUE_DIGITS,
     best_trial,
     format_mean_std,
     format_settings,
