@@ -261,7 +261,7 @@ def test_early_stopping_prints_the_best_epoch() -> None:
     accuracies = [record["validation_accuracy"] for record in read_records("run")]
     best = accuracies.index(max(accuracies)) + 1
     assert len(accuracies) == best + 2
-    assert result.endswith(f"; the best of {best + 2} epochs, {best}, is kept")
+    assert result.endswith(f"; weights of epoch {best} of {best + 2}, the best")
     summary = json.loads(Path("run/summary.json").read_text())
     assert (summary["epochs"], summary["best_epoch"]) == (best + 2, best)
     assert summary["validation_accuracy"] == max(accuracies)
@@ -278,7 +278,8 @@ def test_find_lr_suggests_a_learning_rate_and_plots_the_loss() -> None:
         trials = [json.loads(line) for line in Path(folder, "lr.jsonl").read_text().splitlines()]
         assert [set(trial) for trial in trials] == [{"lr", "loss", "smoothed"}] * len(trials)
         best = min(trials, key=lambda trial: trial["smoothed"])
-        assert f"a tenth of that may serve: --set optimizer.lr={round_to_two(best['lr'] / 10):g} (now 0.01)" in said
+        suggestion = f"--set optimizer.lr={round_to_two(best['lr'] / 10):g} (now 0.01)"
+        assert f"a tenth of that is a good start: {suggestion}" in said
         assert said.endswith(f"plot: {folder}/lr.png")
         with Image.open(f"{folder}/lr.png") as plot:
             assert plot.size == (640, 400)
@@ -295,7 +296,7 @@ def test_version_prints_the_packages_version(main: Main) -> None:
     [
         (
             train.main,
-            {"--config FILE", "--set KEY=VALUE", "--out DIR", "--device", "--resume", "--print-config", "--find-lr"},
+            {"--config CONFIG", "--set KEY=VALUE", "--out DIR", "--device", "--resume", "--print-config", "--find-lr"},
         ),
         (evaluate.main, {"RUN", "--data PATH", "--corruptions", "--device"}),
         (

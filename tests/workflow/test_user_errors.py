@@ -251,10 +251,7 @@ def exported(kind: str, flags: str, *lines: str, setup: Callable[[], object] = f
 
 
 SHIPPED = "cifar100_mlp, cifar10_gpu, cifar10_logistic, cifar10_mlp, ~images"
-NO_CONFIG = "--config FILE must be given, unless --resume --out DIR goes on with a run"
-||||||| parent of 99a6216 (Follow the new messages in the workflow tests, and list every module of the commands in the reference)
-NOT_THERE = "No such file or directory"
-NO_CONFIG = "--config FILE must be given, unless --resume --out DIR goes on with a run"
+NO_CONFIG = "--config CONFIG is required, unless --resume --out DIR continues a run"
 FORMATS = "(JPEG, PNG, BMP, GIF, PPM, TIFF, WEBP)"
 LAYOUT = "expected train/CLASS/… and test/CLASS/… in {here}/pets"
 SUM = "is damaged: its bytes do not match the checksum in"
@@ -420,7 +417,8 @@ MISTAKES = [
             "train.batch_size (~) must be an integer of at least 1, or \"all\", got \"every\""),
     setting("milestones missing", "optimizer.schedule=steps",
             "optimizer.milestones (~) must have one or more values for the schedule steps, got []"),
-    setting("milestones that fall", "optimizer.milestones=[5,3]", "optimizer.milestones (~) must increase, got [5.0, 3.0]"),
+    setting("milestones that fall", "optimizer.milestones=[5,3]",
+            "optimizer.milestones (~) must increase, got [5.0, 3.0]"),
     setting("line search in batches", "optimizer.name=lbfgs",
             "train.batch_size (made.toml:~) must be \"all\" for lbfgs, because its line search needs a fixed loss, "
             "got 8"),
@@ -487,10 +485,7 @@ MISTAKES = [
     images("image of another size", after(pets, lambda: picture("pets/test/dog/2.png", (5, 4))),
            "test/dog/2.png in {here}/pets must be 4×4 pixels like train/cat/0.png, got 5×4; data.size resizes all "
            "images"),
-    images("size of one number", lambda: None, "data.size (--set ~) must be a height and a width, or none, got [4]",
-||||||| parent of 99a6216 (Follow the new messages in the workflow tests, and list every module of the commands in the reference)
-           "test/dog/2.png in {here}/pets must be 4×4 pixels as train/cat/0.png is, got 5×4; data.size resizes them"),
-    images("size of one number", lambda: None, "data.size (--set ~) must be a height and a width, or none, got [4]",
+    images("size of one number", lambda: None, "data.size (--set ~) must be [height, width] or empty, got [4]",
            change="data.size=[4]"),
     images("size of nothing", lambda: None, "data.size.1 (--set ~) must be at least 1, got 0",
            change="data.size=[4,0]"),
@@ -756,9 +751,7 @@ def test_a_cache_that_is_a_file_is_a_user_error(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("FCNET_CACHE", "made.toml")
     code, _, err = run("train", "--config", "made.toml")
     assert code == 2
-    expected = (
-        "the cache (FCNET_CACHE) must be a writable folder with free space, got made.toml: Not a directory\n"
-    )
+    expected = "the cache (FCNET_CACHE) must be a writable folder with free space, got made.toml: Not a directory\n"
     assert err == expected
     assert read_tree() == {"made.toml": CONFIG.encode()}
 
