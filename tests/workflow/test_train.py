@@ -278,9 +278,8 @@ def test_find_lr_suggests_a_learning_rate_and_plots_the_loss() -> None:
         trials = [json.loads(line) for line in Path(folder, "lr.jsonl").read_text().splitlines()]
         assert [set(trial) for trial in trials] == [{"lr", "loss", "smoothed"}] * len(trials)
         best = min(trials, key=lambda trial: trial["smoothed"])
-        assert (
-            f"a tenth of that is a good start: --set optimizer.lr={round_to_two(best['lr'] / 10):g} (now 0.01)" in said
-        )
+        suggestion = f"--set optimizer.lr={round_to_two(best['lr'] / 10):g} (now 0.01)"
+        assert f"a tenth of that is a good start: {suggestion}" in said
         assert said.endswith(f"plot: {folder}/lr.png")
         with Image.open(f"{folder}/lr.png") as plot:
             assert plot.size == (640, 400)
