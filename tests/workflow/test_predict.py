@@ -24,9 +24,7 @@ import fcnet
 from fcnet import predict, train
 from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.models.mlp import LogisticRegression
-from tests.helpers import command_output, run_command
-from tests.helpers import image_bytes as saved
-from tests.helpers import make_png as png
+from tests.helpers import command_output, image_bytes, make_png, run_command
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -108,17 +106,19 @@ def palette_with_transparency() -> tuple[bytes, Pixels]:
     image.putpalette([int(value) for value in BLOCKS.ravel()])
     expected = COLOURS.copy()
     expected[:8, 8:] = 255
-    return saved(image, "PNG", transparency=1), expected
+    return image_bytes(image, "PNG", transparency=1), expected
 
 
 def with_orientation(form: str, orientation: int, **options: Any) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return saved(colours(), form, exif=exif, **options)
+    return image_bytes(colours(), form, exif=exif, **options)
 
 
 def animated(form: str, **options: Any) -> bytes:
-    return saved(colours(), form, save_all=True, append_images=[Image.new("RGB", (SIDE, SIDE), (1, 2, 3))], **options)
+    return image_bytes(
+        colours(), form, save_all=True, append_images=[Image.new("RGB", (SIDE, SIDE), (1, 2, 3))], **options
+    )
 
 
 GREY = np.stack([np.rint(COLOURS @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)] * 3, axis=2)
@@ -131,7 +131,7 @@ JPEG = {"quality": 100, "subsampling": 0}
 
 
 @dataclass(frozen=True)
-class Odd:
+class UnusualImage:
     """An image file.
 
     Attributes:
@@ -146,46 +146,48 @@ class Odd:
 
 
 UNUSUAL = [
-    Odd("grey PNG", saved(colours("L"), "PNG"), GREY),
-    Odd("grey JPEG", saved(colours("L"), "JPEG", **JPEG), GREY),
-    Odd("JPEG", saved(colours(), "JPEG", **JPEG), COLOURS),
-    Odd("progressive JPEG", saved(colours(), "JPEG", progressive=True, **JPEG), COLOURS),
-    Odd("BMP", saved(colours(), "BMP"), COLOURS),
-    Odd("PPM", saved(colours(), "PPM"), COLOURS),
-    Odd("PGM", saved(colours("L"), "PPM"), GREY),
-    Odd("WebP", saved(colours(), "WEBP", lossless=True), COLOURS),
-    Odd("TIFF", saved(colours(), "TIFF", compression="tiff_lzw"), COLOURS),
-    Odd("GIF", saved(colours().quantize(8), "GIF"), COLOURS),
-    Odd("one bit", saved(Image.fromarray(BITS[..., 0]).convert("1"), "PNG"), BITS),
-    Odd("palette", saved(colours().quantize(8), "PNG"), COLOURS),
-    Odd("palette with a transparent colour", *palette_with_transparency()),
-    Odd("alpha", saved(with_alpha(ALPHA), "PNG"), over_white(ALPHA)),
-    Odd("WebP with alpha", saved(with_alpha(ALPHA), "WEBP", lossless=True, exact=True), over_white(ALPHA)),
-    Odd("grey and alpha", saved(with_alpha(ALPHA).convert("LA"), "PNG"), over_white(ALPHA, GREY)),
-    Odd("CMYK JPEG", saved(colours("CMYK"), "JPEG", **JPEG), INKS),
-    Odd("CMYK TIFF", saved(colours("CMYK"), "TIFF"), INKS),
-    Odd("rotated right by EXIF", with_orientation("JPEG", 6, **JPEG), np.rot90(COLOURS, -1)),
-    Odd("upside down by EXIF", with_orientation("PNG", 3), np.rot90(COLOURS, 2)),
-    Odd("mirrored by EXIF", with_orientation("WEBP", 2, lossless=True), COLOURS[:, ::-1]),
-    Odd("animated GIF", animated("GIF"), COLOURS),
-    Odd("animated PNG", animated("PNG"), COLOURS),
-    Odd("animated WebP", animated("WEBP", lossless=True), COLOURS),
-    Odd("grey of 16 bits", saved(Image.fromarray(GREY[..., 0].astype(np.uint16) * 256), "PNG"),
+    UnusualImage("grey PNG", image_bytes(colours("L"), "PNG"), GREY),
+    UnusualImage("grey JPEG", image_bytes(colours("L"), "JPEG", **JPEG), GREY),
+    UnusualImage("JPEG", image_bytes(colours(), "JPEG", **JPEG), COLOURS),
+    UnusualImage("progressive JPEG", image_bytes(colours(), "JPEG", progressive=True, **JPEG), COLOURS),
+    UnusualImage("BMP", image_bytes(colours(), "BMP"), COLOURS),
+    UnusualImage("PPM", image_bytes(colours(), "PPM"), COLOURS),
+    UnusualImage("PGM", image_bytes(colours("L"), "PPM"), GREY),
+    UnusualImage("WebP", image_bytes(colours(), "WEBP", lossless=True), COLOURS),
+    UnusualImage("TIFF", image_bytes(colours(), "TIFF", compression="tiff_lzw"), COLOURS),
+    UnusualImage("GIF", image_bytes(colours().quantize(8), "GIF"), COLOURS),
+    UnusualImage("one bit", image_bytes(Image.fromarray(BITS[..., 0]).convert("1"), "PNG"), BITS),
+    UnusualImage("palette", image_bytes(colours().quantize(8), "PNG"), COLOURS),
+    UnusualImage("palette with a transparent colour", *palette_with_transparency()),
+    UnusualImage("alpha", image_bytes(with_alpha(ALPHA), "PNG"), over_white(ALPHA)),
+    UnusualImage("WebP with alpha",
+        image_bytes(with_alpha(ALPHA), "WEBP", lossless=True, exact=True), over_white(ALPHA)),
+    UnusualImage("grey and alpha", image_bytes(with_alpha(ALPHA).convert("LA"), "PNG"), over_white(ALPHA, GREY)),
+    UnusualImage("CMYK JPEG", image_bytes(colours("CMYK"), "JPEG", **JPEG), INKS),
+    UnusualImage("CMYK TIFF", image_bytes(colours("CMYK"), "TIFF"), INKS),
+    UnusualImage("rotated right by EXIF", with_orientation("JPEG", 6, **JPEG), np.rot90(COLOURS, -1)),
+    UnusualImage("upside down by EXIF", with_orientation("PNG", 3), np.rot90(COLOURS, 2)),
+    UnusualImage("mirrored by EXIF", with_orientation("WEBP", 2, lossless=True), COLOURS[:, ::-1]),
+    UnusualImage("animated GIF", animated("GIF"), COLOURS),
+    UnusualImage("animated PNG", animated("PNG"), COLOURS),
+    UnusualImage("animated WebP", animated("WEBP", lossless=True), COLOURS),
+    UnusualImage("grey of 16 bits", image_bytes(Image.fromarray(GREY[..., 0].astype(np.uint16) * 256), "PNG"),
         "must have 8 bits a channel, got Pillow's mode I;16"),
-    Odd("colour of 16 bits", png((SIDE, SIDE), 16, 2, (b"\0" + bytes(6 * SIDE)) * SIDE),
+    UnusualImage("colour of 16 bits", make_png((SIDE, SIDE), 16, 2, (b"\0" + bytes(6 * SIDE)) * SIDE),
         "must have 8 bits a channel, got Pillow's mode RGB;16B"),
-    Odd("TIFF of floats", saved(Image.fromarray(GREY[..., 0].astype(np.float32)), "TIFF"),
+    UnusualImage("TIFF of floats", image_bytes(Image.fromarray(GREY[..., 0].astype(np.float32)), "TIFF"),
         "must have 8 bits a channel, got Pillow's mode F"),
-    Odd("one pixel", saved(Image.new("RGB", (1, 1)), "PNG"), f"{SIZE}3×1×1"),
-    Odd("wrong size", saved(Image.new("RGB", (17, 16)), "PNG"), f"{SIZE}3×16×17"),
-    Odd("huge", png((100_000, 100_000), 8, 0, b"\0"), r"must be a whole image, got: Image size \(1\d* pixels\) .*"),
-    Odd("cut PNG", saved(Image.effect_noise((SIDE, SIDE), 90), "PNG")[:200],
+    UnusualImage("one pixel", image_bytes(Image.new("RGB", (1, 1)), "PNG"), f"{SIZE}3×1×1"),
+    UnusualImage("wrong size", image_bytes(Image.new("RGB", (17, 16)), "PNG"), f"{SIZE}3×16×17"),
+    UnusualImage("huge",
+        make_png((100_000, 100_000), 8, 0, b"\0"), r"must be a whole image, got: Image size \(1\d* pixels\) .*"),
+    UnusualImage("cut PNG", image_bytes(Image.effect_noise((SIDE, SIDE), 90), "PNG")[:200],
         "must be a whole image, got: image file is truncated.*"),
-    Odd("cut JPEG", saved(Image.effect_noise((SIDE, SIDE), 90), "JPEG")[:400],
+    UnusualImage("cut JPEG", image_bytes(Image.effect_noise((SIDE, SIDE), 90), "JPEG")[:400],
         "must be a whole image, got: image file is truncated.*"),
-    Odd("empty", b"", NO_IMAGE),
-    Odd("text", b"not an image\n", NO_IMAGE),
-    Odd("SVG", b"<svg xmlns='http://www.w3.org/2000/svg' width='16' height='16'/>", NO_IMAGE),
+    UnusualImage("empty", b"", NO_IMAGE),
+    UnusualImage("text", b"not an image\n", NO_IMAGE),
+    UnusualImage("SVG", b"<svg xmlns='http://www.w3.org/2000/svg' width='16' height='16'/>", NO_IMAGE),
 ]  # fmt: skip
 
 
@@ -196,7 +198,7 @@ def test_unusual_images_are_of_many_kinds() -> None:
 @pytest.mark.parametrize("given_as", ["file", "folder", "archive"])
 @pytest.mark.parametrize("image", UNUSUAL, ids=lambda image: image.kind)
 def test_an_unusual_image_is_decoded_as_in_training_or_refused_by_name(
-    image: Odd, given_as: str, run: Path, tmp_path: Path
+    image: UnusualImage, given_as: str, run: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "unusual"
     folder.mkdir()
@@ -272,7 +274,7 @@ def test_broken_images_do_not_affect_the_others(run: Path, tmp_path: Path) -> No
     folder = tmp_path / "many"
     folder.mkdir()
     for number in range(30):
-        (folder / f"{number:02}.png").write_bytes(b"broken" if number % 10 == 3 else saved(colours(), "PNG"))
+        (folder / f"{number:02}.png").write_bytes(b"broken" if number % 10 == 3 else image_bytes(colours(), "PNG"))
     code, out, err = run_command(predict.main, run, folder, "--batch-size", 4)
     assert code == 2
     assert [line.split(": ")[0] for line in out.splitlines()] == [
@@ -290,7 +292,7 @@ def test_images_are_predicted_in_order_and_missing_ones_reported(
     monkeypatch.chdir(tmp_path)
     for name in ("in/b.png", "in/a/z.PNG", "in/a/deep/x.jpeg", "in/.hidden.png", "in/notes.txt", "one"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).write_bytes(saved(colours(), "PNG"))
+        Path(name).write_bytes(image_bytes(colours(), "PNG"))
     Path("empty").mkdir()
     with tarfile.open("all.tar.gz", "w:gz") as archive:
         archive.add("in/b.png", "./d/b.png")
@@ -330,7 +332,7 @@ cli.run_command(predict.main)
 def test_predictions_are_printed_batch_by_batch_and_end_with_a_closed_pipe(run: Path, tmp_path: Path) -> None:
     """The first batch is printed while the second waits for its image."""
     for name in ("a.png", "b.png"):
-        (tmp_path / name).write_bytes(saved(colours(), "PNG"))
+        (tmp_path / name).write_bytes(image_bytes(colours(), "PNG"))
     paths = map(str, (run, tmp_path / "a.png", tmp_path / "b.png"))
     command = [sys.executable, "-c", WAITING_PREDICT, *paths, "--batch-size", "1"]
     environment = os.environ | {"PYTHONPATH": str(Path(fcnet.__file__).parents[1]), "PYTHONUNBUFFERED": ""}
@@ -354,8 +356,8 @@ def test_predictions_are_printed_batch_by_batch_and_end_with_a_closed_pipe(run: 
 @pytest.fixture
 def image_files(tmp_path: Path) -> list[str]:
     """Two images, one with a name that CSV and JSON must quote."""
-    (tmp_path / "a.png").write_bytes(saved(colours(), "PNG"))
-    (tmp_path / 'b,"ü".png').write_bytes(saved(Image.fromarray(np.rot90(COLOURS).copy()), "PNG"))
+    (tmp_path / "a.png").write_bytes(image_bytes(colours(), "PNG"))
+    (tmp_path / 'b,"ü".png').write_bytes(image_bytes(Image.fromarray(np.rot90(COLOURS).copy()), "PNG"))
     return [str(tmp_path / "a.png"), str(tmp_path / 'b,"ü".png')]
 
 

@@ -63,7 +63,7 @@ COMMANDS = {
 STORE = {"store.json"} | {
     f"{split}_{part}.bin" for split in ("train", "test") for part in ("pixels", "labels", "moments")
 }
-PICTURE = "pets/test/cat/0.png"
+IMAGE = "pets/test/cat/0.png"
 
 TOO_FAST = ("optimizer.name='sgd'", "optimizer.lr=1e12")
 ON_PETS = ("data.source=images", "data.path=pets", "train.batch_size=3")
@@ -78,7 +78,7 @@ def write(name: str, content: str | bytes) -> None:
     file.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def picture(name: str, size: tuple[int, int] = (4, 4), mode: str = "L", value: int = 0) -> None:
+def draw_image(name: str, size: tuple[int, int] = (4, 4), mode: str = "L", value: int = 0) -> None:
     """Writes an image of one colour."""
     Path(name).parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, size, value).save(name)
@@ -94,15 +94,15 @@ def pets(folder: str = "pets", classes: tuple[str, ...] = ("cat", "dog"), size: 
     )
 
 
-def packed(name: str) -> None:
-    """Writes an archive of such a folder."""
+def pack_pets(name: str) -> None:
+    """Writes an archive of a folder of pets."""
     pets("inside")
     with tarfile.open(name, "w:gz") as archive:
         archive.add("inside", ".")
     shutil.rmtree("inside")
 
 
-def cut(name: str, kept: float = 0.5) -> None:
+def truncate(name: str, kept: float = 0.5) -> None:
     """Truncates a file."""
     content = Path(name).read_bytes()
     write(name, content[: int(len(content) * kept)])
@@ -120,7 +120,7 @@ def replace(name: str, old: str, new: str) -> None:
     write(name, text.replace(old, new))
 
 
-def trained_for(steps: int, *changes: str) -> Run:
+def make_run(steps: int, *changes: str) -> Run:
     """Makes a run that saves after each step and is killed after a number of them, if it has not ended before."""
     settings = load_config(Path("made.toml"), changes)
     run = Run.create(Path("run"), "run", dump_config(settings))
@@ -129,23 +129,23 @@ def trained_for(steps: int, *changes: str) -> Run:
     return run
 
 
-def begun(*changes: str) -> None:
-    assert not trained_for(7, *changes).finished
+def interrupted(*changes: str) -> None:
+    assert not make_run(7, *changes).finished
 
 
 def finished(*changes: str) -> None:
-    assert trained_for(1000, *changes).finished
+    assert make_run(1000, *changes).finished
 
 
-def spoilt() -> None:
+def diverged() -> None:
     """Makes a run that saves after each step and ends at NaN or inf."""
     with pytest.raises(NonFiniteError):
-        trained_for(1000, *TOO_FAST)
+        make_run(1000, *TOO_FAST)
 
 
-def begun_on_pets() -> None:
+def interrupted_on_pets() -> None:
     pets()
-    begun(*ON_PETS)
+    interrupted(*ON_PETS)
 
 
 def finished_on_pets() -> None:
@@ -153,12 +153,12 @@ def finished_on_pets() -> None:
     finished(*ON_PETS)
 
 
-def after(*setups: Callable[[], object]) -> Callable[[], object]:
+def setups(*setups: Callable[[], object]) -> Callable[[], object]:
     """Returns a setup that runs several setups in order."""
     return lambda: [setup() for setup in setups]
 
 
-def spoil_checkpoints(how: Callable[[str], object], ending: str) -> None:
+def damage_checkpoints(how: Callable[[str], object], ending: str) -> None:
     for file in Path("run/checkpoints").glob(f"*.{ending}"):
         how(str(file))
 
@@ -167,7 +167,7 @@ def spoil_checkpoints(how: Callable[[str], object], ending: str) -> None:
 
 
 @dataclass(frozen=True)
-class Mistake:
+class Case:
     """A command line with an error.
 
     Attributes:
@@ -175,35 +175,35 @@ class Mistake:
         command: the command line after ``python -m fcnet.``.
         lines: the lines on standard error; {here} stands for the working folder, and ~ for any text.
         setup: makes the files besides ``made.toml``.
-        said: whether the command prints the model before the error.
+        prints_model: whether the command prints the model before the error.
     """
 
     kind: str
     command: list[str]
     lines: list[str]
     setup: Callable[[], object] = lambda: None
-    said: bool = False
+    prints_model: bool = False
 
 
-def trained(kind: str, flags: str, *lines: str, setup: Callable[[], object] = lambda: None) -> Mistake:
+def on_train(kind: str, flags: str, *lines: str, setup: Callable[[], object] = lambda: None) -> Case:
     """Returns an error of ``train --config made.toml`` with flags, separated by spaces."""
-    return Mistake(kind, ["train", "--config", "made.toml", *flags.split()], list(lines), setup)
+    return Case(kind, ["train", "--config", "made.toml", *flags.split()], list(lines), setup)
 
 
-def setting(kind: str, change: str, *lines: str) -> Mistake:
+def on_set(kind: str, change: str, *lines: str) -> Case:
     """Returns an error of one ``--set``."""
-    return Mistake(kind, ["train", "--config", "made.toml", "--set", change], list(lines))
+    return Case(kind, ["train", "--config", "made.toml", "--set", change], list(lines))
 
 
-def config(kind: str, text: str | bytes, *lines: str) -> Mistake:
+def on_config(kind: str, text: str | bytes, *lines: str) -> Case:
     """Returns an error inside the configuration file ``x.toml``."""
-    return Mistake(kind, ["train", "--config", "x.toml"], list(lines), lambda: write("x.toml", text))
+    return Case(kind, ["train", "--config", "x.toml"], list(lines), lambda: write("x.toml", text))
 
 
-def images(kind: str, setup: Callable[[], object], *lines: str, path: str = "pets", change: str = "seed=1") -> Mistake:
+def on_images(kind: str, setup: Callable[[], object], *lines: str, path: str = "pets", change: str = "seed=1") -> Case:
     """Returns an error of training on the images of ``pets``."""
     flags = ["--set", "data.source=images", "--set", f"data.path={path}", "--set", change]
-    return Mistake(kind, ["train", "--config", "made.toml", *flags], list(lines), setup)
+    return Case(kind, ["train", "--config", "made.toml", *flags], list(lines), setup)
 
 
 def arrays(**changes: Any) -> None:
@@ -218,36 +218,36 @@ def arrays(**changes: Any) -> None:
     np.savez("x.npz", **{name: array for name, array in (whole | changes).items() if array is not None})
 
 
-def numbers(kind: str, setup: Callable[[], object], *lines: str) -> Mistake:
+def on_arrays(kind: str, setup: Callable[[], object], *lines: str) -> Case:
     """Returns an error of training on the arrays of ``x.npz``."""
     flags = ["--set", "data.source=arrays", "--set", "data.path=x.npz"]
-    return Mistake(kind, ["train", "--config", "made.toml", *flags], list(lines), setup)
+    return Case(kind, ["train", "--config", "made.toml", *flags], list(lines), setup)
 
 
-def resumed(kind: str, setup: Callable[[], object], *lines: str, flags: str = "", said: bool = True) -> Mistake:
+def on_resume(kind: str, setup: Callable[[], object], *lines: str, flags: str = "", prints_model: bool = True) -> Case:
     """Returns an error of resuming ``run``."""
-    return Mistake(kind, ["train", "--resume", "--out", "run", *flags.split()], list(lines), setup, said)
+    return Case(kind, ["train", "--resume", "--out", "run", *flags.split()], list(lines), setup, prints_model)
 
 
-def evaluated(kind: str, flags: str, *lines: str, setup: Callable[[], object] = finished_on_pets) -> Mistake:
-    return Mistake(kind, ["evaluate", *flags.split()], list(lines), setup)
+def on_evaluate(kind: str, flags: str, *lines: str, setup: Callable[[], object] = finished_on_pets) -> Case:
+    return Case(kind, ["evaluate", *flags.split()], list(lines), setup)
 
 
-def drawn(kind: str, flags: str, *lines: str, setup: Callable[[], object] = lambda: None) -> Mistake:
+def on_figures(kind: str, flags: str, *lines: str, setup: Callable[[], object] = lambda: None) -> Case:
     """Returns an error of ``figures sheets --augment made.toml`` with flags, separated by spaces."""
-    return Mistake(kind, ["figures", "sheets", "--augment", "made.toml", *flags.split()], list(lines), setup)
+    return Case(kind, ["figures", "sheets", "--augment", "made.toml", *flags.split()], list(lines), setup)
 
 
-def cached(kind: str, flags: str, *lines: str) -> Mistake:
-    return Mistake(kind, ["cache", *flags.split()], list(lines))
+def on_cache(kind: str, flags: str, *lines: str) -> Case:
+    return Case(kind, ["cache", *flags.split()], list(lines))
 
 
-def predicted(kind: str, flags: str, *lines: str, setup: Callable[[], object] = finished_on_pets) -> Mistake:
-    return Mistake(kind, ["predict", *flags.split()], list(lines), setup)
+def on_predict(kind: str, flags: str, *lines: str, setup: Callable[[], object] = finished_on_pets) -> Case:
+    return Case(kind, ["predict", *flags.split()], list(lines), setup)
 
 
-def exported(kind: str, flags: str, *lines: str, setup: Callable[[], object] = finished_on_pets) -> Mistake:
-    return Mistake(kind, ["export", *flags.split()], list(lines), setup)
+def on_export(kind: str, flags: str, *lines: str, setup: Callable[[], object] = finished_on_pets) -> Case:
+    return Case(kind, ["export", *flags.split()], list(lines), setup)
 
 
 SHIPPED = "cifar100_mlp, cifar10_gpu, cifar10_logistic, cifar10_mlp, ~images"
@@ -261,426 +261,430 @@ NO_MODEL = "run holds no trained model: model.json is missing"
 # 90,000 pixels times 2³¹ units are more bytes than a process has addresses.
 LARGE = "--set data.shape=[1,300,300] --set data.train_size=3 --set data.test_size=1"
 HOW = "--clean needs exactly one of NAME…, --older-than DAYS and --all"
-SPOILT = (
+NAN_ERROR = (
     "NaN or inf in step 3 of 10, first in ~; try optimizer.lr = 3.3e+11 or 1e+11 (now 1e+12), "
     "optimizer.clip_norm = 1, optimizer.warmup_epochs = 1. Resuming with this configuration would fail in the same step"
 )
 MEMORY = "out of memory: ~"
 
-MISTAKES = [
+ERRORS = [
     # flags
-    Mistake("no flag at all", ["train"], [NO_CONFIG]),
-    Mistake("resume without a folder", ["train", "--resume"], [NO_CONFIG]),
-    Mistake("set without config", ["train", "--set", "seed=1"], [NO_CONFIG]),
-    resumed("set and resume without config", begun, "--set needs --config CONFIG, got --set seed=2 alone",
-            flags="--set seed=2", said=False),
-    Mistake("flag without its value", ["train", "--config"],
-            ["argument --config: expected one argument; see python -m fcnet.train --help"]),
-    trained("unknown flag", "--epochs 3", "unrecognized arguments: --epochs 3; see python -m fcnet.train --help"),
-    trained("shortened flag", "--dev cpu", "unrecognized arguments: --dev cpu; see python -m fcnet.train --help"),
-    trained("word too many", "more", "unrecognized arguments: more; see python -m fcnet.train --help"),
-    trained("unknown device", "--device gpu", f"{DEVICES}, got 'gpu'"),
-    trained("device without memory", "--device meta", "device meta is not available: ~"),
+    Case("no flag at all", ["train"], [NO_CONFIG]),
+    Case("resume without a folder", ["train", "--resume"], [NO_CONFIG]),
+    Case("set without config", ["train", "--set", "seed=1"], [NO_CONFIG]),
+    on_resume("set and resume without config", interrupted, "--set needs --config CONFIG, got --set seed=2 alone",
+        flags="--set seed=2", prints_model=False),
+    Case("flag without its value", ["train", "--config"],
+        ["argument --config: expected one argument; see python -m fcnet.train --help"]),
+    on_train("unknown flag", "--epochs 3", "unrecognized arguments: --epochs 3; see python -m fcnet.train --help"),
+    on_train("shortened flag", "--dev cpu", "unrecognized arguments: --dev cpu; see python -m fcnet.train --help"),
+    on_train("superfluous argument", "more", "unrecognized arguments: more; see python -m fcnet.train --help"),
+    on_train("unknown device", "--device gpu", f"{DEVICES}, got 'gpu'"),
+    on_train("device without memory", "--device meta", "device meta is not available: ~"),
     # the configuration file
-    Mistake("config absent", ["train", "--config", "x.toml"],
-            [f"--config must be a file or one of {SHIPPED}, got x.toml"]),
-    Mistake("config of a name nearly known", ["train", "--config", "digit"],
-            [f"--config must be a file or one of {SHIPPED}, got digit; the nearest is digits"]),
-    Mistake("config of a known name in another place", ["train", "--config", "gone/images.toml"],
-            [f"--config must be a file or one of {SHIPPED}, got gone/images.toml; the nearest is images"]),
-    Mistake("config behind a link to nowhere", ["train", "--config", "x.toml"],
-            [f"--config must be a file or one of {SHIPPED}, got x.toml"], lambda: Path("x.toml").symlink_to("gone")),
-    Mistake("config is a folder", ["train", "--config", "."],
-            ["--config must be a file that can be read, got .: Is a directory"]),
-    config("config is not TOML", "seed = 1\nepochs: 3\n", "x.toml must be TOML: ~line 2~"),
-    config("number of too many digits", "seed = " + "9" * 5000,
-           "x.toml must be TOML: Exceeds the limit (4300 digits) ~"),
-    config("number of too many digits to be said", "seed = 0x" + "f" * 5000,
-           "seed (x.toml:1) must be less than 9223372036854775808, got an integer with too many digits"),
-    config("lists without an end", "x = " + "[" * 5000, "x.toml must be TOML: ~nested~"),
-    config("long value", "seed = '" + "x" * 5000 + "'",
-           f"seed (x.toml:1) must be an integer, got \"{'x' * 299}…"),
-    config("key of two lines", '"a\\nb" = 1\n', "\"a\\nb\" (x.toml) is not a known key; known keys are seed, ~"),
-    config("key without a letter", '"" = 1\n', "\"\" (x.toml:1) is not a known key; known keys are seed, ~"),
-    config("seed in a section", "[train]\nseed = 1\n", "train.seed (x.toml:2) is not a known key; the nearest is seed"),
-    config("path of two lines", '[data]\nsource = "images"\npath = "a\\nb"\n',
-           "data.path (x.toml:3) must be one line of UTF-8 text without NUL characters, got \"a\\nb\""),
-    config("path with a NUL", '[data]\nsource = "images"\npath = "a\\u0000b"\n',
-           "data.path (x.toml:3) must be one line of UTF-8 text without NUL characters, got \"a\\u0000b\""),
-    config("path with a NUL, and a class of two lines chosen twice",
-           '[data]\npath = "\\u0000"\nclasses = ["a\\nb", "a\\nb"]\n',
-           "data.path (x.toml:2) must be one line of UTF-8 text without NUL characters, got \"\\u0000\"",
-           "data.classes (x.toml:3) must be empty or name two or more different classes, got [\"a\\nb\", \"a\\nb\"]",
-           "data.classes (x.toml:3) must be one line of UTF-8 text without NUL characters, got [\"a\\nb\", \"a\\nb\"]"),
-    Mistake("no TOML and a wrong set", ["train", "--config", "x.toml", "--set", "seed", "--set", "model.hidden=[1"],
-            ["x.toml must be TOML: ~line 1~", "--set must be section.key=value, got seed",
-             "--set model.hidden=[1: the value must be TOML, got [1"], lambda: write("x.toml", "seed: 1\n")),
-    config("mistakes of several sections and between fields", "[data]\nsource = 'images'\nclasses = ['cat']\n"
-           "[model]\nhidden = [3, 4]\nresidual = true\n[optimizer]\nname = 'sgd'\nnesterov = true\nmomentum = 0\n",
-           "data.path (x.toml:1) must be set for the source images, got \"\"",
-           "data.classes (x.toml:3) must be empty or name two or more different classes, got [\"cat\"]",
-           "model.hidden (x.toml:5) must have two adjacent layers of equal width if residual is true, got [3, 4]",
-           "optimizer.momentum (x.toml:10) must be greater than 0 if nesterov is true, got 0.0"),
-    config("key given twice", "seed = 1\nseed = 2\n", "x.toml must be TOML: ~line 2~"),
-    config("config is not UTF-8", b"# caf\xe9\n", "x.toml must be UTF-8 text"),
-    config("unknown section", "[trian]\nepochs = 3\n", "trian (x.toml:1) is not a known key; the nearest is train"),
-    config("unknown key", "[train]\n\nepoch = 3\n",
-           "train.epoch (x.toml:3) is not a known key; the nearest is train.epochs"),
-    config("key of another section", "[train]\nlr = 3.0\n",
-           "train.lr (x.toml:2) is not a known key; the nearest is optimizer.lr"),
-    config("value of another type", "[train]\nepochs = '3'\n",
-           "train.epochs (x.toml:2) must be an integer, got \"3\""),
-    config("value out of range", "[train]\nepochs = 0\n", "train.epochs (x.toml:2) must be at least 1, got 0"),
-    config("value that is no number", "[optimizer]\nlr = nan\n", "optimizer.lr (x.toml:2) must be finite, got nan"),
-    config("value without bound", "[optimizer]\nlr = inf\n", "optimizer.lr (x.toml:2) must be finite, got inf"),
-    config("unknown choice", "[optimizer]\nname = 'lion'\n",
-           "optimizer.name (x.toml:2) must be one of \"sgd\", \"adam\", \"adamw\", \"muon\", \"lbfgs\", got \"lion\""),
-    config("number in place of a section", "data = 3\n", "data (x.toml:1) must be a section, got 3"),
-    config("several mistakes at once",
-           "sead = 1\n[model]\nhidden = [8, 0]\ndropout = 1\n[train]\nprecision = 'float64'\n",
-           "model.hidden.1 (x.toml:3) must be at least 1, got 0",
-           "model.dropout (x.toml:4) must be less than 1.0, got 1",
-           "train.precision (x.toml:6) must be one of \"float32\", \"bfloat16\", got \"float64\"",
-           "sead (x.toml:1) is not a known key; the nearest is seed"),
-    config("no path for images", "[data]\nsource = 'images'\n",
-           "data.path (x.toml:1) must be set for the source images, got \"\""),
-    config("no path for CIFAR-100", "[data]\nsource = 'cifar100'\n",
-           "data.path (x.toml:1) must be set for the source cifar100, got \"\""),
+    Case("config absent", ["train", "--config", "x.toml"],
+        [f"--config must be a file or one of {SHIPPED}, got x.toml"]),
+    Case("config of a name nearly known", ["train", "--config", "digit"],
+        [f"--config must be a file or one of {SHIPPED}, got digit; the nearest is digits"]),
+    Case("config of a known name in another place", ["train", "--config", "gone/images.toml"],
+        [f"--config must be a file or one of {SHIPPED}, got gone/images.toml; the nearest is images"]),
+    Case("config behind a link to nowhere", ["train", "--config", "x.toml"],
+        [f"--config must be a file or one of {SHIPPED}, got x.toml"], lambda: Path("x.toml").symlink_to("gone")),
+    Case("config is a folder", ["train", "--config", "."],
+        ["--config must be a file that can be read, got .: Is a directory"]),
+    on_config("config is not TOML", "seed = 1\nepochs: 3\n", "x.toml must be TOML: ~line 2~"),
+    on_config("number of too many digits", "seed = " + "9" * 5000,
+        "x.toml must be TOML: Exceeds the limit (4300 digits) ~"),
+    on_config("number of too many digits to be said", "seed = 0x" + "f" * 5000,
+        "seed (x.toml:1) must be less than 9223372036854775808, got an integer with too many digits"),
+    on_config("lists without an end", "x = " + "[" * 5000, "x.toml must be TOML: ~nested~"),
+    on_config("long value", "seed = '" + "x" * 5000 + "'",
+        f"seed (x.toml:1) must be an integer, got \"{'x' * 299}…"),
+    on_config("key of two lines", '"a\\nb" = 1\n', "\"a\\nb\" (x.toml) is not a known key; known keys are seed, ~"),
+    on_config("key without a letter", '"" = 1\n', "\"\" (x.toml:1) is not a known key; known keys are seed, ~"),
+    on_config("seed in a section", "[train]\nseed = 1\n",
+        "train.seed (x.toml:2) is not a known key; the nearest is seed"),
+    on_config("path of two lines", '[data]\nsource = "images"\npath = "a\\nb"\n',
+        "data.path (x.toml:3) must be one line of UTF-8 text without NUL characters, got \"a\\nb\""),
+    on_config("path with a NUL", '[data]\nsource = "images"\npath = "a\\u0000b"\n',
+        "data.path (x.toml:3) must be one line of UTF-8 text without NUL characters, got \"a\\u0000b\""),
+    on_config("path with a NUL, and a class of two lines chosen twice",
+        '[data]\npath = "\\u0000"\nclasses = ["a\\nb", "a\\nb"]\n',
+        "data.path (x.toml:2) must be one line of UTF-8 text without NUL characters, got \"\\u0000\"",
+        "data.classes (x.toml:3) must be empty or name two or more different classes, got [\"a\\nb\", \"a\\nb\"]",
+        "data.classes (x.toml:3) must be one line of UTF-8 text without NUL characters, got [\"a\\nb\", \"a\\nb\"]"),
+    Case("no TOML and a wrong set", ["train", "--config", "x.toml", "--set", "seed", "--set", "model.hidden=[1"],
+        ["x.toml must be TOML: ~line 1~", "--set must be section.key=value, got seed",
+        "--set model.hidden=[1: the value must be TOML, got [1"], lambda: write("x.toml", "seed: 1\n")),
+    on_config("mistakes of several sections and between fields", "[data]\nsource = 'images'\nclasses = ['cat']\n"
+        "[model]\nhidden = [3, 4]\nresidual = true\n[optimizer]\nname = 'sgd'\nnesterov = true\nmomentum = 0\n",
+        "data.path (x.toml:1) must be set for the source images, got \"\"",
+        "data.classes (x.toml:3) must be empty or name two or more different classes, got [\"cat\"]",
+        "model.hidden (x.toml:5) must have two adjacent layers of equal width if residual is true, got [3, 4]",
+        "optimizer.momentum (x.toml:10) must be greater than 0 if nesterov is true, got 0.0"),
+    on_config("key given twice", "seed = 1\nseed = 2\n", "x.toml must be TOML: ~line 2~"),
+    on_config("config is not UTF-8", b"# caf\xe9\n", "x.toml must be UTF-8 text"),
+    on_config("unknown section", "[trian]\nepochs = 3\n", "trian (x.toml:1) is not a known key; the nearest is train"),
+    on_config("unknown key", "[train]\n\nepoch = 3\n",
+        "train.epoch (x.toml:3) is not a known key; the nearest is train.epochs"),
+    on_config("key of another section", "[train]\nlr = 3.0\n",
+        "train.lr (x.toml:2) is not a known key; the nearest is optimizer.lr"),
+    on_config("value of another type", "[train]\nepochs = '3'\n",
+        "train.epochs (x.toml:2) must be an integer, got \"3\""),
+    on_config("value out of range", "[train]\nepochs = 0\n", "train.epochs (x.toml:2) must be at least 1, got 0"),
+    on_config("value that is no number", "[optimizer]\nlr = nan\n", "optimizer.lr (x.toml:2) must be finite, got nan"),
+    on_config("value without bound", "[optimizer]\nlr = inf\n", "optimizer.lr (x.toml:2) must be finite, got inf"),
+    on_config("unknown choice", "[optimizer]\nname = 'lion'\n",
+        "optimizer.name (x.toml:2) must be one of \"sgd\", \"adam\", \"adamw\", \"muon\", \"lbfgs\", got \"lion\""),
+    on_config("number in place of a section", "data = 3\n", "data (x.toml:1) must be a section, got 3"),
+    on_config("several mistakes at once",
+        "sead = 1\n[model]\nhidden = [8, 0]\ndropout = 1\n[train]\nprecision = 'float64'\n",
+        "model.hidden.1 (x.toml:3) must be at least 1, got 0",
+        "model.dropout (x.toml:4) must be less than 1.0, got 1",
+        "train.precision (x.toml:6) must be one of \"float32\", \"bfloat16\", got \"float64\"",
+        "sead (x.toml:1) is not a known key; the nearest is seed"),
+    on_config("no path for images", "[data]\nsource = 'images'\n",
+        "data.path (x.toml:1) must be set for the source images, got \"\""),
+    on_config("no path for CIFAR-100", "[data]\nsource = 'cifar100'\n",
+        "data.path (x.toml:1) must be set for the source cifar100, got \"\""),
     # --set
-    setting("set of nothing", "", "--set must be section.key=value, got "),
-    setting("set without a value", "seed", "--set must be section.key=value, got seed"),
-    setting("set without a key", "=3", "--set must be section.key=value, got =3"),
-    setting("set to what is not TOML", "model.hidden=[1", "--set model.hidden=[1: the value must be TOML, got [1"),
-    setting("set below a value", "seed.x=1", "--set seed.x=1: seed must be a section, got 1"),
-    setting("set of two lines", "seed=1\nseed=2",
-            "--set must be one line of UTF-8 text without NUL characters, got \"seed=1\\nseed=2\""),
-    setting("set that ends in a carriage return", "seed=1\r",
-            "--set must be one line of UTF-8 text without NUL characters, got \"seed=1\\r\""),
-    setting("set of a key that is not UTF-8", "\udcff=1",
-            "--set must be one line of UTF-8 text without NUL characters, got \"\\udcff=1\""),
-    setting("set of a number of too many digits", f"seed={'9' * 5000}",
-            "seed (--set seed=9~) must be an integer, got \"9~"),
-    setting("set of an unknown key", "train.epoch=1",
-            "train.epoch (--set train.epoch=1) is not a known key; the nearest is train.epochs"),
-    setting("set out of range", "seed=-1", "seed (--set seed=-1) must be at least 0, got -1"),
-    trained("several wrong sets and a right one", "--set seed=x --set train.epochs=3 --set train.threads=-1",
-            "seed (--set seed=x) must be an integer, got \"x\"",
-            "train.threads (--set train.threads=-1) must be at least 0, got -1"),
-    setting("more threads than can be", "train.threads=2000000000",
-            "train.threads (--set train.threads=2000000000) must be at most 1024, got 2000000000"),
-    setting("endless warmup", "optimizer.warmup_epochs=1e308",
-            "optimizer.warmup_epochs (--set optimizer.warmup_epochs=1e308) must be at most 2147483647~, got 1e+308"),
+    on_set("empty set", "", "--set must be section.key=value, got "),
+    on_set("set without a value", "seed", "--set must be section.key=value, got seed"),
+    on_set("set without a key", "=3", "--set must be section.key=value, got =3"),
+    on_set("set to what is not TOML", "model.hidden=[1", "--set model.hidden=[1: the value must be TOML, got [1"),
+    on_set("set below a value", "seed.x=1", "--set seed.x=1: seed must be a section, got 1"),
+    on_set("set of two lines", "seed=1\nseed=2",
+        "--set must be one line of UTF-8 text without NUL characters, got \"seed=1\\nseed=2\""),
+    on_set("set that ends in a carriage return", "seed=1\r",
+        "--set must be one line of UTF-8 text without NUL characters, got \"seed=1\\r\""),
+    on_set("set of a key that is not UTF-8", "\udcff=1",
+        "--set must be one line of UTF-8 text without NUL characters, got \"\\udcff=1\""),
+    on_set("set of a number of too many digits", f"seed={'9' * 5000}",
+        "seed (--set seed=9~) must be an integer, got \"9~"),
+    on_set("set of an unknown key", "train.epoch=1",
+        "train.epoch (--set train.epoch=1) is not a known key; the nearest is train.epochs"),
+    on_set("set out of range", "seed=-1", "seed (--set seed=-1) must be at least 0, got -1"),
+    on_train("several wrong sets and a right one", "--set seed=x --set train.epochs=3 --set train.threads=-1",
+        "seed (--set seed=x) must be an integer, got \"x\"",
+        "train.threads (--set train.threads=-1) must be at least 0, got -1"),
+    on_set("more threads than can be", "train.threads=2000000000",
+        "train.threads (--set train.threads=2000000000) must be at most 1024, got 2000000000"),
+    on_set("endless warmup", "optimizer.warmup_epochs=1e308",
+        "optimizer.warmup_epochs (--set optimizer.warmup_epochs=1e308) must be at most 2147483647~, got 1e+308"),
     # settings that do not go together, or not with the data
-    setting("one class alone is chosen", "data.classes=['1']",
-            "data.classes (--set data.classes=['1']) must be empty or name two or more different classes, got [\"1\"]"),
-    setting("a class is chosen twice", "data.classes=['1','1']",
-            "data.classes (--set ~) must be empty or name two or more different classes, got [\"1\", \"1\"]"),
-    setting("unknown classes", "data.classes=['1','7','x']", "data.classes must be among 0, 1, 2, got 7, x"),
-    setting("shift as large as the image", "data.augment={shift=4}",
-            "data.augment.shift must be less than the size of the images, 4×4 pixels, got 4"),
-    setting("cutout as large as the image", "data.augment={cutout=4}",
-            "data.augment.cutout must be less than the size of the images, 4×4 pixels, got 4"),
-    setting("angle beyond half a turn", "data.augment={rotate=200}",
-            "data.augment.rotate (--set data.augment={rotate=200}) must be at most 180.0, got 200"),
-    setting("mixup that is no number", "data.augment.mixup=nan",
-            "data.augment.mixup (--set data.augment.mixup=nan) must be finite, got nan"),
-    setting("unknown balance", "data.balance=even",
-            "data.balance (--set data.balance=even) must be one of \"none\", \"weights\", \"sampling\", got \"even\""),
+    on_set("one class alone is chosen", "data.classes=['1']",
+        "data.classes (--set data.classes=['1']) must be empty or name two or more different classes, got [\"1\"]"),
+    on_set("a class is chosen twice", "data.classes=['1','1']",
+        "data.classes (--set ~) must be empty or name two or more different classes, got [\"1\", \"1\"]"),
+    on_set("unknown classes", "data.classes=['1','7','x']", "data.classes must be among 0, 1, 2, got 7, x"),
+    on_set("shift as large as the image", "data.augment={shift=4}",
+        "data.augment.shift must be less than the size of the images, 4×4 pixels, got 4"),
+    on_set("cutout as large as the image", "data.augment={cutout=4}",
+        "data.augment.cutout must be less than the size of the images, 4×4 pixels, got 4"),
+    on_set("angle beyond half a turn", "data.augment={rotate=200}",
+        "data.augment.rotate (--set data.augment={rotate=200}) must be at most 180.0, got 200"),
+    on_set("mixup that is no number", "data.augment.mixup=nan",
+        "data.augment.mixup (--set data.augment.mixup=nan) must be finite, got nan"),
+    on_set("unknown balance", "data.balance=even",
+        "data.balance (--set data.balance=even) must be one of \"none\", \"weights\", \"sampling\", got \"even\""),
     # figures
-    Mistake("figures of settings alone", ["figures", "sheets", "--set", "seed=1"],
-            ["--set needs --augment CONFIG, got --set seed=1 alone"]),
-    Mistake("the lecture's figures into a file", ["figures", "sheets"], ["sheets: File exists"],
-            lambda: write("sheets", "")),
-    Mistake("figures nowhere", ["figures", "--augment", "made.toml"],
-            ["the following arguments are required: DIR; see python -m fcnet.figures --help"]),
-    Mistake("figures of a config that is absent", ["figures", "sheets", "--augment", "x.toml"],
-            [f"--augment must be a file or one of {SHIPPED}, got x.toml"]),
-    drawn("figures of no augmentation", "",
-          "data.augment must enable at least one augmentation, got none in made.toml"),
-    drawn("figures of a change too large", "--set data.augment={shift=4}",
-          "data.augment.shift must be less than the size of the images, 4×4 pixels, got 4"),
-    drawn("figures of an unknown class", "--set data.augment={flip=true} --set data.classes=['1','x']",
-          "data.classes must be among 0, 1, 2, got x"),
-    drawn("figures into a file", "--set data.augment={flip=true}", "sheets: File exists",
-          setup=lambda: write("sheets", "")),
-    Mistake("figures inside a file",
-            ["figures", "made.toml/x", "--augment", "made.toml", "--set", "data.augment.flip=true"],
-            ["made.toml/x: Not a directory"]),
-    drawn("figure whose name is a folder's", "--set data.augment={flip=true}", "~: Is a directory",
-          setup=lambda: Path("sheets/augment.png").mkdir(parents=True)),
-    setting("more components than pixels", "data.whiten=17",
-            "data.whiten must be at most 16, the values of an image, got 17"),
-    setting("loss of one score for three classes", "train.loss=hinge",
-            "train.loss must be cross_entropy for 3 classes, got hinge"),
-    setting("residual without equal neighbours", "model.residual=true",
-            "model.hidden (made.toml:9) must have two adjacent layers of equal width if residual is true, got [6, 5]"),
-    setting("batch of a word", "train.batch_size=every",
-            "train.batch_size (~) must be an integer of at least 1, or \"all\", got \"every\""),
-    setting("milestones missing", "optimizer.schedule=steps",
-            "optimizer.milestones (~) must have one or more values for the schedule steps, got []"),
-    setting("milestones that fall", "optimizer.milestones=[5,3]",
-            "optimizer.milestones (~) must increase, got [5.0, 3.0]"),
-    setting("line search in batches", "optimizer.name=lbfgs",
-            "train.batch_size (made.toml:~) must be \"all\" for lbfgs, because its line search needs a fixed loss, "
-            "got 8"),
-    trained("patience without validation", "--set train.patience=2 --set data.validation=0",
-            "data.validation (--set data.validation=0) must be greater than 0 if train.patience is set, got 0.0"),
-    setting("nesterov without momentum", "optimizer={name='sgd',nesterov=true,momentum=0}",
-            "optimizer.momentum (~) must be greater than 0 if nesterov is true, got 0.0"),
-    setting("fewer images than classes", "data.num_classes=41",
-            "data.train_size (made.toml:5) must be at least num_classes (41), got 40"),
-    trained("classes, a shift and components that are not those of the images",
-            "--set data.classes=['1','7'] --set data.augment={shift=9} --set data.whiten=99",
-            "data.classes must be among 0, 1, 2, got 7",
-            "data.augment.shift must be less than the size of the images, 4×4 pixels, got 9",
-            "data.whiten must be at most 16, the values of an image, got 99"),
-    trained("network that is too large", f"{LARGE} --set model.hidden=[2147483647]",
-            "out of memory: 1.9e+14 parameters need 2.9e+06 GiB and ~ GiB are free; lower model.hidden"),
-    setting("images that are too large", "data.shape=[1,2147483647,2147483647]", MEMORY),
+    Case("figures of settings alone", ["figures", "sheets", "--set", "seed=1"],
+        ["--set needs --augment CONFIG, got --set seed=1 alone"]),
+    Case("the lecture's figures into a file", ["figures", "sheets"], ["sheets: File exists"],
+        lambda: write("sheets", "")),
+    Case("figures without a folder", ["figures", "--augment", "made.toml"],
+        ["the following arguments are required: DIR; see python -m fcnet.figures --help"]),
+    Case("figures of a config that is absent", ["figures", "sheets", "--augment", "x.toml"],
+        [f"--augment must be a file or one of {SHIPPED}, got x.toml"]),
+    on_figures("figures of no augmentation", "",
+        "data.augment must enable at least one augmentation, got none in made.toml"),
+    on_figures("figures of a change too large", "--set data.augment={shift=4}",
+        "data.augment.shift must be less than the size of the images, 4×4 pixels, got 4"),
+    on_figures("figures of an unknown class", "--set data.augment={flip=true} --set data.classes=['1','x']",
+        "data.classes must be among 0, 1, 2, got x"),
+    on_figures("figures into a file", "--set data.augment={flip=true}", "sheets: File exists",
+        setup=lambda: write("sheets", "")),
+    Case("figures inside a file",
+        ["figures", "made.toml/x", "--augment", "made.toml", "--set", "data.augment.flip=true"],
+        ["made.toml/x: Not a directory"]),
+    on_figures("figure whose name is a folder's", "--set data.augment={flip=true}", "~: Is a directory",
+        setup=lambda: Path("sheets/augment.png").mkdir(parents=True)),
+    on_set("more components than pixels", "data.whiten=17",
+        "data.whiten must be at most 16, the values of an image, got 17"),
+    on_set("loss of one score for three classes", "train.loss=hinge",
+        "train.loss must be cross_entropy for 3 classes, got hinge"),
+    on_set("residual without equal neighbours", "model.residual=true",
+        "model.hidden (made.toml:9) must have two adjacent layers of equal width if residual is true, got [6, 5]"),
+    on_set("batch of a word", "train.batch_size=every",
+        "train.batch_size (~) must be an integer of at least 1, or \"all\", got \"every\""),
+    on_set("milestones missing", "optimizer.schedule=steps",
+        "optimizer.milestones (~) must have one or more values for the schedule steps, got []"),
+    on_set("milestones that fall", "optimizer.milestones=[5,3]",
+        "optimizer.milestones (~) must increase, got [5.0, 3.0]"),
+    on_set("line search in batches", "optimizer.name=lbfgs",
+        "train.batch_size (made.toml:~) must be \"all\" for lbfgs, because its line search needs a fixed loss, "
+        "got 8"),
+    on_train("patience without validation", "--set train.patience=2 --set data.validation=0",
+        "data.validation (--set data.validation=0) must be greater than 0 if train.patience is set, got 0.0"),
+    on_set("nesterov without momentum", "optimizer={name='sgd',nesterov=true,momentum=0}",
+        "optimizer.momentum (~) must be greater than 0 if nesterov is true, got 0.0"),
+    on_set("fewer images than classes", "data.num_classes=41",
+        "data.train_size (made.toml:5) must be at least num_classes (41), got 40"),
+    on_train("classes, a shift and components that are not those of the images",
+        "--set data.classes=['1','7'] --set data.augment={shift=9} --set data.whiten=99",
+        "data.classes must be among 0, 1, 2, got 7",
+        "data.augment.shift must be less than the size of the images, 4×4 pixels, got 9",
+        "data.whiten must be at most 16, the values of an image, got 99"),
+    on_train("network that is too large", f"{LARGE} --set model.hidden=[2147483647]",
+        "out of memory: 1.9e+14 parameters need 2.9e+06 GiB and ~ GiB are free; lower model.hidden"),
+    on_set("images that are too large", "data.shape=[1,2147483647,2147483647]", MEMORY),
     # --find-lr
-    trained("find a rate and go on", "--find-lr --resume", "--find-lr must be given without --resume"),
-    trained("find a rate that is not used", "--find-lr --set optimizer.name=lbfgs --set train.batch_size=all",
-            "optimizer.name must not be lbfgs to find a learning rate: its line search replaces the rate"),
+    on_train("find a learning rate and resume", "--find-lr --resume", "--find-lr must be given without --resume"),
+    on_train("find a learning rate for lbfgs", "--find-lr --set optimizer.name=lbfgs --set train.batch_size=all",
+        "optimizer.name must not be lbfgs to find a learning rate: its line search replaces the rate"),
     # --out
-    trained("out is not empty", "--out run", f"--out: run already exists and is not empty {NEW}", setup=begun),
-    trained("out is this folder", "--out .", f"--out: . already exists and is not empty {NEW}"),
-    trained("out is a file", "--out made.toml", "--out must be a folder, got the file made.toml"),
-    trained("out is inside a file", "--out made.toml/run", "made.toml/run: Not a directory"),
-    trained("runs is a file", "", "runs: File exists", setup=lambda: write("runs", "")),
-    trained("runs is a link to nowhere", "", "runs: File exists", setup=lambda: Path("runs").symlink_to("unmounted")),
+    on_train("out is not empty", "--out run", f"--out: run already exists and is not empty {NEW}", setup=interrupted),
+    on_train("out is this folder", "--out .", f"--out: . already exists and is not empty {NEW}"),
+    on_train("out is a file", "--out made.toml", "--out must be a folder, got the file made.toml"),
+    on_train("out is inside a file", "--out made.toml/run", "made.toml/run: Not a directory"),
+    on_train("runs is a file", "", "runs: File exists", setup=lambda: write("runs", "")),
+    on_train("runs is a link to nowhere", "", "runs: File exists", setup=lambda: Path("runs").symlink_to("unmounted")),
     # CIFAR
-    trained("CIFAR-100 in a file", "--set data.source=cifar100 --set data.path=made.toml",
-            "data.path must be a folder with CIFAR-100, or to download it to, got {here}/made.toml: File exists; "
-            "connect to the network, or put a whole cifar-100-python.tar.gz there"),
+    on_train("CIFAR-100 in a file", "--set data.source=cifar100 --set data.path=made.toml",
+        "data.path must be a folder with CIFAR-100, or to download it to, got {here}/made.toml: File exists; "
+        "connect to the network, or put a whole cifar-100-python.tar.gz there"),
     # images
-    images("images absent", lambda: None,
-           "{here}/pets: no such file or folder"),
-    images("images behind a link to itself", lambda: Path("pets").symlink_to("pets"),
-           "{here}/pets must be a readable folder or tar archive, got: Too many levels of symbolic links"),
-    images("folder is empty", lambda: Path("pets").mkdir(), f"{LAYOUT}, found no images"),
-    images("nothing is kept for testing", pets, "data.test (--set data.test=0) must be greater than 0.0, got 0",
-           change="data.test=0"),
-    images("one image of a class in one folder",
-           after(*(partial(picture, f"pets/{name}.png") for name in ("cat/1", "cat/2", "dog/1"))),
-           "every class in {here}/pets must hold at least two images to be split, found only dog/1.png"),
-    images("a folder too high", lambda: pets("pets/all"),
-           "expected train/CLASS/… and test/CLASS/…, or CLASS/IMAGE, in {here}/pets, found all/~.png"),
-    images("folder without train", after(pets, lambda: shutil.rmtree("pets/train")), f"{LAYOUT}, found test"),
-    images("folder without test", after(pets, lambda: shutil.rmtree("pets/test")), f"{LAYOUT}, found train"),
-    images("image beside the classes", after(pets, lambda: picture("pets/train/0.png")),
-           f"{LAYOUT}, found train/0.png"),
-    images("class without an image", after(pets, lambda: Path("pets/train/eel").mkdir()),
-           "every class folder in {here}/pets must hold an image, found none in train/eel"),
-    images("one class alone", lambda: pets(classes=("cat",)), "classes must be two or more, got cat"),
-    images("class in test only", after(pets, lambda: picture("pets/test/eel/0.png")),
-           "expected the same classes in train and test of {here}/pets, found eel in test only"),
-    images("class whose name is not UTF-8", lambda: pets(classes=("cat", "dog\udce9")),
-           "class names in {here}/pets must be UTF-8, got 'dog\\udce9'"),
-    images("class that is not in the folder", pets, "data.classes must be among cat, dog, got eel",
-           change="data.classes=['cat','eel']"),
-    images("image that is cut short",
-           after(pets, lambda: picture("pets/train/cat/9.bmp"), lambda: cut("pets/train/cat/9.bmp")),
-           "train/cat/9.bmp in {here}/pets must be a whole image, got: ~"),
-    images("text in place of an image", after(pets, lambda: write("pets/test/dog/2.png", "no image")),
-           f"test/dog/2.png in {{here}}/pets must be an image {FORMATS}, got something else"),
-    images("image of another size", after(pets, lambda: picture("pets/test/dog/2.png", (5, 4))),
-           "test/dog/2.png in {here}/pets must be 4×4 pixels like train/cat/0.png, got 5×4; data.size resizes all "
-           "images"),
-    images("size of one number", lambda: None, "data.size (--set ~) must be [height, width] or empty, got [4]",
-           change="data.size=[4]"),
-    images("size of nothing", lambda: None, "data.size.1 (--set ~) must be at least 1, got 0",
-           change="data.size=[4,0]"),
-    images("class of broken images alone, which are skipped",
-           after(pets, *(partial(write, f"pets/train/cat/{number}.png", "") for number in range(6))),
-           "every class must have a readable image, found none of cat in train (6 broken images are skipped; "
-           f"the first: train/cat/0.png must be an image {FORMATS}, got something else)",
-           change="data.skip_broken=true"),
-    images("class of broken test images alone, which are skipped",
-           after(pets, *(partial(write, f"pets/test/dog/{number}.png", "") for number in range(6))),
-           "every class must have a readable image, found none of dog in test (6 broken images are skipped; "
-           f"the first: test/dog/0.png must be an image {FORMATS}, got something else)",
-           change="data.skip_broken=true"),
-    images("broken images alone, which are skipped",
-           after(pets, lambda: [file.write_bytes(b"") for file in Path("pets").rglob("*.png")]),
-           "{here}/pets must hold at least one readable image, got 24 broken ones",
-           change="data.skip_broken=true"),
-    images("image of 16 bits", after(pets, lambda: picture("pets/train/cat/0.png", mode="I;16")),
-           "train/cat/0.png in {here}/pets must have 8 bits a channel, got Pillow's mode I;16"),
-    images("image behind a link to nowhere", after(pets, lambda: Path("pets/train/cat/9.png").symlink_to("gone")),
-           "{here}/pets/train/cat/9.png: no such file or folder"),
-    images("archive that is cut short", after(lambda: packed("pets.tgz"), lambda: cut("pets.tgz", 0.9)),
-           "{here}/pets.tgz must be a folder or a whole tar archive, got: Compressed file ended ~", path="pets.tgz"),
-    images("archive with a changed byte", after(lambda: packed("pets.tgz"), lambda: flip_a_bit("pets.tgz")),
-           "{here}/pets.tgz must be a folder or a whole tar archive, got: ~", path="pets.tgz"),
-    images("no archive", lambda: write("pets.tar", "hello"),
-           "{here}/pets.tar must be a folder or a whole tar archive, got: truncated header", path="pets.tar"),
-    images("empty file", lambda: write("pets.tar", ""),
-           "{here}/pets.tar must be a folder or a whole tar archive, got: empty file", path="pets.tar"),
-    setting("no folder for cifar10", "data={source='cifar10',path='made.toml'}",
-            "data.path must be a folder with CIFAR-10, or to download it to, got {here}/made.toml: ~"),
+    on_images("images absent", lambda: None,
+        "{here}/pets: no such file or folder"),
+    on_images("images behind a link to itself", lambda: Path("pets").symlink_to("pets"),
+        "{here}/pets must be a readable folder or tar archive, got: Too many levels of symbolic links"),
+    on_images("folder is empty", lambda: Path("pets").mkdir(), f"{LAYOUT}, found no images"),
+    on_images("nothing is kept for testing", pets, "data.test (--set data.test=0) must be greater than 0.0, got 0",
+        change="data.test=0"),
+    on_images("one image of a class in one folder",
+        setups(*(partial(draw_image, f"pets/{name}.png") for name in ("cat/1", "cat/2", "dog/1"))),
+        "every class in {here}/pets must hold at least two images to be split, found only dog/1.png"),
+    on_images("a folder too high", lambda: pets("pets/all"),
+        "expected train/CLASS/… and test/CLASS/…, or CLASS/IMAGE, in {here}/pets, found all/~.png"),
+    on_images("folder without train", setups(pets, lambda: shutil.rmtree("pets/train")), f"{LAYOUT}, found test"),
+    on_images("folder without test", setups(pets, lambda: shutil.rmtree("pets/test")), f"{LAYOUT}, found train"),
+    on_images("image beside the classes", setups(pets, lambda: draw_image("pets/train/0.png")),
+        f"{LAYOUT}, found train/0.png"),
+    on_images("class without an image", setups(pets, lambda: Path("pets/train/eel").mkdir()),
+        "every class folder in {here}/pets must hold an image, found none in train/eel"),
+    on_images("one class alone", lambda: pets(classes=("cat",)), "classes must be two or more, got cat"),
+    on_images("class in test only", setups(pets, lambda: draw_image("pets/test/eel/0.png")),
+        "expected the same classes in train and test of {here}/pets, found eel in test only"),
+    on_images("class whose name is not UTF-8", lambda: pets(classes=("cat", "dog\udce9")),
+        "class names in {here}/pets must be UTF-8, got 'dog\\udce9'"),
+    on_images("class that is not in the folder", pets, "data.classes must be among cat, dog, got eel",
+        change="data.classes=['cat','eel']"),
+    on_images("image that is cut short",
+        setups(pets, lambda: draw_image("pets/train/cat/9.bmp"), lambda: truncate("pets/train/cat/9.bmp")),
+        "train/cat/9.bmp in {here}/pets must be a whole image, got: ~"),
+    on_images("text in place of an image", setups(pets, lambda: write("pets/test/dog/2.png", "no image")),
+        f"test/dog/2.png in {{here}}/pets must be an image {FORMATS}, got something else"),
+    on_images("image of another size", setups(pets, lambda: draw_image("pets/test/dog/2.png", (5, 4))),
+        "test/dog/2.png in {here}/pets must be 4×4 pixels like train/cat/0.png, got 5×4; data.size resizes all "
+        "images"),
+    on_images("size of one number", lambda: None, "data.size (--set ~) must be [height, width] or empty, got [4]",
+        change="data.size=[4]"),
+    on_images("size of nothing", lambda: None, "data.size.1 (--set ~) must be at least 1, got 0",
+        change="data.size=[4,0]"),
+    on_images("class of broken images alone, which are skipped",
+        setups(pets, *(partial(write, f"pets/train/cat/{number}.png", "") for number in range(6))),
+        "every class must have a readable image, found none of cat in train (6 broken images are skipped; "
+        f"the first: train/cat/0.png must be an image {FORMATS}, got something else)",
+        change="data.skip_broken=true"),
+    on_images("class of broken test images alone, which are skipped",
+        setups(pets, *(partial(write, f"pets/test/dog/{number}.png", "") for number in range(6))),
+        "every class must have a readable image, found none of dog in test (6 broken images are skipped; "
+        f"the first: test/dog/0.png must be an image {FORMATS}, got something else)",
+        change="data.skip_broken=true"),
+    on_images("broken images alone, which are skipped",
+        setups(pets, lambda: [file.write_bytes(b"") for file in Path("pets").rglob("*.png")]),
+        "{here}/pets must hold at least one readable image, got 24 broken ones",
+        change="data.skip_broken=true"),
+    on_images("image of 16 bits", setups(pets, lambda: draw_image("pets/train/cat/0.png", mode="I;16")),
+        "train/cat/0.png in {here}/pets must have 8 bits a channel, got Pillow's mode I;16"),
+    on_images("image behind a link to nowhere", setups(pets, lambda: Path("pets/train/cat/9.png").symlink_to("gone")),
+        "{here}/pets/train/cat/9.png: no such file or folder"),
+    on_images("archive that is cut short", setups(lambda: pack_pets("pets.tgz"), lambda: truncate("pets.tgz", 0.9)),
+        "{here}/pets.tgz must be a folder or a whole tar archive, got: Compressed file ended ~", path="pets.tgz"),
+    on_images("archive with a changed byte", setups(lambda: pack_pets("pets.tgz"), lambda: flip_a_bit("pets.tgz")),
+        "{here}/pets.tgz must be a folder or a whole tar archive, got: ~", path="pets.tgz"),
+    on_images("no archive", lambda: write("pets.tar", "hello"),
+        "{here}/pets.tar must be a folder or a whole tar archive, got: truncated header", path="pets.tar"),
+    on_images("empty file", lambda: write("pets.tar", ""),
+        "{here}/pets.tar must be a folder or a whole tar archive, got: empty file", path="pets.tar"),
+    on_set("no folder for cifar10", "data={source='cifar10',path='made.toml'}",
+        "data.path must be a folder with CIFAR-10, or to download it to, got {here}/made.toml: ~"),
     # arrays
-    numbers("arrays absent", lambda: None, "{here}/x.npz: no such file"),
-    numbers("arrays that are no archive", lambda: write("x.npz", "hello"),
-            "{here}/x.npz must be a whole NumPy archive (.npz), got something else"),
-    numbers("arrays that are cut short", after(arrays, lambda: cut("x.npz")),
-            "{here}/x.npz must be a whole NumPy archive (.npz), got something else"),
-    numbers("arrays without test images", lambda: arrays(x_test=None),
-            "{here}/x.npz must hold x_train, y_train, x_test and y_test, found no x_test"),
-    numbers("arrays of another dtype", lambda: arrays(x_train=np.zeros((8, 4, 4))),
-            "x_train in {here}/x.npz must be uint8, got float64"),
-    numbers("arrays of another shape", lambda: arrays(x_train=np.zeros((8, 4, 4, 2), dtype=np.uint8)),
-            "x_train in {here}/x.npz must be (N, H, W), (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, "
-            "got (8, 4, 4, 2)"),
-    numbers("arrays of two shapes", lambda: arrays(x_test=np.zeros((4, 5, 4), dtype=np.uint8)),
-            "expected x_train and x_test of one shape in {here}/x.npz, got (1, 4, 4) and (1, 5, 4)"),
-    numbers("arrays with too few labels", lambda: arrays(y_train=np.zeros(7, dtype=np.int64)),
-            "expected x_train (N, …) and y_train (N,) in {here}/x.npz, got (8, 4, 4) and (7,)"),
-    numbers("labels that are no whole numbers", lambda: arrays(y_test=np.zeros(4)),
-            "y_test in {here}/x.npz must be integers, got float64"),
-    numbers("labels below 0", lambda: arrays(y_train=np.arange(8) % 3 - 1), "labels must be 0 to 1, got -1 in train"),
-    numbers("label without a class", lambda: arrays(classes=np.array(["cat", "dog"])[:1]),
-            "labels must be 0 to 0, got 1 in train"),
-    numbers("pickled class names", lambda: arrays(classes=np.array(["cat", "dog"], dtype=object)),
-            "{here}/x.npz must be a whole NumPy archive (.npz), got: Object arrays cannot be loaded ~"),
-    numbers("a class name twice", lambda: arrays(classes=np.array(["cat", "cat"])),
-            "classes in {here}/x.npz must be (C,) different strings, got <U3 (2,)"),
+    on_arrays("arrays absent", lambda: None, "{here}/x.npz: no such file"),
+    on_arrays("arrays that are no archive", lambda: write("x.npz", "hello"),
+        "{here}/x.npz must be a whole NumPy archive (.npz), got something else"),
+    on_arrays("arrays that are cut short", setups(arrays, lambda: truncate("x.npz")),
+        "{here}/x.npz must be a whole NumPy archive (.npz), got something else"),
+    on_arrays("arrays without test images", lambda: arrays(x_test=None),
+        "{here}/x.npz must hold x_train, y_train, x_test and y_test, found no x_test"),
+    on_arrays("arrays of another dtype", lambda: arrays(x_train=np.zeros((8, 4, 4))),
+        "x_train in {here}/x.npz must be uint8, got float64"),
+    on_arrays("arrays of another shape", lambda: arrays(x_train=np.zeros((8, 4, 4, 2), dtype=np.uint8)),
+        "x_train in {here}/x.npz must be (N, H, W), (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, "
+        "got (8, 4, 4, 2)"),
+    on_arrays("arrays of two shapes", lambda: arrays(x_test=np.zeros((4, 5, 4), dtype=np.uint8)),
+        "expected x_train and x_test of one shape in {here}/x.npz, got (1, 4, 4) and (1, 5, 4)"),
+    on_arrays("arrays with too few labels", lambda: arrays(y_train=np.zeros(7, dtype=np.int64)),
+        "expected x_train (N, …) and y_train (N,) in {here}/x.npz, got (8, 4, 4) and (7,)"),
+    on_arrays("labels that are no whole numbers", lambda: arrays(y_test=np.zeros(4)),
+        "y_test in {here}/x.npz must be integers, got float64"),
+    on_arrays("labels below 0", lambda: arrays(y_train=np.arange(8) % 3 - 1), "labels must be 0 to 1, got -1 in train"),
+    on_arrays("label without a class", lambda: arrays(classes=np.array(["cat", "dog"])[:1]),
+        "labels must be 0 to 0, got 1 in train"),
+    on_arrays("pickled class names", lambda: arrays(classes=np.array(["cat", "dog"], dtype=object)),
+        "{here}/x.npz must be a whole NumPy archive (.npz), got: Object arrays cannot be loaded ~"),
+    on_arrays("a class name twice", lambda: arrays(classes=np.array(["cat", "cat"])),
+        "classes in {here}/x.npz must be (C,) different strings, got <U3 (2,)"),
     # going on
-    resumed("resume of nothing", lambda: None,
-            "--out must be a run to resume if --config is not given, got run", said=False),
-    resumed("resume of a folder without a run", lambda: write("run/notes.txt", ""),
-            f"--out: run already exists and is not empty {NEW}", flags="--config made.toml", said=False),
-    resumed("resume of a file", lambda: write("run", ""), "--out must be a folder, got the file run",
-            flags="--config made.toml", said=False),
-    resumed("resume with another configuration", begun,
-            "optimizer.lr (made.toml) must be 0.001 as in run/config.toml, got 0.1",
-            "train.epochs (made.toml) must be 2 as in run/config.toml, got 3",
-            flags="--config made.toml --set train.epochs=3 --set optimizer.lr=0.1", said=False),
-    resumed("resume of a finished run with another configuration", finished,
-            "seed (made.toml) must be 1 as in run/config.toml, got 2",
-            flags="--config made.toml --set seed=2", said=False),
-    resumed("resume of a run whose configuration is no TOML", after(begun, lambda: write("run/config.toml", "x")),
-            "run/config.toml must be TOML: ~", said=False),
-    resumed("resume of a run whose configuration was changed to another network",
-            after(begun, lambda: replace("run/config.toml", "    6,\n", "    7,\n")),
-            "run/config.toml was changed after the run began; undo the change, or begin a new run"),
-    resumed("resume of a run whose configuration was changed to another course",
-            after(begun, lambda: replace("run/config.toml", "batch_size = 8", "batch_size = 4")),
-            "run/config.toml was changed after the run began; undo the change, or begin a new run"),
-    resumed("resume of a run that met NaN or inf", spoilt, f"{SPOILT}; the checkpoint of step 2 is kept in run"),
-    resumed("both checkpoints are damaged", after(begun, lambda: spoil_checkpoints(flip_a_bit, "json")),
-            f"run/checkpoints/step-0000000006.json {SUM} it"),
-    resumed("the tensors of both checkpoints are damaged",
-            after(begun, lambda: spoil_checkpoints(flip_a_bit, "safetensors")),
-            f"run/checkpoints/step-0000000006.safetensors {SUM} step-0000000006.json"),
-    resumed("the tensors of both checkpoints are gone",
-            after(begun, lambda: spoil_checkpoints(os.unlink, "safetensors")),
-            "run/checkpoints/step-0000000006.safetensors: no such file"),
-    resumed("damaged records", after(begun, lambda: cut("run/metrics.jsonl")),
-            "run/metrics.jsonl is damaged: expected a JSON object, got '{\"epoch\": 1, ~"),
-    resumed("damaged looks", after(begun, lambda: cut("run/diagnostics.jsonl")),
-            "run/diagnostics.jsonl is damaged: expected a JSON object, got '{\"epoch\": 0, ~"),
-    resumed("damaged summary", after(finished, lambda: cut("run/summary.json")),
-            "run/summary.json is damaged: expected a JSON object, got '{~", said=False),
-    resumed("image changed since", after(begun_on_pets, lambda: picture("pets/train/cat/0.png", value=9)),
-            "run was trained on other data than its configuration describes now"),
-    resumed("image more since", after(begun_on_pets, lambda: picture("pets/test/cat/9.png", value=9)),
-            "run was trained on other data than its configuration describes now"),
-    resumed("images gone since", after(begun_on_pets, lambda: shutil.rmtree("pets")),
-            "{here}/pets: no such file or folder", said=False),
+    on_resume("resume of nothing", lambda: None,
+        "--out must be a run to resume if --config is not given, got run", prints_model=False),
+    on_resume("resume of a folder without a run", lambda: write("run/notes.txt", ""),
+        f"--out: run already exists and is not empty {NEW}", flags="--config made.toml", prints_model=False),
+    on_resume("resume of a file", lambda: write("run", ""), "--out must be a folder, got the file run",
+        flags="--config made.toml", prints_model=False),
+    on_resume("resume with another configuration", interrupted,
+        "optimizer.lr (made.toml) must be 0.001 as in run/config.toml, got 0.1",
+        "train.epochs (made.toml) must be 2 as in run/config.toml, got 3",
+        flags="--config made.toml --set train.epochs=3 --set optimizer.lr=0.1", prints_model=False),
+    on_resume("resume of a finished run with another configuration", finished,
+        "seed (made.toml) must be 1 as in run/config.toml, got 2",
+        flags="--config made.toml --set seed=2", prints_model=False),
+    on_resume("resume of a run whose configuration is no TOML",
+        setups(interrupted, lambda: write("run/config.toml", "x")),
+        "run/config.toml must be TOML: ~", prints_model=False),
+    on_resume("resume of a run whose configuration was changed to another network",
+        setups(interrupted, lambda: replace("run/config.toml", "    6,\n", "    7,\n")),
+        "run/config.toml was changed after the run began; undo the change, or begin a new run"),
+    on_resume("resume of a run whose configuration was changed to another course",
+        setups(interrupted, lambda: replace("run/config.toml", "batch_size = 8", "batch_size = 4")),
+        "run/config.toml was changed after the run began; undo the change, or begin a new run"),
+    on_resume("resume of a run that met NaN or inf", diverged, f"{NAN_ERROR}; the checkpoint of step 2 is kept in run"),
+    on_resume("both checkpoints are damaged", setups(interrupted, lambda: damage_checkpoints(flip_a_bit, "json")),
+        f"run/checkpoints/step-0000000006.json {SUM} it"),
+    on_resume("the tensors of both checkpoints are damaged",
+        setups(interrupted, lambda: damage_checkpoints(flip_a_bit, "safetensors")),
+        f"run/checkpoints/step-0000000006.safetensors {SUM} step-0000000006.json"),
+    on_resume("the tensors of both checkpoints are gone",
+        setups(interrupted, lambda: damage_checkpoints(os.unlink, "safetensors")),
+        "run/checkpoints/step-0000000006.safetensors: no such file"),
+    on_resume("damaged records", setups(interrupted, lambda: truncate("run/metrics.jsonl")),
+        "run/metrics.jsonl is damaged: expected a JSON object, got '{\"epoch\": 1, ~"),
+    on_resume("damaged snapshots", setups(interrupted, lambda: truncate("run/diagnostics.jsonl")),
+        "run/diagnostics.jsonl is damaged: expected a JSON object, got '{\"epoch\": 0, ~"),
+    on_resume("damaged summary", setups(finished, lambda: truncate("run/summary.json")),
+        "run/summary.json is damaged: expected a JSON object, got '{~", prints_model=False),
+    on_resume("image changed since the run started",
+        setups(interrupted_on_pets, lambda: draw_image("pets/train/cat/0.png", value=9)),
+        "run was trained on other data than its configuration describes now"),
+    on_resume("image added since the run started",
+        setups(interrupted_on_pets, lambda: draw_image("pets/test/cat/9.png", value=9)),
+        "run was trained on other data than its configuration describes now"),
+    on_resume("images removed since the run started", setups(interrupted_on_pets, lambda: shutil.rmtree("pets")),
+        "{here}/pets: no such file or folder", prints_model=False),
     # evaluate
-    evaluated("evaluate without a run", "",
-              "the following arguments are required: RUN; see python -m fcnet.evaluate --help"),
-    evaluated("evaluate an absent run", "gone", "RUN must be a run folder, got gone"),
-    evaluated("evaluate a file", "made.toml", "RUN must be a run folder, got made.toml"),
-    evaluated("evaluate an unfinished run", "run", NO_MODEL, setup=begun),
-    evaluated("evaluate with an unknown flag", "run --json",
-              "unrecognized arguments: --json; see python -m fcnet.evaluate --help"),
-    evaluated("evaluate on an unknown device", "run --device gpu", f"{DEVICES}, got 'gpu'"),
-    evaluated("evaluate without the configuration", "run",
-              "run/config.toml: no such file; it names the data that the run was trained on",
-              setup=after(finished, lambda: Path("run/config.toml").unlink())),
-    evaluated("evaluate on its own data that is gone", "run",
-              "{here}/pets: no such file or folder",
-              setup=after(finished_on_pets, lambda: shutil.rmtree("pets"))),
-    evaluated("evaluate on absent data", "run --data gone",
-              "gone: no such file or folder"),
-    evaluated("evaluate on an absent file of arrays", "run --data gone.npz",
-              "gone.npz: no such file"),
-    evaluated("evaluate on no image", "run --data made.toml",
-              "made.toml must be a folder or a whole tar archive, got: ~"),
-    evaluated("evaluate a network of made images on others", "run --data pets",
-              "the classes of the test split must be among cat, dog, got 0, 1, 2", setup=after(finished, pets)),
-    evaluated("evaluate on images of another size", "run --data wide",
-              "wide must hold images of shape (1, 4, 4) for this model, got (1, 4, 5)",
-              setup=after(finished_on_pets, lambda: pets("wide", size=(5, 4)))),
-    evaluated("evaluate on other classes", "run --data zoo",
-              "the classes of the test split must be among cat, eel, got dog",
-              setup=after(finished_on_pets, lambda: pets("zoo", classes=("cat", "eel")))),
-    evaluated("evaluate damaged weights", "run", f"run/model.safetensors {SUM} model.json",
-              setup=after(finished, lambda: flip_a_bit("run/model.safetensors"))),
-    evaluated("evaluate a damaged description", "run", f"run/model.json {SUM} it",
-              setup=after(finished, lambda: flip_a_bit("run/model.json"))),
+    on_evaluate("evaluate without a run", "",
+        "the following arguments are required: RUN; see python -m fcnet.evaluate --help"),
+    on_evaluate("evaluate an absent run", "gone", "RUN must be a run folder, got gone"),
+    on_evaluate("evaluate a file", "made.toml", "RUN must be a run folder, got made.toml"),
+    on_evaluate("evaluate an unfinished run", "run", NO_MODEL, setup=interrupted),
+    on_evaluate("evaluate with an unknown flag", "run --json",
+        "unrecognized arguments: --json; see python -m fcnet.evaluate --help"),
+    on_evaluate("evaluate on an unknown device", "run --device gpu", f"{DEVICES}, got 'gpu'"),
+    on_evaluate("evaluate without the configuration", "run",
+        "run/config.toml: no such file; it names the data that the run was trained on",
+        setup=setups(finished, lambda: Path("run/config.toml").unlink())),
+    on_evaluate("evaluate on its own data that is gone", "run",
+        "{here}/pets: no such file or folder",
+        setup=setups(finished_on_pets, lambda: shutil.rmtree("pets"))),
+    on_evaluate("evaluate on absent data", "run --data gone",
+        "gone: no such file or folder"),
+    on_evaluate("evaluate on an absent file of arrays", "run --data gone.npz",
+        "gone.npz: no such file"),
+    on_evaluate("evaluate on no image", "run --data made.toml",
+        "made.toml must be a folder or a whole tar archive, got: ~"),
+    on_evaluate("evaluate a network of made images on others", "run --data pets",
+        "the classes of the test split must be among cat, dog, got 0, 1, 2", setup=setups(finished, pets)),
+    on_evaluate("evaluate on images of another size", "run --data wide",
+        "wide must hold images of shape (1, 4, 4) for this model, got (1, 4, 5)",
+        setup=setups(finished_on_pets, lambda: pets("wide", size=(5, 4)))),
+    on_evaluate("evaluate on other classes", "run --data zoo",
+        "the classes of the test split must be among cat, eel, got dog",
+        setup=setups(finished_on_pets, lambda: pets("zoo", classes=("cat", "eel")))),
+    on_evaluate("evaluate damaged weights", "run", f"run/model.safetensors {SUM} model.json",
+        setup=setups(finished, lambda: flip_a_bit("run/model.safetensors"))),
+    on_evaluate("evaluate a damaged description", "run", f"run/model.json {SUM} it",
+        setup=setups(finished, lambda: flip_a_bit("run/model.json"))),
     # cache
-    cached("cache with a word", "list", "unrecognized arguments: list; see python -m fcnet.cache --help"),
-    cached("clean nothing", "--clean", HOW),
-    cached("clean by name and all", "--clean digits-0 --all", HOW),
-    cached("all without clean", "--all", "--older-than and --all need --clean"),
-    cached("age without clean", "--older-than 3", "--older-than and --all need --clean"),
-    cached("age below 0", "--clean --older-than -1", "--older-than must be at least 0 days, got -1"),
-    cached("clean an unknown store", "--clean x y", "--clean must name stores in ~/cache, got x, y"),
+    on_cache("cache with a word", "list", "unrecognized arguments: list; see python -m fcnet.cache --help"),
+    on_cache("clean nothing", "--clean", HOW),
+    on_cache("clean by name and all", "--clean digits-0 --all", HOW),
+    on_cache("all without clean", "--all", "--older-than and --all need --clean"),
+    on_cache("age without clean", "--older-than 3", "--older-than and --all need --clean"),
+    on_cache("age below 0", "--clean --older-than -1", "--older-than must be at least 0 days, got -1"),
+    on_cache("clean an unknown store", "--clean x y", "--clean must name stores in ~/cache, got x, y"),
     # predict
-    predicted("predict nothing", "run",
-              "the following arguments are required: IMAGE; see python -m fcnet.predict --help"),
-    predicted("predict with an absent run", f"gone {PICTURE}", "RUN must be a run folder, got gone"),
-    predicted("predict with an unfinished run", f"run {PICTURE}", NO_MODEL, setup=begun_on_pets),
-    predicted("predict with an unknown flag", f"run {PICTURE} --best 5",
-              "unrecognized arguments: --best 5; see python -m fcnet.predict --help"),
-    predicted("predict in two forms", f"run {PICTURE} --json --csv",
-              "argument --csv: not allowed with argument --json; see python -m fcnet.predict --help"),
-    predicted("predict no class", f"run {PICTURE} --top 0", "--top must be from 1 to 2, the number of classes, got 0"),
-    predicted("predict more classes than there are", f"run {PICTURE} --top 3",
-              "--top must be from 1 to 2, the number of classes, got 3"),
-    predicted("predict in batches of nothing", f"run {PICTURE} --batch-size 0",
-              "--batch-size must be at least 1, got 0"),
-    predicted("predict on an unknown device", f"run {PICTURE} --device gpu", f"{DEVICES}, got 'gpu'"),
-    predicted("predict an absent image", "run gone.png",
-              "gone.png: no such file"),
-    predicted("predict a folder without images", "run run", "run must hold an image, found none"),
-    predicted("predict an archive without images", "run none.tar", "none.tar must hold an image, found none",
-              setup=after(finished_on_pets, lambda: tarfile.open("none.tar", "w").close())),
-    predicted("predict a cut archive", "run pets.tar",
-              "pets.tar must be a folder or a whole tar archive, got: ~",
-              setup=after(finished_on_pets, lambda: packed("pets.tar"), lambda: cut("pets.tar", 0.01))),
-    predicted("predict a text", "run made.toml",
-              f"made.toml must be an image {FORMATS}, got something else"),
-    predicted("predict an image of another size", "run wide.png",
-              "wide.png must be an image of 1×4×4 (channels, height, width), got 1×4×5",
-              setup=after(finished_on_pets, lambda: picture("wide.png", (5, 4)))),
-    predicted("predict with damaged weights", f"run {PICTURE} --json", f"run/model.safetensors {SUM} model.json",
-              setup=after(finished_on_pets, lambda: flip_a_bit("run/model.safetensors"))),
-    predicted("predict with a damaged description", f"run {PICTURE}", f"run/model.json {SUM} it",
-              setup=after(finished_on_pets, lambda: flip_a_bit("run/model.json"))),
-    predicted("predict without the weights", f"run {PICTURE}", "run/model.safetensors: no such file",
-              setup=after(finished_on_pets, lambda: Path("run/model.safetensors").unlink())),
+    on_predict("predict nothing", "run",
+        "the following arguments are required: IMAGE; see python -m fcnet.predict --help"),
+    on_predict("predict with an absent run", f"gone {IMAGE}", "RUN must be a run folder, got gone"),
+    on_predict("predict with an unfinished run", f"run {IMAGE}", NO_MODEL, setup=interrupted_on_pets),
+    on_predict("predict with an unknown flag", f"run {IMAGE} --best 5",
+        "unrecognized arguments: --best 5; see python -m fcnet.predict --help"),
+    on_predict("predict in two forms", f"run {IMAGE} --json --csv",
+        "argument --csv: not allowed with argument --json; see python -m fcnet.predict --help"),
+    on_predict("predict no class", f"run {IMAGE} --top 0", "--top must be from 1 to 2, the number of classes, got 0"),
+    on_predict("predict more classes than there are", f"run {IMAGE} --top 3",
+        "--top must be from 1 to 2, the number of classes, got 3"),
+    on_predict("predict in batches of nothing", f"run {IMAGE} --batch-size 0",
+        "--batch-size must be at least 1, got 0"),
+    on_predict("predict on an unknown device", f"run {IMAGE} --device gpu", f"{DEVICES}, got 'gpu'"),
+    on_predict("predict an absent image", "run gone.png",
+        "gone.png: no such file"),
+    on_predict("predict a folder without images", "run run", "run must hold an image, found none"),
+    on_predict("predict an archive without images", "run none.tar", "none.tar must hold an image, found none",
+        setup=setups(finished_on_pets, lambda: tarfile.open("none.tar", "w").close())),
+    on_predict("predict a cut archive", "run pets.tar",
+        "pets.tar must be a folder or a whole tar archive, got: ~",
+        setup=setups(finished_on_pets, lambda: pack_pets("pets.tar"), lambda: truncate("pets.tar", 0.01))),
+    on_predict("predict a text", "run made.toml",
+        f"made.toml must be an image {FORMATS}, got something else"),
+    on_predict("predict an image of another size", "run wide.png",
+        "wide.png must be an image of 1×4×4 (channels, height, width), got 1×4×5",
+        setup=setups(finished_on_pets, lambda: draw_image("wide.png", (5, 4)))),
+    on_predict("predict with damaged weights", f"run {IMAGE} --json", f"run/model.safetensors {SUM} model.json",
+        setup=setups(finished_on_pets, lambda: flip_a_bit("run/model.safetensors"))),
+    on_predict("predict with a damaged description", f"run {IMAGE}", f"run/model.json {SUM} it",
+        setup=setups(finished_on_pets, lambda: flip_a_bit("run/model.json"))),
+    on_predict("predict without the weights", f"run {IMAGE}", "run/model.safetensors: no such file",
+        setup=setups(finished_on_pets, lambda: Path("run/model.safetensors").unlink())),
     # export
-    exported("export to nothing", "run",
-             "the following arguments are required: FILE; see python -m fcnet.export --help"),
-    exported("export of an absent run", "gone x.pt2", "RUN must be a run folder, got gone"),
-    exported("export of an unfinished run", "run x.pt2", NO_MODEL, setup=begun_on_pets),
-    exported("export by another ending", "run x.tflite", "FILE must end in .pt2 or .onnx, got x.tflite"),
-    exported("export without an ending", "run x", "FILE must end in .pt2 or .onnx, got x"),
-    exported("export to a folder", "run x.onnx", "FILE must be a file, got the folder x.onnx",
-             setup=after(finished_on_pets, lambda: Path("x.onnx").mkdir())),
-    exported("export into an absent folder", "run gone/x.pt2",
-             "FILE must be in an existing folder, got gone/x.pt2"),
-    exported("export beside a README", "run x.pt2",
-             "README.md already exists and is not an unedited model card by fcnet; export to another folder",
-             setup=after(finished_on_pets, lambda: write("README.md", "# Mine"))),
-    exported("export of damaged weights", "run x.pt2", f"run/model.safetensors {SUM} model.json",
-             setup=after(finished_on_pets, lambda: flip_a_bit("run/model.safetensors"))),
-    exported("export without a summary", "run x.pt2",
-             "RUN must contain config.toml and summary.json for the model card, got run",
-             setup=after(finished_on_pets, lambda: Path("run/summary.json").unlink())),
+    on_export("export without a file", "run",
+        "the following arguments are required: FILE; see python -m fcnet.export --help"),
+    on_export("export of an absent run", "gone x.pt2", "RUN must be a run folder, got gone"),
+    on_export("export of an unfinished run", "run x.pt2", NO_MODEL, setup=interrupted_on_pets),
+    on_export("export by another ending", "run x.tflite", "FILE must end in .pt2 or .onnx, got x.tflite"),
+    on_export("export without an ending", "run x", "FILE must end in .pt2 or .onnx, got x"),
+    on_export("export to a folder", "run x.onnx", "FILE must be a file, got the folder x.onnx",
+        setup=setups(finished_on_pets, lambda: Path("x.onnx").mkdir())),
+    on_export("export into an absent folder", "run gone/x.pt2",
+        "FILE must be in an existing folder, got gone/x.pt2"),
+    on_export("export beside a README", "run x.pt2",
+        "README.md already exists and is not an unedited model card by fcnet; export to another folder",
+        setup=setups(finished_on_pets, lambda: write("README.md", "# Mine"))),
+    on_export("export of damaged weights", "run x.pt2", f"run/model.safetensors {SUM} model.json",
+        setup=setups(finished_on_pets, lambda: flip_a_bit("run/model.safetensors"))),
+    on_export("export without a summary", "run x.pt2",
+        "RUN must contain config.toml and summary.json for the model card, got run",
+        setup=setups(finished_on_pets, lambda: Path("run/summary.json").unlink())),
 ]  # fmt: skip
 
 
@@ -709,24 +713,24 @@ def pattern(line: str, here: Path) -> str:
     return re.escape(line.replace("{here}", str(here))).replace(r"\~", ".*")
 
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.kind)
-def test_an_error_is_one_line_and_code_2_and_changes_no_file(mistake: Mistake, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", ERRORS, ids=lambda case: case.kind)
+def test_an_error_is_one_line_and_code_2_and_changes_no_file(case: Case, tmp_path: Path) -> None:
     write("made.toml", CONFIG)
-    mistake.setup()
+    case.setup()
     before = read_tree()
-    code, out, err = run(*mistake.command)
-    assert re.fullmatch("\n".join(pattern(line, Path.cwd()) for line in mistake.lines) + "\n", err), err
+    code, out, err = run(*case.command)
+    assert re.fullmatch("\n".join(pattern(line, Path.cwd()) for line in case.lines) + "\n", err), err
     assert code == 2
     out = re.sub(r"^decoded \d+ images in [\d.]+ s\n", "", out)
-    assert re.fullmatch(r"[\d,]+ training, .*; run\n" if mistake.said else "", out), out
+    assert re.fullmatch(r"[\d,]+ training, .*; run\n" if case.prints_model else "", out), out
     assert read_tree() == before
     assert unfinished_in(tmp_path / "cache") == []
 
 
 def test_errors_of_many_kinds_are_tested() -> None:
-    kinds = [mistake.kind for mistake in MISTAKES]
+    kinds = [case.kind for case in ERRORS]
     assert len(set(kinds)) == len(kinds) >= 130
-    assert all(mistake.lines for mistake in MISTAKES)
+    assert all(case.lines for case in ERRORS)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -781,7 +785,7 @@ def test_nan_or_inf_in_training_is_a_user_error_and_keeps_the_last_good_checkpoi
     for command in (["--config", "made.toml", "--out", "run", *flags], ["--resume", "--out", "run"]):
         code, _, err = run("train", *command)
         assert code == 2
-        expected = pattern(f"{SPOILT}; the checkpoint of step 2 is kept in run", Path.cwd())
+        expected = pattern(f"{NAN_ERROR}; the checkpoint of step 2 is kept in run", Path.cwd())
         assert re.fullmatch(f"{expected}\n", err)
         for file in Path("run/checkpoints").glob("*.safetensors"):
             assert all(tensor.isfinite().all() for tensor in load_file(file).values())
@@ -861,7 +865,7 @@ def test_a_batch_larger_than_the_training_set_is_the_training_set() -> None:
 
 def test_a_damaged_checkpoint_beside_a_sound_one_is_no_error() -> None:
     write("made.toml", CONFIG)
-    begun()
+    interrupted()
     flip_a_bit("run/checkpoints/step-0000000006.json")
     assert run("train", "--resume", "--out", "run").code == 0
     assert Run(Path("run")).finished

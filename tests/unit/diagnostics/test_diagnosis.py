@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.testing import assert_close
 
 import fcnet.functional as F
@@ -16,31 +16,13 @@ from fcnet.data.batches import Batches
 from fcnet.diagnostics import activation_grads, diagnose, gradient_norms, idle_units, update_ratios
 from fcnet.losses import CrossEntropy
 from fcnet.models.layers import ACTIVATIONS
-from fcnet.models.mlp import MLP
 from fcnet.runtime.errors import UserError
+from tests.unit.diagnostics.helpers import get_layer, make_images, make_labels, make_model, make_sequential
 
 LAYER = {
     *("layer", "units", "dead", "saturated", "activation_mean", "activation_std", "histogram"),
     *("weight_norm", "gradient_norm", "effective_rank"),
 }
-
-
-def make_model(**arguments: Any) -> MLP:
-    settings: dict[str, Any] = {"hidden": (6, 6), "num_classes": 3} | arguments
-    return MLP(20, generator=torch.Generator().manual_seed(1), **settings)
-
-
-def get_layer(model: MLP, number: int) -> Any:
-    """Layer ``number``, from 1; Any, since mypy takes its bias for optional."""
-    return model.dense_layers()[number - 1]
-
-
-def make_images(size: int = 37) -> Tensor:
-    return torch.randn(size, 20, generator=torch.Generator().manual_seed(3))
-
-
-def make_labels(size: int = 37) -> Tensor:
-    return torch.arange(size) % 3
 
 
 # --- idle units ---------------------------------------------------------------------------------------------------
@@ -129,19 +111,6 @@ def test_the_gradient_through_a_saturated_layer_obeys_its_bound() -> None:
 
 
 # --- diagnose -----------------------------------------------------------------------------------------------------
-
-
-def make_sequential(activation: type[nn.Module] = nn.ReLU) -> Any:
-    """A network of torch's modules, in training mode."""
-    return nn.Sequential(
-        nn.Linear(20, 8),
-        nn.BatchNorm1d(8),
-        activation(),
-        nn.Dropout(0.5),
-        nn.Linear(8, 8),
-        activation(),
-        nn.Linear(8, 3),
-    )
 
 
 def test_frozen_weights_have_no_gradient_norm() -> None:

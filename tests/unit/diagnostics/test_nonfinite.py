@@ -19,6 +19,7 @@ from fcnet.models.mlp import MLP, LogisticRegression
 from fcnet.runtime.errors import NonFiniteError
 from fcnet.training.algorithm import GradientDescent
 from fcnet.training.loop import Training, train_step
+from tests.unit.diagnostics.helpers import get_layer, make_images, make_labels, make_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,24 +28,6 @@ if TYPE_CHECKING:
 
 NAN, INF = math.nan, math.inf
 STEPS_PER_EPOCH = 5  # 37 images in batches of 8
-
-
-def make_model(**arguments: Any) -> MLP:
-    settings: dict[str, Any] = {"hidden": (6, 6), "num_classes": 3} | arguments
-    return MLP(20, generator=torch.Generator().manual_seed(1), **settings)
-
-
-def get_layer(model: MLP, number: int) -> Any:
-    """Layer ``number``, from 1; Any, since mypy takes its bias for optional."""
-    return model.dense_layers()[number - 1]
-
-
-def make_images(size: int = 37) -> Tensor:
-    return torch.randn(size, 20, generator=torch.Generator().manual_seed(3))
-
-
-def make_labels(size: int = 37) -> Tensor:
-    return torch.arange(size) % 3
 
 
 def sgd(model: nn.Module, lr: float = 0.1) -> torch.optim.SGD:

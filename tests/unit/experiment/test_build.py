@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import pytest
 import torch
 from torch.testing import assert_close
 
-from fcnet.config import schema
 from fcnet.data.batches import Augmentation
-from fcnet.experiment import build
+from tests.unit.experiment.helpers import build_experiment
 
-if TYPE_CHECKING:
-    from pathlib import Path
+pytestmark = pytest.mark.usefixtures("isolated_cache")
+
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
-
-
-def make_config(data: dict[str, Any] | None = None, **sections: dict[str, Any]) -> schema.Config:
-    """100 training images of 4 classes, 25 each, unless ``data`` changes that."""
-    small = {"source": "synthetic", "shape": (1, 6, 5), "train_size": 100, "test_size": 30, "num_classes": 4}
-    return schema.Config.model_validate({"data": small | (data or {}), **sections})
-
-
-def build_experiment(data: dict[str, Any] | None = None, **sections: dict[str, Any]) -> build.Experiment:
-    return build.build(make_config(data, **sections), CPU)
 
 
 def test_the_normalization_depends_on_the_training_images_alone() -> None:

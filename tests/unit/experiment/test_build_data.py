@@ -25,27 +25,15 @@ from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.losses import ScoreLoss
 from fcnet.models.mlp import LogisticRegression
 from fcnet.runtime.errors import UserError
+from tests.unit.experiment.helpers import build_experiment, make_config
+
+pytestmark = pytest.mark.usefixtures("isolated_cache")
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
-
-
-def make_config(data: dict[str, Any] | None = None, **sections: dict[str, Any]) -> schema.Config:
-    """100 training images of 4 classes, 25 each, unless ``data`` changes that."""
-    small = {"source": "synthetic", "shape": (1, 6, 5), "train_size": 100, "test_size": 30, "num_classes": 4}
-    return schema.Config.model_validate({"data": small | (data or {}), **sections})
-
-
-def build_experiment(data: dict[str, Any] | None = None, **sections: dict[str, Any]) -> build.Experiment:
-    return build.build(make_config(data, **sections), CPU)
 
 
 def write_image_folder(path: Path, classes: dict[str, int], *, size: tuple[int, int] = (5, 6)) -> Path:

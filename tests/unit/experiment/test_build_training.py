@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -17,26 +17,12 @@ from fcnet.models.mlp import MLP, LogisticRegression
 from fcnet.optim import schedules
 from fcnet.optim.optimizers import LBFGS, Muon
 from fcnet.runtime import distributed
+from tests.unit.experiment.helpers import build_experiment
 
-if TYPE_CHECKING:
-    from pathlib import Path
+pytestmark = pytest.mark.usefixtures("isolated_cache")
+
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
-
-
-def make_config(data: dict[str, Any] | None = None, **sections: dict[str, Any]) -> schema.Config:
-    """100 training images of 4 classes, 25 each, unless ``data`` changes that."""
-    small = {"source": "synthetic", "shape": (1, 6, 5), "train_size": 100, "test_size": 30, "num_classes": 4}
-    return schema.Config.model_validate({"data": small | (data or {}), **sections})
-
-
-def build_experiment(data: dict[str, Any] | None = None, **sections: dict[str, Any]) -> build.Experiment:
-    return build.build(make_config(data, **sections), CPU)
 
 
 def test_the_model_is_the_configured_one() -> None:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.testing import assert_close
 
 from fcnet.data.batches import Batches
 from fcnet.models.batch_norm import BatchNorm, eval_mode, update_bn
 from fcnet.models.mlp import MLP
-from tests.helpers import seeded
+from tests.helpers import random_tensor, seeded
 
 X = torch.randn(60, 5, generator=torch.Generator().manual_seed(0)) * 3.0 + 1.0
-
-
-def inputs(*shape: int, seed: int = 7) -> Tensor:
-    return torch.randn(shape, generator=seeded(seed))
 
 
 def test_batch_norm_equals_torchs_in_training_and_evaluation() -> None:
@@ -23,7 +19,7 @@ def test_batch_norm_equals_torchs_in_training_and_evaluation() -> None:
     with torch.no_grad():
         for parameter in (ours.weight, theirs.weight):
             parameter.copy_(torch.arange(1.0, 6.0))
-    x = inputs(16, 5) * 3 + 2
+    x = random_tensor(16, 5) * 3 + 2
     for _ in range(3):
         assert_close(ours(x), theirs(x))
     assert_close(ours.running_mean, theirs.running_mean)
@@ -33,11 +29,11 @@ def test_batch_norm_equals_torchs_in_training_and_evaluation() -> None:
 
 def test_batch_norm_over_one_rank_equals_torchs_with_its_gradients() -> None:
     ours, theirs = BatchNorm(5), nn.BatchNorm1d(5)
-    x = inputs(16, 5) * 3 + 2
+    x = random_tensor(16, 5) * 3 + 2
     mine, other = x.clone().requires_grad_(), x.clone().requires_grad_()
     left, right = ours._sync_forward(mine), theirs(other)
     assert_close(left, right)
-    weights = inputs(16, 5, seed=1)
+    weights = random_tensor(16, 5, seed=1)
     (left * weights).sum().backward()
     (right * weights).sum().backward()
     # the gradient is a difference of nearly equal sums, so the absolute rounding error counts
@@ -47,7 +43,7 @@ def test_batch_norm_over_one_rank_equals_torchs_with_its_gradients() -> None:
 
 def test_a_batch_of_one_image_can_be_trained_on() -> None:
     model = MLP(6, (5,), 3, normalization="batch", generator=seeded())
-    model(inputs(1, 6)).sum().backward()
+    model(random_tensor(1, 6)).sum().backward()
     assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
 
 

@@ -6,17 +6,13 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.testing import assert_close
 
 from fcnet.models.layers import ACTIVATION_GRADS, ACTIVATIONS, ActivationName, Dense, Dropout, flatten_inputs
 from fcnet.models.mlp import MLP
 from fcnet.runtime.errors import UserError
-from tests.helpers import seeded
-
-
-def inputs(*shape: int, seed: int = 7) -> Tensor:
-    return torch.randn(shape, generator=seeded(seed))
+from tests.helpers import random_tensor, seeded
 
 
 @pytest.mark.parametrize(("activation", "gain"), [("relu", math.sqrt(2)), ("sigmoid", 1.0), ("identity", 1.0)])
@@ -57,7 +53,7 @@ def test_dropout_draws_from_its_own_generator_alone() -> None:
     before = torch.get_rng_state()
     model = MLP(6, (50,), 3, dropout=0.5, generator=seeded(1))
     again = MLP(6, (50,), 3, dropout=0.5, generator=seeded(1))
-    assert_close(model(inputs(4, 6)), again(inputs(4, 6)), rtol=0, atol=0)
+    assert_close(model(random_tensor(4, 6)), again(random_tensor(4, 6)), rtol=0, atol=0)
     assert_close(torch.get_rng_state(), before, rtol=0, atol=0)
 
 
@@ -68,7 +64,7 @@ def test_a_neuron_computes_a_weighted_sum_and_a_layer_is_the_matrix_of_its_neuro
     if layer.bias is not None:
         nn.init.normal_(layer.bias, generator=seeded(1))
     w, b = layer.weight.T.tolist(), [0.0] * 3 if layer.bias is None else layer.bias.tolist()
-    x = inputs(5, 4)
+    x = random_tensor(5, 4)
     for row, z, a in zip(x.tolist(), layer.preactivation(x).tolist(), layer(x).tolist(), strict=True):
         sums = [sum(w[i][j] * row[i] for i in range(4)) + b[j] for j in range(3)]
         assert z == pytest.approx(sums, rel=1e-5, abs=1e-6)
@@ -77,8 +73,8 @@ def test_a_neuron_computes_a_weighted_sum_and_a_layer_is_the_matrix_of_its_neuro
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activation_grads_equal_autograds(name: str) -> None:
-    z = inputs(50).double().requires_grad_()
-    upstream = inputs(50, seed=8).double()
+    z = random_tensor(50).double().requires_grad_()
+    upstream = random_tensor(50, seed=8).double()
     (expected,) = torch.autograd.grad(ACTIVATIONS[name](z), z, upstream)
     assert_close(ACTIVATION_GRADS[name](upstream, z.detach().clone()), expected, rtol=1e-12, atol=1e-14)
 
@@ -87,7 +83,7 @@ def test_activation_grads_equal_autograds(name: str) -> None:
 @pytest.mark.parametrize("size", [1, 15, 16, 100])
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_layer_equals_torchs_linear_for_any_width_and_batch(num_outputs: int, size: int, bias: bool) -> None:
-    layer, x = Dense(30, num_outputs, bias=bias, generator=seeded()).double(), inputs(size, 30).double()
+    layer, x = Dense(30, num_outputs, bias=bias, generator=seeded()).double(), random_tensor(size, 30).double()
     if layer.bias is not None:
         nn.init.normal_(layer.bias, generator=seeded(1))
     assert_close(layer(x), nn.functional.linear(x, layer.weight, layer.bias), rtol=1e-13, atol=1e-13)
@@ -100,6 +96,6 @@ def test_a_residual_layer_of_another_width_is_an_error() -> None:
 
 
 def test_inputs_of_any_trailing_shape_become_rows() -> None:
-    x = inputs(5, 3, 2, 2)
+    x = random_tensor(5, 3, 2, 2)
     assert torch.equal(flatten_inputs(x, 12), x.reshape(5, 12))
-    assert flatten_inputs(inputs(0, 12), 12).shape == (0, 12)
+    assert flatten_inputs(random_tensor(0, 12), 12).shape == (0, 12)

@@ -17,11 +17,7 @@ from fcnet.data.batches import Batches
 from fcnet.models.layers import Dense
 from fcnet.models.mlp import MLP, LogisticRegression, logits_to_classes, logits_to_probabilities, num_parameters
 from fcnet.runtime.errors import UserError
-from tests.helpers import seeded
-
-
-def inputs(*shape: int, seed: int = 7) -> Tensor:
-    return torch.randn(shape, generator=seeded(seed))
+from tests.helpers import random_tensor, seeded
 
 
 def torch_network(model: MLP, activation: type[nn.Module]) -> nn.Sequential:
@@ -52,7 +48,7 @@ def test_values_and_gradients_equal_those_of_torchs_layers(
 ) -> None:
     model = MLP(12, hidden, 4, activation=name, generator=seeded())  # type: ignore[arg-type]
     reference = torch_network(model, module)
-    x = inputs(9, 3, 2, 2)
+    x = random_tensor(9, 3, 2, 2)
     ours, theirs = model(x), reference(x)
     assert_close(ours, theirs)
     ours.square().sum().backward()
@@ -69,7 +65,7 @@ def test_parameters_run_from_the_first_layer_to_the_last_weight_before_bias() ->
 
 def test_two_classes_have_one_output_node() -> None:
     model = LogisticRegression(6, generator=seeded())
-    x = inputs(8, 6)
+    x = random_tensor(8, 6)
     logits = model(x)
     assert logits.shape == (8,)
     second = 1 / (1 + torch.exp(-logits))
@@ -79,7 +75,7 @@ def test_two_classes_have_one_output_node() -> None:
 
 def test_more_classes_have_one_node_each_and_probabilities_that_sum_to_1() -> None:
     model = MLP(6, (5,), 3, generator=seeded())
-    x = inputs(8, 6)
+    x = random_tensor(8, 6)
     assert model(x).shape == (8, 3)
     assert_close(model.predict_proba(x), torch.softmax(model(x), 1))
     assert_close(model.predict(x), model(x).argmax(1))
@@ -96,7 +92,7 @@ def test_a_tiny_probability_does_not_round_to_0() -> None:
 
 def test_logistic_regression_is_the_mlp_without_a_hidden_layer() -> None:
     one, other = LogisticRegression(6, 3, generator=seeded()), MLP(6, (), 3, generator=seeded())
-    x = inputs(4, 6)
+    x = random_tensor(4, 6)
     assert_close(one(x), other(x), rtol=0, atol=0)
     assert one.state_dict().keys() == other.state_dict().keys()
 
@@ -104,7 +100,7 @@ def test_logistic_regression_is_the_mlp_without_a_hidden_layer() -> None:
 @pytest.mark.parametrize("num_classes", [2, 3])
 def test_the_trace_follows_the_forward_pass(num_classes: int) -> None:
     model = MLP(6, (5, 4), num_classes, activation="sigmoid", generator=seeded())
-    x = inputs(8, 6)
+    x = random_tensor(8, 6)
     trace = model.trace(x)
     outputs = 1 if num_classes == 2 else 3
     assert [tuple(layer.a.shape) for layer in trace] == [(8, 5), (8, 4), (8, outputs)]
@@ -122,7 +118,7 @@ def test_the_trace_follows_the_forward_pass(num_classes: int) -> None:
 
 def test_residual_layers_add_their_input_if_the_widths_agree() -> None:
     model = MLP(6, (5, 5), 3, residual=True, generator=seeded())
-    x = inputs(8, 6)
+    x = random_tensor(8, 6)
     first, second, _ = model.trace(x)
     assert_close(first.a, first.z.relu())
     assert_close(second.a, second.z.relu() + first.a)
@@ -140,7 +136,7 @@ def test_the_generator_alone_determines_the_initial_weights() -> None:
 def test_a_model_can_be_copied() -> None:
     model = MLP(6, (5,), 3, dropout=0.5, normalization="batch", generator=seeded())
     twin = copy.deepcopy(model).eval()
-    assert_close(twin(inputs(4, 6)), model.eval()(inputs(4, 6)), rtol=0, atol=0)
+    assert_close(twin(random_tensor(4, 6)), model.eval()(random_tensor(4, 6)), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +201,7 @@ def test_a_deep_network_with_identity_activations_is_one_affine_map(num_classes:
             weight, shift = layer.weight @ weight, layer.weight @ shift + layer.bias
         single = LogisticRegression(6, num_classes).double()
         single.load_state_dict({"layers.0.weight": weight, "layers.0.bias": shift})
-    x = inputs(20, 6).double()
+    x = random_tensor(20, 6).double()
     assert_close(single(x), model(x), rtol=1e-12, atol=1e-13)
     nonlinear = copy.deepcopy(model)
     for layer in nonlinear.dense_layers()[:-1]:
@@ -221,14 +217,14 @@ def test_only_a_bias_moves_the_boundary_off_the_origin(bias: bool) -> None:
             parameter.add_(0.5 if parameter.ndim == 1 else 0.0)
     assert bool(model(torch.zeros(1, 6)) == 0) is not bias
     if not bias:  # a network of ReLUs without biases is positively homogeneous
-        assert_close(model(3.0 * inputs(4, 6)), 3.0 * model(inputs(4, 6)))
+        assert_close(model(3.0 * random_tensor(4, 6)), 3.0 * model(random_tensor(4, 6)))
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
 def test_logistic_regression_and_an_mlp_without_hidden_layers_learn_alike_bit_for_bit(num_classes: int) -> None:
     models = LogisticRegression(6, num_classes, generator=seeded()), MLP(6, (), num_classes, generator=seeded(1))
     models[1].load_state_dict(models[0].state_dict())
-    x, labels = inputs(50, 6), torch.arange(50) % num_classes
+    x, labels = random_tensor(50, 6), torch.arange(50) % num_classes
     by_hand = torch.zeros(2 if num_classes == 2 else num_classes, 6)
     weight = models[0].dense_layers()[0].weight.detach()
     by_hand[-len(weight) :] = weight
@@ -256,13 +252,13 @@ def test_the_softmax_of_two_nodes_equals_the_sigmoid_of_one_node_with_their_diff
     first, second = two.dense_layers()[0].weight.detach()
     with torch.no_grad():
         one.dense_layers()[0].weight.copy_(second - first)
-    x = inputs(30, 6)
+    x = random_tensor(30, 6)
     assert_close(F.softmax(two(x), 1), one.predict_proba(x))
     assert_close(F.softmax(two(x), 1)[:, 1], F.sigmoid(two(x)[:, 1] - two(x)[:, 0]))
 
 
 def test_one_exported_program_takes_batches_of_every_size() -> None:
-    model, x = MLP(6, (3,), 10, generator=seeded()), inputs(40, 6)
+    model, x = MLP(6, (3,), 10, generator=seeded()), random_tensor(40, 6)
     program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
     for size in (2, 15, 16, 40):
         assert_close(program(x[:size]), model(x[:size]))

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 from torch.testing import assert_close
 
 from fcnet.optim.newton_schulz import _newton_schulz, orthogonalize
-
-
-def random_tensor(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from tests.helpers import random_tensor
 
 
 @pytest.mark.parametrize("shape", [(5, 5), (3, 17), (17, 3), (1, 6), (40, 64), (64, 40), (300, 200)])

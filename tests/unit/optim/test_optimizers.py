@@ -14,13 +14,10 @@ from torch.testing import assert_close
 
 from fcnet.models.mlp import MLP
 from fcnet.optim.optimizers import LBFGS, Muon, fast_step, parameter_groups
+from tests.helpers import random_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-
-def random_tensor(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def test_only_matrices_decay() -> None:

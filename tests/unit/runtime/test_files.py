@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import atomic_write, read_checksummed, read_metadata, sha256, write_checksummed, write_text
+from tests.helpers import assert_identical
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,13 +33,6 @@ DTYPES = [
 
 def names(folder: Path) -> set[str]:
     return {file.name for file in folder.iterdir()}
-
-
-def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        assert tensor.dtype == theirs[name].dtype, name
-        assert torch.equal(tensor, theirs[name]), name
 
 
 def test_text_is_written_as_utf_8_and_replaced_as_a_whole(tmp_path: Path) -> None:
@@ -139,7 +133,7 @@ def test_tensors_of_every_dtype_and_shape_are_read_back_bit_for_bit(dtype: torch
         "strided": cube[::2, ::3],
     }
     write_checksummed(tmp_path / "pair", tensors, {})
-    assert_same(read_checksummed(tmp_path / "pair")[0], tensors)
+    assert_identical(read_checksummed(tmp_path / "pair")[0], tensors)
 
 
 def test_infinities_and_nan_are_read_back_bit_for_bit(tmp_path: Path) -> None:
@@ -166,7 +160,9 @@ def test_tensors_may_share_memory(tmp_path: Path) -> None:
         "negative": torch.complex(whole, whole).conj().imag[1:2],
     }
     write_checksummed(tmp_path / "pair", tensors, {})
-    assert_same(read_checksummed(tmp_path / "pair")[0], {name: tensor.detach() for name, tensor in tensors.items()})
+    assert_identical(
+        read_checksummed(tmp_path / "pair")[0], {name: tensor.detach() for name, tensor in tensors.items()}
+    )
 
 
 def test_tensors_are_copied_only_if_they_share_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +199,7 @@ def test_metadata_are_read_back_unchanged(tmp_path: Path) -> None:
 def test_metadata_may_hold_checksums_of_their_own(metadata: dict[str, Any], tmp_path: Path) -> None:
     write_checksummed(tmp_path / "pair", TENSORS, metadata)
     tensors, back = read_checksummed(tmp_path / "pair")
-    assert_same(tensors, TENSORS)
+    assert_identical(tensors, TENSORS)
     assert {key: back[key] for key in metadata if key not in {"checksum", "tensors"}} == {
         key: value for key, value in metadata.items() if key not in {"checksum", "tensors"}
     }
@@ -212,14 +208,14 @@ def test_metadata_may_hold_checksums_of_their_own(metadata: dict[str, Any], tmp_
 def test_a_pair_that_was_read_can_be_written_again(tmp_path: Path) -> None:
     write_checksummed(tmp_path / "one", TENSORS, METADATA)
     write_checksummed(tmp_path / "two", *read_checksummed(tmp_path / "one"))
-    assert_same(read_checksummed(tmp_path / "two")[0], TENSORS)
+    assert_identical(read_checksummed(tmp_path / "two")[0], TENSORS)
     assert read_checksummed(tmp_path / "two")[1]["tensors"]["file"] == "two.safetensors"
 
 
 def test_other_libraries_read_the_files(tmp_path: Path) -> None:
     write_checksummed(tmp_path / "pair", TENSORS, METADATA)
     assert names(tmp_path) == {"pair.safetensors", "pair.json"}
-    assert_same(load_file(tmp_path / "pair.safetensors"), TENSORS)
+    assert_identical(load_file(tmp_path / "pair.safetensors"), TENSORS)
     metadata = json.loads((tmp_path / "pair.json").read_text(encoding="utf-8"))
     checksum = metadata["checksum"]
     assert metadata == METADATA | {
@@ -238,7 +234,7 @@ def test_metadata_that_json_cannot_hold_leave_the_old_pair(metadata: dict[str, A
     write_checksummed(tmp_path / "pair", TENSORS, METADATA)
     with pytest.raises((ValueError, TypeError)):
         write_checksummed(tmp_path / "pair", {"other": torch.zeros(3)}, metadata)
-    assert_same(read_checksummed(tmp_path / "pair")[0], TENSORS)
+    assert_identical(read_checksummed(tmp_path / "pair")[0], TENSORS)
     assert names(tmp_path) == {"pair.safetensors", "pair.json"}
 
 
@@ -318,4 +314,4 @@ def test_metadata_are_read_without_their_tensors(tmp_path: Path) -> None:
 def test_dots_in_the_name_are_kept(tmp_path: Path) -> None:
     write_checksummed(tmp_path / "step-1.5", TENSORS, METADATA)
     assert names(tmp_path) == {"step-1.5.safetensors", "step-1.5.json"}
-    assert_same(read_checksummed(tmp_path / "step-1.5")[0], TENSORS)
+    assert_identical(read_checksummed(tmp_path / "step-1.5")[0], TENSORS)

@@ -13,14 +13,11 @@ from torch.testing import assert_close
 from torchvision.transforms.v2 import functional as torchvision
 
 from fcnet.data.transforms.augment import Affine, ColorJitter, Cutout, Flip, Shift, Transform
+from tests.helpers import seeded
 
 COLOURS = torch.randint(0, 256, (23, 3, 7, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 GREYS = COLOURS[:, :1]
 TRANSFORMS: list[Transform] = [Flip(), Shift(2), Affine(30.0, 0.3), ColorJitter(0.5), Cutout(3)]
-
-
-def draws(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def matrices(degrees: float, factor: float = 1.0, size: int = 23) -> Tensor:
@@ -33,7 +30,7 @@ def matrices(degrees: float, factor: float = 1.0, size: int = 23) -> Tensor:
 @pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
 @pytest.mark.parametrize("images", [COLOURS, GREYS, COLOURS[:, :2, :, :5]], ids=["colours", "greys", "two channels"])
 def test_the_result_for_an_image_does_not_depend_on_its_batch(transform: Transform, images: Tensor) -> None:
-    drawn = transform.draw(23, draws())
+    drawn = transform.draw(23, seeded())
     before = images.clone()
     whole = transform.apply(images, drawn)
     assert torch.equal(images, before)
@@ -47,11 +44,11 @@ def test_the_result_for_an_image_does_not_depend_on_its_batch(transform: Transfo
 
 @pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
 def test_one_row_is_drawn_for_each_image_from_the_generator_alone(transform: Transform) -> None:
-    first = transform.draw(40, draws(3))
+    first = transform.draw(40, seeded(3))
     torch.manual_seed(99)
     assert len(first) == 40
-    assert torch.equal(transform.draw(40, draws(3)), first)
-    assert not torch.equal(transform.draw(40, draws(4)), first)
+    assert torch.equal(transform.draw(40, seeded(3)), first)
+    assert not torch.equal(transform.draw(40, seeded(4)), first)
 
 
 @pytest.mark.parametrize("quarters", [-1, 0, 1, 2])
@@ -83,7 +80,7 @@ def test_rotation_and_scaling_agree_with_torchvision(degrees: float, factor: flo
 
 
 def test_angles_and_factors_cover_their_ranges() -> None:
-    drawn = Affine(30.0, 0.5).draw(20_000, draws()).double()
+    drawn = Affine(30.0, 0.5).draw(20_000, seeded()).double()
     factor = drawn.det().rsqrt()
     angle = torch.atan2(drawn[:, 1, 0], drawn[:, 0, 0]).rad2deg()
     assert_close(drawn[:, 0, 0], drawn[:, 1, 1])
@@ -100,7 +97,7 @@ def test_angles_and_factors_cover_their_ranges() -> None:
 @pytest.mark.parametrize("transform", [Affine(0.0, 0.0), ColorJitter(0.0)], ids=str)
 @pytest.mark.parametrize("images", [COLOURS, GREYS], ids=["colours", "greys"])
 def test_a_transform_of_strength_0_changes_nothing(transform: Transform, images: Tensor) -> None:
-    assert torch.equal(transform.apply(images, transform.draw(23, draws())), images)
+    assert torch.equal(transform.apply(images, transform.draw(23, seeded())), images)
 
 
 def factors(*values: float) -> Tensor:
@@ -119,7 +116,7 @@ def test_each_colour_factor_alone_agrees_with_torchvision() -> None:
 
 
 def test_colour_factors_apply_in_order_and_values_are_clipped_once() -> None:
-    drawn = ColorJitter(0.8).draw(23, draws())
+    drawn = ColorJitter(0.8).draw(23, seeded())
     x = COLOURS.double()
     brightness, contrast, saturation = drawn.double()[..., None, None, None].unbind(1)
     luma = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)[:, None, None]
@@ -132,7 +129,7 @@ def test_colour_factors_apply_in_order_and_values_are_clipped_once() -> None:
 
 def test_grey_has_no_saturation() -> None:
     jitter = ColorJitter(0.8)
-    drawn = jitter.draw(23, draws())
+    drawn = jitter.draw(23, seeded())
     others = drawn.clone()
     others[:, 2] = 1.0
     assert torch.equal(jitter.apply(GREYS, drawn), jitter.apply(GREYS, others))
@@ -141,7 +138,7 @@ def test_grey_has_no_saturation() -> None:
 
 
 def test_factors_are_uniform_around_1() -> None:
-    drawn = ColorJitter(0.4).draw(20_000, draws())
+    drawn = ColorJitter(0.4).draw(20_000, seeded())
     assert drawn.shape == (20_000, 3)
     assert 0.6 <= float(drawn.min()) < 0.601
     assert 1.399 < float(drawn.max()) <= 1.4
@@ -164,7 +161,7 @@ def test_cutout_blackens_exactly_the_square(side: int, row: float, column: float
 
 def test_every_pixel_is_equally_often_the_centre_of_the_square() -> None:
     white = torch.full((21_000, 1, 7, 5), 255, dtype=torch.uint8)
-    cut = Cutout(1).apply(white, Cutout(1).draw(21_000, draws())) == 0
+    cut = Cutout(1).apply(white, Cutout(1).draw(21_000, seeded())) == 0
     assert (cut.sum((1, 2, 3)) == 1).all()
     often = cut.sum((0, 1)).double()
     assert_close(often, torch.full((7, 5), 600.0).double(), rtol=0, atol=5 * math.sqrt(600))

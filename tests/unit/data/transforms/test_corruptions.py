@@ -12,17 +12,14 @@ from torch.testing import assert_close
 
 from fcnet.data.transforms.corruptions import CORRUPTIONS, SEVERITIES, blur, corrupt, rotate, translate
 from fcnet.runtime.errors import UserError
+from tests.helpers import seeded
 
 IMAGES = torch.randint(0, 256, (6, 3, 9, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 SQUARE = torch.randint(0, 256, (6, 3, 10, 10), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
 
 
-def draws(seed: int = 3) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def corrupt_images(kind: str, severity: int, images: Tensor = IMAGES) -> Tensor:
-    return corrupt(images, kind, severity, draws())
+    return corrupt(images, kind, severity, seeded(3))
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
@@ -38,7 +35,7 @@ def test_a_corruption_keeps_shape_and_dtype_and_does_not_change_its_input(kind: 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
 def test_a_corruption_depends_on_the_generator_alone(kind: str) -> None:
     assert torch.equal(corrupt_images(kind, 3), corrupt_images(kind, 3))
-    drawn = not torch.equal(corrupt_images(kind, 3), corrupt(IMAGES, kind, 3, draws(4)))
+    drawn = not torch.equal(corrupt_images(kind, 3), corrupt(IMAGES, kind, 3, seeded(4)))
     assert drawn == (kind in {"noise", "translate", "rotation"})
 
 
@@ -76,7 +73,7 @@ def test_blur_is_scipys(share: float) -> None:
     sigma = 9 * share
     reach = max(1, math.ceil(3 * sigma))
     expected = gaussian_filter(IMAGES.double().numpy(), sigma, mode="nearest", radius=reach, axes=(2, 3))
-    assert_close(blur(IMAGES, share, draws()).double(), torch.from_numpy(expected), rtol=0, atol=0.501)
+    assert_close(blur(IMAGES, share, seeded(3)).double(), torch.from_numpy(expected), rtol=0, atol=0.501)
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)
@@ -99,7 +96,7 @@ def test_contrast_moves_values_towards_the_mean_of_their_channel(severity: int) 
 def test_each_image_is_translated_in_its_own_direction_and_filled_with_black(share: float) -> None:
     row, column = torch.meshgrid(torch.arange(40.0), torch.arange(40.0), indexing="ij")
     spot = (255 * (-((row - 19.5) ** 2 + (column - 19.5) ** 2) / 18).exp()).round().to(torch.uint8)
-    moved = translate(spot.expand(200, 1, 40, 40), share, draws()).double().squeeze(1)
+    moved = translate(spot.expand(200, 1, 40, 40), share, seeded(3)).double().squeeze(1)
     sums = moved.sum((1, 2))
     down = (moved * row).sum((1, 2)) / sums - 19.5
     across = (moved * column).sum((1, 2)) / sums - 19.5
@@ -107,11 +104,11 @@ def test_each_image_is_translated_in_its_own_direction_and_filled_with_black(sha
     angles = torch.atan2(down, across)
     assert angles.sort().values.diff().max() < 0.3  # all around
     white = torch.full((200, 1, 40, 40), 255, dtype=torch.uint8)
-    assert (translate(white, 0.2, draws()) == 0).flatten(1).any(1).all()
+    assert (translate(white, 0.2, seeded(3)) == 0).flatten(1).any(1).all()
 
 
 def test_each_image_rotates_in_one_direction_or_the_other() -> None:
-    turned = rotate(SQUARE.repeat(20, 1, 1, 1), 90.0, draws())
+    turned = rotate(SQUARE.repeat(20, 1, 1, 1), 90.0, seeded(3))
     ways = [torch.equal(image, torch.rot90(SQUARE[place % 6], 1, (1, 2))) for place, image in enumerate(turned)]
     others = [torch.equal(image, torch.rot90(SQUARE[place % 6], -1, (1, 2))) for place, image in enumerate(turned)]
     assert all(one != other for one, other in zip(ways, others, strict=True))
@@ -135,5 +132,5 @@ def test_each_image_rotates_in_one_direction_or_the_other() -> None:
 )
 def test_wrong_arguments_are_an_error(images: Tensor, kind: str, severity: int, message: str) -> None:
     with pytest.raises(UserError) as error:
-        corrupt(images, kind, severity, draws())
+        corrupt(images, kind, severity, seeded(3))
     assert str(error.value) == message
