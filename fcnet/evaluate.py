@@ -1,8 +1,9 @@
-"""``python -m fcnet.evaluate``: how good a finished network is on test images."""
+"""``python -m fcnet.evaluate``: evaluates a trained model on test images."""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from fcnet.experiment.run_folder import Run
 from fcnet.metrics import class_metrics
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import write_bytes, write_text
+from fcnet.runtime.formatting import format_count, format_percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,57 +31,57 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> int:
-    """Parses the flags, evaluates, prints; returns the exit code."""
-    parser = cli.Parser("evaluate", "Evaluate a finished network on the test split of its data, or of other data.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+    """Parses the arguments, evaluates and prints tables; returns the exit code."""
+    parser = cli.Parser("evaluate", "Evaluate a trained model on the test images of its data, or on other data.")
+    parser.add_run()
     parser.add_argument(
-        "--data", type=Path, metavar="PATH", help="other data of the same classes, whose difference is said in words"
+        "--data", type=Path, metavar="PATH", help="use other data with the same classes; report the distribution shift"
     )
     parser.add_argument(
-        "--corruptions", action="store_true", help="damage the images too: noise, blur, light, place, at five strengths"
+        "--corruptions", action="store_true", help="also use corrupted images: noise, blur, brightness, …"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or another of torch's (default: auto)")
+    parser.add_device()
     flags = parser.parse_args(arguments)
     device = cli.choose_device(flags.device)
-    network = load(flags.run, device=device)
+    classifier = load(flags.run, device=device)
     run = Run(flags.run)
     if not run.started:
-        raise UserError(f"{run.path} does not say what it was trained on: {run.config.name} is missing")
+        raise UserError(f"{run.config}: no such file; it names the data that the run was trained on")
     data = load_config(run.config).data
     with cli.show_decoding() as progress:
-        test = test_data(data, network, path=flags.data, device=device, progress=progress)
-    result = evaluate(network.model, test)
-    shift = None if flags.data is None else _compute_shift(run, network, test, result)
-    for line in evaluation_table(result, network.classes):
+        test = test_data(data, classifier, path=flags.data, device=device, progress=progress)
+    result = evaluate(classifier.model, test)
+    shift = None if flags.data is None else _measure_shift(run, classifier, test, result)
+    for line in evaluation_table(result, classifier.classes):
         cli.print_status(line)
-    for line in shift.describe(network.classes) if shift else []:
+    for line in shift.describe(classifier.classes) if shift else []:
         cli.print_status(line)
-    content = _to_dict(result, network.classes, flags.data)
-    content["shift"] = shift.to_dict(network.classes) if shift else None
+    content = _to_dict(result, classifier.classes, flags.data)
+    content["shift"] = shift.to_dict(classifier.classes) if shift else None
     _write_json(run.path / "evaluation.json", content)
     if flags.corruptions:
-        _evaluate_corruptions(run, network, test, flags.data)
+        _evaluate_corruptions(run, classifier, test, flags.data)
     return 0
 
 
-def _compute_shift(run: Run, network: ImageClassifier, test: Batches, result: Evaluation) -> DatasetShift:
-    """How the images differ from the run's, as far as the run says what those were."""
+def _measure_shift(run: Run, classifier: ImageClassifier, test: Batches, result: Evaluation) -> DatasetShift:
+    """Compares the images with those of the run. Classes and accuracy are compared only if the run is finished."""
     summary = run.summary() if run.finished else {}
     counts = summary.get("class_images")
     classes = accuracy = None
     if counts is not None:
-        classes = class_shift([counts[name] for name in network.classes], list(map(sum, result.confusion)))
+        classes = class_shift([counts[name] for name in classifier.classes], list(map(sum, result.confusion)))
     if summary:
         accuracy = accuracy_shift(result.num_correct, result.count, summary["test_accuracy"], summary["test_images"])
-    return DatasetShift(classes, pixel_shift(test, network.mean, network.std), accuracy)
+    return DatasetShift(classes, pixel_shift(test, classifier.mean, classifier.std), accuracy)
 
 
-def _evaluate_corruptions(run: Run, network: ImageClassifier, test: Batches, data: Path | None) -> None:
-    """Evaluates on damaged images; prints a table, and leaves it and its figure in the run's folder."""
+def _evaluate_corruptions(run: Run, classifier: ImageClassifier, test: Batches, data: Path | None) -> None:
+    """Evaluates on corrupted images; prints a table, and writes it and a figure to the run folder."""
     from fcnet.figures.corruption import Panel, plot_corruptions  # matplotlib takes long to import
     from fcnet.figures.style import THEMES, figure_bytes, use_theme
 
-    robustness = evaluate_corrupted(network, test)
+    robustness = evaluate_corrupted(classifier, test)
     cli.print_status("")
     for line in corruption_table(robustness):
         cli.print_status(line)
@@ -88,14 +90,14 @@ def _evaluate_corruptions(run: Run, network: ImageClassifier, test: Batches, dat
         Panel(
             kind,
             example_images(test, kind, seed=robustness.seed),
-            [each.accuracy for each in (robustness.clean, *row)],
-            [each.interval for each in (robustness.clean, *row)],
+            [result.accuracy for result in (robustness.clean, *row)],
+            [result.interval for result in (robustness.clean, *row)],
         )
         for kind, row in robustness.corrupted.items()
     ]
     for theme in THEMES:
         with use_theme(theme):
-            files = figure_bytes(plot_corruptions(panels, 1.0 / len(network.classes)))
+            files = figure_bytes(plot_corruptions(panels, 1.0 / len(classifier.classes)))
         for form, content in files.items():
             file = run.path / f"corruptions-{theme.name}.{form}"
             write_bytes(file, content)
@@ -103,40 +105,35 @@ def _evaluate_corruptions(run: Run, network: ImageClassifier, test: Batches, dat
 
 
 def corruption_table(robustness: Robustness) -> list[str]:
-    """Accuracies on damaged images for a terminal: a row a kind, a column a strength."""
-    width = max(map(len, (*robustness.corrupted, "as they are")))
-    heads = "".join(f"{strength:>8}" for strength in SEVERITIES)
+    """Returns the accuracy on corrupted images as lines of text: a row for each kind, a column for each severity."""
+    width = max(map(len, (*robustness.corrupted, "accuracy at")))
+    heads = "".join(f"{severity:>8}" for severity in SEVERITIES)
     lines = [f"{'accuracy at':{width}}{heads}    mean"]
     for kind, row in robustness.corrupted.items():
-        cells = "".join(f"{each.accuracy:>8.1%}" for each in row)
-        lines.append(f"{kind:{width}}{cells}{robustness.mean(kind):>8.1%}")
+        cells = "".join(f"{format_percent(result.accuracy, 1):>8}" for result in row)
+        lines.append(f"{kind:{width}}{cells}{format_percent(robustness.mean(kind), 1):>8}")
     blank = " " * 8 * len(SEVERITIES)
-    lines.append(f"{'all':{width}}{blank}{robustness.mean_accuracy:>8.1%}")
-    lines.append(f"{'as they are':{width}}{blank}{robustness.clean.accuracy:>8.1%}")
+    lines.append(f"{'all':{width}}{blank}{format_percent(robustness.mean_accuracy, 1):>8}")
+    lines.append(f"{'clean':{width}}{blank}{format_percent(robustness.clean.accuracy, 1):>8}")
     return lines
 
 
-def _write_json(file: Path, content: dict[str, Any]) -> None:
-    write_text(file, json.dumps(content, indent=2) + "\n")
-    cli.print_status(f"written to {file}")
-
-
 def evaluation_table(result: Evaluation, classes: Sequence[str]) -> list[str]:
-    """The evaluation for a terminal: overall, by class, and who is taken for whom."""
+    """Returns an evaluation as lines of text: overall figures, figures of each class, and the confusion matrix."""
     width = max(len("class"), *map(len, classes))
+    accuracy = cli.format_accuracy(result.accuracy, result.interval)
     lines = [
-        f"accuracy {cli.format_accuracy(result.accuracy, result.interval)}, loss {result.loss:.4f}, {result.count:,} images",
+        f"accuracy {accuracy}, loss {result.loss:.4f}, {format_count(result.count, 'image')}",
         "",
-        f"{'class':{width}}  images  precision  recall     F1",
+        f"{'class':{width}}  images  precision  recall      F1",
     ]
     for name, row in zip(classes, class_metrics(result.confusion), strict=True):
-        shown = [
-            f"{'–' if value is None else format(value, '.1%'):>{size}}"
-            for value, size in ((row.precision, 9), (row.recall, 6), (row.f1, 6))
-        ]
-        lines.append(f"{name:{width}}  {row.count:6}  {shown[0]}  {shown[1]}  {shown[2]}")
+        precision, recall, f1 = (
+            "–" if value is None else format_percent(value, 1) for value in (row.precision, row.recall, row.f1)
+        )
+        lines.append(f"{name:{width}}  {row.count:6}  {precision:>9}  {recall:>6}  {f1:>6}")
     cell = max(len(str(result.count)), *(min(len(name), 6) for name in classes))
-    lines += ["", f"{'truth':{width}}  taken for"]
+    lines += ["", f"{'truth':{width}}  prediction"]
     lines.append(" " * width + "".join(f"  {name[:cell]:>{cell}}" for name in classes))
     for name, counts in zip(classes, result.confusion, strict=True):
         lines.append(f"{name:{width}}" + "".join(f"  {count:{cell}}" for count in counts))
@@ -150,10 +147,15 @@ def _to_dict(result: Evaluation, classes: Sequence[str], data: Path | None) -> d
         "images": result.count,
         "accuracy": result.accuracy,
         "interval": result.interval,
-        "loss": result.loss if result.loss * 0 == 0 else None,
+        "loss": result.loss if math.isfinite(result.loss) else None,  # JSON has no infinity
         "classes": [{"class": name, **vars(row)} for name, row in zip(classes, rows, strict=True)],
         "confusion": result.confusion,
     }
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    write_text(file, json.dumps(content, indent=2) + "\n")
+    cli.print_status(f"written to {file}")
 
 
 if __name__ == "__main__":

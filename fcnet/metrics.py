@@ -1,4 +1,4 @@
-"""Counts -> figures: accuracy, its interval, each class on its own, how far a probability is one, and who is better."""
+"""Metrics and tests on counts: accuracy and its interval, per-class metrics, calibration, and comparisons."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_NORMAL_QUANTILE_95 = 1.959963984540054
+
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """One class's row of the table; a figure is None where its denominator is 0.
+    """The metrics of one class. A metric is None where its denominator is 0.
 
     Attributes:
-        count: how many examples are of this class.
-        precision: of those called this class, the share that is.
-        recall: of those that are this class, the share called so.
-        f1: the harmonic mean of the two.
+        count: the number of examples of this class.
+        precision: the fraction of examples predicted as this class that belong to it.
+        recall: the fraction of examples of this class that are predicted as it.
+        f1: the harmonic mean of precision and recall.
     """
 
     count: int
@@ -29,12 +31,12 @@ class ClassMetrics:
 
 @dataclass(frozen=True)
 class ConfidenceBin:
-    """The examples whose largest probability lies in one part of [0, 1].
+    """The examples with a confidence, the largest predicted probability, in one bin of [0, 1].
 
     Attributes:
-        count: how many there are, at least one.
-        confidence: their mean largest probability.
-        num_correct: how many of them are of the class that it is of.
+        count: the number of examples, at least one.
+        confidence: their mean confidence.
+        num_correct: the number of correct predictions among them.
     """
 
     count: int
@@ -43,18 +45,18 @@ class ConfidenceBin:
 
     @property
     def accuracy(self) -> float:
-        """Hits as a fraction of all."""
+        """The fraction of correct predictions."""
         return self.num_correct / self.count
 
 
 def accuracy(confusion: Sequence[Sequence[int]]) -> float:
-    """The share of examples on the diagonal.
+    """Computes the fraction of examples on the diagonal.
 
     Args:
         confusion: counts, ``confusion[truth][prediction]``, (C, C).
 
     Returns:
-        A fraction, or NaN where there is no example.
+        A fraction; NaN without examples.
 
     Example:
         >>> accuracy([[8, 2], [1, 9]])
@@ -64,19 +66,46 @@ def accuracy(confusion: Sequence[Sequence[int]]) -> float:
     return sum(row[label] for label, row in enumerate(confusion)) / total if total else math.nan
 
 
-def wilson_interval(num_correct: int, count: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """The interval of all probabilities p that a score test of ``num_correct`` in ``count`` does not refuse.
+def class_metrics(confusion: Sequence[Sequence[int]]) -> list[ClassMetrics]:
+    """Computes count, precision, recall and F1 of each class.
 
-    (p̂ + z²/2n ± z √(p̂(1−p̂)/n + z²/4n²)) / (1 + z²/n) with p̂ = num_correct/n: unlike p̂ ± z·σ it stays within
-    [0, 1] and has a width at 0 and n hits.
+    Args:
+        confusion: counts, ``confusion[truth][prediction]``, (C, C).
+
+    Returns:
+        One record per class, in the order of the classes.
+
+    Example:
+        >>> class_metrics([[8, 2], [0, 0]])[0]
+        ClassMetrics(count=10, precision=1.0, recall=0.8, f1=0.8888888888888888)
+    """
+    rows = []
+    for label, row in enumerate(confusion):
+        num_correct, count, predicted = row[label], sum(row), sum(other[label] for other in confusion)
+        rows.append(
+            ClassMetrics(
+                count,
+                precision=num_correct / predicted if predicted else None,
+                recall=num_correct / count if count else None,
+                f1=2 * num_correct / (predicted + count) if predicted + count else None,
+            )
+        )
+    return rows
+
+
+def wilson_interval(num_correct: int, count: int, z: float = _NORMAL_QUANTILE_95) -> tuple[float, float]:
+    """Computes Wilson's confidence interval of a probability: all p that a score test of the counts accepts.
+
+    (p̂ + z²/2n ± z √(p̂(1−p̂)/n + z²/4n²)) / (1 + z²/n) with p̂ = num_correct/n. Unlike p̂ ± z·σ, it stays within [0, 1]
+    and has a width at 0 and n successes.
 
     Args:
         num_correct: the number of successes.
         count: the number of trials, n.
-        z: the normal quantile; the default gives 95 %.
+        z: the normal quantile; the default gives 95%.
 
     Returns:
-        Lower and upper bound as fractions; (0, 1) without a trial.
+        Lower and upper bound as fractions; (0, 1) without trials.
 
     Source:
         Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
@@ -88,31 +117,32 @@ def wilson_interval(num_correct: int, count: int, z: float = 1.959963984540054) 
     """
     if count == 0:
         return 0.0, 1.0
-    share = num_correct / count
-    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    center, scale = share + z * z / (2 * count), 1 + z * z / count
+    fraction = num_correct / count
+    spread = z * math.sqrt(fraction * (1 - fraction) / count + z * z / (4 * count * count))
+    center, scale = fraction + z * z / (2 * count), 1 + z * z / count
+    # At 0 and n successes, center and spread agree up to rounding; the bound is exact.
     low = 0.0 if num_correct == 0 else (center - spread) / scale
     high = 1.0 if num_correct == count else (center + spread) / scale
     return low, high
 
 
 def difference_interval(
-    num_correct: int, count: int, other_num_correct: int, other_count: int, z: float = 1.959963984540054
+    num_correct: int, count: int, other_num_correct: int, other_count: int, z: float = _NORMAL_QUANTILE_95
 ) -> tuple[float, float]:
-    """The interval of the difference of two independent shares, num_correct/count − other_num_correct/other_count.
+    """Computes Newcombe's confidence interval of the difference of two independent probabilities.
 
-    With the shares p, q and their Wilson intervals [l, u], [m, v]: from p − q − √((p−l)² + (v−q)²) to
-    p − q + √((u−p)² + (q−m)²). It stays within [−1, 1] and has a width where both shares are 0 or 1.
+    With the fractions p, q and their Wilson intervals [l, u], [m, v], it is from p − q − √((p−l)² + (v−q)²) to
+    p − q + √((u−p)² + (q−m)²). It stays within [−1, 1] and has a width even if both fractions are 0 or 1.
 
     Args:
-        num_correct: the number of successes, of ``count`` trials.
+        num_correct: the number of successes in ``count`` trials.
         count: at least 1.
-        other_num_correct: likewise of the other set, which shares no trial with the first.
-        other_count: at least 1.
-        z: the normal quantile; the default gives 95 %.
+        other_num_correct: the number of successes in the other, independent set.
+        other_count: the number of its trials, at least 1.
+        z: the normal quantile; the default gives 95%.
 
     Returns:
-        Lower and upper bound.
+        Lower and upper bound of num_correct/count − other_num_correct/other_count.
 
     Source:
         Newcombe, "Interval estimation for the difference between independent proportions", 1998, method 10.
@@ -131,19 +161,19 @@ def difference_interval(
 
 
 def two_proportion_test(num_correct: int, count: int, other_num_correct: int, other_count: int) -> float:
-    """How probable a difference of two shares this large is, either way, where there is none.
+    """Computes the p-value of the z-test that two independent sets have the same probability of success.
 
-    z = (p − q) / √(r (1 − r) (1/n + 1/m)) with the common share r, against the normal distribution; z² is
-    Pearson's χ² of the 2 × 2 table. It is for independent sets: two networks on the same images are paired.
+    z = (p − q) / √(r (1 − r) (1/n + 1/m)) with the pooled fraction r; z² is Pearson's χ² of the 2 × 2 table. Two models
+    on the same images are not independent; use `mcnemar_test` for them.
 
     Args:
-        num_correct: the number of successes, of ``count`` trials.
+        num_correct: the number of successes in ``count`` trials.
         count: n, at least 1.
-        other_num_correct: likewise of the other set.
-        other_count: m, at least 1.
+        other_num_correct: the number of successes in the other set.
+        other_count: m, the number of its trials, at least 1.
 
     Returns:
-        The two-sided p-value; 1 where every trial of both sets came out alike.
+        The two-sided p-value; 1 if all trials of both sets have the same outcome.
 
     Source:
         Pearson, "On the criterion that a given system of deviations…", 1900.
@@ -152,24 +182,24 @@ def two_proportion_test(num_correct: int, count: int, other_num_correct: int, ot
         >>> round(two_proportion_test(56, 70, 48, 80), 4)
         0.008
     """
-    common = (num_correct + other_num_correct) / (count + other_count)
-    variance = common * (1.0 - common) * (1.0 / count + 1.0 / other_count)
+    pooled = (num_correct + other_num_correct) / (count + other_count)
+    variance = pooled * (1.0 - pooled) * (1.0 / count + 1.0 / other_count)
     difference = num_correct / count - other_num_correct / other_count
     return math.erfc(abs(difference) / math.sqrt(2.0 * variance)) if variance else 1.0
 
 
 def homogeneity_test(counts: Sequence[int], other_counts: Sequence[int]) -> float:
-    """How probable two rows of counts differ this much in their shares where there is no difference.
+    """Computes the p-value of Pearson's test that two independent sets have the same class frequencies.
 
-    χ² = Σ (o − e)² / e over the 2 × k table of the counts o, with what is expected of common shares e, against the χ²
-    distribution of k − 1 degrees of freedom. Of two classes it is `two_proportion_test`.
+    χ² = Σ (o − e)² / e over the 2 × k table of observed counts o, with the counts e expected from pooled frequencies.
+    It has k − 1 degrees of freedom. For two classes it is `two_proportion_test`.
 
     Args:
-        counts: of each class, one at least in all.
-        other_counts: likewise of the other, independent set; classes without any in both are left out.
+        counts: the number of examples of each class, at least one in all.
+        other_counts: the same for the other set; classes without examples in both sets are left out.
 
     Returns:
-        The p-value; 1 where there is but one class.
+        The p-value; 1 if there is only one class.
 
     Source:
         Pearson, "On the criterion that a given system of deviations…", 1900.
@@ -184,100 +214,24 @@ def homogeneity_test(counts: Sequence[int], other_counts: Sequence[int]) -> floa
         (count, total * sum(pair) / sum(totals)) for pair in pairs for count, total in zip(pair, totals, strict=True)
     ]
     statistic = sum((count - expected) ** 2 / expected for count, expected in cells)
-    from scipy.special import chdtrc  # takes long to import
+    from scipy.special import chdtrc  # slow to import
 
     return float(chdtrc(len(pairs) - 1, statistic)) if len(pairs) > 1 else 1.0
 
 
-def class_metrics(confusion: Sequence[Sequence[int]]) -> list[ClassMetrics]:
-    """Count, precision, recall and F1 of each class.
-
-    Args:
-        confusion: counts, ``confusion[truth][prediction]``, (C, C).
-
-    Returns:
-        One row a class, in the order of the classes.
-
-    Example:
-        >>> class_metrics([[8, 2], [0, 0]])[0]
-        ClassMetrics(count=10, precision=1.0, recall=0.8, f1=0.8888888888888888)
-    """
-    rows = []
-    for label, row in enumerate(confusion):
-        num_correct, count, called = row[label], sum(row), sum(other[label] for other in confusion)
-        rows.append(
-            ClassMetrics(
-                count,
-                precision=num_correct / called if called else None,
-                recall=num_correct / count if count else None,
-                f1=2 * num_correct / (called + count) if called + count else None,
-            )
-        )
-    return rows
-
-
-def confidence_bins(confidences: Sequence[float], correct: Sequence[bool], num_bins: int = 15) -> list[ConfidenceBin]:
-    """Sorts examples by their largest probability into parts of [0, 1] of one width, (i/n, (i+1)/n].
-
-    Args:
-        confidences: the largest probability of each example, in [0, 1].
-        correct: whether its class is the example's.
-        num_bins: n.
-
-    Returns:
-        The parts with an example in them, rising.
-
-    Example:
-        >>> confidence_bins([0.55, 0.95, 1.0], [True, False, True], num_bins=10)
-        [ConfidenceBin(count=1, confidence=0.55, num_correct=1), ConfidenceBin(count=2, confidence=0.975, num_correct=1)]
-    """
-    members: dict[int, list[tuple[float, bool]]] = {}
-    for confidence, hit in zip(confidences, correct, strict=True):
-        place = min(max(math.ceil(confidence * num_bins) - 1, 0), num_bins - 1)
-        members.setdefault(place, []).append((confidence, hit))
-    return [
-        ConfidenceBin(len(rows), math.fsum(row[0] for row in rows) / len(rows), sum(row[1] for row in rows))
-        for _, rows in sorted(members.items())
-    ]
-
-
-def calibration_error(bins: Sequence[ConfidenceBin]) -> float:
-    """The expected calibration error: how far a probability is from a frequency.
-
-    Σ_b n_b / n times the distance of accuracy_b from confidence_b, over the parts b.
-
-    Args:
-        bins: as `confidence_bins` gives them.
-
-    Returns:
-        A fraction, 0 where every part is right as often as it is sure; NaN without an example.
-
-    Source:
-        Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural networks", 2017.
-
-    Example:
-        >>> round(calibration_error([ConfidenceBin(10, 0.9, 6), ConfidenceBin(30, 0.7, 21)]), 3)
-        0.075
-    """
-    total = sum(each.count for each in bins)
-    if not total:
-        return math.nan
-    return math.fsum(each.count * abs(each.accuracy - each.confidence) for each in bins) / total
-
-
 def mcnemar_test(only_first: int, only_second: int) -> float:
-    """The mid-p value of McNemar's exact test: whether two networks are right equally often on the same examples.
+    """Computes the mid-p-value of McNemar's exact test that two models are equally accurate on the same examples.
 
-    Of the n examples that one alone gets right, each is the first's with probability ½ if they are equally good. With
-    X ~ Binomial(n, ½) and m the smaller count, p = 2 P(X < m) + P(X = m): the exact test, in which half of what
-    was seen counts, and which so is not too careful.
+    Of n examples that exactly one model gets right, the first model's number is Binomial(n, ½) if both are equally
+    accurate. With m the smaller number, p = 2 P(X < m) + P(X = m). The exact test counts P(X = m) twice, which makes it
+    conservative.
 
     Args:
-        only_first: how many examples the first alone gets right.
-        only_second: how many the second alone gets right.
+        only_first: the number of examples that only the first model gets right.
+        only_second: the number of examples that only the second model gets right.
 
     Returns:
-        The two-sided p value; 1 where there is no such example.
+        The two-sided p-value; 1 if there are no such examples.
 
     Source:
         McNemar, "Note on the sampling error of the difference between correlated proportions or percentages", 1947;
@@ -288,7 +242,7 @@ def mcnemar_test(only_first: int, only_second: int) -> float:
         0.375
     """
     n, m = only_first + only_second, min(only_first, only_second)
-    below, term = 0, 1  # C(n, k), exact
+    below, term = 0, 1  # term = C(n, k), exact as an integer
     for k in range(m):
         below += term
         term = term * (n - k) // (k + 1)
@@ -296,12 +250,13 @@ def mcnemar_test(only_first: int, only_second: int) -> float:
 
 
 def holm_adjust(p_values: Sequence[float]) -> list[float]:
-    """p values of several tests, adjusted by Holm: below α for all, the chance of any false alarm is at most α.
+    """Adjusts the p-values of several tests by Holm's method.
 
-    In rising order the i-th of m, from 0, is multiplied by m − i, and is at least the one before it, at most 1.
+    The i-th smallest of m, from 0, is multiplied by m − i, limited to 1, and raised to at least its predecessor.
+    Rejecting below α then keeps the probability of any false rejection at most α.
 
     Args:
-        p_values: one a test.
+        p_values: one per test.
 
     Returns:
         The adjusted values, in the order of the tests.
@@ -318,3 +273,52 @@ def holm_adjust(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
         adjusted[place] = largest
     return adjusted
+
+
+def confidence_bins(confidences: Sequence[float], correct: Sequence[bool], num_bins: int = 15) -> list[ConfidenceBin]:
+    """Sorts examples by confidence into bins of equal width, (i/n, (i+1)/n].
+
+    Args:
+        confidences: the largest predicted probability of each example, in [0, 1].
+        correct: True where the prediction is correct.
+        num_bins: n.
+
+    Returns:
+        The bins that are not empty, in rising order.
+
+    Example:
+        >>> confidence_bins([0.55, 0.95, 1.0], [True, False, True], num_bins=10)[-1]
+        ConfidenceBin(count=2, confidence=0.975, num_correct=1)
+    """
+    members: dict[int, list[tuple[float, bool]]] = {}
+    for confidence, is_correct in zip(confidences, correct, strict=True):
+        place = min(max(math.ceil(confidence * num_bins) - 1, 0), num_bins - 1)
+        members.setdefault(place, []).append((confidence, is_correct))
+    return [
+        ConfidenceBin(len(rows), math.fsum(row[0] for row in rows) / len(rows), sum(row[1] for row in rows))
+        for _, rows in sorted(members.items())
+    ]
+
+
+def calibration_error(bins: Sequence[ConfidenceBin]) -> float:
+    """Computes the expected calibration error: the mean distance between confidence and accuracy.
+
+    It is Σ_b n_b / n · |accuracy_b − confidence_b| over the bins b.
+
+    Args:
+        bins: from `confidence_bins`.
+
+    Returns:
+        A fraction, 0 if accuracy equals confidence in every bin; NaN without examples.
+
+    Source:
+        Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural networks", 2017.
+
+    Example:
+        >>> round(calibration_error([ConfidenceBin(10, 0.9, 6), ConfidenceBin(30, 0.7, 21)]), 3)
+        0.075
+    """
+    total = sum(each.count for each in bins)
+    if not total:
+        return math.nan
+    return math.fsum(each.count * abs(each.accuracy - each.confidence) for each in bins) / total

@@ -1,4 +1,4 @@
-"""The functions of `fcnet.functional` as modules, with the names and arguments of `torch.nn`'s."""
+"""The functions of `fcnet.functional` as modules, with the names and arguments of `torch.nn`."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ if TYPE_CHECKING:
 
 
 class Sigmoid(nn.Module):
-    """`fcnet.functional.sigmoid`."""
+    """Applies `fcnet.functional.sigmoid`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """s(x) of each element."""
+        """Returns s(x) of each element."""
         return F.sigmoid(input)
 
 
 class LogSigmoid(nn.Module):
-    """`fcnet.functional.logsigmoid`."""
+    """Applies `fcnet.functional.logsigmoid`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """log s(x) of each element."""
+        """Returns log s(x) of each element."""
         return F.logsigmoid(input)
 
 
 class ReLU(nn.Module):
-    """`fcnet.functional.relu`."""
+    """Applies `fcnet.functional.relu`; the derivative at 0 is 1."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """max(0, x) of each element."""
+        """Returns max(0, x) of each element."""
         return F.relu(input)
 
 
 class LeakyReLU(nn.Module):
-    """`fcnet.functional.leaky_relu`.
+    """Applies `fcnet.functional.leaky_relu`.
 
     Args:
         negative_slope: the slope below 0.
@@ -49,19 +49,19 @@ class LeakyReLU(nn.Module):
         self.negative_slope = negative_slope
 
     def forward(self, input: Tensor) -> Tensor:
-        """x, or below 0 its share."""
+        """Returns x for x > 0, and ``negative_slope`` times x otherwise."""
         return F.leaky_relu(input, self.negative_slope)
 
     def extra_repr(self) -> str:
-        """The argument, as `print` shows it."""
+        """Returns the argument for `repr`."""
         return f"negative_slope={self.negative_slope}"
 
 
 class ELU(nn.Module):
-    """`fcnet.functional.elu`.
+    """Applies `fcnet.functional.elu`.
 
     Args:
-        alpha: far below 0 the value is −α.
+        alpha: α; the value tends to −α far below 0.
     """
 
     def __init__(self, alpha: float = 1.0) -> None:
@@ -69,16 +69,16 @@ class ELU(nn.Module):
         self.alpha = alpha
 
     def forward(self, input: Tensor) -> Tensor:
-        """x, or below 0 α (e^x − 1)."""
+        """Returns x for x > 0, and α (e^x − 1) otherwise."""
         return F.elu(input, self.alpha)
 
     def extra_repr(self) -> str:
-        """The argument, as `print` shows it."""
+        """Returns the argument for `repr`."""
         return f"alpha={self.alpha}"
 
 
 class GELU(nn.Module):
-    """`fcnet.functional.gelu`.
+    """Applies `fcnet.functional.gelu`.
 
     Args:
         approximate: ``"none"`` or ``"tanh"``.
@@ -89,19 +89,19 @@ class GELU(nn.Module):
         self.approximate = approximate
 
     def forward(self, input: Tensor) -> Tensor:
-        """x Φ(x) of each element."""
+        """Returns x Φ(x) of each element."""
         return F.gelu(input, self.approximate)
 
     def extra_repr(self) -> str:
-        """The argument, as `print` shows it."""
+        """Returns the argument for `repr`."""
         return f"approximate={self.approximate!r}"
 
 
 class _ClassAxisModule(nn.Module):
-    """A function along the axis of the classes.
+    """Base of functions along the class axis.
 
     Args:
-        dim: the axis.
+        dim: the class axis.
     """
 
     def __init__(self, dim: int) -> None:
@@ -109,36 +109,36 @@ class _ClassAxisModule(nn.Module):
         self.dim = dim
 
     def extra_repr(self) -> str:
-        """The axis, as `print` shows it."""
+        """Returns the axis for `repr`."""
         return f"dim={self.dim}"
 
 
 class Softmax(_ClassAxisModule):
-    """`fcnet.functional.softmax`.
+    """Applies `fcnet.functional.softmax`.
 
     Args:
-        dim: the axis of the classes.
+        dim: the class axis.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Class probabilities in the shape of the logits."""
+        """Returns class probabilities in the shape of the logits."""
         return F.softmax(input, self.dim)
 
 
 class LogSoftmax(_ClassAxisModule):
-    """`fcnet.functional.log_softmax`.
+    """Applies `fcnet.functional.log_softmax`.
 
     Args:
-        dim: the axis of the classes.
+        dim: the class axis.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Logarithms of class probabilities in the shape of the logits."""
+        """Returns logarithms of class probabilities in the shape of the logits."""
         return F.log_softmax(input, self.dim)
 
 
 class _Loss(nn.Module):
-    """A loss of a batch.
+    """Base of the losses.
 
     Args:
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
@@ -150,16 +150,16 @@ class _Loss(nn.Module):
         self.reduction = reduction
 
     def extra_repr(self) -> str:
-        """The reduction, as `print` shows it."""
+        """Returns the reduction for `repr`."""
         return f"reduction={self.reduction!r}"
 
 
 class CrossEntropyLoss(_Loss):
-    """`fcnet.functional.cross_entropy`.
+    """Computes `fcnet.functional.cross_entropy`.
 
     Args:
-        weight: a factor for each class, (C,); a buffer, so that it moves and is saved with the module.
-        ignore_index: an index that marks examples to leave out.
+        weight: a factor for each class, (C,); a buffer, so it moves and is saved with the module.
+        ignore_index: examples with this index are left out.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
         label_smoothing: ε in [0, 1].
 
@@ -186,17 +186,17 @@ class CrossEntropyLoss(_Loss):
         self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of logits and class indices or class probabilities."""
+        """Returns the loss for logits and class indices or class probabilities."""
         return F.cross_entropy(input, target, self.weight, self.ignore_index, self.reduction, self.label_smoothing)
 
 
 class BCEWithLogitsLoss(_Loss):
-    """`fcnet.functional.binary_cross_entropy_with_logits`.
+    """Computes `fcnet.functional.binary_cross_entropy_with_logits`.
 
     Args:
         weight: a factor for each loss; a buffer.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
-        pos_weight: a factor for the losses of the second class; a buffer.
+        pos_weight: a factor for the loss of the second class; a buffer.
 
     Raises:
         ValueError: ``reduction`` is unknown.
@@ -211,20 +211,20 @@ class BCEWithLogitsLoss(_Loss):
         self.register_buffer("pos_weight", pos_weight)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of logits and probabilities of the second class."""
+        """Returns the loss for logits and probabilities of the second class."""
         return F.binary_cross_entropy_with_logits(input, target, self.weight, self.reduction, self.pos_weight)
 
 
 class LogisticLoss(_Loss):
-    """`fcnet.functional.logistic_loss`."""
+    """Computes `fcnet.functional.logistic_loss`."""
 
     def forward(self, score: Tensor, target: Tensor) -> Tensor:
-        """The loss of scores and classes −1 and +1."""
+        """Returns the loss for scores and classes −1 and +1."""
         return F.logistic_loss(score, target, self.reduction)
 
 
 class HingeLoss(_Loss):
-    """`fcnet.functional.hinge_loss`.
+    """Computes `fcnet.functional.hinge_loss`.
 
     Example:
         >>> import torch
@@ -233,12 +233,12 @@ class HingeLoss(_Loss):
     """
 
     def forward(self, score: Tensor, target: Tensor) -> Tensor:
-        """The loss of scores and classes −1 and +1."""
+        """Returns the loss for scores and classes −1 and +1."""
         return F.hinge_loss(score, target, self.reduction)
 
 
 class QuadraticLoss(_Loss):
-    """`fcnet.functional.quadratic_loss`.
+    """Computes `fcnet.functional.quadratic_loss`.
 
     Example:
         >>> import torch
@@ -247,5 +247,5 @@ class QuadraticLoss(_Loss):
     """
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """The loss of predictions and targets, one a sample."""
+        """Returns the loss for predictions and targets, one per example."""
         return F.quadratic_loss(prediction, target, self.reduction)

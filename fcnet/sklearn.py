@@ -1,7 +1,7 @@
-"""The networks as scikit-learn's classifiers, for arrays, pipelines and searches.
+"""The networks as scikit-learn classifiers, for arrays, pipelines and grid searches.
 
-B examples, D features, C classes. Both standardise the features themselves, by mean and standard deviation of what
-they are fitted to.
+B examples, D features, C classes. The classifiers standardize the features themselves, by the mean and the standard
+deviation of the training set.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from fcnet.models.mlp import ActivationName, NormalizationName
+    from fcnet.models.layers import ActivationName, NormalizationName
 
     Floats = npt.NDArray[np.float64]
 
@@ -44,17 +44,17 @@ _EPSILON = float(np.finfo(np.float64).eps)
 
 
 class _BaseClassifier(ClassifierMixin, BaseEstimator):
-    """What both have in common: checked arrays, standardised features, probabilities."""
+    """Base of both classifiers: checks arrays, standardizes features and predicts probabilities."""
 
     def predict_proba(self, X: npt.ArrayLike) -> Floats:
-        """Class probabilities, (B, D) -> float64 (B, C), in the order of ``classes_``."""
+        """Computes class probabilities, (B, D) -> float64 (B, C), in the order of ``classes_``."""
         x = torch.from_numpy(self._scale(self._check_features(X)))
-        found: Floats = self.model_.predict_proba(x).numpy()
-        return found
+        probabilities: Floats = self.model_.predict_proba(x).numpy()
+        return probabilities
 
     def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
-        """The most probable class, (B, D) -> (B,)."""
-        best = self.predict_proba(X).argmax(1)
+        """Predicts the most probable class, (B, D) -> (B,)."""
+        best = self.predict_proba(X).argmax(1)  # first, because it checks that the classifier is fitted
         labels: npt.NDArray[Any] = self.classes_[best]
         return labels
 
@@ -64,7 +64,7 @@ class _BaseClassifier(ClassifierMixin, BaseEstimator):
         return x
 
     def _check_training_data(self, X: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Floats, Tensor]:
-        """Checks what is to be learnt from; x (B, D), and labels int64 (B,), places in ``classes_``."""
+        """Checks the training set and returns x (B, D) and labels int64 (B,), which are indices into ``classes_``."""
         x, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
@@ -73,15 +73,17 @@ class _BaseClassifier(ClassifierMixin, BaseEstimator):
         return x, torch.from_numpy(labels.astype(np.int64))
 
     def _fit_scaler(self, x: Floats, weight: Floats | None = None) -> Floats:
-        """Takes mean and standard deviation from x; a feature that never varies is only moved."""
-        still = np.ptp(x, axis=0) == 0.0
-        self.mean_ = np.where(still, x[0], np.average(x, axis=0, weights=weight))
+        """Computes mean and standard deviation and returns the standardized x. A constant feature becomes 0."""
+        # The computed mean of a constant feature may differ from its value in the last digit, and dividing by a
+        # variance of nearly 0 would turn that into a feature of ±1.
+        constant = np.ptp(x, axis=0) == 0.0
+        self.mean_ = np.where(constant, x[0], np.average(x, axis=0, weights=weight))
         variance = np.average((x - self.mean_) ** 2, axis=0, weights=weight)
-        self.std_ = np.where(still, 1.0, np.sqrt(variance))
+        self.std_ = np.where(constant, 1.0, np.sqrt(variance))
         return self._scale(x)
 
     def _finalize(self, model: models.MLP) -> Self:
-        """Keeps what was trained, for use alone."""
+        """Stores the trained model for inference."""
         model.zero_grad()
         self.model_ = model.double().eval().requires_grad_(requires_grad=False)
         return self
@@ -92,31 +94,31 @@ class _BaseClassifier(ClassifierMixin, BaseEstimator):
 
 
 class MLPClassifier(_BaseClassifier):
-    """A dense feedforward network, trained by AdamW with a cosine schedule on the cross-entropy.
+    """A dense feedforward network, trained on the cross-entropy by AdamW with a cosine schedule.
 
     Args:
         hidden: the widths of the hidden layers.
         activation: g of the hidden layers: identity, sigmoid, relu, leaky_relu, elu or gelu.
-        normalization: of the hidden layers: none, batch or layer.
-        dropout: the probability that a hidden unit's output is dropped in training.
-        lr: the learning rate that the schedule begins with.
+        normalization: the normalization of the hidden layers: none, batch or layer.
+        dropout: the probability of dropping a hidden unit's output during training, in [0, 1).
+        lr: the initial learning rate of the schedule.
         weight_decay: the decay of the weight matrices.
-        epochs: how often every example is seen.
-        batch_size: examples in a step.
-        label_smoothing: ε; the target is (1 − ε) · one-hot + ε / C.
-        random_state: what the first weights, the order and the dropped outputs are derived from: a number, NumPy's
-            ``RandomState``, or None for another one each time.
+        epochs: passes over the training set.
+        batch_size: examples per step.
+        label_smoothing: ε. The target is (1 − ε) · one-hot + ε / C.
+        random_state: the seed of the initial weights, the order of the examples and dropout: an integer, a NumPy
+            ``RandomState``, or None for a different seed at each fit.
 
     Attributes:
         classes_: the C labels, sorted.
-        model_: the `fcnet.MLP` behind, in float64 and in evaluation mode; it takes standardised features.
-        mean_: of each feature, (D,).
-        std_: likewise the standard deviation; 1 where a feature never varies.
+        model_: the trained `fcnet.MLP` on standardized features, in float64 and in evaluation mode.
+        mean_: the mean of each feature, (D,).
+        std_: the standard deviation of each feature, (D,); 1 for a constant feature.
         loss_curve_: the mean training loss of each epoch.
         n_features_in_: D.
 
     Raises:
-        UserError: a ValueError, from ``fit``; an argument is out of its range, or there is one class alone.
+        UserError: a ValueError, from ``fit``; an argument is out of its range, or y has a single class.
 
     Example:
         >>> from sklearn.datasets import load_iris
@@ -152,7 +154,7 @@ class MLPClassifier(_BaseClassifier):
         self.random_state = random_state
 
     def fit(self, X: npt.ArrayLike, y: npt.ArrayLike) -> Self:
-        """Trains on X (B, D), floating, and any labels y (B,)."""
+        """Trains on features X (B, D) and labels y (B,) of any type."""
         x, labels = self._check_training_data(X, y)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         model = models.MLP(
@@ -177,31 +179,33 @@ class MLPClassifier(_BaseClassifier):
 
 
 class LogisticRegression(_BaseClassifier):
-    """Logistic regression, or softmax regression with more than two classes, to its optimum.
+    """Logistic regression, or softmax regression for more than two classes, trained to its optimum.
 
-    With standardised features x and weights s of the examples it is the minimum of C Σ_i s_i ℓ_i + ½ ‖W‖², where ℓ is
-    the cross-entropy and the intercept is free, found by L-BFGS on all examples at once, in float64. That is the
-    function of scikit-learn's estimator of this name after its ``StandardScaler``, and without ``standardize`` of that
-    estimator alone.
+    It minimizes C Σ_i s_i ℓ_i + ½ ‖W‖² by L-BFGS on all examples at once, in float64. ℓ is the cross-entropy of
+    standardized features x, s the sample weights, and the intercept is not penalized. scikit-learn's estimator of this
+    name has the same objective after its ``StandardScaler``, and on raw features without ``standardize``.
 
     Args:
-        C: the inverse of the penalty's strength; infinity is none.
-        standardize: whether features are standardised before the penalty measures their weights.
-        tol: the largest entry of the mean loss's gradient at which it ends.
-        max_iter: the most iterations.
+        C: the inverse of the penalty's strength. Infinity turns the penalty off.
+        standardize: whether to standardize the features, so that the penalty does not depend on their units.
+        tol: the largest entry of the gradient of the mean objective at which the search ends.
+        max_iter: the largest number of iterations.
 
     Attributes:
         classes_: the C labels, sorted.
-        coef_: of the features as they come, (1, D) for two classes, else (C, D).
-        intercept_: (1,) or (C,).
-        n_iter_: how many iterations it took, an array of one.
-        model_: the `fcnet.LogisticRegression` behind, in float64; it takes standardised features.
-        mean_: of each feature, (D,); 0 without ``standardize``.
-        std_: likewise the standard deviation; 1 where a feature never varies, or without ``standardize``.
+        coef_: the weights of the raw features, (1, D) for two classes, else (C, D).
+        intercept_: the intercepts for the raw features, (1,) or (C,).
+        n_iter_: the number of iterations, as an array with one entry.
+        model_: the trained `fcnet.LogisticRegression` on standardized features, in float64.
+        mean_: the mean of each feature, (D,); 0 without ``standardize``.
+        std_: the standard deviation of each feature, (D,); 1 for a constant feature, or without ``standardize``.
         n_features_in_: D.
 
     Raises:
-        UserError: a ValueError, from ``fit``; an argument is out of its range, or there is one class alone.
+        UserError: a ValueError, from ``fit``; an argument is out of its range, or y has a single class.
+
+    Warns:
+        ConvergenceWarning: the search reached ``max_iter``.
 
     Source:
         The lecture's logistic regression, from maximum likelihood.
@@ -221,7 +225,7 @@ class LogisticRegression(_BaseClassifier):
         self.max_iter = max_iter
 
     def fit(self, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> Self:
-        """Trains on X (B, D), floating, and any labels y (B,), each counted by its weight (B,)."""
+        """Trains on features X (B, D), labels y (B,) of any type, and sample weights (B,)."""
         if not self.C > 0.0:
             raise UserError(f"C must be greater than 0, got {self.C}")
         x, labels = self._check_training_data(X, y)
@@ -234,8 +238,8 @@ class LogisticRegression(_BaseClassifier):
             x = self._fit_scaler(x, weight)
         else:
             self.mean_, self.std_ = np.zeros(x.shape[1]), np.ones(x.shape[1])
-        first = generator(0, "initialisation")  # of no consequence: the optimum is looked for from 0
-        model = models.LogisticRegression(x.shape[1], len(self.classes_), generator=first).double()
+        unused = generator(0, "initialisation")  # keeps torch's global generator untouched; the search starts at 0
+        model = models.LogisticRegression(x.shape[1], len(self.classes_), generator=unused).double()
         torch.nn.init.zeros_(model.dense_layers()[0].weight)
         target = torch.nn.functional.one_hot(labels, len(self.classes_)).double()
         target *= torch.from_numpy(weight / weight.mean())[:, None]
@@ -246,16 +250,16 @@ class LogisticRegression(_BaseClassifier):
         return self._finalize(model)
 
     def decision_function(self, X: npt.ArrayLike) -> Floats:
-        """The logits, (B, D) -> (B,) of the second of two classes, else (B, C)."""
+        """Computes logits, (B, D) -> (B,), those of the second of two classes, or (B, C)."""
         scores: Floats = self._check_features(X) @ self.coef_.T + self.intercept_
         return scores[:, 0] if len(self.classes_) == 2 else scores
 
     def _minimize(self, model: models.LogisticRegression, x: Tensor, target: Tensor, decay: float) -> None:
-        """Moves the parameters to where Σ_i s_i ℓ_i / Σ_i s_i + ½ λ ‖W‖² is least, by SciPy's L-BFGS."""
+        """Minimizes Σ_i s_i ℓ_i / Σ_i s_i + ½ λ ‖W‖² over the parameters by SciPy's L-BFGS."""
         weight, bias = parameters = list(model.parameters())
 
-        def risk(at: Floats) -> tuple[float, Floats]:
-            vector_to_parameters(torch.from_numpy(at.copy()), parameters)
+        def objective(point: Floats) -> tuple[float, Floats]:
+            vector_to_parameters(torch.from_numpy(point.copy()), parameters)
             loss, _ = backpropagate(model, x, target, CrossEntropy(), scale=1.0 / len(x))
             assert weight.grad is not None
             assert bias.grad is not None
@@ -263,19 +267,20 @@ class LogisticRegression(_BaseClassifier):
             grad = torch.cat([(weight.grad + decay * weight.detach()).flatten(), bias.grad])
             return (loss / len(x) + penalty).item(), grad.numpy()
 
-        found = minimize(
-            risk,
+        result = minimize(
+            objective,
             parameters_to_vector(parameters).detach().numpy(),
             method="L-BFGS-B",
             jac=True,
             options={"maxiter": self.max_iter, "gtol": self.tol, "ftol": _EPSILON, "maxls": 50},
         )
-        vector_to_parameters(torch.from_numpy(found.x), parameters)
-        self.n_iter_ = np.array([found.nit], np.int32)
-        if found.nit >= self.max_iter:
-            steepest = np.abs(found.jac).max()
+        vector_to_parameters(torch.from_numpy(result.x), parameters)
+        self.n_iter_ = np.array([result.nit], np.int32)
+        if result.nit >= self.max_iter:
+            largest = np.abs(result.jac).max()
             warnings.warn(
-                f"max_iter must be larger for a gradient of at most {self.tol:g}, got {self.max_iter}: {steepest:.1e}",
+                f"no convergence after max_iter={self.max_iter} iterations: the gradient is {largest:.1e}, tol is "
+                f"{self.tol:g}; raise max_iter or tol",
                 ConvergenceWarning,
                 stacklevel=3,
             )

@@ -1,4 +1,4 @@
-"""``python -m fcnet.train``: trains the network that a configuration file describes."""
+"""``python -m fcnet.train``: trains the network that a configuration describes."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from fcnet.report.page import ensure_report
 from fcnet.runtime import distributed, memory
 from fcnet.runtime.errors import NonFiniteError, UserError
 from fcnet.runtime.files import write_bytes, write_text
+from fcnet.runtime.formatting import format_count
 from fcnet.training.lr_finder import lr_range_test, suggest_lr
 from fcnet.training.records import EpochRecord
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> int:
-    """Parses the flags, trains, prints; returns the exit code."""
+    """Parses the arguments, trains and prints progress; returns the exit code."""
     flags = _parse_flags(arguments)
     if flags.list:
         _print_presets()
@@ -66,55 +67,42 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse_flags(arguments: list[str]) -> argparse.Namespace:
-    parser = cli.Parser("train", "Train the network that a configuration file describes.")
-    parser.add_argument(
-        "--config", metavar="FILE", help="the experiment: a TOML file, or the name of a configuration that is shipped"
-    )
-    parser.add_argument("--list", action="store_true", help="print the shipped configurations and stop")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change one setting; may be given again",
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/NAME-OF-THE-CONFIG)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or another of torch's (default: auto)")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
-    parser.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
-    parser.add_argument(
-        "--find-lr", action="store_true", help="try learning rates in a short training, draw the loss, and stop"
-    )
-    parser.add_argument(
-        "--tensorboard", action="store_true", help="also write each epoch's figures as events into the run's folder"
-    )
+    parser = cli.Parser("train", "Train the network that a configuration describes.")
+    parser.add_config()
+    parser.add_set()
+    parser.add_out("run folder (default: runs/NAME for CONFIG NAME)")
+    parser.add_device()
+    parser.add_argument("--resume", action="store_true", help="continue the run from its last checkpoint")
+    parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events to the run folder")
+    parser.add_argument("--find-lr", action="store_true", help="run a learning-rate range test instead of training")
+    parser.add_argument("--print-config", action="store_true", help="print the whole configuration and exit")
+    parser.add_argument("--list", action="store_true", help="list the presets and exit")
     flags = parser.parse_args(arguments)
     flags.config = None if flags.config is None else find_config(flags.config)
     if flags.list:
         return flags
     if flags.config is None and not (flags.resume and flags.out):
-        raise UserError("--config FILE must be given, unless --resume --out DIR goes on with a run")
+        raise UserError("--config CONFIG is required, unless --resume --out DIR continues a run")
     if flags.find_lr and flags.resume:
         raise UserError("--find-lr must be given without --resume")
     if flags.config is None and flags.set:
-        raise UserError(f"--set needs --config FILE, got --set {flags.set[0]} alone")
+        raise UserError(f"--set needs --config CONFIG, got --set {flags.set[0]} alone")
     return flags
 
 
 def _print_presets() -> None:
-    """Each shipped configuration in one line: its name, and what it is for."""
-    known = list_presets()
-    width = max(map(len, known), default=0)
-    for name, file in known.items():
+    presets = list_presets()
+    width = max(map(len, presets), default=0)
+    for name, file in presets.items():
         cli.print_status(f"{name:{width}}  {preset_summary(file)}")
 
 
 def _read_config(flags: argparse.Namespace, run: Run | None) -> Config:
-    """What was asked for; where a run is gone on with, its own, which must not differ."""
+    """Returns the configuration to train: that of the run to resume, which a given one must equal, or the given one."""
     given = load_config(flags.config, flags.set) if flags.config else None
     if run is None:
         if given is None:
-            raise UserError(f"--out must hold a run to go on with when there is no --config, got {flags.out}")
+            raise UserError(f"--out must be a run to resume if --config is not given, got {flags.out}")
         return given
     stored = load_config(run.config)
     if given is not None:
@@ -128,11 +116,12 @@ def _train(
     with cli.show_decoding() as progress:
         experiment = build(config, device, progress)
     if run is None:
-        made = str(Run.create(out, name, dump_config(config)).path) if distributed.rank() == 0 else ""
-        run = Run(Path(distributed.broadcast(made)))
+        # One rank creates the folder, whose name may get a number, and tells the others.
+        path = str(Run.create(out, name, dump_config(config)).path) if distributed.rank() == 0 else ""
+        run = Run(Path(distributed.broadcast(path)))
     cli.print_status(f"{experiment.describe()}; {run.path}")
-    for remark in experiment.notes:
-        cli.print_status(remark)
+    for note in experiment.notes:
+        cli.print_status(note)
     training = experiment.training
     with cli.defer_signals() as received_signal:
         try:
@@ -143,7 +132,7 @@ def _train(
         except Stopped:
             cli.print_status(
                 f"stopped and saved in epoch {training.epoch + 1} of {config.train.epochs}, step {training.step}; "
-                f"go on with: python -m fcnet.train --resume --out {shlex.quote(str(run.path))}"
+                f"resume with: python -m fcnet.train --resume --out {shlex.quote(str(run.path))}"
             )
             return 128 + (received_signal() or signal.SIGTERM)
         except NonFiniteError as error:
@@ -162,64 +151,61 @@ def _train(
 
 
 def _finish(run: Run, experiment: Experiment) -> int:
-    """Writes the report, then prints what the run came to."""
+    """Writes the report and prints the warnings and the result of a finished run; returns the exit code."""
     if distributed.rank() == 0:
         ensure_report(run, experiment.test)
-    for remark in run.summary()["warnings"]:
-        cli.print_status(f"note: {remark}")
+    for warning in run.summary()["warnings"]:
+        cli.print_status(f"note: {warning}")
     cli.print_status(_format_result(run))
     return 0
 
 
 def _log_events(events: Iterator[EpochRecord | None], run: Run, training: Training) -> Iterator[EpochRecord | None]:
-    """The same events, of which the first rank writes TensorBoard's, after those up to the last checkpoint."""
-    return (
-        log_to_tensorboard(events, run.path, _read_records(run)[: training.epoch])
-        if distributed.rank() == 0
-        else events
-    )
+    """Returns the same events. The first rank also writes them for TensorBoard, after those up to the checkpoint."""
+    if distributed.rank() == 0:
+        return log_to_tensorboard(events, run.path, _read_records(run)[: training.epoch])
+    return events
 
 
 def _read_records(run: Run) -> list[EpochRecord]:
-    """The epochs that a run's folder tells of."""
     return [EpochRecord(**record) for record in run.records()]
 
 
 def _find_lr(config: Config, folder: Path, device: torch.device) -> int:
-    """The learning-rate range test; what it saw and a picture of it go into the folder."""
+    """Runs the learning-rate range test; writes its losses and a plot of them to ``folder``."""
     from fcnet.figures.sheets import lr_curve  # matplotlib takes long to import
 
     experiment = build(config, device)
     torch.set_num_threads(experiment.threads)
     trials = list(lr_range_test(experiment.training))
     best, suggestion = min(trials, key=lambda trial: trial.smoothed), suggest_lr(trials)
-    picture = folder / "lr.png"
+    plot = folder / "lr.png"
     if distributed.rank() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "lr.jsonl", "".join(json.dumps(dataclasses.asdict(trial)) + "\n" for trial in trials))
-        rates, losses, smoothed = zip(*map(dataclasses.astuple, trials), strict=True)
-        write_bytes(picture, lr_curve(rates, losses, smoothed, suggestion))
+        lrs, losses, smoothed = zip(*map(dataclasses.astuple, trials), strict=True)
+        write_bytes(plot, lr_curve(lrs, losses, smoothed, suggestion))
     cli.print_status(
-        f"of {len(trials)} learning rates from {trials[0].lr:g} to {trials[-1].lr:.2g} the loss was lowest, "
-        f"{best.smoothed:.4f}, at {best.lr:.2g}; a tenth of that may serve: --set optimizer.lr={suggestion:g} "
-        f"(now {config.optimizer.lr:g}); picture: {picture}"
+        f"tried {format_count(len(trials), 'learning rate')} from {trials[0].lr:g} to {trials[-1].lr:.2g}; "
+        f"lowest loss {best.smoothed:.4f} at {best.lr:.2g}; a tenth of that is a good start: "
+        f"--set optimizer.lr={suggestion:g} (now {config.optimizer.lr:g}); plot: {plot}"
     )
     return 0
 
 
 def _describe_checkpoint(run: Run) -> str:
-    """What is left of a run that would go wrong again in the same step, however often it is gone on with."""
-    saved = "nothing was saved" if run.saved_step is None else f"the checkpoint of step {run.saved_step} stays"
-    return f"With this configuration it would come to the same again; {saved} in {run.path}"
+    """Returns the end of the message for a run that met NaN or infinity, and would meet it again if it resumed."""
+    saved = "nothing was saved" if run.saved_step is None else f"the checkpoint of step {run.saved_step} is kept"
+    return f"Resuming with this configuration would fail in the same step; {saved} in {run.path}"
 
 
 def _format_result(run: Run) -> str:
     summary = run.summary()
-    kept, epochs = summary["best_epoch"], summary["epochs"]
+    best_epoch, epochs = summary["best_epoch"], summary["epochs"]
     return (
         f"test accuracy {cli.format_accuracy(summary['test_accuracy'], summary['test_interval'])} "
-        f"on {summary['test_images']:,} images after {summary['train_seconds']:.1f} s of training"
-        + (f"; the best of {epochs} epochs, {kept}, is kept" if kept < epochs else "")
+        f"on {format_count(summary['test_images'], 'image')} after {summary['train_seconds']:.1f} s of training"
+        + (f"; weights of epoch {best_epoch} of {epochs}, the best" if best_epoch < epochs else "")
     )
 
 

@@ -1,11 +1,10 @@
-"""Times fcnet against others and against what the machine can do, in turn and in one run.
+"""Benchmarks fcnet against other libraries and against the speed limit of the machine, interleaved in one process.
 
-Without a mode it times an epoch of training: ours, the usual `DataLoader` loop, the loop over resident tensors,
-scikit-learn, skorch, Lightning, Keras, and the limit: one read of the data, the matrix products, the
-optimizer's pass. With ``--losses`` it times the cross-entropy, forward and backward, against torch's, and with a
-linear layer before it; with ``--augment`` the making of a batch, plain and with each change of the images; with
-``--store`` the making of a store of small JPEG files against Pillow alone; with ``--startup`` the
-time from the command to the first step. Others that are not installed are left out; all are, by
+By default the script times an epoch of training by fcnet, the usual `DataLoader` loop, a loop over resident tensors,
+scikit-learn, skorch, Lightning and Keras, and the limit: one read of the data, the matrix products and the pass of the
+optimizer. ``--losses`` times the cross-entropy, forward and backward, alone and behind a linear layer; ``--augment``
+times batches, plain and with each augmentation; ``--store`` times the decoding of small JPEG files into a store;
+``--startup`` times the way from the command to the first training step. Packages that are not installed are left out.
 
     pip install -e '.[peers]'
     python scripts/benchmark.py [--losses | --augment | --store | --startup] [--device cpu] [--repeats 5]
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def plot_path(name: str) -> Path:
-    """A path whose ending says how to draw."""
+    """Parses the path of a plot; the suffix selects the format."""
     path = Path(name)
     if path.suffix not in (".svg", ".png"):
         raise argparse.ArgumentTypeError(f"must end in .svg or .png, got {name}")
@@ -38,7 +37,7 @@ def plot_path(name: str) -> Path:
 
 
 def measure(flags: argparse.Namespace) -> list[Measurement]:
-    """What is asked for."""
+    """Runs the selected benchmark."""
     device = torch.device(flags.device)
     if flags.losses:
         return losses.compare(flags.repeats, device)
@@ -52,27 +51,27 @@ def measure(flags: argparse.Namespace) -> list[Measurement]:
 
 
 def main() -> int:
-    """Measures, prints tables, and writes JSON lines and a plot where asked."""
+    """Parses the flags, runs a benchmark, prints tables, and writes JSON lines and a plot."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--losses", action="store_true", help="compare the cross-entropy instead")
-    mode.add_argument("--augment", action="store_true", help="time the making of a batch instead")
-    mode.add_argument("--store", action="store_true", help="time the making of a store instead")
-    mode.add_argument("--startup", action="store_true", help="time the way to the first step instead")
+    mode.add_argument("--losses", action="store_true", help="time the cross-entropy instead")
+    mode.add_argument("--augment", action="store_true", help="time batches with augmentation instead")
+    mode.add_argument("--store", action="store_true", help="time the decoding of a store instead")
+    mode.add_argument("--startup", action="store_true", help="time the start, up to the first step, instead")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--images", type=int, default=IMAGES, help="with --store: how many")
-    parser.add_argument("--json", type=Path, help="append a line for each figure")
-    parser.add_argument("--plot", type=plot_path, help="draw the figures; .svg or .png")
+    parser.add_argument("--images", type=int, default=IMAGES, help="with --store: the number of images")
+    parser.add_argument("--json", type=Path, help="append one line per measurement")
+    parser.add_argument("--plot", type=plot_path, help="plot the measurements; .svg or .png")
     flags = parser.parse_args()
     about = machine_info(torch.device(flags.device))
     print(", ".join(f"{name} {value}" for name, value in about.items()))
     print(f"medians of {flags.repeats} interleaved repeats\n", flush=True)
-    figures = measure(flags)
+    measurements = measure(flags)
     if flags.json:
-        append_lines(figures, flags.json, about)
+        append_lines(measurements, flags.json, about)
     if flags.plot:
-        plot(figures, flags.plot)
+        plot(measurements, flags.plot)
     return 0
 
 

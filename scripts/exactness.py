@@ -1,9 +1,9 @@
-"""Prints how far values and derivatives in float32 lie from the truth, ours and torch's, in ulp.
+"""Prints the errors of values and gradients in float32, of fcnet and of torch, in units in the last place.
 
-The truth is float64: each function as one over, or the logarithm of, 1 + a sum of powers, which
-loses nothing; its derivative by autograd. A unit in the last place (ulp) of a number is the distance
-between its neighbours in float32, subnormal ones included. Every row has a label or a target, and
-the softmax and its logarithm are looked at for the label's class.
+The truth is computed in float64: each function as one over, or the logarithm of, 1 + a sum of powers, a form without
+cancellation; its gradient by autograd. A unit in the last place (ulp) of a number is the distance between its neighbors
+in float32, subnormal numbers included. Every row has a label or a target; the softmax and its logarithm are compared at
+the label's class.
 
     python scripts/exactness.py [--rows 1000000]
 """
@@ -33,12 +33,13 @@ class Case(NamedTuple):
     """A function in a regime.
 
     Attributes:
-        regime: where the arguments lie.
-        draw: rows and a generator -> float32 arguments; the first is differentiated in.
-        function: a module (ours or torch's) and the arguments -> one value a row.
+        name: the function.
+        regime: the range of its arguments, for the table.
+        draw: number of rows and a generator -> float32 arguments; the gradient is taken in the first.
+        function: a module (fcnet's or torch's) and the arguments -> one value per row.
         truth: float64 arguments -> the same values.
-        cancels: whether the derivative is a difference that may be anything small: its ulp is then that
-            of the row's largest.
+        cancels: True if the gradient is a difference, which may be arbitrarily small; its ulp is then that of the
+            row's largest element.
     """
 
     name: str
@@ -50,31 +51,31 @@ class Case(NamedTuple):
 
 
 def easy(rows: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Logits of a network that is not sure, and any label."""
+    """Draws logits of an uncertain model, and any label."""
     return 2.0 * torch.randn(rows, CLASSES, generator=draws), torch.randint(CLASSES, (rows,), generator=draws)
 
 
 def confident(rows: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The label's logit is 10 to 80 above all others."""
+    """Draws logits with the label's 10 to 80 above all others."""
     x, y = easy(rows, draws)
     margin = x.amax(1) + 10.0 + 70.0 * torch.rand(rows, generator=draws)
     return x.scatter(1, y[:, None], margin[:, None]), y
 
 
 def offset(rows: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The same beside a common offset of 4096."""
+    """Draws confident logits with a common offset of 4096."""
     x, y = confident(rows, draws)
     return x + 4096.0, y
 
 
 def wide(rows: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Logits whose size is anything from 2⁻²⁰ to 2⁶."""
+    """Draws logits of magnitudes from 2⁻²⁰ to 2⁶."""
     x, y = easy(rows, draws)
     return x * torch.exp2(-21.0 + 26.0 * torch.rand(rows, 1, generator=draws)), y
 
 
 def soft(rows: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Class probabilities as targets, from even to nearly one-hot, with zeros among them."""
+    """Draws class probabilities as targets, from uniform to nearly one-hot, some of them 0."""
     x, y = easy(rows, draws)
     sharpness = torch.exp2(4.0 * torch.rand(rows, 1, generator=draws))
     t = torch.softmax(sharpness * torch.randn(rows, CLASSES, generator=draws), 1)
@@ -83,7 +84,7 @@ def soft(rows: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def uniform_scores(low: float, high: float, *, label: bool = False) -> Draw:
-    """Scores spread evenly, and a label of 0 or 1 where asked for."""
+    """Returns a drawing function for uniform scores and, with ``label``, labels 0 and 1."""
 
     def draw(rows: int, draws: torch.Generator) -> tuple[Tensor, ...]:
         x = low + (high - low) * torch.rand(rows, generator=draws)
@@ -93,29 +94,29 @@ def uniform_scores(low: float, high: float, *, label: bool = False) -> Draw:
 
 
 def inverse_odds(x: Tensor) -> Tensor:
-    """Σ_{i≠j} e^(x_i − x_j) for every class j, which is 1 / p̂_j − 1."""
+    """Computes Σ_{i≠j} e^(x_i − x_j) = 1 / p̂_j − 1 for every class j."""
     powers = (x[:, None, :] - x[:, :, None]).exp()
     return powers.masked_fill(torch.eye(x.shape[1], dtype=torch.bool), 0.0).sum(2)
 
 
 def select_label(values: Tensor, y: Tensor) -> Tensor:
-    """Each row's value of its label's class."""
+    """Returns each row's value at its label."""
     return values.gather(1, y[:, None]).squeeze(1)
 
 
 def true_log_softmax(x: Tensor) -> Tensor:
-    """log p̂_j = −log(1 + Σ_{i≠j} e^(x_i − x_j))."""
+    """Computes log p̂_j = −log(1 + Σ_{i≠j} e^(x_i − x_j))."""
     return -inverse_odds(x).log1p()
 
 
 def cross_entropy(module: Any, x: Tensor, target: Tensor) -> Tensor:  # noqa: ANN401 - a module
-    """Every row's cost."""
+    """Computes the loss of every row."""
     losses: Tensor = module.cross_entropy(x, target, reduction="none")
     return losses
 
 
 def elementwise(name: str, **options: str) -> Callable[..., Tensor]:
-    """An activation, by its name."""
+    """Returns the activation of a name, as a function of a module and its argument."""
     return lambda module, x: getattr(module, name)(x, **options)
 
 
@@ -172,51 +173,51 @@ CASES = (
 )
 
 
-def ulps(found: Tensor, truth: Tensor, scale: Tensor) -> float:
-    """The largest distance of float32 values from float64 truth, in ulp of ``scale``."""
+def ulps(result: Tensor, truth: Tensor, scale: Tensor) -> float:
+    """Returns the largest distance of float32 values from float64 truth, in ulp of ``scale``."""
     _, exponent = torch.frexp(scale)
     ulp = torch.ldexp(torch.ones_like(truth), (exponent - 24).clamp(min=-149))
-    return float(((found.double() - truth).abs() / ulp).max())
+    return float(((result.double() - truth).abs() / ulp).max())
 
 
-def value_and_derivative(function: Callable[..., Tensor], x: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
-    """The values, and the derivative of their sum in the first argument."""
+def value_and_grad(function: Callable[..., Tensor], x: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the values, and the gradient of their sum in the first argument."""
     x = x.clone().requires_grad_()
     value = function(x, *rest)
     return value.detach(), torch.autograd.grad(value.sum(), x)[0]
 
 
 def errors(case: Case, rows: int) -> tuple[float, float, float, float]:
-    """The largest errors in ulp: value, ours and torch's; derivative, ours and torch's."""
+    """Returns the largest errors in ulp: of the value, fcnet's and torch's; of the gradient, fcnet's and torch's."""
     draws = torch.Generator().manual_seed(0)
     worst = [0.0] * 4
     for start in range(0, rows, CHUNK):
         arguments = case.draw(min(CHUNK, rows - start), draws)
         exact = [a.double() if a.is_floating_point() else a for a in arguments]
-        truth = value_and_derivative(case.truth, *exact)
+        truth = value_and_grad(case.truth, *exact)
         for place, module in enumerate((F, torch.nn.functional)):
-            found = value_and_derivative(lambda *a: case.function(module, *a), *arguments)  # noqa: B023
+            result = value_and_grad(lambda *a: case.function(module, *a), *arguments)  # noqa: B023
             for part in (0, 1):
                 at = 2 * part + place
                 scale = truth[part].abs().amax(1, keepdim=True) if case.cancels and part else truth[part]
-                worst[at] = max(worst[at], ulps(found[part], truth[part], scale))
+                worst[at] = max(worst[at], ulps(result[part], truth[part], scale))
     return worst[0], worst[1], worst[2], worst[3]
 
 
 def format_ulp(ulp: float) -> str:
-    """An error for people: from where no digit is right, a power of ten."""
+    """Formats an error: with one decimal, or as a power of ten if hardly a digit is right."""
     return f"{ulp:.1f}" if ulp < 1e4 else f"{ulp:.0e}"
 
 
 def main() -> int:
-    """Measures every case and prints a table in Markdown."""
+    """Measures every case and prints a Markdown table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=int, default=1_000_000, help="random rows a regime")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="random rows per regime")
     rows = parser.parse_args().rows
     print(
         f"torch {torch.__version__}, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}; {rows:,} rows\n"
     )
-    print("| function | regime | value: ours | torch's | derivative: ours | torch's |")
+    print("| function | regime | value: fcnet | torch | gradient: fcnet | torch |")
     print("| --- | --- | --- | --- | --- | --- |")
     for case in CASES:
         print(f"| `{case.name}` | {case.regime} | {' | '.join(map(format_ulp, errors(case, rows)))} |", flush=True)

@@ -1,12 +1,12 @@
-"""Prints what happens inside networks while they learn real images, as tables in Markdown for docs/inside.md.
+"""Measures what happens inside networks during training, as Markdown tables for docs/inside.md.
 
     python scripts/inside.py --saturation [--data PATH]   # saturated units and gradients, layer by layer
-    python scripts/inside.py --dead [--data PATH]         # units that no image moves any more
-    python scripts/inside.py --descent                    # full-batch, mini-batch and stochastic descent
+    python scripts/inside.py --dead [--data PATH]         # dead units
+    python scripts/inside.py --descent [--data PATH]      # full-batch, mini-batch and stochastic gradient descent
     python scripts/inside.py --gradients                  # backpropagation by hand against autograd
 
-The images are scikit-learn's digits, or those of a folder or archive: of its training split, half to train on and half
-kept aside, from which every accuracy is. ``--quick`` takes few of them, few passes and two seeds.
+The images are the training split of scikit-learn's digits, or of a folder or archive of images. The networks train on
+half of them; every accuracy is measured on the other half. ``--quick`` takes few images, few epochs and two seeds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.report import print_table
+from benchmarks.report import format_mean_std, print_table
 from fcnet import GradientDescent, fit
 from fcnet.data import sources
 from fcnet.data.batches import Batches, normalize, split_validation
@@ -38,24 +38,23 @@ from fcnet.runtime.seeds import generator
 from fcnet.training.backpropagation import backpropagate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
-    from fcnet.models.mlp import ActivationName
+    from fcnet.models.layers import ActivationName
 
-FEW = 300
-IMAGES = 5000
+NUM_IMAGES, NUM_IMAGES_QUICK = 5000, 300
 DEPTH, WIDTH = 8, 64
 SMALL_GRAD, ZERO_GRAD = 0.01, 0.001
 
 
 class Images(NamedTuple):
-    """Standardised images and their labels.
+    """Standardized images and their labels.
 
     Attributes:
-        x: float32 (N, D), to train on.
-        y: int64 (N,).
-        held_out_x: others, kept aside.
-        held_out_y: their labels.
+        x: float32 (N, D), the training images.
+        y: int64 (N,), the labels of the training images.
+        held_out_x: float32 (M, D), the held-out images.
+        held_out_y: int64 (M,), the labels of the held-out images.
     """
 
     x: Tensor
@@ -65,12 +64,12 @@ class Images(NamedTuple):
 
 
 class TrainingSetup(NamedTuple):
-    """How much is done.
+    """The size of an experiment.
 
     Attributes:
-        images: what is learnt.
-        seeds: one training each.
-        epochs: of each training.
+        images: the images.
+        seeds: the seeds; each setting is trained once per seed.
+        epochs: the number of epochs of each training.
     """
 
     images: Images
@@ -79,24 +78,24 @@ class TrainingSetup(NamedTuple):
 
 
 def load(path: Path | None, count: int) -> Images:
-    """Every k-th image of the training split, half of them kept aside: at most ``count`` in a half."""
+    """Loads every k-th image of the training split and holds out half of them; at most ``count`` per half."""
     store = open_store(sources.images(path) if path else sources.digits())
     mean, std = mean_and_std(store.train.moments, store.shape[1] * store.shape[2])
-    step = -(-len(store.train.labels) // (2 * count))
+    step = -(-len(store.train.labels) // (2 * count))  # not the first images, which may all be of one class
     pixels, labels = store.train.pixels[::step], store.train.labels[::step]
     x = normalize(pixels, mean, std).flatten(1)
-    train, kept = split_validation(labels, 0.5, seed=0)
-    return Images(x[train], labels[train], x[kept], labels[kept])
+    train, held_out = split_validation(labels, 0.5, seed=0)
+    return Images(x[train], labels[train], x[held_out], labels[held_out])
 
 
 def make_model(images: Images, hidden: Sequence[int], activation: ActivationName, seed: int) -> MLP:
-    """A new network for the images."""
+    """Builds a network for the images."""
     num_classes = int(images.y.max()) + 1
     return MLP(images.x.shape[1], hidden, num_classes, activation=activation, generator=generator(seed, "init"))
 
 
 def train(model: MLP, setup: TrainingSetup, seed: int, lr: float) -> bool:
-    """Mini-batches of 64 with momentum 0.9; whether all went well to the end."""
+    """Trains with batches of 64 and momentum 0.9; returns False if NaN or inf stops the training."""
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
     batches = Batches(setup.images.x, setup.images.y, batch_size=64)
     try:
@@ -104,13 +103,6 @@ def train(model: MLP, setup: TrainingSetup, seed: int, lr: float) -> bool:
     except NonFiniteError:
         return False
     return True
-
-
-def format_mean_std(values: Iterable[float], form: str) -> str:
-    """Mean and standard deviation."""
-    known = list(values)
-    deviation = statistics.stdev(known) if len(known) > 1 else 0.0
-    return f"{statistics.mean(known):{form}} ± {deviation:{form}}"
 
 
 # --- saturation -------------------------------------------------------------------------------------------------
@@ -123,12 +115,12 @@ DEEP: tuple[tuple[str, ActivationName, float], ...] = (
 
 
 class LayerStatistics(NamedTuple):
-    """One network at one time.
+    """The figures of a network before or after training.
 
     Attributes:
-        flat: for each hidden layer the share of (image, unit) with |g′(z)| < 0.01.
+        flat: the fraction of pairs (image, unit) with |g′(z)| < 0.01, for each hidden layer.
         norms: ‖∂R/∂W[l]‖ of every layer.
-        loss: of the training images.
+        loss: the mean training loss.
     """
 
     flat: list[float]
@@ -137,8 +129,8 @@ class LayerStatistics(NamedTuple):
 
 
 def measure_layers(model: MLP, images: Images) -> LayerStatistics:
-    """Over all training images at once."""
-    flat = [float((slope.abs() < SMALL_GRAD).float().mean()) for slope in activation_grads(model, images.x)]
+    """Measures a network on all training images."""
+    flat = [float((grad.abs() < SMALL_GRAD).float().mean()) for grad in activation_grads(model, images.x)]
     loss = evaluate(model, Batches(images.x, images.y)).loss
     return LayerStatistics(flat, gradient_norms(model, images.x, images.y, CrossEntropy()), loss)
 
@@ -146,37 +138,38 @@ def measure_layers(model: MLP, images: Images) -> LayerStatistics:
 def measure_before_and_after(
     setup: TrainingSetup, activation: ActivationName, factor: float, seed: int
 ) -> tuple[LayerStatistics, LayerStatistics]:
-    """A deep network with its first hidden weights multiplied by ``factor``, and what training makes of it."""
+    """Measures a deep network, with its initial hidden weights times ``factor``, before and after training."""
     model = make_model(setup.images, (WIDTH,) * DEPTH, activation, seed)
     with torch.no_grad():
         for layer in model.dense_layers()[:-1]:
             layer.weight.mul_(factor)
     before = measure_layers(model, setup.images)
     if not train(model, setup, seed, lr=0.01):
-        raise ArithmeticError(f"the training of {activation} ended in NaN or inf")
+        raise ArithmeticError(f"the training of the {activation} network ended in NaN or inf")
     return before, measure_layers(model, setup.images)
 
 
 def saturation(setup: TrainingSetup) -> None:
-    """Deep networks of sigmoids beside one of ReLUs, before and after training."""
-    seen = [[measure_before_and_after(setup, g, factor, seed) for seed in setup.seeds] for _, g, factor in DEEP]
-    columns = itertools.chain.from_iterable((f"{name}: flat", "‖∂R/∂W‖") for name, _, _ in DEEP)
-    head = ["layer", *columns]
-    for time_of, when in enumerate(("before training", "after training")):
-        print(f"{when}:\n")
-        networks = [[run[time_of] for run in runs] for runs in seen]
-        rows = [[str(number + 1), *itertools.chain.from_iterable(cells(runs, number) for runs in networks)]
-                for number in range(DEPTH + 1)]  # fmt: skip
+    """Prints the flat units and the gradients of deep sigmoid and ReLU networks, before and after training."""
+    results = [[measure_before_and_after(setup, g, factor, seed) for seed in setup.seeds] for _, g, factor in DEEP]
+    head = ["layer", *itertools.chain.from_iterable((f"{name}: flat", "‖∂R/∂W‖") for name, _, _ in DEEP)]
+    for index, time_of_measurement in enumerate(("before training", "after training")):
+        print(f"{time_of_measurement}:\n")
+        networks = [[pair[index] for pair in pairs] for pairs in results]
+        rows = [
+            [str(layer + 1), *itertools.chain.from_iterable(layer_cells(runs, layer) for runs in networks)]
+            for layer in range(DEPTH + 1)
+        ]
         losses = itertools.chain.from_iterable(
-            ("", format_mean_std((one.loss for one in runs), ".3f")) for runs in networks
+            ("", format_mean_std((run.loss for run in runs), ".3f")) for runs in networks
         )
         print_table(head, [*rows, ["loss", *losses]])
 
 
-def cells(runs: Sequence[LayerStatistics], number: int) -> tuple[str, str]:
-    """The share of flat units and the gradient of a layer, from 0; the output has no g."""
-    flat = format_mean_std((100 * one.flat[number] for one in runs), ".1f") + " %" if number < DEPTH else ""
-    return flat, format_mean_std((one.norms[number] for one in runs), ".1e")
+def layer_cells(runs: Sequence[LayerStatistics], layer: int) -> tuple[str, str]:
+    """Formats the flat units and the gradient of a layer, counted from 0; the output layer has no activation."""
+    flat = format_mean_std((100 * run.flat[layer] for run in runs), ".1f") + "%" if layer < DEPTH else ""
+    return flat, format_mean_std((run.norms[layer] for run in runs), ".1e")
 
 
 # --- dead units -------------------------------------------------------------------------------------------------
@@ -191,47 +184,47 @@ DEAD_UNIT_ACTIVATIONS: tuple[ActivationName, ...] = ("relu", "leaky_relu", "elu"
 
 
 def dead_fraction(model: MLP, images: Images) -> float:
-    """The share of hidden units with |g′(z)| < 0.001 for every training image: none moves their weights."""
-    idle = [(slope.abs() < ZERO_GRAD).all(0) for slope in activation_grads(model, images.x)]
-    return float(torch.cat(idle).float().mean())
+    """Returns the fraction of hidden units with |g′(z)| < 0.001 for every training image: no image trains them."""
+    dead_units = [(grad.abs() < ZERO_GRAD).all(0) for grad in activation_grads(model, images.x)]
+    return float(torch.cat(dead_units).float().mean())
 
 
 def dead(setup: TrainingSetup) -> None:
-    """What kills ReLU units, and what the other activations make of it."""
+    """Prints the dead units of several activations under large learning rates and low biases."""
     rows = []
-    for (harm, lr, shift), activation in itertools.product(PERTURBATIONS, DEAD_UNIT_ACTIVATIONS):
-        first, last, accuracies, lost = [], [], [], 0
+    for (perturbation, lr, shift), activation in itertools.product(PERTURBATIONS, DEAD_UNIT_ACTIVATIONS):
+        before, after, accuracies, num_failed = [], [], [], 0
         for seed in setup.seeds:
             model = make_model(setup.images, (100, 100), activation, seed)
             with torch.no_grad():
                 for layer in model.dense_layers()[:-1]:
                     if layer.bias is not None:
                         layer.bias.add_(shift)
-            first.append(100 * dead_fraction(model, setup.images))
+            before.append(100 * dead_fraction(model, setup.images))
             if train(model, setup, seed, lr):
-                last.append(100 * dead_fraction(model, setup.images))
-                seen = evaluate(model, Batches(setup.images.held_out_x, setup.images.held_out_y))
-                accuracies.append(100 * seen.accuracy)
+                after.append(100 * dead_fraction(model, setup.images))
+                result = evaluate(model, Batches(setup.images.held_out_x, setup.images.held_out_y))
+                accuracies.append(100 * result.accuracy)
             else:
-                lost += 1
-        ends = [f"{format_mean_std(values, '.1f')} %" if values else "–" for values in (last, accuracies)]
-        rows.append([harm, activation, f"{format_mean_std(first, '.1f')} %", *ends, str(lost)])
-    print_table(["harm", "g", "dead before", "dead after", "validation accuracy", "NaN or inf"], rows)
+                num_failed += 1
+        cells = [f"{format_mean_std(values, '.1f')}%" if values else "–" for values in (before, after, accuracies)]
+        rows.append([perturbation, activation, *cells, str(num_failed)])
+    print_table(["perturbation", "g", "dead before", "dead after", "validation accuracy", "NaN or inf"], rows)
 
 
 # --- descent ----------------------------------------------------------------------------------------------------
 
-PASSES = (1, 2, 5, 10, 20)
+EPOCHS_SHOWN = (1, 2, 5, 10, 20)
 LRS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 class Descent(NamedTuple):
-    """One training.
+    """The figures of one training.
 
     Attributes:
-        losses: of the training images, after each pass.
-        held_out_loss: of the images kept aside, at the end.
-        seconds: of the steps alone.
+        losses: the mean training loss after each epoch.
+        held_out_loss: the mean loss of the held-out images at the end.
+        seconds: the time of the training steps alone.
     """
 
     losses: list[float]
@@ -240,13 +233,14 @@ class Descent(NamedTuple):
 
 
 def descend(setup: TrainingSetup, batch_size: int, lr: float, seed: int) -> Descent:
-    """One hidden layer of 32 ReLUs, without momentum; NaN or inf on the way held_out_losses inf."""
+    """Trains one hidden layer of 32 ReLUs, without momentum; all figures are inf if NaN or inf stops the training."""
     images = setup.images
     model = make_model(images, (32,), "relu", seed)
     algorithm = GradientDescent(torch.optim.SGD(model.parameters(), lr=lr), epochs=setup.epochs)
-    batches, whole = Batches(images.x, images.y, batch_size=batch_size), Batches(images.x, images.y, batch_size=1024)
+    batches = Batches(images.x, images.y, batch_size=batch_size)
+    same_images = Batches(images.x, images.y, batch_size=1024)  # the training loss after the epoch, not during it
     try:
-        records = list(fit(model, batches, algorithm, validation=whole, seed=seed))
+        records = list(fit(model, batches, algorithm, validation=same_images, seed=seed))
     except NonFiniteError:
         return Descent([math.inf] * setup.epochs, math.inf, math.inf)
     held_out_loss = evaluate(model, Batches(images.held_out_x, images.held_out_y)).loss
@@ -255,27 +249,29 @@ def descend(setup: TrainingSetup, batch_size: int, lr: float, seed: int) -> Desc
 
 
 def descent(setup: TrainingSetup) -> None:
-    """One loss, three batch sizes, each with the learning rate that serves the images kept aside best."""
-    size, passes = len(setup.images.y), [number for number in PASSES if number <= setup.epochs]
-    names = {size: "full batch", 32: "mini-batch", 1: "stochastic"}
-    tried = {(batch_size, lr): [descend(setup, batch_size, lr, seed) for seed in setup.seeds]
-             for batch_size in names for lr in LRS}  # fmt: skip
-    held_out_losses = {which: statistics.mean(run.held_out_loss for run in runs) for which, runs in tried.items()}
-    print("validation loss after the last pass:\n")
-    print_table(
-        ["batch", *(f"η = {lr:g}" for lr in LRS)],
-        ([f"{name}, {batch_size:,}", *(f"{held_out_losses[batch_size, lr]:.3f}" for lr in LRS)]
-         for batch_size, name in names.items()),
-    )  # fmt: skip
+    """Prints the loss of three batch sizes, each with the learning rate of the lowest held-out loss."""
+    num_images, epochs_shown = len(setup.images.y), [epoch for epoch in EPOCHS_SHOWN if epoch <= setup.epochs]
+    names = {num_images: "full batch", 32: "mini-batch", 1: "stochastic"}
+    results = {
+        (batch_size, lr): [descend(setup, batch_size, lr, seed) for seed in setup.seeds]
+        for batch_size, lr in itertools.product(names, LRS)
+    }
+    held_out_losses = {key: statistics.mean(run.held_out_loss for run in runs) for key, runs in results.items()}
+    print("validation loss after the last epoch:\n")
+    rows = [
+        [f"{name}, {batch_size:,}", *(f"{held_out_losses[batch_size, lr]:.3f}" for lr in LRS)]
+        for batch_size, name in names.items()
+    ]
+    print_table(["batch", *(f"η = {lr:g}" for lr in LRS)], rows)
     print("training loss:\n")
     rows = []
     for batch_size, name in names.items():
-        lr = min(LRS, key=lambda rate: held_out_losses[batch_size, rate])
-        runs, steps = tried[batch_size, lr], -(-size // batch_size)
-        losses = [format_mean_std((run.losses[number - 1] for run in runs), ".3f") for number in passes]
+        best_lr = min(LRS, key=lambda lr: held_out_losses[batch_size, lr])
+        runs, steps = results[batch_size, best_lr], -(-num_images // batch_size)
+        losses = [format_mean_std((run.losses[epoch - 1] for run in runs), ".3f") for epoch in epochs_shown]
         seconds = f"{statistics.median(run.seconds for run in runs):.2f}"
-        rows.append([f"{name}, {batch_size:,}", f"{lr:g}", f"{steps:,}", *losses, seconds])
-    print_table(["batch", "η", "steps a pass", *(f"pass {number}" for number in passes), "median seconds"], rows)
+        rows.append([f"{name}, {batch_size:,}", f"{best_lr:g}", f"{steps:,}", *losses, seconds])
+    print_table(["batch", "η", "steps/epoch", *(f"epoch {epoch}" for epoch in epochs_shown), "median seconds"], rows)
 
 
 # --- backpropagation --------------------------------------------------------------------------------------------
@@ -288,19 +284,19 @@ TORCH_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": torch.nn.functional.elu,
     "gelu": torch.nn.functional.gelu,
 }
-"""g by torch; a ReLU of its own, whose slope at 0 is 1: behind a layer of idle ReLUs without a bias z is 0."""
+"""Torch's g. The ReLU has gradient 1 at 0, as fcnet's: after a dead layer without bias, z is exactly 0."""
 
 
 def gradient_error(number: int) -> float:
-    """‖g − g′‖ / ‖g′‖ in float64, with g by hand and g′ by autograd through torch's own functions.
+    """Returns ‖g − g′‖ / ‖g′‖ in float64: g by `backpropagate`, g′ by autograd through torch's own functions.
 
-    Depths and activations take turns, in 30 pairs; the rest is drawn: widths, biases or none, one output node or
-    three to ten, the batch.
+    The number selects depth and activation, 30 pairs in turn, and seeds the rest: widths, biases or none, one output
+    node or three to ten, and the batch.
     """
     draws = generator(number, "network")
 
-    def randint(least: int, most: int) -> int:
-        return int(torch.randint(least, most + 1, (), generator=draws))
+    def randint(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=draws))
 
     names = sorted(TORCH_ACTIVATIONS)
     hidden = [randint(1, 40) for _ in range(number % 5)]
@@ -328,40 +324,40 @@ def gradient_error(number: int) -> float:
 
 
 def gradients(count: int) -> None:
-    """The largest and the median error over random networks, by their depth."""
+    """Prints the median and the largest error over random networks, by depth."""
     errors = [gradient_error(number) for number in range(count)]
     rows = []
     for depth in range(5):
-        own = errors[depth::5]
-        rows.append([str(depth), str(len(own)), f"{statistics.median(own):.1e}", f"{max(own):.1e}"])
+        of_depth = errors[depth::5]
+        rows.append([str(depth), str(len(of_depth)), f"{statistics.median(of_depth):.1e}", f"{max(of_depth):.1e}"])
     print_table(["hidden layers", "networks", "median", "largest"], rows)
 
 
 def main() -> int:
-    """Prints the table that is asked for."""
+    """Parses the flags and prints the selected tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    what = parser.add_mutually_exclusive_group(required=True)
+    table = parser.add_mutually_exclusive_group(required=True)
     for name in ("saturation", "dead", "descent", "gradients"):
-        what.add_argument(f"--{name}", action="store_true")
-    parser.add_argument("--data", type=Path, help="a folder or archive of images; without, the digits")
-    parser.add_argument("--quick", action="store_true", help="few images, few passes, two seeds")
+        table.add_argument(f"--{name}", action="store_true")
+    parser.add_argument("--data", type=Path, help="a folder or archive of images (default: the digits)")
+    parser.add_argument("--quick", action="store_true", help="few images, few epochs, two seeds")
     flags = parser.parse_args()
-    since = time.perf_counter()
+    start = time.perf_counter()
     print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads", end="")
     if flags.gradients:
         print("\n")
         gradients(20 if flags.quick else 100)
         return 0
-    images = load(flags.data, FEW if flags.quick else IMAGES)
-    print(f"; {len(images.y):,} images to train on, {len(images.held_out_y):,} kept aside\n")
-    seeds, epochs = range(2 if flags.quick else 5), 2 if flags.quick else 20
+    images = load(flags.data, NUM_IMAGES_QUICK if flags.quick else NUM_IMAGES)
+    print(f"; {len(images.y):,} training images, {len(images.held_out_y):,} held out\n")
+    setup = TrainingSetup(images, range(2 if flags.quick else 5), 2 if flags.quick else 20)
     if flags.saturation:
-        saturation(TrainingSetup(images, seeds, epochs))
+        saturation(setup)
     elif flags.dead:
-        dead(TrainingSetup(images, seeds, epochs))
+        dead(setup)
     else:
-        descent(TrainingSetup(images, seeds, epochs))
-    print(f"{time.perf_counter() - since:.0f} seconds")
+        descent(setup)
+    print(f"{time.perf_counter() - start:.0f} seconds")
     return 0
 
 

@@ -1,7 +1,7 @@
-"""Prints what is learned of two classes of images: by three losses of a score, or from more and more images.
+"""Compares three losses of a score, or training sets of increasing size, on a problem with two classes.
 
-One network, w·x + b on normalised pixels, and one algorithm, L-BFGS on all training images with a decay of 0.01; what
-differs is the loss. Digits 3 and 8, or with --data airplanes and automobiles of an archive of CIFAR-10's images.
+The model is always w·x + b on normalized pixels, and the algorithm L-BFGS on the whole training set with weight decay
+0.01. The classes are the digits 3 and 8, or with --data the airplanes and automobiles of CIFAR-10.
 
     python scripts/learning.py [--samples] [--data PATH] [--quick]
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import statistics
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -17,14 +18,15 @@ from torch import Tensor
 
 import fcnet
 import fcnet.functional as F
+from benchmarks.report import format_mean_std
 from fcnet.config.schema import Config
 from fcnet.evaluation.classification import evaluate
 from fcnet.experiment.build import build
+from fcnet.runtime.formatting import format_percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from fcnet.evaluation.classification import Evaluation
     from fcnet.experiment.build import Experiment
 
 LOSSES = ("logistic", "hinge", "quadratic")
@@ -34,12 +36,12 @@ NUM_SEEDS = 5
 
 
 class Bin(NamedTuple):
-    """Test images whose s(h) lies in one fifth of [0, 1].
+    """The test images with s(h) in one fifth of [0, 1].
 
     Attributes:
-        num_images: how many.
-        mean_probability: the mean of s(h) over them.
-        observed_fraction: the share of them that is of the second class.
+        num_images: the number of images.
+        mean_probability: the mean of s(h).
+        observed_fraction: the fraction of images of the second class.
     """
 
     num_images: int
@@ -50,7 +52,7 @@ class Bin(NamedTuple):
 def make_config(
     path: str | None, *, loss: str = "logistic", held_out: float = 0.0, seed: int = 0, epochs: int
 ) -> Config:
-    """The experiment: the images, and by which loss."""
+    """Builds the configuration of one training."""
     data = (
         {"source": "digits", "classes": ("3", "8")}
         if path is None
@@ -68,7 +70,7 @@ def make_config(
 
 
 def train(config: Config) -> Experiment:
-    """The experiment, trained."""
+    """Builds an experiment and trains its model."""
     experiment = build(config, torch.device("cpu"))
     training = experiment.training
     for _ in fcnet.fit(training.model, training.batches, training.algorithm, seed=config.seed):
@@ -78,53 +80,52 @@ def train(config: Config) -> Experiment:
 
 @torch.no_grad()
 def scores_and_labels(experiment: Experiment) -> tuple[Tensor, Tensor]:
-    """h and the label of every test image, (n,) both."""
+    """Returns the score h and the label of every test image, (n,) each."""
     batches = [(experiment.training.model(batch.images), batch.labels) for batch in experiment.test]
     scores, labels = zip(*batches, strict=True)
     return torch.cat(scores), torch.cat(labels)
 
 
 def reliability_bins(scores: Tensor, labels: Tensor) -> list[Bin]:
-    """What s(h) says beside what is seen, from the lowest fifth to the highest."""
-    said = F.sigmoid(scores)
-    place = (said * BINS).long().clamp(max=BINS - 1)
-    found = []
-    for number in range(BINS):
-        inside = place == number
+    """Groups the test images by s(h), from the lowest fifth to the highest."""
+    probabilities = F.sigmoid(scores)
+    indices = (probabilities * BINS).long().clamp(max=BINS - 1)
+    bins = []
+    for index in range(BINS):
+        inside = indices == index
         count = int(inside.sum())
-        means = [values[inside].double().mean().item() if count else math.nan for values in (said, labels)]
-        found.append(Bin(count, *means))
-    return found
+        means = [values[inside].double().mean().item() if count else math.nan for values in (probabilities, labels)]
+        bins.append(Bin(count, *means))
+    return bins
 
 
-def calibration_error(found: Sequence[Bin]) -> float:
-    """The mean over all images of |said − seen| in their bins."""
-    filled = [each for each in found if each.num_images]
-    return sum(each.num_images * abs(each.mean_probability - each.observed_fraction) for each in filled) / sum(
-        each.num_images for each in filled
-    )
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """Computes the expected calibration error, the mean over all images of |probability − fraction| in their bin."""
+    filled = [each for each in bins if each.num_images]
+    total = sum(each.num_images * abs(each.mean_probability - each.observed_fraction) for each in filled)
+    return total / sum(each.num_images for each in filled)
 
 
 def loss_tables(path: str | None, epochs: int) -> Iterator[str]:
-    """The tables of the three losses, line by line."""
-    found = {}
-    yield "| loss | test error (95 % interval) | scores outside [0, 1] | largest size | mean of abs. said − seen |"
+    """Yields the lines of the tables of the three losses."""
+    bins = {}
+    yield "| loss | test error (95% interval) | scores outside [0, 1] | largest score | calibration error |"
     yield "| --- | --- | --- | --- | --- |"
     for loss in LOSSES:
         experiment = train(make_config(path, loss=loss, epochs=epochs))
         scores, labels = scores_and_labels(experiment)
-        seen, found[loss] = evaluate(experiment.training.model, experiment.test), reliability_bins(scores, labels)
-        low, high = seen.error_interval
+        result, bins[loss] = evaluate(experiment.training.model, experiment.test), reliability_bins(scores, labels)
+        low, high = result.error_interval
         outside = ((scores < 0) | (scores > 1)).double().mean().item()
         yield (
-            f"| {loss} | {seen.error:.2%} ({low:.2%} to {high:.2%}) | {outside:.1%} | {scores.abs().max():.2f} | "
-            f"{calibration_error(found[loss]):.3f} |"
+            f"| {loss} | {format_percent(result.error)} ({format_percent(low)} to {format_percent(high)}) | "
+            f"{format_percent(outside, 1)} | {scores.abs().max():.2f} | {calibration_error(bins[loss]):.3f} |"
         )
     yield ""
-    yield "| s(h) in | " + " | ".join(f"{loss}: images, said, seen" for loss in LOSSES) + " |"
+    yield "| s(h) in | " + " | ".join(f"{loss}: images, mean s(h), fraction" for loss in LOSSES) + " |"
     yield "| --- |" + " --- |" * len(LOSSES)
     for number in range(BINS):
-        row = [found[loss][number] for loss in LOSSES]
+        row = [bins[loss][number] for loss in LOSSES]
         cells = [
             f"{each.num_images:,}, {each.mean_probability:.2f}, {each.observed_fraction:.2f}"
             if each.num_images
@@ -135,7 +136,7 @@ def loss_tables(path: str | None, epochs: int) -> Iterator[str]:
 
 
 def sample_size_table(path: str | None, epochs: int, sizes: Sequence[int], num_seeds: int) -> Iterator[str]:
-    """The table of training and test risk over the number of images learned from."""
+    """Yields the lines of the table of training and test risk by the number of training images."""
     yield "| n | training risk | test risk | difference | training error | test error |"
     yield "| --- | --- | --- | --- | --- | --- |"
     available = build(make_config(path, epochs=epochs), torch.device("cpu")).training.batches.num_images
@@ -147,36 +148,25 @@ def sample_size_table(path: str | None, epochs: int, sizes: Sequence[int], num_s
             training = experiment.training
             counts.append(training.batches.num_images)
             pairs.append([evaluate(training.model, images) for images in (training.batches, experiment.test)])
-        risks = [format_mean_std([pair[k].loss for pair in pairs]) for k in (0, 1)]
-        difference = format_mean_std([test.loss - train.loss for train, test in pairs])
-        yield (
-            f"| {counts[0]:,} | {risks[0]} | {risks[1]} | {difference} | "
-            f"{mean_error([pair[0] for pair in pairs])} | {mean_error([pair[1] for pair in pairs])} |"
-        )
-
-
-def format_mean_std(values: Sequence[float]) -> str:
-    """Mean and standard deviation; the mean alone of one value."""
-    numbers = torch.tensor(values, dtype=torch.float64)
-    return f"{numbers.mean():.3f}" + (f" ± {numbers.std():.3f}" if len(values) > 1 else "")
-
-
-def mean_error(seen: Sequence[Evaluation]) -> str:
-    """The mean misclassification rate."""
-    return f"{sum(each.error for each in seen) / len(seen):.1%}"
+        risks = [format_mean_std((pair[k].loss for pair in pairs), ".3f") for k in (0, 1)]
+        difference = format_mean_std((test.loss - train.loss for train, test in pairs), ".3f")
+        errors = [format_percent(statistics.fmean(pair[k].error for pair in pairs), 1) for k in (0, 1)]
+        yield f"| {counts[0]:,} | {risks[0]} | {risks[1]} | {difference} | {errors[0]} | {errors[1]} |"
 
 
 def main() -> None:
     """Parses the flags and prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--samples", action="store_true", help="training and test risk over the number of images")
-    parser.add_argument("--data", metavar="PATH", help="CIFAR-10's images in a tar archive; else scikit-learn's digits")
+    parser.add_argument(
+        "--samples", action="store_true", help="training and test risk by the number of training images"
+    )
+    parser.add_argument("--data", metavar="PATH", help="a folder or archive of CIFAR-10's images (default: the digits)")
     parser.add_argument("--quick", action="store_true", help="few steps, and few sizes and seeds")
     flags = parser.parse_args()
     epochs, sizes = 20 if flags.quick else 200, SIZES[flags.data is not None]
     if flags.samples:
-        few = flags.quick
-        lines = sample_size_table(flags.data, epochs, sizes[:: 4 if few else 1], 2 if few else NUM_SEEDS)
+        step, num_seeds = (4, 2) if flags.quick else (1, NUM_SEEDS)
+        lines = sample_size_table(flags.data, epochs, sizes[::step], num_seeds)
     else:
         lines = loss_tables(flags.data, epochs)
     for line in lines:

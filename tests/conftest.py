@@ -29,6 +29,17 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """Fails a test file that cannot be imported.
+
+    ``--doctest-ignore-import-errors`` is for modules of the package whose optional dependencies are missing, but skips
+    test files too.
+    """
+    if report.skipped and report.nodeid.startswith("tests/") and "unable to import module" in str(report.longrepr):
+        report.outcome = "failed"
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     """Seeds torch, so that a test draws the same numbers whichever test ran before it."""

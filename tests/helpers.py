@@ -26,6 +26,8 @@ from torch import Tensor
 
 import fcnet
 from fcnet import cli
+from fcnet.data.sources import image_folder, images, synthetic
+from fcnet.data.store.store import open_store
 from fcnet.data.transforms.whitening import Whitening
 from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.experiment.runner import Stopped, run_experiment
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from fcnet.data.store.store import Store
     from fcnet.experiment.build import Experiment
     from fcnet.experiment.run_folder import Run
     from fcnet.training.records import EpochRecord
@@ -49,7 +52,7 @@ RUN_FILES = {
     *("config.toml", "metrics.jsonl", "diagnostics.jsonl", "summary.json", "model.safetensors", "model.json"),
     *("predictions.safetensors", "predictions.json", "report.html"),
 }
-TIMINGS = {"seconds", "images_per_second", "train_seconds", "roofline_images_per_second"}
+TIMINGS = {"seconds", "images_per_second", "train_seconds"}
 
 
 # --- commands ---------------------------------------------------------------------------------------------------
@@ -358,3 +361,29 @@ def assert_identical(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -
     for name, tensor in ours.items():
         assert tensor.dtype == theirs[name].dtype, name
         assert torch.equal(tensor, theirs[name]), name
+
+
+# --- stores -----------------------------------------------------------------------------------------------------
+
+
+class InterruptedBuildError(BaseException):
+    """Interrupts a build as a signal does, without being an `Exception`."""
+
+
+def make_store(cache: Path, size: int = 20) -> Store:
+    """Builds a store of synthetic images: ``size`` for training and 10 for testing."""
+    return open_store(synthetic((1, 4, 4), size, 10, num_classes=2), cache)
+
+
+def leave_unfinished_store(cache: Path, folder: Path) -> None:
+    """Makes a folder of four images, and leaves an unfinished store with two of them."""
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "1.pgm").write_bytes(b"P5 1 1 255 \x07")
+
+    def progress(done: int, total: int) -> None:
+        if done == 2:
+            raise InterruptedBuildError
+
+    with mock.patch.object(image_folder, "DECODE_BATCH_BYTES", 1), pytest.raises(InterruptedBuildError):
+        open_store(images(folder), cache, progress)

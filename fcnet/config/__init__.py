@@ -1,1 +1,1 @@
-"""The typed configuration, its TOML files, and the presets that come with the package."""
+"""Configurations: their schema, their TOML files and the presets."""

@@ -1,4 +1,4 @@
-"""The configurations that come with the package: found by name, each with what it is for."""
+"""Presets: the configurations that come with the package, found by name."""
 
 from __future__ import annotations
 
@@ -11,28 +11,27 @@ from fcnet.runtime.errors import UserError
 
 
 def list_presets() -> dict[str, Path]:
-    """The shipped configurations by name, in order.
-
-    An installed package holds them; a checkout has them beside it.
+    """Returns the file of each preset by name, sorted.
 
     Example:
         >>> list_presets()["digits"].name
         'digits.toml'
     """
+    # The folder lies in an installed package, but beside the package in a checkout.
     package = Path(str(resources.files("fcnet")))
     folder = next((folder for folder in (package, package.parent) if (folder / "configs").is_dir()), package)
     return {file.stem: file for file in sorted((folder / "configs").glob("*.toml"))}
 
 
 def preset_summary(file: Path) -> str:
-    """The first sentence of a configuration's opening comment.
+    """Returns the first sentence of a configuration's opening comment, or an empty string.
 
     Args:
-        file: a configuration file in UTF-8.
+        file: configuration file in UTF-8.
 
     Example:
-        >>> preset_summary(list_presets()["digits"]).split(" with")[0]
-        'Trains a network'
+        >>> preset_summary(list_presets()["digits"]).split(" on")[0]
+        'Trains two hidden layers'
     """
     opening = re.match(r"(?:#.*\n?)*", file.read_text(encoding="utf-8"))
     comment = " ".join(line.lstrip("# ") for line in opening[0].splitlines()) if opening else ""
@@ -40,24 +39,24 @@ def preset_summary(file: Path) -> str:
 
 
 def find_config(name: str, flag: str = "--config") -> Path:
-    """The configuration file that a flag names: a path that is there, else a shipped configuration.
+    """Returns the configuration file that an argument names: an existing path, or else a preset.
 
     Args:
-        name: a path, or the name of a shipped configuration.
-        flag: what errors call it.
+        name: path of a file, or name of a preset.
+        flag: name of the argument, for the error.
 
     Raises:
-        UserError: it is neither; the nearest name is said, and all there are.
+        UserError: it is neither; the message lists the presets and suggests the nearest name.
 
     Example:
         >>> find_config("digits") == list_presets()["digits"]
         True
     """
-    known = list_presets()
+    presets = list_presets()
     if Path(name).exists():
         return Path(name)
-    if name in known:
-        return known[name]
-    close = difflib.get_close_matches(Path(name).stem, known, n=1)
+    if name in presets:
+        return presets[name]
+    close = difflib.get_close_matches(Path(name).stem, presets, n=1)
     nearest = f"; the nearest is {close[0]}" if close else ""
-    raise UserError(f"{flag} must be a file or one of {', '.join(known)}, got {name}{nearest}")
+    raise UserError(f"{flag} must be a file or one of {', '.join(presets)}, got {name}{nearest}")

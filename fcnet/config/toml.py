@@ -1,4 +1,7 @@
-"""Configurations as TOML files: reading one, with what is set on top, and each mistake in it in one line."""
+"""Configurations as TOML files: reading, overriding, writing, and one line for each error.
+
+A tree is the nested dictionary that TOML gives. Errors name the place of a key: ``FILE:LINE``, or the flag that set it.
+"""
 
 from __future__ import annotations
 
@@ -11,31 +14,31 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 from pydantic import ValidationError
 
-from fcnet.config.schema import PLAIN_TEXT_RULE, Config, is_plain_text
+from fcnet.config.schema import Config
+from fcnet.config.values import PLAIN_TEXT_RULE, is_plain_text, shorten_value
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_MAX_VALUE_LENGTH = 300
-
 
 def load_config(
     path: Path, overrides: Sequence[str] = (), *, flag: str = "--config", flag_overrides: Sequence[tuple[str, str]] = ()
 ) -> Config:
-    """Reads a configuration file, then what is set on top of it.
+    """Reads a configuration file and applies overrides to it.
 
     Args:
-        path: a TOML file.
-        overrides: ``section.key=value`` each, the value read as TOML; a bare word is a string.
-        flag: what named the file, for the message.
-        flag_overrides: what is set after that, each with the flag that said so.
+        path: TOML file.
+        overrides: values of ``--set``: ``section.key=value`` each, the value in TOML or a bare word for a string.
+        flag: name of the argument that gave ``path``, for errors.
+        flag_overrides: further overrides, applied last, each with the name of its flag.
 
     Returns:
         The configuration, with ``data.path`` made absolute.
 
     Raises:
-        UserError: all mistakes, one line each: the key, where it stands, the rule, the value.
+        UserError: the file or an override has errors. The message has one line for each: the key, its place, the rule
+            and the value.
 
     Example:
         >>> from fcnet.config.presets import find_config
@@ -45,36 +48,37 @@ def load_config(
         >>> load_config(find_config("digits"), ["train.epoch=3", "seed=-1"])
         Traceback (most recent call last):
             ...
-        UserError: seed (--set seed=-1) must be at least 0, got -1
+        fcnet.UserError: seed (--set seed=-1) must be at least 0, got -1
         train.epoch (--set train.epoch=3) is not a known key; the nearest is train.epochs
     """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{flag} must name a file that can be read, got {path}: {error.strerror}") from None
+        raise UserError(f"{flag} must be a file that can be read, got {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} must be UTF-8 text") from None
     changes = [*(("--set", override) for override in overrides), *flag_overrides]
     try:
         tree = parse_toml(text)
     except ValueError as error:
-        unset = [mistake for change in changes if (mistake := _apply_override({}, {}, *change))]
-        raise UserError("\n".join([f"{path} must be TOML: {error}", *unset])) from None
-    key_locations = {key: f"{path}:{line}" for key, line in _key_lines(text)}
-    errors = [mistake for change in changes if (mistake := _apply_override(tree, key_locations, *change))]
+        # The overrides have no tree to change, but their own errors are reported along with the file's.
+        errors = [message for change in changes if (message := _apply_override({}, {}, *change))]
+        raise UserError("\n".join([f"{path} must be TOML: {error}", *errors])) from None
+    places = {key: f"{path}:{line}" for key, line in _key_lines(text)}
+    errors = [message for change in changes if (message := _apply_override(tree, places, *change))]
     config = None
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
         for details in error.errors(include_url=False):
-            errors += _error_lines(details, key_locations, str(path))
+            errors += _error_lines(details, places, str(path))
     if errors or config is None:
         raise UserError("\n".join(errors))
-    return _with_absolute_path(config, key_locations, str(path))
+    return _with_absolute_path(config, places, str(path))
 
 
 def dump_config(config: Config) -> str:
-    """The whole configuration as TOML; `load_config` takes it back.
+    """Returns the whole configuration as TOML, which `load_config` reads back.
 
     Example:
         >>> dump_config(Config()).splitlines()[:4]
@@ -84,36 +88,33 @@ def dump_config(config: Config) -> str:
 
 
 def check_agreement(given: Config, stored: Config, given_path: Path, stored_path: Path) -> None:
-    """Refuses a configuration that differs from the one a run was begun with, naming each key."""
-    ours, theirs = dict(flatten_config(given.model_dump())), dict(flatten_config(stored.model_dump()))
-    lines = [
-        f"{key} ({given_path}) must be {theirs[key]!r} as in {stored_path}, got {ours[key]!r}"
-        for key in ours
-        if ours[key] != theirs[key]
+    """Checks that a given configuration equals the stored one of a run.
+
+    Args:
+        given: configuration that was given.
+        stored: configuration that the run was started with.
+        given_path: file of the one, for the error.
+        stored_path: file of the other.
+
+    Raises:
+        UserError: they differ; the message has one line for each key.
+    """
+    given_values, stored_values = (dict(flatten_config(config.model_dump())) for config in (given, stored))
+    errors = [
+        f"{key} ({given_path}) must be {shorten_value(stored_values[key])} as in {stored_path}, "
+        f"got {shorten_value(value)}"
+        for key, value in given_values.items()
+        if value != stored_values[key]
     ]
-    if lines:
-        raise UserError("\n".join(lines))
-
-
-def _with_absolute_path(config: Config, key_locations: dict[str, str], file: str) -> Config:
-    path = config.data.path
-    if not path:
-        return config
-    place = _find_location(["data", "path"], key_locations, file)
-    try:
-        absolute = str(Path(path).expanduser().absolute())
-    except RuntimeError:
-        raise UserError(f"data.path ({place}) must be in a home that is known, got {_format_value(path)}") from None
-    if not is_plain_text(absolute):
-        raise UserError(f"data.path ({place}) must be {PLAIN_TEXT_RULE}, got {_format_value(absolute)}")
-    return config.model_copy(update={"data": config.data.model_copy(update={"path": absolute})})
+    if errors:
+        raise UserError("\n".join(errors))
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Reads TOML.
+    """Parses TOML.
 
     Raises:
-        ValueError: it is none, or Python cannot hold it.
+        ValueError: the text is not TOML, or Python cannot represent it.
 
     Example:
         >>> parse_toml("value = [1e-4, 1e-3]")
@@ -122,11 +123,11 @@ def parse_toml(text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise ValueError("it must be nested less deeply") from None
+        raise ValueError("nested too deeply") from None
 
 
 def flatten_config(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Every setting of a configuration's tree under its dotted key.
+    """Yields every value of a tree with its dotted key.
 
     Example:
         >>> list(flatten_config({"seed": 0, "train": {"epochs": 3}}))
@@ -139,11 +140,26 @@ def flatten_config(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield prefix + key, value
 
 
-def _apply_override(tree: dict[str, Any], key_locations: dict[str, str], flag: str, override: str) -> str | None:
-    """Puts one ``--set``, or what another flag sets, into the tree; returns the mistake where it cannot."""
+def _with_absolute_path(config: Config, places: dict[str, str], file: str) -> Config:
+    path = config.data.path
+    if not path:
+        return config
+    place = _find_place(["data", "path"], places, file)
+    try:
+        absolute = str(Path(path).expanduser().absolute())
+    except RuntimeError:
+        rule = "must begin with the home folder of a known user"
+        raise UserError(f"data.path ({place}) {rule}, got {shorten_value(path)}") from None
+    if not is_plain_text(absolute):
+        raise UserError(f"data.path ({place}) must be {PLAIN_TEXT_RULE}, got {shorten_value(absolute)}")
+    return config.model_copy(update={"data": config.data.model_copy(update={"path": absolute})})
+
+
+def _apply_override(tree: dict[str, Any], places: dict[str, str], flag: str, override: str) -> str | None:
+    """Applies one ``section.key=value`` to the tree; returns an error message if that fails."""
     place = f"{flag} {override}"
     if not is_plain_text(override):
-        return f"{flag} must be {PLAIN_TEXT_RULE}, got {_format_value(override)}"
+        return f"{flag} must be {PLAIN_TEXT_RULE}, got {shorten_value(override)}"
     key, equals, text = override.partition("=")
     key = key.strip()
     parts = key.split(".")
@@ -152,23 +168,24 @@ def _apply_override(tree: dict[str, Any], key_locations: dict[str, str], flag: s
     try:
         value = parse_toml(f"value = {text}")["value"]
     except ValueError:
+        # A bare word is a string. Text with quotes, brackets or commas is TOML with a typing error.
         if not re.fullmatch(r"[^\s\"'\[\]{}=,#][^\"'\[\]{}=,\n]*", text):
-            return f"{place}: the value must be TOML, got {_format_value(text)}"
+            return f"{place}: the value must be TOML, got {text or 'nothing'}"
         value = text
     section: Any = tree
     for depth, part in enumerate(parts[:-1]):
         section = section.setdefault(part, {})
         if not isinstance(section, dict):
-            return f"{place}: {'.'.join(parts[: depth + 1])} must be a section, got {_format_value(section)}"
+            return f"{place}: {'.'.join(parts[: depth + 1])} must be a section, got {shorten_value(section)}"
     section[parts[-1]] = value
-    for known in [known for known in key_locations if known.startswith(f"{key}.")]:
-        del key_locations[known]
-    key_locations[key] = place
+    for replaced in [known for known in places if known.startswith(f"{key}.")]:
+        del places[replaced]
+    places[key] = place
     return None
 
 
 def _key_lines(text: str) -> Iterator[tuple[str, int]]:
-    """Dotted keys and the lines they are set in, for sections that are flat."""
+    """Yields the dotted keys of a file and their lines. Sections must be flat: tomllib reports no lines itself."""
     section = ""
     for number, line in enumerate(text.split("\n"), start=1):
         if header := re.match(r"\s*\[\[?([^\[\]]+)\]", line):
@@ -179,43 +196,38 @@ def _key_lines(text: str) -> Iterator[tuple[str, int]]:
 
 
 def _strip_key(key: str) -> str:
-    """A dotted key without its quotes and the space around its parts."""
+    """Removes the quotes of a dotted key and the space around its parts."""
     return re.sub(r"[\s\"']", "", key)
 
 
-def _error_lines(details: Any, key_locations: dict[str, str], file: str) -> Iterator[str]:  # noqa: ANN401 - pydantic's dictionary
-    """A line for each mistake that one of pydantic's errors stands for: several of the rules between fields."""
+def _error_lines(details: Any, places: dict[str, str], file: str) -> Iterator[str]:  # noqa: ANN401 - pydantic's dictionary
+    """Yields the lines for one error of pydantic, which stands for several where rules between fields are broken."""
     location = [str(part) for part in details["loc"]]
     if details["type"] == "value_error":
-        for mistake in str(details["ctx"]["error"]).split("\n"):
-            field, rule, value = mistake.split("|", 2)
-            yield f"{'.'.join([*location, field])} ({_find_location([*location, field], key_locations, file)}) {rule}, got {value}"
+        for line in str(details["ctx"]["error"]).split("\n"):
+            field, rule, value = line.split("|", 2)
+            where = [*location, field]
+            yield f"{'.'.join(where)} ({_find_place(where, places, file)}) {rule}, got {value}"
         return
-    key, place = ".".join(location), _find_location(location, key_locations, file)
+    if details["type"] == "missing":  # a value that a list of fixed length lacks: the list is at fault
+        location = location[:-1]
+    key, place = ".".join(location), _find_place(location, places, file)
     if details["type"] == "extra_forbidden":
-        yield f"{key if key.isprintable() and key else _format_value(key)} ({place}) is not a known key{_suggest_key(key)}"
+        shown = key if key.isprintable() and key else shorten_value(key)
+        yield f"{shown} ({place}) is not a known key{_suggest_key(key)}"
     else:
-        yield f"{key} ({place}) {_describe_rule(details)}, got {_format_value(details['input'])}"
+        yield f"{key} ({place}) {_describe_rule(details)}, got {shorten_value(details['input'])}"
 
 
-def _format_value(value: object) -> str:
-    """A value in one line of bounded length."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python writes no more than some thousand digits
-        return "a number of too many digits"
-    return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[:_MAX_VALUE_LENGTH]}…"
-
-
-def _find_location(location: list[str], key_locations: dict[str, str], file: str) -> str:
-    """Where a key is set, else the first key inside it, else the nearest section around it."""
+def _find_place(location: list[str], places: dict[str, str], file: str) -> str:
+    """Returns the place of a key, or else of the first key inside it, or else of the nearest section around it."""
     around = [".".join(location[:length]) for length in range(len(location), 0, -1)]
-    inside = [known for known in key_locations if known.startswith(f"{around[0]}.")]
-    return next((key_locations[known] for known in [around[0], *inside, *around] if known in key_locations), file)
+    inside = [known for known in places if known.startswith(f"{around[0]}.")]
+    return next((places[known] for known in [around[0], *inside, *around] if known in places), file)
 
 
 def _suggest_key(key: str) -> str:
-    """The known key that the reader may have meant, or those there are."""
+    """Returns the end of an unknown key's error: the nearest known key, or the known keys of its section."""
     section, _, name = key.rpartition(".")
     tree: Any = Config().model_dump()
     sections = {part: list(keys) for part, keys in tree.items() if isinstance(keys, dict)}
@@ -227,28 +239,30 @@ def _suggest_key(key: str) -> str:
         return f"; the nearest is {elsewhere[0]}"
     if close := difflib.get_close_matches(name, sections.get(section, []), n=1):
         return f"; the nearest is {'.'.join(filter(None, [section, *close]))}"
-    return f"; known are {', '.join(sections[section])}" if section in sections else ""
+    return f"; known keys are {', '.join(sections[section])}" if section in sections else ""
 
 
 def _describe_rule(details: Any) -> str:  # noqa: ANN401 - pydantic's dictionary
-    """What a field must be, in our words."""
+    """Returns the rule of a field that pydantic found broken."""
     context = details.get("ctx", {})
     if details["type"] == "literal_error":
-        return f"must be one of {context['expected'].replace(' or ', ', ')}"
+        choices = context["expected"].replace(" or ", ", ").replace("'", '"')
+        return f"must be one of {choices}"
+    if details["type"] == "missing":
+        return f"must have at least {details['loc'][-1] + 1} values"
     rules = {
         "greater_than": "must be greater than {gt}",
         "greater_than_equal": "must be at least {ge}",
         "less_than": "must be less than {lt}",
         "less_than_equal": "must be at most {le}",
         "finite_number": "must be finite",
-        "int_type": "must be a whole number",
+        "int_type": "must be an integer",
         "float_type": "must be a number",
         "bool_type": "must be true or false",
         "string_type": "must be a string",
         "tuple_type": "must be a list",
         "model_type": "must be a section",
-        "too_long": "must have no more than {max_length} values",
-        "missing": "must have one value more",
+        "too_long": "must have at most {max_length} values",
     }
     template = rules.get(details["type"])
     return template.format(**context) if template else details["msg"].lower()

@@ -1,7 +1,7 @@
-"""What a finished training's figures say of it, in words: what went wrong, by what sign, and what to try.
+"""Turns the figures of a training and of its layers into warnings: what went wrong, and what to try.
 
-C classes. All are pure functions of figures; none that judges a training says anything of one of fewer than 50 steps,
-or of fewer than five images of a class.
+Each function takes plain figures and returns a list of lines ``problem; remedy``, which is empty if nothing is wrong.
+The lines become the ``warnings`` of ``summary.json``, of ``diagnostics.jsonl``, and of `fcnet.diagnostics.diagnose`.
 """
 
 from __future__ import annotations
@@ -9,192 +9,298 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from fcnet.runtime.formatting import format_percent
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     Records = Sequence[Mapping[str, Any]]
+    Layers = Sequence[Mapping[str, Any]]
 
+# Below these counts a loss curve or a confusion matrix is mostly noise.
 _MIN_STEPS = 50
-_MIN_IMAGES = 5
-_FLAT = 0.02
+_MIN_IMAGES_PER_CLASS = 5
+# Changes of the loss, as fractions of the loss of guessing by class frequency.
+_NO_CHANGE = 0.02
 _INCREASE = 0.1
 _ACCURACY_GAP = 0.2
-_VALIDATION_INCREASE = 0.05
+_VALIDATION_LOSS_INCREASE = 0.05  # relative to the lowest validation loss
+# One threshold for dead and saturated units. A healthy layer has next to none of them (docs/inside.md), so 30% is never
+# normal, and it leaves time to act; by 50% a training has usually been lost for many epochs.
+_IDLE_FRACTION = 0.3
+# Borders and backgrounds make up to half of ordinary images (of the digits, for example).
+_CONSTANT_INPUT_FRACTION = 0.5
+_VANISHING_GRADIENT, _EXPLODING_GRADIENT = 1e-3, 1e3
+# In a narrow layer a rank of one or two is normal.
+_LOW_RANK_FRACTION, _MIN_RANK_WIDTH = 0.05, 32
+_MAX_NAMED_CLASSES = 5
 
 
 def class_frequency_loss(counts: Sequence[int], label_smoothing: float = 0.0) -> float:
-    """−Σ q log q: the least mean cross-entropy of a network that says the same of every image.
+    """Computes −Σ q log q, the lowest mean cross-entropy of a model that ignores its input.
 
-    q is the classes' frequency, and where labels are smoothed (1 − ε) · frequency + ε / C.
+    q is the frequency of each of the C classes; with label smoothing, (1 − ε) · frequency + ε / C.
 
     Args:
-        counts: how many images each class has.
-        label_smoothing: ε.
+        counts: the number of images of each class.
+        label_smoothing: ε, from 0 to 1.
 
     Example:
         >>> class_frequency_loss([50, 50]) == math.log(2)
         True
     """
     total = sum(counts)
-    shares = ((1.0 - label_smoothing) * count / total + label_smoothing / len(counts) for count in counts)
-    return -sum(share * math.log(share) for share in shares if share)
+    targets = ((1.0 - label_smoothing) * count / total + label_smoothing / len(counts) for count in counts)
+    return -sum(target * math.log(target) for target in targets if target)
 
 
 def loss_advice(records: Records, baseline: float, lr: float) -> list[str]:
-    """Whether the training loss moved as it should.
+    """Checks that the training loss fell, and stayed low.
 
     Args:
-        records: of the epochs, as a run folder holds them.
-        baseline: as `class_frequency_loss` gives it.
-        lr: the learning rate that the schedule scales.
+        records: one per epoch, as in ``metrics.jsonl``.
+        baseline: the loss of guessing by class frequency; see `class_frequency_loss`.
+        lr: the learning rate before the schedule.
 
     Example:
         >>> records = [{"step": 100 * epoch, "train_loss": 2.2 + epoch} for epoch in (1, 2, 3)]
         >>> print(*loss_advice(records, baseline=2.3, lr=1.0))
-        the training loss rose to 5.2, above the 2.3 of guessing by class frequency; try optimizer.lr = 0.1 (now 1)
+        the training loss rose to 5.2, above that of guessing by class frequency (2.3); try optimizer.lr = 0.1 (now 1)
     """
     if not records or records[-1]["step"] < _MIN_STEPS or baseline == 0.0:
         return []
-    losses = [record["train_loss"] if _is_number(record["train_loss"]) else math.inf for record in records]
-    first, last, least = losses[0], losses[-1], min(losses)
-    of_guessing = f"the {baseline:.2g} of guessing by class frequency"
-    kept: list[float] = [loss for record in records if _is_number(loss := record.get("validation_loss"))]
-    rows = [losses, kept] if len(kept) == len(losses) else [losses]  # a validation set has no augmentation's noise
-    spread = min(max(row) - min(row) for row in rows)
-    if abs(last - baseline) <= _FLAT * baseline:
-        return [
-            (
-                f"the training loss, {last:.3g}, is {of_guessing}: nothing was learned; "
-                f"try optimizer.lr = {lr / 10:.2g} or {lr * 10:.2g} (now {lr:g}), and see that images and labels fit"
-            )
-        ]
-    if len(losses) > 1 and spread <= _FLAT * baseline and last > (1.0 - 2.0 * _FLAT) * baseline:
-        return [
-            (
-                f"the training loss moved by {spread:.2g} in {len(losses)} epochs and is {last:.3g}, "
-                f"near {of_guessing}; try optimizer.lr = {lr * 10:.2g} (now {lr:g})"
-            )
-        ]
-    smaller = f"try optimizer.lr = {lr / 10:.2g} (now {lr:g})"
-    if len(losses) > 1 and last > (1.0 + _FLAT) * baseline and last > first - _FLAT * baseline:
-        return [f"the training loss rose to {last:.2g}, above {of_guessing}; {smaller}"]
-    if last - least > _INCREASE * baseline:
-        best = losses.index(least) + 1
-        return [f"the training loss rose again, from {least:.2g} in epoch {best} to {last:.2g}; {smaller}"]
-    return []
+    losses = [record["train_loss"] if _is_finite(record["train_loss"]) else math.inf for record in records]
+    first, last, lowest = losses[0], losses[-1], min(losses)
+    # Augmentation makes the training loss noisy. The validation loss is not, so it shows best that nothing moves.
+    validation: list[float] = [loss for record in records if _is_finite(loss := record.get("validation_loss"))]
+    curves = [losses, validation] if len(validation) == len(losses) else [losses]
+    spread = min(max(curve) - min(curve) for curve in curves)
+    guessing = f"that of guessing by class frequency ({baseline:.2g})"
+    smaller, larger, now = f"{lr / 10:.2g}", f"{lr * 10:.2g}", f"(now {lr:g})"
+    if abs(last - baseline) <= _NO_CHANGE * baseline:
+        problem = f"the training loss, {last:.3g}, is {guessing}: nothing was learned"
+        remedy = f"optimizer.lr = {smaller} or {larger} {now}, and check that the labels match the images"
+    elif len(losses) > 1 and spread <= _NO_CHANGE * baseline and last > (1.0 - 2.0 * _NO_CHANGE) * baseline:
+        problem = f"the training loss changed by only {spread:.2g} in {len(losses)} epochs, and is close to {guessing}"
+        remedy = f"optimizer.lr = {larger} {now}"
+    elif len(losses) > 1 and last > (1.0 + _NO_CHANGE) * baseline and last > first - _NO_CHANGE * baseline:
+        problem = f"the training loss rose to {last:.2g}, above {guessing}"
+        remedy = f"optimizer.lr = {smaller} {now}"
+    elif last - lowest > _INCREASE * baseline:
+        epoch = losses.index(lowest) + 1
+        problem = f"the training loss rose again, from {lowest:.2g} in epoch {epoch} to {last:.2g}"
+        remedy = f"optimizer.lr = {smaller} {now}"
+    else:
+        return []
+    return [f"{problem}; try {remedy}"]
 
 
 def validation_advice(records: Records, lr: float) -> list[str]:
-    """Whether the network knows its training images by heart: a wide gap, and a validation loss that rises.
+    """Checks for overfitting (an accuracy gap and a rising validation loss), and for a validation loss of NaN or inf.
 
-    Also whether the validation loss is a number at all.
+    Args:
+        records: one per epoch, as in ``metrics.jsonl``.
+        lr: the learning rate before the schedule.
 
     Example:
         >>> losses = [1.0, 0.8, 0.9, 1.1]
-        >>> seen = {"step": 100, "train_accuracy": 0.99, "validation_accuracy": 0.7}
-        >>> print(validation_advice([seen | {"validation_loss": loss} for loss in losses], 1.0)[0].split(";")[0])
-        training accuracy 99.0% is far above validation accuracy 70.0%, and the validation loss rises since epoch 2
+        >>> figures = {"step": 100, "train_accuracy": 0.99, "validation_accuracy": 0.7}
+        >>> print(validation_advice([figures | {"validation_loss": loss} for loss in losses], 1.0)[0].split(";")[0])
+        overfitting: training accuracy 99.0%, validation accuracy 70.0%, and the validation loss rises since epoch 2
     """
     if not records or records[-1]["step"] < _MIN_STEPS or records[-1]["validation_accuracy"] is None:
         return []
-    losses = [record["validation_loss"] if _is_number(record["validation_loss"]) else math.inf for record in records]
+    losses = [record["validation_loss"] if _is_finite(record["validation_loss"]) else math.inf for record in records]
     if math.isinf(losses[-1]):
-        return [f"the validation loss is not a number; try optimizer.lr = {lr / 10:.2g} (now {lr:g})"]
-    known, seen = records[-1]["train_accuracy"], records[-1]["validation_accuracy"]
+        return [f"the validation loss is NaN or inf; try optimizer.lr = {lr / 10:.2g} (now {lr:g})"]
+    train_accuracy, accuracy = records[-1]["train_accuracy"], records[-1]["validation_accuracy"]
     best = min(range(len(losses)), key=losses.__getitem__)
-    if (
-        known - seen <= _ACCURACY_GAP
-        or best >= len(losses) - 2
-        or losses[-1] <= (1.0 + _VALIDATION_INCREASE) * losses[best]
-    ):
+    is_gap_wide = train_accuracy - accuracy > _ACCURACY_GAP
+    is_rising = best < len(losses) - 2 and losses[-1] > (1.0 + _VALIDATION_LOSS_INCREASE) * losses[best]
+    if not (is_gap_wide and is_rising):
         return []
-    return [
-        (
-            f"training accuracy {known:.1%} is far above validation accuracy {seen:.1%}, and the validation loss rises "
-            f"since epoch {best + 1}; try data.augment, optimizer.weight_decay, model.dropout or fewer train.epochs"
-        )
-    ]
+    accuracies = (
+        f"training accuracy {format_percent(train_accuracy, 1)}, validation accuracy {format_percent(accuracy, 1)}"
+    )
+    problem = f"overfitting: {accuracies}, and the validation loss rises since epoch {best + 1}"
+    return [f"{problem}; try data.augment, optimizer.weight_decay, model.dropout or fewer train.epochs"]
 
 
 def class_advice(confusion: Sequence[Sequence[int]], classes: Sequence[str], *, steps: int) -> list[str]:
-    """Which classes no image was taken for.
+    """Lists the classes that the model never predicts.
 
     Args:
-        confusion: counts, ``confusion[truth][prediction]``, (C, C), of images the network was not trained on.
-        classes: their names.
-        steps: of the training.
+        confusion: counts ``confusion[truth][prediction]``, (C, C), of images that were not trained on.
+        classes: the C class names.
+        steps: the number of training steps.
 
     Example:
         >>> print(*class_advice([[9, 0], [7, 0]], ["cat", "dog"], steps=100))
-        no image is ever taken for dog; look at its training images, and how many there are
+        no image is classified as dog; check its training images and their number
     """
     if steps < _MIN_STEPS:
         return []
     absent = [
         name
         for label, name in enumerate(classes)
-        if sum(confusion[label]) >= _MIN_IMAGES and not any(row[label] for row in confusion)
+        if sum(confusion[label]) >= _MIN_IMAGES_PER_CLASS and not any(row[label] for row in confusion)
     ]
     if not absent:
         return []
-    names = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more classes" if len(absent) > 5 else "")
+    more = len(absent) - _MAX_NAMED_CLASSES
+    names = ", ".join(absent[:_MAX_NAMED_CLASSES]) + (f" and {more} more classes" if more > 0 else "")
     whose = "its" if len(absent) == 1 else "their"
-    return [f"no image is ever taken for {names}; look at {whose} training images, and how many there are"]
-
-
-def idle_unit_advice(idle: Iterable[tuple[int, int, int]], activation: str, lr: float, *, steps: int) -> list[str]:
-    """Which hidden layers have more idle units than others.
-
-    Args:
-        idle: for each hidden layer its number, how many units it has, and how many of them are idle.
-        activation: g of the hidden layers.
-        lr: the learning rate that the schedule scales.
-        steps: of the training.
-
-    Example:
-        >>> print(*idle_unit_advice([(1, 10, 1), (2, 10, 8)], "relu", lr=1.0, steps=100))
-        in layer 2, 80% of the units are dead: 0 for every image; try optimizer.lr = 0.1 (now 1), or leaky_relu or gelu
-    """
-    found = [(layer, count / units) for layer, units, count in idle if steps >= _MIN_STEPS and 2 * count > units]
-    if not found:
-        return []
-    layers = "layer " + str(found[0][0]) if len(found) == 1 else "layers " + ", ".join(str(layer) for layer, _ in found)
-    shares = ", ".join(f"{share:.0%}" for _, share in found)
-    what = "dead: 0 for every image" if activation == "relu" else "saturated: 0 or 1 for every image"
-    other = "leaky_relu or gelu" if activation == "relu" else "relu or gelu"
-    return [f"in {layers}, {shares} of the units are {what}; try optimizer.lr = {lr / 10:.2g} (now {lr:g}), or {other}"]
+    return [f"no image is classified as {names}; check {whose} training images and their number"]
 
 
 def score_advice(loss: str) -> list[str]:
-    """Whether what the network gives as a probability is one, by the loss of the score that it was trained with.
+    """Warns that a model's outputs are not probabilities, if its loss does not make them so.
 
     Args:
         loss: ``"logistic"``, ``"hinge"`` or ``"quadratic"``.
 
     Example:
         >>> print(*score_advice("hinge"))
-        the hinge loss makes scores that are no probabilities: trust the class, not the probability beside it
+        the hinge loss does not yield probabilities: use the predicted class, not its probability
         >>> score_advice("logistic")
         []
     """
     if loss == "logistic":
         return []
-    return [f"the {loss} loss makes scores that are no probabilities: trust the class, not the probability beside it"]
+    return [f"the {loss} loss does not yield probabilities: use the predicted class, not its probability"]
 
 
-def cuda_graph_advice(why: str | None) -> list[str]:
-    """Whether a device that could have repeated its steps from a recording did not.
+def cuda_graph_advice(reason: str | None) -> list[str]:
+    """Warns that the steps of a training on a GPU were not replayed as a CUDA graph.
 
     Args:
-        why: what was in the way; None: nothing.
+        reason: why not; None if they were.
 
     Example:
         >>> print(*cuda_graph_advice("the images are not on the device"))
-        steps were launched one by one and not replayed as a CUDA graph: the images are not on the device
+        steps were launched one by one, not replayed as a CUDA graph: the images are not on the device
     """
-    return [] if why is None else [f"steps were launched one by one and not replayed as a CUDA graph: {why}"]
+    return [] if reason is None else [f"steps were launched one by one, not replayed as a CUDA graph: {reason}"]
 
 
-def _is_number(figure: float | None) -> TypeGuard[float]:
-    """Whether a record's figure is one; a run folder holds null for what is none."""
-    return figure is not None and math.isfinite(figure)
+def layer_advice(layers: Layers) -> list[str]:
+    """Checks the activations, idle units, weights and gradients of each layer.
+
+    Args:
+        layers: the figures of layers 1 to L, as in ``diagnostics.jsonl``; see
+            `fcnet.diagnostics.layers.LayerDiagnosis`. Figures that are missing or None are not checked.
+
+    Example:
+        >>> print(*layer_advice([{"layer": 1, "dead": 0.02}, {"layer": 2, "dead": 0.41}, {"layer": 3, "dead": None}]))
+        layer 2: 41% of the units are dead; try leaky_relu or a smaller learning rate
+    """
+    finite = [layer for layer in layers if _is_finite(layer.get("activation_mean", 0.0) or 0.0)]
+    return [
+        *(
+            f"layer {layer['layer']}: activations contain NaN or inf; try a smaller learning rate"
+            for layer in layers
+            if layer not in finite
+        ),
+        *idle_unit_advice(finite),
+        *_rank_advice(finite),
+        *gradient_advice([layer.get("gradient_norm") for layer in layers]),
+    ]
+
+
+def idle_unit_advice(layers: Layers, *, lr: float | None = None, steps: int | None = None) -> list[str]:
+    """Lists the layers with many dead or saturated units.
+
+    Args:
+        layers: for each layer its number ``layer``, and the fractions ``dead`` and ``saturated`` of its units; a
+            fraction that is missing or None is not checked.
+        lr: the learning rate before the schedule, if it is known.
+        steps: the number of training steps, if it is known; nothing is reported for fewer than 50.
+
+    Source:
+        The lecture's dead nodes of ReLU and saturation of the sigmoid.
+
+    Example:
+        >>> print(*idle_unit_advice([{"layer": 1, "dead": 0.1}, {"layer": 2, "dead": 0.8}], lr=1.0))
+        layer 2: 80% of the units are dead; try leaky_relu or optimizer.lr = 0.1 (now 1)
+    """
+    if steps is not None and steps < _MIN_STEPS:
+        return []
+    smaller_lr = "a smaller learning rate" if lr is None else f"optimizer.lr = {lr / 10:.2g} (now {lr:g})"
+    advice = []
+    for state, other in (("dead", "leaky_relu"), ("saturated", "relu, gelu")):
+        found = [(layer["layer"], share) for layer in layers if (share := layer.get(state) or 0.0) > _IDLE_FRACTION]
+        if found:
+            numbers = ", ".join(str(number) for number, _ in found)
+            shares = ", ".join(format_percent(share, 0) for _, share in found)
+            name = "layer" if len(found) == 1 else "layers"
+            advice.append(f"{name} {numbers}: {shares} of the units are {state}; try {other} or {smaller_lr}")
+    return advice
+
+
+def _rank_advice(layers: Layers) -> Iterator[str]:
+    for layer in layers:
+        rank, max_rank = layer.get("effective_rank"), layer.get("max_rank")
+        if rank is None or max_rank is None or max_rank < _MIN_RANK_WIDTH:
+            continue
+        if rank < _LOW_RANK_FRACTION * max_rank:
+            yield (
+                f"layer {layer['layer']}: the effective rank of the weights is {rank:.3g} of at most {max_rank}; "
+                "try less weight decay, a smaller learning rate or fewer units"
+            )
+
+
+def gradient_advice(norms: Sequence[float | None]) -> list[str]:
+    """Checks for vanishing and exploding gradients.
+
+    Args:
+        norms: ‖∂R/∂W[l]‖ of layers 1 to L; None for weights that are not trained.
+
+    Returns:
+        At most one line for the smallest gradient and one for the largest, both relative to the last layer's.
+
+    Source:
+        The lecture's vanishing and exploding gradients.
+
+    Example:
+        >>> print(*gradient_advice([2e-6, 1e-3, 1.0]))
+        layer 1: the gradient vanishes, 2e-06 times that of layer 3; try relu or gelu, normalization or residual layers
+        >>> gradient_advice([0.3, 1.0])
+        []
+    """
+    last = norms[-1] if norms else None
+    if not _is_finite(last) or last == 0.0:
+        return []
+    ratios = [(norm / last, number) for number, norm in enumerate(norms[:-1], 1) if _is_finite(norm)]
+    ratios = [(ratio, number) for ratio, number in ratios if math.isfinite(ratio)]
+    advice = []
+    if ratios and (smallest := min(ratios))[0] < _VANISHING_GRADIENT:
+        advice.append(
+            f"layer {smallest[1]}: the gradient vanishes, {smallest[0]:.2g} times that of layer {len(norms)}; "
+            "try relu or gelu, normalization or residual layers"
+        )
+    if ratios and (largest := max(ratios))[0] > _EXPLODING_GRADIENT:
+        advice.append(
+            f"layer {largest[1]}: the gradient explodes, {largest[0]:.2g} times that of layer {len(norms)}; "
+            "try normalization, smaller initial weights or gradient clipping"
+        )
+    return advice
+
+
+def input_advice(constant: float | None) -> list[str]:
+    """Checks that most input values vary.
+
+    Args:
+        constant: the fraction of the input values that are the same in every image; None if it is unknown.
+
+    Example:
+        >>> print(*input_advice(0.62))
+        62% of the inputs are the same in every image; check the images, or crop them
+    """
+    if constant is None or constant <= _CONSTANT_INPUT_FRACTION:
+        return []
+    return [f"{format_percent(constant, 0)} of the inputs are the same in every image; check the images, or crop them"]
+
+
+def _is_finite(value: float | None) -> TypeGuard[float]:
+    """Returns whether a figure is known and finite; a run folder stores NaN and inf as null."""
+    return value is not None and math.isfinite(value)

@@ -1,7 +1,7 @@
-"""What goes through each layer of any module, seen by hooks while images go through it.
+"""Records what passes through each layer of any module, with forward hooks.
 
-A layer is what owns a matrix of weights, (n[l], …): fcnet's `Dense`, torch's linear layers and convolutions, or
-anybody's module with a ``weight`` like theirs. Layers are numbered in the order in which they are called.
+A layer is a module that owns a weight matrix (n[l], …): fcnet's `Dense`, torch's linear layers and convolutions, or any
+other module with such a ``weight``. Layers are numbered in the order in which they are called.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from torch import Tensor, nn
 
-from fcnet.models.mlp import ACTIVATIONS, Dense
+from fcnet.models.layers import ACTIVATIONS, Dense
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,20 +29,20 @@ _NAMES = {
     "GELU": "gelu",
     "SiLU": "silu",
 }
-"""Activations by the name of their class, in torch's and fcnet's modules alike."""
+"""Activation names by class name, which torch's and fcnet's modules share."""
 
 
 @dataclass
 class LayerRecord:
-    """One layer, while images went through it.
+    """One layer during a forward pass.
 
     Attributes:
-        name: of the module in the model; ``""`` for the model itself.
-        weight: its matrix, (n[l], …).
-        output: what the layer itself gave, its units along the last axis, or along the second of a convolution.
-        activation_output: g(z), where the activation is a module that follows, or part of the layer.
-        activation: the name of g, where it is known.
-        next_input: what the next layer took; None for the last.
+        name: the name of the module in the model; ``""`` for the model itself.
+        weight: the weight matrix, (n[l], …).
+        output: the output of the module, units along the last axis, or along the second axis for a convolution.
+        activation_output: g(z), if the activation is a module that follows or part of the layer; else None.
+        activation: the name of g; None if it is unknown.
+        next_input: the input of the next layer; None for the last layer.
     """
 
     name: str
@@ -54,15 +54,15 @@ class LayerRecord:
 
     @property
     def units(self) -> int:
-        """n[l], or a convolution's number of channels."""
+        """Returns n[l], the number of output channels for a convolution."""
         return len(self.weight)
 
     def rows(self, tensor: Tensor) -> Tensor:
-        """A tensor of the layer as (B, n[l]), or (B · H · W, n[l]) after a convolution."""
+        """Reshapes a tensor of the layer to (B, n[l]), or to (B · H · W, n[l]) after a convolution."""
         return tensor.movedim(_axis(self.weight), -1).reshape(-1, self.units)
 
     def activations(self) -> Tensor:
-        """a[l] as rows: what the next layer took where it fits, else g(z) where it was seen, else the output."""
+        """Returns a[l] as rows: the next layer's input if its shape fits, else g(z) if recorded, else the output."""
         for tensor in (self.next_input, self.activation_output):
             if _fits(tensor, self.weight):
                 return self.rows(tensor)
@@ -70,17 +70,17 @@ class LayerRecord:
 
 
 def trace_layers(model: nn.Module, images: Tensor) -> tuple[list[LayerRecord], Tensor]:
-    """Sends images through a model and looks at its layers.
+    """Runs a model and records its layers.
 
     Args:
-        model: images -> logits, in the mode that it is in.
+        model: images -> logits; it runs in its current mode.
         images: (B, …), as the model takes them.
 
     Returns:
-        The layers in the order in which they were first called, each as of its last call, and the logits.
+        The layers in the order of their first call, each with the tensors of its last call, and the logits.
 
     Raises:
-        UserError: the model has no layer.
+        UserError: the model has no layers.
 
     Example:
         >>> import torch
@@ -96,20 +96,20 @@ def trace_layers(model: nn.Module, images: Tensor) -> tuple[list[LayerRecord], T
     finally:
         for handle in handles:
             handle.remove()
-    if not recorder.seen:
-        raise UserError(f"model must have a layer with a matrix of weights, got {type(model).__name__}")
-    return list(recorder.seen.values()), logits
+    if not recorder.records:
+        raise UserError(f"model must have a layer with a weight matrix, got {type(model).__name__}")
+    return list(recorder.records.values()), logits
 
 
 class _LayerRecorder:
-    """Notes what is called, in its order."""
+    """Collects the records of the layers as they are called."""
 
     def __init__(self) -> None:
-        self.seen: dict[str, LayerRecord] = {}
+        self.records: dict[str, LayerRecord] = {}
         self.latest: LayerRecord | None = None
 
     def hooks(self, model: nn.Module) -> Iterator[tuple[nn.Module, Hook]]:
-        """What is to be called after which module."""
+        """Yields the modules to hook, each with its hook."""
         for name, module in model.named_modules():
             weight = module._parameters.get("weight")
             if weight is not None and weight.ndim > 1:
@@ -118,37 +118,32 @@ class _LayerRecorder:
                 yield module, partial(self.after_activation, activation)
 
     def after_layer(self, name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401
-        """A layer was called; what it took, the one before has passed on."""
+        """Records a layer, and its input as the previous layer's output after activation, dropout and so on."""
         weight = module._parameters["weight"]
         if not isinstance(weight, nn.Parameter) or not _fits(output, weight):
             return
         if self.latest is not None and inputs and isinstance(inputs[0], Tensor):
             self.latest.next_input = inputs[0]
-        self.latest = self.seen[name] = LayerRecord(name, weight, output)
+        self.latest = self.records[name] = LayerRecord(name, weight, output)
         if isinstance(module, Dense):
-            self.latest.activation, self.latest.activation_output = (
-                module.activation,
-                _activation_output(module, inputs[0], output),
-            )
+            # A residual layer adds its input to g(z), so its output alone does not tell which units are idle.
+            g = ACTIVATIONS[module.activation]
+            self.latest.activation_output = g(module.preactivation(inputs[0])) if module.residual else output
+            self.latest.activation = module.activation
 
     def after_activation(self, name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401
-        """An activation was called: that of the layer before, if that has none yet."""
+        """Records the output of an activation module for the layer before it, if that has none yet."""
         if self.latest is not None and self.latest.activation is None and _fits(output, self.latest.weight):
             self.latest.activation_output, self.latest.activation = output, name
 
 
-def _activation_output(layer: Dense, a: Tensor, output: Tensor) -> Tensor:
-    """g(z): what the layer gave, unless something was added to it."""
-    return ACTIVATIONS[layer.activation](layer.preactivation(a)) if layer.residual else output
-
-
 def _axis(weight: Tensor) -> int:
-    """Along which axis of its output a layer has its units."""
+    """Returns the axis of a layer's output that holds its units."""
     return -1 if weight.ndim == 2 else 1
 
 
 def _fits(tensor: object, weight: Tensor) -> TypeGuard[Tensor]:
-    """Whether something is a tensor with as many units as the layer."""
+    """Returns whether an object is a floating-point tensor with as many units as the layer."""
     return (
         isinstance(tensor, Tensor)
         and tensor.is_floating_point()

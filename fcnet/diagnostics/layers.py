@@ -1,6 +1,6 @@
-"""One layer of a network in figures: its units, activations, weights and gradient.
+"""Measures one layer of a network: its idle units, activations, weights and gradient.
 
-B examples, n[l] units in layer l.
+B images, n[l] units in layer l.
 """
 
 from __future__ import annotations
@@ -20,18 +20,25 @@ if TYPE_CHECKING:
 
     from fcnet.diagnostics.hooks import LayerRecord
 
-_SATURATED = 0.01
+_SATURATED = 0.01  # distance from the ends of g's range, as a fraction of it
 _BINS = 32
+
+IS_IDLE: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": lambda a: a <= 0.0,
+    "sigmoid": lambda a: (a < _SATURATED) | (a > 1.0 - _SATURATED),
+    "tanh": lambda a: a.abs() > 1.0 - 2.0 * _SATURATED,
+}
+"""By the name of g: g(z) -> whether the unit is dead or saturated for an image, bool of the same shape."""
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """How often values lie where.
+    """Counts of values in intervals of equal width.
 
     Attributes:
-        low: the least value.
-        high: the largest.
-        counts: of as many intervals of one width as there are counts, from ``low`` to ``high``.
+        low: the lower end of the first interval, the smallest value.
+        high: the upper end of the last interval, the largest value.
+        counts: the number of values in each interval.
     """
 
     low: float
@@ -41,25 +48,25 @@ class Histogram:
 
 @dataclass(frozen=True)
 class LayerDiagnosis:
-    """One layer in figures; None where there is none to tell.
+    """The figures of one layer; None where a figure is not defined.
 
     Attributes:
-        layer: its number, from 1; the last is the output layer.
-        name: the module's, in the model.
-        activation: g by name, None where it is not known and in the output layer.
+        layer: the number of the layer, from 1; the last is the output layer.
+        name: the name of the module in the model.
+        activation: the name of g; None if it is unknown, and for the output layer.
         units: n[l].
-        dead: the share of the units that are 0 for every image, of ReLU; where g is not known, of those that are the
-            same for every image.
-        saturated: the share of the units that are within 1 % of g's range from its ends for every image, of sigmoid
-            and tanh.
-        activation_mean: of a[l], over images and units; of the output layer the logits.
-        activation_std: likewise, the standard deviation.
-        histogram: likewise.
+        dead: for ReLU, the fraction of units that are 0 for every image. If g is unknown, the fraction of units that
+            are constant over the images.
+        saturated: for sigmoid and tanh, the fraction of units that are within 1% of an end of g's range for every
+            image.
+        activation_mean: the mean of a[l] over images and units; of the logits for the output layer.
+        activation_std: the standard deviation of the same values.
+        histogram: the histogram of the same values; None if one of them is NaN or inf.
         weight_norm: ‖W[l]‖, the root of the sum of squares.
-        gradient_norm: ‖∂R/∂W[l]‖, R the mean loss of the images.
-        effective_rank: of W[l]; see `fcnet.diagnostics.matrix_rank`.
-        stable_rank: of W[l].
-        max_rank: the most that both could be.
+        gradient_norm: ‖∂R/∂W[l]‖, where R is the mean loss of the images; None for weights that are not trained.
+        effective_rank: the effective rank of W[l]; see `fcnet.diagnostics.matrix_rank`.
+        stable_rank: the stable rank of W[l].
+        max_rank: the upper bound of both ranks, min(n[l], m[l]).
     """
 
     layer: int
@@ -80,13 +87,13 @@ class LayerDiagnosis:
 
 @torch.no_grad()
 def diagnose_layer(number: int, layer: LayerRecord, gradient: Tensor | None, *, last: bool) -> LayerDiagnosis:
-    """Counts one layer.
+    """Computes the figures of one layer.
 
     Args:
-        number: of the layer, from 1.
-        layer: as `fcnet.diagnostics.hooks.trace_layers` gives it.
+        number: the number of the layer, from 1.
+        layer: the record of the layer from `fcnet.diagnostics.hooks.trace_layers`.
         gradient: ∂R/∂W[l], or None.
-        last: whether it is the output layer.
+        last: whether the layer is the output layer.
     """
     values = layer.rows(layer.output) if last else layer.activations()
     std, mean = torch.std_mean(values.float(), correction=0)
@@ -111,18 +118,18 @@ def diagnose_layer(number: int, layer: LayerRecord, gradient: Tensor | None, *, 
 
 
 def is_constant(values: Tensor) -> Tensor:
-    """Which columns of (B, n) hold one value alone, bool (n,)."""
+    """Returns which columns of a tensor (B, n) hold a single value, bool (n,)."""
     low, high = torch.aminmax(values, dim=0)
     return low == high
 
 
 def fraction_true(flags: Tensor) -> float:
-    """The share of those that are true; waits for the device."""
+    """Returns the fraction of true values; synchronizes with the device."""
     return int(flags.sum()) / max(flags.numel(), 1)
 
 
 def _idle_fractions(layer: LayerRecord, values: Tensor) -> tuple[float | None, float | None]:
-    """The shares of dead and of saturated units, None for what the layer's g has none of."""
+    """Returns the fractions of dead and of saturated units; None where the activation cannot have any."""
     if layer.activation is None:
         return (fraction_true(is_constant(values)) if len(values) > 1 else None), None
     if layer.activation_output is None or layer.activation not in IS_IDLE:
@@ -131,16 +138,8 @@ def _idle_fractions(layer: LayerRecord, values: Tensor) -> tuple[float | None, f
     return (idle, None) if layer.activation == "relu" else (None, idle)
 
 
-IS_IDLE: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": lambda a: a <= 0.0,
-    "sigmoid": lambda a: (a < _SATURATED) | (a > 1.0 - _SATURATED),
-    "tanh": lambda a: a.abs() > 1.0 - 2.0 * _SATURATED,
-}
-"""g(z) -> whether the unit says nothing of this image, by the name of g."""
-
-
 def _histogram(values: Tensor) -> Histogram | None:
-    """Of all values; None where one is NaN or inf, or there is none."""
+    """Returns the histogram of all values; None if there are none, or one of them is NaN or inf."""
     if not values.numel():
         return None
     low, high = (value.item() for value in torch.aminmax(values.float()))
@@ -148,5 +147,6 @@ def _histogram(values: Tensor) -> Histogram | None:
         return None
     if low == high:
         low, high = low - 0.5, high + 0.5
+    # bincount of integers is deterministic on every device; torch.histc is not on CUDA.
     places = ((values.float() - low) * (_BINS / (high - low))).long().clamp_(0, _BINS - 1)
     return Histogram(low, high, tuple(places.flatten().bincount(minlength=_BINS).tolist()))

@@ -1,4 +1,4 @@
-"""What the singular values of a matrix of weights say: in how many directions it works."""
+"""Effective and stable rank of a weight matrix, from its singular values σ."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch import Tensor
 
 @torch.no_grad()
 def singular_values(weight: Tensor) -> Tensor:
-    """σ of a matrix, the roots of the eigenvalues of W Wᵀ or of Wᵀ W, whichever is smaller.
+    """Computes the singular values of a matrix, the roots of the eigenvalues of W Wᵀ or Wᵀ W, whichever is smaller.
 
-    In float64: values below 1e-8 of the largest are rounding.
+    The computation is in float64; values below 1e-8 of the largest are rounding errors.
 
     Args:
-        weight: (n, m), or (n, …), whose further axes are taken as one.
+        weight: (n, m), or (n, …), flattened to a matrix.
 
     Returns:
-        float64 (min(n, m),), the largest first; all NaN where W holds NaN or inf.
+        float64 (min(n, m),), in descending order; all NaN if W holds NaN or inf.
 
     Example:
         >>> singular_values(torch.tensor([[3.0, 0.0, 0.0], [0.0, -4.0, 0.0]]))
@@ -25,7 +25,8 @@ def singular_values(weight: Tensor) -> Tensor:
     matrix = weight.detach().flatten(1).double()
     if matrix.shape[0] > matrix.shape[1]:
         matrix = matrix.T
-    gram = matrix @ matrix.T
+    gram = matrix @ matrix.T  # its eigenvalues take a fraction of the time of an SVD of W
+    # eigvalsh needs finite input. The trace is the sum of the squares of W, so it is finite only if W is.
     if not bool(gram.diagonal().sum().isfinite()):
         return gram.new_full((len(gram),), float("nan"))
     eigenvalues: Tensor = torch.linalg.eigvalsh(gram)
@@ -33,13 +34,13 @@ def singular_values(weight: Tensor) -> Tensor:
 
 
 def effective_rank(values: Tensor) -> float:
-    """exp(−Σ p log p), p = σ / Σσ: as many directions as if all counted the same.
+    """Computes exp(−Σ p log p) with p = σ / Σσ, the number of directions if all had the same weight.
 
     Args:
-        values: σ, not negative.
+        values: σ, nonnegative.
 
     Returns:
-        From 1 to the number of values; 0 where all are 0.
+        A number from 1 to the number of values; 0 if all values are 0.
 
     Source:
         Roy and Vetterli, "The effective rank: a measure of effective dimensionality", 2007.
@@ -55,13 +56,13 @@ def effective_rank(values: Tensor) -> float:
 
 
 def stable_rank(values: Tensor) -> float:
-    """Σ σ² / max σ², the squared Frobenius norm over the squared spectral norm.
+    """Computes Σ σ² / max σ², the squared Frobenius norm over the squared spectral norm.
 
     Args:
-        values: σ, the largest first.
+        values: σ, in descending order.
 
     Returns:
-        From 1 to the number of values; 0 where all are 0.
+        A number from 1 to the number of values; 0 if all values are 0.
 
     Source:
         Rudelson and Vershynin, "Sampling from large matrices", 2007.

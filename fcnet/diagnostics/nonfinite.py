@@ -1,6 +1,6 @@
-"""Where NaN or inf is in a network and its training: the batch, layer and step that it was first in.
+"""Locates NaN and inf in a network and its training: the step, the layer and the tensor where they appear first.
 
-B examples; a number is one that is neither NaN nor ±inf.
+B images. "Finite" means neither NaN nor ±inf.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _PARAMETERS = {
     "weight": "the weights",
     "bias": "the bias",
-    "normalization.weight": "γ of the normalisation",
-    "normalization.bias": "β of the normalisation",
+    "normalization.weight": "γ of the normalization",
+    "normalization.bias": "β of the normalization",
     "normalization.running_mean": "the running mean",
     "normalization.running_var": "the running variance",
 }
@@ -33,13 +33,14 @@ _IMAGES = "the images"
 
 @dataclass(frozen=True)
 class NonFiniteLocation:
-    """Where something was seen.
+    """The tensor that holds NaN or inf.
 
     Attributes:
-        layer: from 1, or the name of a module that is not fcnet's; None: no layer's.
-        description: what it is, in words.
-        order: its number among all that is looked at on the way from the images to the loss.
-        stored: whether it is the network's own, and not made of the batch.
+        layer: the number of the layer, from 1; the name of the module if the model is not an `MLP`; None for the images
+            and the loss.
+        description: the name of the tensor.
+        order: the position of the tensor on the way from the images to the loss.
+        stored: whether the tensor is a parameter or buffer; otherwise the batch was used to compute it.
     """
 
     layer: int | str | None
@@ -49,12 +50,12 @@ class NonFiniteLocation:
 
 
 class NonFiniteMonitor:
-    """Counts the steps whose loss is a number, up to the first whose loss is none; it stays on the device.
+    """Counts the steps with a finite loss up to the first one with NaN or inf, on the device and without a sync.
 
-    A count of its own, and not the training's, so that it also holds in a captured graph.
+    The monitor keeps its own count of steps, on the device, because a replayed CUDA graph does not run Python.
 
     Args:
-        device: where the losses are.
+        device: the device of the losses.
 
     Example:
         >>> monitor = NonFiniteMonitor(torch.device("cpu"))
@@ -65,33 +66,34 @@ class NonFiniteMonitor:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._mark = torch.zeros((), device=device)
+        self._flag = torch.zeros((), device=device)  # 0 as long as all losses are finite, then NaN
         self._count = torch.zeros((), dtype=torch.int64, device=device)
 
     def update(self, loss: Tensor) -> None:
-        """Takes one step's loss; no host sync."""
-        self._mark += loss * 0.0  # 0, and NaN for good once a loss was none
-        self._count += self._mark == 0.0
+        """Adds the loss of one step, without a host sync."""
+        self._flag += loss * 0.0  # NaN and inf times 0 are NaN, and NaN plus anything is NaN
+        self._count += self._flag == 0.0
 
     def read(self) -> int | None:
-        """How many steps were sound before the first that was not, None where all were; waits for the device."""
-        mark, count = torch.stack([self._mark.double(), self._count.double()]).tolist()
-        return None if mark == 0.0 else int(count)
+        """Returns the number of steps before the first non-finite loss, or None; synchronizes with the device."""
+        flag, count = torch.stack([self._flag.double(), self._count.double()]).tolist()
+        return None if flag == 0.0 else int(count)
 
 
 @torch.no_grad()
 def first_nonfinite(model: nn.Module, images: Tensor, target: Tensor, loss: Loss) -> NonFiniteLocation | None:
-    """Where, on the way from a batch's images to its loss, NaN or inf appears first.
+    """Finds the first tensor with NaN or inf on the way from the images of a batch to its loss.
+
+    Collective: every rank must call it, and all get the first location of any rank.
 
     Args:
-        model: images -> logits, in the mode it is to be looked at.
+        model: images -> logits; it runs in its current mode.
         images: (B, …).
-        target: what the loss is told.
-        loss: of logits and target.
+        target: the second argument of ``loss``.
+        loss: (logits, target) -> the loss.
 
     Returns:
-        The place, None where all are numbers. With several ranks it is the first of all ranks', who
-        must ask together.
+        The location, or None if everything is finite.
 
     Example:
         >>> model = MLP(4, (3,), 2, bias=False)
@@ -101,22 +103,26 @@ def first_nonfinite(model: nn.Module, images: Tensor, target: Tensor, loss: Loss
         >>> first_nonfinite(model, torch.ones(1, 4), torch.tensor([0]), lambda logits, _: logits.sum()).description
         'the logits, z of layer 2'
     """
-    way = _iter_layer_tensors(model, images) if isinstance(model, MLP) else _iter_module_tensors(model, images)
+    tensors = _iter_layer_tensors(model, images) if isinstance(model, MLP) else _iter_module_tensors(model, images)
     found, order = None, 0
-    for order, (layer, description, tensor, stored) in enumerate(way):  # to its end: ranks meet in batch norm
+    # No early exit: batch norm communicates between ranks, and the other ranks may find nothing.
+    for order, (layer, description, tensor, stored) in enumerate(tensors):
         if found is None and not _all_finite(tensor):
             found = NonFiniteLocation(layer, description, order, stored)
         last = tensor
     logits = last.squeeze(1) if isinstance(model, MLP) and model.num_classes == 2 else last
     if found is None and not _all_finite(loss(logits, target)):
         found = NonFiniteLocation(None, "the loss", order + 1)
-    places = [place for place in distributed.all_gather(found) if place is not None]
-    return min(places, key=lambda place: place.order, default=None)
+    locations = [location for location in distributed.all_gather(found) if location is not None]
+    return min(locations, key=lambda location: location.order, default=None)
 
 
 @torch.no_grad()
 def nonfinite_state(model: nn.Module) -> list[NonFiniteLocation]:
-    """The parameters with NaN or inf in them, and an `MLP`'s running statistics, in its order; waits for the device."""
+    """Lists the parameters, and the running statistics of an `MLP`, that hold NaN or inf; synchronizes once.
+
+    Other buffers of other modules are not checked: a mask may well hold −inf.
+    """
     if isinstance(model, MLP):
         return _find_nonfinite(model, model.state_dict())
     return _find_nonfinite(model, dict(model.named_parameters()))
@@ -124,24 +130,28 @@ def nonfinite_state(model: nn.Module) -> list[NonFiniteLocation]:
 
 @torch.no_grad()
 def last_nonfinite_gradient(model: nn.Module) -> NonFiniteLocation | None:
-    """The gradient nearest to the loss that has NaN or inf in it: the first on the way back."""
+    """Finds the gradient with NaN or inf that backpropagation reaches first, the one nearest to the loss."""
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    places = _find_nonfinite(model, gradients)
-    if not places:
+    locations = _find_nonfinite(model, gradients)
+    if not locations:
         return None
-    last = next(place for place in places if place.layer == places[-1].layer)
+    last = next(location for location in locations if location.layer == locations[-1].layer)
     return NonFiniteLocation(last.layer, f"the gradient of {last.description}")
 
 
-def loss_location(spoilt: Sequence[NonFiniteLocation]) -> NonFiniteLocation:
-    """The place of a loss that was found too late to search its batch, by what it has spoilt since."""
-    if not spoilt:
+def loss_location(state: Sequence[NonFiniteLocation]) -> NonFiniteLocation:
+    """Returns the location of a non-finite loss that was found after its step, when its batch is gone.
+
+    Args:
+        state: the result of `nonfinite_state`; the layer of its first entry is reported.
+    """
+    if not state:
         return NonFiniteLocation(None, "the loss")
-    return NonFiniteLocation(spoilt[0].layer, f"the loss, and by now in {spoilt[0].description}")
+    return NonFiniteLocation(state[0].layer, f"the loss, and by now in {state[0].description}")
 
 
 def nonfinite_error(
-    place: NonFiniteLocation,
+    location: NonFiniteLocation,
     step: int,
     num_steps: int,
     *,
@@ -150,20 +160,20 @@ def nonfinite_error(
     warmed: bool,
     precision: torch.dtype,
 ) -> NonFiniteError:
-    """What to say of NaN or inf, and what to try.
+    """Builds the error for NaN or inf in a training, with advice that fits its settings.
 
     Args:
-        place: where it was first.
-        step: in which step, from 1; 0: before them.
-        num_steps: of how many.
-        lr: the learning rate that the schedule scales.
-        clip_norm: the bound on the gradient's norm; 0: none.
-        warmed: whether the learning rate rises at the beginning.
-        precision: of matrix products.
+        location: the location of the first NaN or inf.
+        step: the number of the step, from 1; 0 before the first step.
+        num_steps: the number of steps of the training.
+        lr: the learning rate before the schedule.
+        clip_norm: the bound of the gradient norm; 0 for none.
+        warmed: whether the learning rate is warmed up.
+        precision: the dtype of matrix products.
 
     Example:
-        >>> place = NonFiniteLocation(2, "z of layer 2")
-        >>> error = nonfinite_error(place, 7, 50, lr=3.0, clip_norm=0.0, warmed=True, precision=torch.float32)
+        >>> location = NonFiniteLocation(2, "z of layer 2")
+        >>> error = nonfinite_error(location, 7, 50, lr=3.0, clip_norm=0.0, warmed=True, precision=torch.float32)
         >>> error.layer, str(error).split("; ")[0]
         (2, 'NaN or inf in step 7 of 50, first in z of layer 2')
     """
@@ -176,22 +186,23 @@ def nonfinite_error(
     if precision != torch.float32:
         tried.append('train.precision = "float32"')
     advice = f"try {', '.join(tried)}"
-    if place.description == _IMAGES:
-        advice = "look at the images, which must be finite"
+    if location.description == _IMAGES:
+        advice = "check the images: all values must be finite"
     elif step == 0:
-        advice = "the network must be finite when its training begins"
-    elif step == 1 and not place.stored:
-        advice = f"no step had moved the network yet: look at the size of the images' values, or {advice}"
-    return NonFiniteError(f"NaN or inf {when} in {place.description}; {advice}", step=step, layer=place.layer)
+        advice = "all parameters must be finite before training"
+    elif step == 1 and not location.stored:
+        # The initial weights are small, so without a step only large inputs can overflow.
+        advice = f"the weights were still the initial ones: check the range of the image values, or {advice}"
+    return NonFiniteError(f"NaN or inf {when} in {location.description}; {advice}", step=step, layer=location.layer)
 
 
 def _all_finite(tensor: Tensor) -> bool:
-    """Whether all are numbers; without memory of the tensor's size."""
+    """Returns whether a tensor is finite. Its extremes tell, without a temporary of the tensor's size."""
     return not tensor.numel() or bool(torch.stack(torch.aminmax(tensor.detach())).isfinite().all())
 
 
 def _iter_layer_tensors(model: MLP, x: Tensor) -> Iterator[tuple[int | None, str, Tensor, bool]]:
-    """All that is between the images and the logits, in the order in which it is used."""
+    """Yields (layer, description, tensor, stored) from the images to the logits, in order of use."""
     yield None, _IMAGES, x, False
     a = model.flatten_inputs(x)
     layers = model.dense_layers()
@@ -206,42 +217,44 @@ def _iter_layer_tensors(model: MLP, x: Tensor) -> Iterator[tuple[int | None, str
 
 
 def _iter_module_tensors(model: nn.Module, x: Tensor) -> Iterator[tuple[str | None, str, Tensor, bool]]:
-    """The same of any module: its leaves, in the order in which they are called."""
+    """Yields the same for any module, from its leaf modules in the order of their calls."""
     yield None, _IMAGES, x, False
-    seen: list[tuple[str | None, str, Tensor, bool]] = []
+    tensors: list[tuple[str | None, str, Tensor, bool]] = []
 
-    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def note(module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ANN401 - whatever a module takes
+    def make_hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ANN401 - a forward hook
             for key, tensor in module.named_parameters():
-                seen.append((name, f"{key} of module {name}", tensor, True))
+                tensors.append((name, f"{key} of module {name}", tensor, True))
             if isinstance(output, Tensor) and output.is_floating_point():
-                seen.append((name, f"the output of module {name}", output.clone(), False))
+                # A copy, since the next module may work in place.
+                tensors.append((name, f"the output of module {name}", output.clone(), False))
 
-        return note
+        return hook
 
     leaves = [(name, module) for name, module in model.named_modules() if not any(True for _ in module.children())]
-    hooks = [module.register_forward_hook(hook(name or type(module).__name__)) for name, module in leaves]
+    handles = [module.register_forward_hook(make_hook(name or type(module).__name__)) for name, module in leaves]
     try:
         logits = model(x)
     finally:
-        for handle in hooks:
+        for handle in handles:
             handle.remove()
-    yield from seen
+    yield from tensors
     yield None, "the logits", logits, False
 
 
 def _find_nonfinite(model: nn.Module, tensors: dict[str, Tensor]) -> list[NonFiniteLocation]:
-    """Those of some tensors, named as the model's, that hold NaN or inf."""
+    """Returns the locations of the tensors, named as in the model, that hold NaN or inf."""
     floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()}
     if not floating:
         return []
+    # One scalar per tensor and one sync for all. In float64 the sum of two finite float32 extremes cannot overflow.
     extremes = [torch.stack(torch.aminmax(tensor.detach())).double().sum() for tensor in floating.values()]
-    whole = torch.stack(extremes).isfinite().tolist()
-    return [_location(model, name) for name, finite in zip(floating, whole, strict=True) if not finite]
+    finite = torch.stack(extremes).isfinite().tolist()
+    return [_location(model, name) for name, is_finite in zip(floating, finite, strict=True) if not is_finite]
 
 
 def _location(model: nn.Module, name: str) -> NonFiniteLocation:
-    """Where a parameter or buffer belongs."""
+    """Returns the location of a parameter or buffer."""
     if isinstance(model, MLP) and name.startswith("layers."):
         _, number, rest = name.split(".", 2)
         layer = int(number) + 1

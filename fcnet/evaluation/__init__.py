@@ -1,4 +1,4 @@
-"""Loss, accuracy and per-class figures of a model on a set of images."""
+"""Evaluation of a model on a set of images: loss, confusion matrix, and robustness to other data."""
 
 from fcnet.evaluation.classification import Evaluation, evaluate
 

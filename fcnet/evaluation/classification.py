@@ -1,4 +1,4 @@
-"""How good a network is on a set of images: counts first, every figure from them."""
+"""Evaluates a classifier on a set of images: mean loss and confusion matrix, and all figures that follow from them."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ if TYPE_CHECKING:
 
 
 class ImageBatches(Protocol):
-    """A set of labelled images that can be gone through, as `fcnet.data.batches.Batches` is."""
+    """An iterable over batches of labelled images, such as `fcnet.data.batches.Batches`."""
 
     @property
     def num_images(self) -> int:
-        """How many there are."""
+        """The number of images."""
 
     @property
     def device(self) -> torch.device:
-        """Where its batches are."""
+        """The device of the batches."""
 
     def __iter__(self) -> Iterator[Batch]:
-        """Every image once, this rank's part of each batch."""
+        """Iterates over all images once; each batch is this rank's part of it."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was seen on one set of images.
+    """The result on one set of images.
 
     Attributes:
         loss: the mean loss.
-        confusion: counts, ``confusion[truth][prediction]``, (C, C).
+        confusion: counts ``confusion[truth][prediction]``, (C, C).
 
     Example:
-        >>> seen = Evaluation(loss=0.4, confusion=((8, 2), (1, 9)))
-        >>> seen.count, seen.accuracy
+        >>> result = Evaluation(loss=0.4, confusion=((8, 2), (1, 9)))
+        >>> result.count, result.accuracy
         (20, 0.85)
     """
 
@@ -62,27 +62,27 @@ class Evaluation:
 
     @property
     def num_correct(self) -> int:
-        """The number of images whose most probable class is theirs."""
+        """The number of images that are classified correctly."""
         return sum(row[label] for label, row in enumerate(self.confusion))
 
     @property
     def accuracy(self) -> float:
-        """Hits as a fraction of all."""
+        """The fraction of images that are classified correctly."""
         return metrics.accuracy(self.confusion)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The accuracy's 95 % interval, by Wilson's score."""
+        """The 95% confidence interval of the accuracy, Wilson's score interval."""
         return metrics.wilson_interval(self.num_correct, self.count)
 
     @property
     def error(self) -> float:
-        """The misclassification rate, 1 − accuracy: the mean of a loss that is 1 for a wrong class and else 0."""
+        """The misclassification rate, 1 − accuracy: the mean 0-1 loss."""
         return 1.0 - self.accuracy
 
     @property
     def error_interval(self) -> tuple[float, float]:
-        """The misclassification probability's 95 % interval: the accuracy's, from its other end."""
+        """The 95% confidence interval of the misclassification probability."""
         low, high = self.interval
         return 1.0 - high, 1.0 - low
 
@@ -95,21 +95,22 @@ def evaluate(
     loss: Loss | None = None,
     on_batch: Callable[[Tensor, Tensor], object] | None = None,
 ) -> Evaluation:
-    """Runs a network over a set of images once, in evaluation mode, over all ranks.
+    """Evaluates a model on a set of images, in evaluation mode and over all ranks.
+
+    Collective: every rank must call it. The mode of the model is left unchanged.
 
     Args:
-        model: images -> logits (B,) for two classes, or (B, C); its mode, and that of each of its
-            parts, is left as it was.
-        batches: the set, in order and unchanged; the model's device.
-        loss: the sum of the losses of a batch; None is the cross-entropy, whatever was trained with: figures
-            of different networks can then be compared.
-        on_batch: told the logits and the labels of each batch, as far as they are this rank's.
+        model: images -> logits (B,) for two classes, or (B, C).
+        batches: the images, in order and without augmentation, on the device of the model.
+        loss: (logits, labels) -> the sum of the losses of a batch. None for the cross-entropy, whatever the training
+            loss was, so that models can be compared.
+        on_batch: called with the logits and labels of each batch of this rank.
 
     Returns:
-        The mean loss and the counts.
+        The mean loss and the confusion matrix.
 
     Raises:
-        UserError: the set is empty.
+        UserError: there are no images.
 
     Example:
         >>> from fcnet import MLP
@@ -119,7 +120,7 @@ def evaluate(
         6
     """
     if not batches.num_images:
-        raise UserError("the set to evaluate on must hold at least one image, got 0")
+        raise UserError("batches must hold at least one image, got 0")
     loss = loss or CrossEntropy()
     total = torch.zeros((), dtype=torch.float64, device=batches.device)
     confusion = torch.zeros((), dtype=torch.int64, device=batches.device)
@@ -136,7 +137,7 @@ def evaluate(
 
 
 def _counts(logits: Tensor, labels: Tensor) -> Tensor:
-    """``counts[truth][prediction]``, int64 (C, C), without a host sync."""
+    """Counts a batch as ``counts[truth][prediction]``, int64 (C, C), without a host sync."""
     classes = 2 if logits.ndim == 1 else logits.shape[1]
     cells = labels * classes + logits_to_classes(logits)
     return cells.new_zeros(classes * classes).scatter_add_(0, cells, torch.ones_like(cells)).view(classes, classes)

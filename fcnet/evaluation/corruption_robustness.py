@@ -1,7 +1,8 @@
-"""How good a network is on damaged images: one evaluation for each kind of damage and severity."""
+"""Evaluates a classifier on corrupted images: one evaluation for each kind of corruption and severity."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Robustness:
-    """What damage does to a network.
+    """The results on clean and on corrupted images.
 
     Attributes:
-        clean: on the images as they are.
-        corrupted: by kind, one evaluation for each severity.
-        seed: that the damage was drawn from.
+        clean: the evaluation on the clean images.
+        corrupted: for each kind of corruption, one evaluation per severity.
+        seed: the seed of the corruptions.
     """
 
     clean: Evaluation
@@ -36,16 +37,16 @@ class Robustness:
     seed: int
 
     def mean(self, kind: str) -> float:
-        """The mean accuracy over the severities of one kind."""
-        return sum(each.accuracy for each in self.corrupted[kind]) / len(self.corrupted[kind])
+        """Returns the mean accuracy over the severities of one kind."""
+        return sum(result.accuracy for result in self.corrupted[kind]) / len(self.corrupted[kind])
 
     @property
     def mean_accuracy(self) -> float:
-        """The mean of the kinds' means."""
+        """The mean accuracy over all kinds and severities."""
         return sum(map(self.mean, self.corrupted)) / len(self.corrupted)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, for a file."""
+        """Returns the JSON-able content of the results."""
         return {
             "images": self.clean.count,
             "seed": self.seed,
@@ -56,8 +57,8 @@ class Robustness:
                     "value_meaning": CORRUPTIONS[kind].meaning,
                     "mean_accuracy": self.mean(kind),
                     "severities": [
-                        {"severity": severity, "value": value, **_to_dict(each)}
-                        for severity, value, each in zip(SEVERITIES, CORRUPTIONS[kind].values, row, strict=True)
+                        {"severity": severity, "value": value, **_to_dict(result)}
+                        for severity, value, result in zip(SEVERITIES, CORRUPTIONS[kind].values, row, strict=True)
                     ],
                 }
                 for kind, row in self.corrupted.items()
@@ -67,13 +68,13 @@ class Robustness:
 
 @dataclass(frozen=True)
 class CorruptedBatches:
-    """A set of images as `corrupt` leaves them, as uint8 for an `ImageClassifier`, made batch by batch.
+    """A set of images that `corrupt` changes batch by batch, as uint8 images for an `ImageClassifier`.
 
     Attributes:
-        batches: the set, of uint8 images; the damage depends on the size of its batches.
-        kind: of damage.
-        severity: from 0, none, to 5.
-        seed: what is random follows from it, the kind and the batch's number.
+        batches: the uint8 images. Random corruptions depend on the batch size.
+        kind: the kind of corruption, a key of `fcnet.data.transforms.corruptions.CORRUPTIONS`.
+        severity: from 0 (clean) to 5.
+        seed: the seed; each batch has a generator of its own, derived from the seed, the kind and its number.
     """
 
     batches: Batches
@@ -83,16 +84,16 @@ class CorruptedBatches:
 
     @property
     def num_images(self) -> int:
-        """How many images there are."""
+        """The number of images."""
         return self.batches.num_images
 
     @property
     def device(self) -> torch.device:
-        """Where batches are."""
+        """The device of the batches."""
         return self.batches.device
 
     def __iter__(self) -> Iterator[Batch]:
-        """Every image once, in order."""
+        """Iterates over all images once, in order."""
         for number, rows in enumerate(self.batches.rows.split(self.batches.batch_size)):
             images = self.batches.images[rows.to(self.batches.images.device)].to(self.device)
             labels = self.batches.labels[rows.to(self.device)]
@@ -103,18 +104,15 @@ class CorruptedBatches:
 
 
 def evaluate_corrupted(classifier: nn.Module, batches: Batches, *, seed: int = 0) -> Robustness:
-    """Evaluates a network on a set of images, as they are and with each damage at each severity.
+    """Evaluates a classifier on clean images, and with each kind of corruption at each severity.
 
     Args:
-        classifier: of uint8 images.
-        batches: the set, of uint8 images, on the network's device.
-        seed: what is random in the damage follows from it, and is the same for every classifier.
-
-    Returns:
-        What was seen.
+        classifier: uint8 images -> logits.
+        batches: the uint8 images, on the device of the classifier.
+        seed: the seed of the corruptions. Classifiers with the same seed and batches see the same images.
 
     Raises:
-        UserError: the set is empty.
+        UserError: there are no images.
 
     Example:
         >>> import torch
@@ -124,9 +122,9 @@ def evaluate_corrupted(classifier: nn.Module, batches: Batches, *, seed: int = 0
         >>> half = torch.full((1,), 0.5)
         >>> classifier = ImageClassifier(MLP(16, (), 2), classes=("cat", "dog"), shape=(1, 4, 4), mean=half, std=half)
         >>> images = torch.randint(256, (20, 1, 4, 4), dtype=torch.uint8)
-        >>> seen = evaluate_corrupted(classifier, Batches(images, torch.arange(20) % 2))
-        >>> list(seen.corrupted), len(seen.corrupted["noise"])
-        (['noise', 'blur', 'brightness', 'contrast', 'shift', 'rotation'], 5)
+        >>> result = evaluate_corrupted(classifier, Batches(images, torch.arange(20) % 2))
+        >>> result.clean.count, len(result.corrupted["noise"])
+        (20, 5)
     """
     clean = evaluate(classifier, CorruptedBatches(batches, "noise", 0, seed))
     corrupted = {
@@ -137,14 +135,14 @@ def evaluate_corrupted(classifier: nn.Module, batches: Batches, *, seed: int = 0
 
 
 def example_images(batches: Batches, kind: str, *, seed: int = 0) -> Tensor:
-    """The first image of a set, uint8 (1 + S, C, H, W): as it is, then at each severity of one kind of damage."""
+    """Returns the first image of a set, clean and at each of the S severities of one kind, uint8 (1 + S, C, H, W)."""
     first = CorruptedBatches(batches, kind, 0, seed)
     return torch.cat([next(iter(replace(first, severity=severity))).images[:1] for severity in (0, *SEVERITIES)]).cpu()
 
 
-def _to_dict(seen: Evaluation) -> dict[str, Any]:
+def _to_dict(result: Evaluation) -> dict[str, Any]:
     return {
-        "accuracy": seen.accuracy,
-        "interval": seen.interval,
-        "loss": seen.loss if seen.loss * 0 == 0 else None,
+        "accuracy": result.accuracy,
+        "interval": result.interval,
+        "loss": result.loss if math.isfinite(result.loss) else None,
     }

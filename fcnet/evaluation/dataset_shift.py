@@ -1,6 +1,6 @@
-"""How other images differ from those of a run: in the shares of their classes, in their pixels, in how many are hit.
+"""Compares another dataset with the data of a run: class frequencies, pixel statistics and accuracy.
 
-C classes and channels of c.
+C classes, c channels. "Run" stands for the data of the run, "other" for the other dataset.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 
 from fcnet.data.store.store import mean_and_std
 from fcnet.metrics import difference_interval, homogeneity_test, two_proportion_test
+from fcnet.runtime.formatting import format_count, format_percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,21 +21,21 @@ if TYPE_CHECKING:
     from fcnet.data.batches import Batches
 
 SIGNIFICANT = 0.05
-"""Below this probability a difference is said to be more than chance."""
+"""The significance level of the tests."""
 NOTABLE = 0.1
-"""From this share of a standard deviation, or of its ratio, on a difference of pixels is named."""
+"""The smallest differences of pixels that are described: of the mean, in standard deviations; of the std, relative."""
 _MIN_STANDARD_ERRORS = 3.0
-_MAX_NAMED = 3
+_MAX_NAMED_CLASSES = 3
 
 
 @dataclass(frozen=True)
 class ClassShare:
-    """How often a class is, in the run's training images and in the others.
+    """The frequency of one class.
 
     Attributes:
-        run: as a fraction.
-        other: likewise.
-        p: how probable a difference this large is by chance, of this class alone; see `two_proportion_test`.
+        run: the fraction of the run's training images.
+        other: the fraction of the other images.
+        p: the p-value of `fcnet.metrics.two_proportion_test` for this class alone.
     """
 
     run: float
@@ -44,13 +45,12 @@ class ClassShare:
 
 @dataclass(frozen=True)
 class ClassShift:
-    """All classes' shares.
+    """The frequencies of all classes.
 
     Attributes:
-        shares: in the order of the classes.
-        total_variation: half the sum of the absolute differences: the share of images that would have to be of
-            another class.
-        p: how probable differences this large are by chance, all together; see `homogeneity_test`.
+        shares: one entry per class, in the order of the classes.
+        total_variation: the total variation distance of the frequencies, half the sum of the absolute differences.
+        p: the p-value of `fcnet.metrics.homogeneity_test` for all classes together.
     """
 
     shares: tuple[ClassShare, ...]
@@ -60,14 +60,14 @@ class ClassShift:
 
 @dataclass(frozen=True)
 class PixelShift:
-    """Means and standard deviations of pixels / 255, a value a channel.
+    """Means and standard deviations of pixels / 255, one value per channel.
 
     Attributes:
-        mean: of the other images.
-        std: likewise.
-        run_mean: of the run's training images.
-        run_std: likewise.
-        mean_error: the standard error of ``mean``, from image to image.
+        mean: the mean of the other images.
+        std: the standard deviation of the other images.
+        run_mean: the mean of the run's training images.
+        run_std: the standard deviation of the run's training images.
+        mean_error: the standard error of ``mean``, from the variance between images.
     """
 
     mean: tuple[float, ...]
@@ -78,26 +78,26 @@ class PixelShift:
 
     @property
     def mean_shift(self) -> tuple[float, ...]:
-        """The differences of the means, in the run's standard deviations."""
+        """The differences of the means, in standard deviations of the run."""
         return tuple((m - r) / s for m, r, s in zip(self.mean, self.run_mean, self.run_std, strict=True))
 
     @property
     def std_ratio(self) -> tuple[float, ...]:
-        """The standard deviations over the run's."""
+        """The ratios of the standard deviations, other / run."""
         return tuple(s / r for s, r in zip(self.std, self.run_std, strict=True))
 
 
 @dataclass(frozen=True)
 class AccuracyShift:
-    """The accuracy on other images against that on the run's own test images.
+    """The accuracy on other images, compared with that on the run's own test images.
 
     Attributes:
-        run: on the run's.
-        run_images: how many they are.
-        other: on the others.
+        run: the accuracy on the run's test images.
+        run_images: the number of the run's test images.
+        other: the accuracy on the other images.
         difference: other − run.
-        interval: the difference's, 95 %, by Newcombe.
-        p: how probable a difference this large is by chance.
+        interval: the 95% confidence interval of the difference, Newcombe's.
+        p: the p-value of `fcnet.metrics.two_proportion_test`.
     """
 
     run: float
@@ -109,77 +109,78 @@ class AccuracyShift:
 
 
 def class_shift(run: Sequence[int], other: Sequence[int]) -> ClassShift:
-    """Compares the shares of the classes.
+    """Compares class frequencies.
 
     Args:
-        run: the number of images of each class, C of them.
-        other: likewise of the other images.
+        run: the number of training images of each of the C classes.
+        other: the number of other images of each class.
 
     Example:
         >>> class_shift([50, 50], [90, 10]).total_variation
         0.4
     """
-    all_run, all_other = sum(run), sum(other)
+    total_run, total_other = sum(run), sum(other)
     shares = tuple(
-        ClassShare(mine / all_run, theirs / all_other, two_proportion_test(theirs, all_other, mine, all_run))
-        for mine, theirs in zip(run, other, strict=True)
+        ClassShare(m / total_run, n / total_other, two_proportion_test(n, total_other, m, total_run))
+        for m, n in zip(run, other, strict=True)
     )
     distance = sum(abs(share.other - share.run) for share in shares) / 2
     return ClassShift(shares, distance, homogeneity_test(run, other))
 
 
 def pixel_shift(batches: Batches, mean: torch.Tensor, std: torch.Tensor) -> PixelShift:
-    """Compares the pixels of a set of images with those that a run was trained on.
+    """Compares the pixel statistics of a set of images with those of a run.
 
     Args:
-        batches: the set, of uint8 images.
-        mean: float32 (c,), of the run's pixels / 255.
-        std: likewise.
+        batches: the uint8 images.
+        mean: float32 (c,), the mean of pixels / 255 of the run's training images.
+        std: float32 (c,), their standard deviation.
     """
     area = math.prod(batches.images.shape[2:])
     moments = torch.cat(
         [_moments(batches.images[rows]) for rows in batches.rows.to(batches.images.device).split(batches.batch_size)]
     )
-    own_mean, own_std = mean_and_std(moments, area)
+    other_mean, other_std = mean_and_std(moments, area)
     means = moments[:, 0].double() / (255 * area)
+    # Pixels of one image are not independent, so the unit of the error is the image. One image has no deviation: 0.
     error = means.std(0, correction=min(1, len(means) - 1)) / math.sqrt(len(means))
-    columns = (own_mean, own_std, mean, std, error)
+    columns = (other_mean, other_std, mean, std, error)
     return PixelShift(*(tuple(column.tolist()) for column in columns))
 
 
 def accuracy_shift(num_correct: int, count: int, run_accuracy: float, run_images: int) -> AccuracyShift:
-    """Compares an accuracy with that on the run's own test images, which are others.
+    """Compares the accuracy on other images with that on the run's own test images.
 
     Args:
-        num_correct: of the other images.
-        count: how many they are.
-        run_accuracy: as the run's summary has it.
-        run_images: likewise.
+        num_correct: the number of other images that are classified correctly.
+        count: the number of other images.
+        run_accuracy: ``test_accuracy`` of the run's summary.
+        run_images: ``test_images`` of the run's summary.
 
     Example:
         >>> shift = accuracy_shift(60, 100, 0.9, 200)
         >>> round(shift.difference, 6), shift.p < 1e-6
         (-0.3, True)
     """
-    sides = num_correct, count, round(run_accuracy * run_images), run_images
+    counts = num_correct, count, round(run_accuracy * run_images), run_images
     return AccuracyShift(
         run=run_accuracy,
         run_images=run_images,
         other=num_correct / count,
         difference=num_correct / count - run_accuracy,
-        interval=difference_interval(*sides),
-        p=two_proportion_test(*sides),
+        interval=difference_interval(*counts),
+        p=two_proportion_test(*counts),
     )
 
 
 @dataclass(frozen=True)
 class DatasetShift:
-    """How other images differ from those of a run.
+    """The differences between another dataset and the data of a run.
 
     Attributes:
-        classes: None where the run does not say how many images of each class it had.
-        pixels: always there.
-        accuracy: None where the run does not say what it reached.
+        classes: the class frequencies; None if the run has no class counts.
+        pixels: the pixel statistics.
+        accuracy: the accuracy; None if the run has no test accuracy.
     """
 
     classes: ClassShift | None
@@ -187,7 +188,7 @@ class DatasetShift:
     accuracy: AccuracyShift | None
 
     def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
-        """All of it, for a file; the classes are the network's."""
+        """Returns the JSON-able content of the comparison; ``classes`` are the names of the C classes."""
         shares = None
         if self.classes is not None:
             rows = zip(classes, self.classes.shares, strict=True)
@@ -197,54 +198,59 @@ class DatasetShift:
         return {"classes": shares, "pixels": pixels, "accuracy": accuracy, "description": self.describe(classes)}
 
     def describe(self, classes: Sequence[str]) -> list[str]:
-        """A line each on classes, pixels and accuracy."""
+        """Describes the comparison, one line each for classes, pixels and accuracy."""
         lines = [] if self.classes is None else [_describe_classes(self.classes, classes)]
         lines.append(_describe_pixels(self.pixels))
         return lines if self.accuracy is None else [*lines, _describe_accuracy(self.accuracy)]
 
 
 def _describe_classes(shift: ClassShift, classes: Sequence[str]) -> str:
-    figures = f"(total variation {shift.total_variation:.2f}; {_format_p_value(shift.p)})"
+    statistics = f"(total variation {shift.total_variation:.2f}; {_format_p_value(shift.p)})"
     if shift.p >= SIGNIFICANT:
-        return f"classes: as often as in training, but for chance {figures}"
+        return f"classes: no significant difference from training {statistics}"
     rows = sorted(zip(classes, shift.shares, strict=True), key=lambda row: -abs(row[1].other - row[1].run))
-    changed = [(name, share) for name, share in rows if share.p < SIGNIFICANT] or rows[:_MAX_NAMED]
-    said = ", ".join(f"{name} {share.run:.1%} → {share.other:.1%}" for name, share in changed[:_MAX_NAMED])
-    more = f" and {len(changed) - _MAX_NAMED} more" if len(changed) > _MAX_NAMED else ""
-    return f"classes: not as often as in training: {said}{more} {figures}"
+    # Many small changes can be significant together although none is significant alone.
+    changed = [(name, share) for name, share in rows if share.p < SIGNIFICANT] or rows[:_MAX_NAMED_CLASSES]
+    named = ", ".join(
+        f"{name} {format_percent(share.run, 1)} → {format_percent(share.other, 1)}"
+        for name, share in changed[:_MAX_NAMED_CLASSES]
+    )
+    more = f" and {len(changed) - _MAX_NAMED_CLASSES} more" if len(changed) > _MAX_NAMED_CLASSES else ""
+    return f"classes: frequencies differ from training: {named}{more} {statistics}"
 
 
 def _describe_pixels(shift: PixelShift) -> str:
-    names = []
+    differences = []
     mean_shift = sum(shift.mean_shift) / len(shift.mean_shift)
     std_ratio = sum(shift.std_ratio) / len(shift.std_ratio)
     if any(map(_is_notable, shift.mean_shift, shift.mean_error, shift.run_std)):
-        spread = max(shift.mean_shift) - min(shift.mean_shift)
-        names += ["brighter" if mean_shift > 0 else "darker"] if abs(mean_shift) >= NOTABLE else []
-        names += ["in other colours"] if spread >= NOTABLE else []
+        if abs(mean_shift) >= NOTABLE:
+            differences.append("brighter" if mean_shift > 0 else "darker")
+        if max(shift.mean_shift) - min(shift.mean_shift) >= NOTABLE:
+            differences.append("different colors")
     if abs(std_ratio - 1.0) >= NOTABLE:
-        names.append("of more contrast" if std_ratio > 1.0 else "of less contrast")
+        differences.append("higher contrast" if std_ratio > 1.0 else "lower contrast")
     mean, run_mean = (sum(values) / len(values) for values in (shift.mean, shift.run_mean))
     return (
-        f"pixels: {' and '.join(names) or 'about as in training'} (mean {mean:.3f}, in training {run_mean:.3f}: "
+        f"pixels: {', '.join(differences) or 'similar to training'} (mean {mean:.3f}, in training {run_mean:.3f}: "
         f"{mean_shift:+.2f} standard deviations; standard deviation × {std_ratio:.2f})"
     )
 
 
 def _is_notable(mean_shift: float, error: float, std: float) -> bool:
-    """Whether a channel's mean has moved by more than a little, and by more than these images leave to chance."""
+    """Returns whether the mean of a channel differs notably, and by more than the sampling error of these images."""
     return abs(mean_shift) >= max(NOTABLE, _MIN_STANDARD_ERRORS * error / std)
 
 
 def _describe_accuracy(shift: AccuracyShift) -> str:
     low, high = shift.interval
-    verdict = "no more than chance explains"
+    verdict = "not significantly different from"
     if shift.p < SIGNIFICANT:
-        verdict = "better than there" if shift.difference > 0 else "worse than there"
-    interval = f"95 % interval {100 * low:+.2f} to {100 * high:+.2f}"
+        verdict = f"significantly {'higher' if shift.difference > 0 else 'lower'} than"
     return (
-        f"accuracy: {shift.other:.2%}, on the run's own {shift.run_images:,} test images {shift.run:.2%}: {verdict} "
-        f"({100 * shift.difference:+.2f} points, {interval}; {_format_p_value(shift.p)})"
+        f"accuracy: {format_percent(shift.other)}, {verdict} the {format_percent(shift.run)} on the run's own "
+        f"{format_count(shift.run_images, 'test image')} ({100 * shift.difference:+.2f} points, "
+        f"95% interval {100 * low:+.2f} to {100 * high:+.2f}; {_format_p_value(shift.p)})"
     )
 
 
@@ -253,6 +259,6 @@ def _format_p_value(p: float) -> str:
 
 
 def _moments(pixels: torch.Tensor) -> torch.Tensor:
-    """For each image and channel the sums of x and of x², int64 (B, 2, c), of uint8 (B, c, H, W)."""
+    """Computes the sums of x and x² of each image and channel, int64 (B, 2, c), of uint8 (B, c, H, W)."""
     values = pixels.flatten(2).to(torch.int64)
     return torch.stack([values.sum(2), values.square().sum(2)], dim=1).cpu()

@@ -1,6 +1,6 @@
-"""What a network said of each image of a set, kept so that nobody has to run it again.
+"""Predictions of a classifier for each image of a set, collected in memory and stored in a run folder.
 
-N images, C classes, of which the K most probable ones are kept for each image.
+N images, C classes; the K most probable classes are kept for each image.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TOP_K = 10
-"""K, or C where that is less."""
+"""K, or C if that is smaller."""
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What was said of N images, in the order of the set.
+    """The predictions for N images, in the order of the set.
 
     Attributes:
         labels: int64 (N,), the true classes.
-        classes: int64 (N, K), the most probable classes, the most probable one first.
-        probabilities: float32 (N, K), theirs.
-        true_probabilities: float32 (N,), the true class's, whether it is among the K or not.
+        classes: int64 (N, K), the most probable classes in descending order of probability.
+        probabilities: float32 (N, K), the probabilities of these classes.
+        true_probabilities: float32 (N,), the probability of the true class, whether it is among the K or not.
     """
 
     labels: Tensor
@@ -42,52 +42,56 @@ class Predictions:
 
     @property
     def is_correct(self) -> Tensor:
-        """Whether the most probable class is the true one, bool (N,)."""
+        """Whether the most probable class is the true class, bool (N,)."""
         return self.classes[:, 0] == self.labels
 
     def confusion(self, num_classes: int) -> tuple[tuple[int, ...], ...]:
-        """Counts, ``confusion[truth][prediction]``, (C, C)."""
+        """Returns the counts ``confusion[truth][prediction]``, (C, C)."""
         cells = self.labels * num_classes + self.classes[:, 0]
         counts = cells.bincount(minlength=num_classes**2).view(num_classes, num_classes)
         return tuple(map(tuple, counts.tolist()))
 
 
 class PredictionCollector:
-    """Takes the logits of a set batch by batch, as `fcnet.evaluation.classification.evaluate` notes them.
+    """Collects the predictions of a set batch by batch; for ``on_batch`` of `fcnet.evaluation.evaluate`.
 
     Example:
         >>> collector = PredictionCollector()
         >>> collector.update(torch.tensor([[0.0, 2.0, 1.0]]), torch.tensor([2]))
-        >>> found = collector.compute()
-        >>> found.classes.tolist(), [round(p, 3) for p in found.probabilities[0].tolist()], found.is_correct.tolist()
-        ([[1, 2, 0]], [0.665, 0.245, 0.09], [False])
+        >>> predictions = collector.compute()
+        >>> predictions.classes.tolist(), [round(p, 3) for p in predictions.probabilities[0].tolist()]
+        ([[1, 2, 0]], [0.665, 0.245, 0.09])
+        >>> predictions.is_correct.tolist()
+        [False]
     """
 
     def __init__(self) -> None:
         self._batches: list[tuple[Tensor, ...]] = []
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Takes one batch's logits (B,) of two classes, or (B, C), and labels int64 (B,)."""
-        sure = logits_to_probabilities(logits.float())
+        """Adds the logits of a batch, (B,) for two classes or (B, C), and its labels, int64 (B,)."""
+        probabilities = logits_to_probabilities(logits.float())
+        # Sorted by logit, since distinct logits may round to equal probabilities; stable, as argmax takes the first.
         scores = torch.stack([torch.zeros_like(logits), logits], 1) if logits.ndim == 1 else logits
-        order = scores.sort(dim=1, descending=True, stable=True).indices[:, :TOP_K]  # the first of equals first
-        true_probabilities = sure.gather(1, labels[:, None]).squeeze(1)
-        self._batches.append((labels.cpu(), order.cpu(), sure.gather(1, order).cpu(), true_probabilities.cpu()))
+        classes = scores.sort(dim=1, descending=True, stable=True).indices[:, :TOP_K]
+        true_probabilities = probabilities.gather(1, labels[:, None]).squeeze(1)
+        batch = (labels, classes, probabilities.gather(1, classes), true_probabilities)
+        self._batches.append(tuple(tensor.cpu() for tensor in batch))
 
     def compute(self) -> Predictions:
-        """All that was noted, on the CPU; all ranks must ask together."""
+        """Returns all predictions of all ranks, on the CPU; collective, every rank must call it."""
         ranks = distributed.all_gather(self._batches)
-        batches = [part for batch in zip(*ranks, strict=True) for part in batch]  # a rank's share is contiguous
+        batches = [part for batch in zip(*ranks, strict=True) for part in batch]  # a rank has a slice of each batch
         return Predictions(*(torch.cat(column) for column in zip(*batches, strict=True)))
 
 
 def write_predictions(folder: Path, predictions: Predictions, classes: Sequence[str], data: str) -> None:
-    """Writes ``predictions.safetensors`` and ``predictions.json`` beside the network that they are of, sealed.
+    """Writes ``predictions.safetensors`` and ``predictions.json`` with checksums into a run folder.
 
     Args:
-        folder: the run's, which holds the finished network.
-        predictions: of the test set.
-        classes: the names of the classes.
+        folder: the run folder, with the model that made the predictions.
+        predictions: the predictions for the test set.
+        classes: the class names.
         data: the fingerprint of the data.
     """
     tensors = {
@@ -104,7 +108,7 @@ def write_predictions(folder: Path, predictions: Predictions, classes: Sequence[
 
 
 def read_predictions(folder: Path) -> Predictions | None:
-    """What `write_predictions` wrote; None where there is nothing, or what another network said.
+    """Reads the predictions of a run; None if there are none, or if they are those of another model.
 
     Raises:
         UserError: a file is damaged.
@@ -120,6 +124,6 @@ def read_predictions(folder: Path) -> Predictions | None:
     )
 
 
-def _model_checksum(folder: Path) -> Any:  # noqa: ANN401 - a fact of a sealed file
-    """Names the network of a folder to the bit."""
+def _model_checksum(folder: Path) -> Any:  # noqa: ANN401 - a JSON value
+    """Returns the checksum of the model in a run folder, which covers its weights too."""
     return read_metadata(folder / "model")["checksum"]

@@ -1,1 +1,1 @@
-"""An experiment in its run folder: built from a configuration, trained, saved, resumed and finished."""
+"""Experiments in run folders: built from a configuration, trained, checkpointed, resumed and evaluated."""

@@ -1,4 +1,4 @@
-"""From a configuration to objects: the only room that knows both."""
+"""Builds the objects of an experiment from its configuration."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from fcnet.experiment.build_data import (
 from fcnet.experiment.build_training import choose_threads, estimate_step_memory, make_algorithm, make_model
 from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.runtime import memory
+from fcnet.runtime.formatting import format_count
 from fcnet.training.loop import Training
 
 if TYPE_CHECKING:
@@ -39,18 +40,18 @@ __all__ = ["Experiment", "build", "choose_threads", "make_model", "open_data", "
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything a configuration asks for, built.
+    """The objects of a configuration.
 
     Attributes:
-        training: at its beginning.
-        test: the test set, to be read once.
-        classifier: the model under training with what it takes to use it.
-        fingerprint: names the data to the bit.
-        threads: how many processor threads fit the work.
-        memory_estimate: the memory that a step takes.
-        free_bytes: the memory that was free before anything was made; None where nobody tells.
-        notes: what the user should know of the data, a line each.
-        diagnostics: whether to look into the network while it is trained.
+        training: the training, before its first step.
+        test: the test set.
+        classifier: the model under training, with its classes, input shape and normalization.
+        fingerprint: a hash of the content of the data.
+        threads: the number of CPU threads for training.
+        memory_estimate: the estimated memory of a training step.
+        free_bytes: the memory that was free before anything was allocated; None if it is unknown.
+        notes: one line for each thing that the user should know about the data.
+        diagnostics_every: the number of epochs between diagnostics snapshots; 0 for none.
     """
 
     training: Training
@@ -61,36 +62,38 @@ class Experiment:
     memory_estimate: MemoryEstimate
     free_bytes: int | None
     notes: tuple[str, ...]
-    diagnostics: bool
+    diagnostics_every: int
 
     def describe(self) -> str:
-        """What is about to be trained, on what, in one line."""
+        """Describes the data, the network and the device in one line."""
         training = self.training
-        kept = training.validation.num_images if training.validation else 0
+        validation_images = training.validation.num_images if training.validation else 0
         parameters = sum(parameter.numel() for parameter in training.model.parameters())
         widths = "-".join(map(str, self.classifier.model.widths))
         return (
-            f"{training.batches.num_images:,} training, {kept:,} validation and {self.test.num_images:,} test images"
-            f" in {len(self.classifier.classes)} classes; layers {widths}, {parameters:,} parameters;"
-            f" {self.test.device}, {self.threads} thread{'s' * (self.threads > 1)}"
+            f"{training.batches.num_images:,} training, {validation_images:,} validation"
+            f" and {self.test.num_images:,} test images in {len(self.classifier.classes)} classes;"
+            f" layers {widths}, {parameters:,} parameters;"
+            f" {self.test.device}, {format_count(self.threads, 'thread')}"
         )
 
 
 def build(config: schema.Config, device: torch.device, progress: Progress | None = None) -> Experiment:
-    """Opens the data and makes everything that trains on it.
+    """Opens the data, and builds the model and the training.
 
     Args:
-        config: the experiment.
-        device: where the network and, when it fits, the data live.
-        progress: told how far the data is decoded; see `open_store`.
+        config: the configuration of the experiment.
+        device: the device of the model and, if it fits, of the data.
+        progress: a callback for decoding; see `fcnet.data.store.store.open_store`.
 
     Raises:
-        UserError: the data is missing, broken, or does not fit the configuration.
+        UserError: the data is missing or broken, or does not fit the configuration.
     """
     store = open_data(config.data, progress)
     check_data(config, store)
     classes, labels, train_rows, validation_rows = split_rows(config, store)
     statistics = mean_and_std(store.train.moments[train_rows], store.shape[1] * store.shape[2])
+    # Fail before the model is allocated, where the operating system may kill the process without a message.
     memory_estimate = estimate_step_memory(config, store, len(train_rows), len(classes), device)
     free_bytes = memory.free_bytes(device)
     if free_bytes is not None:
@@ -134,5 +137,5 @@ def build(config: schema.Config, device: torch.device, progress: Progress | None
         memory_estimate=memory_estimate,
         free_bytes=free_bytes,
         notes=(*skipped_image_notes(store), *class_imbalance_notes(labels[train_rows], classes, config.data.balance)),
-        diagnostics=config.train.diagnostics,
+        diagnostics_every=config.train.diagnostics_every,
     )

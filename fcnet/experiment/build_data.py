@@ -1,9 +1,8 @@
-"""The images of a configuration: from a source to batches."""
+"""Builds the data of a configuration: from a source through the store to batches."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 from pathlib import Path
@@ -20,7 +19,7 @@ from fcnet.data.transforms.mixup import MixupCutmix
 from fcnet.data.transforms.whitening import VARIANCE_FLOOR, Whitening, fit_whitening
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import read_checksummed, write_checksummed
+from fcnet.runtime.files import read_checksummed, sha256, write_checksummed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,13 +33,13 @@ if TYPE_CHECKING:
 
 EVALUATION_BATCH_SIZE = 1000
 _WHITENING_BATCH_SIZE = 4096
-_PREVIEW_IMAGES = 10
+_NUM_PREVIEW_IMAGES = 10
 _IMBALANCE_RATIO = 2
-_MAX_NAMED = 3
+_MAX_NAMED_IMAGES = 3
 
 
 def open_data(data: schema.Data, progress: Progress | None = None) -> Store:
-    """The store of the configured source, built when it is not there yet; one rank builds, the others wait."""
+    """Opens the store of the configured source; one rank builds it if it does not exist yet, and the others wait."""
     return open_store(_source(data), progress=progress)
 
 
@@ -61,15 +60,21 @@ def _source(data: schema.Data) -> Source:
 
 
 def check_data(config: schema.Config, store: Store) -> None:
-    """Refuses settings that do not go with the images, all of them at once."""
+    """Checks the settings that depend on the images.
+
+    Raises:
+        UserError: some settings do not fit; the message lists all of them, one per line.
+    """
     data, num_classes = config.data, len(config.data.classes or store.classes)
     _, height, width = store.shape
+    num_values = math.prod(store.shape)
     errors = _unknown_classes(store.classes, data.classes, "data.classes")
     for name, pixels in (("shift", data.augment.shift), ("cutout", data.augment.cutout)):
         if pixels >= min(height, width):
-            errors.append(f"data.augment.{name} must be less than the images' {height}×{width} pixels, got {pixels}")
-    if data.whiten > math.prod(store.shape):
-        errors.append(f"data.whiten must be at most the {math.prod(store.shape)} values of an image, got {data.whiten}")
+            size = f"{height}×{width} pixels"
+            errors.append(f"data.augment.{name} must be less than the size of the images, {size}, got {pixels}")
+    if data.whiten > num_values:
+        errors.append(f"data.whiten must be at most {num_values}, the values of an image, got {data.whiten}")
     if config.train.loss != "cross_entropy" and num_classes != 2:
         errors.append(f"train.loss must be cross_entropy for {num_classes} classes, got {config.train.loss}")
     if errors:
@@ -77,7 +82,12 @@ def check_data(config: schema.Config, store: Store) -> None:
 
 
 def split_rows(config: schema.Config, store: Store) -> tuple[Sequence[str], Tensor, Tensor, Tensor]:
-    """The classes, every image's label among them, and the rows to train on and to keep aside."""
+    """Selects the classes and splits the training images.
+
+    Returns:
+        The class names; the label of each image of the training split, −1 for other classes; the rows to train on; and
+        the rows held out for validation.
+    """
     classes = config.data.classes or store.classes
     rows, labels = select(store.train, store.classes, classes, "data.classes")
     train_rows, validation_rows = split_validation(labels[rows], config.data.validation, config.seed)
@@ -85,34 +95,37 @@ def split_rows(config: schema.Config, store: Store) -> tuple[Sequence[str], Tens
 
 
 def select(split: Split, known: Sequence[str], wanted: Sequence[str], key: str) -> tuple[Tensor, Tensor]:
-    """The rows of some classes, and every row's label among them, −1 for the others'.
+    """Selects the rows of some classes and numbers their labels anew.
 
     Args:
-        split: images and labels.
-        known: the source's classes, in the order of its labels.
-        wanted: names, in the order of the new labels.
-        key: what the names came from, for the message.
+        split: the images and labels.
+        known: the class names of the source, in the order of its labels.
+        wanted: the class names to select, in the order of the new labels.
+        key: where the names come from, for the error message.
+
+    Returns:
+        The selected rows, int64; and the new label of every row of the split, −1 for the other classes.
 
     Raises:
         UserError: a name is not a class of the source.
     """
     if unknown := _unknown_classes(known, wanted, key):
         raise UserError(unknown[0])
-    places = torch.full((len(known),), -1, dtype=torch.int64)
-    for place, name in enumerate(wanted):
-        places[known.index(name)] = place
-    labels = places[split.labels]
+    new_labels = torch.full((len(known),), -1, dtype=torch.int64)
+    for label, name in enumerate(wanted):
+        new_labels[known.index(name)] = label
+    labels = new_labels[split.labels]
     return (labels >= 0).nonzero().squeeze(1), labels
 
 
 def _unknown_classes(known: Sequence[str], wanted: Sequence[str], key: str) -> list[str]:
-    """The mistake of names that are no class, if there are any."""
+    """Returns an error message if some names are not classes of the source."""
     unknown = [name for name in wanted if name not in known]
     return [f"{key} must be among {', '.join(known)}, got {', '.join(unknown)}"] if unknown else []
 
 
 def make_augmentation(augment: schema.Augment) -> Augmentation:
-    """Builds the configured augmentation; transforms of single images come first, in this order."""
+    """Builds the configured augmentation. The transforms of single images are applied in this order."""
     transforms: list[Transform] = []
     if augment.flip:
         transforms.append(Flip())
@@ -129,21 +142,22 @@ def make_augmentation(augment: schema.Augment) -> Augmentation:
 
 
 def load_or_fit_whitening(store: Store, batches: Batches, num_components: int) -> Whitening:
-    """That of a whole training set, which every rank goes through by itself.
+    """Returns the whitening of a training set, cached in the folder of the store.
 
-    It is kept beside the store, where the next training on the same rows finds it.
+    The cache key covers the rows, the number of components, and whatever changes the rounding. Without a cache entry
+    every rank fits the whitening by itself, and the first rank writes it.
 
     Args:
-        store: where the images are from.
-        batches: the training set, not yet whitened.
-        num_components: how many are kept.
+        store: the store of the images.
+        batches: the training set, without whitening.
+        num_components: the number of principal components to keep.
     """
     device = batches.device
-    # Other threads add up in another order, and another version may choose another way.
+    # The rounding depends on the number of threads, which sum in another order, and on the version of torch.
     inputs = [num_components, VARIANCE_FLOOR, device.type, torch.get_num_threads(), str(torch.__version__)]
-    key = hashlib.sha256(json.dumps(inputs).encode() + batches.rows.numpy().tobytes()).hexdigest()
+    key = sha256(json.dumps(inputs).encode(), batches.rows.numpy().tobytes())
     stem = store.metadata_file.with_name(f"whitening-{key[:16]}")
-    with contextlib.suppress(UserError, OSError):
+    with contextlib.suppress(UserError, OSError):  # missing or damaged: fit it
         tensors, metadata = read_checksummed(stem)
         if metadata["key"] == key:
             whitening = Whitening(*tensors["weight"].shape)
@@ -152,23 +166,24 @@ def load_or_fit_whitening(store: Store, batches: Batches, num_components: int) -
     parts = (batches.get_images(rows.to(batches.images.device)) for rows in batches.rows.split(_WHITENING_BATCH_SIZE))
     whitening = fit_whitening(parts, num_components)
     if distributed.rank() == 0:
-        with contextlib.suppress(UserError, OSError):
+        with contextlib.suppress(UserError, OSError):  # a read-only or full cache costs time, nothing else
             write_checksummed(stem, whitening.state_dict(), {"key": key})
     return whitening
 
 
 def preview(config: schema.Config) -> tuple[list[str], dict[str, Batches]]:
-    """A few training images of each class, to be looked at: neither normalised nor whitened.
+    """Selects a few training images of each class for display, neither normalized nor whitened.
 
     Returns:
-        The images' classes, and their batches, of one batch an epoch: under ``""`` with all of the
-        configured changes, and under each change's name with that one alone.
+        The class name of each image; and batches of these images, one batch per epoch: under ``""`` with all
+        configured augmentations, and under the name of each augmentation with that one alone.
     """
     store = open_data(config.data)
     check_data(config, store)
     classes, labels, rows, _ = split_rows(config, store)
-    each = -(-_PREVIEW_IMAGES // len(classes))
-    shown = torch.cat([rows[labels[rows] == label][:each] for label in range(min(len(classes), _PREVIEW_IMAGES))])
+    per_class = -(-_NUM_PREVIEW_IMAGES // len(classes))
+    num_classes = min(len(classes), _NUM_PREVIEW_IMAGES)
+    shown = torch.cat([rows[labels[rows] == label][:per_class] for label in range(num_classes)])
     augment = config.data.augment
     kinds = {name: type(augment)(**{name: value}) for name, value in augment.model_dump().items() if value}
     batches = {
@@ -190,31 +205,31 @@ def test_data(
     *,
     path: Path | None,
     device: torch.device,
-    progress: Progress | None = None,  # noqa: PT028 - no test, whatever its name
+    progress: Progress | None = None,  # noqa: PT028 - not a test
 ) -> Batches:
-    """The test split for a finished network: of its own data, or of other data with the same classes.
+    """Builds the test set of a trained model: of its own data, or of another dataset with the same classes.
 
     Args:
-        data: what the network was trained on.
-        classifier: whose classes and normalisation count.
-        path: other data, a ``.npz`` file, a folder or an archive of images, or for a network trained on a CIFAR the
-            folder that one is in; None takes the network's own.
-        device: where batches are wanted.
-        progress: told how far the data is decoded; see `open_store`.
+        data: the ``data`` section of the run's configuration.
+        classifier: the trained model.
+        path: another dataset: a ``.npz`` file, or a folder or archive of images; for a model trained on CIFAR also a
+            folder with another copy of it. None for the run's own data.
+        device: the device of the batches.
+        progress: a callback for decoding; see `fcnet.data.store.store.open_store`.
 
     Raises:
-        UserError: the data does not fit the network.
+        UserError: the data does not fit the model.
     """
     if path is not None:
         data = data.model_copy(update={"path": str(path), "source": _source_name(data.source, path)})
     store = open_data(data, progress)
     if store.shape != classifier.shape:
-        raise UserError(f"{data.path} must hold images of shape {classifier.shape} for this network, got {store.shape}")
+        raise UserError(f"{data.path} must hold images of shape {classifier.shape} for this model, got {store.shape}")
     return test_batches(store, classifier, device)
 
 
 def _source_name(own: str, path: Path) -> str:
-    """What source other data are of: by their path, and where that leaves a choice by the network's own."""
+    """Returns the kind of another dataset, from its path and, where that is ambiguous, from the model's own kind."""
     if path.suffix == ".npz" or (own == "arrays" and not path.is_dir() and ".tar" not in path.name):
         return "arrays"
     empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
@@ -222,10 +237,10 @@ def _source_name(own: str, path: Path) -> str:
 
 
 def test_batches(store: Store, classifier: ImageClassifier, device: torch.device) -> Batches:
-    """The test split of a network's classes, normalised and whitened as it was trained."""
+    """Builds the test set of a model's classes, normalized and whitened as in training."""
     rows, labels = select(store.test, store.classes, classifier.classes, "the classes of the test split")
     if not len(rows):
-        raise UserError("the test split must hold at least one image, got 0")
+        raise UserError("the test split must hold at least one image of these classes, got 0")
     return Batches(
         store.test.pixels,
         labels,
@@ -237,22 +252,23 @@ def test_batches(store: Store, classifier: ImageClassifier, device: torch.device
 
 
 def skipped_image_notes(store: Store) -> Iterator[str]:
-    """A line where images of the source are not in the store."""
+    """Yields a line if broken images were skipped."""
     if store.skipped:
         count = len(store.skipped)
         total = count + len(store.train.labels) + len(store.test.labels)
-        names = ", ".join(name for name, _ in store.skipped[:_MAX_NAMED]) + (", …" if count > _MAX_NAMED else "")
-        yield f"skipped {count:,} broken of {total:,} images: {names}; all of them, and why, are in {store.metadata_file}"
+        names = ", ".join(name for name, _ in store.skipped[:_MAX_NAMED_IMAGES])
+        more = ", …" if count > _MAX_NAMED_IMAGES else ""
+        yield f"skipped {count:,} broken of {total:,} images: {names}{more}; the full list is in {store.metadata_file}"
 
 
 def class_imbalance_notes(labels: Tensor, classes: Sequence[str], balance: str) -> Iterator[str]:
-    """A line where the largest class has at least twice the smallest's training images, and nothing evens them out."""
+    """Yields a line if the largest class has at least twice the images of the smallest, without balancing."""
     counts = sorted(
         zip(labels.bincount(minlength=len(classes)).tolist(), classes, strict=True), key=lambda pair: -pair[0]
     )
     if balance == "none" and counts[0][0] >= _IMBALANCE_RATIO * counts[-1][0]:
         (most, largest), (least, smallest) = counts[0], counts[-1]
         yield (
-            f"classes are uneven: {most:,} of {largest}, {least:,} of {smallest}; "
-            'data.balance = "weights" or "sampling" evens them out'
+            f"classes are imbalanced: {most:,} images of {largest}, {least:,} of {smallest}; "
+            'try data.balance = "weights" or "sampling"'
         )

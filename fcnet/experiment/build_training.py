@@ -1,4 +1,4 @@
-"""The network of a configuration, and how it learns."""
+"""Builds the model and the learning algorithm of a configuration."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from fcnet.optim.schedules import Schedule
     from fcnet.runtime.memory import MemoryEstimate
 
+# Below these sizes of a step, starting and joining threads takes longer than they save.
 _ONE_THREAD_PRODUCTS, _ONE_THREAD_VALUES = 20_000_000, 200_000
 MOMENTS = {"sgd": 1, "adam": 2, "adamw": 2, "muon": 9, "lbfgs": 25}
-"""What an optimizer keeps of each parameter, and what it holds of them all in a step, as many times the parameters."""
+"""The peak memory of each optimizer, state and temporaries, in multiples of the parameters."""
 
 
 def make_model(config: schema.Config, in_features: int, num_classes: int) -> MLP:
-    """The configured network, initialised from the configured seed.
+    """Builds the configured model, initialized from the configured seed.
 
     Example:
         >>> from fcnet.config.schema import Config, Model
@@ -36,9 +37,9 @@ def make_model(config: schema.Config, in_features: int, num_classes: int) -> MLP
         [(16, 64), (16,), (10, 16), (10,)]
     """
     section = config.model
-    initial = generator(config.seed, "initialisation")
+    init_generator = generator(config.seed, "initialisation")
     if section.kind == "logistic":
-        return LogisticRegression(in_features, num_classes, generator=initial)
+        return LogisticRegression(in_features, num_classes, generator=init_generator)
     return MLP(
         in_features,
         section.hidden,
@@ -48,18 +49,22 @@ def make_model(config: schema.Config, in_features: int, num_classes: int) -> MLP
         dropout=section.dropout,
         residual=section.residual,
         initialization=section.initialization,
-        generator=initial,
+        generator=init_generator,
     )
 
 
 def make_algorithm(config: schema.Config, model: MLP, steps_per_epoch: int) -> GradientDescent:
-    """The configured learning algorithm for a network."""
+    """Builds the configured learning algorithm for a model."""
     train = config.train
     return GradientDescent(
-        _optimizer(config.optimizer, model),
+        _make_optimizer(config.optimizer, model),
         epochs=train.epochs,
-        schedule=_schedule(config.optimizer, train.epochs, steps_per_epoch),
-        loss=_loss(train),
+        schedule=_make_schedule(config.optimizer, train.epochs, steps_per_epoch),
+        loss=(
+            losses.CrossEntropy(train.label_smoothing)
+            if train.loss == "cross_entropy"
+            else losses.ScoreLoss(train.loss, train.label_smoothing)
+        ),
         clip_norm=config.optimizer.clip_norm,
         precision=torch.bfloat16 if train.precision == "bfloat16" else torch.float32,
         accumulate=train.accumulate,
@@ -68,13 +73,7 @@ def make_algorithm(config: schema.Config, model: MLP, steps_per_epoch: int) -> G
     )
 
 
-def _loss(train: schema.Train) -> losses.Loss:
-    if train.loss == "cross_entropy":
-        return losses.CrossEntropy(train.label_smoothing)
-    return losses.ScoreLoss(train.loss, train.label_smoothing)
-
-
-def _optimizer(section: schema.Optimizer, model: MLP) -> torch.optim.Optimizer:
+def _make_optimizer(section: schema.Optimizer, model: MLP) -> torch.optim.Optimizer:
     groups, betas = optim.parameter_groups(model, section.weight_decay), (section.beta1, section.beta2)
     match section.name:
         case "sgd":
@@ -91,8 +90,8 @@ def _optimizer(section: schema.Optimizer, model: MLP) -> torch.optim.Optimizer:
             return optim.LBFGS(groups)
 
 
-def _schedule(section: schema.Optimizer, epochs: int, steps_per_epoch: int) -> Schedule:
-    if section.name == "lbfgs":
+def _make_schedule(section: schema.Optimizer, epochs: int, steps_per_epoch: int) -> Schedule:
+    if section.name == "lbfgs":  # its line search chooses the step size
         return schedules.constant()
     num_steps = epochs * steps_per_epoch
     match section.schedule:
@@ -114,29 +113,34 @@ def _schedule(section: schema.Optimizer, epochs: int, steps_per_epoch: int) -> S
 
 
 def choose_threads(model: MLP, batch_size: int) -> int:
-    """One thread where a step's products and its images are too small to share, else this rank's part of them all."""
+    """Returns the number of CPU threads for training: 1 for small steps, else this rank's share of the processors."""
     products = batch_size * sum(parameter.numel() for parameter in model.parameters())
     values = batch_size * model.dense_layers()[0].in_features
     if products < _ONE_THREAD_PRODUCTS and values < _ONE_THREAD_VALUES:
         return 1
     ranks = distributed.world_size()
-    return num_threads() if ranks == 1 else max(1, num_processors() // ranks)  # torchrun sets OMP_NUM_THREADS by itself
+    # With several ranks OMP_NUM_THREADS is ignored: torchrun sets it to 1 unless the user does.
+    return num_threads() if ranks == 1 else max(1, num_processors() // ranks)
 
 
 def estimate_step_memory(
     config: schema.Config, store: Store, train_images: int, num_classes: int, device: torch.device
 ) -> MemoryEstimate:
-    """The memory that a step of a configuration's training takes in this process."""
+    """Estimates the memory that a training step takes in this process."""
     model, pixels = config.model, math.prod(store.shape)
-    plain = model.kind == "logistic"
+    is_logistic = model.kind == "logistic"
     images = train_images if config.train.batch_size == "all" else min(config.train.batch_size, train_images)
-    widths = [config.data.whiten or pixels, *(() if plain else model.hidden), 1 if num_classes == 2 else num_classes]
+    widths = [
+        config.data.whiten or pixels,
+        *(() if is_logistic else model.hidden),
+        1 if num_classes == 2 else num_classes,
+    ]
     return memory.estimate_memory(
         widths,
         num_images=-(-images // (distributed.world_size() * config.train.accumulate)),
         activation=model.activation,
-        normalization="none" if plain else model.normalization,
-        dropout=not plain and model.dropout > 0.0,
+        normalization="none" if is_logistic else model.normalization,
+        dropout=not is_logistic and model.dropout > 0.0,
         moments=MOMENTS[config.optimizer.name] + (config.train.ema_decay > 0.0) + (config.train.patience > 0),
         num_pixels=pixels if config.data.whiten else 0,
         data_bytes=store.train.pixels.nbytes + store.test.pixels.nbytes if device.type == "cuda" else 0,

@@ -1,4 +1,4 @@
-"""The finished network: a model and all it takes to use it on images."""
+"""Image classifiers: a model with its class names, input shape and normalization, saved and loaded as one."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says of one image.
+    """The prediction for one image.
 
     Attributes:
         class_name: the most probable class.
-        probability: its probability.
-        probabilities: of every class, in the order of the network's classes.
+        probability: the probability of that class.
+        probabilities: the probability of every class, in the order of the classifier's classes.
     """
 
     class_name: str
@@ -42,16 +42,16 @@ class Prediction:
 
 
 class ImageClassifier(nn.Module):
-    """A trained model with its class names, input shape and normalisation.
+    """A model with everything that is needed to classify images.
 
     Args:
-        model: normalised images -> logits.
+        model: normalized images -> logits.
         classes: the C class names, in the order of the labels.
         shape: (channels, height, width) of an image.
-        mean: float32 (channels,), of pixels / 255, as in training.
-        std: likewise.
-        whitening: of normalised images, as in training; None: there was none.
-        resize: whether a picture of another size is brought to the network's, as in training.
+        mean: float32 (channels,), the mean of pixels / 255 of the training images.
+        std: float32 (channels,), their standard deviation.
+        whitening: applied after the normalization; None if the model was trained without it.
+        resize: whether files of another size are resized to ``shape``, as in training.
     """
 
     mean: Tensor
@@ -78,7 +78,7 @@ class ImageClassifier(nn.Module):
         self.resize = resize
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits of uint8 images (B, channels, height, width): (B,) for two classes, else (B, C)."""
+        """Computes the logits of uint8 images (B, channels, height, width): (B,) for two classes, else (B, C)."""
         if pixels.dtype != torch.uint8 or tuple(pixels.shape[1:]) != self.shape:
             expected = ", ".join(map(str, self.shape))
             raise UserError(f"expected uint8 images (B, {expected}), got {pixels.dtype} {tuple(pixels.shape)}")
@@ -88,69 +88,102 @@ class ImageClassifier(nn.Module):
 
     @torch.no_grad()
     def predict_proba(self, pixels: Tensor) -> Tensor:
-        """Class probabilities (B, C) of uint8 images (B, channels, height, width)."""
+        """Computes the class probabilities (B, C) of uint8 images (B, channels, height, width)."""
         logits: Tensor = self(pixels)
         return logits_to_probabilities(logits)
 
     def predict_images(self, images: Iterable[Any], *, batch_size: int = 256) -> list[Prediction]:
-        """What the network says of images.
+        """Classifies images.
 
         Args:
-            images: each a path, an open PIL image, or a uint8 tensor (channels, height, width). Files may be of
-                any of the formats, modes and, where pictures were resized in training, sizes that training takes,
-                and become pixels as there; see `fcnet.data.decoding.image_decoding.decode_image`.
-            batch_size: how many are decoded and looked at together.
+            images: paths, open PIL images, or uint8 tensors (channels, height, width). Files are decoded as in
+                training, with the same formats and modes; see `fcnet.data.decoding.image_decoding.decode_image`.
+            batch_size: the number of images that are decoded and classified together.
 
         Returns:
-            One prediction an image, in their order.
+            One prediction per image, in order.
 
         Raises:
-            UserError: one of them is no image, or has another size than the network's, unless pictures are resized.
+            UserError: an item is not an image; or its size is not the classifier's, and images are not resized.
         """
         predictions = []
-        for said in self.iter_predictions(images, batch_size=batch_size):
-            if isinstance(said, UserError):
-                raise said
-            predictions.append(said)
+        for prediction in self.iter_predictions(images, batch_size=batch_size):
+            if isinstance(prediction, UserError):
+                raise prediction
+            predictions.append(prediction)
         return predictions
 
     def iter_predictions(self, images: Iterable[Any], *, batch_size: int = 256) -> Iterator[Prediction | UserError]:
-        """What the network says of images, batch by batch, so that memory holds no more than one.
+        """Classifies a stream of images; at most one batch is in memory.
 
         Args:
-            images: as `predict_images` takes them, and pictures that `fcnet.data.sources.image_paths.iter_images` has found.
-            batch_size: how many are decoded and looked at together.
+            images: as for `predict_images`, or the entries of `fcnet.data.sources.image_paths.iter_images`.
+            batch_size: the number of images that are decoded and classified together.
 
         Yields:
-            For each image a prediction, or what is wrong with it.
+            For each image its prediction, or the error that it caused.
 
         Raises:
-            UserError: ``images`` is one path, or ``batch_size`` is less than 1.
+            UserError: ``images`` is a single path, or ``batch_size`` is less than 1.
         """
+        # Checked here and not in a generator, so that the error comes with the call.
         if isinstance(images, str | Path):
-            raise UserError(f"images must be several, as in a list, got the one path {str(images)!r}")
+            raise UserError(f"images must be a list or another iterable of images, got the path {str(images)!r}")
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
         return self._predict_batches(enumerate(images), batch_size)
 
     def _predict_batches(self, images: Iterator[tuple[int, Any]], batch_size: int) -> Iterator[Prediction | UserError]:
-        while pixels := self._decode_next(images, batch_size):
-            whole = [each for each in pixels if isinstance(each, Tensor)]
-            rows = iter(self.predict_proba(torch.stack(whole).to(self.mean.device)).tolist() if whole else [])
-            for each in pixels:
-                yield self._prediction(next(rows)) if isinstance(each, Tensor) else each
+        while True:
+            with IGNORE_PILLOW_WARNINGS:
+                # Each image is decoded before the next one is taken, so an iterable may reuse or close its files.
+                batch = [self._pixels_or_error(image, index) for index, image in itertools.islice(images, batch_size)]
+            if not batch:
+                return
+            pixels = [item for item in batch if isinstance(item, Tensor)]
+            rows = iter(self.predict_proba(torch.stack(pixels).to(self.mean.device)).tolist() if pixels else [])
+            for item in batch:
+                if isinstance(item, UserError):
+                    yield item
+                    continue
+                probabilities = next(rows)
+                best = max(range(len(probabilities)), key=probabilities.__getitem__)  # the first of equals
+                yield Prediction(self.classes[best], probabilities[best], tuple(probabilities))
 
-    def _decode_next(self, images: Iterator[tuple[int, Any]], count: int) -> list[Tensor | UserError]:
-        """The pixels of the next images, each decoded before the one after it is asked for."""
-        with IGNORE_PILLOW_WARNINGS:
-            return [self._pixels_or_error(image, place) for place, image in itertools.islice(images, count)]
+    def _pixels_or_error(self, image: Any, index: int) -> Tensor | UserError:  # noqa: ANN401 - see `_pixels`
+        try:
+            return self._pixels(image, index)
+        except UserError as error:
+            return error
 
-    def _prediction(self, row: list[float]) -> Prediction:
-        best = max(range(len(row)), key=row.__getitem__)
-        return Prediction(self.classes[best], row[best], tuple(row))
+    def _pixels(self, image: Any, index: int) -> Tensor:  # noqa: ANN401 - a path, PIL image, tensor or `ImageEntry`
+        name, content = f"images[{index}]", image
+        if isinstance(image, ImageEntry):
+            name, content = image
+        elif isinstance(image, str | Path):
+            name = str(image)
+        if isinstance(content, UserError):
+            raise content
+        if isinstance(content, Tensor):
+            pixels = content
+        else:
+            size = (self.shape[1], self.shape[2]) if self.resize else None
+            file = io.BytesIO(content) if isinstance(content, bytes) else content
+            pixels = torch.from_numpy(decode_image(file, self.shape[0], name, size))
+        if pixels.dtype != torch.uint8:
+            raise UserError(f"{name} must be uint8, got {pixels.dtype}")
+        if tuple(pixels.shape) != self.shape:
+            expected, actual = "×".join(map(str, self.shape)), "×".join(map(str, pixels.shape))
+            raise UserError(f"{name} must be an image of {expected} (channels, height, width), got {actual}")
+        return pixels
 
     def save(self, stem: Path, metadata: dict[str, Any]) -> None:
-        """Writes ``STEM.safetensors`` and ``STEM.json``, sealed; ``metadata`` are kept beside."""
+        """Writes ``STEM.safetensors`` and ``STEM.json`` with checksums.
+
+        Args:
+            stem: the path without an ending.
+            metadata: further entries of the JSON file.
+        """
         content = {
             "format": FORMAT_VERSION,
             "kind": "logistic" if isinstance(self.model, LogisticRegression) else "mlp",
@@ -167,14 +200,18 @@ class ImageClassifier(nn.Module):
 
     @classmethod
     def load(cls, stem: Path, *, device: torch.device | str = "cpu") -> ImageClassifier:
-        """The network that `save` wrote, in evaluation mode on ``device``.
+        """Loads the classifier that `save` wrote, in evaluation mode.
+
+        Args:
+            stem: the path without an ending.
+            device: the device of the classifier.
 
         Raises:
-            UserError: a file is missing, damaged, or of a newer format.
+            UserError: a file is missing or damaged, or of another format version.
         """
         tensors, metadata = read_checksummed(stem)
         if metadata["format"] != FORMAT_VERSION:
-            raise UserError(f"{stem}.json must be of format {FORMAT_VERSION}, got {metadata['format']}")
+            raise UserError(f"{stem}.json must have format version {FORMAT_VERSION}, got {metadata['format']}")
         arguments = metadata["arguments"]
         if metadata["kind"] == "logistic":
             model: MLP = LogisticRegression(arguments["in_features"], arguments["num_classes"], bias=arguments["bias"])
@@ -187,51 +224,24 @@ class ImageClassifier(nn.Module):
             mean=torch.tensor(metadata["mean"]),
             std=torch.tensor(metadata["std"]),
             whitening=Whitening(metadata["whiten"], math.prod(metadata["shape"])) if metadata["whiten"] else None,
-            resize=metadata.get("resize", False),  # absent where no picture was resized yet
+            resize=metadata["resize"],
         )
         classifier.load_state_dict(tensors)
         return classifier.to(device).eval()
 
-    def _pixels_or_error(self, image: Any, place: int) -> Tensor | UserError:  # noqa: ANN401 - see `_pixels`
-        try:
-            return self._pixels(image, place)
-        except UserError as error:
-            return error
-
-    def _pixels(self, image: Any, place: int) -> Tensor:  # noqa: ANN401 - a path, a PIL image, a tensor, an `ImageEntry`
-        name, content = f"images[{place}]", image
-        if isinstance(image, ImageEntry):
-            name, content = image
-        elif isinstance(image, str | Path):
-            name = str(image)
-        if isinstance(content, UserError):
-            raise content
-        pixels = content if isinstance(content, Tensor) else self._decode(content, name)
-        if pixels.dtype != torch.uint8:
-            raise UserError(f"{name} must be uint8, got {pixels.dtype}")
-        if tuple(pixels.shape) != self.shape:
-            expected, came = "×".join(map(str, self.shape)), "×".join(map(str, pixels.shape))
-            raise UserError(f"{name} must be an image of {expected} (channels, height, width), got {came}")
-        return pixels
-
-    def _decode(self, content: Any, name: str) -> Tensor:  # noqa: ANN401 - see `_pixels`
-        size = (self.shape[1], self.shape[2]) if self.resize else None
-        file = io.BytesIO(content) if isinstance(content, bytes) else content
-        return torch.from_numpy(decode_image(file, self.shape[0], name, size))
-
 
 def load(run: str | Path, *, device: torch.device | str = "cpu") -> ImageClassifier:
-    """The finished network of a run folder, ready to use.
+    """Loads the trained model of a run.
 
     Args:
-        run: the run's folder.
-        device: where the network is wanted.
+        run: the run folder.
+        device: the device of the model.
 
     Returns:
         The classifier, in evaluation mode.
 
     Raises:
-        UserError: the folder holds no finished network, or a damaged one.
+        UserError: the folder does not exist, or its model is missing or damaged.
 
     Example:
         >>> import tempfile
@@ -245,7 +255,7 @@ def load(run: str | Path, *, device: torch.device | str = "cpu") -> ImageClassif
     """
     folder = Path(run)
     if not folder.is_dir():
-        raise UserError(f"RUN must be a run's folder, got {folder}")
+        raise UserError(f"RUN must be a run folder, got {folder}")
     if not (folder / "model.json").is_file():
-        raise UserError(f"{folder} holds no finished network: model.json is missing")
+        raise UserError(f"{folder} holds no trained model: model.json is missing")
     return ImageClassifier.load(folder / "model", device=device)

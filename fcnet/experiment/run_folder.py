@@ -1,8 +1,9 @@
-"""The run folder: its configuration, its records, its checkpoints and its end."""
+"""Run folders: configuration, records, snapshots, checkpoints and summary of a run."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -18,10 +19,10 @@ _NUM_CHECKPOINTS = 2
 
 
 class Run:
-    """One run's folder.
+    """A run folder.
 
     Args:
-        path: the folder; `create` makes a new one.
+        path: the folder; use `create` for a new one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,15 +31,15 @@ class Run:
 
     @classmethod
     def create(cls, out: Path | None, name: str, config: str) -> Run:
-        """Makes a new run's folder and writes its configuration.
+        """Creates a run folder and writes the configuration into it.
 
         Args:
-            out: the folder; None takes ``runs/NAME``, numbered when that is taken.
-            name: what the run is called, for its default folder.
-            config: the whole resolved configuration, as TOML.
+            out: the folder; None for ``runs/NAME``, with a number if that exists.
+            name: the name of the run, for the default folder.
+            config: the resolved configuration, as TOML.
 
         Raises:
-            UserError: ``out`` is taken.
+            UserError: ``out`` exists and is not empty.
         """
         if out is None:
             run = cls(_claim_folder(name))
@@ -52,17 +53,17 @@ class Run:
 
     @classmethod
     def find(cls, out: Path | None, name: str) -> Run | None:
-        """The run to go on with: in ``out``, else the newest of ``runs/NAME``; None where nothing began."""
+        """Finds the run to resume: the one in ``out``, else the newest of ``runs/NAME``; None if there is none."""
         if out is not None:
-            found = [cls(out)]
+            runs = [cls(out)]
         else:
             numbers = re.compile(re.escape(name) + r"(?:-(\d+))?")
             folders = [
                 (match, folder) for folder in Path("runs").glob("*") if (match := numbers.fullmatch(folder.name))
             ]
             folders.sort(key=lambda pair: int(pair[0][1] or 1), reverse=True)
-            found = [cls(folder) for _, folder in folders]
-        return next((run for run in found if run.started), None)
+            runs = [cls(folder) for _, folder in folders]
+        return next((run for run in runs if run.started), None)
 
     @property
     def started(self) -> bool:
@@ -71,32 +72,32 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end; the summary is written last."""
+        """Whether the run is complete. The summary is its last file."""
         return (self.path / "summary.json").is_file()
 
     @property
     def config(self) -> Path:
-        """The file that the run's configuration is in."""
+        """The path of the run's configuration."""
         return self.path / "config.toml"
 
     def records(self) -> list[dict[str, Any]]:
-        """The epochs written so far."""
+        """Returns the records of the completed epochs."""
         return _read_lines(self.path / "metrics.jsonl")
 
     def write_records(self, records: list[dict[str, Any]]) -> None:
-        """Replaces the epochs, a line each."""
+        """Writes the records of all epochs, one per line, in place of the earlier ones."""
         _write_lines(self.path / "metrics.jsonl", records)
 
     def snapshots(self) -> list[dict[str, Any]]:
-        """The looks into the network written so far; see `fcnet.experiment.snapshots`."""
+        """Returns the diagnostics snapshots; see `fcnet.experiment.snapshots`."""
         return _read_lines(self.path / "diagnostics.jsonl")
 
     def write_snapshots(self, snapshots: list[dict[str, Any]]) -> None:
-        """Replaces the looks, a line each."""
+        """Writes all diagnostics snapshots, one per line, in place of the earlier ones."""
         _write_lines(self.path / "diagnostics.jsonl", snapshots)
 
     def save_checkpoint(self, step: int, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-        """Writes a checkpoint, then removes all but the newest two, and what a killed process left of one."""
+        """Writes a checkpoint, and removes all but the newest two and whatever is incomplete."""
         write_checksummed(self._checkpoints / f"step-{step:010d}", tensors, metadata)
         pairs = [stem for stem in self._checkpoint_stems() if stem.with_suffix(".safetensors").is_file()]
         for file in sorted(self._checkpoints.glob("step-*")):
@@ -104,10 +105,10 @@ class Run:
                 file.unlink()
 
     def latest_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The newest checkpoint that is whole, or None where nothing was saved yet.
+        """Returns the newest complete checkpoint, or None if there are none.
 
         Raises:
-            UserError: there are checkpoints, and every one of them is damaged.
+            UserError: there are checkpoints, and all of them are damaged.
         """
         first_error = None
         for stem in self._checkpoint_stems():
@@ -121,53 +122,58 @@ class Run:
 
     @property
     def saved_step(self) -> int | None:
-        """The step of the newest checkpoint, None where nothing was saved yet."""
+        """The step of the newest checkpoint; None if there are none."""
         return next((int(stem.name.removeprefix("step-")) for stem in self._checkpoint_stems()), None)
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Writes the summary, which ends the run, and removes the checkpoints."""
+        """Writes the summary, which completes the run, and removes the checkpoints."""
         write_text(self.path / "summary.json", json.dumps(_nan_to_none(summary), indent=2, allow_nan=False) + "\n")
         self.clear()
 
     def clear(self) -> None:
-        """Removes the checkpoints of a finished run, which a process killed in its last moment leaves."""
+        """Removes the checkpoints of a finished run."""
         shutil.rmtree(self._checkpoints, ignore_errors=True)
 
     def clean_up(self) -> None:
-        """Removes the checkpoints and temporary files that a process killed at the end of the run left."""
+        """Removes the checkpoints and temporary files that a process leaves if it is killed at the end of the run."""
         self.clear()
         self.remove_temporary_files()
 
     def remove_temporary_files(self) -> None:
-        """Removes the temporary files of `fcnet.runtime.files.atomic_write`, named .NAME.ENDING.xxxxxxxx."""
+        """Removes temporary files of `fcnet.runtime.files.atomic_write`, named ``.NAME.ENDING.xxxxxxxx``."""
         for file in self.path.rglob(".*.*.????????"):
             file.unlink()
 
     def summary(self) -> dict[str, Any]:
-        """What `finish` wrote."""
+        """Returns the summary that `finish` wrote."""
         file = self.path / "summary.json"
         return _parse_object(file.read_bytes(), file)
 
     def _checkpoint_stems(self) -> list[Path]:
-        """The checkpoints whose metadata are there, the newest first."""
+        """Returns the stems of the checkpoints that have metadata, the newest first."""
         return sorted((file.with_suffix("") for file in self._checkpoints.glob("step-*.json")), reverse=True)
 
 
 def check_new(out: Path) -> None:
-    """Refuses a folder that holds something, unless it is what a run killed in its first moment left."""
+    """Checks that a folder can take a new run.
+
+    Raises:
+        UserError: it is a file, or a folder that is not empty. What a run leaves if it is killed before it has written
+            its configuration does not count.
+    """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out must be a folder, got the file {out}")
     if out.is_dir() and any(_is_content(entry) for entry in out.iterdir()):
-        raise UserError(f"--out must be a new or an empty folder, got {out}; --resume goes on with a run")
+        raise UserError(f"--out: {out} already exists and is not empty (use --resume to continue a run)")
 
 
 def _is_content(entry: Path) -> bool:
-    """Whether an entry of a folder is more than a hidden file or checkpoints that are not begun."""
+    """Returns whether an entry of a folder is more than a hidden file or an empty checkpoint folder."""
     return entry.name[0] != "." and (entry.name != "checkpoints" or any(entry.iterdir()))
 
 
 def _parse_object(text: bytes, file: Path) -> dict[str, Any]:
-    """One of the objects that a file of a run holds."""
+    """Parses a JSON object from a file of a run."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -178,17 +184,16 @@ def _parse_object(text: bytes, file: Path) -> dict[str, Any]:
 
 
 def _read_lines(file: Path) -> list[dict[str, Any]]:
-    """The objects of a file with a line each; none where there is no file."""
+    """Reads a file with one JSON object per line; an absent file is empty."""
     return [_parse_object(line, file) for line in file.read_bytes().splitlines()] if file.is_file() else []
 
 
 def _write_lines(file: Path, records: list[dict[str, Any]]) -> None:
-    """Replaces the file whole."""
     write_text(file, "".join(json.dumps(record, allow_nan=False) + "\n" for record in map(_nan_to_none, records)))
 
 
 def _claim_folder(name: str) -> Path:
-    """The first of runs/NAME, runs/NAME-2, … that nobody has, made."""
+    """Creates the first of ``runs/NAME``, ``runs/NAME-2``, … that does not exist yet; safe between processes."""
     Path("runs").mkdir(exist_ok=True)
     number = 1
     while True:
@@ -202,5 +207,7 @@ def _claim_folder(name: str) -> Path:
 
 
 def _nan_to_none(record: dict[str, Any]) -> dict[str, Any]:
-    """The record with null for what is no number, which JSON cannot hold."""
-    return {key: None if isinstance(value, float) and value * 0 != 0 else value for key, value in record.items()}
+    """Replaces NaN and inf by None, since JSON has neither."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()
+    }

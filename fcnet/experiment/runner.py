@@ -1,9 +1,8 @@
-"""A configuration's experiment from beginning to end in its run folder: train, save, go on, finish."""
+"""Runs an experiment in its run folder: restore, train, take snapshots, save, finish."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import platform
 import time
 from importlib.metadata import version
@@ -16,7 +15,6 @@ from fcnet.evaluation.classification import evaluate
 from fcnet.evaluation.predictions import PredictionCollector, write_predictions
 from fcnet.experiment.snapshots import Snapshots
 from fcnet.losses import CrossEntropy, ScoreLoss
-from fcnet.models.speed import max_images_per_second
 from fcnet.optim.state import select_prefix
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import UserError
@@ -34,8 +32,8 @@ if TYPE_CHECKING:
 _STEPS_BETWEEN_SYNCS = 16
 
 
-class Stopped(Exception):  # noqa: N818 - a wish that was granted, not an error
-    """The run was asked to stop; it is saved, and nothing is lost."""
+class Stopped(Exception):  # noqa: N818 - a request that was carried out, not an error
+    """The run stopped on request, after saving a checkpoint."""
 
 
 def run_experiment(
@@ -45,31 +43,47 @@ def run_experiment(
     save_seconds: float,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[EpochRecord | None]:
-    """Goes back to the last checkpoint where there is one; the iterator then trains to the end.
+    """Restores the last checkpoint, if there is one, and returns an iterator that trains to the end.
 
-    At the end it reads the test set, once, and writes the network and the summary.
+    At the end the iterator evaluates on the test set, once, and writes the model, the predictions and the summary.
 
     Args:
-        experiment: at its beginning.
-        run: its folder.
-        save_seconds: seconds between checkpoints; 0 saves after every step.
-        stop: asked between steps whether to stop.
+        experiment: the experiment, not yet trained.
+        run: its run folder.
+        save_seconds: the seconds between checkpoints; 0 saves one after every step.
+        stop: called between steps; if it returns True, the iterator saves a checkpoint and raises `Stopped`.
 
     Returns:
-        An iterator: None after each step, a record after each epoch. It raises `Stopped` after a
-        last checkpoint when ``stop`` says so.
+        An iterator that yields None after each step and a record after each epoch.
 
     Raises:
-        UserError: the checkpoint does not belong to this data.
+        UserError: the checkpoint belongs to other data or to another configuration.
     """
     torch.set_num_threads(experiment.threads)
     if distributed.rank() == 0:
         run.remove_temporary_files()
     records = _restore(experiment, run)
-    return _train_and_finish(experiment, run, records, save_seconds, stop)
+    return _train(experiment, run, records, save_seconds, stop)
 
 
-def _train_and_finish(
+def _restore(experiment: Experiment, run: Run) -> list[dict[str, Any]]:
+    """Restores the last checkpoint and returns the records of the epochs up to it."""
+    checkpoint = run.latest_checkpoint()
+    if checkpoint is None:
+        return []
+    tensors, metadata = checkpoint
+    if metadata["fingerprint"] != experiment.fingerprint:
+        raise UserError(f"{run.path} was trained on other data than its configuration describes now")
+    if metadata["config"] != sha256(run.config):
+        raise UserError(f"{run.config} was changed after the run began; undo the change, or begin a new run")
+    torch.set_num_threads(metadata["threads"])  # sums over several threads depend on their number
+    experiment.training.restore(tensors, metadata)
+    if experiment.classifier.whitening is not None:
+        experiment.classifier.whitening.load_state_dict(select_prefix(tensors, "whitening"))
+    return [record for record in run.records() if record["epoch"] <= metadata["epoch"]]
+
+
+def _train(
     experiment: Experiment,
     run: Run,
     records: list[dict[str, Any]],
@@ -86,7 +100,8 @@ def _train_and_finish(
             if distributed.rank() == 0:
                 run.write_records(records)
             take_snapshot()
-        if record is not None or _sync_due(training.step):
+        # All ranks must save and stop at the same step. Agreeing on it takes a sync, so they do it now and then.
+        if record is not None or distributed.world_size() == 1 or training.step % _STEPS_BETWEEN_SYNCS == 0:
             stopping = distributed.any_rank(stop())
             if stopping or distributed.any_rank(time.monotonic() - saved >= save_seconds):
                 _save(experiment, run)
@@ -99,54 +114,33 @@ def _train_and_finish(
 
 
 def _snapshot_fn(experiment: Experiment, run: Run) -> Callable[[], None]:
-    """What looks into the network where that is due and not done; the first rank does it alone.
-
-    What a run has seen since its checkpoint is taken back.
-    """
-    if not experiment.diagnostics:
+    """Returns a function that takes a diagnostics snapshot if one is due; only the first rank takes any."""
+    if distributed.rank() != 0 or not experiment.diagnostics_every:
         return lambda: None
-    snapshots, written = Snapshots(experiment.training), run.snapshots()
-    lines = [line for line in written if line["epoch"] <= experiment.training.epoch]
-    if distributed.rank() == 0 and len(lines) < len(written):
+    training = experiment.training
+    snapshots = Snapshots(training, experiment.diagnostics_every)
+    # After a restore, the snapshots that were taken after the checkpoint are discarded, like the records.
+    written = run.snapshots()
+    lines = [line for line in written if line["epoch"] <= training.epoch]
+    if len(lines) < len(written):
         run.write_snapshots(lines)
 
     def take_snapshot() -> None:
-        done = bool(lines) and lines[-1]["epoch"] == experiment.training.epoch
-        if distributed.rank() == 0 and snapshots.due and not done:
+        is_taken = bool(lines) and lines[-1]["epoch"] == training.epoch
+        if snapshots.due and not is_taken:
             lines.append(snapshots.take())
             run.write_snapshots(lines)
 
     return take_snapshot
 
 
-def _sync_due(step: int) -> bool:
-    """Whether the ranks, who must save and stop at one step, ask each other after this one."""
-    return distributed.world_size() == 1 or step % _STEPS_BETWEEN_SYNCS == 0
-
-
-def _restore(experiment: Experiment, run: Run) -> list[dict[str, Any]]:
-    """Goes back to the last checkpoint; returns the records up to it."""
-    found = run.latest_checkpoint()
-    if found is None:
-        return []
-    tensors, metadata = found
-    if metadata["fingerprint"] != experiment.fingerprint:
-        raise UserError(f"{run.path} was trained on other data than what its configuration names now")
-    if metadata["config"] != sha256(run.config):
-        raise UserError(f"{run.config} must be as it was when the run began, got a change")
-    torch.set_num_threads(metadata["threads"])
-    experiment.training.restore(tensors, metadata)
-    if experiment.classifier.whitening is not None:
-        experiment.classifier.whitening.load_state_dict(select_prefix(tensors, "whitening"))
-    return [record for record in run.records() if record["epoch"] <= metadata["epoch"]]
-
-
 def _save(experiment: Experiment, run: Run) -> None:
+    """Saves a checkpoint; collective, since the state is gathered from all ranks."""
     tensors, metadata = experiment.training.state()
     if experiment.classifier.whitening is not None:
-        tensors |= {
-            f"whitening.{name}": tensor for name, tensor in experiment.classifier.whitening.state_dict().items()
-        }
+        # Fitted whitening depends on the number of threads, so it must not be fitted anew after a restore.
+        whitening = experiment.classifier.whitening.state_dict()
+        tensors |= {f"whitening.{name}": tensor for name, tensor in whitening.items()}
     metadata |= {
         "fingerprint": experiment.fingerprint,
         "config": sha256(run.config),
@@ -158,17 +152,17 @@ def _save(experiment: Experiment, run: Run) -> None:
 
 
 def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> None:
-    """Reads the test set, once, and writes the network and the summary."""
-    training = experiment.training
+    """Evaluates on the test set and writes the model, the predictions and the summary."""
+    training, classifier = experiment.training, experiment.classifier
     collector = PredictionCollector()
     result = evaluate(training.model, experiment.test, on_batch=collector.update)
     predictions = collector.compute()
-    best = records[training.best_epoch - 1]
-    said = _training_warnings(experiment, records, result)
+    warnings = _training_warnings(experiment, records, result)
     if distributed.rank() == 0:
         environment = _environment(experiment)
-        experiment.classifier.save(run.path / "model", {"environment": environment})
-        write_predictions(run.path, predictions, experiment.classifier.classes, experiment.fingerprint)
+        classifier.save(run.path / "model", {"environment": environment})
+        write_predictions(run.path, predictions, classifier.classes, experiment.fingerprint)
+        best = records[training.best_epoch - 1]
         summary = {
             "test_accuracy": result.accuracy,
             "test_interval": result.interval,
@@ -181,52 +175,38 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
             "train_seconds": training.train_seconds,
             "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
             "train_images": training.batches.num_images,
-            "class_images": dict(zip(experiment.classifier.classes, _class_counts(experiment), strict=True)),
+            "class_images": dict(zip(classifier.classes, _class_counts(experiment), strict=True)),
             "validation_images": training.validation.num_images if training.validation else 0,
             "test_images": experiment.test.num_images,
-            "roofline_images_per_second": _roofline(experiment),
-            "warnings": said,
+            "warnings": warnings,
         }
         run.finish(summary | environment)
     distributed.barrier()
 
 
-def _roofline(experiment: Experiment) -> float | None:
-    """What the machine could have done at its best, each rank as if alone; None where it cannot be timed."""
-    training, classifier = experiment.training, experiment.classifier
-    ranks = distributed.world_size()
-    try:
-        return ranks * max_images_per_second(
-            classifier.model.widths,
-            max(1, training.batches.batch_size // ranks),
-            pixels=math.prod(classifier.shape),
-            device=experiment.test.device,
-            precision=training.algorithm.precision,
-        )
-    except (MemoryError, RuntimeError):  # such as no room for another copy of the weights
-        return None
-
-
 def _training_warnings(experiment: Experiment, records: list[dict[str, Any]], test: Evaluation) -> list[str]:
-    """What the figures say of the training, in words; all ranks must ask together."""
-    training, classifier = experiment.training, experiment.classifier
+    """Collects the advice on a finished training; collective, since it evaluates the model."""
+    training, model = experiment.training, experiment.classifier.model
     algorithm = training.algorithm
     lr, loss = algorithm.optimizer.param_groups[0]["initial_lr"], algorithm.loss
-    said = advice.score_advice(loss.name) if isinstance(loss, ScoreLoss) else []
+    warnings = advice.score_advice(loss.name) if isinstance(loss, ScoreLoss) else []
+    # The baseline is a cross-entropy, and the logistic loss of a score is one too.
     if isinstance(loss, CrossEntropy) or (isinstance(loss, ScoreLoss) and loss.name == "logistic"):
-        counts = _class_counts(experiment)
-        said += advice.loss_advice(records, advice.class_frequency_loss(counts, loss.label_smoothing), lr)
-    said += advice.validation_advice(records, lr)
-    held_out = training.validation or experiment.test
-    seen = evaluate(training.model, held_out) if training.validation else test
-    said += advice.class_advice(seen.confusion, classifier.classes, steps=training.step)
-    said += advice.cuda_graph_advice(training.graphed_steps.fallback_reason if training.graphed_steps else None)
-    idle = idle_units(classifier.model, held_out)
-    return said + advice.idle_unit_advice(idle, classifier.model.arguments["activation"], lr, steps=training.step)
+        baseline = advice.class_frequency_loss(_class_counts(experiment), loss.label_smoothing)
+        warnings += advice.loss_advice(records, baseline, lr)
+    warnings += advice.validation_advice(records, lr)
+    evaluation = evaluate(training.model, training.validation) if training.validation else test
+    warnings += advice.class_advice(evaluation.confusion, experiment.classifier.classes, steps=training.step)
+    warnings += advice.cuda_graph_advice(training.graphed_steps.fallback_reason if training.graphed_steps else None)
+    # Counted on all held-out images; a snapshot has few, so that a unit that is rarely active may look dead there.
+    state = "dead" if model.arguments["activation"] == "relu" else "saturated"
+    idle = idle_units(model, training.validation or experiment.test)
+    layers = [{"layer": layer.layer, state: layer.num_idle / layer.units} for layer in idle]
+    return warnings + advice.idle_unit_advice(layers, lr=lr, steps=training.step)
 
 
 def _class_counts(experiment: Experiment) -> list[int]:
-    """How many training images there are of each class."""
+    """Counts the training images of each class."""
     batches = experiment.training.batches
     labels = batches.labels[batches.rows.to(batches.labels.device)]
     counts: list[int] = labels.bincount(minlength=len(experiment.classifier.classes)).tolist()
@@ -234,7 +214,7 @@ def _class_counts(experiment: Experiment) -> list[int]:
 
 
 def _environment(experiment: Experiment) -> dict[str, Any]:
-    """What a run must share with another for the two to be equal to the bit."""
+    """Returns what two runs must have in common to be bit-identical, besides the configuration."""
     device = experiment.test.device
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),

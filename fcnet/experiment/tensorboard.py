@@ -1,12 +1,12 @@
-"""A training's figures as TensorBoard's events, beside the run's own records."""
+"""Writes the figures of each epoch as TensorBoard events into the run folder."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-import os
-import socket
+import threading
 import time
-from typing import IO, TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self
 
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import disk_full_as_user_error
@@ -27,37 +27,38 @@ TAGS = {
     "validation_accuracy": "accuracy/validation",
     "images_per_second": "images_per_second",
 }
-"""What TensorBoard calls the figures of an epoch; its step is the training's."""
-_FILES = "events.out.tfevents."
+"""The TensorBoard tag of each field of `fcnet.training.records.EpochRecord`; the step is that of the training."""
+_FILES = "events.out.tfevents.*"
 
 
 def check_tensorboard() -> None:
-    """Refuses to write events where TensorBoard's writer is missing.
+    """Checks that the tensorboard package is installed.
 
     Raises:
-        UserError: it is.
+        UserError: it is not.
     """
     if importlib.util.find_spec("tensorboard") is None:
-        raise UserError("events for TensorBoard take a package that is not installed here: pip install tensorboard")
+        raise UserError("TensorBoard events need the tensorboard package: pip install tensorboard")
 
 
 def has_events(folder: Path) -> bool:
-    """Whether a run has left events, so that going on with it leaves more."""
-    return any(folder.glob(f"{_FILES}*"))
+    """Returns whether a run folder holds events, so that a resumed run continues to write them."""
+    return any(folder.glob(_FILES))
 
 
 class EventLog:
-    """The events of one run, in one file, which grows by the epoch and can be watched meanwhile.
+    """The events of one run, which TensorBoard can read while the run is in progress.
 
-    The file is made anew from the records each time a run is gone on with, so no step is in it twice. TensorBoard's
-    time counts the seconds of training alone.
+    Each start of a run adds a file with all completed epochs and purges the events of the earlier files, so TensorBoard
+    shows each epoch exactly once: also if a killed run logged epochs after its last checkpoint, or if an earlier start
+    logged nothing at all. TensorBoard's wall time counts the seconds of training alone.
 
     Args:
-        folder: where the file belongs; what events of an earlier start are there are removed.
-        records: the epochs that are done.
+        folder: the run folder.
+        records: the completed epochs.
 
     Raises:
-        UserError: there is no room for it.
+        UserError: the disk is full.
 
     Example:
         >>> import tempfile
@@ -71,64 +72,83 @@ class EventLog:
     """
 
     def __init__(self, folder: Path, records: Iterable[EpochRecord] = ()) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.summary.writer.record_writer import RecordWriter
+        from torch.utils.tensorboard import SummaryWriter  # optional, and slow to import
 
-        done = list(records)
-        for file in folder.glob(f"{_FILES}*"):
-            file.unlink()
-        began = time.time()
-        self.path = folder / f"{_FILES}{began:010.0f}.{socket.gethostname()}.{os.getpid()}"
-        self._seconds = began - sum(record.seconds for record in done)
-        self._file: IO[bytes] = self.path.open("wb")
-        self._writer = RecordWriter(self._file)
-        with disk_full_as_user_error(self.path):
-            self._writer.write(Event(wall_time=self._seconds, file_version="brain.Event:2").SerializeToString())
-            self._file.flush()
-        for record in done:
+        completed = list(records)
+        self._files = folder / _FILES
+        self._wall_time = time.time() - sum(record.seconds for record in completed)
+        self._stack = contextlib.ExitStack()
+        self._stack.enter_context(_quiet_writer_thread())
+        with disk_full_as_user_error(self._files):
+            # All steps from 0 on are purged. The earlier files stay: a server that has one open stops at its removal.
+            self._writer = SummaryWriter(folder, purge_step=0)
+        for record in completed:
             self.add(record)
 
     def add(self, record: EpochRecord) -> None:
-        """Writes one epoch's figures, where a reader sees them at once."""
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        self._seconds += record.seconds
-        figures = {tag: getattr(record, name) for name, tag in TAGS.items()}
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in figures.items() if value is not None]
-        event = Event(wall_time=self._seconds, step=record.step, summary=Summary(value=values))
-        with disk_full_as_user_error(self.path):
-            self._writer.write(event.SerializeToString())
-            self._file.flush()
+        """Writes the figures of one epoch; they can be read as soon as the method returns."""
+        self._wall_time += record.seconds
+        with disk_full_as_user_error(self._files):
+            for name, tag in TAGS.items():
+                if (value := getattr(record, name)) is not None:
+                    self._writer.add_scalar(tag, value, record.step, walltime=self._wall_time)
+            self._writer.flush()
 
     def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+        """Closes the file.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        with self._stack, disk_full_as_user_error(self._files):
+            try:
+                self._writer.flush()
+            finally:
+                # `SummaryWriter.close` does not wait for the thread if a write failed.
+                with contextlib.suppress(OSError):
+                    self._writer.file_writer.close()  # type: ignore[attr-defined]
 
     def __enter__(self) -> Self:
-        """The log itself."""
+        """Returns the log."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """As `close`."""
-        self.close()
+        """Closes the file; an error in the block takes precedence over an error here."""
+        with contextlib.suppress(UserError) if error is not None else contextlib.nullcontext():
+            self.close()
 
 
 def log_to_tensorboard(
-    events: Iterator[EpochRecord | None], folder: Path, before: Iterable[EpochRecord]
+    events: Iterator[EpochRecord | None], folder: Path, completed: Iterable[EpochRecord]
 ) -> Iterator[EpochRecord | None]:
-    """A training that leaves its figures for TensorBoard as it goes on.
+    """Writes the records of a training as TensorBoard events while it runs.
 
     Args:
-        events: as `fcnet.experiment.runner.run_experiment` gives them.
-        folder: the run's.
-        before: the epochs that were done when it was gone on with.
+        events: the events of `fcnet.experiment.runner.run_experiment`.
+        folder: the run folder.
+        completed: the epochs that were completed before the run was resumed.
 
     Yields:
-        The same, each record after it is written.
+        The same events, each record after it has been written.
     """
-    with EventLog(folder, before) as log:
+    with EventLog(folder, completed) as log:
         for record in events:
             if record is not None:
                 log.add(record)
             yield record
+
+
+@contextlib.contextmanager
+def _quiet_writer_thread() -> Iterator[None]:
+    """Suppresses the traceback of the writer's thread, whose errors are raised again by `SummaryWriter.flush`."""
+    previous = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if type(arguments.thread).__module__ != "tensorboard.summary.writer.event_file_writer":
+            previous(arguments)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = previous

@@ -18,7 +18,7 @@ from fcnet.runtime.files import read_metadata
 def main(arguments: list[str]) -> int:
     """Parses the flags, writes the model and its card and returns the exit code."""
     parser = cli.Parser("export", "Export a trained model as a single file for other programs, with a model card.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="a finished run's folder")
+    parser.add_run()
     parser.add_argument("file", type=Path, metavar="FILE", help="output file: .pt2 (torch.export) or .onnx")
     parser.add_argument("--license", default="", metavar="ID", help="licence identifier for the model card, e.g. mit")
     flags = parser.parse_args(arguments)

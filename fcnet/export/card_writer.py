@@ -5,13 +5,12 @@ The card ends in a footer with its checksum. A later export replaces only an une
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from typing import TYPE_CHECKING, Any
 
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import write_text
+from fcnet.runtime.files import sha256, write_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +58,7 @@ def write_card(card: ModelCard, file: Path) -> Path:
     """
     names = covered_files(card, file)
     text = card.to_markdown(names)
-    footer = json.dumps({"model_checksum": card.checksum, "files": names, "sha256": _sha256(text)})
+    footer = json.dumps({"model_checksum": card.checksum, "files": names, "sha256": sha256(text.encode())})
     footer = footer.replace(">", r"\u003e")  # a file name with "-->" would end the comment
     path = file.with_name(CARD_NAME)
     write_text(path, f"{text}\n<!-- written by fcnet: {footer} -->\n")
@@ -73,8 +72,4 @@ def _read_footer(path: Path) -> dict[str, Any] | None:
     if match is None:
         return None
     footer: dict[str, Any] = json.loads(match[1])
-    return footer if footer.get("sha256") == _sha256(text[: match.start()]) else None
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return footer if footer.get("sha256") == sha256(text[: match.start()].encode()) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from fcnet import cli
 from fcnet.config.presets import find_config
 from fcnet.config.toml import load_config
+from fcnet.config.values import format_value
 from fcnet.experiment.build import preview
 from fcnet.figures.lecture import lecture_figures
 from fcnet.figures.sheets import image_grid
@@ -27,12 +27,8 @@ def main(arguments: list[str]) -> int:
     """Parses the flags, draws the figures and returns the exit code."""
     parser = cli.Parser("figures", "Draw the lecture's figures, or samples of a configuration's data augmentation.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="output folder; created if it does not exist")
-    parser.add_argument(
-        "--augment", metavar="CONFIG", help="draw augmented training images of this configuration instead"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting of CONFIG; repeatable"
-    )
+    parser.add_config("--augment", use="draw augmented training images instead")
+    parser.add_set()
     flags = parser.parse_args(arguments)
     files: Iterable[tuple[str, bytes]]
     if flags.augment is not None:
@@ -75,7 +71,7 @@ def _augmentation_grids(path: Path, overrides: list[str]) -> dict[str, bytes]:
             batch.images for epoch in range(_NUM_SAMPLES) for batch in batches.epoch(config.seed, epoch, shuffle=False)
         ]
         title = ", ".join(
-            f"{name} = {json.dumps(value)}" for name, value in augmentations.items() if kind in ("", name)
+            f"{name} = {format_value(value)}" for name, value in augmentations.items() if kind in ("", name)
         )
         grids["-".join(filter(None, ["augment", kind])) + ".png"] = image_grid(
             originals + samples, title=title, row_names=classes, column_names=column_names

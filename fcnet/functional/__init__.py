@@ -1,8 +1,8 @@
-"""The mathematics: pure functions of tensors, each in the form that keeps its digits.
+"""The mathematics: pure functions of tensors, each in a form that keeps its digits.
 
-Names, arguments, shapes, dtypes and errors are those of `torch.nn.functional`, so that
-``import fcnet.functional as F`` takes its place. Every formula is written with elementary operations
-(exp, log1p, max, sum, where, gather); none calls a loss, an activation or a softmax of torch's.
+Names, arguments, shapes, dtypes and errors are those of `torch.nn.functional`, so ``import fcnet.functional as F``
+is a drop-in replacement. Every formula is written with elementary operations (exp, log1p, max, sum, where, gather).
+None calls one of torch's losses, activations or softmaxes.
 """
 
 from fcnet.functional.activations import elu, gelu, leaky_relu, logsigmoid, relu, sigmoid

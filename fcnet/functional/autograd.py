@@ -1,7 +1,7 @@
-"""When a derivative written by hand is used, and what stands in for it elsewhere.
+"""When a gradient written by hand applies, and its replacement elsewhere.
 
-A function with a derivative of its own has two forms: an `autograd.Function`, which is faster, and
-a plain one of differentiable operations with the same value and gradient.
+A function with its own gradient has two forms: an `autograd.Function`, which is faster, and a plain form of
+differentiable operations with the same value and gradient.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Context(FunctionCtx):
-    """What a forward pass keeps for its backward pass."""
+    """The attributes that a forward pass saves for its backward pass, with their types."""
 
     saved_tensors: tuple[Tensor, ...]
     needs_input_grad: tuple[bool, ...]
@@ -30,10 +30,10 @@ class Context(FunctionCtx):
 
 
 def can_use_custom_backward(input: Tensor) -> bool:
-    """Whether the `autograd.Function` may run.
+    """True if an `autograd.Function` of this package may run on ``input``.
 
-    It knows reverse mode alone. The compiler, `torch.func` and forward mode take the plain form,
-    which they can see through.
+    These functions implement reverse mode alone. The compiler, `torch.func` and forward mode need the plain form, since
+    they differentiate the operations themselves.
     """
     return not (
         torch.compiler.is_compiling()
@@ -43,11 +43,11 @@ def can_use_custom_backward(input: Tensor) -> bool:
 
 
 def can_read_without_sync(tensor: Tensor) -> bool:
-    """Whether looking at one of its numbers waits for no device, and nobody looks through what is done."""
+    """True if `.item()` needs no device sync and no dispatch mode, such as fake tensors, is active."""
     return tensor.device.type == "cpu" and not is_in_torch_dispatch_mode()
 
 
 def differentiable_grad(plain: Callable[[Tensor], Tensor], input: Tensor, grad: Tensor) -> Tensor:
-    """The gradient as a function that can be differentiated again, for a second derivative."""
+    """Returns the gradient of ``plain`` with a graph of its own, for a second derivative."""
     with torch.enable_grad():
         return torch.autograd.grad(plain(input), input, grad, create_graph=True)[0]

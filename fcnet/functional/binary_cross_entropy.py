@@ -1,9 +1,14 @@
-"""Cross-entropy of two classes with one output node."""
+"""Cross-entropy of two classes with one output node.
+
+x is the logit, s the sigmoid, t the probability of the second class.
+
+`_plain_losses` is the definition, to be read beside the slide. Below `binary_cross_entropy_with_logits` stand the fast
+forms, which compute the same losses and their gradient together.
+"""
 
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +18,25 @@ from fcnet.functional.dtypes import cast_loss, require_floating, to_compute_dtyp
 from fcnet.functional.reductions import apply_weight, reduce_losses, require_reduction
 
 
+def _plain_losses(x: Tensor, t: Tensor, pos_weight: Tensor | None = None) -> Tensor:
+    """Computes −p t log s(x) − (1 − t) log s(−x), with p = ``pos_weight``.
+
+    With h = 1 for x ≥ 0 and 0 otherwise, −log s(x) = (h − 1) x + log(1 + e^−|x|) and
+    −log s(−x) = h x + log(1 + e^−|x|). Neither term is negative, so none cancels, and no power exceeds 1.
+    All operations are differentiable to any order.
+    """
+    h = _decision(x)
+    tail = ((1.0 - 2.0 * h) * x).exp().log1p()  # −|x| as (1 − 2h) x, since abs has no derivative at 0
+    if pos_weight is None:
+        return tail + apply_weight(x, h - t)
+    positive, negative = t * pos_weight, 1.0 - t
+    return apply_weight(tail, positive + negative) + apply_weight(x, h * negative - (1.0 - h) * positive)
+
+
+def _decision(x: Tensor) -> Tensor:
+    return (x >= 0).to(x.dtype)
+
+
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
@@ -20,21 +44,21 @@ def binary_cross_entropy_with_logits(
     reduction: str = "mean",
     pos_weight: Tensor | None = None,
 ) -> Tensor:
-    """−t log s(x) − (1 − t) log s(−x), with s the sigmoid and t the probability of the second class.
+    """Computes −t log s(x) − (1 − t) log s(−x), with s the sigmoid and t the probability of the second class.
 
-    With the decision h, 1 for x ≥ 0 and else 0, it is (h − t) x + log(1 + e^−|x|): two terms of which
-    neither is negative, and the first is 0 where the decision is right.
+    It is evaluated as (h − t) x + log(1 + e^−|x|), with h = 1 for x ≥ 0 and 0 otherwise. If h is the correct class, the
+    first term is 0, and `log1p` keeps the digits of the second.
 
     Args:
         input: logits x, any shape, floating.
         target: t in [0, 1], the same shape, floating.
         weight: a factor for each loss; broadcasts to ``input``.
-        reduction: ``"none"`` gives every loss; ``"sum"``; ``"mean"`` divides the sum by their number.
-        pos_weight: a factor for the losses of t; broadcasts to ``input``.
+        reduction: ``"none"`` returns the losses; ``"sum"`` adds them; ``"mean"`` divides the sum by their number.
+        pos_weight: a factor for the first term, t log s(x); broadcasts to ``input``.
 
     Returns:
-        A scalar, or with ``"none"`` the shape of ``input``; float32 under autocast, else the dtype
-        of ``input`` and ``target`` together.
+        A scalar, or with ``"none"`` the shape of ``input``; float32 under autocast, else the dtype to which those of
+        ``input`` and ``target`` promote.
 
     Raises:
         ValueError: ``reduction`` is unknown, or the shapes of ``input`` and ``target`` differ.
@@ -72,74 +96,8 @@ def binary_cross_entropy_with_logits(
     return cast_loss(loss, torch.promote_types(input.dtype, target.dtype))
 
 
-def _plain_losses(x: Tensor, t: Tensor, pos_weight: Tensor | None) -> Tensor:
-    """The losses by operations that can be differentiated to every order: −|x| is (1 − 2h) x with a constant h."""
-    h = _decision(x)
-    both = ((1.0 - 2.0 * h) * x).exp().log1p()
-    if pos_weight is None:
-        return both + apply_weight(x, h - t)
-    positive, negative = t * pos_weight, 1.0 - t
-    return apply_weight(both, positive + negative) + apply_weight(x, h * negative - (1.0 - h) * positive)
-
-
-def _plain_loss(x: Tensor, t: Tensor, reduction: str) -> Tensor:
-    return reduce_losses(_plain_losses(x, t, None), reduction, x.numel())
-
-
-def _decision(x: Tensor) -> Tensor:
-    """h = 1 for x ≥ 0, else 0."""
-    return (x >= 0).to(x.dtype)
-
-
-def loss_and_grad(x: Tensor, t: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The sum of the losses, and its derivative s(x) − t in the logits, times their weights, a new tensor.
-
-    Args:
-        x: logits, any shape, float32 or float64.
-        t: the same shape; labels of an integer dtype, or shares of the second class in the dtype of ``x``.
-        weight: a factor for each finite loss, likewise; None is 1.
-
-    Example:
-        >>> loss_and_grad(torch.tensor([20.0]), torch.tensor([1]))
-        (tensor(2.0612e-09), tensor([-2.0612e-09]))
-    """
-    if not t.is_floating_point() and weight is None and can_read_without_sync(x):
-        loss, grad_logits = _loss_and_grad_from_odds(x, t)
-        if math.isfinite(loss.item()):
-            return loss, grad_logits
-    against, decay, losses = _loss_terms(x, t.to(x.dtype))
-    grad_logits = _grad_from_terms(x, against, decay)
-    return (losses.sum(), grad_logits) if weight is None else (losses.mul_(weight).sum(), grad_logits.mul_(weight))
-
-
-def _loss_and_grad_from_odds(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ log(1 + r) with the odds against the label, r = e^−x or e^x, and its derivative −r / (1 + r) or r / (1 + r).
-
-    As exact as what is made of `_loss_terms` in half of the operations, but inf or NaN where the power overflows.
-    """
-    sign = 1.0 - 2.0 * labels
-    odds = (x * sign).exp_()
-    loss = odds.log1p().sum()
-    return loss, odds.div_(odds + 1.0).mul_(sign)
-
-
-def _loss_terms(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """h − t, e^−|x| and the losses."""
-    against = _decision(x).sub_(t)
-    decay = x.abs().neg_().exp_()
-    return against, decay, x.masked_fill(against == 0, 0.0).mul_(against).add_(decay.log1p())
-
-
-def _grad_from_terms(x: Tensor, against: Tensor, decay: Tensor) -> Tensor:
-    """s(x) − t as h − t ∓ s(−|x|), in the memory of h − t: of a right decision the tail is all there is.
-
-    −0 + 0 is +0, for which h is 1.
-    """
-    return against.sub_((decay / (1.0 + decay)).copysign_(x + 0.0))
-
-
 class _BinaryCrossEntropy(torch.autograd.Function):
-    """The loss without weights, for a target that needs no gradient; the derivative is h − t ∓ s(−|x|)."""
+    """The loss without weights, for a target without gradient. The gradient is computed in the forward pass."""
 
     @staticmethod
     def forward(ctx: Context, x: Tensor, t: Tensor, reduction: str) -> Tensor:
@@ -147,7 +105,7 @@ class _BinaryCrossEntropy(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(x, _grad_from_terms(x, against, decay))
             ctx.reduction = reduction
-            ctx.plain = partial(_plain_loss, t=t, reduction=reduction)
+            ctx.plain = lambda x: reduce_losses(_plain_losses(x, t), reduction, x.numel())
         return reduce_losses(losses, reduction, losses.numel())
 
     @staticmethod
@@ -155,9 +113,55 @@ class _BinaryCrossEntropy(torch.autograd.Function):
         x, grad_logits = ctx.saved_tensors
         if torch.is_grad_enabled():
             return differentiable_grad(ctx.plain, x, grad), None, None
-        if ctx.reduction == "mean":
+        if ctx.reduction == "mean":  # divides the scalar, not every element
             grad = grad / x.numel()
         return grad_logits * grad, None, None
+
+
+def loss_and_grad(x: Tensor, t: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Computes the weighted sum of the losses and its gradient in the logits.
+
+    A training step calls this instead of `binary_cross_entropy_with_logits` and `backward`.
+
+    Args:
+        x: logits, any shape, float32 or float64.
+        t: the same shape; labels of an integer dtype, or probabilities of the second class in the dtype of ``x``.
+        weight: a factor for each loss, the same shape; None means 1.
+
+    Returns:
+        The sum, a scalar, and its gradient w · (s(x) − t), a new tensor.
+
+    Example:
+        >>> loss_and_grad(torch.tensor([20.0]), torch.tensor([1]))
+        (tensor(2.0612e-09), tensor([-2.0612e-09]))
+    """
+    if not t.is_floating_point() and weight is None and can_read_without_sync(x):
+        # With the odds against the label, r = e^∓x, the loss is log(1 + r) and the gradient ∓r / (1 + r): half the
+        # operations of the general form and as exact, unless the power overflows. That shows in the sum.
+        sign = 1.0 - 2.0 * t
+        odds = (x * sign).exp_()
+        loss = odds.log1p().sum()
+        if math.isfinite(loss.item()):
+            return loss, odds.div_(odds + 1.0).mul_(sign)
+    against, decay, losses = _loss_terms(x, t.to(x.dtype))
+    grad_logits = _grad_from_terms(x, against, decay)
+    return (losses.sum(), grad_logits) if weight is None else (losses.mul_(weight).sum(), grad_logits.mul_(weight))
+
+
+def _loss_terms(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns h − t, e^−|x| and the losses (h − t) x + log(1 + e^−|x|), as `_plain_losses` has them."""
+    against = _decision(x).sub_(t)
+    decay = x.abs().neg_().exp_()
+    return against, decay, x.masked_fill(against == 0, 0.0).mul_(against).add_(decay.log1p())  # 0 · ∞ = 0
+
+
+def _grad_from_terms(x: Tensor, against: Tensor, decay: Tensor) -> Tensor:
+    """Returns s(x) − t in the memory of ``against``.
+
+    s(x) = h − s(−|x|) for x ≥ 0 and h + s(−|x|) otherwise, with s(−|x|) = e^−|x| / (1 + e^−|x|). If h = t, only this
+    tail remains, with all its digits.
+    """
+    return against.sub_((decay / (1.0 + decay)).copysign_(x + 0.0))  # −0 + 0 = +0, where h = 1
 
 
 def _require_broadcast(name: str, weight: Tensor, input: Tensor) -> None:

@@ -1,8 +1,8 @@
-"""Other choices for s: what turns a score into a probability where the logistic `sigmoid` does not.
+"""Distribution functions to use for s instead of the logistic `sigmoid`.
 
-Each s rises from 0 to 1 with s(0) = ½ and s(−u) = 1 − s(u): any distribution function of a symmetric density is
-one. The logistic one alone has log s(u) / s(−u) = u, so that the log-odds are linear and the derivative of the
-log-loss is p̂ − y.
+Each maps a score to a probability. It rises from 0 to 1 with s(0) = ½ and s(−u) = 1 − s(u), as the distribution
+function of any symmetric density does. Only the logistic one has log(s(u) / s(−u)) = u: its log-odds are linear, and
+the derivative of its log loss is p̂ − y.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def normal_cdf(input: Tensor) -> Tensor:
-    """Φ(u) = ½ erfc(−u / √2), the s of probit regression.
+    """Computes Φ(u) = ½ erfc(−u / √2), the s of probit regression.
 
-    Far below 0 it falls like e^(−u²/2), which `erfc` follows to the smallest number there is, where ½ (1 + erf(u / √2))
-    is a difference of equals. What is left is the rounding of u / √2, which Φ multiplies by u².
+    The left tail falls like e^(−u²/2). `erfc` keeps its digits down to the smallest number of the dtype, where
+    ½ (1 + erf(u / √2)) cancels. The remaining error is the rounding of u / √2, multiplied by u².
 
     Args:
         input: u, any shape, floating.
@@ -41,14 +41,15 @@ def normal_cdf(input: Tensor) -> Tensor:
         The lecture's remark that s may be another function; Bliss, "The method of probits", 1934.
     """
     require_floating("input", input)
-    return (0.5 * (to_compute_dtype(input) * -math.sqrt(0.5)).erfc()).to(input.dtype)
+    u = to_compute_dtype(input)
+    value = 0.5 * (u * -math.sqrt(0.5)).erfc()
+    return value if u is input else value.to(input.dtype)
 
 
 def cauchy_cdf(input: Tensor) -> Tensor:
-    """s(u) = ½ + arctan(u) / π, whose tails 1 / (π · abs u) are the heaviest of the three.
+    """Computes s(u) = ½ + arctan(u) / π, with the heaviest tails of the three, 1 / (π · abs u).
 
-    Beyond ±1 it is arctan(−1 / u) / π, on the right added to 1: ½ + arctan(u) / π would round the left tail away. Its
-    log-loss −log s is not convex: where it is wrong it grows only like log(−u).
+    Its log loss −log s is not convex: on the wrong side it grows only like log(−u).
 
     Args:
         input: u, any shape, floating.
@@ -68,6 +69,7 @@ def cauchy_cdf(input: Tensor) -> Tensor:
     """
     require_floating("input", input)
     u = to_compute_dtype(input)
+    # For u < −1, s(u) = arctan(−1 / u) / π, as ½ + arctan(u) / π would cancel; for u > 1, 1 + arctan(−1 / u) / π.
     left, right = u < -1, u > 1
     far = left | right
     angle = torch.where(far, -1.0 / torch.where(far, u, 1.0), u).atan() / math.pi

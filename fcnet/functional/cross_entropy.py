@@ -1,16 +1,55 @@
 """Cross-entropy of C classes.
 
-N examples, C classes, d1, … further axes. y is the true class, k the class of the largest logit.
+N examples, C classes, d1, … further axes; x are the logits, p̂ = softmax(x), y is the true class.
+
+`plain_losses` is the definition, to be read beside the slide. `cross_entropy` computes the same numbers in the fastest
+way that the arguments allow: by two kernels on a GPU, by the one-pass forms of `fcnet.functional.softmax_loss` on other
+devices, and by the definition itself under the compiler, `torch.func` and forward mode.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from fcnet.functional import fused, softmax_loss
+from fcnet.functional.autograd import Context, can_use_custom_backward, differentiable_grad
 from fcnet.functional.dtypes import cast_loss, require_floating, to_compute_dtype
-from fcnet.functional.reductions import require_reduction
+from fcnet.functional.reductions import apply_weight, reduce_losses, require_reduction
+from fcnet.functional.softmax import plain_log_softmax
+from fcnet.functional.softmax_loss import Labels, Probabilities, Targets
+
+
+def plain_losses(x: Tensor, targets: Targets) -> Tensor:
+    """Computes −Σ_j w_j t_j log p̂_j of each example; for a class index, −w_y log p̂_y.
+
+    All operations are differentiable to any order, in the logits, the targets and the weights.
+    """
+    dim = targets.dim
+    if isinstance(targets, Probabilities):
+        return -apply_weight(plain_log_softmax(x, dim), targets.weighted(targets.target)).sum(dim, keepdim=True)
+    if not x.shape[dim] and targets.ignored is not None and targets.ignored.all():
+        return x.sum(dim, keepdim=True)  # no class to gather, and every label is ignored: each loss is 0
+    # Ignored rows become 0 before the softmax as well as after it: a gradient of 0 times NaN is NaN.
+    log_p = plain_log_softmax(softmax_loss.zero_ignored(x, targets.ignored), dim)
+    losses, w_y = -softmax_loss.gather_labels(log_p, targets.index, dim), targets.example_weights()
+    if w_y is not None:
+        losses = apply_weight(losses, w_y)
+    if targets.smoothing:
+        # t = (1 − ε) onehot(y) + ε / C, so the sum is the term above and an equal share of every class.
+        even_target = x.new_full((), targets.smoothing / x.shape[dim])
+        if targets.weight is not None:
+            even_target = even_target * softmax_loss.broadcast_weight(targets.weight, dim, x.ndim)
+        even = apply_weight(log_p, even_target).sum(dim, keepdim=True)
+        losses = apply_weight(losses, losses.new_full((), 1.0 - targets.smoothing)) - even
+    return softmax_loss.zero_ignored(losses, targets.ignored)
+
+
+def _plain_loss(x: Tensor, targets: Targets, reduction: str) -> Tensor:
+    total = targets.total_weight() if reduction == "mean" else 1
+    return reduce_losses(plain_losses(x, targets).squeeze(targets.dim), reduction, total)
 
 
 def cross_entropy(
@@ -21,25 +60,24 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """−w_y log p̂_y of a class index y, −Σ_j w_j t_j log p̂_j of class probabilities t; p̂ is the softmax.
+    """Computes −w_y log p̂_y for a class index y, or −Σ_j w_j t_j log p̂_j for class probabilities t.
 
-    −log p̂_y = log(1 + Σ_{j≠y} e^(x_j − x_y)): a sure and right example's loss is small, and `log1p`
-    keeps it; its derivative −Σ_{j≠y} p̂_j is summed, not taken as p̂_y − 1.
+    With p̂ = softmax(x), −log p̂_y = log(1 + Σ_{j≠y} e^(x_j − x_y)). For a confident and correct example the sum is
+    tiny, and `log1p` keeps its digits. The gradient at y is −Σ_{j≠y} p̂_j, a sum, since p̂_y − 1 would cancel.
 
     Args:
         input: logits (C), (N, C) or (N, C, d1, …), floating.
         target: class indices in [0, C), int64 or uint8, in the shape of ``input`` without C; or
             class probabilities in the shape of ``input``, floating.
-        weight: w (C), a factor for each class; None is 1 for all.
-        ignore_index: an index that marks examples to leave out: their loss and gradient are 0
-            whatever their logits.
-        reduction: ``"none"`` gives every loss; ``"sum"``; ``"mean"`` divides the sum by the weights
-            w_y of the indices that count, or by the number of rows of probabilities.
+        weight: w (C), a factor for each class; None means 1.
+        ignore_index: examples with this index have loss and gradient 0, whatever their logits.
+        reduction: ``"none"`` returns the losses; ``"sum"`` adds them; ``"mean"`` divides the sum by Σ w_y over the
+            examples that are not ignored, or by the number of examples for class probabilities.
         label_smoothing: ε in [0, 1]; targets become (1 − ε) t + ε / C.
 
     Returns:
-        A scalar, or with ``"none"`` the shape of ``input`` without C; float32 under autocast, else
-        the dtype of ``input``.
+        A scalar, or with ``"none"`` the shape of ``input`` without C; float32 under autocast, else the dtype of
+        ``input``, promoted with that of class probabilities and their weights.
 
     Raises:
         ValueError: ``reduction`` is unknown, or the numbers of examples differ.
@@ -56,105 +94,125 @@ def cross_entropy(
         The lecture's cross-entropy loss, from maximum likelihood.
     """
     require_reduction(reduction)
-    y, w, compute_dtype, dtype = _check_arguments(input, target, weight, ignore_index, label_smoothing)
+    target, w, compute_dtype, dtype = _check_arguments(input, target, weight, ignore_index, label_smoothing)
 
-    def plain(x: Tensor) -> Tensor:
-        return softmax_loss.plain_loss(
-            x.to(compute_dtype), _make_targets(x, y, w, compute_dtype, ignore_index, label_smoothing), reduction
-        )
+    # GPU path: one kernel reads the logits, another writes the gradient. Only a second derivative needs the definition.
+    if compute_dtype == torch.float32 and fused.is_supported(input, target, w):
 
-    if compute_dtype == torch.float32 and fused.is_supported(input, y, w):
-        spec = fused.TargetSpec(y, w, label_smoothing, ignore_index)
+        def plain(x: Tensor) -> Tensor:
+            targets = _make_targets(x, target, w, compute_dtype, ignore_index, label_smoothing)
+            return _plain_loss(x.to(compute_dtype), targets, reduction)
+
+        spec = fused.TargetSpec(target, w, label_smoothing, ignore_index)
         return cast_loss(fused.loss(input, spec, reduction, plain), dtype)
-    targets = _make_targets(input, y, w, compute_dtype, ignore_index, label_smoothing)
-    return cast_loss(softmax_loss.loss(input.to(compute_dtype), targets, reduction), dtype)
+
+    x = input.to(compute_dtype)
+    targets = _make_targets(x, target, w, compute_dtype, ignore_index, label_smoothing)
+    if x.numel() and can_use_custom_backward(x) and targets.is_constant():
+        loss: Tensor = _CrossEntropy.apply(x, targets, reduction)
+    else:
+        loss = _plain_loss(x, targets, reduction)
+    return cast_loss(loss, dtype)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Computes the gradient in the forward pass, where the powers e^(x_j − x_k) already exist.
+
+    The gradient of one example is S p̂_j − t_j with S = Σ_j t_j, which is p̂ − onehot(y) for a class index.
+    """
+
+    @staticmethod
+    def forward(ctx: Context, x: Tensor, targets: Targets, reduction: str) -> Tensor:
+        total = targets.total_weight() if reduction == "mean" else 1
+        grad_logits = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        losses, scale = softmax_loss.losses_and_grad(x, targets, grad_logits)
+        if grad_logits is not None:
+            scale = scale.div_(total) if reduction == "mean" else scale
+            # Ignored examples are masked after the division: if all are ignored, it is 0 / 0.
+            scale = scale if targets.ignored is None else scale.masked_fill_(targets.ignored, 0.0)
+            ctx.save_for_backward(x, grad_logits, scale)
+            ctx.dim, ctx.reduction = targets.dim, reduction
+            ctx.plain = partial(_plain_loss, targets=targets, reduction=reduction)
+        return losses.squeeze(targets.dim) if reduction == "none" else reduce_losses(losses, reduction, total)
+
+    @staticmethod
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None, None]:
+        x, grad_logits, scale = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return differentiable_grad(ctx.plain, x, grad), None, None
+        if ctx.reduction == "none":
+            grad = grad.unsqueeze(ctx.dim)
+        # One factor per example first: a single pass over the logits, and a second backward pass finds them unchanged.
+        return grad_logits * (scale * grad), None, None
 
 
 def prepare_targets(
     input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, label_smoothing: float
-) -> tuple[softmax_loss.Targets, torch.dtype, torch.dtype]:
-    """The targets of `cross_entropy`, once its arguments are known to fit; no logit is read.
+) -> tuple[Targets, torch.dtype]:
+    """Checks the arguments of `cross_entropy` without reading a logit.
 
     Returns:
-        The targets, the dtype to compute in, and that of the loss.
+        The targets, and the dtype to compute in.
     """
-    y, w, compute_dtype, dtype = _check_arguments(input, target, weight, ignore_index, label_smoothing)
-    return _make_targets(input, y, w, compute_dtype, ignore_index, label_smoothing), compute_dtype, dtype
+    target, w, compute_dtype, _ = _check_arguments(input, target, weight, ignore_index, label_smoothing)
+    return _make_targets(input, target, w, compute_dtype, ignore_index, label_smoothing), compute_dtype
 
 
 def _make_targets(
-    input: Tensor,
+    x: Tensor,
     target: Tensor,
     weight: Tensor | None,
     compute_dtype: torch.dtype,
     ignore_index: int,
     label_smoothing: float,
-) -> softmax_loss.Targets:
-    """Checked targets with what is ignored told apart, in the dtype to compute in."""
-    dim = 1 if input.ndim > 1 else 0
+) -> Targets:
+    dim = 1 if x.ndim > 1 else 0
     if target.is_floating_point():
-        return softmax_loss.Probabilities(target.to(compute_dtype), weight, label_smoothing, dim)
+        return Probabilities(target.to(compute_dtype), weight, label_smoothing, dim)
     labels = target.unsqueeze(dim)
     ignored = labels == ignore_index
-    return softmax_loss.Labels(labels.masked_fill(ignored, 0), ignored, weight, label_smoothing, dim)
+    # `ignore_index` may lie outside [0, C); 0 is safe to gather at.
+    return Labels(labels.masked_fill(ignored, 0), ignored, weight, label_smoothing, dim)
 
 
 def _check_arguments(
     input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, label_smoothing: float
 ) -> tuple[Tensor, Tensor | None, torch.dtype, torch.dtype]:
-    """Refuses what does not fit; the target and the weights, the dtype to compute in, and that of the loss."""
+    """Checks shapes, dtypes and ranges, with torch's error classes.
+
+    Returns:
+        The target and the weights for computing, the dtype to compute in, and the dtype of the loss.
+    """
     require_floating("input", input)
     if not 0.0 <= label_smoothing <= 1.0:
         raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0, got {label_smoothing}")
     dim = 1 if input.ndim > 1 else 0
-    if weight is not None:
-        _require_weight(input, weight, dim)
+    if weight is not None and weight.shape != input.shape[dim : dim + 1]:
+        shapes = f"{tuple(input.shape)} and {tuple(weight.shape)}"
+        raise RuntimeError(f"expected logits {_format_axes(_axis_names(input, dim))} and weight (C,), got {shapes}")
     x_dtype, w = torch.promote_types(input.dtype, torch.float32), None if weight is None else to_compute_dtype(weight)
-    if target.shape == input.shape:
-        dtype = _require_probabilities(input, target, weight, ignore_index)
+    if target.shape == input.shape:  # as in torch, the shape decides between probabilities and indices
+        dtype = _check_probabilities(input, target, weight, ignore_index)
         compute_dtype = torch.promote_types(x_dtype, dtype)
-        w = None if w is None else w.to(compute_dtype)
-        return target, w, compute_dtype, dtype
-    return _class_indices(input, target, weight, dim), w, x_dtype, input.dtype
-
-
-def _class_indices(input: Tensor, target: Tensor, weight: Tensor | None, dim: int) -> Tensor:
-    """Class indices as int64 in the shape of ``input`` without C."""
-    if input.ndim == 1 and target.shape == (1,):
+        return target, None if w is None else w.to(compute_dtype), compute_dtype, dtype
+    if input.ndim == 1 and target.shape == (1,):  # one example may come with a vector of one label
         target = target.squeeze(0)
     if target.shape != input.shape[:dim] + input.shape[dim + 1 :]:
-        raise _shape_error(input, target, dim)
+        axes = _axis_names(input, dim)
+        expected = f"logits {_format_axes(axes)} and target {_format_axes(axes[:dim] + axes[dim + 1 :])}"
+        text = f"expected {expected}, got {tuple(input.shape)} and {tuple(target.shape)}"
+        # torch raises a ValueError only if the numbers of examples differ.
+        same_number = target.shape[:1] == input.shape[:1] if dim else target.ndim != 1
+        raise RuntimeError(text) if same_number else ValueError(text)
     if target.dtype not in (torch.int64, torch.uint8):
         raise RuntimeError(f"target must be class indices of dtype int64 or uint8, got {target.dtype}")
     if weight is not None and weight.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
         raise RuntimeError(f"expected input and weight of one dtype, got {input.dtype} and {weight.dtype}")
-    return target.long() if target.dtype == torch.uint8 else target
+    return target.long() if target.dtype == torch.uint8 else target, w, x_dtype, input.dtype
 
 
-def _shape_error(input: Tensor, target: Tensor, dim: int) -> Exception:
-    axes = _axis_names(input, dim)
-    expected = f"logits {_format_axes(axes)} and target {_format_axes(axes[:dim] + axes[dim + 1 :])}"
-    text = f"expected {expected}, got {tuple(input.shape)} and {tuple(target.shape)}"
-    same_number = target.shape[:1] == input.shape[:1] if dim else target.ndim != 1
-    return RuntimeError(text) if same_number else ValueError(text)
-
-
-def _axis_names(input: Tensor, dim: int) -> list[str]:
-    return ["N"] * dim + ["C"] + [f"d{axis}" for axis in range(1, input.ndim - dim)]
-
-
-def _format_axes(names: list[str]) -> str:
-    return str(tuple(names)).replace("'", "")
-
-
-def _require_weight(input: Tensor, weight: Tensor, dim: int) -> None:
-    if weight.shape != input.shape[dim : dim + 1]:
-        shapes = f"{tuple(input.shape)} and {tuple(weight.shape)}"
-        raise RuntimeError(f"expected logits {_format_axes(_axis_names(input, dim))} and weight (C,), got {shapes}")
-
-
-def _require_probabilities(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> torch.dtype:
-    """Refuses what class probabilities cannot be; returns the dtype of the loss."""
+def _check_probabilities(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> torch.dtype:
+    """Checks class probabilities; returns the dtype of the loss."""
     if not input.ndim and target.is_floating_point():
         raise IndexError("expected logits (C), (N, C) or (N, C, d1, …), got ()")
     if not target.is_floating_point():
@@ -163,3 +221,11 @@ def _require_probabilities(input: Tensor, target: Tensor, weight: Tensor | None,
         raise RuntimeError(f"ignore_index must be left out for class probabilities, got {ignore_index}")
     dtype = torch.promote_types(input.dtype, target.dtype)
     return dtype if weight is None else torch.promote_types(dtype, weight.dtype)
+
+
+def _axis_names(input: Tensor, dim: int) -> list[str]:
+    return ["N"] * dim + ["C"] + [f"d{axis}" for axis in range(1, input.ndim - dim)]
+
+
+def _format_axes(names: list[str]) -> str:
+    return str(tuple(names)).replace("'", "")

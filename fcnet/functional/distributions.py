@@ -1,6 +1,6 @@
-"""Distributions over classes, and how far one is from another, in nats.
+"""Entropy, cross-entropy and divergence of distributions over classes, in nats.
 
-A distribution is C numbers of the last axis, none negative, that add up to 1. As everywhere 0 · log 0 = 0.
+A distribution is C numbers along the last axis, none negative, with sum 1. 0 · log 0 = 0 throughout.
 """
 
 from __future__ import annotations
@@ -16,33 +16,35 @@ if TYPE_CHECKING:
 
 
 def cross_entropy_between(p: Tensor, q: Tensor) -> Tensor:
-    """H(p, q) = −Σ_k p_k log q_k: the mean surprise at what p draws by who believes q.
+    """Computes H(p, q) = −Σ_k p_k log q_k, the expected surprise under q of a class drawn from p.
 
-    For a one-hot p, 1 at the true class alone, it is −log q of that class.
+    For a one-hot p it is −log q_k of the true class k. From logits, use `cross_entropy` with class probabilities, which
+    never rounds q.
 
     Args:
-        p: the truth, (…, C), floating.
-        q: what is believed, a shape that broadcasts with ``p``.
+        p: the true distribution, (…, C), floating.
+        q: the predicted distribution, in a shape that broadcasts with ``p``.
 
     Returns:
-        (…), in the dtype of both together; inf where q is 0 and p is not.
+        (…), in the dtype to which both promote; inf where q is 0 and p is not.
 
     Raises:
-        NotImplementedError: one of them is not floating.
+        NotImplementedError: ``p`` or ``q`` is not floating.
 
     Example:
         >>> cross_entropy_between(torch.tensor([0.0, 1.0]), torch.tensor([0.2, 0.8]))
         tensor(0.2231)
 
     Source:
-        The lecture's cross-entropy between distributions. Its one-hot label is e_k, 1 at the place k of
-        the true class.
+        The lecture's cross-entropy between distributions; its one-hot label e_k is 1 at the true class k.
     """
     return -(to_compute_dtype(p) * _safe_log(q, p)).sum(-1).to(_result_dtype(p, q))
 
 
 def entropy(p: Tensor) -> Tensor:
-    """H(p) = −Σ_k p_k log p_k = H(p, p), from 0 where one class is sure to log C where all are alike.
+    """Computes H(p) = −Σ_k p_k log p_k = H(p, p).
+
+    It is 0 if one class is certain, and log C, its maximum, if all classes are equally likely.
 
     Args:
         p: (…, C), floating.
@@ -61,19 +63,19 @@ def entropy(p: Tensor) -> Tensor:
 
 
 def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p ‖ q) = Σ_k p_k log(p_k / q_k) = H(p, q) − H(p), the part of the cross-entropy that q can help.
+    """Computes KL(p ‖ q) = Σ_k p_k log(p_k / q_k) = H(p, q) − H(p).
 
-    It is never negative, and 0 for q = p alone: so the q of least cross-entropy is p.
+    It is never negative, and 0 only for q = p. So q = p minimizes the cross-entropy.
 
     Args:
-        p: (…, C), floating.
-        q: a shape that broadcasts with ``p``.
+        p: the true distribution, (…, C), floating.
+        q: the predicted distribution, in a shape that broadcasts with ``p``.
 
     Returns:
-        (…), in the dtype of both together; inf where q is 0 and p is not.
+        (…), in the dtype to which both promote; inf where q is 0 and p is not.
 
     Raises:
-        NotImplementedError: one of them is not floating.
+        NotImplementedError: ``p`` or ``q`` is not floating.
 
     Example:
         >>> kl_divergence(torch.tensor([0.5, 0.5]), torch.tensor([0.5, 0.5])).item()
@@ -82,11 +84,12 @@ def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
     Source:
         Kullback and Leibler, "On information and sufficiency", 1951.
     """
+    # Logarithms are subtracted, as the quotient p / q would overflow for small q.
     return (to_compute_dtype(p) * (_safe_log(p, p) - _safe_log(q, p))).sum(-1).to(_result_dtype(p, q))
 
 
 def _safe_log(q: Tensor, p: Tensor) -> Tensor:
-    """log q_k, 0 where p_k is 0 as well."""
+    """Returns log q_k, with 0 where q_k and p_k are both 0."""
     require_floating("p", p)
     require_floating("q", q)
     return to_compute_dtype(q).masked_fill((q == 0) & (p == 0), 1.0).log()

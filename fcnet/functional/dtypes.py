@@ -1,4 +1,4 @@
-"""In which dtype the functions compute: float16 and bfloat16 accumulate in float32."""
+"""Dtypes: float16 and bfloat16 are computed in float32."""
 
 from __future__ import annotations
 
@@ -9,24 +9,32 @@ _HALF_DTYPES = frozenset({torch.float16, torch.bfloat16})
 
 
 def require_floating(name: str, tensor: Tensor) -> None:
-    """Refuses integers, booleans and complex numbers, by the error of torch's kernels."""
+    """Checks that a tensor is floating.
+
+    Raises:
+        NotImplementedError: it is an integer, boolean or complex tensor; torch's kernels raise the same class.
+    """
     if not tensor.is_floating_point():
         raise NotImplementedError(f"{name} must be of a floating dtype, got {tensor.dtype}")
 
 
 def require_real(name: str, tensor: Tensor) -> None:
-    """Refuses booleans and complex numbers, by the error of torch's kernels."""
+    """Checks that a tensor holds integers or floating-point numbers.
+
+    Raises:
+        NotImplementedError: it is a boolean or complex tensor; torch's kernels raise the same class.
+    """
     if tensor.dtype == torch.bool or tensor.is_complex():
         raise NotImplementedError(f"{name} must be of a real dtype, got {tensor.dtype}")
 
 
 def to_compute_dtype(tensor: Tensor) -> Tensor:
-    """The tensor in float32 if it is narrower, else as it is."""
+    """Returns float16 and bfloat16 tensors in float32, others unchanged."""
     return tensor.float() if tensor.dtype in _HALF_DTYPES else tensor
 
 
 def cast_loss(loss: Tensor, dtype: torch.dtype) -> Tensor:
-    """A loss in the dtype of its arguments; autocast leaves losses in float32."""
+    """Returns a loss in the dtype of its arguments; under autocast it stays in float32."""
     if loss.dtype == dtype or (dtype in _HALF_DTYPES and torch.is_autocast_enabled(loss.device.type)):
         return loss
     return loss.to(dtype)

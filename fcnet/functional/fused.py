@@ -1,8 +1,8 @@
-"""When the cross-entropy of logits on a GPU is found by kernels of its own, and how they are started.
+"""The GPU path of the cross-entropy: when the Triton kernels apply, and how they are launched.
 
-N examples, C classes. The forward pass reads the logits once and keeps a few numbers a row; the backward
-pass reads them once more and writes the derivative, rounded once. Which kernel has how much to do is told
-by the shape alone: nothing waits for the device.
+N examples, C classes. The forward kernel reads the logits once and keeps a few numbers per row. The backward kernel
+reads them again and writes the gradient, rounded once. Launch parameters depend on shapes alone, so no launch waits for
+the device.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ if TYPE_CHECKING:
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _DEVICE_TYPE = "cuda"
 _ALIGNMENT = 16
+"""Bytes of one vector load."""
 _TILE_BYTES = 8192
-"""Logits that a program holds at a time: 32 bytes a thread of eight warps, few enough for its registers."""
+"""Logits in a tile: 32 bytes for each thread of eight warps, few enough for its registers."""
 _TILE_WITH_TARGETS = 2048
-"""How many where it holds as many targets."""
+"""Classes in a tile if it holds as many targets as logits."""
 _MAX_REGISTERS = 96
-"""What a thread may have where targets are read too: left alone, the assembler stops at 64 or 80 and spills a few."""
+"""Registers per thread if targets are read too. By default, the assembler stops at 64 or 80 and spills a few."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TargetSpec:
-    """What a row's logits are compared with.
+    """The targets of a batch, as the kernels take them.
 
     Attributes:
         target: class indices (N,), int64, or class probabilities (N, C), float32 or narrower.
         weight: w (C), float32, or None for 1.
         smoothing: ε.
-        ignore_index: the index of rows that cost nothing.
+        ignore_index: the index of rows with loss 0.
     """
 
     target: Tensor
@@ -50,7 +51,7 @@ class TargetSpec:
 
 
 def is_supported(x: Tensor, target: Tensor, weight: Tensor | None) -> bool:
-    """Whether there are kernels for these logits, targets and class weights, and nobody to look through them.
+    """True if the kernels apply: plain CUDA tensors of a supported dtype, and no transform or dispatch mode is active.
 
     Args:
         x: logits.
@@ -72,13 +73,13 @@ def is_supported(x: Tensor, target: Tensor, weight: Tensor | None) -> bool:
 
 
 def loss(x: Tensor, spec: TargetSpec, reduction: str, plain: Callable[[Tensor], Tensor]) -> Tensor:
-    """The reduced losses.
+    """Computes the reduced losses, differentiable in the logits.
 
     Args:
-        x: logits (N, C) that `is_supported`.
-        spec: what they are compared with.
+        x: logits (N, C) that `is_supported` accepts.
+        spec: the targets.
         reduction: ``"none"``, ``"sum"`` or ``"mean"``.
-        plain: the same from logits by differentiable operations, for second derivatives.
+        plain: the same function of the logits by differentiable operations, for second derivatives.
 
     Returns:
         float32, (N) or ().
@@ -88,15 +89,17 @@ def loss(x: Tensor, spec: TargetSpec, reduction: str, plain: Callable[[Tensor], 
 
 
 def losses(x: Tensor, spec: TargetSpec, grad_logits: Tensor | None = None) -> Tensor:
-    """The rows' losses; with ``grad_logits`` their derivatives too, while a row is near.
+    """Computes the rows' losses and, with ``grad_logits``, their gradients, while each row is in the cache.
 
     Args:
-        x: logits (N, C) that `is_supported`.
-        spec: what they are compared with.
-        grad_logits: written, in the shape and dtype of ``x``, or ``x`` itself, both contiguous; or None.
+        x: logits (N, C) that `is_supported` accepts.
+        spec: the targets.
+        grad_logits: receives the gradients, in the shape and dtype of ``x``; may be ``x`` itself, if contiguous; None
+            computes losses alone.
 
     Returns:
-        Of every row the loss, its weight in a mean, and what `_logits_grad` starts from: float32 (4, N) or (6, N).
+        Row statistics, float32 (4, N) or (6, N): the loss, its weight in a mean, and the numbers that the backward
+        kernel starts from.
     """
     read = _align(x)
     written = read if grad_logits is None or grad_logits is x else _align(grad_logits)
@@ -126,7 +129,10 @@ class _Context(Context):
 
 
 class _FusedCrossEntropy(torch.autograd.Function):
-    """Finds the derivative in the backward pass, from the logits and what the forward pass knows of them."""
+    """Computes the gradient in the backward pass, from the logits and the row statistics.
+
+    So nothing as large as the logits is held in between, and the incoming gradient is applied before rounding.
+    """
 
     @staticmethod
     def forward(
@@ -139,7 +145,8 @@ class _FusedCrossEntropy(torch.autograd.Function):
             ctx.save_for_backward(x, row_stats, total)
             return loss_sum / total
         ctx.save_for_backward(x, row_stats)
-        return row_stats[0].sum() if reduction == "sum" else row_stats[0].clone()  # no view of what is kept
+        # A copy, not a view of the saved statistics, so that the caller may change it in place.
+        return row_stats[0].sum() if reduction == "sum" else row_stats[0].clone()
 
     @staticmethod
     def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor, None, None, None]:
@@ -150,7 +157,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
 
 
 def _logits_grad(x: Tensor, spec: TargetSpec, row_stats: Tensor, grad: Tensor, total: Tensor | None) -> Tensor:
-    """A new tensor, the derivative in the logits by ``grad``, (N) or (), over ``total``."""
+    """Returns the gradient in the logits, multiplied by ``grad``, (N) or (), and divided by ``total``."""
     read = _align(x)
     grad_logits = torch.empty_like(read)
     kind, target, weight, own, even = _kernel_arguments(read, spec)
@@ -173,24 +180,25 @@ def _logits_grad(x: Tensor, spec: TargetSpec, row_stats: Tensor, grad: Tensor, t
 
 
 def _kernel_arguments(x: Tensor, spec: TargetSpec) -> tuple[int, Tensor, Tensor, float, float]:
-    """The kind of the targets, they and the class weights as the kernels read them, 1 − ε and ε / C."""
+    """Returns the kind of targets, the targets and class weights as the kernels read them, 1 − ε and ε / C."""
     soft = spec.target.is_floating_point()
     kind = 2 if soft else int(spec.smoothing > 0.0)
-    weight = x if spec.weight is None else spec.weight.contiguous()
+    weight = x if spec.weight is None else spec.weight.contiguous()  # without weights, any pointer will do
     target = _align(spec.target) if soft else spec.target.contiguous()
     return kind, target, weight, 1.0 - spec.smoothing, spec.smoothing / x.shape[1]
 
 
 def _align(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy that is contiguous and begins where sixteen bytes do."""
+    """Returns the tensor, or a copy, contiguous and starting at a multiple of 16 bytes."""
     dense = tensor.contiguous()
     return dense if dense.data_ptr() % _ALIGNMENT == 0 else dense.clone()
 
 
 def _block_size(num_classes: int, itemsize: int, kind: int) -> tuple[int, int]:
-    """How many classes a program holds at a time, and by how many warps."""
+    """Returns the number of classes in a tile, and of warps that process it."""
     group = _ALIGNMENT // itemsize
     most = _TILE_WITH_TARGETS if kind else _TILE_BYTES // itemsize
+    # A row that is not a multiple of 16 bytes long may start anywhere in its first group.
     span = num_classes if num_classes % group == 0 else num_classes + group - 1
     block = min(most, max(32 * group, 1 << (span - 1).bit_length()))
     return block, max(1, 8 * block // most)
@@ -198,17 +206,17 @@ def _block_size(num_classes: int, itemsize: int, kind: int) -> tuple[int, int]:
 
 @cache
 def _kernels() -> ModuleType:
-    from fcnet.functional import triton_kernels
+    from fcnet.functional import triton_kernels  # imports Triton, which is optional and slow to load
 
     return triton_kernels
 
 
 @cache
 def _triton_works(device: torch.device) -> bool:
-    """Whether Triton is there and can compile for the device; asked once."""
+    """Tests once per device that Triton is installed and compiles."""
     try:
         x = torch.zeros(1, 2, device=device)
         losses(x, TargetSpec(torch.zeros(1, dtype=torch.int64, device=device)))
-    except Exception:  # noqa: BLE001  whatever a missing or broken compiler raises, the plain form does not need it
+    except Exception:  # noqa: BLE001  a missing or broken compiler raises anything, and the plain form needs none
         return False
     return True

@@ -1,8 +1,8 @@
-"""Likelihoods: how probable the labels that were seen are under the probabilities that a model gives.
+"""Likelihoods: the probability of the observed labels under a model's predicted probabilities.
 
-n independent examples, so that the probability of all is the product of theirs. Its logarithm has its maximum at the
-same place, and −1 / n times the logarithm is the cross-entropy. From logits take that one: a p̂ that rounds to 1 has
-no 1 − p̂ left.
+The n examples are independent, so the likelihood is a product over them. Its logarithm has the same maximizer, and
+−1 / n times the logarithm is the cross-entropy. From logits, use the cross-entropy: once p̂ has rounded to 1, 1 − p̂
+is lost.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def bernoulli_likelihood(probability: Tensor, label: Tensor) -> Tensor:
-    """∏ p̂^y (1 − p̂)^(1 − y): the probability of all labels, with p̂ that of the second of two classes.
+    """Computes ∏ p̂^y (1 − p̂)^(1 − y), with p̂ the probability of the second of two classes.
 
     Args:
         probability: p̂ in [0, 1], any shape, floating.
         label: y, 0 or 1, the same shape, of any real dtype.
 
     Returns:
-        A scalar; 0 where it is below the smallest number of the dtype: for that there is the logarithm.
+        A scalar. It underflows to 0 for many examples; `bernoulli_log_likelihood` does not.
 
     Raises:
         ValueError: the shapes differ.
@@ -39,18 +39,19 @@ def bernoulli_likelihood(probability: Tensor, label: Tensor) -> Tensor:
         The lecture's likelihood of logistic regression.
     """
     p, y = _check_arguments(probability, label)
+    # The unused factor's base becomes 1, so that its derivative is 0 and not 0 · ∞.
     return (torch.where(y == 0, 1.0, p) ** y * torch.where(y == 1, 1.0, 1.0 - p) ** (1.0 - y)).prod()
 
 
 def bernoulli_log_likelihood(probability: Tensor, label: Tensor) -> Tensor:
-    """Σ y log p̂ + (1 − y) log(1 − p̂), where 0 · log 0 = 0.
+    """Computes Σ y log p̂ + (1 − y) log(1 − p̂), with 0 · log 0 = 0.
 
     Args:
         probability: p̂ in [0, 1], any shape, floating.
-        label: y, 0 or 1, the same shape, of any real dtype; a number between is a share of the second class.
+        label: y, 0 or 1, the same shape, of any real dtype; a value in between is a probability of the second class.
 
     Returns:
-        A scalar, at most 0; −∞ where what was seen has probability 0.
+        A scalar, at most 0; −∞ if an observed label has probability 0.
 
     Raises:
         ValueError: the shapes differ.
@@ -68,14 +69,14 @@ def bernoulli_log_likelihood(probability: Tensor, label: Tensor) -> Tensor:
 
 
 def categorical_likelihood(probabilities: Tensor, label: Tensor) -> Tensor:
-    """∏_b p̂_b(y_b): the probability of all labels, of C classes.
+    """Computes ∏_b p̂_b(y_b) for C classes.
 
     Args:
-        probabilities: p̂ (B, C), floating, rows that add up to 1.
+        probabilities: p̂ (B, C), floating, rows with sum 1.
         label: y (B,), int64, in [0, C).
 
     Returns:
-        A scalar; 0 where it is below the smallest number of the dtype: for that there is the logarithm.
+        A scalar. It underflows to 0 for many examples; `categorical_log_likelihood` does not.
 
     Raises:
         ValueError: the numbers of examples differ.
@@ -93,14 +94,14 @@ def categorical_likelihood(probabilities: Tensor, label: Tensor) -> Tensor:
 
 
 def categorical_log_likelihood(probabilities: Tensor, label: Tensor) -> Tensor:
-    """Σ_b log p̂_b(y_b).
+    """Computes Σ_b log p̂_b(y_b) for C classes.
 
     Args:
-        probabilities: p̂ (B, C), floating, rows that add up to 1.
+        probabilities: p̂ (B, C), floating, rows with sum 1.
         label: y (B,), int64, in [0, C).
 
     Returns:
-        A scalar, at most 0; −∞ where what was seen has probability 0.
+        A scalar, at most 0; −∞ if an observed label has probability 0.
 
     Raises:
         ValueError: the numbers of examples differ.
@@ -118,7 +119,7 @@ def categorical_log_likelihood(probabilities: Tensor, label: Tensor) -> Tensor:
 
 
 def _check_arguments(probability: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """The two in the dtype that is computed in."""
+    """Checks dtypes and shapes; returns probabilities and labels in the dtype to compute in."""
     require_floating("probability", probability)
     require_real("label", label)
     if probability.shape != label.shape:
@@ -130,7 +131,7 @@ def _check_arguments(probability: Tensor, label: Tensor) -> tuple[Tensor, Tensor
 
 
 def _label_probabilities(probabilities: Tensor, label: Tensor) -> Tensor:
-    """p̂_b(y_b), (B,)."""
+    """Checks the arguments; returns p̂_b(y_b), (B,)."""
     require_floating("probabilities", probabilities)
     if probabilities.ndim != 2 or label.shape != probabilities.shape[:1]:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A linear layer and the cross-entropy of its logits together, without ever holding all logits.
+"""A linear layer and the cross-entropy of its logits together, without all logits in memory.
 
 N examples, F features, C classes.
 """
@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from fcnet.functional.autograd import Context, can_use_custom_backward
-from fcnet.functional.cross_entropy import cross_entropy, prepare_targets
+from fcnet.functional.cross_entropy import cross_entropy, plain_losses, prepare_targets
 from fcnet.functional.reductions import require_reduction
+from fcnet.functional.softmax_loss import losses_and_grad
 
 if TYPE_CHECKING:
     from fcnet.functional.softmax_loss import Targets
 
 _LOGITS_PER_CHUNK = 1 << 22
-"""Logits that are held at once, 16 MiB of float32: enough rows that the products are as fast as on all of them."""
+"""Logits in memory at a time, 16 MiB of float32: enough rows for matrix products at full speed."""
 _MIN_CHUNKED_LOGITS = 4 * _LOGITS_PER_CHUNK
 
 
@@ -33,23 +34,23 @@ def linear_cross_entropy(
     ignore_index: int | None = None,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """`cross_entropy` of the logits ``input @ linear_weight.T + linear_bias``.
+    """Computes `cross_entropy` of the logits ``input @ linear_weight.T + linear_bias``.
 
-    Where there are many logits, their sum or mean is found block by block of rows, each with its gradients
-    by hand while it is there: three products in all, as with all logits in memory.
+    For many logits, the sum or mean is computed over chunks of rows, and each chunk's gradients are computed while its
+    logits are in memory. That takes three matrix products in all, as many as with all logits in memory.
 
     Args:
         input: (N, F) or (F), floating.
-        linear_weight: (C, F), or (C, d1, …, F), whose logits are (N, C, d1, …).
-        target: class indices or probabilities of the logits, as in `cross_entropy`.
+        linear_weight: (C, F), or (C, d1, …, F) for logits (N, C, d1, …).
+        target: class indices or probabilities for the logits, as in `cross_entropy`.
         linear_bias: (C) or (C, d1, …).
         weight: a factor for each class (C).
         reduction: ``"none"``, ``"sum"`` or ``"mean"``.
-        ignore_index: an index that marks examples to leave out; None is −100.
+        ignore_index: examples with this index are left out; None means −100.
         label_smoothing: ε in [0, 1].
 
     Returns:
-        As `cross_entropy`.
+        The value of `cross_entropy`.
 
     Raises:
         ValueError: ``reduction`` is unknown, or the numbers of examples differ.
@@ -65,8 +66,8 @@ def linear_cross_entropy(
         shapes = f"{tuple(input.shape)} and {tuple(linear_weight.shape)}"
         raise RuntimeError(f"expected input (N, F) and linear_weight (C, F) or (C, d1, …, F), got {shapes}")
     if input.shape[-1] != linear_weight.shape[-1]:
-        features = f"{input.shape[-1]} and {linear_weight.shape[-1]}"
-        raise RuntimeError(f"expected input and linear_weight of as many features, got {features}")
+        shapes = f"{tuple(input.shape)} and {tuple(linear_weight.shape)}"
+        raise RuntimeError(f"expected input and linear_weight with the same number of features, got {shapes}")
     if linear_bias is not None and linear_bias.shape != linear_weight.shape[:-1]:
         shapes = f"{tuple(linear_bias.shape)} and {tuple(linear_weight.shape)}"
         raise RuntimeError(f"expected linear_bias in the shape of linear_weight without F, got {shapes}")
@@ -75,8 +76,9 @@ def linear_cross_entropy(
         raise RuntimeError(f"ignore_index must be left out for class probabilities, got {ignore_index}")
     index = -100 if ignore_index is None else ignore_index
     if reduction != "none" and _use_chunks(input, linear_weight, linear_bias):
-        unread = input.new_empty(()).expand(shape)
-        targets, compute_dtype, _ = prepare_targets(unread, target, weight, index, label_smoothing)
+        # Stands in for the logits where only their shape and dtype matter; it takes no memory.
+        shape_only = input.new_empty(()).expand(shape)
+        targets, compute_dtype = prepare_targets(shape_only, target, weight, index, label_smoothing)
         if compute_dtype == input.dtype and targets.is_constant():
             total = targets.total_weight() if reduction == "mean" else 1
             result: Tensor = _LinearCrossEntropy.apply(input, linear_weight, linear_bias, targets, total)
@@ -87,7 +89,7 @@ def linear_cross_entropy(
 
 
 def _use_chunks(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
-    """Whether blocks of logits are worth it, and may be differentiated by hand."""
+    """True if the logits are many enough for chunks to pay, and a gradient by hand is possible."""
     return (
         x.ndim == w.ndim == 2
         and len(x) * len(w) >= _MIN_CHUNKED_LOGITS
@@ -98,8 +100,14 @@ def _use_chunks(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
     )
 
 
+class _Context(Context):
+    targets: Targets
+    total: Tensor | int
+    gradients: tuple[Tensor | None, ...] | None
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Finds the derivatives in the forward pass, while a block's logits are there."""
+    """Computes the gradients in the forward pass, while a chunk's logits are in memory."""
 
     @staticmethod
     def forward(ctx: _Context, x: Tensor, w: Tensor, b: Tensor | None, targets: Targets, total: Tensor | int) -> Tensor:
@@ -115,39 +123,32 @@ class _LinearCrossEntropy(torch.autograd.Function):
         wanted = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():
             return (*_differentiable_grads(ctx, x, w, b, grad), None, None)
-        # They are given away, in the memory that they are in; who comes a second time pays for them again.
+        # The gradients are scaled in place and handed over, to need no second copy. A second backward pass recomputes.
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             _, gradients = _loss_and_grads(x, w, b, ctx.targets, ctx.total, wanted)
         return (*(None if part is None else part.mul_(grad) for part in gradients), None, None)
 
 
-class _Context(Context):
-    """What a forward pass keeps for its backward pass."""
-
-    targets: Targets
-    total: Tensor | int
-    gradients: tuple[Tensor | None, ...] | None
-
-
 def _loss_and_grads(
     x: Tensor, w: Tensor, b: Tensor | None, targets: Targets, total: Tensor | int, wanted: tuple[bool, ...]
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """The sum of the losses by ``total``, and its derivatives in x, w and b, those that are wanted."""
+    """Returns the sum of the losses over ``total``, and its gradients in x, w and b, None where not wanted."""
     rows = max(1, _LOGITS_PER_CHUNK // len(w))
-    block = x.new_empty(min(rows, len(x)), len(w))
+    buffer = x.new_empty(min(rows, len(x)), len(w))
     grad_x, grad_w, grad_b = (
-        part.new_zeros(part.shape) if part is not None and wish else None
-        for part, wish in zip((x, w, b), wanted, strict=True)
+        part.new_zeros(part.shape) if part is not None and is_wanted else None
+        for part, is_wanted in zip((x, w, b), wanted, strict=True)
     )
     losses = []
     for start in range(0, len(x), rows):
-        here = slice(start, start + rows)
-        x_chunk, targets_chunk = x[here], targets.select(here)
-        logits = torch.mm(x_chunk, w.T, out=block[: len(x_chunk)])
+        chunk = slice(start, start + rows)
+        x_chunk, targets_chunk = x[chunk], targets.select(chunk)
+        logits = torch.mm(x_chunk, w.T, out=buffer[: len(x_chunk)])
         if b is not None:
             logits.add_(b)
-        chunk_losses, scale = targets_chunk.losses(logits, logits if any(wanted) else None)
+        # The gradient overwrites the logits.
+        chunk_losses, scale = losses_and_grad(logits, targets_chunk, logits if any(wanted) else None)
         losses.append(chunk_losses.sum())
         if not any(wanted):
             continue
@@ -156,7 +157,7 @@ def _loss_and_grads(
             scale if targets_chunk.ignored is None else scale.masked_fill_(targets_chunk.ignored, 0.0)
         )
         if grad_x is not None:
-            torch.mm(grad_logits, w, out=grad_x[here])
+            torch.mm(grad_logits, w, out=grad_x[chunk])
         if grad_w is not None:
             grad_w.addmm_(grad_logits.T, x_chunk)
         if grad_b is not None:
@@ -165,9 +166,10 @@ def _loss_and_grads(
 
 
 def _differentiable_grads(ctx: _Context, x: Tensor, w: Tensor, b: Tensor | None, grad: Tensor) -> list[Tensor | None]:
-    """The gradients as functions that can be differentiated again, with all logits."""
-    wanted = [part for part, wish in zip((x, w, b), ctx.needs_input_grad, strict=False) if wish and part is not None]
+    """Returns the gradients as functions for a second derivative; holds all logits in memory."""
+    wanted = ctx.needs_input_grad[:3]
+    inputs = [part for part, is_wanted in zip((x, w, b), wanted, strict=True) if is_wanted and part is not None]
     with torch.enable_grad():
-        loss = ctx.targets.plain_losses(nn.functional.linear(x, w, b)).sum() / ctx.total
-        found = iter(torch.autograd.grad(loss, wanted, grad, create_graph=True))
-    return [next(found) if wish else None for wish in ctx.needs_input_grad[:3]]
+        loss = plain_losses(nn.functional.linear(x, w, b), ctx.targets).sum() / ctx.total
+        grads = iter(torch.autograd.grad(loss, inputs, grad, create_graph=True))
+    return [next(grads) if is_wanted else None for is_wanted in wanted]

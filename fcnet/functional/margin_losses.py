@@ -1,6 +1,6 @@
-"""Losses of a score: what the lecture tries before it arrives at probabilities.
+"""Losses of a score: the lecture's first attempts, before probabilities.
 
-h is the score, y ∈ {−1, +1} the class. The margin y · h is positive where the sign of the score is right.
+h is the score and y ∈ {−1, +1} the class. The margin y · h is positive if the sign of the score is correct.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def sgn(score: Tensor) -> Tensor:
-    """−1 for h < 0, 0 for h = 0 and +1 for h > 0: the class that a score decides for, 0 being neither.
+    """Computes the predicted class, −1 for h < 0 and +1 for h > 0; 0 for h = 0, which is neither.
 
-    A network must say one of its two classes all the same: `fcnet.models.mlp.logits_to_classes` says the first at 0. The
-    derivative is 0 wherever there is one, so nothing is learned through it: the losses below are of the score itself.
+    A model has to choose at 0 too: `fcnet.models.mlp.logits_to_classes` chooses the first class. The derivative is 0
+    wherever it exists, so gradient descent cannot minimize the 0–1 loss. The losses below depend on the score itself.
 
     Args:
         score: h, any shape, any real dtype but bool.
@@ -44,16 +44,16 @@ def sgn(score: Tensor) -> Tensor:
 
 
 def logistic_loss(score: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """log(1 + e^(−y h)) = −log s(y h): the cross-entropy of the sigmoid, for classes −1 and +1.
+    """Computes log(1 + e^(−y h)) = −log s(y h), the cross-entropy of the sigmoid for classes −1 and +1.
 
     Args:
         score: h, any shape, floating.
         target: y, −1 or +1, the same shape, of any real dtype.
-        reduction: ``"none"`` gives every loss; ``"sum"``; ``"mean"`` divides the sum by their number.
+        reduction: ``"none"`` returns the losses; ``"sum"`` adds them; ``"mean"`` divides the sum by their number.
 
     Returns:
-        A scalar, or with ``"none"`` the shape of ``score``; float32 under autocast, else
-            the dtype of ``score`` and ``target`` together.
+        A scalar, or with ``"none"`` the shape of ``score``; float32 under autocast, else the dtype to which those of
+        ``score`` and ``target`` promote.
 
     Raises:
         ValueError: ``reduction`` is unknown, or the shapes differ.
@@ -66,20 +66,22 @@ def logistic_loss(score: Tensor, target: Tensor, reduction: str = "mean") -> Ten
     Source:
         The lecture's log loss.
     """
-    margin = _margin(score, target, reduction)
-    return _reduce_and_cast(-logsigmoid(margin), score, target, reduction)
+    h, y = _check_arguments("score", score, target, reduction)
+    return _reduce_and_cast(-logsigmoid(y * h), score, target, reduction)
 
 
 def hinge_loss(score: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """max(0, 1 − y h): nothing once the margin is 1, else what is missing. Its derivative at 1 is −y.
+    """Computes max(0, 1 − y h): 0 for a margin of at least 1, otherwise its distance to 1.
+
+    The derivative at a margin of 1 is −y.
 
     Args:
         score: h, any shape, floating.
         target: y, −1 or +1, the same shape, of any real dtype.
-        reduction: as for `logistic_loss`.
+        reduction: ``"none"``, ``"sum"`` or ``"mean"``, as for `logistic_loss`.
 
     Returns:
-        As `logistic_loss`.
+        A scalar, or with ``"none"`` the shape of ``score``, in the dtype of `logistic_loss`.
 
     Raises:
         ValueError: ``reduction`` is unknown, or the shapes differ.
@@ -92,21 +94,22 @@ def hinge_loss(score: Tensor, target: Tensor, reduction: str = "mean") -> Tensor
     Source:
         The lecture's hinge loss.
     """
-    margin = _margin(score, target, reduction)
-    return _reduce_and_cast(relu(1.0 - margin), score, target, reduction)
+    h, y = _check_arguments("score", score, target, reduction)
+    return _reduce_and_cast(relu(1.0 - y * h), score, target, reduction)
 
 
 def quadratic_loss(prediction: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """‖y − h‖² = Σ_k (y_k − h_k)², one loss a sample.
+    """Computes ‖y − h‖² = Σ_k (y_k − h_k)², one loss per example.
 
     Args:
         prediction: h, (…, K), floating.
         target: y, the same shape, of any real dtype.
-        reduction: ``"none"`` gives every sample's loss; ``"sum"``; ``"mean"`` divides by the number of samples.
+        reduction: ``"none"`` returns the losses; ``"sum"`` adds them; ``"mean"`` divides the sum by the number of
+            examples.
 
     Returns:
-        A scalar, or with ``"none"`` (…); float32 under autocast, else
-            the dtype of ``prediction`` and ``target`` together.
+        A scalar, or with ``"none"`` (…); float32 under autocast, else the dtype to which those of ``prediction`` and
+        ``target`` promote.
 
     Raises:
         ValueError: ``reduction`` is unknown, the shapes differ, or there is no axis to sum over.
@@ -125,13 +128,8 @@ def quadratic_loss(prediction: Tensor, target: Tensor, reduction: str = "mean") 
     return _reduce_and_cast((y - h).square().sum(-1), prediction, target, reduction)
 
 
-def _margin(score: Tensor, target: Tensor, reduction: str) -> Tensor:
-    h, y = _check_arguments("score", score, target, reduction)
-    return y * h
-
-
 def _check_arguments(name: str, score: Tensor, target: Tensor, reduction: str) -> tuple[Tensor, Tensor]:
-    """The two in the dtype that is computed in."""
+    """Checks reduction, dtypes and shapes; returns score and target in the dtype to compute in."""
     require_reduction(reduction)
     require_floating(name, score)
     require_real("target", target)

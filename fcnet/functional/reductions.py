@@ -1,4 +1,4 @@
-"""From one loss an example to what a loss returns."""
+"""Reductions: from one loss per example to the value that a loss function returns."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ _REDUCTIONS = ("none", "mean", "sum")
 
 
 def require_reduction(reduction: str) -> None:
-    """Refuses any other word.
+    """Checks the name of a reduction.
 
     Raises:
-        ValueError: ``reduction`` is not one of the three.
+        ValueError: ``reduction`` is not ``"none"``, ``"mean"`` or ``"sum"``.
     """
     if reduction not in _REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
 
 
 def reduce_losses(losses: Tensor, reduction: str, total: Tensor | int) -> Tensor:
-    """The losses, their sum, or their sum over ``total``."""
+    """Returns the losses, their sum, or for ``"mean"`` their sum over ``total``."""
     if reduction == "none":
         return losses
     return losses.sum() if reduction == "sum" else losses.sum() / total
 
 
 def apply_weight(losses: Tensor, weight: Tensor) -> Tensor:
-    """weight · losses, where nothing of an infinite loss is nothing: 0 · ∞ = 0, the limit of w log w."""
-    nothing = (weight == 0) & losses.isinf()
-    return losses.masked_fill(nothing, 0.0) * weight
+    """Returns weight · losses with 0 · ∞ = 0, the limit of w log w at 0."""
+    # Masking the loss before the product also keeps NaN out of the gradient.
+    infinite = (weight == 0) & losses.isinf()
+    return losses.masked_fill(infinite, 0.0) * weight

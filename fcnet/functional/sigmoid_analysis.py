@@ -1,4 +1,4 @@
-"""Where the sigmoid s(x) = 1 / (1 + e^−x) is flat, and what that leaves of its derivative."""
+"""Scaling and saturation of the sigmoid s(x) = 1 / (1 + e^−x)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def scaled_sigmoid(input: Tensor, scale: float) -> Tensor:
-    """s(c x): the larger c, the more it is a step at 0; for c = 0 it is ½, and for c < 0 it falls.
+    """Computes s(c x), which tends to a step at 0 as c grows; it is ½ for c = 0, and falls for c < 0.
 
     Args:
         input: x, any shape, floating.
@@ -36,9 +36,9 @@ def scaled_sigmoid(input: Tensor, scale: float) -> Tensor:
 
 
 def sigmoid_derivative(input: Tensor) -> Tensor:
-    """s′(x) = s(x) · (1 − s(x)), written s(x) · s(−x), so that both tails keep their digits.
+    """Computes s′(x) = s(x) (1 − s(x)), as s(x) s(−x), which keeps the digits of both tails.
 
-    It is largest at 0, where it is ¼, and the same for x and −x.
+    It is even, with its maximum ¼ at 0.
 
     Args:
         input: x, any shape, floating.
@@ -60,9 +60,9 @@ def sigmoid_derivative(input: Tensor) -> Tensor:
 
 
 def saturation_bound(input: Tensor) -> Tensor:
-    """What s′(x) is never above: e^−x for x ≥ 0, where s(−x) is less than that, and s(x) for x < 0.
+    """Computes an upper bound of s′(x): e^−x for x ≥ 0, as s(−x) ≤ e^−x, and s(x) for x < 0.
 
-    So a unit's derivative fades exponentially on both sides. At 0 the bound is 1, and ½ from below.
+    So the derivative of a unit decays exponentially on both sides. The bound is 1 at 0, and tends to ½ from below.
 
     Args:
         input: x, any shape, floating.

@@ -1,7 +1,10 @@
-"""Softmax and its logarithm: class probabilities of logits.
+"""Softmax and its logarithm: from logits to class probabilities.
 
-C classes along ``dim``, k the class of the largest logit. Of an infinite logit the difference to it
-is taken as 0, so that it takes all of the probability.
+C classes along ``dim``; k is the class of the largest logit. Where an infinite logit is the largest, its difference to
+itself counts as 0, so it takes all of the probability.
+
+`plain_softmax` and `plain_log_softmax` are the definitions, to be read beside the slide. `_Softmax` and `_LogSoftmax`
+compute the same values, with the gradient by hand.
 """
 
 from __future__ import annotations
@@ -18,19 +21,57 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
-    """p̂_j = e^x_j / Σ_i e^x_i.
+def plain_softmax(x: Tensor, dim: int) -> Tensor:
+    """Computes p̂_j = e^(x_j − x_k) / Σ_i e^(x_i − x_k) by differentiable operations.
 
-    A constant added to every logit changes nothing, so the largest is subtracted first: no power
-    is above 1 and their sum is at least 1.
+    Every class but k has p̂ ≤ ½, and autograd's derivative p̂ (1 − p̂) is exact. Class k is written as 1 / (1 + R) with
+    R = Σ_{i≠k} e^(x_i − x_k), so that its derivative contains R / (1 + R) instead of the difference 1 − p̂_k.
+    """
+    if not x.numel():
+        return _empty_result(x, dim)
+    top, k = x.detach().max(dim, keepdim=True)
+    powers = _plain_sub_max(x, top).exp()
+    return (powers / powers.sum(dim, keepdim=True)).scatter(dim, k, 1.0 / (1.0 + _sum_exp_others(x, k, dim)))
+
+
+def plain_log_softmax(x: Tensor, dim: int) -> Tensor:
+    """Computes log p̂_j = (x_j − x_k) − log Σ_i e^(x_i − x_k) by differentiable operations; class k as −log(1 + R)."""
+    if not x.numel():
+        return _empty_result(x, dim)
+    top, k = x.detach().max(dim, keepdim=True)
+    differences = _plain_sub_max(x, top)
+    others = differences - differences.exp().sum(dim, keepdim=True).log()
+    return others.scatter(dim, k, -_sum_exp_others(x, k, dim).log1p())
+
+
+def _sum_exp_others(x: Tensor, k: Tensor, dim: int) -> Tensor:
+    """Returns R = Σ_{i≠k} e^(x_i − x_k), differentiable in x_k too."""
+    return _plain_sub_max(x, x.gather(dim, k)).scatter(dim, k, -torch.inf).exp().sum(dim, keepdim=True)
+
+
+def _plain_sub_max(x: Tensor, top: Tensor) -> Tensor:
+    """Returns x − top, differentiable in both; 0 instead of ∞ − ∞; NaN stays NaN."""
+    return (x - top).masked_fill(top.isinf() & (x == top), 0.0)
+
+
+def _empty_result(x: Tensor, dim: int) -> Tensor:
+    """Returns an empty tensor like ``x``; the sum raises torch's IndexError for a wrong ``dim``."""
+    return x - x.sum(dim, keepdim=True)
+
+
+def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Computes p̂_j = e^x_j / Σ_i e^x_i.
+
+    A constant added to every logit changes nothing, so the largest is subtracted first. Then no power exceeds 1, and
+    their sum is at least 1.
 
     Args:
         input: logits, any shape, floating.
-        dim: the axis of the classes.
-        dtype: what ``input`` is converted to first.
+        dim: the class axis.
+        dtype: the dtype to which ``input`` is converted first.
 
     Returns:
-        The shape of ``input``; values in [0, 1] that add up to 1 along ``dim``.
+        The shape of ``input``; values in [0, 1] with sum 1 along ``dim``.
 
     Raises:
         NotImplementedError: ``input`` is not floating.
@@ -43,18 +84,18 @@ def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor
     Source:
         The lecture's softmax function.
     """
-    return _apply_softmax(dim, input if dtype is None else input.to(dtype), _Softmax, plain_softmax)
+    return _apply(dim, input if dtype is None else input.to(dtype), _Softmax, plain_softmax)
 
 
 def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
-    """log p̂_j = (x_j − x_k) − log(1 + Σ_{i≠k} e^(x_i − x_k)).
+    """Computes log p̂_j = (x_j − x_k) − log(1 + Σ_{i≠k} e^(x_i − x_k)).
 
-    With the largest left out of the sum, `log1p` keeps what a sum that starts at 1 would round away.
+    The largest logit's power is 1. Left out of the sum, it does not round the others away, and `log1p` keeps them.
 
     Args:
         input: logits, any shape, floating.
-        dim: the axis of the classes.
-        dtype: what ``input`` is converted to first.
+        dim: the class axis.
+        dtype: the dtype to which ``input`` is converted first.
 
     Returns:
         The shape of ``input``; values at most 0.
@@ -70,67 +111,17 @@ def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Te
     Source:
         The lecture's softmax function, in its cross-entropy.
     """
-    return _apply_softmax(dim, input if dtype is None else input.to(dtype), _LogSoftmax, plain_log_softmax)
+    return _apply(dim, input if dtype is None else input.to(dtype), _LogSoftmax, plain_log_softmax)
 
 
-def sub_max(x: Tensor, top: Tensor, out: Tensor | None = None) -> Tensor:
-    """x − top, where top is the largest; what equals an infinite top is 0 below it, not ∞ − ∞.
-
-    A NaN is 0 too: `propagate_nan_` brings it back, for a row at a time. Not to be differentiated.
-    """
-    return torch.sub(x, top, out=out).nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
-
-
-def propagate_nan_(rows: Tensor, top: Tensor) -> Tensor:
-    """Makes NaN, in place, what comes from a row that holds one; ``top`` is the rows' largest."""
-    return rows.masked_fill_(top.isnan(), torch.nan)
-
-
-def _plain_sub_max(x: Tensor, top: Tensor) -> Tensor:
-    """x − top, to be differentiated in both arguments; a NaN stays."""
-    return (x - top).masked_fill(top.isinf() & (x == top), 0.0)
-
-
-def plain_softmax(x: Tensor, dim: int) -> Tensor:
-    """The softmax by differentiable operations.
-
-    Every class but k has p̂ ≤ ½ and the textbook's derivative p̂ (1 − p̂). Class k is written by the
-    others' sum R: p̂_k = 1 / (1 + R), whose derivative knows 1 − p̂_k = R / (1 + R) without a difference.
-    """
-    if not x.numel():
-        return _empty_result(x, dim)
-    top, k = x.detach().max(dim, keepdim=True)
-    powers = _plain_sub_max(x, top).exp()
-    return (powers / powers.sum(dim, keepdim=True)).scatter(dim, k, 1.0 / (1.0 + _sum_exp_others(x, k, dim)))
-
-
-def plain_log_softmax(x: Tensor, dim: int) -> Tensor:
-    """The logarithm of the softmax by differentiable operations; class k apart as in `plain_softmax`."""
-    if not x.numel():
-        return _empty_result(x, dim)
-    top, k = x.detach().max(dim, keepdim=True)
-    differences = _plain_sub_max(x, top)
-    others = differences - differences.exp().sum(dim, keepdim=True).log()
-    return others.scatter(dim, k, -_sum_exp_others(x, k, dim).log1p())
-
-
-def _empty_result(x: Tensor, dim: int) -> Tensor:
-    """What has no value refuses a wrong ``dim`` all the same."""
-    return x - x.sum(dim, keepdim=True)
-
-
-def _sum_exp_others(x: Tensor, k: Tensor, dim: int) -> Tensor:
-    """Σ_{i≠k} e^(x_i − x_k), differentiable in x_k too."""
-    return _plain_sub_max(x, x.gather(dim, k)).scatter(dim, k, -torch.inf).exp().sum(dim, keepdim=True)
-
-
-def _apply_softmax(
+def _apply(
     dim: int, x: Tensor, function: type[torch.autograd.Function], plain: Callable[[Tensor, int], Tensor]
 ) -> Tensor:
-    """One of the two in the dtype of ``x``; like torch's, autocast leaves it in float32 on CUDA alone."""
+    """Evaluates one of the two in at least float32 and returns the dtype of ``x``."""
     require_floating("input", x)
     wide = to_compute_dtype(x)
     result: Tensor = function.apply(wide, dim) if x.numel() and can_use_custom_backward(wide) else plain(wide, dim)
+    # As in torch, autocast leaves the result in float32 on CUDA but not on the CPU.
     return result if x.is_cuda and torch.is_autocast_enabled("cuda") else result.to(x.dtype)
 
 
@@ -149,7 +140,7 @@ class _Softmax(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None]:
-        """p̂_j (g_j − Σ_i g_i p̂_i), which only differences of g enter: they are taken to g_k."""
+        # p̂_j (g_j − Σ_i g_i p̂_i) depends only on differences of g. Differences to g_k keep the digits for class k.
         probabilities, k = ctx.saved_tensors
         centered = grad - grad.gather(ctx.dim, k)
         return probabilities * (centered - (centered * probabilities).sum(ctx.dim, keepdim=True)), None
@@ -170,7 +161,7 @@ class _LogSoftmax(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None]:
-        """g_j − p̂_j Σ_i g_i; for class k g_k (1 − p̂_k) − p̂_k Σ_{i≠k} g_i, with 1 − p̂ = −expm1(log p̂)."""
+        # g_j − p̂_j Σ_i g_i; for class k as g_k (1 − p̂_k) − p̂_k Σ_{i≠k} g_i, with 1 − p̂_k = −expm1(log p̂_k).
         value, k = ctx.saved_tensors
         dim = ctx.dim
         own, log_own = grad.gather(dim, k), value.gather(dim, k)
@@ -178,3 +169,16 @@ class _LogSoftmax(torch.autograd.Function):
         sum_of_others = others.sum(dim, keepdim=True)
         result = others - value.exp() * (sum_of_others + own)
         return result.scatter(dim, k, -own * log_own.expm1() - log_own.exp() * sum_of_others), None
+
+
+def sub_max(x: Tensor, top: Tensor, out: Tensor | None = None) -> Tensor:
+    """Returns x − top, with 0 instead of ∞ − ∞; not differentiable.
+
+    NaN becomes 0 as well. `propagate_nan_` restores it with one operation per row instead of one per element.
+    """
+    return torch.sub(x, top, out=out).nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+
+
+def propagate_nan_(rows: Tensor, top: Tensor) -> Tensor:
+    """Sets rows to NaN, in place, where ``top``, the row's largest logit, is NaN."""
+    return rows.masked_fill_(top.isnan(), torch.nan)

@@ -1,31 +1,38 @@
-"""What C classes' targets cost, and the derivative in the logits, written in one pass over the rows.
+"""The cross-entropy of C classes, fast: losses and their gradient in one pass over the rows.
 
-N examples, C classes, d1, … further axes. y is the true class, k the class of the largest logit. Losses
-have the shape of the logits but for one class.
+`fcnet.functional.cross_entropy` states the formula. This module computes the same losses together with their gradient,
+from the same powers. N examples, C classes, d1, … further axes; y is the true class, k the class of the largest logit.
+Losses have the shape of the logits with one class.
+
+The sum over the classes appears in three forms here, since each is the fastest where it applies:
+
+- `_odds_losses`: class indices and finite powers. It takes differences to x_y, so it needs no search for k.
+- `_label_losses`: class indices and any logits. It takes differences to x_k, so no power overflows.
+- `_target_losses`: any targets, that is, class probabilities and smoothed labels.
+
+`fcnet.functional.triton_kernels` has the sum once more, for the GPU.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from fcnet.functional import fused
-from fcnet.functional.autograd import Context, can_read_without_sync, can_use_custom_backward, differentiable_grad
+from fcnet.functional.autograd import can_read_without_sync, can_use_custom_backward
 from fcnet.functional.chunking import map_chunks
-from fcnet.functional.reductions import apply_weight, reduce_losses
-from fcnet.functional.softmax import plain_log_softmax, propagate_nan_, sub_max
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from fcnet.functional.reductions import apply_weight
+from fcnet.functional.softmax import propagate_nan_, sub_max
 
 
 def loss_and_grad(x: Tensor, target: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-    """The sum of the rows' cross-entropies, and its derivative in the logits.
+    """Computes the sum of the rows' cross-entropies and its gradient in the logits.
+
+    A training step calls this instead of `cross_entropy` and `backward`.
 
     Args:
         x: logits (N, C), float32 or float64.
@@ -33,7 +40,7 @@ def loss_and_grad(x: Tensor, target: Tensor, label_smoothing: float = 0.0) -> tu
         label_smoothing: ε in [0, 1].
 
     Returns:
-        A scalar, and a new tensor (N, C).
+        The sum, a scalar, and its gradient, a new tensor (N, C).
 
     Example:
         >>> loss, grad_logits = loss_and_grad(torch.tensor([[20.0, 0.0]]), torch.tensor([0]))
@@ -41,6 +48,7 @@ def loss_and_grad(x: Tensor, target: Tensor, label_smoothing: float = 0.0) -> tu
         (tensor(2.0612e-09), tensor([[-2.0612e-09,  2.0612e-09]]))
     """
     grad_logits = torch.empty_like(x)
+    # GPU path: one kernel writes losses and gradient.
     if fused.is_supported(x, target, None):
         return fused.losses(x, fused.TargetSpec(target, smoothing=label_smoothing), grad_logits)[0].sum(), grad_logits
     targets: Targets
@@ -49,24 +57,24 @@ def loss_and_grad(x: Tensor, target: Tensor, label_smoothing: float = 0.0) -> tu
     else:
         targets = Labels(target.unsqueeze(1), None, None, label_smoothing, 1)
     if isinstance(targets, Labels) and not label_smoothing and can_read_without_sync(x):
-        (losses,) = map_chunks(_odds_chunk, 1, x, grad_logits, targets.index)
-        loss = losses.sum()
+        loss = _odds_losses(x, targets.index, grad_logits).sum()
+        # An overflow shows in the sum. It is rare, so trying the fast form first pays.
         if math.isfinite(loss.item()):
             return loss, grad_logits
-    losses, scale = targets.losses(x, grad_logits)
+    losses, scale = losses_and_grad(x, targets, grad_logits)
     return losses.sum(), grad_logits.mul_(scale)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Labels:
-    """Class indices as targets, t = (1 − ε) · one-hot of y + ε / C.
+    """Class indices as targets: t = (1 − ε) · onehot(y) + ε / C.
 
     Attributes:
-        index: y, int64, in [0, C), in the shape of the logits but for one class.
-        ignored: bool, likewise: which examples are left out; None: none is.
+        index: y, int64, in [0, C), in the shape of the logits with one class.
+        ignored: bool, in the shape of ``index``: True for examples to leave out; None if there are none.
         weight: w (C), or None for 1.
         smoothing: ε.
-        dim: the axis of the classes.
+        dim: the class axis.
     """
 
     index: Tensor
@@ -76,98 +84,54 @@ class Labels:
     dim: int
 
     def is_constant(self) -> bool:
-        """Whether there is nothing but the logits to differentiate in."""
+        """True if no gradient flows to the targets."""
         return self.weight is None or _is_constant(self.weight)
 
     def select(self, rows: slice) -> Labels:
-        """Those of some examples."""
+        """Returns the targets of some rows."""
         return replace(self, index=self.index[rows], ignored=None if self.ignored is None else self.ignored[rows])
 
     def total_weight(self) -> Tensor | int:
-        """What the mean divides by: the weights w_y of the examples that count."""
-        weights = self._example_weights()
+        """Returns the denominator of the mean: Σ w_y over the examples that are not ignored."""
+        weights = self.example_weights()
         if weights is not None:
-            return _zero_ignored(weights, self.ignored).sum()
+            return zero_ignored(weights, self.ignored).sum()
         return self.index.numel() - (0 if self.ignored is None else self.ignored.sum())
 
-    def losses(self, x: Tensor, grad_logits: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The losses, and what their derivative, written to ``grad_logits``, is still to be multiplied by.
-
-        That is finite in what is written of the ignored examples, but they are not 0 yet.
-        """
-        if self.dim == 1 and fused.is_supported(x, self.index, self.weight):
-            labels = self.index if self.ignored is None else self.index.masked_fill(self.ignored, -1)
-            return _fused_losses(
-                x, fused.TargetSpec(labels.squeeze(1), self.weight, self.smoothing, ignore_index=-1), grad_logits
-            )
-        if not self.smoothing:
-            return self._hard_label_losses(x, grad_logits)
-        (losses,) = map_chunks(partial(_targets_chunk, self), self.dim, x, grad_logits, self.index, self.ignored)
-        return losses, torch.ones_like(losses)
-
-    def plain_losses(self, x: Tensor) -> Tensor:
-        """The same losses by differentiable operations."""
-        if not x.shape[self.dim] and self.ignored is not None and self.ignored.all():
-            return x.sum(self.dim, keepdim=True)  # no class, and nobody who asks for one
-        log_probabilities = plain_log_softmax(_zero_ignored(x, self.ignored), self.dim)
-        losses, weights = -_gather(log_probabilities, self.index, self.dim), self._example_weights()
-        if weights is not None:
-            losses = apply_weight(losses, weights)
-        if self.smoothing:
-            share = x.new_full((), self.smoothing / x.shape[self.dim])
-            spread = share if self.weight is None else share * _broadcast_weight(self.weight, self.dim, x.ndim)
-            even = apply_weight(log_probabilities, spread).sum(self.dim, keepdim=True)
-            losses = apply_weight(losses, losses.new_full((), 1.0 - self.smoothing)) - even
-        return _zero_ignored(losses, self.ignored)
-
-    def _hard_label_losses(self, x: Tensor, grad_logits: Tensor | None) -> tuple[Tensor, Tensor]:
-        """−w_y log p̂_y = w_y (log(1 + r) − (x_y − x_k)) with r = R + expm1(x_y − x_k), R = Σ_{j≠y} e^(x_j − x_k).
-
-        Where y = k, r is R, the others' sum, with all its digits. Elsewhere R ≥ 1, so that r ≥ 0, the loss
-        is at least log 2, and what rounding takes from r cannot be seen. It needs no search for k. The
-        derivative is p̂_j for the others; for y it is −R / (1 + r), minus their sum.
-        """
-        own, others = map_chunks(partial(_labels_chunk, dim=self.dim), self.dim, x, grad_logits, self.index)
-        rest = own.expm1().add_(others)
-        losses, scale, weights = rest.log1p().sub_(own), rest.add_(1.0).reciprocal_(), self._example_weights()
-        if weights is not None:
-            losses, scale = apply_weight(losses, weights), scale.mul_(weights)
-        return losses if self.ignored is None else losses.masked_fill_(self.ignored, 0.0), scale
+    def example_weights(self) -> Tensor | None:
+        """Returns w_y in the shape of ``index``, or None for 1."""
+        if self.weight is None:
+            return None
+        return gather_labels(self.weight, self.index.flatten(), 0).view(self.index.shape)
 
     def weighted_sum(self, values: Tensor, index: Tensor) -> Tensor:
-        """Σ_j w_j t_j v_j of some labels and values."""
-        share = self.smoothing / values.shape[self.dim]
-        own = _gather(values, index, self.dim)
+        """Returns Σ_j w_j t_j v_j for a chunk of values and labels."""
+        even_target = self.smoothing / values.shape[self.dim]
+        own = gather_labels(values, index, self.dim)
         factor: Tensor = own.new_full((), 1.0 - self.smoothing)
         if self.weight is None:
-            return values.sum(self.dim, keepdim=True).mul_(share).add_(apply_weight(own, factor))
-        factor = factor * _gather(self.weight, index.flatten(), 0).view(index.shape)
-        even = apply_weight(values, share * _broadcast_weight(self.weight, self.dim, values.ndim))
+            return values.sum(self.dim, keepdim=True).mul_(even_target).add_(apply_weight(own, factor))
+        factor = factor * gather_labels(self.weight, index.flatten(), 0).view(index.shape)
+        even = apply_weight(values, even_target * broadcast_weight(self.weight, self.dim, values.ndim))
         return even.sum(self.dim, keepdim=True).add_(apply_weight(own, factor))
 
     def fill_targets(self, out: Tensor, index: Tensor) -> Tensor:
-        """Writes w · t of some labels."""
+        """Writes w · t of a chunk of labels to ``out``."""
         addend = out.new_full((), 1.0 - self.smoothing).expand(index.shape)
         out.fill_(self.smoothing / out.shape[self.dim]).scatter_add_(self.dim, index, addend)
-        return out if self.weight is None else out.mul_(_broadcast_weight(self.weight, self.dim, out.ndim))
-
-    def _example_weights(self) -> Tensor | None:
-        """w_y, in the shape of ``index``."""
-        if self.weight is None:
-            return None
-        return _gather(self.weight, self.index.flatten(), 0).view(self.index.shape)
+        return out if self.weight is None else out.mul_(broadcast_weight(self.weight, self.dim, out.ndim))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Probabilities:
-    """Class probabilities as targets, (1 − ε) t + ε / C.
+    """Class probabilities as targets: (1 − ε) t + ε / C.
 
     Attributes:
         target: t, in the shape of the logits.
         weight: w (C), or None for 1.
         smoothing: ε.
-        dim: the axis of the classes.
-        ignored: no example is left out.
+        dim: the class axis.
+        ignored: None, as no example is left out.
     """
 
     target: Tensor
@@ -177,174 +141,174 @@ class Probabilities:
     ignored: None = None
 
     def is_constant(self) -> bool:
-        """Whether there is nothing but the logits to differentiate in."""
+        """True if no gradient flows to the targets."""
         return _is_constant(self.target) and (self.weight is None or _is_constant(self.weight))
 
     def select(self, rows: slice) -> Probabilities:
-        """Those of some examples."""
+        """Returns the targets of some rows."""
         return replace(self, target=self.target[rows])
 
     def total_weight(self) -> int:
-        """What the mean divides by: the number of examples, whatever their weights."""
+        """Returns the denominator of the mean: the number of examples, whatever their weights."""
         return self.target.numel() // max(self.target.shape[self.dim], 1)
 
-    def losses(self, x: Tensor, grad_logits: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The losses, and what their derivative, written to ``grad_logits``, is still to be multiplied by: 1."""
-        if self.dim == 1 and fused.is_supported(x, self.target, self.weight):
-            return _fused_losses(x, fused.TargetSpec(self.target, self.weight, self.smoothing), grad_logits)
-        (losses,) = map_chunks(partial(_targets_chunk, self), self.dim, x, grad_logits, self.target, None)
-        return losses, torch.ones_like(losses)
-
-    def plain_losses(self, x: Tensor) -> Tensor:
-        """The same losses by differentiable operations."""
-        return -apply_weight(plain_log_softmax(x, self.dim), self._smooth_targets(self.target)).sum(
-            self.dim, keepdim=True
-        )
+    def weighted(self, target: Tensor) -> Tensor:
+        """Returns w · ((1 − ε) t + ε / C) of the whole target or of a chunk."""
+        if self.smoothing:
+            target = target * (1.0 - self.smoothing) + self.smoothing / target.shape[self.dim]
+        return target if self.weight is None else target * broadcast_weight(self.weight, self.dim, target.ndim)
 
     def weighted_sum(self, values: Tensor, target: Tensor) -> Tensor:
-        """Σ_j w_j t_j v_j of some targets and values, which are used up."""
-        t = self._smooth_targets(target)
+        """Returns Σ_j w_j t_j v_j for a chunk of values, which are overwritten, and its targets."""
+        t = self.weighted(target)
         return values.masked_fill_(t == 0, 0.0).mul_(t).sum(self.dim, keepdim=True)
 
     def fill_targets(self, out: Tensor, target: Tensor) -> Tensor:
-        """Writes w · ((1 − ε) t + ε / C) of some targets."""
-        return out.copy_(self._smooth_targets(target))
-
-    def _smooth_targets(self, target: Tensor) -> Tensor:
-        """w · ((1 − ε) t + ε / C)."""
-        if self.smoothing:
-            target = target * (1.0 - self.smoothing) + self.smoothing / target.shape[self.dim]
-        return target if self.weight is None else target * _broadcast_weight(self.weight, self.dim, target.ndim)
+        """Writes w · ((1 − ε) t + ε / C) of a chunk of targets to ``out``."""
+        return out.copy_(self.weighted(target))
 
 
 Targets: TypeAlias = Labels | Probabilities
 
 
-def loss(x: Tensor, targets: Targets, reduction: str) -> Tensor:
-    """The reduced losses."""
-    total = targets.total_weight() if reduction == "mean" else 1
-    if x.numel() and can_use_custom_backward(x) and targets.is_constant():
-        result: Tensor = _CrossEntropy.apply(x, targets, reduction, total)
-        return result
-    return plain_loss(x, targets, reduction, total)
+def losses_and_grad(x: Tensor, targets: Targets, grad_logits: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Computes every example's loss and, up to a factor per example, its gradient in the logits.
 
+    The factor stays apart, so that the backward pass can join it with the incoming gradient and multiply once.
 
-def plain_loss(x: Tensor, targets: Targets, reduction: str, total: Tensor | int | None = None) -> Tensor:
-    """The reduced losses by differentiable operations; ``total`` is what the mean divides by, if it is known."""
-    if total is None:
-        total = targets.total_weight() if reduction == "mean" else 1
-    return reduce_losses(targets.plain_losses(x).squeeze(targets.dim), reduction, total)
+    Args:
+        x: logits, float32 or float64.
+        targets: labels or probabilities.
+        grad_logits: receives the gradient, in the shape of ``x``; may be ``x`` itself; None computes losses alone.
 
-
-class _CrossEntropy(torch.autograd.Function):
-    """Finds the derivative in the forward pass, where the powers are at hand."""
-
-    @staticmethod
-    def forward(ctx: Context, x: Tensor, targets: Targets, reduction: str, total: Tensor | int) -> Tensor:
-        grad_logits = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        losses, scale = targets.losses(x, grad_logits)
-        if grad_logits is not None:
-            scale = scale.div_(total) if reduction == "mean" else scale
-            # Last, since 0 / 0 would come of it where nobody counts.
-            ctx.save_for_backward(
-                x, grad_logits, scale if targets.ignored is None else scale.masked_fill_(targets.ignored, 0.0)
-            )
-            ctx.dim, ctx.reduction = targets.dim, reduction
-            ctx.plain = partial(plain_loss, targets=targets, reduction=reduction, total=total)
-        return losses.squeeze(targets.dim) if reduction == "none" else reduce_losses(losses, reduction, total)
-
-    @staticmethod
-    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        x, grad_logits, scale = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return differentiable_grad(ctx.plain, x, grad), None, None, None
-        if ctx.reduction == "none":
-            grad = grad.unsqueeze(ctx.dim)
-        return grad_logits * (scale * grad), None, None, None
-
-
-def _fused_losses(x: Tensor, spec: fused.TargetSpec, grad_logits: Tensor | None) -> tuple[Tensor, Tensor]:
-    losses = fused.losses(x, spec, grad_logits)[0].unsqueeze(1)
+    Returns:
+        The losses, and the factor of the gradient. The gradient of ignored examples is finite but not yet 0; a factor
+        of 0 makes it so.
+    """
+    # GPU path. Labels of ignored examples are already 0 in `index`, so -1 marks them for the kernel.
+    if targets.dim == 1 and fused.is_supported(x, _raw_target(targets), targets.weight):
+        if isinstance(targets, Probabilities):
+            spec = fused.TargetSpec(targets.target, targets.weight, targets.smoothing)
+        else:
+            labels = targets.index if targets.ignored is None else targets.index.masked_fill(targets.ignored, -1)
+            spec = fused.TargetSpec(labels.squeeze(1), targets.weight, targets.smoothing, ignore_index=-1)
+        losses = fused.losses(x, spec, grad_logits)[0].unsqueeze(1)
+        return losses, torch.ones_like(losses)
+    if isinstance(targets, Labels) and not targets.smoothing:
+        return _label_losses(x, targets, grad_logits)
+    losses = _target_losses(x, targets, grad_logits)
     return losses, torch.ones_like(losses)
 
 
-def _odds_chunk(x: Tensor, grad_logits: Tensor, index: Tensor) -> tuple[Tensor]:
-    """log(1 + r) with the odds against y, r = Σ_{j≠y} e^(x_j − x_y); writes the derivative to ``grad_logits``.
+def _odds_losses(x: Tensor, index: Tensor, grad_logits: Tensor) -> Tensor:
+    """−log p̂_y = log(1 + r) with the odds against y, r = Σ_{j≠y} e^(x_j − x_y); writes the gradient.
 
-    That is p̂_j = e^(x_j − x_y) / (1 + r) for the others and −r / (1 + r) for y. As exact as `_labels_chunk` in half of
-    the operations, but inf or NaN where a power overflows or a logit is infinite or no number.
+    It takes half the operations of `_label_losses` and is as exact, but gives inf or NaN where a power overflows or a
+    logit is not finite.
     """
-    powers = torch.sub(x, _gather(x, index, 1), out=grad_logits).exp_().scatter_(1, index, 0.0)
-    odds = powers.sum(1, keepdim=True)
-    losses = odds.log1p()
-    powers.scatter_(1, index, -odds).div_(odds.add_(1.0))
-    return (losses,)
+
+    def chunk(x: Tensor, grad_logits: Tensor, index: Tensor) -> tuple[Tensor]:
+        powers = torch.sub(x, gather_labels(x, index, 1), out=grad_logits).exp_().scatter_(1, index, 0.0)
+        odds = powers.sum(1, keepdim=True)
+        losses = odds.log1p()
+        # p̂_j = e^(x_j − x_y) / (1 + r), and p̂_y − 1 = −r / (1 + r), without the cancellation in p̂_y − 1.
+        powers.scatter_(1, index, -odds).div_(odds.add_(1.0))
+        return (losses,)
+
+    (losses,) = map_chunks(chunk, 1, x, grad_logits, index)
+    return losses
 
 
-def _labels_chunk(x: Tensor, grad_logits: Tensor | None, index: Tensor, *, dim: int) -> tuple[Tensor, Tensor]:
-    """x_y − x_k and R; writes (1 + r) times the derivative to ``grad_logits``: e^(x_j − x_k) for the others, for y −R."""
-    top = x.amax(dim, keepdim=True)
-    powers = sub_max(x, top, out=grad_logits)
-    own = propagate_nan_(_gather(powers, index, dim), top)
-    powers.exp_().scatter_(dim, index, torch.zeros_like(own))
-    others = powers.sum(dim, keepdim=True)
-    powers.scatter_(dim, index, -others)
-    return own, others
+def _label_losses(x: Tensor, labels: Labels, grad_logits: Tensor | None) -> tuple[Tensor, Tensor]:
+    """−w_y log p̂_y = w_y (log(1 + r) − d), with d = x_y − x_k and r = R + e^d − 1, R = Σ_{j≠y} e^(x_j − x_k).
+
+    Writes (1 + r) times the gradient for w = 1; the factor returned is w_y / (1 + r).
+    """
+    dim = labels.dim
+
+    def chunk(x: Tensor, grad_logits: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor]:
+        # All steps reuse one buffer, `grad_logits`: differences, then powers, then the gradient.
+        top = x.amax(dim, keepdim=True)
+        powers = sub_max(x, top, out=grad_logits)
+        own = propagate_nan_(gather_labels(powers, index, dim), top)
+        powers.exp_().scatter_(dim, index, torch.zeros_like(own))
+        others = powers.sum(dim, keepdim=True)
+        # (1 + r)(p̂_y − 1) = −R: minus the sum of the other entries, again without cancellation.
+        powers.scatter_(dim, index, -others)
+        return own, others
+
+    own, others = map_chunks(chunk, dim, x, grad_logits, labels.index)
+    # 1 + r = Σ_j e^(x_j − x_k). If y = k, then d = 0 and r = R keeps all digits of a small sum. Otherwise R ≥ 1, so
+    # r ≥ 0 and the loss is at least log 2: rounding in r does not show. So the index k itself is never needed.
+    odds = own.expm1().add_(others)
+    losses, scale, weights = odds.log1p().sub_(own), odds.add_(1.0).reciprocal_(), labels.example_weights()
+    if weights is not None:
+        losses, scale = apply_weight(losses, weights), scale.mul_(weights)
+    return losses if labels.ignored is None else losses.masked_fill_(labels.ignored, 0.0), scale
 
 
-def _targets_chunk(
-    targets: Targets, x: Tensor, grad_logits: Tensor | None, source: Tensor, ignored: Tensor | None
-) -> tuple[Tensor]:
-    """−Σ_j t_j log p̂_j = S log(1 + R) − Σ_j t_j (x_j − x_k) with S = Σ_j t_j, R = Σ_{j≠k} e^(x_j − x_k), 0 · ∞ = 0.
+def _target_losses(x: Tensor, targets: Targets, grad_logits: Tensor | None) -> Tensor:
+    """−Σ_j t_j log p̂_j = S log(1 + R) − Σ_j t_j (x_j − x_k), with S = Σ_j t_j and R = Σ_{j≠k} e^(x_j − x_k).
 
-    No term is negative. The derivative is S p̂_j − t_j; for class k it is minus the sum of the others',
-    Σ_{j≠k} t_j − S R / (1 + R). ``source`` is what some of the targets are made from.
+    No term is negative, so none cancels. Writes the gradient, S p̂_j − t_j. Here t includes weights and smoothing.
     """
     dim = targets.dim
-    top, k = x.max(dim, keepdim=True)
-    zero = top.new_zeros(()).expand(top.shape)
-    differences = sub_max(x, top)
-    powers = torch.exp(differences, out=grad_logits).scatter_(dim, k, zero)
-    others = propagate_nan_(powers.sum(dim, keepdim=True), top)
-    del top
-    target_dot = targets.weighted_sum(differences, source)
-    t = targets.fill_targets(differences, source)  # in the same memory
-    share = t.gather(dim, k)
-    rest = t.scatter_(dim, k, zero).sum(dim, keepdim=True)
-    share.add_(rest)
-    losses = others.log1p().mul_(share).sub_(target_dot)
-    scale = others.add(1.0).reciprocal_().mul_(share)
-    grad_k = rest.addcmul_(scale, others, value=-1.0)
-    if ignored is not None:
-        t, losses, scale, grad_k = (part.masked_fill_(ignored, 0.0) for part in (t, losses, scale, grad_k))
-    powers.mul_(scale).sub_(t).scatter_(dim, k, grad_k)
-    return (losses,)
+
+    def chunk(x: Tensor, grad_logits: Tensor | None, source: Tensor, ignored: Tensor | None) -> tuple[Tensor]:
+        top, k = x.max(dim, keepdim=True)
+        zero = top.new_zeros(()).expand(top.shape)
+        differences = sub_max(x, top)
+        powers = torch.exp(differences, out=grad_logits).scatter_(dim, k, zero)
+        others = propagate_nan_(powers.sum(dim, keepdim=True), top)
+        del top  # frees memory: the peak is at most torch's
+        # Targets are made chunk by chunk: a smoothed one-hot matrix as large as the logits never exists.
+        target_dot = targets.weighted_sum(differences, source)
+        t = targets.fill_targets(differences, source)  # in the same memory
+        total = t.gather(dim, k)
+        rest = t.scatter_(dim, k, zero).sum(dim, keepdim=True)
+        total.add_(rest)
+        losses = others.log1p().mul_(total).sub_(target_dot)
+        scale = others.add(1.0).reciprocal_().mul_(total)
+        # S p̂_k − t_k is minus the sum of the other entries: Σ_{j≠k} t_j − S R / (1 + R).
+        grad_k = rest.addcmul_(scale, others, value=-1.0)
+        if ignored is not None:
+            t, losses, scale, grad_k = (part.masked_fill_(ignored, 0.0) for part in (t, losses, scale, grad_k))
+        powers.mul_(scale).sub_(t).scatter_(dim, k, grad_k)
+        return (losses,)
+
+    (losses,) = map_chunks(chunk, dim, x, grad_logits, _raw_target(targets), targets.ignored)
+    return losses
 
 
-def _zero_ignored(values: Tensor, ignored: Tensor | None) -> Tensor:
-    """The values, 0 for the examples that are left out."""
+def _raw_target(targets: Targets) -> Tensor:
+    return targets.target if isinstance(targets, Probabilities) else targets.index
+
+
+def zero_ignored(values: Tensor, ignored: Tensor | None) -> Tensor:
+    """Returns the values with 0 for ignored examples."""
     return values if ignored is None else values.masked_fill(ignored, 0.0)
 
 
-def _broadcast_weight(weight: Tensor, dim: int, num_axes: int) -> Tensor:
-    """Class weights (C) in a shape that broadcasts to that of the logits."""
+def broadcast_weight(weight: Tensor, dim: int, num_axes: int) -> Tensor:
+    """Returns class weights (C) in a shape that broadcasts to the logits."""
     return weight.view(-1, *[1] * (num_axes - 1 - dim))
+
+
+def gather_labels(values: Tensor, index: Tensor, dim: int) -> Tensor:
+    """Gathers each example's value at its label.
+
+    On CPU this also checks the labels, without an extra pass over them.
+
+    Raises:
+        IndexError: a label is outside [0, C), on CPU.
+    """
+    try:
+        return values.gather(dim, index)
+    except RuntimeError as error:
+        if "out of bounds" not in str(error):
+            raise
+        raise IndexError(f"target must be in [0, {values.shape[dim]}) or ignore_index: {error}") from error
 
 
 def _is_constant(tensor: Tensor) -> bool:
     return not tensor.requires_grad and can_use_custom_backward(tensor)
-
-
-def _gather(values: Tensor, index: Tensor, dim: int) -> Tensor:
-    return _apply_at_labels(values.gather, index, dim)
-
-
-def _apply_at_labels(operation: Callable[..., Tensor], index: Tensor, dim: int, *source: Tensor) -> Tensor:
-    """Gathers or scatters at labels; on CPU these operations check them, so that nothing reads them before."""
-    try:
-        return operation(dim, index, *source)
-    except RuntimeError as error:
-        if "out of bounds" not in str(error):
-            raise
-        num_classes = operation.__self__.shape[dim]  # type: ignore[attr-defined]
-        raise IndexError(f"target must be in [0, {num_classes}) or ignore_index: {error}") from error

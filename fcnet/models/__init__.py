@@ -1,6 +1,19 @@
-"""Dense layers, logistic regression and multilayer perceptrons."""
+"""Logistic regression, multilayer perceptrons, and the layers that they consist of."""
 
+from fcnet.models.batch_norm import BatchNorm, update_bn
 from fcnet.models.graph import Graph
-from fcnet.models.mlp import MLP, Dense, LogisticRegression, num_parameters
+from fcnet.models.layers import Dense, Dropout
+from fcnet.models.mlp import MLP, LogisticRegression, logits_to_classes, logits_to_probabilities, num_parameters
 
-__all__ = ["MLP", "Dense", "Graph", "LogisticRegression", "num_parameters"]
+__all__ = [
+    "MLP",
+    "BatchNorm",
+    "Dense",
+    "Dropout",
+    "Graph",
+    "LogisticRegression",
+    "logits_to_classes",
+    "logits_to_probabilities",
+    "num_parameters",
+    "update_bn",
+]

@@ -1,4 +1,4 @@
-"""Normalisation of a hidden layer's units over the global batch. B examples, n units."""
+"""Batch normalization over the global batch, and its running statistics. B examples, n units."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 class BatchNorm(nn.Module):
-    """γ (z − μ) / √(σ² + ε) + β, with μ and σ² of each unit over the global batch.
+    """Computes γ (z − μ) / √(σ² + ε) + β with the mean μ and the variance σ² of each unit.
 
-    In training the statistics are the batch's, over all ranks, and running averages are kept; in
-    evaluation the running averages are used.
+    During training μ and σ² are the statistics of the global batch, over all ranks, and update the running averages.
+    Evaluation uses the running averages.
 
     Args:
         num_features: n, the number of units.
-        momentum: the share of the newest batch in the running averages.
-        eps: ε, part of the definition: a unit that never varies gives β.
+        momentum: the weight of the newest batch in the running averages.
+        eps: ε. It is part of the definition: a constant unit has σ² = 0 and gives β.
 
     Source:
         Ioffe and Szegedy, "Batch normalization", 2015.
@@ -50,7 +50,7 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(num_features))
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, n) -> (B, n)."""
+        """Normalizes each unit, (B, n) -> (B, n)."""
         if self.training and (distributed.world_size() > 1 or len(z) < 2):
             return self._sync_forward(z)
         return torch.nn.functional.batch_norm(
@@ -65,13 +65,14 @@ class BatchNorm(nn.Module):
         )
 
     def _sync_forward(self, z: Tensor) -> Tensor:
-        """The same from sums over all ranks; a batch of one row is allowed."""
-        values = z.float()
+        """Normalizes by sums over all ranks. Unlike torch's kernel it also takes a batch of one row."""
+        values = z.float()  # bfloat16 would lose the digits of a sum over the batch
         count = distributed.all_reduce(torch.full((), float(len(z)), device=z.device))
         mean = distributed.differentiable_all_reduce(values.sum(0)) / count
         centered = values - mean
         variance = distributed.differentiable_all_reduce(centered.square().sum(0)) / count
         with torch.no_grad():
+            # torch's convention: σ² of the batch normalizes, the unbiased estimate enters the running average
             unbiased = variance * (count / (count - 1.0).clamp(min=1.0))
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(unbiased, self.momentum)
@@ -80,7 +81,7 @@ class BatchNorm(nn.Module):
 
 @contextlib.contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """While open the model is in evaluation mode; afterwards each of its parts has the mode it had."""
+    """Puts the model in evaluation mode for the duration of the block, then restores each module's own mode."""
     in_training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -92,13 +93,14 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def update_bn(model: nn.Module, batches: Iterable[Batch]) -> None:
-    """Sets the running statistics of every `BatchNorm` to the mean of those of some batches.
+    """Sets the running statistics of every `BatchNorm` to their mean over some batches.
 
-    Each batch counts by its size. All else in the model works as in evaluation; its mode is left as it was.
+    The mean weights each batch by its size. All other modules run in evaluation mode. The function restores the
+    model's mode at the end.
 
     Args:
-        model: images -> anything.
-        batches: this rank's parts of global batches.
+        model: any function of a batch's images.
+        batches: this rank's slices of the global batches.
     """
     norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
     momenta = [norm.momentum for norm in norms]
@@ -108,6 +110,7 @@ def update_bn(model: nn.Module, batches: Iterable[Batch]) -> None:
             for batch in batches:
                 count += batch.size
                 for norm in norms:
+                    # a momentum of 1, then n₂/(n₁+n₂), … makes the running average the exact weighted mean
                     norm.training, norm.momentum = True, batch.size / count
                 model(batch.images)
         finally:

@@ -1,6 +1,6 @@
-"""What training a dense network costs, counted from its widths: parameters, operations, bytes and hours.
+"""The cost of training a dense network, counted from its widths: parameters, operations, bytes and hours.
 
-Nothing runs here. L layers of n[1], …, n[L] units over n[0] inputs, P parameters, B examples a step over all devices.
+Nothing runs here. L layers of n[1], …, n[L] units over n[0] inputs, P parameters, B examples per step over all devices.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from fcnet.models.mlp import num_parameters
 from fcnet.runtime.errors import UserError
@@ -22,12 +22,12 @@ _OPTIMIZER_BYTES = 4  # float32
 
 @dataclass(frozen=True)
 class DeviceSpec:
-    """What a device can do at its best.
+    """The peak rates of a device.
 
     Attributes:
-        flops: floating-point operations a second in matrix products of bfloat16.
-        memory_bandwidth: bytes a second between its memory and its cores, read and written together.
-        link_bandwidth: bytes a second that it can send to others, and receive, while they do the same.
+        flops: floating-point operations per second in bfloat16 matrix products.
+        memory_bandwidth: bytes per second between the memory and the cores, reads and writes together.
+        link_bandwidth: bytes per second that the device sends to other devices while it receives as many.
     """
 
     flops: float
@@ -35,98 +35,117 @@ class DeviceSpec:
     link_bandwidth: float
 
 
-H100 = DeviceSpec(flops=703e12, memory_bandwidth=3.0e12, link_bandwidth=50e9)
-"""NVIDIA's H100 SXM: the fastest product and the fastest copy measured on one, and a network of 400 Gbit/s."""
+class LayerProducts(NamedTuple):
+    """The matrix products of one layer in one step: their number, and the operations and bytes of each."""
+
+    num_products: int
+    flops: int
+    bytes_moved: int
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """What one step of training costs, each device's share of it where there are several.
+    """The cost of one training step on one of the devices.
 
     Attributes:
         parameters: P, the same on each device.
-        flops: operations of the matrix products, a multiplication and an addition each.
-        bytes_moved: what goes through the device's memory: the factors and results of each product once, and
-            the optimizer's pass; all else is taken to be done on the way.
-        bytes_sent: bytes of gradients that the device sends to the others, in a ring.
-        seconds: the least that this takes, if nothing is done at the same time as anything else.
+        products: the matrix products of each layer.
+        optimizer_bytes: bytes that the optimizer moves through the device's memory.
+        bytes_sent: bytes of gradients that the device sends to the others in a ring all-reduce.
     """
 
     parameters: int
-    flops: int
-    bytes_moved: int
+    products: tuple[LayerProducts, ...]
+    optimizer_bytes: int
     bytes_sent: float
-    seconds: float
+
+    @property
+    def flops(self) -> int:
+        """Operations of all matrix products, counting a multiplication and an addition as two."""
+        return sum(layer.num_products * layer.flops for layer in self.products)
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes through the device's memory: the factors and the result of each product, and the optimizer's pass.
+
+        All other work counts as fused into these.
+        """
+        return sum(layer.num_products * layer.bytes_moved for layer in self.products) + self.optimizer_bytes
+
+    def seconds(self, device: DeviceSpec) -> float:
+        """Returns the least time that the step takes on a device that does one thing at a time.
+
+        Each product takes as long as its operations or its bytes, whichever takes longer.
+        """
+        seconds = 0.0
+        for num_products, flops, bytes_moved in self.products:
+            seconds += num_products * max(flops / device.flops, bytes_moved / device.memory_bandwidth)
+        return seconds + (self.optimizer_bytes / device.memory_bandwidth + self.bytes_sent / device.link_bandwidth)
 
 
 def step_cost(
     widths: Sequence[int],
     batch_size: int,
     *,
-    device: DeviceSpec = H100,
     num_devices: int = 1,
     num_moments: int = 2,
     bias: bool = True,
 ) -> StepCost:
-    """Counts one step: forward, backward, and the optimizer.
+    """Counts one training step: forward, backward and optimizer.
 
-    Layer l with m = n[l−1] and n = n[l] is one product Z = A Wᵀ of 2·B·m·n operations forward, one for ∂R/∂W
-    and, but for the first layer, one for ∂R/∂A backward. Products are of bfloat16; the optimizer keeps
-    the weights and its moments in float32. A piece of work takes as long as its operations or its
-    bytes, whichever takes longer. Devices hold all parameters each and share the examples.
+    A layer with m = n[l−1] inputs and n = n[l] outputs computes one product Z = A Wᵀ of 2·B·m·n operations forward,
+    one product for ∂R/∂W backward, and, except in the first layer, one for ∂R/∂A. Products are in bfloat16. The
+    optimizer keeps the weights and its moments in float32. Each device holds all parameters and an equal number of the
+    examples.
 
     Args:
         widths: n[0], …, n[L].
         batch_size: B, a multiple of ``num_devices``.
-        device: what does it.
-        num_devices: how many of them.
-        num_moments: how many numbers the optimizer keeps of each parameter: AdamW 2, SGD with momentum 1.
-        bias: whether the layers have a b.
-
-    Returns:
-        The cost.
+        num_devices: the number of devices.
+        num_moments: values that the optimizer keeps per parameter: 2 for AdamW, 1 for SGD with momentum.
+        bias: whether the layers have a bias b.
 
     Raises:
-        UserError: a ValueError; a number is out of its range.
+        UserError: a ValueError; an argument is out of its range.
 
     Example:
-        >>> step_cost([3072, 512, 256, 10], 128).flops  # 6·B·(the weights) but for the first layer's ∂R/∂A
+        >>> cost = step_cost([3072, 512, 256, 10], 128)
+        >>> cost.flops  # 6·B·(the weights), less ∂R/∂A of the first layer
         907935744
-    """
-    if len(widths) < 2 or min(widths) < 1:
-        raise UserError(f"widths must be two positive numbers or more, n[0] to n[L], got {list(widths)}")
-    if num_devices < 1 or batch_size < 1 or batch_size % num_devices:
-        raise UserError(f"batch_size must be a multiple of num_devices ({num_devices}), got {batch_size}")
-    mine = batch_size // num_devices
-    flops = moved = 0
-    seconds = 0.0
-    for number, (m, n) in enumerate(itertools.pairwise(widths)):
-        operations = 2 * mine * m * n
-        through_memory = _PRODUCT_BYTES * (mine * m + m * n + mine * n)
-        products = 2 if number == 0 else 3
-        flops += products * operations
-        moved += products * through_memory
-        seconds += products * max(operations / device.flops, through_memory / device.memory_bandwidth)
-    parameters = num_parameters(widths, bias=bias)
-    # reads the gradient, and the weights and moments, which it writes too, and writes the weights for the next products
-    optimizer = parameters * (2 * _PRODUCT_BYTES + 2 * _OPTIMIZER_BYTES * (1 + num_moments))
-    bytes_sent = 2 * (num_devices - 1) / num_devices * parameters * _PRODUCT_BYTES
-    seconds += optimizer / device.memory_bandwidth + bytes_sent / device.link_bandwidth
-    return StepCost(parameters, flops, moved + optimizer, bytes_sent, seconds)
-
-
-def training_hours(cost: StepCost, *, num_images: int, batch_size: int, epochs: int) -> float:
-    """The hours that so many passes over the images take at the least.
-
-    Args:
-        cost: a step's.
-        num_images: how many there are to train on.
-        batch_size: B; the last batch of a pass counts as a whole one.
-        epochs: how many passes.
-
-    Example:
-        >>> cost = step_cost([3072, 10], 128)
-        >>> training_hours(cost, num_images=50_000, batch_size=128, epochs=30) * 3600 < 1  # seconds
+        >>> cost.seconds(DeviceSpec(flops=1e12, memory_bandwidth=1e11, link_bandwidth=1e9)) < 0.01
         True
     """
-    return cost.seconds * math.ceil(num_images / batch_size) * epochs / 3600
+    if len(widths) < 2 or min(widths) < 1:
+        raise UserError(f"widths must be at least two positive numbers, n[0] to n[L], got {list(widths)}")
+    if num_devices < 1 or batch_size < 1 or batch_size % num_devices:
+        raise UserError(f"batch_size must be a multiple of num_devices ({num_devices}), got {batch_size}")
+    examples = batch_size // num_devices
+    products = tuple(
+        LayerProducts(2 if layer == 0 else 3, 2 * examples * m * n, _PRODUCT_BYTES * (examples * (m + n) + m * n))
+        for layer, (m, n) in enumerate(itertools.pairwise(widths))
+    )
+    parameters = num_parameters(widths, bias=bias)
+    # It reads the gradient, reads and writes the float32 weights and moments, and writes bfloat16 weights for products.
+    optimizer_bytes = parameters * (2 * _PRODUCT_BYTES + 2 * _OPTIMIZER_BYTES * (1 + num_moments))
+    # A ring all-reduce sends each device's gradients twice, once to sum them and once to distribute the sums.
+    bytes_sent = 2 * (num_devices - 1) / num_devices * parameters * _PRODUCT_BYTES
+    return StepCost(parameters, products, optimizer_bytes, bytes_sent)
+
+
+def training_hours(cost: StepCost, device: DeviceSpec, *, num_images: int, batch_size: int, epochs: int) -> float:
+    """Returns the least number of hours that a training takes.
+
+    Args:
+        cost: the cost of one step.
+        device: each of the devices.
+        num_images: images in the training set.
+        batch_size: B. The last batch of an epoch counts as a full one.
+        epochs: passes over the training set.
+
+    Example:
+        >>> device = DeviceSpec(flops=1e12, memory_bandwidth=1e11, link_bandwidth=1e9)
+        >>> hours = training_hours(step_cost([3072, 10], 128), device, num_images=50_000, batch_size=128, epochs=30)
+        >>> hours * 3600 < 1.0  # seconds
+        True
+    """
+    return cost.seconds(device) * math.ceil(num_images / batch_size) * epochs / 3600

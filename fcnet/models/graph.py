@@ -1,7 +1,7 @@
-"""A neural network is any directed graph built from neurons; layers are only one way to draw it.
+"""A feedforward network as a directed acyclic graph of neurons. Layers are one such graph.
 
-Nodes are numbered: first the inputs 0, …, D − 1, then the neurons. An edge (i, j) with weight w_ij carries
-a_i to neuron j, which computes z_j = Σ_i w_ij a_i + b_j and a_j = g(z_j). B examples.
+Nodes have numbers: first the inputs 0, …, D − 1, then the neurons. An edge (i, j) with weight w_ij carries a_i to
+neuron j, which computes z_j = Σ_i w_ij a_i + b_j and a_j = g(z_j). B examples, C classes.
 """
 
 from __future__ import annotations
@@ -14,40 +14,40 @@ import torch
 from torch import Tensor, nn
 
 from fcnet.models.init import VARIANCES
-from fcnet.models.mlp import ACTIVATIONS, flatten_inputs
+from fcnet.models.layers import ACTIVATIONS, flatten_inputs
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fcnet.models.mlp import ActivationName
+    from fcnet.models.layers import ActivationName
 
 
 class Graph(nn.Module):
-    """A feedforward network in which any neuron may hear any other, as long as nothing goes round.
+    """A feedforward network with an edge between any two neurons, as long as the edges form no cycle.
 
-    It computes neuron by neuron, as the lecture writes it: to be read and to try things out. A network
-    whose edges run from layer to layer is an `MLP`, which is one product a layer.
+    The forward pass computes neuron by neuron, as the lecture writes it. It is meant for reading and for experiments.
+    Use `MLP` for a network with edges from layer to layer only: it computes one matrix product per layer.
 
     Args:
         in_features: D.
-        edges: (i, j) each, from an input or a neuron i to a neuron j ≥ D; their order is that of the weights.
-        outputs: the neurons whose z are the logits: one for two classes, else one for each.
-        activation: g of the other neurons, by name.
-        generator: what the weights are drawn from; None is torch's own.
+        edges: pairs (i, j) from an input or a neuron i to a neuron j ≥ D. The weights have the same order.
+        outputs: the neurons with the logits as their z: one neuron for two classes, else one per class.
+        activation: the name of g of the other neurons.
+        generator: the source of the initial weights. None uses torch's global generator.
 
     Attributes:
-        weight: w (E,), one for each edge.
-        bias: b, one for each neuron, from 0.
+        weight: w, (E,), one per edge.
+        bias: b, one per neuron, initially 0.
 
     Raises:
-        UserError: a ValueError; there is a cycle, or an edge or an output that cannot be.
+        UserError: a ValueError; the edges form a cycle or leave a neuron without input, or a node does not exist.
 
     Source:
         The lecture's general neural network.
 
     Example:
-        >>> net = Graph(2, [(0, 2), (1, 2), (0, 3), (1, 3), (2, 3)], [3])  # the neuron 3 sees the inputs and 2
+        >>> net = Graph(2, [(0, 2), (1, 2), (0, 3), (1, 3), (2, 3)], [3])  # 0, 1 and 2 lead to neuron 3
         >>> net(torch.zeros(5, 2)).shape
         torch.Size([5])
     """
@@ -64,13 +64,13 @@ class Graph(nn.Module):
         super().__init__()
         self.incoming = _incoming(in_features, edges)
         if unknown := [node for node in outputs if node not in self.incoming] or not outputs:
-            raise UserError(f"outputs must be neurons that an edge leads to, got {unknown if outputs else 'none'}")
+            raise UserError(f"outputs must be neurons with an incoming edge, got {unknown if outputs else 'none'}")
         sources = {j: [i for i, _ in edges_in] for j, edges_in in self.incoming.items()}
         try:
             ordered = graphlib.TopologicalSorter(sources).static_order()
             self.topological_order = [node for node in ordered if node >= in_features]
         except graphlib.CycleError as error:
-            raise UserError(f"edges must not go round, got {' → '.join(map(str, error.args[1][::-1]))}") from None
+            raise UserError(f"edges must not form a cycle, got {' → '.join(map(str, error.args[1][::-1]))}") from None
         self.in_features, self.outputs, self.activation = in_features, list(outputs), activation
         self.num_classes = max(len(outputs), 2)
         deviations = [math.sqrt(VARIANCES["auto"](len(sources[j]), 1, activation)) for _, j in edges]
@@ -78,7 +78,7 @@ class Graph(nn.Module):
         self.bias = nn.Parameter(torch.zeros(len(self.incoming)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits: (B, …) of D values each -> (B,) of the second of two classes, else (B, C)."""
+        """Computes logits: (B, …) of D values each -> (B,), those of the second of two classes, or (B, C)."""
         z, a = {}, dict(enumerate(flatten_inputs(x, self.in_features).unbind(1)))
         for j in self.topological_order:
             terms = [self.weight[edge] * a[i] for i, edge in self.incoming[j]]
@@ -89,13 +89,13 @@ class Graph(nn.Module):
 
 
 def _incoming(in_features: int, edges: Sequence[tuple[int, int]]) -> dict[int, list[tuple[int, int]]]:
-    """For each neuron the nodes it hears, each with the place of the edge."""
+    """Maps each neuron to its incoming edges, as pairs (source node, index of the edge)."""
     incoming: dict[int, list[tuple[int, int]]] = {}
-    for place, (i, j) in enumerate(edges):
+    for edge, (i, j) in enumerate(edges):
         if i < 0 or j < in_features:
-            raise UserError(f"edges must lead from a node 0, 1, … to a neuron from {in_features} on, got ({i}, {j})")
-        incoming.setdefault(j, []).append((i, place))
+            raise UserError(f"edges must lead from a node ≥ 0 to a neuron ≥ {in_features}, got ({i}, {j})")
+        incoming.setdefault(j, []).append((i, edge))
     neurons = range(in_features, 1 + max((node for edge in edges for node in edge), default=in_features))
     if unreachable := [node for node in neurons if node not in incoming]:
-        raise UserError(f"an edge must lead to every neuron from {in_features} on, got none to {unreachable[0]}")
+        raise UserError(f"every neuron must have an incoming edge, got none for neuron {unreachable[0]}")
     return incoming

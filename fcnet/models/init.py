@@ -1,4 +1,4 @@
-"""The variance of a layer's first weights. n inputs, m outputs, activation g."""
+"""The variance of the initial weights of a layer with n inputs, m outputs and activation g."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ GAINS = {
     "elu": 1.2452,
     "gelu": 1.5335,
 }
-"""1 / √(E g(z)²) of a standard normal z, so that a layer leaves the size of its input as it is; 1 for the sigmoid."""
+"""The gain 1 / √(E g(z)²) of each activation for a standard normal z; 1 for the sigmoid.
+
+Weights of variance gain² / n keep the mean square of a signal from layer to layer.
+"""
 
 VARIANCES: dict[str, Callable[[int, int, str], float]] = {
     "auto": lambda inputs, outputs, activation: GAINS[activation] ** 2 / inputs,
@@ -26,7 +29,7 @@ VARIANCES: dict[str, Callable[[int, int, str], float]] = {
     "glorot": lambda inputs, outputs, activation: 2.0 / (inputs + outputs),
     "lecun": lambda inputs, outputs, activation: 1.0 / inputs,
 }
-"""(n, m, g) -> the variance, by name: auto gain² / n, he 2 / n, glorot 2 / (n + m), lecun 1 / n.
+"""The variance as a function (n, m, g), by name: auto gain² / n, he 2 / n, glorot 2 / (n + m), lecun 1 / n.
 
 Sources: He et al., "Delving deep into rectifiers", 2015; Glorot and Bengio, "Understanding the difficulty of
 training deep feedforward neural networks", 2010; LeCun et al., "Efficient BackProp", 1998.

@@ -1,5 +1,7 @@
-"""Optimizers that torch lacks, learning-rate schedules, and an optimizer's state as tensors."""
+"""Optimizers that torch lacks, parameter groups for weight decay, and learning-rate schedules."""
 
+from fcnet.optim import schedules
+from fcnet.optim.newton_schulz import orthogonalize
 from fcnet.optim.optimizers import LBFGS, Muon, parameter_groups
 
-__all__ = ["LBFGS", "Muon", "parameter_groups"]
+__all__ = ["LBFGS", "Muon", "orthogonalize", "parameter_groups", "schedules"]

@@ -1,7 +1,7 @@
 """The nearest matrix with orthogonal rows or columns, by a few matrix products.
 
-X (n, m) with n ≤ m and the singular value decomposition U Σ Vᵀ; an odd polynomial p of the singular values is a
-polynomial q of A = X Xᵀ times X, as U p(Σ) Vᵀ = q(A) X.
+X (n, m) with n ≤ m has the singular value decomposition U Σ Vᵀ. An odd polynomial p of the singular values is a
+polynomial q of A = X Xᵀ, times X: U p(Σ) Vᵀ = q(A) X.
 """
 
 from __future__ import annotations
@@ -15,21 +15,25 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _QUINTIC_COEFFICIENTS = ((8.0934, -23.6204, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526))
-"""a, b, c of p(σ) = a σ + b σ³ + c σ⁵: each the polynomial nearest to 1 where the one before leaves [0.01, 1]."""
+"""a, b, c of p(σ) = a σ + b σ³ + c σ⁵, one triple per step.
+
+The first is the polynomial nearest to 1 on [0.01, 1]. Each other is the nearest to 1 on the range of the one before.
+"""
 
 
 def orthogonalize(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """About U Vᵀ of each matrix U Σ Vᵀ: three Newton–Schulz steps, each with the best coefficients of its own.
+    """Approximates U Vᵀ of each matrix U Σ Vᵀ by three Newton–Schulz steps with optimal coefficients.
 
-    Singular values of more than a hundredth of a bound on the largest, (Σ σᵢ⁸)^⅛, end between 0.73 and 1.27, smaller
-    ones nearer to 0. The products are those of A = X Xᵀ, on the short side, and two with X; matrices of
-    one short side go through them together. On a GPU X itself is iterated, in bfloat16.
+    (Σ σᵢ⁸)^⅛ bounds the largest singular value. Singular values above a hundredth of the bound end between 0.73 and
+    1.27, smaller ones nearer to 0. On a CPU most products are between n × n matrices, with n the short side, and only
+    two involve X. Matrices with the same short side share batched products. On a GPU the steps iterate X itself, in
+    bfloat16.
 
     Args:
-        matrices: floating, each of two axes, on one device.
+        matrices: floating-point tensors with two axes each, on one device.
 
     Returns:
-        Tensors of the same shapes and dtypes; 0 for a matrix of zeros.
+        Tensors of the same shapes and dtypes. A matrix of zeros gives zeros.
 
     Source:
         Bernstein and Newhouse, "Old optimizer, new norm", 2024; coefficients that change from step to step: Amsel et
@@ -40,22 +44,23 @@ def orthogonalize(matrices: Sequence[Tensor]) -> list[Tensor]:
         >>> bool(((rotated @ rotated.T - torch.eye(2)).abs() < 0.6).all()), flat.shape
         (True, torch.Size([1, 4]))
     """
+    # The products are cheapest on the short side, so every matrix is turned to have no more rows than columns.
     wide = [matrix if len(matrix) <= matrix.shape[1] else matrix.T for matrix in matrices]
-    found: dict[int, Tensor] = {}
-    for together in _group_by_size(wide):
-        found |= zip(together, _orthogonalize_group([wide[index] for index in together]), strict=True)
+    results: dict[int, Tensor] = {}
+    for group in _group_by_size(wide):
+        results |= zip(group, _orthogonalize_group([wide[index] for index in group]), strict=True)
     return [
-        (found[index] if len(matrix) <= matrix.shape[1] else found[index].T).to(matrix.dtype)
+        (results[index] if len(matrix) <= matrix.shape[1] else results[index].T).to(matrix.dtype)
         for index, matrix in enumerate(matrices)
     ]
 
 
 def _group_by_size(wide: list[Tensor]) -> list[list[int]]:
-    """The places of those that go through the products together: of one short side, on a GPU of one shape."""
-    together: dict[object, list[int]] = {}
+    """Groups the indices of matrices that share batched products: by short side, or by shape on a GPU."""
+    groups: dict[object, list[int]] = {}
     for index, x in enumerate(wide):
-        together.setdefault((x.dtype, x.shape if x.is_cuda else len(x)), []).append(index)
-    return list(together.values())
+        groups.setdefault((x.dtype, x.shape if x.is_cuda else len(x)), []).append(index)
+    return list(groups.values())
 
 
 def _orthogonalize_group(wide: list[Tensor]) -> list[Tensor]:
@@ -67,7 +72,8 @@ def _orthogonalize_group(wide: list[Tensor]) -> list[Tensor]:
 
 
 def _polynomial_factors(gram: Tensor) -> Tensor:
-    """q(A) of each A of (k, n, n); all of these matrices commute."""
+    """Computes q(A) of each A in (k, n, n)."""
+    # Each step's q is a polynomial of the same A, so all factors commute and their product can be built from the left.
     square = gram @ gram
     bound = _spectral_bound(square)
     gram, square = gram / bound, square / bound.square()
@@ -85,7 +91,7 @@ def _polynomial_factors(gram: Tensor) -> Tensor:
 
 
 def _newton_schulz(x: Tensor) -> Tensor:
-    """q(A) X of each X of (k, n, m), in bfloat16, whose products are worth more there than they lose."""
+    """Computes q(A) X of each X in (k, n, m), in bfloat16, where a GPU's products are fastest."""
     gram = x @ x.mT
     x = (x / _spectral_bound(gram @ gram).sqrt()).bfloat16()
     for a, b, c in _QUINTIC_COEFFICIENTS:
@@ -95,6 +101,7 @@ def _newton_schulz(x: Tensor) -> Tensor:
 
 
 def _spectral_bound(square: Tensor) -> Tensor:
-    """(Σ λᵢ⁴)^¼ ≥ the largest eigenvalue of A of trace 1, from A² (k, n, n); above 0 also for A = 0."""
+    """Computes (Σ λᵢ⁴)^¼, a positive bound on the largest eigenvalue λ of A, from A² (k, n, n)."""
     norms: Tensor = torch.linalg.vector_norm(square, dim=(-2, -1), keepdim=True)
-    return norms.sqrt().clamp(min=torch.finfo(square.dtype).eps)  # n^−¾ at least
+    # For A of trace 1 the bound is at least n^−¾, so the clamp affects A = 0 alone.
+    return norms.sqrt().clamp(min=torch.finfo(square.dtype).eps)

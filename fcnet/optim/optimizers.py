@@ -1,4 +1,4 @@
-"""Which parameters decay, how an optimizer's step is made, and the optimizers that PyTorch lacks."""
+"""Parameter groups for weight decay, a fast optimizer step, and the optimizers Muon and L-BFGS."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ if TYPE_CHECKING:
     from torch import nn
 
 FUSED_OPTIMIZERS = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
-"""Torch's optimizers that have a fused step."""
+"""torch's optimizers with a fused step."""
+
 _UNWRAPPED_STEPS: dict[type[torch.optim.Optimizer], Callable[..., object]] = {
     kind: inspect.unwrap(kind.step) for kind in FUSED_OPTIMIZERS
 }
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Groups for an optimizer: matrices, which decay, and vectors, which do not; one if nothing decays.
+    """Splits a model's parameters into matrices, which decay, and vectors, which do not.
 
-    A bias, and a normalisation's scale and shift, set where a unit works, not how complex the
-    function is; pulling them to 0 only biases the model.
+    A bias and the scale and shift of a normalization place a unit's working point. They do not make the function more
+    complex, so pulling them to 0 only biases the model.
 
     Args:
-        model: any module.
-        weight_decay: the matrices' decay.
+        model: any module. Frozen parameters are left out.
+        weight_decay: the decay of the matrices.
 
     Returns:
-        Groups in the form of torch's optimizers; an empty one is left out.
+        One or two groups in the form that torch's optimizers take. Without decay there is one group of all parameters.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if weight_decay == 0.0:
@@ -49,10 +50,10 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 @torch.no_grad()
 def fast_step(optimizer: torch.optim.Optimizer) -> None:
-    """Makes an optimizer's step.
+    """Makes an optimizer's step, without profiler and hook overhead if no hook is registered.
 
-    Around the step of one of torch's own are a mark for the profiler, calls of hooks and a word to the compiler. They
-    take as long as a small network's products, and are left out where nobody has hooked on.
+    torch wraps the step of each of its optimizers in a profiler range, hook calls and a compiler guard. For a small
+    network they take as long as the matrix products.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.ones(2))
@@ -61,17 +62,17 @@ def fast_step(optimizer: torch.optim.Optimizer) -> None:
         >>> weight.detach()
         tensor([0.9000, 0.8000])
     """
-    bare = _UNWRAPPED_STEPS.get(type(optimizer))
-    if bare is None or _has_hooks(optimizer):
+    unwrapped = _UNWRAPPED_STEPS.get(type(optimizer))
+    if unwrapped is None or _has_hooks(optimizer):
         optimizer.step()
     else:
-        bare(optimizer)
+        unwrapped(optimizer)
 
 
 def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether somebody is told of the optimizer's steps, as torch's schedulers are by a step of its own."""
+    """Returns whether any code runs around the optimizer's step."""
     return bool(
-        "step" in vars(optimizer)
+        "step" in vars(optimizer)  # torch's schedulers replace the method of the instance to count its calls
         or optimizer._optimizer_step_pre_hooks
         or optimizer._optimizer_step_post_hooks
         or hooks._global_optimizer_pre_hooks
@@ -80,7 +81,7 @@ def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:
 
 
 class Muon(torch.optim.Optimizer):
-    """Matrices move by the nearest orthogonal matrix to their momentum, all else by AdamW.
+    """Updates matrices by the orthogonal matrix nearest to their momentum, and all other parameters by AdamW.
 
     For a weight matrix W (n, m) with gradient G, the momentum is M ← μ M + (1 − μ) G and the direction
     G̃ = μ M + (1 − μ) G (Nesterov's). With the singular value decomposition G̃ = U Σ Vᵀ,
@@ -88,17 +89,18 @@ class Muon(torch.optim.Optimizer):
         W ← (1 − η λ) W − η · 0.2 √max(n, m) · U Vᵀ
 
     up to the error of `fcnet.optim.newton_schulz.orthogonalize`, which leaves singular values of 0.73 to 1.27. The
-    factor 0.2 √max(n, m) gives the step the size that AdamW's has, so that one learning rate and one decay
-    serve both. `torch.optim.Muon` moves along the same direction; it takes nothing but matrices, and its bfloat16
-    products are a hundred times slower than float32's on processors that have none. Its step can be captured in a
-    CUDA graph, with a learning rate that is a tensor.
+    factor 0.2 √max(n, m) gives the step the size of AdamW's, so that one learning rate and one decay serve both.
+
+    `torch.optim.Muon` follows the same direction but takes matrices only. Its bfloat16 products are a hundred times
+    slower than float32 on a CPU without bfloat16 instructions. A CUDA graph can capture the step of this class, with a
+    tensor as learning rate.
 
     Args:
-        params: parameters or groups of them, as torch's optimizers take them.
+        params: parameters, or groups of them, as torch's optimizers take them.
         lr: η.
-        weight_decay: λ, of groups that do not set their own.
+        weight_decay: λ of groups without their own.
         momentum: μ.
-        betas: AdamW's, for what is not a matrix.
+        betas: the decay rates of AdamW's two moments.
 
     Source:
         Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024; the factor: Liu et
@@ -126,36 +128,37 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # noqa: ANN401 - as torch has it
-        """Moves every parameter that has a gradient once."""
+        """Updates every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        moving = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
-        matrices = [(parameter, group) for parameter, group in moving if parameter.ndim == 2]
+        updates = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        matrices = [(parameter, group) for parameter, group in updates if parameter.ndim == 2]
+        # One call for all matrices: those with the same short side share their products.
         directions = orthogonalize([self._nesterov(parameter, group["momentum"]) for parameter, group in matrices])
-        for parameter, group in moving:
+        for parameter, group in updates:
             parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
         for (parameter, group), direction in zip(matrices, directions, strict=True):
             parameter.sub_(direction * (0.2 * math.sqrt(max(parameter.shape)) * group["lr"]))
-        for parameter, group in moving:
+        for parameter, group in updates:
             if parameter.ndim != 2:
                 self._adam(parameter, parameter.grad, self.state[parameter], group)
         return loss
 
-    def _nesterov(self, parameter: Tensor, share: float) -> Tensor:
-        """The direction G̃, after the momentum has taken the gradient in."""
+    def _nesterov(self, parameter: Tensor, momentum: float) -> Tensor:
+        """Updates the momentum M and returns the direction G̃."""
         assert parameter.grad is not None
         state = self.state[parameter]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        momentum: Tensor = state["momentum_buffer"].lerp_(parameter.grad, 1.0 - share)
-        return parameter.grad.lerp(momentum, share)
+        average: Tensor = state["momentum_buffer"].lerp_(parameter.grad, 1.0 - momentum)
+        return parameter.grad.lerp(average, momentum)
 
     @staticmethod
     def _adam(parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         if not state:
-            state["step"] = torch.zeros((), device=parameter.device)
+            state["step"] = torch.zeros((), device=parameter.device)  # on the device, for a CUDA graph to count
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         beta1, beta2 = group["betas"]
         state["step"] += 1
@@ -165,15 +168,15 @@ class Muon(torch.optim.Optimizer):
 
 
 class LBFGS(torch.optim.LBFGS):
-    """Torch's L-BFGS, one iteration a step: a line search along the quasi-Newton direction.
+    """torch's L-BFGS with one iteration per step: a line search along the quasi-Newton direction.
 
-    What is minimised is the loss plus ½ λ ‖W‖² over the parameters of groups with a decay λ. For a
-    loss that is the same function at every step: the whole training set.
+    It minimizes the loss plus ½ λ ‖W‖² over the parameters of each group with a decay λ. The loss must be the same
+    function at every step, so a batch must be the whole training set.
 
     Args:
-        params: parameters, or groups of them with a ``weight_decay`` each.
-        lr: the first length that the line search tries.
-        history_size: steps that are remembered.
+        params: parameters, or groups of them, each with a ``weight_decay``.
+        lr: the first step length of the line search.
+        history_size: the number of past steps that approximate the Hessian.
 
     Source:
         Liu and Nocedal, "On the limited memory BFGS method for large scale optimization", 1989.
@@ -208,11 +211,12 @@ class LBFGS(torch.optim.LBFGS):
         )
 
     def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override] # noqa: ANN401 - as torch has it
-        """One iteration; ``closure`` sets the gradients and gives the loss, at least once."""
+        """Makes one iteration. It calls ``closure``, which sets the gradients and returns the loss, at least once."""
 
         def penalized() -> float:
-            found = closure()
-            loss: float = found.item() if isinstance(found, Tensor) else found
+            value = closure()
+            # A Python float is a float64: the line search compares losses that differ in their last digits.
+            loss: float = value.item() if isinstance(value, Tensor) else value
             with torch.no_grad():
                 for parameter, decay in self._decays:
                     loss += 0.5 * decay * parameter.square().sum().item()
@@ -222,7 +226,7 @@ class LBFGS(torch.optim.LBFGS):
         return super().step(penalized)  # type: ignore[no-untyped-call]
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's, without what only lives within a step."""
+        """Returns torch's state without ``al``, which is scratch space within a step."""
         state: dict[str, Any] = super().state_dict()
         state["state"] = {
             index: {name: value for name, value in entries.items() if name != "al"}

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: functions from the step, counted from 0, to a factor of the learning rate."""
+"""Learning-rate schedules: functions from the step, counted from 0, to a factor on the learning rate."""
 
 from __future__ import annotations
 
@@ -17,18 +17,15 @@ _ONE_CYCLE_END = _ONE_CYCLE_START * 1e-4
 
 
 def constant() -> Schedule:
-    """The factor 1 at every step."""
+    """Returns a schedule with the factor 1 at every step."""
     return lambda step: 1.0
 
 
 def cosine(num_steps: int) -> Schedule:
-    """½ (1 + cos(π t / T)): from 1 at step 0 towards 0 after the last of T steps.
+    """Returns the schedule ½ (1 + cos(π t / T)), which falls from 1 at step 0 to 0 after the last of T steps.
 
     Args:
         num_steps: T, the number of steps of the training.
-
-    Returns:
-        step -> factor of the learning rate.
 
     Source:
         Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", 2017.
@@ -42,13 +39,10 @@ def cosine(num_steps: int) -> Schedule:
 
 
 def linear(num_steps: int) -> Schedule:
-    """1 − t / T: from 1 at step 0 evenly to 0 after the last of T steps.
+    """Returns the schedule 1 − t / T, which falls linearly from 1 at step 0 to 0 after the last of T steps.
 
     Args:
         num_steps: T, the number of steps of the training.
-
-    Returns:
-        step -> factor of the learning rate.
 
     Example:
         >>> [linear(4)(step) for step in range(5)]
@@ -58,16 +52,15 @@ def linear(num_steps: int) -> Schedule:
 
 
 def one_cycle(num_steps: int) -> Schedule:
-    """From 1/25 up to 1 in the first 30 % of T steps, then down to 1/250,000, each way along half a cosine.
+    """Returns a schedule that rises from 1/25 to 1 in the first 30% of T steps, then falls to 1/250,000.
+
+    It follows half a cosine both ways, with the numbers of torch's ``OneCycleLR``.
 
     Args:
         num_steps: T, the number of steps of the training.
 
-    Returns:
-        step -> factor of the learning rate.
-
     Source:
-        Smith and Topin, "Super-convergence", 2018; the numbers are those of torch's ``OneCycleLR``.
+        Smith and Topin, "Super-convergence", 2018.
 
     Example:
         >>> [round(one_cycle(11)(step), 3) for step in (0, 2, 10)]
@@ -78,21 +71,19 @@ def one_cycle(num_steps: int) -> Schedule:
     def factor(step: int) -> float:
         if step <= peak:
             return _cosine_interpolate(_ONE_CYCLE_START, 1.0, step / peak)
-        last = max(num_steps - 1.0 - max(peak, 0.0), 1.0)
-        return _cosine_interpolate(1.0, _ONE_CYCLE_END, min((step - max(peak, 0.0)) / last, 1.0))
+        # a training of one to three steps has its peak before step 0
+        descent = max(num_steps - 1.0 - max(peak, 0.0), 1.0)
+        return _cosine_interpolate(1.0, _ONE_CYCLE_END, min((step - max(peak, 0.0)) / descent, 1.0))
 
     return factor
 
 
 def multi_step(milestones: Sequence[int], gamma: float) -> Schedule:
-    """gammaᵐ after m of the milestones.
+    """Returns a schedule with the factor gammaᵐ after m of the milestones.
 
     Args:
-        milestones: the steps from which on the learning rate is multiplied by ``gamma`` once more, rising.
+        milestones: the steps, in increasing order, that each multiply the learning rate by ``gamma``.
         gamma: the factor.
-
-    Returns:
-        step -> factor of the learning rate.
 
     Example:
         >>> [multi_step([2, 4], 0.5)(step) for step in range(6)]
@@ -102,7 +93,7 @@ def multi_step(milestones: Sequence[int], gamma: float) -> Schedule:
 
 
 def add_warmup(schedule: Schedule, num_steps: int) -> Schedule:
-    """``schedule`` under a ramp that reaches 1 at step ``num_steps``: (t + 1) / (n + 1) before.
+    """Multiplies a schedule by a linear ramp, (t + 1) / (n + 1) at each step t before n = ``num_steps``, then 1.
 
     Example:
         >>> [add_warmup(constant(), 3)(step) for step in range(5)]
@@ -111,6 +102,6 @@ def add_warmup(schedule: Schedule, num_steps: int) -> Schedule:
     return lambda step: schedule(step) * min((step + 1) / (num_steps + 1), 1.0)
 
 
-def _cosine_interpolate(start: float, end: float, share: float) -> float:
-    """Half a cosine from ``start`` at share 0 to ``end`` at share 1."""
-    return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * share))
+def _cosine_interpolate(start: float, end: float, fraction: float) -> float:
+    """Interpolates along half a cosine, from ``start`` at fraction 0 to ``end`` at fraction 1."""
+    return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * fraction))

@@ -1,4 +1,4 @@
-"""What an optimizer remembers, as named tensors and metadata that JSON can hold, and back."""
+"""An optimizer's state as named tensors beside metadata in JSON types, for checkpoints without pickle."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ if TYPE_CHECKING:
 
 
 def split_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors named PARAMETER.ENTRY, or PARAMETER.ENTRY.PLACE for those of a list, and the rest as metadata.
+    """Splits an optimizer's state into named tensors and metadata.
 
     Args:
-        optimizer: one whose entries are tensors, lists of tensors, or what JSON can hold.
+        optimizer: an optimizer with state entries that are tensors, lists of tensors or JSON types.
+
+    Returns:
+        The tensors, named PARAMETER.ENTRY, or PARAMETER.ENTRY.INDEX for the tensors of a list, and the metadata.
 
     Example:
         >>> import torch
@@ -33,30 +36,33 @@ def split_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], di
             if isinstance(value, Tensor):
                 tensors[f"{index}.{name}"] = value
             elif isinstance(value, list) and value:
-                tensors |= {f"{index}.{name}.{place}": tensor for place, tensor in enumerate(value)}
+                tensors |= {f"{index}.{name}.{item}": tensor for item, tensor in enumerate(value)}
             else:
                 scalars.setdefault(str(index), {})[name] = value
     return tensors, {"scalars": scalars, "param_groups": stored["param_groups"]}
 
 
 def join_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Gives an optimizer over the same parameters what `split_state` took from another.
+    """Restores the result of `split_state` into an optimizer over the same parameters.
 
-    It gets copies: where a file was read to is not aligned, and there a dot product may round otherwise.
+    The optimizer gets copies of the tensors.
     """
+    # Copies, because a memory-mapped file is not aligned as torch's allocator aligns, and a dot product may then round
+    # differently: a resumed L-BFGS would leave its course.
     state: dict[int, dict[str, Any]] = {int(index): dict(entries) for index, entries in metadata["scalars"].items()}
     lists: dict[tuple[int, str], dict[int, Tensor]] = {}
     for path, tensor in tensors.items():
-        index, name, *place = path.split(".")
-        if place:
-            lists.setdefault((int(index), name), {})[int(place[0])] = tensor.clone()
+        index, name, *item = path.split(".")
+        if item:
+            lists.setdefault((int(index), name), {})[int(item[0])] = tensor.clone()
         else:
             state.setdefault(int(index), {})[name] = tensor.clone()
     for (parameter, name), values in lists.items():
-        state.setdefault(parameter, {})[name] = [values[place] for place in sorted(values)]
+        state.setdefault(parameter, {})[name] = [values[item] for item in sorted(values)]
     optimizer.load_state_dict({"state": state, "param_groups": metadata["param_groups"]})
 
 
-def select_prefix(tensors: dict[str, Tensor], owner: str) -> dict[str, Tensor]:
-    """The tensors named OWNER.NAME, by NAME."""
-    return {name.removeprefix(f"{owner}."): tensor for name, tensor in tensors.items() if name.startswith(f"{owner}.")}
+def select_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Selects the tensors named PREFIX.NAME and returns them by NAME."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}

@@ -12,13 +12,8 @@ from fcnet.runtime.errors import UserError
 def main(arguments: list[str]) -> int:
     """Parses the flags, writes the report and returns the exit code."""
     parser = cli.Parser("report", "Write an HTML report of one run, or of several runs side by side.")
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run folder")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE.html",
-        help="output file (default: RUN/report.html for one run, report.html in the current folder for several)",
-    )
+    parser.add_run(several=True)
+    parser.add_out("page to write (default: RUN/report.html; report.html for several runs)", metavar="FILE.html")
     flags = parser.parse_args(arguments)
     file = flags.out or (flags.runs[0] if len(flags.runs) == 1 else Path()) / "report.html"
     if file.is_dir():

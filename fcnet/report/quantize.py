@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from fcnet.models.batch_norm import BatchNorm
-from fcnet.models.mlp import ACTIVATIONS
+from fcnet.models.layers import ACTIVATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fcnet.experiment.image_classifier import ImageClassifier
-    from fcnet.models.mlp import Dense
+    from fcnet.models.layers import Dense
 
 MAX_BYTES = {"float32": 1_500_000, "float16": 4_000_000, "int8": 4_000_000}
 """The maximum size of the weight matrices in each format, most precise format first."""

@@ -1,1 +1,1 @@
-"""What every room stands on: errors, files, seeds, processes, memory and hardware."""
+"""Foundations of every other package: errors, files, locks, seeds, processes, memory and hardware."""

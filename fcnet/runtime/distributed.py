@@ -1,8 +1,8 @@
-"""Several processes that act as one: what counts is the global batch.
+"""Communication between the processes that train one model together.
 
-Each process, a rank, holds a contiguous share of every global batch. Sums over the batch are
-sums over ranks, so that loss, batch-norm statistics and gradients are those of one process.
-With one process every function here is free.
+Each process, a rank, holds a contiguous slice of every global batch. Sums over the batch become sums over ranks, so
+the loss, the batch-norm statistics and the gradients equal those of a single process. In a single process every
+function here returns at once.
 """
 
 from __future__ import annotations
@@ -20,64 +20,69 @@ T = TypeVar("T")
 
 
 def world_size() -> int:
-    """The number of processes that train together, 1 without a process group."""
+    """Returns the number of processes that train together: 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """Returns the number of this process, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def rank_slice(size: int) -> slice:
-    """The rows of a global batch of ``size`` that are this rank's: contiguous, even to one row."""
+    """Returns this rank's rows of a global batch of ``size`` rows: contiguous, and equal among ranks up to one row."""
     ranks, mine = world_size(), rank()
     return slice(size * mine // ranks, size * (mine + 1) // ranks)
 
 
 def all_reduce(tensor: Tensor) -> Tensor:
-    """Replaces ``tensor`` by its sum over all ranks; no gradient."""
+    """Sums ``tensor`` over all ranks in place and returns it. Gradients do not flow through the sum."""
     if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def differentiable_all_reduce(tensor: Tensor) -> Tensor:
-    """The sum of ``tensor`` over all ranks, through which gradients flow back to every rank."""
+    """Returns the sum of ``tensor`` over all ranks. Gradients flow back to every rank."""
     total: Tensor = _AllReduce.apply(tensor) if world_size() > 1 else tensor
     return total
 
 
 def all_reduce_gradients(parameters: Iterable[Tensor], loss: Tensor) -> Tensor:
-    """Adds up the gradients of all ranks, in one message for each dtype and device.
+    """Sums the gradients over all ranks in place, in one message for each dtype and device.
+
+    Args:
+        parameters: parameters with this rank's gradients; those without a gradient are skipped.
+        loss: this rank's loss, a scalar; it travels with the gradients.
 
     Returns:
-        The sum of the ranks' losses, which travels with the gradients.
+        The sum of the ranks' losses.
     """
     if world_size() == 1:
         return loss
-    whole = loss.clone()
-    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {(whole.dtype, whole.device): [whole]}
+    total = loss.clone()
+    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {(total.dtype, total.device): [total]}
     for parameter in parameters:
         if parameter.grad is not None:
             groups.setdefault((parameter.dtype, parameter.device), []).append(parameter.grad)
     for tensors in groups.values():
+        # One flat tensor for each group: a message costs mostly its latency.
         flat = all_reduce(torch.cat([tensor.reshape(-1) for tensor in tensors]))
-        parts = flat.split([tensor.numel() for tensor in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
-            tensor.copy_(part.view_as(tensor))
-    return whole
+        sums = flat.split([tensor.numel() for tensor in tensors])
+        for tensor, summed in zip(tensors, sums, strict=True):
+            tensor.copy_(summed.view_as(tensor))
+    return total
 
 
-def any_rank(flag: bool) -> bool:  # noqa: FBT001 - a fact about this rank
-    """Whether the flag is up on any rank, the same answer on all."""
+def any_rank(flag: bool) -> bool:  # noqa: FBT001 - it reads as a fact
+    """Returns whether ``flag`` is true on any rank; every rank gets the same answer."""
     if world_size() == 1:
         return flag
     return bool(all_reduce(torch.tensor(int(flag))).item())
 
 
 def broadcast(text: str) -> str:
-    """The first rank's text, on all."""
+    """Returns the first rank's text on every rank."""
     if world_size() == 1:
         return text
     texts = [text]
@@ -86,7 +91,7 @@ def broadcast(text: str) -> str:
 
 
 def all_gather(value: T) -> list[T]:
-    """Every rank's value, the first rank's first."""
+    """Returns the values of all ranks, in order of rank."""
     if world_size() == 1:
         return [value]
     values: list[T] = [value] * world_size()
@@ -95,7 +100,7 @@ def all_gather(value: T) -> list[T]:
 
 
 def barrier() -> None:
-    """Waits until every rank has come here."""
+    """Waits until every rank has called it."""
     if world_size() > 1:
         dist.barrier()
 
@@ -107,7 +112,7 @@ class _AllReduce(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: object, inputs: object, output: object) -> None:
-        """Nothing is needed: the derivative of a sum over ranks is the sum over ranks."""
+        """Saves nothing: the gradient of a sum over ranks is the sum of the gradients over ranks."""
 
     @staticmethod
     def backward(ctx: object, gradient: Tensor) -> Tensor:

@@ -1,26 +1,26 @@
-"""The one exception that means: the user can mend this."""
+"""Errors that the user can fix."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """A mistake of the user's, or of their data; never a bug of ours.
+    """A mistake in the arguments, the configuration or the data, never a bug of fcnet.
 
-    The message is what a command prints, so it is whole sentences on one line a mistake:
-    what was expected, what came, and where.
+    Commands print the message as it is. It has one line for each mistake, and each line names the value, the rule
+    and the place.
     """
 
     __module__ = "fcnet"  # a traceback shows the public name
 
 
 class NonFiniteError(UserError):
-    """A training has met NaN or inf and stopped.
+    """Training met NaN or infinity and stopped.
 
     Args:
-        message: the step, where it was first, and what to try.
-        step: the step it appeared in, from 1.
-        layer: the layer, from 1, or the name of a module that is not fcnet's; None where it is
-            none's: the images, the loss.
+        message: the step, the first place where it appeared, and what to try.
+        step: step in which it appeared, from 1.
+        layer: layer, from 1, or the name of a module from outside fcnet; None if it is in no layer but in the
+            images or the loss.
     """
 
     __module__ = "fcnet"

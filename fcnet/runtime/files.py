@@ -1,10 +1,9 @@
-"""Files that change whole or not at all, and that are not believed before their checksum is."""
+"""Files that change whole or not at all, and pairs of files that are read only if their checksums match."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -27,19 +26,19 @@ _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields a temporary file beside ``path`` that takes its place when the block ends well.
+    """Yields a temporary file that replaces ``path`` when the block ends without an error.
 
-    The temporary file is flushed to the disk before it is renamed and removed when the block fails, so
-    that ``path`` holds its old bytes or its new ones at every moment, and nothing else is left.
+    At every moment ``path`` holds its old bytes or its new ones. The temporary file is flushed to the disk before it
+    is renamed; if the block fails it is removed.
 
     Args:
-        path: the file to create or replace; its folder must exist.
+        path: file to create or replace; its folder must exist.
 
     Yields:
-        The temporary file's path, an empty file to be written.
+        Path of the temporary file, which is empty and lies beside ``path``.
 
     Raises:
-        UserError: there is no room for it.
+        UserError: the disk is full.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +58,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         with disk_full_as_user_error(path):
             yield temporary
-            temporary.chmod(0o666 & ~_get_umask())
+            temporary.chmod(0o666 & ~_get_umask())  # mkstemp lets the owner alone read
+            # The contents must be on the disk before the name points to them, and the name before we return.
             fsync(temporary)
             temporary.replace(path)
             fsync(path.parent)
@@ -69,43 +69,28 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def disk_full_as_user_error(path: Path) -> Iterator[None]:
-    """Makes a `UserError` of a disk's refusal to take more, while ``path`` is written."""
+    """Turns the error of a full disk into a `UserError` that names ``path``."""
     try:
         yield
     except OSError as error:
         if error.errno not in _DISK_FULL:
             raise
-        raise UserError(f"{path} must have room on its disk, got: {error.strerror}") from error
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes ``text`` to ``path`` whole or not at all, as UTF-8."""
+    """Writes ``text`` to ``path`` as UTF-8, whole or not at all."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes ``data`` to ``path`` whole or not at all."""
+    """Writes ``data`` to ``path``, whole or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_bytes(data)
 
 
-@contextlib.contextmanager
-def file_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Waits until no other process makes or removes ``path``, and keeps others waiting meanwhile.
-
-    The lock goes with the process that holds it, however that ends. Its file, ``.NAME.lock`` beside
-    ``path``, stays: removing it could part two processes that wait for it.
-
-    Raises:
-        BlockingIOError: another process has it, and ``wait`` is false.
-    """
-    with path.with_name(f".{path.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
-
-
 def fsync(path: Path) -> None:
-    """Waits until what was written to a file or a folder is on the disk."""
+    """Waits until everything written to a file, or to a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -113,22 +98,33 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256(*contents: Path | bytes | memoryview) -> str:
+    """Returns the SHA-256 of files and bytes, one after another, in hexadecimal.
+
+    Example:
+        >>> sha256(b"abc") == sha256(b"a", b"bc")
+        True
+    """
+    digest = hashlib.sha256()
+    for content in contents:
+        if isinstance(content, Path):
+            with content.open("rb") as file:
+                hashlib.file_digest(file, lambda: digest)
+        else:
+            digest.update(content)
+    return digest.hexdigest()
 
 
 def write_checksummed(stem: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Writes ``STEM.safetensors`` and then ``STEM.json``, which holds the checksums of both.
+    """Writes tensors to ``STEM.safetensors``, then metadata and the checksums of both files to ``STEM.json``.
 
-    The tensors are complete on the disk before the metadata names them, so a pair that was cut off
-    has no metadata, or metadata that does not fit.
+    The tensors are on the disk before the metadata names them. An interrupted write leaves the old metadata or none,
+    and `read_checksummed` refuses old metadata beside new tensors.
 
     Args:
-        stem: the path without an ending; its folder must exist.
-        tensors: by name, on any device; they may be views and share memory.
-        metadata: what JSON can hold; the names ``tensors`` and ``checksum`` are taken.
+        stem: path without a suffix; its folder must exist.
+        tensors: tensors by name, on any device; they may be views and share memory.
+        metadata: contents of the JSON file; the keys ``tensors`` and ``checksum`` are reserved.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -138,24 +134,27 @@ def write_checksummed(stem: Path, tensors: dict[str, Tensor], metadata: dict[str
         try:
             save_file(_unshare_memory(tensors), temporary)
         except SafetensorError as error:
-            raise UserError(f"{tensors_file} must be on a disk that takes it, got: {error}") from error
+            raise UserError(f"cannot write {tensors_file}: {error}") from error
         content = {key: value for key, value in metadata.items() if key not in _RESERVED_KEYS}
         content |= {"tensors": {"file": tensors_file.name, "sha256": sha256(temporary)}, "checksum": "0" * 64}
         data = f"{json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)}\n".encode()
-    write_bytes(metadata_file, _replace_checksum(data, hashlib.sha256(data).hexdigest()))
+    # A file cannot hold its own checksum: it is computed with zeros in its place.
+    write_bytes(metadata_file, _replace_checksum(data, sha256(data)))
 
 
 def read_checksummed(stem: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads what `write_checksummed` wrote, or refuses it: every byte of both files is covered.
+    """Reads the tensors and the metadata that `write_checksummed` wrote.
+
+    The checksums cover every byte of both files.
 
     Args:
-        stem: the path without an ending.
+        stem: path without a suffix.
 
     Returns:
         The tensors, on the CPU, and the metadata.
 
     Raises:
-        UserError: a file is missing or is not, to the bit, what was written; the file is named.
+        UserError: a file is missing, or differs in any bit from the one that was written; the message names it.
 
     Example:
         >>> import torch
@@ -167,42 +166,41 @@ def read_checksummed(stem: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     from safetensors.torch import load_file
 
-    metadata, tensors_file = read_metadata(stem), _pair_paths(stem)[0]
+    tensors_file, metadata_file = _pair_paths(stem)
+    metadata = read_metadata(stem)
     if not tensors_file.is_file():
-        raise UserError(f"{tensors_file} is missing")
+        raise UserError(f"{tensors_file}: no such file")
     if sha256(tensors_file) != metadata["tensors"]["sha256"]:
-        raise UserError(
-            f"{tensors_file} is damaged: its bytes do not have the checksum written in {_pair_paths(stem)[1].name}"
-        )
+        raise UserError(f"{tensors_file} is damaged: its bytes do not match the checksum in {metadata_file.name}")
     return load_file(tensors_file), metadata
 
 
 def read_metadata(stem: Path) -> dict[str, Any]:
-    """The metadata alone, of a pair whose tensors are not looked at; refuses them as `read_checksummed` does."""
+    """Reads the metadata alone, with the checks of `read_checksummed` on ``STEM.json``."""
     metadata_file = _pair_paths(stem)[1]
     if not metadata_file.is_file():
-        raise UserError(f"{metadata_file} is missing")
+        raise UserError(f"{metadata_file}: no such file")
     data = metadata_file.read_bytes()
     found = _CHECKSUM_FIELD.search(data)
-    if found is None or hashlib.sha256(_replace_checksum(data, "0" * 64)).hexdigest().encode() != found[1]:
-        raise UserError(f"{metadata_file} is damaged: its bytes do not have the checksum written in it")
+    if found is None or sha256(_replace_checksum(data, "0" * 64)).encode() != found[1]:
+        raise UserError(f"{metadata_file} is damaged: its bytes do not match the checksum in it")
     metadata: dict[str, Any] = json.loads(data)
     return metadata
 
 
 def _replace_checksum(data: bytes, checksum: str) -> bytes:
-    """The metadata file's bytes with another checksum, which is the last of its fields."""
+    """Returns the metadata file's bytes with another checksum, which is its last field."""
     return _CHECKSUM_FIELD.sub(f'"checksum": "{checksum}"\n}}\n'.encode(), data)
 
 
 def _unshare_memory(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the CPU, each in memory of its own as safetensors wants it; copied where it is not."""
+    """Returns the tensors on the CPU, contiguous, each with memory of its own, as safetensors requires."""
     unshared: dict[str, Tensor] = {}
     taken: set[int] = set()
     for name, tensor in tensors.items():
-        held = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-        memory = held.untyped_storage().data_ptr()
-        unshared[name] = held.clone() if memory in taken else held
+        contiguous = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        memory = contiguous.untyped_storage().data_ptr()
+        unshared[name] = contiguous.clone() if memory in taken else contiguous
         taken.add(memory)
     return unshared
 
@@ -212,7 +210,7 @@ def _pair_paths(stem: Path) -> tuple[Path, Path]:
 
 
 def _get_umask() -> int:
-    """The process's file mode mask, which can only be read by setting it."""
+    """Returns the process's file mode mask, which can be read only by setting it."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask

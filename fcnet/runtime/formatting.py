@@ -1,14 +1,14 @@
-"""How a number is written wherever a person reads it: percentages and counted nouns."""
+"""Percentages and counted nouns as text, in one spelling everywhere."""
 
 from __future__ import annotations
 
 
 def format_percent(fraction: float, digits: int = 2) -> str:
-    """A fraction as a percentage.
+    """Returns a fraction as a percentage.
 
     Args:
-        fraction: usually from 0 to 1.
-        digits: digits after the point.
+        fraction: fraction, usually from 0 to 1.
+        digits: digits after the decimal point.
 
     Example:
         >>> format_percent(0.9917), format_percent(0.3, digits=0)
@@ -18,11 +18,11 @@ def format_percent(fraction: float, digits: int = 2) -> str:
 
 
 def format_count(number: int, noun: str) -> str:
-    """A number and its noun, in the plural unless the number is 1.
+    """Returns a number and its noun, in the plural unless the number is 1.
 
     Args:
-        number: how many.
-        noun: in the singular; its plural takes an s.
+        number: count.
+        noun: noun in the singular; its plural must end in s.
 
     Example:
         >>> format_count(1, "epoch"), format_count(1500, "image")

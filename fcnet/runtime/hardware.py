@@ -1,4 +1,4 @@
-"""What this machine is: its processors, by name and number, and how many of them to compute with."""
+"""Processors of this machine: their number and name, and the number of threads to use."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 
 def num_processors() -> int:
-    """How many processors this process may use."""
+    """Returns the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def num_threads() -> int:
-    """How many threads a computation may take: one a processor, or fewer where ``OMP_NUM_THREADS`` says so."""
-    wished = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return min(num_processors(), int(wished)) if wished.isdecimal() and int(wished) else num_processors()
+    """Returns the number of threads to use: one for each processor, or ``OMP_NUM_THREADS`` if that is fewer."""
+    # OpenMP takes a list, one number for each level of nesting; the first one counts.
+    limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(num_processors(), int(limit)) if limit.isdecimal() and int(limit) else num_processors()
 
 
 def processor_name() -> str:
-    """What the processor is called, as far as the system says; at least what instructions it takes.
+    """Returns the name of the processor, or its architecture where the system gives no name.
 
     Example:
         >>> processor_name() != ""

@@ -1,6 +1,6 @@
-"""How much memory a training step needs, how much is free, and which setting makes the one fit the other.
+"""Memory that a training step needs, memory that is free, and the setting to lower if the one exceeds the other.
 
-B examples, n[l] units in layer l, P parameters.
+n[l] is the number of units in layer l, P the number of parameters.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _BYTES_PER_FLOAT = 4
+# Floats alive at the peak of a step, for each example and unit of a hidden layer, by activation, and for each example
+# and class of the last layer: z, a, their gradients, and temporaries. Measured.
 _FLOATS_PER_UNIT = {"identity": 2, "relu": 4, "leaky_relu": 5, "elu": 6, "sigmoid": 6, "gelu": 7}
 _FLOATS_PER_CLASS = 4
 _MEMINFO = Path("/proc/meminfo")
@@ -28,14 +30,14 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """What a training needs, by what it grows with.
+    """Memory of a training run, split by what it grows with.
 
     Attributes:
         num_parameters: P.
-        parameter_bytes: of the parameters, their gradients and what the optimizer keeps of each.
-        bytes_per_image: of an image on its way through a step.
-        num_images: how many of them a step takes in this process.
-        data_bytes: of the images that lie on the device.
+        parameter_bytes: bytes of the parameters, their gradients and the optimizer's state.
+        bytes_per_image: bytes of one image and its activations during a step.
+        num_images: images in this process's slice of a batch.
+        data_bytes: bytes of the images stored on the device.
     """
 
     num_parameters: int
@@ -46,48 +48,52 @@ class MemoryEstimate:
 
     @property
     def step_bytes(self) -> int:
-        """All that is held at the height of a step."""
+        """Bytes held at the peak of a step."""
         return self.data_bytes + self.parameter_bytes + self.num_images * self.bytes_per_image
 
     def check_parameters(self, free_bytes: int) -> None:
-        """Refuses a network that cannot fit by its parameters alone.
+        """Raises an error if the parameters alone do not fit.
+
+        Args:
+            free_bytes: bytes that are free.
 
         Raises:
-            fcnet.UserError: it names the setting to lower.
+            fcnet.UserError: the parameters do not fit; the message names the setting to lower.
 
         Example:
             >>> MemoryEstimate(10**9, 16 * 10**9, 1, 8).check_parameters(2**33)
             Traceback (most recent call last):
-            fcnet.UserError: memory: lower model.hidden: its 1e+09 parameters need 14.9 GiB and 8.0 GiB are free
+            fcnet.UserError: out of memory: 1e+09 parameters need 14.9 GiB and 8.0 GiB are free; lower model.hidden
         """
         if self.parameter_bytes > free_bytes:
             raise UserError(
-                f"memory: lower model.hidden: its {self.num_parameters:.2g} parameters need {_gib(self.parameter_bytes)}"
-                f" and {_gib(free_bytes)} are free"
+                f"out of memory: {self.num_parameters:.2g} parameters need {_gib(self.parameter_bytes)} and "
+                f"{_gib(free_bytes)} are free; lower model.hidden"
             )
 
     def out_of_memory_message(self, free_bytes: int, *, batch_size: int, ranks: int = 1) -> str:
-        r"""What to say when a step has found no memory.
+        r"""Returns the error message for a step that ran out of memory: the need, and the setting to lower.
 
         Args:
-            free_bytes: what was free before the training began.
-            batch_size: as it is set, for all processes together; it may be more than there are images.
-            ranks: the number of processes.
+            free_bytes: bytes that were free before training began.
+            batch_size: the configured batch size of all processes together; it may exceed the number of images.
+            ranks: number of processes.
 
         Example:
-            >>> said = MemoryEstimate(10**6, 16 * 10**6, 10**6, 65536).out_of_memory_message(2**34, batch_size=65536)
-            >>> print(said.replace("; ", ";\n"))
-            memory: a step needs about 61.1 GiB and 16.0 GiB are free;
+            >>> estimate = MemoryEstimate(10**6, 16 * 10**6, 10**6, 65536)
+            >>> print(estimate.out_of_memory_message(2**34, batch_size=65536).replace("; ", ";\n"))
+            out of memory: a step needs about 61.1 GiB and 16.0 GiB are free;
             lower train.batch_size from 65536 to 8192, or raise train.accumulate
         """
-        needs = f"memory: a step needs about {_gib(self.step_bytes)} and {_gib(free_bytes)} are free"
+        need = f"out of memory: a step needs about {_gib(self.step_bytes)} and {_gib(free_bytes)} are free"
         room = int(0.9 * free_bytes) - self.data_bytes - self.parameter_bytes
+        # At most half of the batch that failed, which the estimate may have found to fit.
         fitting = min(room // self.bytes_per_image, self.num_images // 2)
         if fitting < 1:
-            share = _gib(self.parameter_bytes)
-            return f"{needs}; lower model.hidden: its {self.num_parameters:.2g} parameters need {share}"
-        fitting = 2 ** ((fitting * ranks).bit_length() - 1)
-        return f"{needs}; lower train.batch_size from {batch_size} to {fitting}, or raise train.accumulate"
+            parameters = f"{self.num_parameters:.2g} parameters need {_gib(self.parameter_bytes)}"
+            return f"{need}; lower model.hidden: its {parameters}"
+        power_of_two = 2 ** ((fitting * ranks).bit_length() - 1)
+        return f"{need}; lower train.batch_size from {batch_size} to {power_of_two}, or raise train.accumulate"
 
 
 def estimate_memory(
@@ -101,25 +107,21 @@ def estimate_memory(
     num_pixels: int = 0,
     data_bytes: int = 0,
 ) -> MemoryEstimate:
-    """What a dense network's training needs, estimated from its widths.
+    """Estimates the memory to train a dense network in float32, within a factor of two.
 
-    Of each parameter there are itself, its gradient and the optimizer's moments. Of each image there are
-    its values, twice at the turn of an epoch, and numbers of each unit: z, a, what goes back through them
-    and what is laid aside meanwhile, which depends on g. How many was measured; it is right within a
-    factor of two.
+    Each parameter takes its value, its gradient and the optimizer's moments. Each image takes its pixels, twice while
+    one epoch follows another, and for each unit z, a, their gradients and some temporaries. The number of temporaries
+    depends on the activation.
 
     Args:
         widths: n[0], …, n[L].
-        num_images: in this process's part of a batch.
-        activation: g of the hidden layers.
-        normalization: of the hidden layers.
-        dropout: whether hidden units are dropped.
-        moments: how many numbers the optimizer keeps of each parameter: AdamW 2, SGD with momentum 1.
-        num_pixels: values of an image as it is read, where they are whitened to n[0]; 0: they are not.
-        data_bytes: of the images that lie on the device.
-
-    Returns:
-        The need of a step in float32.
+        num_images: images in this process's slice of a batch.
+        activation: activation of the hidden layers.
+        normalization: normalization of the hidden layers.
+        dropout: whether the hidden layers have dropout.
+        moments: numbers that the optimizer stores for each parameter: AdamW 2, SGD with momentum 1.
+        num_pixels: pixels of an image that whitening reduces to n[0] inputs; 0 without whitening.
+        data_bytes: bytes of the images stored on the device.
     """
     hidden = sum(widths[1:-1])
     vectors = (2 if normalization != "none" else 1) * hidden + widths[-1]
@@ -137,10 +139,10 @@ def estimate_memory(
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """How many bytes this process may still take on a device, None where nobody tells.
+    """Returns the bytes that this process can still allocate on a device, or None if the system does not tell.
 
-    On Linux's processors it is what is available without pushing anything out, and no more than what the
-    process and its group may take.
+    For the CPU (on Linux) this is the available memory and swap, limited by the control group and by the process's
+    address space.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -151,9 +153,9 @@ def free_bytes(device: torch.device) -> int | None:
 
     kilobytes = dict(re.findall(r"^(\w+): +(\d+) kB$", _MEMINFO.read_text(), re.MULTILINE))
     free = 1024 * (int(kilobytes["MemAvailable"]) + int(kilobytes.get("SwapFree", 0)))
-    limit, used, facts = (_CGROUP / name for name in ("memory.max", "memory.current", "memory.stat"))
+    limit, used, stat = (_CGROUP / name for name in ("memory.max", "memory.current", "memory.stat"))
     if limit.is_file() and (text := limit.read_text().strip()).isdigit() and used.is_file():
-        cached = re.search(r"^inactive_file (\d+)$", facts.read_text() if facts.is_file() else "", re.MULTILINE)
+        cached = re.search(r"^inactive_file (\d+)$", stat.read_text() if stat.is_file() else "", re.MULTILINE)
         free = min(free, int(text) - int(used.read_text()) + int(cached[1] if cached else 0))
     if (addresses := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
         free = min(free, addresses - int(_STATM.read_text().split()[0]) * resource.getpagesize())
@@ -161,7 +163,8 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory was short; on the processor only torch's words tell."""
+    """Returns whether an error means that memory ran out."""
+    # On the CPU torch raises a plain RuntimeError: only its message tells.
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(
         re.search("allocate memory|Storage size", str(error))
     )

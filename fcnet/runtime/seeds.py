@@ -1,4 +1,4 @@
-"""All randomness is derived: one generator for each (seed, purpose, epoch or step)."""
+"""Derived random seeds: one generator for each seed, purpose, and epoch or step."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
-    """A number that depends on the seed and the purpose alone.
+    """Returns a seed that depends on ``seed`` and ``purpose`` alone.
 
     Args:
-        seed: the run's seed.
-        *purpose: what the numbers are for, such as ``"order", 3`` for the order of epoch 3.
+        seed: seed of the run.
+        *purpose: what the random numbers are for, such as ``"order", 3`` for the order of images in epoch 3.
 
     Returns:
-        An integer in [0, 2⁶³), spread as by a hash: neighbouring purposes share nothing.
+        An integer in [0, 2⁶³), from a hash: seeds of similar purposes are unrelated.
 
     Example:
         >>> derive_seed(0, "order", 1) == derive_seed(0, "order", 1)
@@ -30,14 +30,14 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
 
 
 def generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh generator on ``device`` for one purpose; see `derive_seed`.
+    """Returns a new generator on ``device``, seeded by `derive_seed`.
 
     Example:
         >>> import torch
-        >>> drawn = [torch.rand(3, generator=generator(0, "order", epoch)).tolist() for epoch in (1, 1, 2)]
-        >>> drawn[0] == drawn[1], drawn[0] == drawn[2]
+        >>> draws = [torch.rand(3, generator=generator(0, "order", epoch)).tolist() for epoch in (1, 1, 2)]
+        >>> draws[0] == draws[1], draws[0] == draws[2]
         (True, False)
     """
-    import torch  # here, so that who only derives numbers does without
+    import torch  # deriving a seed does not need it
 
     return torch.Generator(device).manual_seed(derive_seed(seed, *purpose))

@@ -1,1 +1,1 @@
-"""Hyperparameter sweeps on optuna."""
+"""Hyperparameter sweeps with optuna."""

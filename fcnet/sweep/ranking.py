@@ -1,4 +1,4 @@
-"""What a sweep came to: each trial's accuracy over its seeds, their order, and how sure it is."""
+"""Ranking of a sweep's trials by their accuracy over seeds, as sentences, tables, JSON and CSV."""
 
 from __future__ import annotations
 
@@ -9,23 +9,28 @@ import statistics
 from dataclasses import asdict, astuple, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
+from fcnet.config.values import format_value
+from fcnet.runtime.formatting import format_percent
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 State = Literal["finished", "pruned", "failed", "unfinished"]
+VALUE_DIGITS = 4
+"""Significant digits of a setting in tables."""
 _TOLERANCE = 1e-12
-"""Means of the same accuracies may differ by so much, in their last bits."""
+"""Largest difference of two means that may be rounding alone: the order of the seeds changes the last bits."""
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """One finished run of a trial.
+    """Result of one finished run.
 
     Attributes:
-        seed: the run's.
-        validation_accuracy: of the finished network, a fraction.
-        epochs: how many were trained.
-        seconds: of training alone.
+        seed: seed of the run.
+        validation_accuracy: validation accuracy of the final model, a fraction.
+        epochs: number of trained epochs.
+        seconds: training time.
     """
 
     seed: int
@@ -36,15 +41,15 @@ class RunResult:
 
 @dataclass(frozen=True)
 class RankedTrial:
-    """One trial of a sweep.
+    """One trial of a sweep with its results.
 
     Attributes:
-        number: from 1, in the order in which trials were begun.
-        settings: by dotted key.
-        state: whether all its runs are finished, or why not.
-        runs: those that are.
-        learning_curves: for each seed the validation accuracy after each epoch, so far as it is known.
-        error: what went wrong, of a failed trial.
+        number: number of the trial, from 1, in order of start.
+        settings: settings by dotted key.
+        state: ``finished`` if all its runs are.
+        runs: results of its finished runs.
+        learning_curves: for each seed, pairs of an epoch and the validation accuracy after it.
+        error: error message of a failed trial, else empty.
     """
 
     number: int
@@ -56,20 +61,20 @@ class RankedTrial:
 
     @property
     def mean(self) -> float | None:
-        """Of the runs' validation accuracies; None where there is no run."""
+        """Mean validation accuracy of the runs, or None without a run."""
         return statistics.fmean(run.validation_accuracy for run in self.runs) if self.runs else None
 
     @property
     def std(self) -> float | None:
-        """Their standard deviation, with n − 1 below; None of fewer than two."""
+        """Sample standard deviation (n − 1) of the validation accuracies, or None for fewer than two runs."""
         values = [run.validation_accuracy for run in self.runs]
         return statistics.stdev(values) if len(values) > 1 else None
 
 
 def rank_trials(trials: Sequence[RankedTrial]) -> list[RankedTrial]:
-    """Finished trials by their mean validation accuracy, the best first; then the others, likewise.
+    """Sorts trials: finished ones by mean validation accuracy, the best first, then unfinished, pruned and failed ones.
 
-    Of two that are equal the one that was begun earlier stands first.
+    Of two equal trials the earlier one comes first.
 
     Example:
         >>> trials = [
@@ -88,20 +93,20 @@ def rank_trials(trials: Sequence[RankedTrial]) -> list[RankedTrial]:
 
 
 def best_trial(trials: Sequence[RankedTrial]) -> RankedTrial | None:
-    """The finished trial of the best mean validation accuracy; None where none is finished."""
+    """Returns the finished trial with the best mean validation accuracy, or None if no trial is finished."""
     first = next(iter(rank_trials(trials)), None)
     return first if first is not None and first.state == "finished" else None
 
 
 def verdict(trials: Sequence[RankedTrial]) -> str:
-    """How sure it is that the chosen trial is the best, in words.
+    """Compares the best two finished trials and returns a sentence about the lead.
 
-    It is called ahead of the second where their means differ by more than the larger of their two standard
-    deviations.
+    A lead larger than both standard deviations over seeds counts as more than chance.
 
     Example:
         >>> def trial(number, *accuracies):
-        ...     return RankedTrial(number, {}, "finished", tuple(RunResult(s, a, 1, 1.0) for s, a in enumerate(accuracies)))
+        ...     runs = tuple(RunResult(seed, accuracy, 1, 1.0) for seed, accuracy in enumerate(accuracies))
+        ...     return RankedTrial(number, {}, "finished", runs)
         >>> verdict([trial(1, 0.90, 0.92), trial(2, 0.80, 0.82)]).split(" by ")[1]
         '10.00 percentage points, more than the spread over seeds (standard deviation 1.41, n = 2)'
         >>> verdict([trial(1, 0.90, 0.92), trial(2, 0.89, 0.92)]).split(" (")[0]
@@ -111,38 +116,38 @@ def verdict(trials: Sequence[RankedTrial]) -> str:
     if not order:
         return "no trial is finished"
     if len(order) == 1:
-        return f"trial {order[0].number} is the only one that is finished"
+        return f"trial {order[0].number} is the only finished one"
     first, second = order[:2]
     assert first.mean is not None
     assert second.mean is not None
     ahead = first.mean - second.mean
     pair = f"trial {first.number} is ahead of trial {second.number} by {100 * ahead:.2f} percentage points"
     if ahead < _TOLERANCE:
-        return f"trials {first.number} and {second.number} are equal; the one begun earlier is taken"
+        return f"trials {first.number} and {second.number} are equal; the earlier one is chosen"
     if first.std is None or second.std is None:
-        return f"{pair}; with one seed each nobody knows whether another seed would turn it round"
+        return f"{pair}; a single seed cannot show whether that is chance: use --seeds"
     spread, runs = max(first.std, second.std), f"n = {min(len(first.runs), len(second.runs))}"
     if ahead > spread:
         return f"{pair}, more than the spread over seeds (standard deviation {100 * spread:.2f}, {runs})"
     return (
         f"{pair}, which is within the spread over seeds (standard deviation {100 * spread:.2f}, {runs}): "
-        "it may as well be chance"
+        "it may be chance"
     )
 
 
 def ranking_table(trials: Sequence[RankedTrial]) -> tuple[list[str], list[list[str]]]:
-    """What people read: a header, and a row for each trial in order of rank.
+    """Returns the header and the rows of a table of trials in order of rank, as text.
 
     Example:
         >>> runs = tuple(RunResult(seed, accuracy, 1, 1.0) for seed, accuracy in enumerate((0.5, 0.75)))
         >>> ranking_table([RankedTrial(1, {"optimizer.lr": 0.001}, "finished", runs)])[1]
-        [['1', '1', '0.001', '62.50 % ± 17.68', '2', 'finished']]
+        [['1', '1', '0.001', '62.50% ± 17.68', '2', 'finished']]
     """
     keys = list(dict.fromkeys(key for trial in trials for key in trial.settings))
     rows = []
     for place, trial in enumerate(rank_trials(trials), 1):
         rank = str(place) if trial.state == "finished" else "–"
-        settings = [format_value(trial.settings.get(key)) for key in keys]
+        settings = [format_value(trial.settings.get(key), digits=VALUE_DIGITS) for key in keys]
         rows.append(
             [
                 rank,
@@ -157,44 +162,36 @@ def ranking_table(trials: Sequence[RankedTrial]) -> tuple[list[str], list[list[s
 
 
 def format_mean_std(mean: float | None, std: float | None) -> str:
-    """A mean accuracy with its standard deviation, in per cent.
+    """Returns a mean accuracy and its standard deviation in percent.
 
     Example:
         >>> format_mean_std(0.98765, 0.0012), format_mean_std(0.5, None), format_mean_std(None, None)
-        ('98.77 % ± 0.12', '50.00 %', '–')
+        ('98.77% ± 0.12', '50.00%', '–')
     """
     if mean is None:
         return "–"
-    return f"{100 * mean:.2f} %" + ("" if std is None else f" ± {100 * std:.2f}")
+    return format_percent(mean) + ("" if std is None else f" ± {100 * std:.2f}")
 
 
-def format_value(value: object) -> str:
-    """A setting's value, short enough for a table.
+def format_settings(settings: Mapping[str, Any]) -> str:
+    """Returns the settings of a trial in one line, floats rounded to four digits.
 
     Example:
-        >>> [format_value(value) for value in (0.000123456, [512, 256], "relu", True)]
-        ['0.0001235', '[512, 256]', 'relu', 'true']
+        >>> format_settings({"optimizer.lr": 0.000123456, "model.hidden": [512, 256]})
+        'optimizer.lr = 0.0001235, model.hidden = [512, 256]'
     """
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(format_value, value))}]"
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{key} = {format_value(inner)}' for key, inner in value.items())}}}"
-    return str(value)
+    return ", ".join(f"{key} = {format_value(value, digits=VALUE_DIGITS)}" for key, value in settings.items())
 
 
 def to_dict(
     trials: Sequence[RankedTrial], plan: Mapping[str, Any], test_accuracy: tuple[float, float | None] | None
 ) -> dict[str, Any]:
-    """All that is known, for programs; what JSON can hold.
+    """Returns the contents of ``sweep.json``.
 
     Args:
-        trials: of the sweep.
-        plan: what was to be done.
-        test_accuracy: mean and standard deviation of the chosen trial's test accuracies; None where they were not read.
+        trials: trials of the sweep.
+        plan: plan of the sweep, as `fcnet.sweep.study.SweepPlan.to_dict` gives it.
+        test_accuracy: mean and standard deviation of the chosen trial's test accuracies, or None if not computed.
     """
     best = best_trial(trials)
     first = None if best is None else {"trial": best.number, "settings": best.settings, "num_seeds": len(best.runs)}
@@ -223,7 +220,7 @@ def to_dict(
 
 
 def to_csv(trials: Sequence[RankedTrial]) -> str:
-    """A line for each finished run, for spreadsheets.
+    """Returns CSV with a header and a line for each finished run.
 
     Example:
         >>> print(to_csv([RankedTrial(1, {"optimizer.lr": 0.1}, "finished", (RunResult(0, 0.5, 3, 1.5),))]))
@@ -243,7 +240,7 @@ def to_csv(trials: Sequence[RankedTrial]) -> str:
 
 
 def run_name(trial: int, seed: int) -> str:
-    """Where a run lies within the sweep's folder.
+    """Returns the path of a run's folder within the sweep's folder.
 
     Example:
         >>> run_name(3, 0)

@@ -1,17 +1,16 @@
-"""What a sweep tries: lists of values and ranges for the settings of a configuration, read and checked beforehand."""
+"""Search spaces of a sweep: lists of values and ranges for settings, checked before the first run."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fcnet.config.schema import PLAIN_TEXT_RULE, is_plain_text
 from fcnet.config.toml import flatten_config, load_config, parse_toml
+from fcnet.config.values import PLAIN_TEXT_RULE, format_value, is_plain_text, shorten_value
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,17 +21,18 @@ if TYPE_CHECKING:
 
 MAX_TRIALS = 1000
 _LOG_RATIO = 10
+"""Ratio of the ends from which a range is logarithmic by default."""
 _RANGE = re.compile(r"\s*(?P<low>[^\s\[\"']+?)\s*\.\.\s*(?P<high>[^\s:]+?)\s*(?::\s*(?P<scale>log|linear)\s*)?")
 _TUNABLE_DATA_KEYS = ("data.augment", "data.balance", "data.whiten")
 
 
 @dataclass(frozen=True)
 class Choices:
-    """A setting and the values that it may have.
+    """A setting and a list of values for it.
 
     Attributes:
-        key: dotted.
-        values: as TOML has them, at least one, all different.
+        key: dotted key of the setting.
+        values: values as TOML gives them: one or more, all different.
     """
 
     key: str
@@ -40,24 +40,24 @@ class Choices:
 
     @property
     def probes(self) -> tuple[Any, ...]:
-        """What is tried beforehand: all of it."""
+        """Values to check beforehand: all of them."""
         return self.values
 
     def __str__(self) -> str:
-        """As the flag has it."""
-        return f"{self.key}={format_toml(list(self.values))}"
+        """Returns the axis as its flag writes it."""
+        return f"{self.key}={format_value(list(self.values))}"
 
 
 @dataclass(frozen=True)
 class Range:
-    """A setting and the numbers that it may have.
+    """A setting and a range of numbers for it.
 
     Attributes:
-        key: dotted.
-        low: the least.
-        high: the greatest.
-        log: whether equal factors are equally likely, instead of equal differences.
-        integer: whether only integers are meant.
+        key: dotted key of the setting.
+        low: lower end.
+        high: upper end, which is included.
+        log: sample the logarithm uniformly instead of the number.
+        integer: sample integers only.
     """
 
     key: str
@@ -68,25 +68,25 @@ class Range:
 
     @property
     def probes(self) -> tuple[float, float]:
-        """What is tried beforehand."""
+        """Values to check beforehand: the ends."""
         return self.low, self.high
 
     def __str__(self) -> str:
-        """As the flag has it, with what it would be by default."""
-        return f"{self.key}={format_toml(self.low)}..{format_toml(self.high)}:{'log' if self.log else 'linear'}"
+        """Returns the axis as its flag writes it, with the scale."""
+        return f"{self.key}={format_value(self.low)}..{format_value(self.high)}:{'log' if self.log else 'linear'}"
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A configuration with what is tried on top of it.
+    """A configuration and the axes that a sweep varies.
 
     Attributes:
-        file: the configuration.
-        overrides: what ``--set`` says.
-        axes: what is tried.
-        flag: what said so, ``--grid`` or ``--search``.
-        base: the configuration without what is tried.
-        checked_configs: each trial's, of lists; else the corners'.
+        file: configuration file.
+        overrides: values of ``--set``.
+        axes: settings to vary.
+        flag: flag that gave the axes, ``--grid`` or ``--search``.
+        base: configuration with its overrides, before any axis.
+        checked_configs: configuration of every combination of list values and ends of ranges.
     """
 
     file: Path
@@ -98,42 +98,43 @@ class SearchSpace:
 
     @property
     def num_epochs(self) -> int:
-        """The most epochs that a trial has."""
+        """Largest number of epochs of a trial."""
         return max(config.train.epochs for config in self.checked_configs)
 
     def config(self, settings: Mapping[str, Any], seed: int) -> Config:
-        """The configuration of one run.
+        """Returns the configuration of one run.
 
         Args:
-            settings: the trial's, by dotted key.
-            seed: the run's.
+            settings: settings of the trial, by dotted key.
+            seed: seed of the run.
 
         Raises:
-            fcnet.UserError: settings that do not go together.
+            fcnet.UserError: the settings contradict one another.
         """
         flag_overrides = [*_as_overrides(self.flag, settings), ("--seeds", f"seed={seed}")]
         return load_config(self.file, self.overrides, flag_overrides=flag_overrides)
 
     def num_trials(self) -> int:
-        """How many trials all lists make together."""
+        """Returns the number of combinations of all list values."""
         return math.prod(len(axis.probes) for axis in self.axes)
 
 
 def parse_space(file: Path, overrides: Sequence[str], axis_texts: Sequence[str], *, search: bool) -> SearchSpace:
-    """Reads what is to be tried, and checks it: all trials of lists, and the corners where there are ranges.
+    """Parses the axes of a sweep and checks every combination of list values and ends of ranges.
 
     Args:
-        file: the configuration.
-        overrides: what ``--set`` says.
-        axis_texts: ``section.key=…`` each: a list, or with ``search`` also a range; see `parse_axis`.
-        search: whether ranges are taken.
+        file: configuration file.
+        overrides: values of ``--set``.
+        axis_texts: values of ``--grid`` or ``--search``; see `parse_axis`.
+        search: accept ranges as well as lists.
 
     Raises:
-        fcnet.UserError: all errors, one line each, as training with one of the values would name them.
+        fcnet.UserError: there are errors. The message has one line for each, as training with that value reports it.
 
     Example:
         >>> from fcnet.config.presets import find_config
-        >>> space = parse_space(find_config("digits"), [], ["optimizer.lr=1e-4..1e-2", "train.epochs=1..3"], search=True)
+        >>> axes = ["optimizer.lr=1e-4..1e-2", "train.epochs=1..3"]
+        >>> space = parse_space(find_config("digits"), [], axes, search=True)
         >>> [str(axis) for axis in space.axes], space.num_epochs
         (['optimizer.lr=0.0001..0.01:log', 'train.epochs=1..3:linear'], 3)
         >>> parse_space(find_config("digits"), [], ["optimizer.lr=[1e-3, -1]", "train.epoch=[3]"], search=False)
@@ -163,13 +164,17 @@ def parse_space(file: Path, overrides: Sequence[str], axis_texts: Sequence[str],
 
 
 def parse_axis(text: str, flag: str) -> Choices | Range:
-    """Reads ``section.key=[…]``, for ``--search`` also ``section.key=LOW..HIGH``.
+    """Parses ``section.key=[…]``, and for ``--search`` also ``section.key=LOW..HIGH``.
 
-    A range is logarithmic where both ends are above 0 and the greater is at least 10 times the less, else linear;
-    ``LOW..HIGH:log`` and ``LOW..HIGH:linear`` say it outright.
+    A range is logarithmic if both ends are above 0 and the upper end is at least 10 times the lower one, otherwise
+    linear. ``LOW..HIGH:log`` and ``LOW..HIGH:linear`` choose the scale.
+
+    Args:
+        text: value of the flag.
+        flag: ``--grid`` or ``--search``.
 
     Raises:
-        fcnet.UserError: it is neither.
+        fcnet.UserError: the text is neither a list nor a range.
 
     Example:
         >>> parse_axis("model.activation=['relu', 'gelu']", "--grid").values
@@ -178,7 +183,7 @@ def parse_axis(text: str, flag: str) -> Choices | Range:
         [True, False, False]
     """
     if not is_plain_text(text):
-        raise UserError(f"{flag} must be {PLAIN_TEXT_RULE}, got {text!r}")
+        raise UserError(f"{flag} must be {PLAIN_TEXT_RULE}, got {shorten_value(text)}")
     key, equals, raw_value = text.partition("=")
     key = key.strip()
     if not equals or not all(part.strip() for part in key.split(".")):
@@ -187,45 +192,30 @@ def parse_axis(text: str, flag: str) -> Choices | Range:
         return _parse_range(key, found, f"{flag} {text}")
     try:
         values = parse_toml(f"value = {raw_value}")["value"]
-        written = list(map(format_toml, values)) if isinstance(values, list) else []
-    except ValueError:  # also of a number that is too long to be written
+        written = list(map(format_value, values)) if isinstance(values, list) else []
+    except ValueError:  # not TOML, or an integer with too many digits to write
         values = written = []
     if not isinstance(values, list) or not values:
         ranges = ", LOW..HIGH, LOW..HIGH:log or LOW..HIGH:linear" if flag == "--search" else ""
         raise UserError(f"{flag} {key} must be a TOML list of one or more values{ranges}, got {raw_value or 'nothing'}")
+    # Compared as text: 1 and true are equal to Python, but not in a configuration.
     if twice := [value for place, value in enumerate(written) if value in written[:place]]:
-        raise UserError(f"{flag} {key} must be values that all differ, got {twice[0]} twice")
+        raise UserError(f"{flag} {key} must be different values, got {twice[0]} twice")
     return Choices(key, tuple(values))
-
-
-def format_toml(value: object) -> str:
-    """A value as TOML writes it, in one line.
-
-    Example:
-        >>> format_toml([0.5, "a", True, {"flip": False}])
-        '[0.5, "a", true, {"flip" = false}]'
-    """
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(format_toml, value))}]"
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{format_toml(key)} = {format_toml(inner)}' for key, inner in value.items())}}}"
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") if isinstance(value, str) else str(value)
 
 
 def _parse_range(key: str, found: re.Match[str], place: str) -> Range:
     low, high = (_parse_number(found[name]) for name in ("low", "high"))
     if low is None or high is None or not low < high:
-        raise UserError(f"{place} must be from one number to a greater one, got {found['low']}..{found['high']}")
+        raise UserError(f"{place} must go from one number to a larger one, got {found['low']}..{found['high']}")
     if found["scale"] == "log" and low <= 0:
-        raise UserError(f"{place} must begin above 0 to be logarithmic, got {found['low']}")
+        raise UserError(f"{place} must start above 0 to be logarithmic, got {found['low']}")
     log = found["scale"] == "log" or (found["scale"] is None and low > 0 and high >= _LOG_RATIO * low)
     return Range(key, low, high, log)
 
 
 def _parse_number(text: str) -> float | None:
-    """A finite number of TOML; None where it is none."""
+    """Returns a finite number in TOML, or None if the text is not one."""
     try:
         value = parse_toml(f"value = {text}")["value"]
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
@@ -235,7 +225,7 @@ def _parse_number(text: str) -> float | None:
 
 
 def _find_conflicts(axes: Sequence[Choices | Range], flag: str) -> Iterator[str]:
-    """What cannot be tried: a setting twice, the seed, and what would compare trials on different images."""
+    """Yields errors of axes that exclude each other, vary the seed, or change the images of the comparison."""
     for place, axis in enumerate(axes):
         key = axis.key
         before = [other.key for other in axes[:place]]
@@ -244,20 +234,20 @@ def _find_conflicts(axes: Sequence[Choices | Range], flag: str) -> Iterator[str]
         ]:
             yield f"{flag} {key} must be given once, got {around[0]} as well"
         if key == "seed":
-            yield f"{flag} must not name seed: --seeds N trains each trial with N seeds"
+            yield f"{flag} must not vary seed: use --seeds N to train each trial with N seeds"
         if key == "data" or (
             key.startswith("data.") and not any(f"{key}.".startswith(f"{free}.") for free in _TUNABLE_DATA_KEYS)
         ):
             yield (
-                f"{flag} {key} must be among data.augment, data.balance, data.whiten: "
-                "all trials are compared on the same images"
+                f"{flag} must not vary {key}: all trials are compared on the same images; "
+                "of data only augment, balance and whiten may vary"
             )
 
 
 def _check_configs(
     file: Path, overrides: Sequence[str], axes: Sequence[Choices | Range], flag: str
 ) -> Iterator[Config]:
-    """The configuration of each trial, or corner; a UserError with the errors of all of them."""
+    """Yields every configuration to check; raises a `UserError` with the errors of all of them at the end."""
     errors: dict[str, None] = {}
     for settings in _settings_to_check(axes, flag):
         try:
@@ -271,17 +261,17 @@ def _check_configs(
 
 
 def _settings_to_check(axes: Sequence[Choices | Range], flag: str) -> Iterable[dict[str, Any]]:
-    """What is tried beforehand; of a space of too many corners, each end and each choice once or more."""
+    """Returns the settings to check: all combinations, or if these are too many, each value once or more."""
     keys, ends = [axis.key for axis in axes], [axis.probes for axis in axes]
     if (count := math.prod(map(len, ends))) <= MAX_TRIALS:
         return (dict(zip(keys, values, strict=True)) for values in itertools.product(*ends))
     if flag == "--grid":
         raise UserError(
-            f"--grid must make at most {MAX_TRIALS:,} trials, got {count:,}; --search with --trials N tries N of them"
+            f"--grid must give at most {MAX_TRIALS:,} trials, got {count:,}; --search with --trials N tries N of them"
         )
     longest = max(map(len, ends))
     return ({key: end[place % len(end)] for key, end in zip(keys, ends, strict=True)} for place in range(longest))
 
 
 def _as_overrides(flag: str, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(flag, f"{key}={format_toml(value)}") for key, value in settings.items()]
+    return [(flag, f"{key}={format_value(value)}") for key, value in settings.items()]

@@ -1,4 +1,7 @@
-"""What optuna keeps of a sweep: the only room that knows it. Its trials are the sweep's."""
+"""The optuna study of a sweep, in a database that several processes share.
+
+No other module uses optuna's own names; here `Trial` and `FrozenTrial` are optuna's.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from fcnet.config.toml import flatten_config
+from fcnet.config.values import format_value
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.seeds import derive_seed
 from fcnet.sweep.ranking import RankedTrial, RunResult
-from fcnet.sweep.search_space import Range, format_toml
+from fcnet.sweep.search_space import Range
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,21 +34,21 @@ if TYPE_CHECKING:
 
 Pruning = Literal["none", "median", "halving"]
 _LOCK_TIMEOUT = 60
-"""So long a process waits for the study's file while another one writes to it."""
+"""Seconds to wait for the database file while another process writes to it."""
 _RETRY_SECONDS = (0.2, 1.0, 3.0)
-"""Seconds after which a database is tried again whose tables another worker is making."""
+"""Seconds between attempts to open a database while another worker creates its tables."""
 
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What a sweep is to do.
+    """Plan of a sweep.
 
     Attributes:
-        space: what is tried.
-        num_seeds: runs of each trial, from the configuration's seed on.
-        num_trials: how many trials are begun.
-        pruning: whether and how trials that do badly are given up.
-        data_fingerprint: names the images to the bit.
+        space: search space.
+        num_seeds: number of runs of each trial; their seeds count up from that of the configuration.
+        num_trials: number of trials.
+        pruning: rule by which unpromising trials are pruned.
+        data_fingerprint: fingerprint of the images.
     """
 
     space: SearchSpace
@@ -55,14 +59,14 @@ class SweepPlan:
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds of each trial's runs."""
+        """Seeds of the runs of each trial."""
         first = self.space.base.seed
         return list(range(first, first + self.num_seeds))
 
     def to_dict(self) -> dict[str, Any]:
-        """What every process that works on the sweep must have in common."""
+        """Returns what all processes that work on the sweep must have in common."""
         settings = dict(flatten_config(self.space.base.model_dump(mode="json")))
-        del settings["data.path"]  # which may differ from machine to machine
+        del settings["data.path"]  # it may differ between machines
         return {
             **settings,
             "data": self.data_fingerprint,
@@ -74,35 +78,35 @@ class SweepPlan:
 
 @contextlib.contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """While open, optuna says nothing but errors.
+    """Silences optuna's messages, except errors, while the block runs.
 
     Raises:
-        UserError: it is not installed, or its database fails meanwhile.
+        UserError: optuna is not installed, or its database fails while the block runs.
     """
     try:
         import optuna
     except ImportError:
-        raise UserError("a sweep takes a package that is not installed here: pip install optuna") from None
+        raise UserError("fcnet.sweep needs optuna, which is not installed: pip install optuna") from None
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         yield
     except optuna.exceptions.StorageInternalError as error:
-        raise UserError(f"the sweep's database must stay reachable and writable, got: {_error_text(error)}") from None
+        raise UserError(f"the database of the sweep failed: {_error_text(error)}") from None
     finally:
         optuna.logging.set_verbosity(before)
 
 
 def open_study(plan: SweepPlan, folder: Path, storage: str) -> Study:
-    """The study of the folder's name, made where it is not there; called by one process of a folder at a time.
+    """Opens the study named after the folder; creates it if it does not exist. The caller must hold the folder's lock.
 
     Args:
-        plan: what is to be done.
-        folder: the sweep's.
-        storage: the URL of a database; empty: a file in the folder.
+        plan: plan of the sweep.
+        folder: folder of the sweep.
+        storage: URL of a database; empty for a file in the folder.
 
     Raises:
-        UserError: the storage cannot be used, or the study that is there has another plan.
+        UserError: the database cannot be used, or the study has another plan.
     """
     import optuna
 
@@ -114,14 +118,14 @@ def open_study(plan: SweepPlan, folder: Path, storage: str) -> Study:
         pruner=_make_pruner(plan),
         sampler=_make_sampler(plan, 0),
     )
-    theirs, ours = study.user_attrs.get("plan"), plan.to_dict()
-    if theirs is None:
-        study.set_user_attr("plan", ours)
-    elif differing := [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]:
+    stored, given = study.user_attrs.get("plan"), plan.to_dict()
+    if stored is None:
+        study.set_user_attr("plan", given)
+    elif differing := [key for key in {**stored, **given} if stored.get(key) != given.get(key)]:
         raise UserError(
             "\n".join(
-                f"{key} must be {_format_setting(theirs.get(key))} as in the sweep that {folder} holds, "
-                f"got {_format_setting(ours.get(key))}; --out DIR begins another"
+                f"{key} must be {_format_setting(stored.get(key))} as in the sweep in {folder}, "
+                f"got {_format_setting(given.get(key))}; use --out DIR for another sweep"
                 for key in differing
             )
         )
@@ -129,16 +133,17 @@ def open_study(plan: SweepPlan, folder: Path, storage: str) -> Study:
 
 
 def list_trials(study: Study) -> list[FrozenTrial]:
-    """The trials that were begun, in order; without what `start_trial` took back."""
+    """Returns the trials that were started, in order, without surplus ones that `start_trial` took back."""
     from optuna.trial import TrialState
 
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
 
 
 def start_trial(study: Study, plan: SweepPlan) -> Trial | None:
-    """A trial more; None where there are enough, also where another process was quicker."""
+    """Starts a trial and returns it, or None if all trials of the plan are started."""
     if len(list_trials(study)) >= plan.num_trials:
         return None
+    # Several processes may ask for the last trial at once. Those with a higher number take theirs back.
     trial = study.ask()
     if trial.number not in [each.number for each in list_trials(study)[: plan.num_trials]]:
         end_trial(trial, "surplus")
@@ -147,7 +152,7 @@ def start_trial(study: Study, plan: SweepPlan) -> Trial | None:
 
 
 def resume_trial(study: Study, number: int) -> Trial | None:
-    """A trial that was begun before, by its number from 0, to go on with; None where it came to an end meanwhile."""
+    """Returns a started trial by its number, from 0, to resume it, or None if it has ended."""
     from optuna import Trial
 
     trial = study.get_trials(deepcopy=False)[number]
@@ -155,12 +160,12 @@ def resume_trial(study: Study, number: int) -> Trial | None:
 
 
 def suggest_settings(trial: Trial, plan: SweepPlan) -> dict[str, Any]:
-    """A trial's settings: those it has, else those that the sampler suggests, which the study then keeps."""
+    """Returns the settings of a trial: those it already has, or new ones from the sampler, which the study stores."""
     trial.study.sampler = _make_sampler(plan, trial.number)
     settings: dict[str, Any] = {}
     for axis in plan.space.axes:
         if not isinstance(axis, Range):
-            written = list(map(format_toml, axis.values))
+            written = list(map(format_value, axis.values))
             settings[axis.key] = axis.values[written.index(trial.suggest_categorical(axis.key, written))]
         elif axis.integer:
             settings[axis.key] = trial.suggest_int(axis.key, int(axis.low), int(axis.high), log=axis.log)
@@ -171,7 +176,7 @@ def suggest_settings(trial: Trial, plan: SweepPlan) -> dict[str, Any]:
 
 
 def report_values(trial: Trial, curve: dict[int, float]) -> None:
-    """Tells the study the values of the steps that it does not know yet."""
+    """Stores the values of those steps that the study does not have yet."""
     known = trial.storage.get_trial(trial._trial_id).intermediate_values
     for step, value in curve.items():
         if step not in known:
@@ -179,15 +184,16 @@ def report_values(trial: Trial, curve: dict[int, float]) -> None:
 
 
 def end_trial(trial: Trial, state: Literal["finished", "pruned", "surplus"], value: float | None = None) -> None:
-    """Ends a trial; by the storage, since a grid's sampler would stop an optimization that is not under way."""
+    """Sets the final state of a trial, and its value if it is finished."""
     from optuna.trial import TrialState
 
     states = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "surplus": TrialState.FAIL}
+    # Not by `study.tell`: after the last trial GridSampler would stop an `optimize` loop, which there is not.
     trial.storage.set_trial_state_values(trial._trial_id, states[state], None if value is None else [value])
 
 
 def to_ranked_trial(trial: FrozenTrial, plan: SweepPlan) -> RankedTrial:
-    """What the study knows of a trial that has settings."""
+    """Converts a trial of the study that has settings."""
     from optuna.trial import TrialState
 
     states: dict[TrialState, State] = {
@@ -211,7 +217,7 @@ def to_ranked_trial(trial: FrozenTrial, plan: SweepPlan) -> RankedTrial:
 
 
 def _open_storage(folder: Path, url: str) -> RDBStorage:
-    """The database of a URL, else the file in the folder, whose name may hold what a URL gives a meaning to."""
+    """Opens the database of a URL, or else the file ``study.db`` in the folder."""
     import sqlalchemy
     from optuna.exceptions import StorageInternalError
     from optuna.storages import RDBStorage
@@ -220,38 +226,39 @@ def _open_storage(folder: Path, url: str) -> RDBStorage:
     try:
         name = sqlalchemy.make_url(url).render_as_string(hide_password=True) if url else str(file)
     except sqlalchemy.exc.ArgumentError:
-        raise UserError("--storage must be the URL of a database, such as postgresql://USER@HOST/NAME") from None
+        raise UserError("--storage must be a database URL such as postgresql://USER@HOST/NAME") from None
     options: dict[str, Any] = {}
     if not url:
+        # A path may contain characters with a meaning in URLs, so SQLite is opened directly.
         options["creator"] = partial(sqlite3.connect, file, timeout=_LOCK_TIMEOUT)
     elif url.startswith("sqlite"):
         options["connect_args"] = {"timeout": _LOCK_TIMEOUT}
     if not url or url.startswith("sqlite"):
-        options["poolclass"] = sqlalchemy.NullPool  # which leaves nothing open
+        options["poolclass"] = sqlalchemy.NullPool  # keeps no connection open
     for pause in (*_RETRY_SECONDS, None):
         try:
             return RDBStorage(url or "sqlite:///study.db", engine_kwargs=options)
         except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, ImportError) as error:
             why = _error_text(error)
-            if pause is None or "already exists" not in why:  # what two workers make at once, one of them makes
+            if pause is None or "already exists" not in why:  # two workers created the tables at once
                 break
             time.sleep(pause)
-    raise UserError(f"the sweep's database must be one that can be used here, got {name}: {why}")
+    raise UserError(f"cannot open the database of the sweep, {name}: {why}")
 
 
 def _error_text(error: BaseException) -> str:
-    """What the database said, in one line."""
-    said = error.__cause__ or error
-    return " ".join(str(getattr(said, "orig", None) or said).split())
+    """Returns the database's own message in one line."""
+    cause = error.__cause__ or error
+    return " ".join(str(getattr(cause, "orig", None) or cause).split())
 
 
 def _make_sampler(plan: SweepPlan, number: int) -> BaseSampler:
-    """What suggests one trial's settings: seeded by its number, so that a sweep that was killed goes on alike."""
+    """Returns the sampler for one trial, seeded by its number, so that a resumed sweep draws the same settings."""
     from optuna.samplers import GridSampler, TPESampler
 
     seed = plan.space.base.seed
     if plan.space.flag == "--grid":
-        choices = {axis.key: list(map(format_toml, axis.probes)) for axis in plan.space.axes}
+        choices = {axis.key: list(map(format_value, axis.probes)) for axis in plan.space.axes}
         return GridSampler(choices, seed=derive_seed(seed, "sweep") % 2**32)
     return TPESampler(seed=derive_seed(seed, "sweep", number) % 2**32)
 
@@ -266,7 +273,8 @@ def _make_pruner(plan: SweepPlan) -> BasePruner:
     return NopPruner()
 
 
-def _format_setting(fact: object) -> str:
-    if isinstance(fact, list) and fact and all(isinstance(each, str) for each in fact):
-        return " ".join(fact)
-    return "absent" if fact is None else format_toml(fact)
+def _format_setting(value: object) -> str:
+    """Returns an entry of a plan for an error: axes as their flags write them, other values as TOML."""
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return " ".join(value)
+    return "absent" if value is None else format_value(value)

@@ -1,4 +1,7 @@
-"""A sweep in its folder: trials that are taken one by one, their runs, and what it all comes to."""
+"""A sweep in its folder: its trials, their runs, and the files with the results.
+
+Several processes may work on one sweep. A lock for each trial shows which process works on it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ from fcnet.experiment.run_folder import Run
 from fcnet.experiment.runner import run_experiment
 from fcnet.report.page import ensure_report
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import file_lock, write_text
+from fcnet.runtime.files import write_text
+from fcnet.runtime.formatting import format_count
+from fcnet.runtime.locks import file_lock
 from fcnet.sweep import study
 from fcnet.sweep.page import sweep_page
 from fcnet.sweep.ranking import RunResult, best_trial, run_name, to_csv, to_dict
@@ -34,23 +39,23 @@ if TYPE_CHECKING:
     from fcnet.training.records import EpochRecord
 
 _ABANDONED_SECONDS = 60.0
-"""A trial that no process took within them was begun by one that is gone."""
+"""Age from which a started trial without a folder counts as left behind by a process that ended."""
 
 
-class Pruned(Exception):  # noqa: N818 - a finding, not an error
-    """The trial does so much worse than others that the rest of it is spared."""
+class Pruned(Exception):  # noqa: N818 - an outcome, not an error
+    """The trial is unpromising and is to be pruned."""
 
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """What a sweep came to, so far.
+    """Results of a sweep so far.
 
     Attributes:
-        trials: all that were begun.
-        best: the chosen one; None where none is finished.
-        num_unfinished: how many trials are not at their end.
-        test_accuracy: mean and standard deviation of the chosen trial's test accuracies; None where trials are left, by
-            which the choice may change, or where its runs are elsewhere.
+        trials: all started trials.
+        best: best trial, or None if no trial is finished.
+        num_unfinished: number of trials that are not finished, pruned or failed.
+        test_accuracy: mean and standard deviation of the best trial's test accuracies, or None while trials are left,
+            which may still change the choice, or if its runs are on another machine.
     """
 
     trials: list[RankedTrial]
@@ -60,16 +65,16 @@ class SweepOutcome:
 
 
 class SweepTrial:
-    """A trial that this process has taken, and no other works on.
+    """A trial on which this process alone works.
 
     Args:
-        plan: the sweep's.
-        trial: the study's side of it.
-        folder: the sweep's.
+        plan: plan of the sweep.
+        trial: trial of the study.
+        folder: folder of the sweep.
 
     Attributes:
-        number: from 1, in the order in which trials were begun.
-        settings: by dotted key.
+        number: number of the trial, from 1, in order of start.
+        settings: settings by dotted key.
     """
 
     def __init__(self, plan: SweepPlan, trial: Trial, folder: Path) -> None:
@@ -78,14 +83,14 @@ class SweepTrial:
         self._plan, self._trial, self._folder = plan, trial, folder
 
     def config(self, seed: int) -> Config:
-        """The configuration of one of its runs."""
+        """Returns the configuration of the run with this seed."""
         return self._plan.space.config(self.settings, seed)
 
     def run(self, seed: int) -> Run:
-        """The folder of one of its runs, begun where it is not.
+        """Returns the run with this seed; creates its folder if it does not exist.
 
         Raises:
-            UserError: the folder holds something else.
+            UserError: the folder has a run of another configuration.
         """
         config, run = self.config(seed), Run(self._folder / run_name(self.number, seed))
         if not run.started:
@@ -99,16 +104,16 @@ class SweepTrial:
     def run_experiment(
         self, experiment: Experiment, run: Run, seed: int, stop: Callable[[], bool]
     ) -> Iterator[EpochRecord | None]:
-        """As `fcnet.experiment.runner.run_experiment`; each epoch's validation accuracy is told to the study.
+        """Trains like `fcnet.experiment.runner.run_experiment`, and reports each validation accuracy to the study.
 
         Raises:
-            Pruned: after an epoch, or before the run, where the trial does badly.
-            UserError: no image is kept aside.
+            Pruned: the trial is unpromising, before the run or after an epoch.
+            UserError: no image is held out for validation.
         """
         if experiment.training.validation is None:
             raise UserError(
-                "data.validation must keep one image or more aside, by which a sweep chooses, "
-                f"got none beside {experiment.training.batches.num_images} to train on"
+                "data.validation must hold out one or more images, because a sweep ranks trials by them, "
+                f"got none of {format_count(experiment.training.batches.num_images, 'image')}"
             )
         self._report(run, seed)
         self._prune()
@@ -121,7 +126,7 @@ class SweepTrial:
             yield record
 
     def record_result(self, run: Run, seed: int) -> RunResult:
-        """Tells the study what a finished run came to."""
+        """Stores the result of a finished run in the study and returns it."""
         self._report(run, seed)
         summary = run.summary()
         result = RunResult(seed, summary["validation_accuracy"], summary["epochs"], summary["train_seconds"])
@@ -130,24 +135,22 @@ class SweepTrial:
         return result
 
     def finish(self) -> None:
-        """Tells the study the mean over all runs."""
+        """Ends the trial with the mean validation accuracy of its runs."""
         runs = self._trial.user_attrs["runs"]
         study.end_trial(self._trial, "finished", statistics.fmean(run["validation_accuracy"] for run in runs))
 
     def prune(self) -> None:
-        """Tells the study that the rest of the trial is spared."""
+        """Ends the trial as pruned."""
         study.end_trial(self._trial, "pruned")
 
-    def fail(self, why: str) -> None:
-        """Tells the study that the trial comes to nothing, however often it is tried.
-
-        It is ended as if it were pruned: a sampler learns from those, and nothing from what failed.
-        """
-        self._trial.set_user_attr("error", why)
+    def fail(self, message: str) -> None:
+        """Ends the trial as failed, with an error message."""
+        self._trial.set_user_attr("error", message)
+        # The study counts it as pruned: samplers learn from pruned trials, and ignore failed ones.
         study.end_trial(self._trial, "pruned")
 
     def _report(self, run: Run, seed: int) -> None:
-        """Tells the study the run's epochs, also those that a killed process left untold."""
+        """Reports all epochs of the run to the study, also those that a killed process left unreported."""
         first = self._plan.seeds.index(seed) * self._plan.space.num_epochs
         study.report_values(
             self._trial, {first + record["epoch"]: record["validation_accuracy"] for record in run.records()}
@@ -159,15 +162,15 @@ class SweepTrial:
 
 
 class Sweep:
-    """A sweep in its folder, joined by this process.
+    """A sweep in its folder, on which this process works.
 
     Args:
-        plan: what it is to do.
-        folder: the sweep's; made where it is not there.
-        storage: the URL of a database that several machines share; empty: a file in the folder.
+        plan: plan of the sweep.
+        folder: folder of the sweep; created if missing.
+        storage: URL of a database that several machines share; empty for a file in the folder.
 
     Raises:
-        UserError: the storage cannot be used, or the folder's sweep has another plan.
+        UserError: the database cannot be used, or its sweep has another plan.
     """
 
     def __init__(self, plan: SweepPlan, folder: Path, storage: str = "") -> None:
@@ -178,10 +181,7 @@ class Sweep:
             self._study = study.open_study(plan, folder, storage)
 
     def trials(self) -> Iterator[SweepTrial]:
-        """The trials that are left, one by one; each is this process's until the next is asked for.
-
-        A trial that a process left when it was killed comes before a new one.
-        """
+        """Yields trials to work on, each locked until the next; abandoned trials of dead processes come first."""
         while True:
             with contextlib.ExitStack() as locks:
                 trial = self._resume_abandoned(locks) or self._start_new(locks)
@@ -191,7 +191,7 @@ class Sweep:
                 yield SweepTrial(self.plan, trial, self.folder)
 
     def write(self) -> SweepOutcome:
-        """Writes what is known of all trials, whoever worked on them, as JSON, CSV and a page."""
+        """Writes the results of all trials, of every process, as JSON, CSV and an HTML page, and returns them."""
         with file_lock(self.folder / "sweep.json"):
             started = study.list_trials(self._study)
             trials = [study.to_ranked_trial(trial, self.plan) for trial in started if "settings" in trial.user_attrs]
@@ -207,7 +207,7 @@ class Sweep:
         return SweepOutcome(trials, best, num_unfinished, test_accuracy)
 
     def _test_accuracy(self, best: RankedTrial) -> tuple[float, float | None] | None:
-        """The test accuracies of the chosen trial's runs."""
+        """Returns mean and standard deviation of the test accuracies of the best trial's runs."""
         runs = [Run(self.folder / run_name(best.number, result.seed)) for result in best.runs]
         if not all(run.finished for run in runs):
             return None
@@ -215,7 +215,7 @@ class Sweep:
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
     def _resume_abandoned(self, locks: contextlib.ExitStack) -> Trial | None:
-        """A trial that was begun, by a process that is gone; locked."""
+        """Locks and returns a started trial that no process works on, or returns None."""
         for trial in study.list_trials(self._study):
             if not trial.state.is_finished() and self._can_resume(trial) and self._lock(locks, trial.number):
                 if (found := study.resume_trial(self._study, trial.number)) is not None:
@@ -224,10 +224,11 @@ class Sweep:
         return None
 
     def _start_new(self, locks: contextlib.ExitStack) -> Trial | None:
-        """A trial that nobody began; locked."""
+        """Starts, locks and returns a new trial, or returns None."""
         while True:
             with file_lock(self.folder / "trial"):
                 trial = study.start_trial(self._study, self.plan)
+            # Another process may resume the trial before it is locked: then start another one.
             if trial is None or self._lock(locks, trial.number):
                 return trial
 
@@ -239,7 +240,7 @@ class Sweep:
         return True
 
     def _can_resume(self, trial: FrozenTrial) -> bool:
-        """Whether its runs are in this folder, or nowhere yet because its process was gone at once."""
+        """Returns whether the runs of a trial are in this folder, or nowhere because its process ended at once."""
         folder_id = trial.user_attrs.get("folder_id")
         if folder_id is not None or not self._folder_id:
             return folder_id in (None, self._folder_id)
@@ -248,7 +249,7 @@ class Sweep:
 
 
 def _folder_id(folder: Path) -> str:
-    """Names the folder among those of all machines; called by one process at a time."""
+    """Returns an identifier of the folder, unique among machines. The caller must hold the folder's lock."""
     file = folder / ".folder_id"
     if not file.is_file():
         write_text(file, uuid.uuid4().hex)

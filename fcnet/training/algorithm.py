@@ -1,4 +1,4 @@
-"""A learning algorithm in one value: how the parameters follow the gradient of the loss."""
+"""A learning algorithm: gradient descent and its settings in one value."""
 
 from __future__ import annotations
 
@@ -17,24 +17,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GradientDescent:
-    """A learning algorithm: how the parameters follow the gradient of the loss.
+    """Gradient descent on the empirical risk: the optimizer, the loss, and the settings of a training.
 
-    The third of the three things that learning is made of: `fcnet.fit` takes a model, a dataset and one of these.
+    Learning takes a dataset, a model and a learning algorithm. `fcnet.fit` takes one of each.
 
     Attributes:
-        optimizer: any of torch's, over the model's parameters; its rates are what ``schedule`` scales.
-        epochs: how often every training image is seen.
-        schedule: step -> factor of the learning rate.
-        loss: the sum of the losses of a batch, whose mean over the global batch is minimised.
-        clip_norm: the largest norm of the global batch's gradient, over all parameters together; a
-            longer one is shortened to it. 0 is no bound.
-        precision: the dtype of matrix products; ``torch.bfloat16`` runs forward and loss under autocast.
-        accumulate: how many parts a batch goes through the network in, one after another, to save
-            memory; their gradients add up to the batch's. Batch norm uses each part's statistics.
-        ema_decay: β of the weights' running average, W̄ ← β W̄ + (1 − β) W after each step, which is what
-            is validated and kept; 0: the weights themselves.
-        patience: epochs without a better validation accuracy after which training ends early; then, or
-            after the last epoch, the weights of the best one are kept. 0: all epochs, and the last weights.
+        optimizer: any optimizer of torch's over the model's parameters. ``schedule`` scales its learning rates.
+        epochs: passes over the training set.
+        schedule: maps the step to a factor on the learning rate.
+        loss: returns the sum of a batch's losses. Training minimizes its mean over the global batch.
+        clip_norm: the largest norm of the global batch's gradient, over all parameters together. Clipping shortens a
+            longer gradient to this norm; 0 turns it off.
+        precision: the dtype of matrix products. ``torch.bfloat16`` runs the forward pass and the loss under autocast.
+        accumulate: the number of micro-batches per batch. They pass through the network one after another, to save
+            memory, and their gradients add up to the batch's. Batch norm uses the statistics of each micro-batch.
+        ema_decay: β of the exponential moving average of the weights, W̄ ← β W̄ + (1 − β) W after each step.
+            Validation and the trained model use the average; 0 turns it off.
+        patience: epochs without a better validation accuracy before training stops early. With patience the trained
+            model has the weights of the best epoch; 0 trains all epochs and keeps the last weights.
+
+    Example:
+        >>> import fcnet
+        >>> model = fcnet.MLP(2, (16,), 2)
+        >>> fcnet.GradientDescent(torch.optim.SGD(model.parameters(), lr=0.1), epochs=5, clip_norm=1.0).accumulate
+        1
     """
 
     optimizer: torch.optim.Optimizer

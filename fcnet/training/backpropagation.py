@@ -1,10 +1,10 @@
 """Backpropagation: the gradient of a loss in every parameter, by hand for a network of dense layers.
 
-L layers, a[0] = x, z[l] = a[l−1] W[l]ᵀ + b[l], a[l] = g(z[l]) (+ a[l−1] where the layer is residual), each with
-a row for each of B examples. With δ[l] = ∂R/∂z[l], the chain rule read from the last layer to the first is
+The forward pass of L layers is a[0] = x, z[l] = a[l−1] W[l]ᵀ + b[l], a[l] = g(z[l]), plus a[l−1] in a residual layer.
+Each matrix has one row per example, B in all. With δ[l] = ∂R/∂z[l], the chain rule from the last layer to the first is
 
     δ[l] = ∂R/∂a[l] · g′(z[l]),
-    ∂R/∂W[l] = δ[l]ᵀ a[l−1],   ∂R/∂b[l] = Σ_B δ[l],   ∂R/∂a[l−1] = δ[l] W[l] (+ ∂R/∂a[l]).
+    ∂R/∂W[l] = δ[l]ᵀ a[l−1],   ∂R/∂b[l] = Σ_B δ[l],   ∂R/∂a[l−1] = δ[l] W[l] (+ ∂R/∂a[l] in a residual layer).
 
 Small networks spend more time in autograd's bookkeeping than in these products.
 """
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from fcnet.losses import CrossEntropy
-from fcnet.models.mlp import ACTIVATION_GRADS, MLP, LogisticRegression
+from fcnet.models.layers import ACTIVATION_GRADS
+from fcnet.models.mlp import MLP, LogisticRegression
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,16 +31,16 @@ if TYPE_CHECKING:
 
 
 def make_gradient_fn(model: nn.Module, loss: Loss, precision: torch.dtype) -> GradientFn:
-    """How gradients are found: by hand for a network of plain dense layers, else by autograd.
+    """Returns a function that computes the gradient of a batch: by hand for plain dense layers, else by autograd.
 
     Args:
-        model: images -> logits.
-        loss: the sum of the losses of a batch.
+        model: computes logits from images.
+        loss: returns the sum of a batch's losses.
         precision: the dtype of matrix products.
 
     Returns:
-        A function of a batch that sets ``grad`` of every parameter, which must be None, to the derivative
-        of this rank's part of the global batch's mean loss, and gives the sum of the losses and the logits.
+        A function of this rank's slice of a global batch. It sets ``grad`` of every parameter, which must be None, to
+        the slice's part of the gradient of the global mean loss, and returns the sum of the losses and the logits.
     """
     if precision == torch.float32 and isinstance(loss, CrossEntropy) and can_backpropagate(model):
         return lambda batch: backpropagate(model, batch.images, batch.target, loss, scale=1.0 / batch.size)
@@ -48,7 +49,7 @@ def make_gradient_fn(model: nn.Module, loss: Loss, precision: torch.dtype) -> Gr
         with autocast(precision, batch.images.device):
             logits: Tensor = model(batch.images)
             total = loss(logits, batch.target)
-        total.backward(total.new_full((), 1.0 / batch.size))
+        total.backward(total.new_full((), 1.0 / batch.size))  # the mean over the global batch, not this rank's slice
         return total.detach(), logits.detach()
 
     return by_autograd
@@ -57,44 +58,46 @@ def make_gradient_fn(model: nn.Module, loss: Loss, precision: torch.dtype) -> Gr
 def accumulate_gradients(
     compute_gradients: GradientFn, micro_batches: Sequence[Batch], parameters: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Sets every parameter's ``grad`` to the sum of those of a batch's parts, one after another.
+    """Sets every parameter's ``grad`` to the sum of the gradients of a batch's micro-batches.
 
     Args:
-        compute_gradients: as `make_gradient_fn` gives it.
-        micro_batches: of a batch, one at least.
-        parameters: whose ``grad`` is set.
+        compute_gradients: the result of `make_gradient_fn`.
+        micro_batches: the parts of a batch, at least one.
+        parameters: the parameters that get a gradient.
 
     Returns:
-        The sum of the losses, and the logits of the parts in their order.
+        The sum of the losses, and the logits of all micro-batches in order.
     """
-    done = []
+    results = []
     gradients: list[Tensor | None] = [None] * len(parameters)
     for micro_batch in micro_batches:
         for parameter in parameters:
             parameter.grad = None
-        done.append(compute_gradients(micro_batch))
+        results.append(compute_gradients(micro_batch))
         if len(micro_batches) == 1:
-            return done[0]
-        gradients = [_add_gradients(before, p.grad) for before, p in zip(gradients, parameters, strict=True)]
+            return results[0]
+        gradients = [_add_gradients(total, p.grad) for total, p in zip(gradients, parameters, strict=True)]
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
-    losses, logits = zip(*done, strict=True)
+    losses, logits = zip(*results, strict=True)
     return torch.stack(losses).sum(), torch.cat(logits)
 
 
-def _add_gradients(before: Tensor | None, gradient: Tensor | None) -> Tensor | None:
-    """The sum of what a part and the parts before it gave."""
-    return gradient if before is None else before.add_(gradient) if gradient is not None else before
+def _add_gradients(total: Tensor | None, gradient: Tensor | None) -> Tensor | None:
+    """Adds a micro-batch's gradient to the total, in place. None counts as 0: the parameter was not used."""
+    if total is None or gradient is None:
+        return gradient if total is None else total
+    return total.add_(gradient)
 
 
 def can_backpropagate(model: nn.Module) -> TypeGuard[MLP]:
-    """Whether the model is made of what is derived here: dense layers without normalisation or dropout.
+    """Returns whether `backpropagate` covers the model: dense layers without normalization or dropout.
 
-    Every parameter must be trained, and nobody may have hooked on to a layer, which is not called.
+    All parameters must be trainable. A hook rules the model out, because `backpropagate` does not call the layers.
     """
     return (
         isinstance(model, MLP)
-        and type(model) in (MLP, LogisticRegression)
+        and type(model) in (MLP, LogisticRegression)  # a subclass may compute something else
         and all(layer.normalization is None and layer.dropout is None for layer in model.dense_layers())
         and all(parameter.requires_grad for parameter in model.parameters())
         and not any(module._forward_hooks or module._backward_hooks for module in model.modules())
@@ -105,17 +108,17 @@ def can_backpropagate(model: nn.Module) -> TypeGuard[MLP]:
 def backpropagate(
     model: MLP, x: Tensor, target: Tensor, loss: CrossEntropy, *, scale: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Sets every parameter's ``grad`` to the derivative of ``scale`` · loss.
+    """Sets every parameter's ``grad`` to the gradient of ``scale`` times the loss, by the chain rule.
 
     Args:
-        model: one that `can_backpropagate` accepts.
+        model: a model that `can_backpropagate` accepts.
         x: inputs (B, …).
-        target: class indices int64 (B,), or their shares, floating (B, C).
-        loss: the sum of the batch's losses, and its derivative in the logits.
-        scale: a factor, 1 / B for the mean.
+        target: class indices int64 (B,), or the probability of each class, floating (B, C).
+        loss: computes the sum of the batch's losses and its gradient in the logits.
+        scale: the factor on the gradient, 1 / B for the mean loss.
 
     Returns:
-        The loss, without the factor, a scalar, and the logits, (B,) or (B, C).
+        The loss without the factor, a scalar, and the logits, (B,) or (B, C).
 
     Source:
         Rumelhart, Hinton and Williams, "Learning representations by back-propagating errors", 1986.
@@ -129,6 +132,8 @@ def backpropagate(
         >>> torch.testing.assert_close(by_hand, list(by_autograd))
     """
     layers = model.dense_layers()
+
+    # Forward, keeping a[l−1] and z[l] of each layer.
     inputs, preactivations = [], []
     a = model.flatten_inputs(x)
     for layer in layers:
@@ -137,21 +142,23 @@ def backpropagate(
         preactivations.append(z)
         a = layer.output(z, a)
     logits = a.squeeze(1) if model.num_classes == 2 else a
+
+    # Backward, from ∂R/∂a of the last layer, whose activation is the identity.
     total, grad = loss.loss_and_grad(logits, target)
-    upstream = grad.mul_(scale).view(a.shape)
-    for layer, below, z in zip(reversed(layers), reversed(inputs), reversed(preactivations), strict=True):
-        delta = ACTIVATION_GRADS[layer.activation](upstream, z)
-        layer.weight.grad = delta.T @ below
+    grad_a = grad.mul_(scale).view(a.shape)
+    for layer, a_before, z in zip(reversed(layers), reversed(inputs), reversed(preactivations), strict=True):
+        delta = ACTIVATION_GRADS[layer.activation](grad_a, z)  # δ[l] = ∂R/∂a[l] · g′(z[l])
+        layer.weight.grad = delta.T @ a_before
         if layer.bias is not None:
             layer.bias.grad = delta.sum(0)
         if layer is not layers[0]:
-            down = delta @ layer.weight
-            upstream = down.add_(upstream) if layer.residual else down
+            grad_before = delta @ layer.weight
+            grad_a = grad_before.add_(grad_a) if layer.residual else grad_before
     return total, logits
 
 
 def autocast(dtype: torch.dtype, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Where matrix products are of a dtype; nothing for float32."""
+    """Returns a context that computes matrix products in a dtype. float32 needs none."""
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=dtype)

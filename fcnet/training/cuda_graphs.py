@@ -1,10 +1,11 @@
-"""Steps that a device records once, as a graph of its work, and repeats: launching small ones takes longer than them.
+"""Training steps captured as CUDA graphs: launching the kernels of a small network takes longer than running them.
 
-A graph repeats the same work on the same memory, and nothing that Python does. So all that differs from step to
-step lies in tensors and generators that are filled before: the images' places in the epoch and what is drawn for
-them, the learning rates, the average's share, the seeds of what is dropped out. The epochs' steps are cut into runs,
-a graph each. The first run of a kind is made step by step, as a part of the training that also warms the device
-up; the second is recorded, and it and all later ones are replayed.
+A graph repeats the same kernels on the same memory, without any Python. Everything that differs between steps
+therefore lives in tensors and generators that the host fills before a replay: the images of each batch and their random
+draws, the learning rates, the weight in the average, and the dropout seeds.
+
+Each epoch is cut into runs of several steps, one graph per run. The first run of a shape executes step by step, as part
+of the training, and warms up the device. The second is captured, and it and all later runs of the shape are replays.
 """
 
 from __future__ import annotations
@@ -32,65 +33,69 @@ if TYPE_CHECKING:
     Record = Callable[[Callable[[], None], Sequence[torch.Generator]], Replay]
 
 _MAX_STEPS = 16
-_GRAPH_MULTIPLY_ADDS = 40_000_000_000
+_GRAPH_MULTIPLY_ADDS = 40_000_000_000  # about a millisecond of work
 _KNOWN_PACKAGES = ("fcnet", "torch")
 
 
 def cuda_graph(device: torch.device, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Replay:
-    """Records what ``work`` asks the device for, without doing it.
+    """Captures the kernels that a function launches, without running them.
 
     Args:
         device: the GPU.
-        work: runs once; what it does to tensors happens at each replay, what it does in Python happens now.
-        generators: whose seeds are read at each replay, and not now.
+        work: runs once, now. Its tensor operations happen at each replay, its other effects happen now.
+        generators: the random generators of the work. Each replay reads their current seeds.
 
     Returns:
-        What does the work; it waits for nothing.
+        A function that launches the graph and does not wait for it.
 
     Raises:
-        RuntimeError: the work waits for the device, or cannot be recorded for another reason.
+        RuntimeError: the work waits for the device, or cannot be captured for another reason.
     """
     graph = torch.cuda.CUDAGraph()
     for generator in generators:
         graph.register_generator_state(generator)
-    recording = torch.cuda.graph(graph, stream=torch.cuda.Stream(device))
-    # the stream is entered once more because torch leaves its own entered where a recording fails
-    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)), recording:
+    capture = torch.cuda.graph(graph, stream=torch.cuda.Stream(device))
+    # When a capture fails, torch leaves its own stream current. The outer stream context restores the previous one.
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)), capture:
         work()
     return graph.replay
 
 
 def unsupported_reason(model: nn.Module, batches: Batches, algorithm: GradientDescent) -> str | None:
-    """Why a training's steps cannot be recorded, None where nothing is in the way.
+    """Returns why a CUDA graph cannot capture a training's steps, or None if it can.
 
-    A replay does not run Python, so whatever could remember, count or draw there must be known not to.
+    A replay runs no Python, so a module that counts, stores or draws anything there would go wrong without an error.
+    Only the modules of fcnet and torch are known to be safe.
 
     Example:
         >>> from fcnet.data.batches import Batches
         >>> from fcnet.training.algorithm import GradientDescent
         >>> from fcnet.models.mlp import LogisticRegression
         >>> model, batches = LogisticRegression(4), Batches(torch.rand(5, 4), torch.tensor([0, 1, 1, 0, 1]))
-        >>> unsupported_reason(model, batches, GradientDescent(torch.optim.SGD(model.parameters(), fused=True), epochs=1))
-        >>> unsupported_reason(model, batches, GradientDescent(torch.optim.Rprop(model.parameters()), epochs=1))
-        'Rprop takes numbers from the host, as no fused SGD, Adam or AdamW does'
+        >>> fused, other = torch.optim.SGD(model.parameters(), fused=True), torch.optim.Rprop(model.parameters())
+        >>> unsupported_reason(model, batches, GradientDescent(fused, epochs=1))
+        >>> unsupported_reason(model, batches, GradientDescent(other, epochs=1))
+        'the optimizer Rprop reads values on the host; use a fused SGD, Adam or AdamW'
     """
     optimizer = algorithm.optimizer
     if distributed.world_size() > 1:
-        return "several ranks add up their gradients"
+        return "several ranks sum their gradients"
     if batches.images.device != batches.labels.device:
         return "the images are not on the device"
-    word = "fused" if type(optimizer) in FUSED_OPTIMIZERS else "capturable" if isinstance(optimizer, Muon) else ""
-    if not all(group.get(word) for group in optimizer.param_groups):
-        return f"{type(optimizer).__name__} takes numbers from the host, as no fused SGD, Adam or AdamW does"
+    flag = "fused" if type(optimizer) in FUSED_OPTIMIZERS else "capturable" if isinstance(optimizer, Muon) else ""
+    if not all(group.get(flag) for group in optimizer.param_groups):
+        return f"the optimizer {type(optimizer).__name__} reads values on the host; use a fused SGD, Adam or AdamW"
     if any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks for module in model.modules()):
         return "a module of the network has a hook"
     parts = [*model.modules(), algorithm.loss, *batches.augmentation.transforms]
-    own = [part for part in parts if type(part).__module__.partition(".")[0] not in _KNOWN_PACKAGES]
-    return f"{getattr(own[0], '__name__', type(own[0]).__name__)} is not fcnet's or torch's" if own else None
+    unknown = [part for part in parts if type(part).__module__.partition(".")[0] not in _KNOWN_PACKAGES]
+    if not unknown:
+        return None
+    return f"{getattr(unknown[0], '__name__', type(unknown[0]).__name__)} is not part of fcnet or torch"
 
 
 def num_steps_per_graph(model: nn.Module, batch_size: int) -> int:
-    """How many steps a run has: as many as take a device about a millisecond, 16 at most.
+    """Returns the number of steps per graph: about a millisecond of work, and at most 16 steps.
 
     Example:
         >>> from fcnet.models.mlp import LogisticRegression
@@ -103,70 +108,66 @@ def num_steps_per_graph(model: nn.Module, batch_size: int) -> int:
 
 @dataclass(frozen=True)
 class GraphInputs:
-    """What the host gives some steps.
+    """The values that differ between steps, for a run of steps.
 
     Attributes:
-        order: what their batches are made of.
-        step_inputs: float32 (steps, …), on the device: those of each step, as the step takes them.
-        seeds: of what each step drops out; none where nothing is dropped.
+        plan: the images of the batches and their random draws.
+        step_inputs: float32 (steps, …), on the device, one row per step as `train_step` takes it.
+        seeds: the dropout seed of each step; empty for a model without dropout.
     """
 
-    order: EpochPlan
+    plan: EpochPlan
     step_inputs: Tensor
     seeds: Sequence[int]
 
     def slice(self, steps: range, batch_size: int) -> GraphInputs:
-        """What some of the steps are given; views."""
-        places = slice(steps.start * batch_size, steps.stop * batch_size)
-        which = slice(steps.start, steps.stop)
-        return GraphInputs(self.order.slice(places), self.step_inputs[which], self.seeds[which])
+        """Returns the inputs of some of the steps, as views."""
+        positions = slice(steps.start * batch_size, steps.stop * batch_size)
+        rows = slice(steps.start, steps.stop)
+        return GraphInputs(self.plan.slice(positions), self.step_inputs[rows], self.seeds[rows])
 
     def clone(self) -> GraphInputs:
-        """The same in memory of its own."""
-        return GraphInputs(self.order.clone(), self.step_inputs.clone(), self.seeds)
+        """Returns a copy in memory of its own, for a graph to read."""
+        return GraphInputs(self.plan.clone(), self.step_inputs.clone(), self.seeds)
 
 
 @dataclass(frozen=True)
 class _CapturedGraph:
-    """A run's graph, and what it reads."""
+    """A captured run of steps, and the tensors and generators that it reads."""
 
     inputs: GraphInputs
     generators: Sequence[torch.Generator]
     replay: Replay
 
     def __call__(self, inputs: GraphInputs) -> None:
-        """Makes the steps of such a run."""
-        self.inputs.order.copy_(inputs.order)
+        """Makes a run of steps with other inputs."""
+        self.inputs.plan.copy_(inputs.plan)
         self.inputs.step_inputs.copy_(inputs.step_inputs, non_blocking=True)
         _seed_generators(self.generators, inputs.seeds)
         self.replay()
 
 
 class GraphedSteps:
-    """Makes an epoch's steps run by run, replayed where such a run has been made before.
+    """Makes the steps of an epoch in runs, and replays every run of a shape that it has captured.
 
     Args:
-        record: records a run's work; `cuda_graph`, or in tests another.
-        model: of the training.
+        record: captures the work of a run; `cuda_graph` on a GPU.
+        model: the model to train.
         batches: the training set.
-        algorithm: how to learn.
-        dropout_rng: what the model drops out.
+        algorithm: the learning algorithm.
+        dropout_rng: the random generator of the model's dropout layers.
 
     Attributes:
-        steps_per_graph: how many steps a run has, but for the rest of an epoch and of one that is gone on with.
-        unsupported_reason: why nothing is recorded, None where nothing is in the way.
-        capture_error: why recording has failed, None where it has not; from then on all steps are made one by one.
+        steps_per_graph: the steps of a run. The last run of an epoch and the first of a resumed one may be shorter.
+        unsupported_reason: why nothing is captured, or None.
+        capture_error: why a capture failed, or None. After a failure all steps run one by one.
     """
 
     def __init__(
         self, record: Record, model: nn.Module, batches: Batches, algorithm: GradientDescent, dropout_rng: DropoutRng
     ) -> None:
-        self._record, self._batches, self._optimizer, self._dropout_rng = (
-            record,
-            batches,
-            algorithm.optimizer,
-            dropout_rng,
-        )
+        self._record, self._batches, self._dropout_rng = record, batches, dropout_rng
+        self._optimizer = algorithm.optimizer
         self.steps_per_graph = num_steps_per_graph(model, batches.batch_size)
         self.unsupported_reason = unsupported_reason(model, batches, algorithm)
         self.capture_error: str | None = None
@@ -174,46 +175,46 @@ class GraphedSteps:
 
     @property
     def fallback_reason(self) -> str | None:
-        """Why steps are made one by one, None where they are recorded."""
+        """Why steps run one by one, or None if they are captured."""
         return self.unsupported_reason or self.capture_error
 
     def reset(self) -> None:
-        """Begins anew; for memory that was replaced."""
+        """Forgets all graphs, because the tensors that they use were replaced."""
         self._warmed_up: set[tuple[int, ...]] = set()
         self._graphs: dict[tuple[int, ...], _CapturedGraph] = {}
 
     def epoch(
-        self, order: EpochPlan, step_inputs: Sequence[Sequence[float]], first: int, start: int, step: StepFn
+        self, plan: EpochPlan, step_inputs: Sequence[Sequence[float]], first: int, start: int, step: StepFn
     ) -> Iterator[int]:
-        """Makes an epoch's steps.
+        """Makes the remaining steps of an epoch.
 
         Args:
-            order: what the epoch's batches are made of.
-            step_inputs: those of each of its steps.
-            first: the number of its first step in the training.
-            start: how many of its steps are made already.
-            step: makes one, of a batch and of its numbers, scalars on the device.
+            plan: the images of the epoch's batches and their random draws.
+            step_inputs: the inputs of each step of the epoch.
+            first: the number of the epoch's first step in the training.
+            start: the number of the epoch's steps that are done.
+            step: makes a step from a batch and its inputs, which are scalars on the device.
 
         Yields:
-            After each run how many of the epoch's steps are made; the optimizer's rates are plain numbers again.
+            The number of the epoch's steps that are done, after each run. The optimizer's learning rates are then
+            Python floats again.
         """
-        seeds = (
-            [self._dropout_rng.seed(first + step) for step in range(len(step_inputs))]
-            if self._dropout_rng.is_active
-            else []
-        )
-        whole = GraphInputs(order, torch.tensor(step_inputs, dtype=torch.float32).to(self._batches.device), seeds)
-        while start < len(step_inputs):
-            stop = min((start // self.steps_per_graph + 1) * self.steps_per_graph, len(step_inputs))
+        num_steps = len(step_inputs)
+        drops = self._dropout_rng.is_active
+        seeds = [self._dropout_rng.seed(first + number) for number in range(num_steps)] if drops else []
+        inputs = GraphInputs(plan, torch.tensor(step_inputs, dtype=torch.float32).to(self._batches.device), seeds)
+        while start < num_steps:
+            # Runs end at multiples of the run length also after a resume, so that their shapes are those of a graph.
+            stop = min((start // self.steps_per_graph + 1) * self.steps_per_graph, num_steps)
             sizes = tuple(self._batches.batch_size_at(number) for number in range(start, stop))
-            self._run_steps(sizes, whole.slice(range(start, stop), self._batches.batch_size), step)
+            self._run_steps(sizes, inputs.slice(range(start, stop), self._batches.batch_size), step)
             for group, lr in zip(self._optimizer.param_groups, step_inputs[stop - 1], strict=False):
                 group["lr"] = lr
             yield stop
             start = stop
 
     def _run_steps(self, sizes: tuple[int, ...], inputs: GraphInputs, step: StepFn) -> None:
-        """Makes a run whose batches have some sizes."""
+        """Makes a run of steps on batches of the given sizes: a replay if there is a graph for them."""
         if sizes in self._warmed_up and sizes not in self._graphs and self.capture_error is None:
             self._try_capture(sizes, inputs.clone(), step)
         if sizes in self._graphs:
@@ -225,26 +226,26 @@ class GraphedSteps:
             self._warmed_up.add(sizes)
 
     def _try_capture(self, sizes: tuple[int, ...], inputs: GraphInputs, step: StepFn) -> None:
+        """Captures a run of steps, or stores why that failed."""
         generators = self._dropout_rng.generators(len(sizes))
         _seed_generators(generators, inputs.seeds)
         try:
             with _capturable(self._optimizer):
                 replay = self._record(lambda: self._execute(sizes, inputs, generators, step), generators)
         except RuntimeError as error:
-            self.capture_error = str(error.__context__ or error).partition("\n")[
-                0
-            ]  # ending a broken capture fails, too
+            # Ending a broken capture raises a second error. The first one, its context, has the cause.
+            self.capture_error = str(error.__context__ or error).partition("\n")[0]
         else:
             self._graphs[sizes] = _CapturedGraph(inputs, generators, replay)
 
     def _execute(
         self, sizes: tuple[int, ...], inputs: GraphInputs, generators: Sequence[torch.Generator], step: StepFn
     ) -> None:
-        """Makes a run's steps, or asks for them while they are recorded."""
-        parts = inputs.order.split(self._batches.batch_size)
-        for number, (size, part) in enumerate(zip(sizes, parts, strict=True)):
+        """Makes a run of steps one by one. During a capture this launches the kernels to capture."""
+        plans = inputs.plan.split(self._batches.batch_size)
+        for number, (size, plan) in enumerate(zip(sizes, plans, strict=True)):
             with self._dropout_rng.use_generator(generators[number] if generators else None):
-                step(self._batches.make_batch(part, size), inputs.step_inputs[number].unbind())
+                step(self._batches.make_batch(plan, size), inputs.step_inputs[number].unbind())
 
 
 def _seed_generators(generators: Sequence[torch.Generator], seeds: Sequence[int]) -> None:
@@ -254,7 +255,10 @@ def _seed_generators(generators: Sequence[torch.Generator], seeds: Sequence[int]
 
 @contextlib.contextmanager
 def _capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """While open the optimizer takes it that it is recorded; a fused one does nothing else than it always does."""
+    """Sets the optimizer's ``capturable`` flag for the duration of the block.
+
+    torch's optimizers refuse to run in a capture without it. It does not change the arithmetic of a fused step.
+    """
     groups = [group for group in optimizer.param_groups if "capturable" in group]
     before = [group["capturable"] for group in groups]
     for group in groups:

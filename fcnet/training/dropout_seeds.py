@@ -1,4 +1,4 @@
-"""What the units that are dropped out in a step are drawn from."""
+"""The random generator of dropout, with a seed of its own for each step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fcnet.models.mlp import Dropout
+from fcnet.models.layers import Dropout
 from fcnet.runtime import distributed
 from fcnet.runtime.seeds import derive_seed
 
@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 
 class DropoutRng:
-    """A generator that all of a model's dropout layers draw from, seeded anew for each step.
+    """One generator for all dropout layers of a model, seeded anew for each step.
+
+    The masks of a step depend on the seed, the step and the rank alone, so a resumed training drops the same units.
 
     Args:
-        model: whose layers get the generator.
-        device: of the network.
-        seed: the run's.
+        model: the model with the dropout layers. They get the generator.
+        device: the device of the model.
+        seed: the seed of the run.
 
     Example:
         >>> from fcnet.models.mlp import MLP
@@ -45,25 +47,25 @@ class DropoutRng:
 
     @property
     def is_active(self) -> bool:
-        """Whether anything is dropped out."""
+        """Whether the model has dropout layers."""
         return bool(self._layers)
 
     def reseed(self, step: int) -> None:
-        """Has the units of a step dropped from now on, from the first layer on."""
+        """Seeds the generator for a step. The next forward pass draws the masks of that step."""
         if self._layers:
             self._generator.manual_seed(self.seed(step))
 
     def seed(self, step: int) -> int:
-        """Of a step's generator, on this rank."""
+        """Returns the seed of a step on this rank."""
         return derive_seed(self._seed, "dropout", step, distributed.rank())
 
     def generators(self, num_steps: int) -> list[torch.Generator]:
-        """One for each of some steps, for `use_generator`; none where nothing is dropped out."""
+        """Creates one generator for each of several steps, or none for a model without dropout layers."""
         return [torch.Generator(self._device) for _ in range(num_steps)] if self._layers else []
 
     @contextlib.contextmanager
     def use_generator(self, generator: torch.Generator | None) -> Iterator[None]:
-        """While open the layers draw from another generator; from their own where it is None."""
+        """Lets the layers draw from another generator for the duration of the block. None keeps their own."""
         for layer in self._layers:
             layer.generator = generator or self._generator
         try:

@@ -1,4 +1,4 @@
-"""A running average of the weights, which is often better than where the last steps have left them."""
+"""An exponential moving average (EMA) of the weights, often better than the weights of the last step."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _NUM_BN_IMAGES = 10_000
 
 
 class WeightAverage:
-    """W̄ ← β_t W̄ + (1 − β_t) W after step t, with β_t = min(β, (1 + t) / (10 + t)).
+    """Averages the weights, W̄ ← β_t W̄ + (1 − β_t) W after step t, with β_t = min(β, (1 + t) / (10 + t)).
 
-    So the first weights, which are random, are soon forgotten. Batch norm's running statistics belong
-    to other weights; they are found anew, from training images as they are trained on.
+    The smaller β_t of the first steps lets the average forget the random initial weights. The running statistics of
+    batch norm belong to other weights than the average, so they are computed again from augmented training images.
 
     Args:
-        model: whose parameters are averaged.
+        model: the model whose parameters to average.
         decay: β.
 
     Attributes:
-        weights: W̄, by the parameters' names.
+        weights: W̄, by the names of the parameters.
 
     Source:
-        Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992; the statistics:
-        Izmailov et al., "Averaging weights leads to wider optima and better generalization", 2018.
+        Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992; for the statistics, Izmailov
+        et al., "Averaging weights leads to wider optima and better generalization", 2018.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -41,27 +41,28 @@ class WeightAverage:
         self.weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
     def weight(self, step: int) -> float:
-        """1 − β_t, the weight of the weights after step ``step``, 1 for the first."""
+        """Returns 1 − β_t, the weight of the parameters after step t, counted from 1."""
         return 1.0 - min(self.decay, (1 + step) / (10 + step))
 
     @torch.no_grad()
     def update(self, weight: float | Tensor) -> None:
-        """Counts the weights as they are, at their weight; a tensor is a scalar on their device."""
+        """Moves the average towards the model's parameters by a weight, a number or a scalar on their device."""
         for name, parameter in self._model.named_parameters():
             self.weights[name].lerp_(parameter, weight)
 
     def restore(self, weights: dict[str, Tensor]) -> None:
-        """Goes on from other averages."""
+        """Copies saved averages into this one."""
+        # in place, because a CUDA graph reads and writes these tensors
         for name, tensor in self.weights.items():
             tensor.copy_(weights[name])
 
     @torch.no_grad()
     def copy_to(self, batches: Batches, seed: int) -> None:
-        """Puts the averages into the model, and finds batch norm's statistics for them.
+        """Copies the average into the model and recomputes the statistics of batch norm.
 
         Args:
             batches: the training set.
-            seed: from which order and changes of the images are derived.
+            seed: the seed of the order and the augmentation of the images.
         """
         for name, parameter in self._model.named_parameters():
             parameter.copy_(self.weights[name])
@@ -70,7 +71,7 @@ class WeightAverage:
 
     @contextlib.contextmanager
     def average_parameters(self, batches: Batches, seed: int) -> Iterator[None]:
-        """While open the model has the averages; see `copy_to`. Its mode is left as it was."""
+        """Gives the model the average for the duration of the block, as `copy_to` does, then restores its weights."""
         weights = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
         self.copy_to(batches, seed)
         try:
@@ -80,10 +81,10 @@ class WeightAverage:
 
 
 def _first_batches(batches: Batches, seed: int) -> Iterator[Batch]:
-    """The first batches of the first epoch, of `_NUM_BN_IMAGES` images or a few more."""
-    seen = 0
+    """Yields batches of the first epoch until they hold `_NUM_BN_IMAGES` images."""
+    num_images = 0
     for batch in batches.epoch(seed, 0, reuse_buffer=True):
         yield batch
-        seen += batch.size
-        if seen >= _NUM_BN_IMAGES:
+        num_images += batch.size
+        if num_images >= _NUM_BN_IMAGES:
             return

@@ -1,4 +1,4 @@
-"""What a training says of itself: figures of an epoch, and the sums they are made from."""
+"""The record of an epoch, and the running sums behind it."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ _MAX_PENDING_LOGITS = 1 << 16
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch in figures. Accuracies are fractions; validation is None where none was kept aside.
+    """The figures of one epoch. Accuracies are fractions. Validation figures are None without a validation set.
 
     Attributes:
-        epoch: how many epochs are done.
-        step: how many steps are done.
-        lr: the first parameter group's learning rate in the last step.
-        train_loss: mean loss of the images as they were trained on, mixed and weighted, while the
-            parameters changed.
-        train_accuracy: likewise, without weights; of a mixed image the label of the larger share counts.
-        validation_loss: mean cross-entropy after the epoch.
-        validation_accuracy: likewise.
-        seconds: spent in this epoch's training steps alone.
-        images_per_second: training images over ``seconds``.
+        epoch: finished epochs.
+        step: finished steps.
+        lr: the learning rate of the first parameter group in the last step.
+        train_loss: the mean loss of the training images as the network saw them: augmented, mixed and weighted, each
+            before the step on its batch.
+        train_accuracy: the accuracy on the same images, without weights. A mixed image counts as the class of its
+            larger part.
+        validation_loss: the mean cross-entropy on the validation set after the epoch.
+        validation_accuracy: the accuracy on the validation set after the epoch.
+        seconds: seconds spent in the training steps of this epoch.
+        images_per_second: training images divided by ``seconds``.
     """
 
     epoch: int
@@ -48,10 +49,10 @@ class EpochRecord:
 
 
 class MetricAccumulator:
-    """Sums over an epoch that stay on the device until they are read: loss, num_correct, images.
+    """Sums the loss, the correct predictions and the images of an epoch, on the device until they are read.
 
     Attributes:
-        num_images: how many are counted.
+        num_images: the number of images so far, over all ranks.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -67,14 +68,14 @@ class MetricAccumulator:
         return self._loss
 
     def update(self, loss: Tensor, logits: Tensor, batch: Batch, *, deferred: bool = False) -> None:
-        """Counts one batch; no host sync.
+        """Adds one batch, without a host sync.
 
         Args:
-            loss: the sum of the batch's losses.
-            logits: of the batch.
-            batch: this rank's part of the global batch.
-            deferred: whether it may wait for others to be counted with, on a processor, which takes longer to begin
-                with so few numbers than to count them.
+            loss: the sum of the losses of this rank's slice.
+            logits: the logits of this rank's slice.
+            batch: this rank's slice of the global batch.
+            deferred: whether to add several batches at once later. On a CPU the calls cost more than the arithmetic on
+                a small batch.
         """
         self.num_images += batch.size
         if deferred:
@@ -86,34 +87,34 @@ class MetricAccumulator:
             self._num_correct += _count_correct(logits, batch.labels)
 
     def _flush(self) -> None:
-        """Counts the batches that wait."""
+        """Adds the pending batches."""
         if not self._pending:
             return
         losses, logits, labels = zip(*self._pending, strict=True)
-        # One after another, so that the sum does not depend on who waited for whom.
+        # One loss after another, so that the rounding of the sum does not depend on when it was flushed.
         self._loss.fill_(functools.reduce(operator.add, torch.stack(losses).tolist(), self._loss.item()))
         self._num_correct += _count_correct(torch.cat(logits), torch.cat(labels))
         self._pending.clear()
 
     def reset(self) -> None:
-        """Begins anew, in the same memory, which a recorded step adds to."""
+        """Sets all sums to 0, in place, because a captured CUDA graph adds to these tensors."""
         self._pending.clear()
         self._loss.zero_()
         self._num_correct.zero_()
         self.num_images = 0
 
     def sums(self) -> Tensor:
-        """Loss and num_correct over all ranks, float64 (2,), on the device."""
+        """Returns the loss and the correct predictions, summed over all ranks, float64 (2,), on the device."""
         self._flush()
         return distributed.all_reduce(torch.stack([self._loss, self._num_correct.double()]))
 
     def compute(self) -> tuple[float, float]:
-        """Mean loss and accuracy over all ranks so far; waits for the device."""
+        """Returns the mean loss and the accuracy so far, over all ranks. It waits for the device."""
         loss, num_correct = self.sums().tolist()
         return loss / max(self.num_images, 1), num_correct / max(self.num_images, 1)
 
     def restore(self, sums: Tensor, num_images: int) -> None:
-        """Goes on from sums over all ranks, which the first rank takes over alone."""
+        """Restores the result of `sums`. The first rank takes the sums of all ranks, the others start at 0."""
         self.reset()
         if distributed.rank() == 0:
             self._loss.copy_(sums[0])

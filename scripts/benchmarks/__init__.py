@@ -1,1 +1,1 @@
-"""What scripts/benchmark.py measures, and how: a topic a module."""
+"""The benchmarks of scripts/benchmark.py, one topic per module."""

@@ -1,4 +1,4 @@
-"""The making of a batch, plain and with each change of the images, without a network."""
+"""Times batches, plain and with each augmentation, without a network."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from fcnet.data.transforms.augment import Transform
 
-BATCH = 256
-BATCHES = 20
-CHANGES: dict[str, Transform] = {
+BATCH_SIZE = 256
+NUM_BATCHES = 20
+AUGMENTATIONS: dict[str, Transform] = {
     "flip": Flip(),
     "shift": Shift(4),
     "rotate, scale": Affine(15.0, 0.2),
@@ -29,7 +29,7 @@ CHANGES: dict[str, Transform] = {
 
 
 def _iterate_epoch(batches: Batches) -> Callable[[], None]:
-    """An epoch's making, drawing included; another one at each call."""
+    """Returns a function that makes the batches of an epoch, a different one at each call."""
     epoch = 0
 
     def run() -> None:
@@ -42,22 +42,22 @@ def _iterate_epoch(batches: Batches) -> Callable[[], None]:
 
 
 def compare(repeats: int, device: torch.device) -> list[Measurement]:
-    """Prints and returns the milliseconds that a batch takes."""
+    """Prints and returns the milliseconds per batch."""
     kinds = {"plain": Augmentation()}
-    kinds |= {name: Augmentation((change,)) for name, change in CHANGES.items()}
+    kinds |= {name: Augmentation((transform,)) for name, transform in AUGMENTATIONS.items()}
     kinds |= {"mixup": Augmentation(mixing=MixupCutmix(mixup=0.4))}
     kinds |= {"cutmix": Augmentation(mixing=MixupCutmix(cutmix=1.0))}
-    kinds["all"] = Augmentation(tuple(CHANGES.values()), MixupCutmix(0.4, 1.0))
-    data = Data.random(BATCH * BATCHES, device)
+    kinds["all"] = Augmentation(tuple(AUGMENTATIONS.values()), MixupCutmix(0.4, 1.0))
+    data = Data.random(BATCH_SIZE * NUM_BATCHES, device)
     runs = {
         name: _iterate_epoch(
-            Batches(data.pixels, data.labels, batch_size=BATCH, augmentation=augmentation, device=device)
+            Batches(data.pixels, data.labels, batch_size=BATCH_SIZE, augmentation=augmentation, device=device)
         )
         for name, augmentation in kinds.items()
     }
-    figures = [
-        Measurement(f"a batch of {BATCH}", name, tuple(1e3 * value / BATCHES for value in values), "ms")
+    measurements = [
+        Measurement(f"a batch of {BATCH_SIZE}", name, tuple(1e3 * value / NUM_BATCHES for value in values), "ms")
         for name, values in time_interleaved(runs, repeats, fill_seconds=0.0, device=device).items()
     ]
-    print_measurements(figures)
-    return figures
+    print_measurements(measurements)
+    return measurements

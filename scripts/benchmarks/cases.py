@@ -1,4 +1,4 @@
-"""The networks and images that are trained on, and who trains them."""
+"""The networks and images of the training benchmark, and the contenders."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Case:
 
     Attributes:
         hidden: the widths of the hidden layers.
-        batch_size: images a step.
+        batch_size: the images per step.
         precision: the dtype of matrix products.
-        optimizer: ``sgd`` with momentum, or ``muon``.
-        in_features: the pixels of an image.
+        optimizer: ``sgd`` (with momentum) or ``muon``.
+        in_features: the number of values of an image.
     """
 
     hidden: tuple[int, ...]
@@ -48,7 +48,7 @@ class Case:
 
     @property
     def flops(self) -> float:
-        """Operations of the matrix products that an image costs."""
+        """The operations per image, in matrix products."""
         return step_cost(self.widths, self.batch_size).flops / self.batch_size
 
     def __str__(self) -> str:
@@ -75,7 +75,7 @@ class Data:
     Attributes:
         pixels: uint8 (N, C, H, W).
         labels: int64 (N,).
-        device: where the training takes place.
+        device: the device of the training.
     """
 
     pixels: Tensor
@@ -84,35 +84,35 @@ class Data:
 
     @classmethod
     def random(cls, images: int, device: torch.device, shape: tuple[int, ...] = SHAPE) -> Data:
-        """Noise, with labels that say nothing of it: what time it takes is all that is asked."""
+        """Draws random pixels and labels; only the time of the training matters."""
         draws = torch.Generator().manual_seed(0)
         pixels = torch.randint(0, 256, (images, *shape), dtype=torch.uint8, generator=draws)
         return cls(pixels, torch.randint(0, CLASSES, (images,), generator=draws), device)
 
     @cached_property
     def images(self) -> Tensor:
-        """float32 (N, C · H · W), normalised, in the processor's memory."""
+        """The normalized images, float32 (N, C · H · W), in CPU memory."""
         return torch.cat([normalize(part, *self.statistics) for part in self.pixels.split(4096)]).flatten(1)
 
     @property
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """The mean and the standard deviation (C,) by which images are normalised."""
+        """The mean and the standard deviation (C,) for the normalization."""
         channels = self.pixels.shape[1]
         return torch.tensor(MEAN[:channels]), torch.tensor(STD[:channels])
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Somebody who trains a case.
+    """An implementation of the training.
 
     Attributes:
-        name: as in the tables.
-        train: goes through some images once.
-        images: how many.
-        parameters: those of the network, as they are now, as arrays or tensors; none are there before
-            the first training where it makes them.
-        threads: of torch's.
-        differs: what it does otherwise than the case says.
+        name: the name in the tables.
+        train: trains on ``images`` images once.
+        images: the number of images per call of ``train``.
+        parameters: returns the current parameters of the network, as arrays or tensors; empty before the first training
+            if that creates them.
+        threads: the number of torch's threads.
+        differs: how the training differs from the case; empty if it does not.
     """
 
     name: str

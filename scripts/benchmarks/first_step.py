@@ -1,7 +1,7 @@
-"""Runs ``python -m fcnet.train`` with the arguments given, up to its first step: then the process is gone.
+"""Runs ``python -m fcnet.train`` with the given arguments and exits after its first training step.
 
-`fcnet` is imported by the command itself, when and in what order it will: `train_step` is replaced as soon as it
-is there, and not before.
+The script imports nothing of fcnet itself, so that the command's own imports are timed: an import hook replaces
+`train_step` when the command imports it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 EXIT_CODE = 77
-"""The exit code after the first step; any other says that it was not reached."""
+"""The exit code after the first step; any other code means that it was not reached."""
 
 
 class ExitAfterFirstStep(MetaPathFinder, Loader):
-    """Loads `fcnet.training.loop` as it is, and has its first step be the last."""
+    """Loads `fcnet.training.loop` with a step that exits the process."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Where `fcnet.training.loop` is, with this loader around its own."""
+        """Returns the spec of `fcnet.training.loop` with this loader around its own."""
         if name != "fcnet.training.loop":
             return None
         sys.meta_path.remove(self)
@@ -37,15 +37,15 @@ class ExitAfterFirstStep(MetaPathFinder, Loader):
         return spec
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """As the module's own loader has it."""
+        """Creates the module with its own loader."""
         return self.loader.create_module(spec)
 
-    def exec_module(self, module: Any) -> None:  # noqa: ANN401 - its `train_step` is set
-        """Runs the module, then replaces its step."""
+    def exec_module(self, module: Any) -> None:  # noqa: ANN401 - sets an attribute
+        """Executes the module, then replaces its step."""
         self.loader.exec_module(module)
         step = module.train_step
 
-        def only_step(*arguments: Any, **options: Any) -> None:  # noqa: ANN401 - whatever a step takes
+        def only_step(*arguments: Any, **options: Any) -> None:  # noqa: ANN401 - the arguments of a step
             step(*arguments, **options)
             os._exit(EXIT_CODE)
 

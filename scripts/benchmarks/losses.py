@@ -1,4 +1,4 @@
-"""The cross-entropy, forward and backward: ours, torch's, and what the machine's memory or products allow."""
+"""Times the cross-entropy, forward and backward: fcnet's, torch's, and the limit of memory or matrix products."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from benchmarks.report import (
     print_table,
     time_interleaved,
 )
+from fcnet.runtime.formatting import format_percent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ TORCH = "torch"
 
 
 def loss_step(cross_entropy: Loss, x: Tensor, target: Tensor, smoothing: float = 0.0) -> Callable[[], None]:
-    """The loss and its gradient in the logits."""
+    """Returns a function that computes the loss and its gradient with respect to the logits."""
     x = x.detach().requires_grad_()
 
     def step() -> None:
@@ -45,7 +46,7 @@ def loss_step(cross_entropy: Loss, x: Tensor, target: Tensor, smoothing: float =
 
 
 def peak_bytes(step: Callable[[], None]) -> int:
-    """The most memory that torch held at a time during a step, beyond what it held before."""
+    """Returns the peak of the memory that torch allocates during a step."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         step()
     results = profile.profiler.kineto_results if profile.profiler else None
@@ -55,7 +56,7 @@ def peak_bytes(step: Callable[[], None]) -> int:
 
 
 def measure_logits(repeats: int, sizes: tuple[tuple[int, int], ...] = SIZES) -> Iterator[Measurement]:
-    """On a processor, over sizes and kinds of targets: milliseconds, and mebibytes beyond the logits."""
+    """Measures milliseconds and MiB on the CPU, over sizes and kinds of targets."""
     draws = torch.Generator().manual_seed(0)
     for size in sizes:
         x = torch.randn(size, generator=draws)
@@ -74,7 +75,7 @@ def measure_logits(repeats: int, sizes: tuple[tuple[int, int], ...] = SIZES) -> 
 
 
 def measure_linear(repeats: int, size: tuple[int, int, int] = LINEAR) -> Iterator[Measurement]:
-    """The linear layer with the cross-entropy of its logits, against torch's with all logits, and the products."""
+    """Measures a linear layer with its cross-entropy: fcnet's, torch's with all logits, and the products alone."""
     rows, features, classes = size
     draws = torch.Generator().manual_seed(0)
     x, w = torch.randn(rows, features, generator=draws), torch.randn(classes, features, generator=draws) / 20
@@ -98,7 +99,7 @@ def measure_linear(repeats: int, size: tuple[int, int, int] = LINEAR) -> Iterato
     times = time_interleaved(steps, repeats, fill_seconds=FILL_SECONDS, device=x.device)
     case = f"a linear layer and its cross-entropy, {rows} rows, {features} features, {classes} classes"
     for name, values in times.items():
-        yield Measurement(case, name, values, "s", {"memory beside the gradients, of the logits'": memory[name]})
+        yield Measurement(case, name, values, "s", {"memory beyond the gradients / logits": memory[name]})
 
 
 def measure_bandwidth(
@@ -107,10 +108,10 @@ def measure_bandwidth(
     sizes: tuple[tuple[int, int], ...] = GPU_SIZES,
     precisions: tuple[torch.dtype, ...] = GPU_PRECISIONS,
 ) -> Iterator[Measurement]:
-    """On a GPU, microseconds, and the share of the copies' bandwidth that twice and three times the logits' bytes are.
+    """Measures microseconds and the fraction of the copy bandwidth on a GPU.
 
-    Twice where the logits are read once and the gradient is written; three times where forward and backward read them.
-    The limit is a copy of the logits, which moves twice their bytes.
+    The fraction is given for twice the bytes of the logits (one read, and one write of the gradient) and for three
+    times (a read in the forward and one in the backward pass). The limit is a copy of the logits.
     """
     draws = torch.Generator(device).manual_seed(0)
     bandwidth = copy_bandwidth(device)
@@ -118,7 +119,7 @@ def measure_bandwidth(
         x = torch.randn(size, generator=draws, device=device).to(dtype)
         labels = torch.randint(size[1], size[:1], generator=draws, device=device)
         copy = torch.empty_like(x)
-        torch.compiler.reset()  # which else gives up compiling after some sizes
+        torch.compiler.reset()  # otherwise it stops compiling after several sizes
         steps: dict[str, Callable[[], object]] = {
             OURS: loss_step(fcnet.functional.cross_entropy, x, labels),
             TORCH: loss_step(nn.functional.cross_entropy, x, labels),
@@ -126,23 +127,23 @@ def measure_bandwidth(
             LIMIT: lambda copy=copy, x=x: copy.copy_(x),  # type: ignore[misc]
         }
         for name, values in time_interleaved(steps, repeats, fill_seconds=FILL_SECONDS, device=device).items():
-            figure = Measurement(f"{size}, {dtype}", name, tuple(1e6 * value for value in values), "µs")
+            measurement = Measurement(f"{size}, {dtype}", name, tuple(1e6 * value for value in values), "µs")
             for times in (2, 3) if name != LIMIT else (2,):
-                share = times * x.nbytes / (1e-6 * figure.median) / bandwidth
-                figure.extra[f"{times} × logits, of copies"] = f"{share:.1%}"
-            yield figure
+                share = times * x.nbytes / (1e-6 * measurement.median) / bandwidth
+                measurement.extra[f"{times} × logits, of copies"] = format_percent(share, 1)
+            yield measurement
 
 
 def compare(repeats: int, device: torch.device) -> list[Measurement]:
-    """Prints and returns all of it."""
+    """Prints and returns the measurements for a device."""
     if device.type == "cuda":
-        figures = list(measure_bandwidth(repeats, device))
-        print_measurements(figures)
-        return figures
-    figures, linear = list(measure_logits(repeats)), list(measure_linear(repeats))
+        measurements = list(measure_bandwidth(repeats, device))
+        print_measurements(measurements)
+        return measurements
+    measurements, linear = list(measure_logits(repeats)), list(measure_linear(repeats))
     rows = []
-    for case, own in by_case(figures).items():
-        ours, theirs = find_contender(own, OURS), find_contender(own, TORCH)
+    for case, group in by_case(measurements).items():
+        ours, theirs = find_contender(group, OURS), find_contender(group, TORCH)
         assert ours is not None
         assert theirs is not None
         times = [
@@ -153,7 +154,7 @@ def compare(repeats: int, device: torch.device) -> list[Measurement]:
             theirs.spread,
         ]
         rows.append([case, *times, *(f"{each.extra['MiB']:.2f}" for each in (ours, theirs))])
-    spreads = ["ours, least to most", "torch's, least to most"]
+    spreads = ["ours, range", "torch's, range"]
     print_table(["logits, target", "ours, ms", "torch's, ms", "ratio", *spreads, "ours, MiB", "torch's, MiB"], rows)
     print_measurements(linear)
-    return [*figures, *linear]
+    return [*measurements, *linear]

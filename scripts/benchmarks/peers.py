@@ -1,7 +1,7 @@
-"""The same training by others: PyTorch's usual loops, and libraries that wrap a training.
+"""The same training with plain PyTorch loops and with other libraries, each as its own documentation shows it.
 
-Each is written as its own documentation has it. Images are normalised beforehand for all but the usual
-`DataLoader` loop, which decodes and transforms them one by one as torchvision's data sets do.
+Images are normalized beforehand, except for the usual `DataLoader` loop, which transforms them one by one as
+torchvision datasets do.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 NUM_LOADED_IMAGES = 12_800
-"""Images of which the usual loop's time is taken: each costs the same."""
+"""The images per call of the `DataLoader` loop, whose time per image is constant."""
 
 
 class DecodedImages(Dataset[tuple[Tensor, int]]):
-    """Resident images, decoded and transformed one by one, as torchvision's CIFAR10 does it."""
+    """Images in memory, transformed one by one, as in torchvision's CIFAR10."""
 
     def __init__(self, pixels: Tensor, labels: Tensor) -> None:
         from torchvision import transforms
@@ -47,7 +47,7 @@ class DecodedImages(Dataset[tuple[Tensor, int]]):
 
 
 def sequential(case: Case) -> nn.Sequential:
-    """The case's network as `nn.Sequential`."""
+    """Builds the network of a case as `nn.Sequential`."""
     layers: list[nn.Module] = [nn.Flatten()]
     for before, width in itertools.pairwise(case.widths):
         layers += [nn.Linear(before, width), nn.ReLU()]
@@ -55,7 +55,7 @@ def sequential(case: Case) -> nn.Sequential:
 
 
 def dataloader_loop(case: Case, data: Data, workers: int) -> Contender:
-    """The loop that tutorials show."""
+    """Returns the usual training loop of tutorials."""
     model = sequential(case).to(data.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
     dataset = DecodedImages(data.pixels[:NUM_LOADED_IMAGES], data.labels[:NUM_LOADED_IMAGES])
@@ -82,16 +82,14 @@ def dataloader_loop(case: Case, data: Data, workers: int) -> Contender:
 
 
 def resident_loop(case: Case, data: Data, mode: str | None = None, dtype: torch.dtype = torch.float32) -> Contender:
-    """The loop over a set that is on the device whole, normalised, from which a batch is taken by its rows.
-
-    With a half precision for ``dtype`` set and weights are of it, as in airbench; else the case's precision is
-    autocast's.
+    """Returns a loop over normalized images that are resident on the device.
 
     Args:
-        case: what to train.
-        data: on what.
-        mode: `torch.compile`'s, of the network and its loss together; None: as it is written.
-        dtype: of images and weights.
+        case: the network.
+        data: the images.
+        mode: the mode of `torch.compile` for network and loss; None for eager mode.
+        dtype: the dtype of images and weights. With float32, the precision of the case is that of autocast; otherwise
+            everything is in this dtype, as in airbench.
     """
     device = data.device
     images, targets = data.images.to(device, dtype), data.labels.to(device)
@@ -126,7 +124,7 @@ def resident_loop(case: Case, data: Data, mode: str | None = None, dtype: torch.
 
 
 def _optimizers(case: Case, model: nn.Module) -> list[torch.optim.Optimizer]:
-    """The case's, as torch has them: its Muon takes nothing but matrices."""
+    """Builds torch's optimizers for a case; torch's Muon takes only matrices."""
     if case.optimizer == "sgd":
         return [torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)]
     matrices = [parameter for parameter in model.parameters() if parameter.ndim == 2]
@@ -135,7 +133,7 @@ def _optimizers(case: Case, model: nn.Module) -> list[torch.optim.Optimizer]:
 
 
 def mlp_classifier(case: Case, data: Data) -> Contender:
-    """scikit-learn's network."""
+    """Returns scikit-learn's MLP."""
     from sklearn.neural_network import MLPClassifier
 
     x, y = data.images.numpy(), data.labels.numpy()
@@ -158,7 +156,7 @@ def mlp_classifier(case: Case, data: Data) -> Contender:
 
 
 def sgd_classifier(_: Case, data: Data) -> Contender:
-    """scikit-learn's linear model by stochastic gradient descent."""
+    """Returns scikit-learn's linear model with stochastic gradient descent."""
     from sklearn.linear_model import SGDClassifier
 
     x, y = data.images.numpy(), data.labels.numpy()
@@ -169,12 +167,12 @@ def sgd_classifier(_: Case, data: Data) -> Contender:
         len(x),
         lambda: [model.coef_, model.intercept_],
         num_processors(),
-        "one class against all others ten times over, a step an image, no momentum",
+        "one-versus-rest, one image per step, no momentum",
     )
 
 
 def logistic_regression(_: Case, data: Data) -> Contender:
-    """scikit-learn's linear model by L-BFGS."""
+    """Returns scikit-learn's linear model with L-BFGS."""
     from sklearn.linear_model import LogisticRegression
 
     x, y = data.images.numpy(), data.labels.numpy()
@@ -185,12 +183,12 @@ def logistic_regression(_: Case, data: Data) -> Contender:
         len(x),
         lambda: [model.coef_, model.intercept_],
         num_processors(),
-        "one iteration of L-BFGS, a step a pass over all images or two",
+        "one iteration of L-BFGS, one or two passes over all images",
     )
 
 
 def skorch(case: Case, data: Data) -> Contender:
-    """skorch's wrapping of a module."""
+    """Returns skorch's wrapper of a module."""
     from skorch import NeuralNetClassifier
 
     x, y = data.images.numpy(), data.labels.numpy()
@@ -213,7 +211,7 @@ def skorch(case: Case, data: Data) -> Contender:
 
 
 def lightning(case: Case, data: Data) -> Contender:
-    """Lightning's trainer over a `DataLoader` of tensors."""
+    """Returns Lightning's trainer with a `DataLoader` over tensors."""
     import lightning
 
     for logger in ("lightning.pytorch", "lightning.fabric"):
@@ -250,7 +248,7 @@ def lightning(case: Case, data: Data) -> Contender:
 
 
 def keras(case: Case, data: Data) -> Contender:
-    """Keras over torch."""
+    """Returns Keras with the torch backend."""
     os.environ["KERAS_BACKEND"] = "torch"
     import keras
 
@@ -274,7 +272,7 @@ def keras(case: Case, data: Data) -> Contender:
 
 
 def peer_factories(case: Case, data: Data) -> Iterator[tuple[str, Callable[[], Contender]]]:
-    """Who trains a case where it is trained: the package that it takes, and what makes the contender."""
+    """Yields the peers for a case and device: the package each needs, and a function that builds the contender."""
     if data.device.type == "cuda":
         yield "torch", lambda: resident_loop(case, data, "default")
         yield "torch", lambda: resident_loop(case, data, "max-autotune")
@@ -296,22 +294,22 @@ def peer_factories(case: Case, data: Data) -> Iterator[tuple[str, Callable[[], C
 
 
 def missing_packages(case: Case, data: Data) -> list[str]:
-    """The packages that are wanted and not installed."""
+    """Lists the packages of the peers that are not installed."""
     return sorted({package for package, _ in peer_factories(case, data) if importlib.util.find_spec(package) is None})
 
 
 def peers(case: Case, data: Data) -> list[Contender]:
-    """Those whose packages are installed, ready to train."""
+    """Builds the peers whose packages are installed."""
     absent = missing_packages(case, data)
     if data.device.type == "cuda":
-        torch.compiler.reset()  # which else gives up compiling after some networks
+        torch.compiler.reset()  # otherwise it stops compiling after several networks
     with suppress_warnings():
         return [make() for package, make in peer_factories(case, data) if package not in absent]
 
 
 @contextlib.contextmanager
 def suppress_warnings() -> Iterator[None]:
-    """A block in which the others' warnings are left to them."""
+    """Suppresses the warnings of other libraries."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""Figures with their spread: measured in turn, as a table, as JSON lines, as a plot."""
+"""Measurements with their spread: interleaved timing, tables, JSON lines and plots."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _REST_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one contender took in one case.
+    """The measurements of one contender in one case.
 
     Attributes:
-        case: what was done.
-        contender: who did it.
-        values: a value a repeat, in the order of the repeats.
-        unit: of the values.
-        extra: what else is known of it, by name.
-        note: how it differs from the others.
+        case: the name of the case.
+        contender: the name of the contender.
+        values: one value per repeat, in order.
+        unit: the unit of the values.
+        extra: further figures, by name.
+        note: how the contender differs from the others.
     """
 
     case: str
@@ -47,27 +47,27 @@ class Measurement:
 
     @property
     def median(self) -> float:
-        """The middle of the values."""
+        """The median of the values."""
         return statistics.median(self.values)
 
     @property
     def spread(self) -> str:
-        """The least to the most."""
+        """The range of the values."""
         return f"{min(self.values):.4g} to {max(self.values):.4g}"
 
     def ratio_to(self, other: Measurement) -> float:
-        """The median of the ratios to another contender's values of the same repeats."""
-        return statistics.median(mine / theirs for mine, theirs in zip(self.values, other.values, strict=True))
+        """Returns the median ratio to the values of another contender in the same repeats."""
+        return statistics.median(a / b for a, b in zip(self.values, other.values, strict=True))
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits for all that the device was told to do."""
+    """Waits until a device is idle."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds(run: Callable[[], object], device: torch.device, calls: int = 1) -> float:
-    """Seconds a call, from an idle device to an idle device."""
+    """Times a function and returns the seconds per call, from an idle device to an idle device."""
     synchronize(device)
     started = time.perf_counter()
     for _ in range(calls):
@@ -79,19 +79,19 @@ def seconds(run: Callable[[], object], device: torch.device, calls: int = 1) -> 
 def time_interleaved(
     runs: Mapping[str, Callable[[], object]], repeats: int, *, fill_seconds: float, device: torch.device
 ) -> dict[str, tuple[float, ...]]:
-    """Seconds a call of each, in turn, after calls that do not count.
+    """Times several functions in turn, after a warm-up, and returns the seconds per call of each repeat.
 
-    Before each is a short rest: threads of who ran before spin on for a while, and would take a processor from it.
+    A short rest precedes each measurement: worker threads of the previous function keep spinning for a while.
 
     Args:
-        runs: what to time, by name.
-        repeats: how often.
-        fill_seconds: a repeat makes as many calls as fill this, one at least.
-        device: what does the work; on a GPU the first call may compile, so a second one is the measure.
+        runs: the functions, by name.
+        repeats: the number of repeats.
+        fill_seconds: a repeat makes as many calls as fit into this time, at least one.
+        device: the device of the work.
     """
     calls = {}
     for name, run in runs.items():
-        for _ in range(2 if device.type == "cuda" else 1):
+        for _ in range(2 if device.type == "cuda" else 1):  # on a GPU the first call may compile
             took = seconds(run, device)
         calls[name] = max(1, round(fill_seconds / took))
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -102,46 +102,55 @@ def time_interleaved(
     return {name: tuple(values) for name, values in times.items()}
 
 
-def find_contender(figures: Sequence[Measurement], contender: str) -> Measurement | None:
-    """A contender's figure."""
-    return next((figure for figure in figures if figure.contender == contender), None)
+def find_contender(measurements: Sequence[Measurement], contender: str) -> Measurement | None:
+    """Returns the measurement of a contender, or None."""
+    return next((each for each in measurements if each.contender == contender), None)
 
 
-def by_case(figures: Sequence[Measurement]) -> dict[str, list[Measurement]]:
-    """The figures of each case, in order."""
+def by_case(measurements: Sequence[Measurement]) -> dict[str, list[Measurement]]:
+    """Groups measurements by case, in order."""
     cases: dict[str, list[Measurement]] = {}
-    for figure in figures:
-        cases.setdefault(figure.case, []).append(figure)
+    for measurement in measurements:
+        cases.setdefault(measurement.case, []).append(measurement)
     return cases
 
 
+def format_mean_std(values: Iterable[float], spec: str) -> str:
+    """Formats the mean and the standard deviation of several values; of a single value, the value alone."""
+    known = list(values)
+    deviation = f" ± {statistics.stdev(known):{spec}}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):{spec}}{deviation}"
+
+
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table in Markdown."""
+    """Prints a Markdown table."""
     for row in (head, ["---"] * len(head), *rows):
         print("| " + " | ".join(row) + " |")
     print(flush=True)
 
 
-def print_measurements(figures: Sequence[Measurement]) -> None:
-    """A table for each case: the median, the spread, how many times the limit's and how many times ours."""
-    for case, own in by_case(figures).items():
-        names = list(dict.fromkeys(name for figure in own for name in figure.extra))
-        bases = [(f"× {who}", base) for who in (LIMIT, OURS) if len(own) > 1 and (base := find_contender(own, who))]
+def print_measurements(measurements: Sequence[Measurement]) -> None:
+    """Prints a table for each case: median, range, and the ratios to the limit and to fcnet."""
+    for case, group in by_case(measurements).items():
+        names = list(dict.fromkeys(name for each in group for name in each.extra))
+        bases = [
+            (f"× {name}", base) for name in (LIMIT, OURS) if len(group) > 1 and (base := find_contender(group, name))
+        ]
         rows = [
             [
-                figure.contender,
-                f"{figure.median:.4g}",
-                figure.spread,
-                *(f"{figure.ratio_to(base):.2f}" for _, base in bases),
-                *(_format(figure.extra.get(name, "")) for name in names),
+                each.contender,
+                f"{each.median:.4g}",
+                each.spread,
+                *(f"{each.ratio_to(base):.2f}" for _, base in bases),
+                *(_format(each.extra.get(name, "")) for name in names),
             ]
-            for figure in own
+            for each in group
         ]
         print(f"{case}\n")
-        print_table(["", own[0].unit, "least to most", *(head for head, _ in bases), *names], rows)
-        for figure in own:
-            if figure.note:
-                print(f"{figure.contender}: {figure.note}\n", flush=True)
+        print_table(["", group[0].unit, "range", *(head for head, _ in bases), *names], rows)
+        for each in group:
+            if each.note:
+                print(f"{each.contender}: {each.note}\n", flush=True)
 
 
 def _format(value: object) -> str:
@@ -151,7 +160,7 @@ def _format(value: object) -> str:
 
 
 def machine_info(device: torch.device) -> dict[str, Any]:
-    """What a figure depends on beside the program."""
+    """Returns the hardware and the versions that a measurement depends on."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "processor": processor_name(),
@@ -161,41 +170,41 @@ def machine_info(device: torch.device) -> dict[str, Any]:
     }
 
 
-def append_lines(figures: Sequence[Measurement], path: Path, about: Mapping[str, Any]) -> None:
-    """Appends a line of JSON for each figure, with what it depends on."""
+def append_lines(measurements: Sequence[Measurement], path: Path, about: Mapping[str, Any]) -> None:
+    """Appends a JSON line for each measurement, with the entries of ``about``."""
     with path.open("a") as file:
-        for figure in figures:
-            line: dict[str, Any] = {"case": figure.case, "contender": figure.contender, "unit": figure.unit}
-            line |= {"median": figure.median, "least": min(figure.values), "most": max(figure.values)}
-            line |= {"values": figure.values, "note": figure.note, **figure.extra}
+        for each in measurements:
+            line: dict[str, Any] = {"case": each.case, "contender": each.contender, "unit": each.unit}
+            line |= {"median": each.median, "least": min(each.values), "most": max(each.values)}
+            line |= {"values": each.values, "note": each.note, **each.extra}
             file.write(json.dumps(line | dict(about)) + "\n")
 
 
-def plot(figures: Sequence[Measurement], path: Path) -> None:
-    """Draws a panel for each case: a dot a contender, its spread as a whisker, the limit as a line to all."""
-    cases = by_case(figures)
-    heights = [0.8 + 0.28 * len(own) for own in cases.values()]
+def plot(measurements: Sequence[Measurement], path: Path) -> None:
+    """Plots each case in a panel: medians as dots, ranges as whiskers, the limit as a vertical line."""
+    cases = by_case(measurements)
+    heights = [0.8 + 0.28 * len(group) for group in cases.values()]
     with use_theme(LIGHT):
         figure = new_figure(7.0, sum(heights))
         panels = figure.subplots(len(cases), 1, squeeze=False, height_ratios=heights)[:, 0]
-        for axes, (case, own) in zip(panels, cases.items(), strict=True):
-            _draw(axes, own)
+        for axes, (case, group) in zip(panels, cases.items(), strict=True):
+            _draw_panel(axes, group)
             axes.set_title(case, loc="left")
         path.write_bytes(figure_bytes(figure)[path.suffix.removeprefix(".")])
 
 
-def _draw(axes: Axes, own: Sequence[Measurement]) -> None:
-    colours = {OURS: LIGHT.colors[1], LIMIT: LIGHT.colors[0]}
-    for row, figure in enumerate(own):
-        spread = [[figure.median - min(figure.values)], [max(figure.values) - figure.median]]
-        colour = colours.get(figure.contender, LIGHT.muted)
-        axes.errorbar([figure.median], [row], xerr=spread, fmt="o", color=colour, capsize=3)
-        axes.annotate(f"{figure.median:.3g}", (figure.median, row), (0, 4), textcoords="offset points", ha="center")
-    if (limit := find_contender(own, LIMIT)) is not None:
+def _draw_panel(axes: Axes, group: Sequence[Measurement]) -> None:
+    colors = {OURS: LIGHT.colors[1], LIMIT: LIGHT.colors[0]}
+    for row, each in enumerate(group):
+        spread = [[each.median - min(each.values)], [max(each.values) - each.median]]
+        color = colors.get(each.contender, LIGHT.muted)
+        axes.errorbar([each.median], [row], xerr=spread, fmt="o", color=color, capsize=3)
+        axes.annotate(f"{each.median:.3g}", (each.median, row), (0, 4), textcoords="offset points", ha="center")
+    if (limit := find_contender(group, LIMIT)) is not None:
         axes.axvline(limit.median, color=LIGHT.colors[0], linewidth=0.8)
-    axes.set_yticks(range(len(own)), [figure.contender for figure in own])
-    axes.set(xlabel=own[0].unit, ylim=(len(own) - 0.5, -0.8))
-    if min(min(figure.values) for figure in own) > 0.0:
+    axes.set_yticks(range(len(group)), [each.contender for each in group])
+    axes.set(xlabel=group[0].unit, ylim=(len(group) - 0.5, -0.8))
+    if min(min(each.values) for each in group) > 0.0:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(LogFormatter())
         axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.0, 0.4)))

@@ -1,4 +1,4 @@
-"""From typing the command to the first step, in new processes, against importing torch and making one optimizer."""
+"""Times new processes from the start of the command to the first training step."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ os._exit({first_step.EXIT_CODE})
 
 
 def process(arguments: list[str], cache: Path) -> None:
-    """Runs Python on arguments until it has reached what it is run for.
+    """Runs a Python process that must end with `first_step.EXIT_CODE`.
 
     Raises:
-        RuntimeError: it ended otherwise; with what it said.
+        RuntimeError: it ends with another code; the message holds its standard error.
     """
     environment = os.environ | {"FCNET_CACHE": str(cache)}
     done = subprocess.run(
@@ -40,7 +40,7 @@ def process(arguments: list[str], cache: Path) -> None:
 
 
 def command(folder: Path) -> Callable[[], None]:
-    """``python -m fcnet.train --config digits --device cpu`` to its first step, into a new run folder at each call."""
+    """Returns a function that runs ``fcnet.train --config digits`` to its first step, in a new run folder."""
     program = str(Path(first_step.__file__))
 
     def run() -> None:
@@ -52,21 +52,21 @@ def command(folder: Path) -> Callable[[], None]:
 
 
 def compare(repeats: int) -> list[Measurement]:
-    """Prints and returns the seconds to the first step; the store is warm after the round that does not count."""
+    """Prints and returns the seconds to the first step, with a warm store."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         runs = {OURS: command(folder), LIMIT: lambda: process(["-c", BASELINE], folder / "cache")}
         times = time_interleaved(runs, repeats, fill_seconds=0.0, device=torch.device("cpu"))
     case = "python -m fcnet.train --config digits --device cpu, to the first step"
-    figures = [
+    measurements = [
         Measurement(case, OURS, times[OURS], "s"),
-        Measurement(case, LIMIT, times[LIMIT], "s", note="import torch, and one torch.optim.SGD"),
+        Measurement(case, LIMIT, times[LIMIT], "s", note="import torch and one torch.optim.SGD"),
         Measurement(
             "beyond import torch and one torch.optim.SGD",
             OURS,
-            tuple(mine - least for mine, least in zip(times[OURS], times[LIMIT], strict=True)),
+            tuple(ours - limit for ours, limit in zip(times[OURS], times[LIMIT], strict=True)),
             "s",
         ),
     ]
-    print_measurements(figures)
-    return figures
+    print_measurements(measurements)
+    return measurements

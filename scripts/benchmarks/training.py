@@ -1,4 +1,4 @@
-"""An epoch of training: ours, the others', and the limit."""
+"""Times an epoch of training by fcnet, by other libraries, and at the speed limit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PRECISIONS = (torch.float32, torch.bfloat16)
 
 
 def fcnet_contender(case: Case, data: Data) -> Contender:
-    """An epoch of `fcnet.training.loop`."""
+    """Returns the contender that trains with `fcnet.training.loop`."""
     model = MLP(case.in_features, case.hidden, CLASSES, generator=torch.Generator().manual_seed(0)).to(data.device)
     batches = Batches(
         data.pixels,
@@ -53,7 +53,7 @@ def fcnet_contender(case: Case, data: Data) -> Contender:
 
 
 def contenders(case: Case, data: Data) -> list[Contender]:
-    """All who train a case; a limit of each number of threads that may be the best."""
+    """Returns all contenders of a case, with one limit for each plausible number of threads."""
     threads = {1, num_processors()} if data.device.type == "cpu" else {1}
     return [
         fcnet_contender(case, data),
@@ -63,22 +63,25 @@ def contenders(case: Case, data: Data) -> list[Contender]:
 
 
 def measure(case: Case, data: Data, repeats: int) -> list[Measurement]:
-    """Seconds an epoch, of the limit those with the better number of threads."""
+    """Measures the seconds per epoch; of the limits, only the faster one is returned."""
     entered = contenders(case, data)
     runs = {f"{each.name} {each.threads}": _with_threads(each) for each in entered}
     with suppress_warnings():
         times = time_interleaved(runs, repeats, fill_seconds=FILL_SECONDS, device=data.device)
     images = len(data.labels)
-    figures = []
+    measurements = []
     for each, values in zip(entered, times.values(), strict=True):
         speed = each.images / statistics.median(values)
-        beside = {"images/s": speed, "TFLOP/s": speed * case.flops / 1e12, "threads": each.threads}
+        extra = {"images/s": speed, "TFLOP/s": speed * case.flops / 1e12, "threads": each.threads}
         epoch = tuple(value * images / each.images for value in values)
-        figures.append(
-            Measurement(f"{case}: an epoch of {images:,} images", each.name, epoch, "s", beside, each.differs)
+        measurements.append(
+            Measurement(f"{case}: an epoch of {images:,} images", each.name, epoch, "s", extra, each.differs)
         )
-    best = min((figure for figure in figures if figure.contender == LIMIT), key=lambda figure: figure.median)
-    return [figure for figure in figures if figure.contender != LIMIT or figure is best]
+    best = min(
+        (measurement for measurement in measurements if measurement.contender == LIMIT),
+        key=lambda measurement: measurement.median,
+    )
+    return [measurement for measurement in measurements if measurement.contender != LIMIT or measurement is best]
 
 
 def _with_threads(contender: Contender) -> Callable[[], None]:
@@ -90,17 +93,17 @@ def _with_threads(contender: Contender) -> Callable[[], None]:
 
 
 def compare(cases: Sequence[Case], data: Data, repeats: int) -> list[Measurement]:
-    """Prints and returns the figures of several cases, each as soon as it is measured."""
+    """Measures several cases, and prints each as soon as it is measured."""
     device = data.device
     if device.type == "cuda":
-        print(f"copies {copy_bandwidth(device) / 1e12:.2f} TB/s, ", end="")
+        print(f"copy {copy_bandwidth(device) / 1e12:.2f} TB/s, ", end="")
         products = (f"{matmul_speed(device, dtype) / 1e12:.0f} TFLOP/s {dtype}" for dtype in PRECISIONS)
-        print("best products " + ", ".join(products) + "\n")
+        print("fastest products " + ", ".join(products) + "\n")
     for package in sorted({package for case in cases for package in missing_packages(case, data)}):
         print(f"{package} is not installed and is left out: pip install -e '.[peers]'\n")
-    figures = []
+    measurements = []
     for case in cases:
-        own = measure(case, data, repeats)
-        print_measurements(own)
-        figures += own
-    return figures
+        group = measure(case, data, repeats)
+        print_measurements(group)
+        measurements += group
+    return measurements

@@ -1,4 +1,4 @@
-"""The judge of speed judges what it says: the same network by everybody, the products by the limit, no figure lost."""
+"""Tests of scripts/benchmark.py."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 CPU = torch.device("cpu")
 SHAPE = (3, 4, 4)
-IMAGES, BATCH = 80, 8
+NUM_IMAGES, BATCH_SIZE = 80, 8
 HIDDEN = [(), (12, 6)]
-EVERYBODY = {
+CONTENDERS = {
     "fcnet",
     "limit",
     "resident tensors",
@@ -34,7 +34,7 @@ EVERYBODY = {
     "Keras",
     "MLPClassifier",
 }
-LINEAR_ONLY = {"SGDClassifier", "LogisticRegression"}
+LINEAR_CONTENDERS = {"SGDClassifier", "LogisticRegression"}
 PACKAGES = {"skorch": "skorch", "Lightning": "lightning", "Keras": "keras"}
 
 pytestmark = pytest.mark.usefixtures("isolated_cache")
@@ -45,96 +45,116 @@ def benchmark(program: Callable[[str], Any]) -> Any:
     return program("benchmark")
 
 
-def small(benchmark: Any, hidden: tuple[int, ...]) -> tuple[Any, Any]:
+def make_case(benchmark: Any, hidden: tuple[int, ...]) -> tuple[Any, Any]:
     cases = benchmark.training
-    return cases.Case(hidden, BATCH, in_features=48), cases.Data.random(IMAGES, CPU, SHAPE)
+    return cases.Case(hidden, BATCH_SIZE, in_features=48), cases.Data.random(NUM_IMAGES, CPU, SHAPE)
 
 
-def flat(parameters: Any) -> torch.Tensor:
+def flatten(parameters: Any) -> torch.Tensor:
     return torch.cat([torch.as_tensor(each).detach().flatten().double() for each in parameters])
 
 
-def installed(benchmark: Any, hidden: tuple[int, ...]) -> set[str]:
-    absent = benchmark.training.missing_packages(*small(benchmark, hidden))
-    here = {name for name in EVERYBODY if PACKAGES.get(name) not in absent}
-    return here if hidden else here | LINEAR_ONLY
+def list_contenders(benchmark: Any, hidden: tuple[int, ...]) -> set[str]:
+    absent = benchmark.training.missing_packages(*make_case(benchmark, hidden))
+    available = {name for name in CONTENDERS if PACKAGES.get(name) not in absent}
+    return available if hidden else available | LINEAR_CONTENDERS
 
 
 @pytest.mark.parametrize("hidden", HIDDEN)
-def test_everybody_trains_a_network_of_the_same_size(benchmark: Any, hidden: tuple[int, ...]) -> None:
-    case, data = small(benchmark, hidden)
-    entered = benchmark.training.contenders(case, data)
-    assert {each.name for each in entered} == installed(benchmark, hidden)
-    for each in entered:
+def test_all_contenders_train_a_network_of_the_same_size(benchmark: Any, hidden: tuple[int, ...]) -> None:
+    case, data = make_case(benchmark, hidden)
+    contenders = benchmark.training.contenders(case, data)
+    assert {each.name for each in contenders} == list_contenders(benchmark, hidden)
+    for each in contenders:
         with benchmark.training.suppress_warnings():
             each.train()
-            before = flat(each.parameters())
+            before = flatten(each.parameters())
             each.train()
-        after = flat(each.parameters())
+        after = flatten(each.parameters())
         assert len(after) == num_parameters(case.widths), each.name
         assert bool((before != after).any()) is (each.name != "limit"), each.name
         assert bool(after.isfinite().all()), each.name
-        assert each.images == IMAGES
+        assert each.images == NUM_IMAGES
 
 
-def test_who_differs_from_the_case_says_so(benchmark: Any) -> None:
-    entered = benchmark.training.contenders(*small(benchmark, ()))
-    assert {each.name for each in entered if each.differs} == LINEAR_ONLY
+def test_contenders_that_differ_from_the_case_are_marked(benchmark: Any) -> None:
+    contenders = benchmark.training.contenders(*make_case(benchmark, ()))
+    assert {each.name for each in contenders if each.differs} == LINEAR_CONTENDERS
 
 
-def test_torchs_loops_learn_what_ours_learns(benchmark: Any) -> None:
-    """From the same weights on one batch that is the whole set, whose order changes nothing."""
-    _, data = small(benchmark, (12,))
-    case = benchmark.training.Case((12,), IMAGES, in_features=48)
-    entered = {each.name: each for each in benchmark.training.contenders(case, data)}
-    named = [name for name in ("DataLoader, 0 workers", "resident tensors", "skorch", "Lightning") if name in entered]
-    entered.get("skorch", entered["fcnet"]).train()  # makes its module
+def test_plain_torch_loops_take_the_same_steps_as_fcnet(benchmark: Any) -> None:
+    """With the same weights, on a single batch, where the order of the images does not matter."""
+    _, data = make_case(benchmark, (12,))
+    case = benchmark.training.Case((12,), NUM_IMAGES, in_features=48)
+    contenders = {each.name: each for each in benchmark.training.contenders(case, data)}
+    named = [
+        name for name in ("DataLoader, 0 workers", "resident tensors", "skorch", "Lightning") if name in contenders
+    ]
+    contenders.get("skorch", contenders["fcnet"]).train()  # creates its module
     own = [parameter.detach().clone() for parameter in benchmark.training.fcnet_contender(case, data).parameters()]
     rounds = {}
     for name in ("fcnet", *named):
-        contender = benchmark.training.fcnet_contender(case, data) if name == "fcnet" else entered[name]
+        contender = benchmark.training.fcnet_contender(case, data) if name == "fcnet" else contenders[name]
         with torch.no_grad():
             for parameter, value in zip(contender.parameters(), own, strict=True):
                 parameter.copy_(value)
         with benchmark.training.suppress_warnings():
             contender.train()
-        rounds[name] = flat(contender.parameters()) - flat(own)
-    for name in set(named) - {"skorch"}:  # whose momentum is that of its first step
+        rounds[name] = flatten(contender.parameters()) - flatten(own)
+    for name in set(named) - {"skorch"}:  # its first call has changed its momentum
         torch.testing.assert_close(rounds[name], rounds["fcnet"], rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("hidden", HIDDEN)
-def test_the_limit_does_the_products_of_every_whole_batch(benchmark: Any, hidden: tuple[int, ...]) -> None:
-    case, data = small(benchmark, hidden)
+def test_the_limit_computes_the_products_of_every_full_batch(benchmark: Any, hidden: tuple[int, ...]) -> None:
+    case, data = make_case(benchmark, hidden)
     limit = benchmark.training.speed_limit(case, data, 1)
     with FlopCounterMode(display=False) as counted:
         limit.train()
-    assert counted.get_total_flops() == step_cost(case.widths, BATCH).flops * (IMAGES // BATCH)
+    assert counted.get_total_flops() == step_cost(case.widths, BATCH_SIZE).flops * (NUM_IMAGES // BATCH_SIZE)
 
 
-def test_what_is_not_installed_is_named_and_left_out(
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_the_limit_runs_in_every_precision(benchmark: Any, hidden: tuple[int, ...], precision: torch.dtype) -> None:
+    _, data = make_case(benchmark, hidden)
+    limit = benchmark.training.speed_limit(benchmark.training.Case(hidden, BATCH_SIZE, precision, "sgd", 48), data, 1)
+    limit.train()
+    assert limit.images == NUM_IMAGES
+    assert bool(flatten(parameter.float() for parameter in limit.parameters()).isfinite().all())
+
+
+def test_the_limit_of_a_larger_network_takes_longer(benchmark: Any) -> None:
+    _, data = make_case(benchmark, ())
+    cases = [benchmark.training.Case((width,), BATCH_SIZE, in_features=48) for width in (16, 16384)]
+    runs = {str(case): benchmark.training.speed_limit(case, data, 1).train for case in cases}
+    small, large = benchmark.training.time_interleaved(runs, 3, fill_seconds=0.0, device=CPU).values()
+    assert statistics.median(large) > 4 * statistics.median(small)
+
+
+def test_packages_that_are_not_installed_are_named_and_left_out(
     benchmark: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for package in PACKAGES.values():
         monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setattr(benchmark.training, "FILL_SECONDS", 0.0)
-    case, data = small(benchmark, (12,))
+    case, data = make_case(benchmark, (12,))
     figures = benchmark.training.compare([case], data, 2)
-    assert {figure.contender for figure in figures} == EVERYBODY - set(PACKAGES)
-    said = capsys.readouterr().out
+    assert {figure.contender for figure in figures} == CONTENDERS - set(PACKAGES)
+    output = capsys.readouterr().out
     for package in PACKAGES.values():
-        assert f"{package} is not installed and is left out: pip install -e '.[peers]'" in said
+        assert f"{package} is not installed and is left out: pip install -e '.[peers]'" in output
 
 
-def test_contenders_take_turns_after_a_round_that_does_not_count(benchmark: Any) -> None:
-    turns: list[str] = []
-    runs = {name: lambda name=name: turns.append(name) for name in "ab"}
+def test_repeats_are_interleaved_after_a_warm_up(benchmark: Any) -> None:
+    calls: list[str] = []
+    runs = {name: lambda name=name: calls.append(name) for name in "ab"}
     times = benchmark.training.time_interleaved(runs, 3, fill_seconds=0.0, device=CPU)
-    assert "".join(turns) == "ab" + "ab" * 3
+    assert "".join(calls) == "ab" + "ab" * 3
     assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3}
 
 
-def figures_of(benchmark: Any) -> list[Any]:
+def make_measurements(benchmark: Any) -> list[Any]:
     figure = benchmark.training.Measurement
     return [
         figure("one", "fcnet", (2.0, 3.0, 10.0), "s", {"threads": 2}),
@@ -144,14 +164,12 @@ def figures_of(benchmark: Any) -> list[Any]:
     ]
 
 
-def test_a_table_holds_median_spread_and_the_ratios_within_repeats(
-    benchmark: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    benchmark.training.print_measurements(figures_of(benchmark))
+def test_a_table_has_median_range_and_ratios_within_repeats(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark.training.print_measurements(make_measurements(benchmark))
     assert capsys.readouterr().out.splitlines() == [
         "one",
         "",
-        "|  | s | least to most | × limit | × fcnet | threads |",
+        "|  | s | range | × limit | × fcnet | threads |",
         "| --- | --- | --- | --- | --- | --- |",
         "| fcnet | 3 | 2 to 10 | 2.00 | 1.00 | 2 |",
         "| limit | 2 | 1 to 4 | 1.00 | 0.50 | 1 |",
@@ -161,7 +179,7 @@ def test_a_table_holds_median_spread_and_the_ratios_within_repeats(
         "",
         "two",
         "",
-        "|  | ms | least to most | images/s | TFLOP/s |",
+        "|  | ms | range | images/s | TFLOP/s |",
         "| --- | --- | --- | --- | --- |",
         "| fcnet | 5 | 5 to 5 | 12,346 | 0.25 |",
         "",
@@ -169,10 +187,10 @@ def test_a_table_holds_median_spread_and_the_ratios_within_repeats(
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".png"])
-def test_a_line_and_a_bar_for_each_figure(
+def test_measurements_are_written_as_json_lines_and_a_plot(
     benchmark: Any, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    figures = figures_of(benchmark)
+    figures = make_measurements(benchmark)
     lines, drawing = tmp_path / "figures.jsonl", tmp_path / f"figures{suffix}"
     monkeypatch.setattr(benchmark, "measure", lambda _: figures)
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "--json", str(lines), "--plot", str(drawing)])
@@ -189,22 +207,20 @@ def test_a_line_and_a_bar_for_each_figure(
     assert drawing.read_bytes()[:5] == {".svg": b"<?xml", ".png": b"\x89PNG\r"}[suffix]
 
 
-def test_a_difference_that_falls_below_0_is_drawn_too(benchmark: Any, tmp_path: Path) -> None:
+def test_negative_values_can_be_plotted(benchmark: Any, tmp_path: Path) -> None:
     figure = benchmark.training.Measurement("beyond", "fcnet", (-0.1, 0.2), "s")
     benchmark.plot([figure], tmp_path / "figures.svg")
     assert (tmp_path / "figures.svg").stat().st_size > 0
 
 
-def test_a_plot_of_another_kind_is_refused(benchmark: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_a_plot_of_another_format_is_refused(benchmark: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "--plot", "figures.gif"])
     with pytest.raises(SystemExit, match="2"):
         benchmark.main()
     assert "must end in .svg or .png, got figures.gif" in capsys.readouterr().err
 
 
-def test_the_losses_are_measured_by_all_and_the_linear_one_beside_its_products(
-    benchmark: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_losses_are_measured_for_all_contenders(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = benchmark.losses
     monkeypatch.setattr(losses, "FILL_SECONDS", 0.0)
     of_logits = list(losses.measure_logits(2, sizes=((8, 3),)))
@@ -214,10 +230,10 @@ def test_the_losses_are_measured_by_all_and_the_linear_one_beside_its_products(
     of_linear = list(losses.measure_linear(2, size=(512, 8, 64)))
     assert [figure.contender for figure in of_linear] == ["fcnet", "torch", "limit"]
     held = [next(iter(figure.extra.values())) for figure in of_linear]
-    assert held[1] >= 1.0  # all logits, and their gradient
+    assert held[1] >= 1.0  # all logits and their gradient
 
 
-def test_the_share_of_the_bandwidth_follows_from_the_time(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bandwidth_fraction_follows_from_the_time(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = benchmark.losses
     monkeypatch.setattr(losses, "FILL_SECONDS", 0.0)
     monkeypatch.setattr(losses, "copy_bandwidth", lambda _: 1e9)
@@ -228,7 +244,7 @@ def test_the_share_of_the_bandwidth_follows_from_the_time(benchmark: Any, monkey
     assert figures[0].extra["2 × logits, of copies"] == f"{share:.1%}"
 
 
-def test_speeds_of_the_machine_are_of_what_they_say(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_speeds_of_the_machine_count_bytes_and_operations(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks import limits
 
     monkeypatch.setattr(limits, "_fastest_seconds", lambda run, _: run() is not None and 0.5)
@@ -237,7 +253,7 @@ def test_speeds_of_the_machine_are_of_what_they_say(benchmark: Any, monkeypatch:
     assert benchmark.training.copy_bandwidth is limits.copy_bandwidth
 
 
-def test_the_command_is_followed_to_its_first_step_and_no_farther(
+def test_the_timed_command_exits_after_its_first_step(
     program: Callable[[str], Any], tmp_path: Path, benchmark: Any
 ) -> None:
     benchmark.startup.command(tmp_path)()
@@ -247,22 +263,22 @@ def test_the_command_is_followed_to_its_first_step_and_no_farther(
     benchmark.startup.process(["-c", benchmark.startup.BASELINE], tmp_path)
 
 
-def test_a_command_that_does_not_come_to_its_first_step_has_no_time(benchmark: Any, tmp_path: Path) -> None:
+def test_a_command_that_fails_before_its_first_step_is_an_error(benchmark: Any, tmp_path: Path) -> None:
     file = benchmark.startup.first_step.__file__
     with pytest.raises(RuntimeError, match=r"exit code 2: .*nothing\.toml"):
         benchmark.startup.process([file, "--config", "nothing.toml"], tmp_path)
 
 
-def test_stores_are_made_whole_by_one_process_and_by_all(benchmark: Any) -> None:
+def test_stores_are_built_by_one_process_and_by_several(benchmark: Any) -> None:
     figures = benchmark.store.compare(60, 1)
     assert [figure.contender for figure in figures] == ["fcnet", "fcnet, one process", "limit"]
 
 
-def test_every_change_of_images_is_timed(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark.augment, "BATCH", 4)
-    monkeypatch.setattr(benchmark.augment, "BATCHES", 2)
+def test_every_augmentation_is_timed(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark.augment, "BATCH_SIZE", 4)
+    monkeypatch.setattr(benchmark.augment, "NUM_BATCHES", 2)
     assert {figure.contender for figure in benchmark.augment.compare(1, CPU)} >= {
-        *benchmark.augment.CHANGES,
+        *benchmark.augment.AUGMENTATIONS,
         "plain",
         "all",
     }

@@ -1,4 +1,4 @@
-"""What happens inside networks, as scripts/inside.py measures it, on few images."""
+"""Tests of scripts/inside.py, on few images."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ import pytest
 from fcnet.data import sources
 from fcnet.data.batches import normalize
 from fcnet.data.store.store import mean_and_std, open_store
-from fcnet.models.mlp import ACTIVATIONS
+from fcnet.models.layers import ACTIVATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-HUNDRED = 100
+NUM_NETWORKS = 100
 
 
-def said(program: Callable[[str], Any], flag: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> list[list[str]]:
-    """The cells of the tables that a quick run prints, without their heads' lines."""
+def print_tables(
+    program: Callable[[str], Any], flag: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> list[list[str]]:
+    """Runs the script with ``--quick`` and returns the cells of its tables, without the rules below the heads."""
     monkeypatch.setattr(sys, "argv", ["inside.py", flag, "--quick"])
     assert program("inside").main() == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
@@ -30,31 +32,31 @@ def mean(cell: str) -> float:
     return float(cell.split(" ± ")[0])
 
 
-def test_by_hand_equals_autograd_over_100_random_networks(program: Callable[[str], Any]) -> None:
+def test_backpropagation_agrees_with_autograd_on_100_random_networks(program: Callable[[str], Any]) -> None:
     inside = program("inside")
     assert inside.TORCH_ACTIVATIONS.keys() == ACTIVATIONS.keys()
-    assert max(inside.gradient_error(number) for number in range(HUNDRED)) < 1e-12
+    assert max(inside.gradient_error(number) for number in range(NUM_NETWORKS)) < 1e-12
 
 
 @pytest.mark.usefixtures("isolated_cache")
 def test_gradients_vanish_in_deep_sigmoids_and_large_weights_saturate_them(
     program: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    rows = said(program, "--saturation", monkeypatch, capsys)
+    rows = print_tables(program, "--saturation", monkeypatch, capsys)
     depth = program("inside").DEPTH
     assert [row[0] for row in rows] == 2 * ["layer", *map(str, range(1, depth + 2)), "loss"]
     first, last = rows[1], rows[depth + 1]
     assert mean(first[2]) < 1e-4 * mean(last[2])  # sigmoid
     assert mean(first[6]) > 1e-1 * mean(last[6])  # ReLU
     assert mean(first[1]) == 0.0
-    assert mean(first[3]) > 50.0  # large weights
+    assert mean(first[3]) > 50.0  # weights times 10
 
 
 @pytest.mark.usefixtures("isolated_cache")
-def test_low_biases_kill_relus_and_not_what_has_a_slope_below_0(
+def test_low_biases_kill_relu_units_and_no_leaky_relu_units(
     program: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    _, *rows = said(program, "--dead", monkeypatch, capsys)
+    _, *rows = print_tables(program, "--dead", monkeypatch, capsys)
     dead = {(row[0], row[1]): (mean(row[2]), mean(row[3])) for row in rows}
     assert min(dead["b = −5", "relu"]) > 90.0
     assert dead["b = −5", "leaky_relu"] == (0.0, 0.0)
@@ -62,20 +64,20 @@ def test_low_biases_kill_relus_and_not_what_has_a_slope_below_0(
 
 
 @pytest.mark.usefixtures("isolated_cache")
-def test_smaller_batches_come_farther_in_a_pass(
+def test_smaller_batches_make_more_progress_per_epoch(
     program: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    rows = said(program, "--descent", monkeypatch, capsys)
-    rates, tried, (_, *found) = program("inside").LRS, rows[1:4], rows[4:]
-    losses = [mean(row[3]) for row in found]
+    rows = print_tables(program, "--descent", monkeypatch, capsys)
+    lrs, by_lr, (_, *by_epoch) = program("inside").LRS, rows[1:4], rows[4:]
+    losses = [mean(row[3]) for row in by_epoch]
     assert losses == sorted(losses, reverse=True)
-    for (name, *costs), (same_name, rate, *_) in zip(tried, found, strict=True):
+    for (name, *held_out_losses), (same_name, lr, *_) in zip(by_lr, by_epoch, strict=True):
         assert name == same_name
-        assert float(rate) == min(zip(map(float, costs), rates, strict=True))[1]  # on validation
+        assert float(lr) == min(zip(map(float, held_out_losses), lrs, strict=True))[1]
 
 
 @pytest.mark.usefixtures("isolated_cache")
-def test_what_is_kept_aside_is_not_trained_on_and_the_test_images_are_left_alone(
+def test_held_out_images_are_other_training_images(
     program: Callable[[str], Any],
 ) -> None:
     images = program("inside").load(None, 200)
@@ -95,6 +97,6 @@ def test_what_is_kept_aside_is_not_trained_on_and_the_test_images_are_left_alone
 def test_the_table_of_gradients_has_a_row_for_each_depth(
     program: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    _, *rows = said(program, "--gradients", monkeypatch, capsys)
+    _, *rows = print_tables(program, "--gradients", monkeypatch, capsys)
     assert [row[0] for row in rows] == ["0", "1", "2", "3", "4"]
     assert all(float(row[3]) < 1e-12 for row in rows)

@@ -1,4 +1,4 @@
-"""The tables of what is learned: a score that is no probability, and a gap that closes as images come in."""
+"""Tests of scripts/learning.py."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def learning(program: Callable[[str], Any]) -> Program:
     return program("learning")
 
 
-def said(
+def print_tables(
     learning: Program, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *flags: str
 ) -> list[Any]:
-    """The rows of the table that the program prints, without their rule."""
+    """Runs the script and returns the cells of its tables, without the rules below the heads."""
     monkeypatch.setattr(sys, "argv", ["learning.py", *flags])
     learning.main()
     lines = capsys.readouterr().out.splitlines()
     return [line.strip("| ").split(" | ") for line in lines if line.startswith("|") and "---" not in line]
 
 
-def test_unbounded_scores_are_no_probabilities_on_real_digits(
+def test_unbounded_scores_are_not_probabilities_on_real_digits(
     learning: Program, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = said(learning, monkeypatch, capsys, "--quick")
+    rows = print_tables(learning, monkeypatch, capsys, "--quick")
     by_loss = {row[0]: row[1:] for row in rows[1:4]}
     assert list(by_loss) == ["logistic", "hinge", "quadratic"]
     for _, outside, largest, _ in by_loss.values():
@@ -45,10 +45,10 @@ def test_unbounded_scores_are_no_probabilities_on_real_digits(
     assert [len(row) for row in rows[4:]] == [4] * (1 + learning.BINS)
 
 
-def test_the_gap_between_test_and_training_risk_closes_as_images_come_in(
+def test_the_gap_between_test_and_training_risk_closes_with_more_images(
     learning: Program, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, few, many = said(learning, monkeypatch, capsys, "--samples", "--quick")
+    _, few, many = print_tables(learning, monkeypatch, capsys, "--samples", "--quick")
     assert (few[0], many[0]) == ("20", "286")
     gap_of_few, gap_of_many = (float(row[3].split(" ± ")[0]) for row in (few, many))
     assert gap_of_few > 0.03 > gap_of_many
@@ -56,9 +56,9 @@ def test_the_gap_between_test_and_training_risk_closes_as_images_come_in(
     assert risk_of_many < risk_of_few
 
 
-def test_bins_count_every_image_once_and_the_gap_is_their_mean(learning: Program) -> None:
+def test_bins_count_every_image_once_and_give_the_calibration_error(learning: Program) -> None:
     scores = torch.tensor([-9.0, -9.0, 0.0, 0.0, 9.0, torch.inf])
-    found = learning.reliability_bins(scores, torch.tensor([0, 1, 0, 1, 1, 1]))
-    assert [each.num_images for each in found] == [2, 0, 2, 0, 2]
-    assert [each.observed_fraction for each in found if each.num_images] == [0.5, 0.5, 1.0]
-    assert learning.calibration_error(found) == pytest.approx((2 * (0.5 - 1.2e-4) + 0 + 2 * 0.6e-4) / 6, rel=1e-3)
+    bins = learning.reliability_bins(scores, torch.tensor([0, 1, 0, 1, 1, 1]))
+    assert [each.num_images for each in bins] == [2, 0, 2, 0, 2]
+    assert [each.observed_fraction for each in bins if each.num_images] == [0.5, 0.5, 1.0]
+    assert learning.calibration_error(bins) == pytest.approx((2 * (0.5 - 1.2e-4) + 0 + 2 * 0.6e-4) / 6, rel=1e-3)

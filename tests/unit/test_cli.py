@@ -1,4 +1,4 @@
-"""Rules of fcnet.cli."""
+"""Tests of fcnet.cli."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @pytest.fixture(autouse=True)
-def _handlers_of_before() -> Iterator[None]:
+def _restored_handlers() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-def leaves(main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
-    """The exit code of a command and what it says on standard error."""
-    with pytest.raises(SystemExit) as leaving:
+def run(main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
+    """Returns the exit code of a command and its standard error."""
+    with pytest.raises(SystemExit) as exiting:
         cli.run_command(main)
-    return leaving.value.code, capsys.readouterr().err
+    return exiting.value.code, capsys.readouterr().err
 
 
-def parser() -> cli.Parser:
-    made = cli.Parser("train", "Train.")
-    made.add_argument("--config")
-    made.add_argument("--steps", type=int)
-    return made
+def make_parser() -> cli.Parser:
+    parser = cli.Parser("train", "Train.")
+    parser.add_config()
+    parser.add_argument("--steps", type=int)
+    return parser
 
 
 @pytest.mark.parametrize(
@@ -59,25 +59,23 @@ def parser() -> cli.Parser:
         (["--steps", "many"], "argument --steps: invalid int value: 'many'"),
     ],
 )
-def test_a_wrong_flag_is_a_users_mistake(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_flag_is_a_user_error(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError) as error:
-        parser().parse_args(arguments)
+        make_parser().parse_args(arguments)
     assert str(error.value) == f"{message}; see python -m fcnet.train --help"
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(("flag", "said"), [("--version", f"fcnet {version('fcnet')}\n"), ("--help", "usage: python")])
-def test_version_and_help_are_said_on_standard_output(flag: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as leaving:
-        parser().parse_args([flag])
-    assert leaving.value.code == 0
-    assert capsys.readouterr().out.startswith(said)
+@pytest.mark.parametrize(("flag", "start"), [("--version", f"fcnet {version('fcnet')}\n"), ("--help", "usage: python")])
+def test_version_and_help_go_to_standard_output(flag: str, start: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exiting:
+        make_parser().parse_args([flag])
+    assert exiting.value.code == 0
+    assert capsys.readouterr().out.startswith(start)
 
 
 @pytest.mark.parametrize("code", [0, 3])
-def test_a_command_is_given_the_arguments_and_leaves_with_its_code(
+def test_a_command_gets_its_arguments_and_sets_the_exit_code(
     code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["fcnet/train.py", "--config", "a b"])
@@ -87,11 +85,11 @@ def test_a_command_is_given_the_arguments_and_leaves_with_its_code(
         given.extend(arguments)
         return code
 
-    assert leaves(main, capsys) == (code, "")
+    assert run(main, capsys) == (code, "")
     assert given == ["--config", "a b"]
 
 
-def missing_file(path: Path) -> Callable[[list[str]], int]:
+def read_file(path: Path) -> Callable[[list[str]], int]:
     def main(arguments: list[str]) -> int:
         path.read_text()
         return 0
@@ -106,45 +104,47 @@ def raising(error: BaseException) -> Callable[[list[str]], int]:
     return main
 
 
-def test_a_users_mistakes_are_a_line_each_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert leaves(raising(UserError("lr must be greater than 0, got 0")), capsys) == (
+def test_each_user_error_is_one_line_and_the_exit_code_is_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(raising(UserError("lr must be greater than 0, got 0")), capsys) == (
         2,
         "lr must be greater than 0, got 0\n",
     )
-    assert leaves(raising(UserError("one\ntwo\n")), capsys) == (2, "one\ntwo\n")
+    assert run(raising(UserError("one\ntwo\n")), capsys) == (2, "one\ntwo\n")
 
 
-def test_a_file_that_cannot_be_used_is_one_line_and_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "nowhere"
-    assert leaves(missing_file(path), capsys) == (2, f"{path}: No such file or directory\n")
-    assert leaves(missing_file(tmp_path), capsys) == (2, f"{tmp_path}: Is a directory\n")
+def test_an_unusable_file_is_one_line_and_the_exit_code_is_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "missing"
+    assert run(read_file(path), capsys) == (2, f"{path}: No such file or directory\n")
+    assert run(read_file(tmp_path), capsys) == (2, f"{tmp_path}: Is a directory\n")
 
 
-@pytest.mark.parametrize("bug", [KeyError("ours"), ValueError("ours"), OSError("of no file"), AssertionError("ours")])
-def test_a_bug_of_ours_keeps_its_traceback(bug: Exception) -> None:
+@pytest.mark.parametrize(
+    "bug", [KeyError("ours"), ValueError("ours"), OSError("without a file"), AssertionError("ours")]
+)
+def test_a_bug_keeps_its_traceback(bug: Exception) -> None:
     with pytest.raises(type(bug)) as error:
         cli.run_command(raising(bug))
     assert error.value is bug
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_ends_a_command_with_its_code(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
-    passed: list[str] = []
+def test_a_signal_ends_a_command_with_its_exit_code(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
+    caught: list[str] = []
 
     def main(arguments: list[str]) -> int:
         try:
             signal.raise_signal(number)
-        except Exception:  # noqa: BLE001 - the rule: nothing on the way takes a signal for an error
-            passed.append("taken for an error")
+        except Exception:  # noqa: BLE001 - handlers of errors must not catch a signal
+            caught.append("caught")
         return 0
 
-    assert leaves(main, capsys) == (128 + number, f"stopped by {number.name}\n")
-    assert passed == []
+    assert run(main, capsys) == (128 + number, f"stopped by {number.name}\n")
+    assert caught == []
 
 
-def test_a_reader_that_has_heard_enough_is_no_error(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_closed_reader_is_not_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
 
@@ -154,14 +154,14 @@ def test_a_reader_that_has_heard_enough_is_no_error(
 
     with os.fdopen(writing, "w") as broken:
         monkeypatch.setattr(sys, "stdout", broken)
-        with pytest.raises(SystemExit) as leaving:
+        with pytest.raises(SystemExit) as exiting:
             cli.run_command(main)
-    assert leaving.value.code == 0
+    assert exiting.value.code == 0
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_deferred_signal_leaves_its_number_and_the_handlers_come_back(number: signal.Signals) -> None:
+def test_a_deferred_signal_is_recorded_and_the_handlers_are_restored(number: signal.Signals) -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     with cli.defer_signals() as received_signal:
         assert received_signal() == 0
@@ -172,7 +172,7 @@ def test_a_deferred_signal_leaves_its_number_and_the_handlers_come_back(number: 
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-def test_the_handlers_come_back_after_an_error() -> None:
+def test_the_handlers_are_restored_after_an_error() -> None:
     def fail() -> None:
         with cli.defer_signals():
             raise KeyError("ours")
@@ -184,22 +184,22 @@ def test_the_handlers_come_back_after_an_error() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "gpu", "CPU", "cpu:x", "cuda:-1"])
-def test_a_device_that_torch_does_not_know_is_refused(name: str) -> None:
+def test_an_unknown_device_is_an_error(name: str) -> None:
     with pytest.raises(UserError) as error:
         cli.choose_device(name)
-    assert str(error.value) == f"--device must be auto, cpu, cuda or another of torch's devices, got '{name}'"
+    assert str(error.value) == f"--device must be auto, cpu, cuda or another device of torch, got '{name}'"
 
 
 @pytest.mark.parametrize("name", ["meta", "hpu", "opencl", "cuda:99"])
-def test_a_device_that_is_not_here_is_refused(name: str) -> None:
+def test_an_unavailable_device_is_an_error(name: str) -> None:
     with pytest.raises(UserError) as error:
         cli.choose_device(name)
-    assert str(error.value).startswith(f"--device {name} cannot be used here: ")
+    assert str(error.value).startswith(f"device {name} is not available: ")
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "rank", "there", "device"),
+    ("name", "rank", "has_gpu", "device"),
     [
         ("auto", None, False, "cpu"),
         ("auto", None, True, "cuda:0"),
@@ -211,13 +211,13 @@ def test_a_device_that_is_not_here_is_refused(name: str) -> None:
         ("cuda:1", "3", True, "cuda:1"),
     ],
 )
-def test_each_rank_takes_the_gpu_of_its_number_where_there_is_one(
-    name: str, rank: str | None, there: bool, device: str, monkeypatch: pytest.MonkeyPatch
+def test_each_rank_takes_the_gpu_with_its_number(
+    name: str, rank: str | None, has_gpu: bool, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def empty(size: int, device: torch.device) -> Tensor:
         return torch.zeros(size)
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
     monkeypatch.setattr(torch, "empty", empty)
     if rank is None:
         monkeypatch.delenv("LOCAL_RANK", raising=False)
@@ -226,7 +226,7 @@ def test_each_rank_takes_the_gpu_of_its_number_where_there_is_one(
     assert cli.choose_device(name) == torch.device(device)
 
 
-def test_one_process_joins_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_process_joins_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with cli.process_group(torch.device("cpu")):
         assert not dist.is_initialized()
@@ -254,12 +254,12 @@ def test_an_epoch_is_one_line() -> None:
     assert cli.format_epoch(record(None), 5) == "epoch 3/5 · training loss 0.1235 accuracy 98.77% · 12,346 images/s"
 
 
-def test_an_accuracy_is_said_with_its_interval() -> None:
-    assert cli.format_accuracy(0.98, (0.9512, 0.99)) == "98.00% (95 % interval 95.12% to 99.00%)"
+def test_an_accuracy_is_written_with_its_interval() -> None:
+    assert cli.format_accuracy(0.98, (0.9512, 0.99)) == "98.00% (95% interval 95.12% to 99.00%)"
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_training_is_a_line_an_epoch_and_a_bar_on_a_terminal_alone(
+def test_training_prints_a_line_for_each_epoch_and_a_bar_on_a_terminal(
     terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
@@ -279,20 +279,23 @@ def test_a_training_is_a_line_an_epoch_and_a_bar_on_a_terminal_alone(
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_decoding_is_a_bar_on_a_terminal_else_a_line(
+def test_decoding_shows_a_bar_on_a_terminal_and_otherwise_prints_a_line(
     terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
-    for told, line in (((0, 10, 20), "20 images in 0.0 s"), ((10, 20), "20 images in 0.0 s, 10 of them before")):
+    for counts, line in (
+        ((0, 10, 20), "20 images in 0.0 s"),
+        ((10, 20), "20 images in 0.0 s, 10 of them in an earlier run"),
+    ):
         with cli.show_decoding() as progress:
-            for done in told:
+            for done in counts:
                 progress(done, 20)
         out, err = capsys.readouterr()
         assert ("20/20" in err) == terminal
         assert (out, err) == ("", err) if terminal else (f"decoded {line}\n", "")
 
 
-def test_where_nothing_is_decoded_or_it_fails_nothing_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed_if_nothing_is_decoded_or_decoding_fails(capsys: pytest.CaptureFixture[str]) -> None:
     with cli.show_decoding():
         pass
 

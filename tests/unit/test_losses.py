@@ -1,4 +1,4 @@
-"""Rules of fcnet.losses; the oracle is torch in float64."""
+"""fcnet.losses; torch in float64 is the oracle."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ SMOOTHINGS = [0.0, 0.1, 0.5]
 
 
 def example(num_outputs: int, size: int = 7, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Float64 logits of one output node, shape (B,), or of several; and labels."""
+    """Float64 logits, (B,) for one output node or (B, C); and labels."""
     random = torch.Generator().manual_seed(seed)
     shape = (size,) if num_outputs == 1 else (size, num_outputs)
     logits = 3.0 * torch.randn(shape, dtype=torch.float64, generator=random)
     return logits, torch.randint(max(num_outputs, 2), (size,), generator=random)
 
 
-def torchs_sum(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+def torchs_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     if logits.ndim == 1:
         target = labels.to(logits.dtype) * (1 - smoothing) + smoothing / 2
         return functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
@@ -41,13 +41,13 @@ def torchs_sum(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
 
 @pytest.mark.parametrize("num_outputs", [1, 2, 5])
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
-def test_the_loss_is_torchs_summed_over_the_batch(num_outputs: int, smoothing: float) -> None:
+def test_the_loss_is_the_sum_of_torchs_over_the_batch(num_outputs: int, smoothing: float) -> None:
     logits, labels = example(num_outputs)
-    assert_close(CrossEntropy(smoothing)(logits, labels), torchs_sum(logits, labels, smoothing))
+    assert_close(CrossEntropy(smoothing)(logits, labels), torchs_loss(logits, labels, smoothing))
 
 
 @given(st.integers(0, 100), st.sampled_from(SMOOTHINGS))
-def test_one_node_is_two_nodes_of_which_the_first_is_zero(seed: int, smoothing: float) -> None:
+def test_one_node_gives_the_loss_of_two_nodes_with_the_first_logit_0(seed: int, smoothing: float) -> None:
     logits, labels = example(1, seed=seed)
     both = torch.stack([torch.zeros_like(logits), logits], dim=1)
     assert_close(CrossEntropy(smoothing)(logits, labels), CrossEntropy(smoothing)(both, labels))
@@ -55,7 +55,7 @@ def test_one_node_is_two_nodes_of_which_the_first_is_zero(seed: int, smoothing: 
 
 @pytest.mark.parametrize("num_outputs", [1, 2, 5])
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
-def test_a_batch_costs_what_its_rows_cost_alone(num_outputs: int, smoothing: float) -> None:
+def test_the_loss_of_a_batch_is_the_sum_over_its_rows(num_outputs: int, smoothing: float) -> None:
     loss, (logits, labels) = CrossEntropy(smoothing), example(num_outputs)
     rows = [loss(logits[row : row + 1], labels[row : row + 1]) for row in range(len(labels))]
     assert_close(loss(logits, labels), torch.stack(rows).sum())
@@ -63,7 +63,7 @@ def test_a_batch_costs_what_its_rows_cost_alone(num_outputs: int, smoothing: flo
 
 @pytest.mark.parametrize("num_outputs", [1, 3])
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
-def test_a_batch_without_rows_costs_nothing_and_has_a_gradient(num_outputs: int, smoothing: float) -> None:
+def test_the_loss_of_an_empty_batch_is_0_and_has_a_gradient(num_outputs: int, smoothing: float) -> None:
     logits, labels = example(num_outputs, size=0)
     loss = CrossEntropy(smoothing)(logits.requires_grad_(), labels)
     loss.backward()
@@ -74,23 +74,23 @@ def test_a_batch_without_rows_costs_nothing_and_has_a_gradient(num_outputs: int,
 
 @pytest.mark.parametrize("num_outputs", [1, 2, 5])
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
-def test_the_slope_is_the_derivative_that_torch_finds(num_outputs: int, smoothing: float) -> None:
+def test_the_gradient_is_the_one_torch_finds(num_outputs: int, smoothing: float) -> None:
     logits, labels = example(num_outputs)
     loss, grad_logits = CrossEntropy(smoothing).loss_and_grad(logits.clone(), labels)
-    truth = torchs_sum(logits.requires_grad_(), labels, smoothing)
+    truth = torchs_loss(logits.requires_grad_(), labels, smoothing)
     (derivative,) = torch.autograd.grad(truth, logits)
     assert_close(loss, truth.detach())
     assert_close(grad_logits, derivative)
 
 
-def shares(num_outputs: int, size: int = 7) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def mixed_labels(num_outputs: int, size: int = 7) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """λ, weights, and two sets of one-hot labels, float64: (B, 1), (C,) and (B, C)."""
     random = torch.Generator().manual_seed(1)
     classes = max(num_outputs, 2)
-    share = torch.rand(size, 1, dtype=torch.float64, generator=random)
+    mix = torch.rand(size, 1, dtype=torch.float64, generator=random)
     first, second = (functional.one_hot(torch.randint(classes, (size,), generator=random), classes) for _ in range(2))
     return (
-        share,
+        mix,
         0.1 + 3.0 * torch.rand(classes, dtype=torch.float64, generator=random),
         first.double(),
         second.double(),
@@ -99,25 +99,25 @@ def shares(num_outputs: int, size: int = 7) -> tuple[Tensor, Tensor, Tensor, Ten
 
 @pytest.mark.parametrize("num_outputs", [1, 2, 5])
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
-def test_shares_of_two_labels_cost_the_labels_costs_in_these_shares(num_outputs: int, smoothing: float) -> None:
+def test_a_mixed_label_gives_the_weighted_mean_of_the_labels_losses(num_outputs: int, smoothing: float) -> None:
     loss, (logits, _) = CrossEntropy(smoothing), example(num_outputs)
-    share, weights, first, second = shares(num_outputs)
-    target = (share * first + (1 - share) * second) * weights
+    mix, weights, first, second = mixed_labels(num_outputs)
+    target = (mix * first + (1 - mix) * second) * weights
     expected = torch.zeros((), dtype=torch.float64)
     for row in range(len(logits)):
-        for factor, labels in ((share[row], first), (1 - share[row], second)):
+        for factor, labels in ((mix[row], first), (1 - mix[row], second)):
             label = labels[row].argmax()
-            cost = torchs_sum(logits[row : row + 1], label[None], smoothing)
-            expected += (factor * weights[label]).squeeze() * cost
+            label_loss = torchs_loss(logits[row : row + 1], label[None], smoothing)
+            expected += (factor * weights[label]).squeeze() * label_loss
     assert_close(loss(logits, target), expected)
 
 
 @pytest.mark.parametrize("num_outputs", [1, 2, 5])
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
-def test_the_slope_of_shares_is_the_derivative_of_their_cost(num_outputs: int, smoothing: float) -> None:
+def test_the_gradient_for_mixed_labels_is_that_of_their_loss(num_outputs: int, smoothing: float) -> None:
     logits, _ = example(num_outputs)
-    share, weights, first, second = shares(num_outputs)
-    target = (share * first + (1 - share) * second) * weights
+    mix, weights, first, second = mixed_labels(num_outputs)
+    target = (mix * first + (1 - mix) * second) * weights
     both = torch.stack([torch.zeros_like(logits), logits], 1) if num_outputs == 1 else logits.clone()
     smoothed = target * (1 - smoothing) + smoothing * target.mean(1, keepdim=True)
     truth = -(smoothed * both.requires_grad_().log_softmax(1)).sum()
@@ -131,7 +131,7 @@ def test_the_slope_of_shares_is_the_derivative_of_their_cost(num_outputs: int, s
 
 @pytest.mark.parametrize("num_outputs", [1, 2, 5])
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
-def test_all_of_one_label_is_the_label(num_outputs: int, smoothing: float) -> None:
+def test_a_one_hot_target_gives_the_loss_of_the_label(num_outputs: int, smoothing: float) -> None:
     loss, (logits, labels) = CrossEntropy(smoothing), example(num_outputs)
     target = functional.one_hot(labels, max(num_outputs, 2)).float()
     assert_close(loss(logits, target), loss(logits, labels))
@@ -140,7 +140,7 @@ def test_all_of_one_label_is_the_label(num_outputs: int, smoothing: float) -> No
 
 
 @pytest.mark.parametrize("num_outputs", [1, 3])
-def test_a_batch_without_rows_of_shares_costs_nothing(num_outputs: int) -> None:
+def test_the_loss_of_an_empty_batch_of_probabilities_is_0(num_outputs: int) -> None:
     logits, _ = example(num_outputs, size=0)
     loss, grad_logits = CrossEntropy(0.1).loss_and_grad(logits, torch.zeros(0, max(num_outputs, 2)))
     assert loss.item() == CrossEntropy()(logits, torch.zeros(0, max(num_outputs, 2))).item() == 0.0
@@ -148,7 +148,7 @@ def test_a_batch_without_rows_of_shares_costs_nothing(num_outputs: int) -> None:
 
 
 @pytest.mark.parametrize("num_outputs", [1, 3])
-def test_the_slope_leaves_the_logits_as_they_are(num_outputs: int) -> None:
+def test_loss_and_grad_leaves_the_logits_as_they_are(num_outputs: int) -> None:
     logits, labels = example(num_outputs)
     before = logits.clone()
     CrossEntropy(0.1).loss_and_grad(logits, labels)
@@ -156,11 +156,11 @@ def test_the_slope_leaves_the_logits_as_they_are(num_outputs: int) -> None:
 
 
 @pytest.mark.parametrize("num_outputs", [1, 3])
-def test_a_sure_and_right_row_keeps_its_digits(num_outputs: int) -> None:
+def test_a_confident_row_keeps_its_digits(num_outputs: int) -> None:
     logits = torch.tensor([20.0]) if num_outputs == 1 else torch.tensor([[-20.0, 0.0, -40.0]])
     truth = torch.tensor(-20.0, dtype=torch.float64).exp().log1p().float()
     loss, grad_logits = CrossEntropy().loss_and_grad(logits, torch.tensor([1]))
-    # one rounding of e⁻²⁰ in float32, then two of what is made of it
+    # one rounding of e⁻²⁰ in float32, and two more after it
     assert_close(loss, truth, rtol=1e-6, atol=0.0)
     assert_close(CrossEntropy()(logits, torch.tensor([1])), truth, rtol=1e-6, atol=0.0)
     assert_close(grad_logits.reshape(-1)[1 if num_outputs > 1 else 0], -truth, rtol=1e-6, atol=0.0)
@@ -173,22 +173,20 @@ def test_a_sure_and_right_row_keeps_its_digits(num_outputs: int) -> None:
 
 @pytest.mark.parametrize("num_outputs", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("far", [80.0, 90.0, 700.0, 800.0, 1e30, torch.inf])
-def test_a_row_that_is_far_from_right_has_its_cost_and_slope_beside_another(
-    num_outputs: int, dtype: torch.dtype, far: float
-) -> None:
+@pytest.mark.parametrize("wrong", [80.0, 90.0, 700.0, 800.0, 1e30, torch.inf])
+def test_a_very_wrong_row_changes_no_other(num_outputs: int, dtype: torch.dtype, wrong: float) -> None:
     logits, labels = example(num_outputs, size=2)
     logits, labels = logits.to(dtype), torch.tensor([0, int(labels[1])])
-    logits[0] = far if num_outputs == 1 else torch.tensor([0.0, far, 1.0])
+    logits[0] = wrong if num_outputs == 1 else torch.tensor([0.0, wrong, 1.0])
     loss, grad_logits = CrossEntropy().loss_and_grad(logits, labels)
     rest, others = CrossEntropy().loss_and_grad(logits[1:], labels[1:])
-    assert_close(loss, rest + far)
+    assert_close(loss, rest + wrong)
     assert_close(grad_logits[0], torch.tensor(1.0 if num_outputs == 1 else [-1.0, 1.0, 0.0], dtype=dtype))
     assert_close(grad_logits[1:], others)
 
 
 @pytest.mark.parametrize("num_outputs", [1, 3])
-def test_a_logit_that_is_no_number_makes_its_row_none_and_leaves_the_others(num_outputs: int) -> None:
+def test_a_nan_logit_makes_its_row_nan_and_no_other(num_outputs: int) -> None:
     logits, labels = example(num_outputs)
     expected = CrossEntropy().loss_and_grad(logits[1:], labels[1:])[1]
     logits.view(len(logits), -1)[0, -1] = torch.nan
@@ -199,14 +197,14 @@ def test_a_logit_that_is_no_number_makes_its_row_none_and_leaves_the_others(num_
 
 
 @pytest.mark.parametrize("num_outputs", [1, 3])
-def test_a_slope_can_be_asked_for_without_numbers(num_outputs: int) -> None:
+def test_fake_tensors_give_the_shapes_of_loss_and_gradient(num_outputs: int) -> None:
     with FakeTensorMode() as mode:
         logits, labels = (mode.from_tensor(tensor) for tensor in example(num_outputs))
         loss, grad_logits = CrossEntropy().loss_and_grad(logits, labels)
     assert (loss.shape, grad_logits.shape) == ((), logits.shape)
 
 
-def test_labels_have_weights_as_shares_have_them() -> None:
+def test_integer_labels_take_weights_as_probabilities_do() -> None:
     logits, labels = example(1)
     weight = torch.linspace(0.1, 2.0, len(logits), dtype=logits.dtype)
     ours = binary_cross_entropy.loss_and_grad(logits, labels, weight)
@@ -215,7 +213,7 @@ def test_labels_have_weights_as_shares_have_them() -> None:
 
 @pytest.mark.parametrize("num_outputs", [1, 5])
 @given(seed=st.integers(0, 1000), scale=st.sampled_from([0.3, 1.0, 3.0]))
-def test_a_slope_is_as_exact_as_its_logits_differences(num_outputs: int, seed: int, scale: float) -> None:
+def test_the_gradient_is_as_exact_as_differences_of_the_logits(num_outputs: int, seed: int, scale: float) -> None:
     logits, labels = example(num_outputs, size=64, seed=seed)
     logits = (scale * logits).float()
     loss, grad_logits = CrossEntropy().loss_and_grad(logits, labels)
@@ -236,7 +234,7 @@ every_score_loss = pytest.mark.parametrize("name", FORMULAS)
 
 
 @every_score_loss
-def test_a_loss_of_a_score_is_its_formula_of_the_classes_minus_and_plus_1(name: str) -> None:
+def test_a_score_loss_is_its_formula_for_classes_minus_1_and_plus_1(name: str) -> None:
     scores, labels = example(1)
     y = torch.where(labels == 1, 1.0, -1.0).double()
     assert_close(ScoreLoss(name)(scores, labels), FORMULAS[name](scores, y).sum())
@@ -244,10 +242,10 @@ def test_a_loss_of_a_score_is_its_formula_of_the_classes_minus_and_plus_1(name: 
 
 @every_score_loss
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
-def test_shares_cost_the_losses_of_both_classes_in_these_shares(name: str, smoothing: float) -> None:
+def test_a_mixed_label_gives_the_weighted_mean_of_both_classes_score_losses(name: str, smoothing: float) -> None:
     scores, labels = example(1)
-    share, weights, first, second = shares(1)
-    target = (share * first + (1 - share) * second) * weights
+    mix, weights, first, second = mixed_labels(1)
+    target = (mix * first + (1 - mix) * second) * weights
     even = smoothing * target.mean(1, keepdim=True)
     of_first, of_second = ((1 - smoothing) * target + even).unbind(1)
     ones = torch.ones_like(scores)
@@ -261,25 +259,27 @@ def test_shares_cost_the_losses_of_both_classes_in_these_shares(name: str, smoot
 
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 @pytest.mark.parametrize("soft", [False, True])
-def test_the_logistic_loss_is_the_cross_entropy_of_one_node_and_its_gradient(smoothing: float, soft: bool) -> None:
+def test_the_logistic_loss_and_its_gradient_are_those_of_the_cross_entropy_of_one_node(
+    smoothing: float, soft: bool
+) -> None:
     scores, labels = example(1)
-    share, weights, first, second = shares(1)
-    target = (share * first + (1 - share) * second) * weights if soft else labels
-    found = []
+    mix, weights, first, second = mixed_labels(1)
+    target = (mix * first + (1 - mix) * second) * weights if soft else labels
+    results = []
     for loss in (ScoreLoss("logistic", smoothing), CrossEntropy(smoothing)):
         leaf = scores.clone().requires_grad_()
         value = loss(leaf, target)
-        found.append((value.detach(), torch.autograd.grad(value, leaf)[0]))
-    assert_close(found[0], found[1], rtol=1e-13, atol=1e-15)
+        results.append((value.detach(), torch.autograd.grad(value, leaf)[0]))
+    assert_close(results[0], results[1], rtol=1e-13, atol=1e-15)
 
 
 @every_score_loss
-def test_a_share_of_0_takes_no_part_of_an_infinite_loss(name: str) -> None:
+def test_weight_0_leaves_out_an_infinite_loss(name: str) -> None:
     scores, right = torch.tensor([torch.inf, -torch.inf]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
     assert ScoreLoss(name)(scores, right).item() == (torch.inf if name == "quadratic" else 0.0)
 
 
-def test_a_loss_of_a_score_is_of_one_node_and_has_a_known_name() -> None:
+def test_a_score_loss_needs_a_known_name_and_one_node() -> None:
     with pytest.raises(UserError, match=r"^name must be one of logistic, hinge, quadratic, got 'square'$"):
         ScoreLoss("square")
     with pytest.raises(
@@ -292,7 +292,7 @@ def test_a_loss_of_a_score_is_of_one_node_and_has_a_known_name() -> None:
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
-def test_the_empirical_risk_is_the_mean_of_the_examples_losses_and_can_be_differentiated(num_classes: int) -> None:
+def test_the_empirical_risk_is_the_mean_loss_and_differentiable(num_classes: int) -> None:
     draws = torch.Generator().manual_seed(3)
     model, images = MLP(4, (3,), num_classes, generator=draws).double(), torch.rand(9, 4, generator=draws).double()
     labels = torch.randint(num_classes, (9,), generator=draws)
@@ -307,6 +307,6 @@ def test_the_empirical_risk_is_the_mean_of_the_examples_losses_and_can_be_differ
         assert_close(one, other)
 
 
-def test_there_is_no_empirical_risk_without_an_example() -> None:
-    with pytest.raises(UserError, match=r"^the empirical risk needs at least one example, got 0$"):
+def test_the_empirical_risk_of_no_examples_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^images must hold at least one example, got 0$"):
         empirical_risk(MLP(4, (), 2), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), CrossEntropy())

@@ -1,4 +1,4 @@
-"""Rules of fcnet.metrics."""
+"""fcnet.metrics: scikit-learn, scipy and published tables are the oracles."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ LABELS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, m
 
 
 @given(LABELS)
-def test_figures_are_scikit_learns(pairs: list[tuple[int, int]]) -> None:
-    truth, called = zip(*pairs, strict=True)
-    confusion = confusion_matrix(truth, called, labels=range(4)).tolist()
+def test_class_metrics_and_accuracy_are_scikit_learns(pairs: list[tuple[int, int]]) -> None:
+    truth, predicted = zip(*pairs, strict=True)
+    confusion = confusion_matrix(truth, predicted, labels=range(4)).tolist()
     precision, recall, f1, count = precision_recall_fscore_support(
-        truth, called, labels=range(4), zero_division=math.nan
+        truth, predicted, labels=range(4), zero_division=math.nan
     )
     rows = class_metrics(confusion)
     assert [row.count for row in rows] == count.tolist()
@@ -50,20 +50,20 @@ def test_figures_are_scikit_learns(pairs: list[tuple[int, int]]) -> None:
     ("num_correct", "count", "low", "high"),
     [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (81, 263, 0.2553, 0.3662)],
 )
-def test_the_interval_is_the_published_one(num_correct: int, count: int, low: float, high: float) -> None:
+def test_wilsons_interval_is_the_published_one(num_correct: int, count: int, low: float, high: float) -> None:
     """Newcombe 1998 prints 0.2553 and 0.3662 for 81 of 263."""
     assert wilson_interval(num_correct, count) == pytest.approx((low, high), abs=5e-5)
 
 
 @given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_the_interval_holds_the_share_and_stays_in_0_to_1(case: tuple[int, int]) -> None:
+def test_wilsons_interval_contains_the_fraction_and_stays_in_0_to_1(case: tuple[int, int]) -> None:
     num_correct, count = case
     low, high = wilson_interval(num_correct, count)
     assert 0.0 <= low <= num_correct / count <= high <= 1.0
     assert high - low > 0.0
 
 
-def test_nothing_seen_means_nothing_known() -> None:
+def test_without_trials_the_interval_is_0_to_1_and_the_accuracy_nan() -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
     assert math.isnan(accuracy([[0, 0], [0, 0]]))
 
@@ -81,15 +81,13 @@ def test_nothing_seen_means_nothing_known() -> None:
         ((10, 10, 0, 10), 0.6075, 1.0),
     ],
 )
-def test_the_interval_of_a_difference_is_the_published_one(
-    sides: tuple[int, int, int, int], low: float, high: float
-) -> None:
+def test_newcombes_interval_is_the_published_one(sides: tuple[int, int, int, int], low: float, high: float) -> None:
     """Newcombe 1998, table II, method 10."""
     assert difference_interval(*sides) == pytest.approx((low, high), abs=5e-5)
 
 
 @given(st.integers(0, 30), st.integers(1, 30), st.integers(0, 30), st.integers(1, 30))
-def test_the_test_of_two_shares_is_pearsons_of_their_table(a: int, n: int, b: int, m: int) -> None:
+def test_the_two_proportion_test_is_pearsons(a: int, n: int, b: int, m: int) -> None:
     a, b = min(a, n), min(b, m)
     p = two_proportion_test(a, n, b, m)
     if 0 < a + b < n + m:
@@ -103,15 +101,15 @@ def test_the_test_of_two_shares_is_pearsons_of_their_table(a: int, n: int, b: in
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=1, max_size=12))
-def test_the_test_of_many_shares_is_pearsons_of_their_table(pairs: list[tuple[int, int]]) -> None:
-    counts, others = ([*row, 1] for row in zip(*pairs, strict=True))  # so that there is one in each
+def test_the_homogeneity_test_is_pearsons(pairs: list[tuple[int, int]]) -> None:
+    counts, others = ([*row, 1] for row in zip(*pairs, strict=True))  # so that neither set is empty
     p = homogeneity_test(counts, others)
     table = [pair for pair in zip(counts, others, strict=True) if sum(pair)]
     assert p == pytest.approx(chi2_contingency(table, correction=False).pvalue, rel=1e-9, abs=1e-300)
     assert homogeneity_test(others, counts) == pytest.approx(p)
 
 
-def test_of_a_thousand_classes_the_test_is_still_pearsons() -> None:
+def test_the_homogeneity_test_of_1000_classes_is_pearsons() -> None:
     counts, others = [5 + place % 7 for place in range(1000)], [3 + place % 11 for place in range(1000)]
     expected = chi2_contingency([counts, others], correction=False).pvalue
     assert homogeneity_test(counts, others) == pytest.approx(expected, rel=1e-9)
@@ -145,21 +143,21 @@ def test_the_calibration_error_is_the_mean_gap_over_examples(predicted: list[tup
     assert calibration_error(bins) == pytest.approx(np.mean(gaps))
 
 
-def test_a_network_that_is_right_as_often_as_it_is_sure_has_no_calibration_error() -> None:
+def test_the_calibration_error_is_0_if_accuracy_equals_confidence() -> None:
     assert calibration_error(confidence_bins([0.75] * 4 + [0.5] * 2, [True] * 3 + [False, True, False])) == 0.0
     assert calibration_error(confidence_bins([1.0] * 3, [False] * 3)) == 1.0
     assert math.isnan(calibration_error([]))
 
 
 @given(st.integers(0, 60), st.integers(0, 60))
-def test_mcnemars_mid_p_is_scipys_exact_test_less_half_of_what_was_seen(first: int, second: int) -> None:
+def test_mcnemars_mid_p_is_scipys_exact_p_minus_the_observed_probability(first: int, second: int) -> None:
     n, m = first + second, min(first, second)
     exact = binomtest(m, n).pvalue if n else 1.0
     expected = 1.0 if first == second else exact - binom.pmf(m, n, 0.5)
     assert mcnemar_test(first, second) == mcnemar_test(second, first) == pytest.approx(expected, rel=1e-9)
 
 
-def test_mcnemars_test_holds_for_many_images() -> None:
+def test_mcnemars_test_is_exact_for_many_images() -> None:
     assert mcnemar_test(5000, 5000) == 1.0
     assert mcnemar_test(2450, 2550) == pytest.approx(
         2 * binom.cdf(2449, 5000, 0.5) + binom.pmf(2450, 5000, 0.5), rel=1e-9
@@ -168,8 +166,8 @@ def test_mcnemars_test_holds_for_many_images() -> None:
 
 
 @given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=6))
-def test_holm_is_bonferroni_closed_over_all_sets_of_tests(p_values: list[float]) -> None:
-    """A hypothesis is refused where Bonferroni refuses every set of hypotheses that it is in."""
+def test_holm_is_the_closure_of_bonferroni(p_values: list[float]) -> None:
+    """A hypothesis is rejected if Bonferroni rejects every set of hypotheses that contains it."""
     places = range(len(p_values))
     sets = [chosen for size in places for chosen in itertools.combinations(places, size + 1)]
     expected = [

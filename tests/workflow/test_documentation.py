@@ -62,13 +62,13 @@ SKIPPED = {
     ".venv/bin/python -m pytest -q -n auto": "runs this very suite",
 }
 RESULT = (
-    r"test accuracy \d+\.\d\d% \(95 % interval \d+\.\d\d% to \d+\.\d\d%\) on [\d,]+ images after \d+\.\d s of training"
+    r"test accuracy \d+\.\d\d% \(95% interval \d+\.\d\d% to \d+\.\d\d%\) on [\d,]+ images after \d+\.\d s of training"
 )
 PREDICTION = r"digit\.png: \d \(\d+\.\d%\)"
 EVALUATION = [
     r"accuracy .*, 360 images",
     r"class +images +precision +recall +F1",
-    r"truth +taken for",
+    r"truth +prediction",
     "evaluation.json",
 ]
 CORRUPTIONS = [
@@ -76,7 +76,7 @@ CORRUPTIONS = [
     r"accuracy at +1 +2 +3 +4 +5 +mean",
     *(rf"{kind}( +\d+\.\d%){{6}}" for kind in ("noise", "blur", "brightness", "contrast", "translate", "rotation")),
     r"all +\d+\.\d%",
-    r"as they are +\d+\.\d%",
+    r"clean +\d+\.\d%",
     r"corruptions\.json",
     r"corruptions-light\.svg",
 ]
@@ -207,12 +207,12 @@ EXPECTED: dict[str, dict[str, Shown]] = {
             [r".* in 3 classes; .*; runs/images-2", RESULT], smaller=FEW
         ),
         "python -m fcnet.train --config digits --find-lr": Shown(
-            [r"of \d+ learning rates from 1e-06 .*: --set optimizer\.lr=.* \(now 0\.01\); picture: runs/digits-lr/.*"]
+            [r"tried \d+ learning rates from 1e-06 .*: --set optimizer\.lr=.* \(now 0\.01\); plot: runs/digits-lr/.*"]
         ),
         "python -m fcnet.sweep digits --grid 'optimizer.lr=[1e-3,1e-2]' --seeds 3": Shown(
             [
-                r"2 trials with 3 seeds each, chosen by validation accuracy; sweeps/digits",
-                r"1 +\d +0\.0\d+ +\d\d\.\d\d % ± \d+\.\d\d +3 +finished",
+                r"2 trials with 3 seeds each, ranked by validation accuracy; sweeps/digits",
+                r"1 +\d +0\.0\d+ +\d\d\.\d\d% ± \d+\.\d\d +3 +finished",
                 r"by validation accuracy, trials? \d .*",
                 r"written to sweeps/digits: sweep\.html, sweep\.json, sweep\.csv",
             ],
@@ -281,7 +281,7 @@ EXPECTED: dict[str, dict[str, Shown]] = {
                 r"0 32 0\.\d+ 0\.\d{4} \d+\.\d",
                 r"2 32 0\.[5-9]\d* 0\.\d{4} \d+\.\d",
                 r"4 10 None \d\.\d{4} \d\.\d",
-                r"layer 2: \d\d % of the units are dead; try leaky_relu or a smaller learning rate",
+                r"layer 2: \d\d% of the units are dead; try leaky_relu or a smaller learning rate",
             ]
         ),
         "python -m fcnet.figures figures": Shown([r"figures/sigmoid-light\.svg", r"figures/descent-dark\.png"]),
@@ -295,7 +295,7 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         "python -m fcnet.train --config digits --set \"data.classes=['3','8']\" --set train.loss=hinge": Shown(
             [
                 r".* in 2 classes; .*; runs/digits",
-                "note: the hinge loss makes scores that are no probabilities.*",
+                "note: the hinge loss does not yield probabilities.*",
                 RESULT,
             ],
             smaller=FEW,

@@ -76,7 +76,7 @@ def test_an_evaluation_equals_counts_made_image_by_image() -> None:
 
     low, high = evaluation["interval"]
     assert out.splitlines()[0] == (
-        f"accuracy {evaluation['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}), "
+        f"accuracy {evaluation['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%}), "
         f"loss {evaluation['loss']:.4f}, 30 images"
     )
     assert table_rows(out, "class ") == [
@@ -118,7 +118,7 @@ def test_the_distribution_shift_is_printed_and_recorded() -> None:
     out = command_output(evaluate.main, "run", "--data", "zoo").splitlines()
     shift = json.loads(Path("run/evaluation.json").read_text())["shift"]
     assert [line for line in out if line.startswith(("classes:", "pixels:", "accuracy:"))] == shift["description"]
-    assert shift["description"][0].startswith("classes: not as often as in training: ant 33.3% → 7.7% (")
+    assert shift["description"][0].startswith("classes: frequencies differ from training: ant 33.3% → 7.7% (")
     assert shift["description"][1].startswith("pixels: brighter")
     assert [row["other"] for row in shift["classes"]["shares"]] == [10 / 130, 60 / 130, 60 / 130]
     assert shift["classes"]["total_variation"] == pytest.approx(1 / 3 - 10 / 130)

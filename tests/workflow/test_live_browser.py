@@ -13,7 +13,7 @@ from torch import Tensor
 
 import fcnet.functional as F
 from fcnet.data.decoding.image_decoding import decode_image
-from fcnet.models.mlp import ACTIVATIONS
+from fcnet.models.layers import ACTIVATIONS
 from fcnet.report import quantize
 from fcnet.report.live_demo import live_section
 from fcnet.report.render import render

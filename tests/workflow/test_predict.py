@@ -1,4 +1,4 @@
-"""The command predict: unusual images, folders, archives, pipes, and its output formats."""
+"""The command predict: unusual images, folders, archives, and its output formats."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import select
 import subprocess
 import sys
 import tarfile
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -194,7 +193,7 @@ def test_unusual_images_are_of_many_kinds() -> None:
     assert len({image.kind for image in UNUSUAL}) == len(UNUSUAL) >= 30
 
 
-@pytest.mark.parametrize("given_as", ["file", "folder", "archive", "input"])
+@pytest.mark.parametrize("given_as", ["file", "folder", "archive"])
 @pytest.mark.parametrize("image", UNUSUAL, ids=lambda image: image.kind)
 def test_an_unusual_image_is_decoded_as_in_training_or_refused_by_name(
     image: Odd, given_as: str, run: Path, tmp_path: Path
@@ -206,9 +205,9 @@ def test_an_unusual_image_is_decoded_as_in_training_or_refused_by_name(
     archive_file = tmp_path / "unusual.tar"
     with tarfile.open(archive_file, "w") as archive:
         archive.add(file, "image.png")
-    argument = {"file": file, "folder": folder, "archive": archive_file, "input": Path("-")}[given_as]
-    name = {"file": file, "folder": file, "archive": archive_file / "image.png", "input": Path("-")}[given_as]
-    code, out, err = run_command(predict.main, run, argument, "--json", "--probabilities", stdin=image.content)
+    argument = {"file": file, "folder": folder, "archive": archive_file}[given_as]
+    name = {"file": file, "folder": file, "archive": archive_file / "image.png"}[given_as]
+    code, out, err = run_command(predict.main, run, argument, "--json", "--probabilities")
     rows = json.loads(out)
     if isinstance(image.expected, str):
         assert (code, rows) == (2, [])
@@ -303,52 +302,49 @@ def test_images_are_predicted_in_order_and_missing_ones_reported(
         *("one", "in/a/deep/x.jpeg", "in/a/z.PNG", "in/b.png", "all.tar.gz/d/b.png", "all.tar.gz/z.PNG", "./one")
     ]
     assert err.splitlines() == [
-        "gone must be a whole image, got: No such file or directory",
+        "gone: no such file",
         "empty must hold an image, found none",
         "2 of 9 could not be predicted",
     ]
 
 
-@pytest.mark.parametrize("form", ["w", "w:gz", "w:xz", "w:bz2"])
-def test_an_archive_on_standard_input_is_read_like_a_file(form: str, run: Path) -> None:
-    file = io.BytesIO()
-    content = saved(colours(), "PNG")
-    with tarfile.open(fileobj=file, mode=form) as archive:  # type: ignore[call-overload]
-        for name in ("b.png", "a/a.png"):
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    code, out, err = run_command(predict.main, run, "-", "--csv", stdin=file.getvalue())
-    assert (code, err) == (0, "")
-    assert [row["path"] for row in csv.DictReader(io.StringIO(out))] == ["-/b.png", "-/a/a.png"]
+# Delays the second image until a file exists.
+WAITING_PREDICT = """
+import sys, time
+from pathlib import Path
+from fcnet import cli, predict
 
+find = predict.iter_images
 
-def test_a_named_pipe_is_read_like_standard_input(run: Path, tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    writer = threading.Thread(target=pipe.write_bytes, args=[saved(colours(), "PNG")])
-    writer.start()
-    code, out, err = run_command(predict.main, run, pipe)
-    writer.join()
-    assert (code, err, out.split(": ")[0]) == (0, "", str(pipe))
+def wait_for_second(paths):
+    for number, entry in enumerate(find(paths)):
+        while number == 1 and not Path("go").exists():
+            time.sleep(0.01)
+        yield entry
+
+predict.iter_images = wait_for_second
+cli.run_command(predict.main)
+"""
 
 
 def test_predictions_are_printed_batch_by_batch_and_end_with_a_closed_pipe(run: Path, tmp_path: Path) -> None:
-    """The first batch is printed while the second waits for its image, a pipe without a writer yet."""
-    (tmp_path / "a.png").write_bytes(saved(colours(), "PNG"))
-    os.mkfifo(tmp_path / "pipe")
-    paths = map(str, (run, tmp_path / "a.png", tmp_path / "pipe"))
-    command = [sys.executable, "-m", "fcnet.predict", *paths, "--batch-size", "1"]
+    """The first batch is printed while the second waits for its image."""
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(saved(colours(), "PNG"))
+    paths = map(str, (run, tmp_path / "a.png", tmp_path / "b.png"))
+    command = [sys.executable, "-c", WAITING_PREDICT, *paths, "--batch-size", "1"]
     environment = os.environ | {"PYTHONPATH": str(Path(fcnet.__file__).parents[1]), "PYTHONUNBUFFERED": ""}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=tmp_path
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        came, _, _ = select.select([process.stdout], [], [], 60)
-        if not came:
+        readable, _, _ = select.select([process.stdout], [], [], 60)
+        if not readable:
             process.kill()
         assert process.stdout.readline().startswith(f"{tmp_path}/a.png: ".encode())
         process.stdout.close()
-        (tmp_path / "pipe").write_bytes(saved(colours(), "PNG"))
+        (tmp_path / "go").touch()
         assert (process.wait(timeout=60), process.stderr.read()) == (0, b"")
 
 
@@ -396,7 +392,7 @@ def test_all_output_formats_agree(top: int, every: bool, run: Path, image_files:
 def test_json_without_predictions_is_an_empty_list(run: Path) -> None:
     code, out, err = run_command(predict.main, run, "gone", "--json")
     assert (code, json.loads(out)) == (2, [])
-    assert err == "gone must be a whole image, got: No such file or directory\n"
+    assert err == "gone: no such file\n"
 
 
 # --- after training ---------------------------------------------------------------------------------------------

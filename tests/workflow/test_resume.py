@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from fcnet.config.toml import dump_config, load_config
-from fcnet.experiment import snapshots
 from fcnet.experiment.build import build
 from fcnet.experiment.run_folder import Run
 from fcnet.experiment.runner import Stopped, run_experiment
@@ -178,11 +177,8 @@ def test_records_of_epochs_after_the_checkpoint_are_removed_and_written_again(tm
     assert finished_result(run) == expected
 
 
-def test_snapshots_after_the_checkpoint_are_removed_and_taken_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(snapshots, "snapshot_interval", lambda *_: 1)
-    config = make_config(tmp_path)
+def test_snapshots_after_the_checkpoint_are_removed_and_taken_again(tmp_path: Path) -> None:
+    config = make_config(tmp_path, "train.diagnostics_every=1")
     expected = uninterrupted_result(tmp_path / "whole", config)
     assert [(snapshot["epoch"], snapshot["step"]) for snapshot in expected["snapshots"]] == [
         (0, 0),
@@ -207,7 +203,7 @@ def test_snapshots_after_the_checkpoint_are_removed_and_taken_again(
 
 def test_without_diagnostics_only_the_diagnostics_file_is_missing(tmp_path: Path) -> None:
     expected = uninterrupted_result(tmp_path / "whole", make_config(tmp_path))
-    config = make_config(tmp_path, "train.diagnostics=false")
+    config = make_config(tmp_path, "train.diagnostics_every=0")
     run = make_run(tmp_path, config)
     advance_run(build(config, CPU), run)
     assert {file.name for file in run.path.iterdir()} == EXPERIMENT_FILES - {"diagnostics.jsonl"}
@@ -217,8 +213,7 @@ def test_without_diagnostics_only_the_diagnostics_file_is_missing(tmp_path: Path
 
 
 def test_snapshots_do_not_read_the_test_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshots, "snapshot_interval", lambda *_: 1)
-    config = make_config(tmp_path)
+    config = make_config(tmp_path, "train.diagnostics_every=1")
     run, experiment = make_run(tmp_path, config), build(config, CPU)
     inverted, rows = experiment.test.images.clone(), experiment.test.rows
     assert experiment.test.images.data_ptr() != experiment.training.batches.images.data_ptr()
@@ -291,5 +286,5 @@ def test_a_run_does_not_resume_on_other_data(tmp_path: Path) -> None:
     Image.new("L", (6, 6), 255).save(tmp_path / "pets" / "train" / "cat" / "3.png")
     with pytest.raises(UserError) as error:
         advance_run(build(config, CPU), run)
-    assert str(error.value) == f"{run.path} was trained on other data than what its configuration names now"
+    assert str(error.value) == f"{run.path} was trained on other data than its configuration describes now"
     assert json.loads((run.path / "checkpoints" / "step-0000000002.json").read_text())["step"] == 2

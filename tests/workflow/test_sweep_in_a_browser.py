@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -41,11 +40,11 @@ def test_the_page_makes_no_request_fits_the_screen_and_shows_each_trial_under_th
     page.goto(file.as_uri())
     assert (requests, messages) == ([file.as_uri()], [])
     assert overflowing_elements(page) == []
-    chart = page.locator("figure.chart", has_text="Validation accuracy by rank")
+    chart = page.locator("figure.chart", has_text="Validation accuracy of each trial")
     chart.locator("svg[data-x]").focus()
     expected = ["trial 2 (optimizer.lr = 0.01", "trial 3 (optimizer.lr = 0.001", "trial 1 (optimizer.lr = 0.1"]
     for text in expected:
         assert (chart.locator("output").text_content() or "").startswith(text)
         page.keyboard.press("ArrowRight")
-    assert re.search(r"75\.00 ?% ± 5\.00", page.locator(".key-figures").text_content() or "")
+    assert "75.00% ± 5.00" in (page.locator(".key-figures").text_content() or "")
     page.close()

@@ -251,29 +251,28 @@ def exported(kind: str, flags: str, *lines: str, setup: Callable[[], object] = f
 
 
 SHIPPED = "cifar100_mlp, cifar10_gpu, cifar10_logistic, cifar10_mlp, ~images"
-NOT_THERE = "No such file or directory"
-NO_CONFIG = "--config FILE must be given, unless --resume --out DIR goes on with a run"
+NO_CONFIG = "--config CONFIG is required, unless --resume --out DIR continues a run"
 FORMATS = "(JPEG, PNG, BMP, GIF, PPM, TIFF, WEBP)"
 LAYOUT = "expected train/CLASS/… and test/CLASS/… in {here}/pets"
-SUM = "is damaged: its bytes do not have the checksum written in"
-NEW = "--resume goes on with a run"
-DEVICES = "--device must be auto, cpu, cuda or another of torch's devices"
-NO_MODEL = "run holds no finished network: model.json is missing"
+SUM = "is damaged: its bytes do not match the checksum in"
+NEW = "(use --resume to continue a run)"
+DEVICES = "--device must be auto, cpu, cuda or another device of torch"
+NO_MODEL = "run holds no trained model: model.json is missing"
 # 90,000 pixels times 2³¹ units are more bytes than a process has addresses.
 LARGE = "--set data.shape=[1,300,300] --set data.train_size=3 --set data.test_size=1"
-HOW = "--clean must be followed by one of NAME…, --older-than DAYS and --all, which say what to remove"
+HOW = "--clean needs exactly one of NAME…, --older-than DAYS and --all"
 SPOILT = (
     "NaN or inf in step 3 of 10, first in ~; try optimizer.lr = 3.3e+11 or 1e+11 (now 1e+12), "
-    "optimizer.clip_norm = 1, optimizer.warmup_epochs = 1. With this configuration it would come to the same again"
+    "optimizer.clip_norm = 1, optimizer.warmup_epochs = 1. Resuming with this configuration would fail in the same step"
 )
-MEMORY = "the network, the data and a batch must fit in memory, got: ~"
+MEMORY = "out of memory: ~"
 
 MISTAKES = [
     # flags
     Mistake("no flag at all", ["train"], [NO_CONFIG]),
     Mistake("resume without a folder", ["train", "--resume"], [NO_CONFIG]),
     Mistake("set without config", ["train", "--set", "seed=1"], [NO_CONFIG]),
-    resumed("set and resume without config", begun, "--set needs --config FILE, got --set seed=2 alone",
+    resumed("set and resume without config", begun, "--set needs --config CONFIG, got --set seed=2 alone",
             flags="--set seed=2", said=False),
     Mistake("flag without its value", ["train", "--config"],
             ["argument --config: expected one argument; see python -m fcnet.train --help"]),
@@ -281,7 +280,7 @@ MISTAKES = [
     trained("shortened flag", "--dev cpu", "unrecognized arguments: --dev cpu; see python -m fcnet.train --help"),
     trained("word too many", "more", "unrecognized arguments: more; see python -m fcnet.train --help"),
     trained("unknown device", "--device gpu", f"{DEVICES}, got 'gpu'"),
-    trained("device without memory", "--device meta", "--device meta cannot be used here: ~"),
+    trained("device without memory", "--device meta", "device meta is not available: ~"),
     # the configuration file
     Mistake("config absent", ["train", "--config", "x.toml"],
             [f"--config must be a file or one of {SHIPPED}, got x.toml"]),
@@ -292,36 +291,36 @@ MISTAKES = [
     Mistake("config behind a link to nowhere", ["train", "--config", "x.toml"],
             [f"--config must be a file or one of {SHIPPED}, got x.toml"], lambda: Path("x.toml").symlink_to("gone")),
     Mistake("config is a folder", ["train", "--config", "."],
-            ["--config must name a file that can be read, got .: Is a directory"]),
+            ["--config must be a file that can be read, got .: Is a directory"]),
     config("config is not TOML", "seed = 1\nepochs: 3\n", "x.toml must be TOML: ~line 2~"),
     config("number of too many digits", "seed = " + "9" * 5000,
            "x.toml must be TOML: Exceeds the limit (4300 digits) ~"),
     config("number of too many digits to be said", "seed = 0x" + "f" * 5000,
-           "seed (x.toml:1) must be less than 9223372036854775808, got a number of too many digits"),
+           "seed (x.toml:1) must be less than 9223372036854775808, got an integer with too many digits"),
     config("lists without an end", "x = " + "[" * 5000, "x.toml must be TOML: ~nested~"),
     config("long value", "seed = '" + "x" * 5000 + "'",
-           f"seed (x.toml:1) must be a whole number, got '{'x' * 299}…"),
-    config("key of two lines", '"a\\nb" = 1\n', "'a\\nb' (x.toml) is not a known key; known are seed, ~"),
-    config("key without a letter", '"" = 1\n', "'' (x.toml:1) is not a known key; known are seed, ~"),
+           f"seed (x.toml:1) must be an integer, got \"{'x' * 299}…"),
+    config("key of two lines", '"a\\nb" = 1\n', "\"a\\nb\" (x.toml) is not a known key; known keys are seed, ~"),
+    config("key without a letter", '"" = 1\n', "\"\" (x.toml:1) is not a known key; known keys are seed, ~"),
     config("seed in a section", "[train]\nseed = 1\n", "train.seed (x.toml:2) is not a known key; the nearest is seed"),
     config("path of two lines", '[data]\nsource = "images"\npath = "a\\nb"\n',
-           "data.path (x.toml:3) must be UTF-8, in one line, without a NUL, got 'a\\nb'"),
+           "data.path (x.toml:3) must be one line of UTF-8 text without NUL characters, got \"a\\nb\""),
     config("path with a NUL", '[data]\nsource = "images"\npath = "a\\u0000b"\n',
-           "data.path (x.toml:3) must be UTF-8, in one line, without a NUL, got 'a\\x00b'"),
+           "data.path (x.toml:3) must be one line of UTF-8 text without NUL characters, got \"a\\u0000b\""),
     config("path with a NUL, and a class of two lines chosen twice",
            '[data]\npath = "\\u0000"\nclasses = ["a\\nb", "a\\nb"]\n',
-           "data.path (x.toml:2) must be UTF-8, in one line, without a NUL, got '\\x00'",
-           "data.classes (x.toml:3) must be at least two different names, or none, got ['a\\nb', 'a\\nb']",
-           "data.classes (x.toml:3) must be UTF-8, in one line, without a NUL, got ['a\\nb', 'a\\nb']"),
+           "data.path (x.toml:2) must be one line of UTF-8 text without NUL characters, got \"\\u0000\"",
+           "data.classes (x.toml:3) must be empty or name two or more different classes, got [\"a\\nb\", \"a\\nb\"]",
+           "data.classes (x.toml:3) must be one line of UTF-8 text without NUL characters, got [\"a\\nb\", \"a\\nb\"]"),
     Mistake("no TOML and a wrong set", ["train", "--config", "x.toml", "--set", "seed", "--set", "model.hidden=[1"],
             ["x.toml must be TOML: ~line 1~", "--set must be section.key=value, got seed",
-             "--set model.hidden=[1: the value must be TOML, got '[1'"], lambda: write("x.toml", "seed: 1\n")),
+             "--set model.hidden=[1: the value must be TOML, got [1"], lambda: write("x.toml", "seed: 1\n")),
     config("mistakes of several sections and between fields", "[data]\nsource = 'images'\nclasses = ['cat']\n"
            "[model]\nhidden = [3, 4]\nresidual = true\n[optimizer]\nname = 'sgd'\nnesterov = true\nmomentum = 0\n",
-           "data.path (x.toml:1) must be set for the source images, got ''",
-           "data.classes (x.toml:3) must be at least two different names, or none, got ['cat']",
-           "model.hidden (x.toml:5) must have two neighbours of one width where residual is true, got [3, 4]",
-           "optimizer.momentum (x.toml:10) must be greater than 0 where nesterov is true, got 0.0"),
+           "data.path (x.toml:1) must be set for the source images, got \"\"",
+           "data.classes (x.toml:3) must be empty or name two or more different classes, got [\"cat\"]",
+           "model.hidden (x.toml:5) must have two adjacent layers of equal width if residual is true, got [3, 4]",
+           "optimizer.momentum (x.toml:10) must be greater than 0 if nesterov is true, got 0.0"),
     config("key given twice", "seed = 1\nseed = 2\n", "x.toml must be TOML: ~line 2~"),
     config("config is not UTF-8", b"# caf\xe9\n", "x.toml must be UTF-8 text"),
     config("unknown section", "[trian]\nepochs = 3\n", "trian (x.toml:1) is not a known key; the nearest is train"),
@@ -330,42 +329,42 @@ MISTAKES = [
     config("key of another section", "[train]\nlr = 3.0\n",
            "train.lr (x.toml:2) is not a known key; the nearest is optimizer.lr"),
     config("value of another type", "[train]\nepochs = '3'\n",
-           "train.epochs (x.toml:2) must be a whole number, got '3'"),
+           "train.epochs (x.toml:2) must be an integer, got \"3\""),
     config("value out of range", "[train]\nepochs = 0\n", "train.epochs (x.toml:2) must be at least 1, got 0"),
     config("value that is no number", "[optimizer]\nlr = nan\n", "optimizer.lr (x.toml:2) must be finite, got nan"),
     config("value without bound", "[optimizer]\nlr = inf\n", "optimizer.lr (x.toml:2) must be finite, got inf"),
     config("unknown choice", "[optimizer]\nname = 'lion'\n",
-           "optimizer.name (x.toml:2) must be one of 'sgd', 'adam', 'adamw', 'muon', 'lbfgs', got 'lion'"),
+           "optimizer.name (x.toml:2) must be one of \"sgd\", \"adam\", \"adamw\", \"muon\", \"lbfgs\", got \"lion\""),
     config("number in place of a section", "data = 3\n", "data (x.toml:1) must be a section, got 3"),
     config("several mistakes at once",
            "sead = 1\n[model]\nhidden = [8, 0]\ndropout = 1\n[train]\nprecision = 'float64'\n",
            "model.hidden.1 (x.toml:3) must be at least 1, got 0",
            "model.dropout (x.toml:4) must be less than 1.0, got 1",
-           "train.precision (x.toml:6) must be one of 'float32', 'bfloat16', got 'float64'",
+           "train.precision (x.toml:6) must be one of \"float32\", \"bfloat16\", got \"float64\"",
            "sead (x.toml:1) is not a known key; the nearest is seed"),
     config("no path for images", "[data]\nsource = 'images'\n",
-           "data.path (x.toml:1) must be set for the source images, got ''"),
+           "data.path (x.toml:1) must be set for the source images, got \"\""),
     config("no path for CIFAR-100", "[data]\nsource = 'cifar100'\n",
-           "data.path (x.toml:1) must be set for the source cifar100, got ''"),
+           "data.path (x.toml:1) must be set for the source cifar100, got \"\""),
     # --set
     setting("set of nothing", "", "--set must be section.key=value, got "),
     setting("set without a value", "seed", "--set must be section.key=value, got seed"),
     setting("set without a key", "=3", "--set must be section.key=value, got =3"),
-    setting("set to what is not TOML", "model.hidden=[1", "--set model.hidden=[1: the value must be TOML, got '[1'"),
+    setting("set to what is not TOML", "model.hidden=[1", "--set model.hidden=[1: the value must be TOML, got [1"),
     setting("set below a value", "seed.x=1", "--set seed.x=1: seed must be a section, got 1"),
     setting("set of two lines", "seed=1\nseed=2",
-            "--set must be UTF-8, in one line, without a NUL, got 'seed=1\\nseed=2'"),
+            "--set must be one line of UTF-8 text without NUL characters, got \"seed=1\\nseed=2\""),
     setting("set that ends in a carriage return", "seed=1\r",
-            "--set must be UTF-8, in one line, without a NUL, got 'seed=1\\r'"),
+            "--set must be one line of UTF-8 text without NUL characters, got \"seed=1\\r\""),
     setting("set of a key that is not UTF-8", "\udcff=1",
-            "--set must be UTF-8, in one line, without a NUL, got '\\udcff=1'"),
+            "--set must be one line of UTF-8 text without NUL characters, got \"\\udcff=1\""),
     setting("set of a number of too many digits", f"seed={'9' * 5000}",
-            "seed (--set seed=9~) must be a whole number, got '9~"),
+            "seed (--set seed=9~) must be an integer, got \"9~"),
     setting("set of an unknown key", "train.epoch=1",
             "train.epoch (--set train.epoch=1) is not a known key; the nearest is train.epochs"),
     setting("set out of range", "seed=-1", "seed (--set seed=-1) must be at least 0, got -1"),
     trained("several wrong sets and a right one", "--set seed=x --set train.epochs=3 --set train.threads=-1",
-            "seed (--set seed=x) must be a whole number, got 'x'",
+            "seed (--set seed=x) must be an integer, got \"x\"",
             "train.threads (--set train.threads=-1) must be at least 0, got -1"),
     setting("more threads than can be", "train.threads=2000000000",
             "train.threads (--set train.threads=2000000000) must be at most 1024, got 2000000000"),
@@ -373,9 +372,9 @@ MISTAKES = [
             "optimizer.warmup_epochs (--set optimizer.warmup_epochs=1e308) must be at most 2147483647~, got 1e+308"),
     # settings that do not go together, or not with the data
     setting("one class alone is chosen", "data.classes=['1']",
-            "data.classes (--set data.classes=['1']) must be at least two different names, or none, got ['1']"),
+            "data.classes (--set data.classes=['1']) must be empty or name two or more different classes, got [\"1\"]"),
     setting("a class is chosen twice", "data.classes=['1','1']",
-            "data.classes (--set ~) must be at least two different names, or none, got ['1', '1']"),
+            "data.classes (--set ~) must be empty or name two or more different classes, got [\"1\", \"1\"]"),
     setting("unknown classes", "data.classes=['1','7','x']", "data.classes must be among 0, 1, 2, got 7, x"),
     setting("shift as large as the image", "data.augment={shift=4}",
             "data.augment.shift must be less than the images' 4×4 pixels, got 4"),
@@ -386,7 +385,7 @@ MISTAKES = [
     setting("mixup that is no number", "data.augment.mixup=nan",
             "data.augment.mixup (--set data.augment.mixup=nan) must be finite, got nan"),
     setting("unknown balance", "data.balance=even",
-            "data.balance (--set data.balance=even) must be one of 'none', 'weights', 'sampling', got 'even'"),
+            "data.balance (--set data.balance=even) must be one of \"none\", \"weights\", \"sampling\", got \"even\""),
     # figures
     Mistake("figures of settings alone", ["figures", "sheets", "--set", "seed=1"],
             ["--set needs --augment CONFIG, got --set seed=1 alone"]),
@@ -413,18 +412,19 @@ MISTAKES = [
     setting("loss of one score for three classes", "train.loss=hinge",
             "train.loss must be cross_entropy for 3 classes, got hinge"),
     setting("residual without equal neighbours", "model.residual=true",
-            "model.hidden (made.toml:9) must have two neighbours of one width where residual is true, got [6, 5]"),
+            "model.hidden (made.toml:9) must have two adjacent layers of equal width if residual is true, got [6, 5]"),
     setting("batch of a word", "train.batch_size=every",
-            "train.batch_size (~) must be a whole number of at least 1, or 'all', got 'every'"),
+            "train.batch_size (~) must be an integer of at least 1, or \"all\", got \"every\""),
     setting("milestones missing", "optimizer.schedule=steps",
-            "optimizer.milestones (~) must be one or more for the schedule steps, got []"),
-    setting("milestones that fall", "optimizer.milestones=[5,3]", "optimizer.milestones (~) must rise, got [5.0, 3.0]"),
+            "optimizer.milestones (~) must have one or more values for the schedule steps, got []"),
+    setting("milestones that fall", "optimizer.milestones=[5,3]", "optimizer.milestones (~) must increase, got [5.0, 3.0]"),
     setting("line search in batches", "optimizer.name=lbfgs",
-            "train.batch_size (made.toml:~) must be 'all' for lbfgs, which needs one function, got 8"),
+            "train.batch_size (made.toml:~) must be \"all\" for lbfgs, because its line search needs a fixed loss, "
+            "got 8"),
     trained("patience without validation", "--set train.patience=2 --set data.validation=0",
-            "data.validation (--set data.validation=0) must be greater than 0 where train.patience is set, got 0.0"),
+            "data.validation (--set data.validation=0) must be greater than 0 if train.patience is set, got 0.0"),
     setting("nesterov without momentum", "optimizer={name='sgd',nesterov=true,momentum=0}",
-            "optimizer.momentum (~) must be greater than 0 where nesterov is true, got 0.0"),
+            "optimizer.momentum (~) must be greater than 0 if nesterov is true, got 0.0"),
     setting("fewer images than classes", "data.num_classes=41",
             "data.train_size (made.toml:5) must be at least num_classes (41), got 40"),
     trained("classes, a shift and components that are not those of the images",
@@ -433,34 +433,34 @@ MISTAKES = [
             "data.augment.shift must be less than the images' 4×4 pixels, got 9",
             "data.whiten must be at most the 16 values of an image, got 99"),
     trained("network that is too large", f"{LARGE} --set model.hidden=[2147483647]",
-            "memory: lower model.hidden: its 1.9e+14 parameters need 2.9e+06 GiB and ~ GiB are free"),
+            "out of memory: 1.9e+14 parameters need 2.9e+06 GiB and ~ GiB are free; lower model.hidden"),
     setting("images that are too large", "data.shape=[1,2147483647,2147483647]", MEMORY),
     # --find-lr
     trained("find a rate and go on", "--find-lr --resume", "--find-lr must be given without --resume"),
     trained("find a rate that is not used", "--find-lr --set optimizer.name=lbfgs --set train.batch_size=all",
-            "optimizer.name must be another than lbfgs, which has no use for a rate, to find one"),
+            "optimizer.name must not be lbfgs to find a learning rate: its line search replaces the rate"),
     # --out
-    trained("out is not empty", "--out run", f"--out must be a new or an empty folder, got run; {NEW}", setup=begun),
-    trained("out is this folder", "--out .", f"--out must be a new or an empty folder, got .; {NEW}"),
+    trained("out is not empty", "--out run", f"--out: run already exists and is not empty {NEW}", setup=begun),
+    trained("out is this folder", "--out .", f"--out: . already exists and is not empty {NEW}"),
     trained("out is a file", "--out made.toml", "--out must be a folder, got the file made.toml"),
     trained("out is inside a file", "--out made.toml/run", "made.toml/run: Not a directory"),
     trained("runs is a file", "", "runs: File exists", setup=lambda: write("runs", "")),
     trained("runs is a link to nowhere", "", "runs: File exists", setup=lambda: Path("runs").symlink_to("unmounted")),
     # CIFAR
     trained("CIFAR-100 in a file", "--set data.source=cifar100 --set data.path=made.toml",
-            "data.path must be a folder with CIFAR-100, or to download it to, got {here}/made.toml: connect to the "
-            "network, or put a whole cifar-100-python.tar.gz there; what went wrong: File exists"),
+            "data.path must be a folder with CIFAR-100, or to download it to, got {here}/made.toml: File exists; "
+            "connect to the network, or put a whole cifar-100-python.tar.gz there"),
     # images
     images("images absent", lambda: None,
-           f"{{here}}/pets must be a folder or a tar archive that can be read, got: {NOT_THERE}"),
+           "{here}/pets: no such file or folder"),
     images("images behind a link to itself", lambda: Path("pets").symlink_to("pets"),
-           "{here}/pets must be a folder or a tar archive that can be read, got: Too many levels of symbolic links"),
+           "{here}/pets must be a readable folder or tar archive, got: Too many levels of symbolic links"),
     images("folder is empty", lambda: Path("pets").mkdir(), f"{LAYOUT}, found no images"),
     images("nothing is kept for testing", pets, "data.test (--set data.test=0) must be greater than 0.0, got 0",
            change="data.test=0"),
     images("one image of a class in one folder",
            after(*(partial(picture, f"pets/{name}.png") for name in ("cat/1", "cat/2", "dog/1"))),
-           "every class in {here}/pets must hold two images or more to be split, found only dog/1.png"),
+           "every class in {here}/pets must hold at least two images to be split, found only dog/1.png"),
     images("a folder too high", lambda: pets("pets/all"),
            "expected train/CLASS/… and test/CLASS/…, or CLASS/IMAGE, in {here}/pets, found all/~.png"),
     images("folder without train", after(pets, lambda: shutil.rmtree("pets/train")), f"{LAYOUT}, found test"),
@@ -482,30 +482,30 @@ MISTAKES = [
     images("text in place of an image", after(pets, lambda: write("pets/test/dog/2.png", "no image")),
            f"test/dog/2.png in {{here}}/pets must be an image {FORMATS}, got something else"),
     images("image of another size", after(pets, lambda: picture("pets/test/dog/2.png", (5, 4))),
-           "test/dog/2.png in {here}/pets must be 4×4 pixels as train/cat/0.png is, got 5×4; data.size resizes them"),
-    images("size of one number", lambda: None, "data.size (--set ~) must be a height and a width, or none, got [4]",
+           "test/dog/2.png in {here}/pets must be 4×4 pixels like train/cat/0.png, got 5×4; data.size resizes all "
+           "images"),
+    images("size of one number", lambda: None, "data.size (--set ~) must be [height, width] or empty, got [4]",
            change="data.size=[4]"),
     images("size of nothing", lambda: None, "data.size.1 (--set ~) must be at least 1, got 0",
            change="data.size=[4,0]"),
     images("class of broken images alone, which are skipped",
            after(pets, *(partial(write, f"pets/train/cat/{number}.png", "") for number in range(6))),
-           "every class must keep an image where broken ones are skipped (6 are), found none of cat in train; "
-           f"the first: train/cat/0.png must be an image {FORMATS}, got something else",
+           "every class must have a readable image, found none of cat in train (6 broken images are skipped; "
+           f"the first: train/cat/0.png must be an image {FORMATS}, got something else)",
            change="data.skip_broken=true"),
     images("class of broken test images alone, which are skipped",
            after(pets, *(partial(write, f"pets/test/dog/{number}.png", "") for number in range(6))),
-           "every class must keep an image where broken ones are skipped (6 are), found none of dog in test; "
-           f"the first: test/dog/0.png must be an image {FORMATS}, got something else",
+           "every class must have a readable image, found none of dog in test (6 broken images are skipped; "
+           f"the first: test/dog/0.png must be an image {FORMATS}, got something else)",
            change="data.skip_broken=true"),
     images("broken images alone, which are skipped",
            after(pets, lambda: [file.write_bytes(b"") for file in Path("pets").rglob("*.png")]),
-           "of the images in {here}/pets at least one must be whole, got 24 broken ones",
+           "{here}/pets must hold at least one readable image, got 24 broken ones",
            change="data.skip_broken=true"),
     images("image of 16 bits", after(pets, lambda: picture("pets/train/cat/0.png", mode="I;16")),
            "train/cat/0.png in {here}/pets must have 8 bits a channel, got Pillow's mode I;16"),
     images("image behind a link to nowhere", after(pets, lambda: Path("pets/train/cat/9.png").symlink_to("gone")),
-           "{here}/pets must be a folder or a tar archive that can be read, "
-           f"got: {{here}}/pets/train/cat/9.png: {NOT_THERE}"),
+           "{here}/pets/train/cat/9.png: no such file or folder"),
     images("archive that is cut short", after(lambda: packed("pets.tgz"), lambda: cut("pets.tgz", 0.9)),
            "{here}/pets.tgz must be a folder or a whole tar archive, got: Compressed file ended ~", path="pets.tgz"),
     images("archive with a changed byte", after(lambda: packed("pets.tgz"), lambda: flip_a_bit("pets.tgz")),
@@ -517,7 +517,7 @@ MISTAKES = [
     setting("no folder for cifar10", "data={source='cifar10',path='made.toml'}",
             "data.path must be a folder with CIFAR-10, or to download it to, got {here}/made.toml: ~"),
     # arrays
-    numbers("arrays absent", lambda: None, "{here}/x.npz must be a NumPy archive (.npz), got no file"),
+    numbers("arrays absent", lambda: None, "{here}/x.npz: no such file"),
     numbers("arrays that are no archive", lambda: write("x.npz", "hello"),
             "{here}/x.npz must be a whole NumPy archive (.npz), got something else"),
     numbers("arrays that are cut short", after(arrays, lambda: cut("x.npz")),
@@ -530,23 +530,23 @@ MISTAKES = [
             "x_train in {here}/x.npz must be (N, H, W), (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, "
             "got (8, 4, 4, 2)"),
     numbers("arrays of two shapes", lambda: arrays(x_test=np.zeros((4, 5, 4), dtype=np.uint8)),
-            "x_train and x_test of {here}/x.npz must hold images of one shape, got (1, 4, 4) and (1, 5, 4)"),
+            "expected x_train and x_test of one shape in {here}/x.npz, got (1, 4, 4) and (1, 5, 4)"),
     numbers("arrays with too few labels", lambda: arrays(y_train=np.zeros(7, dtype=np.int64)),
             "expected x_train (N, …) and y_train (N,) in {here}/x.npz, got (8, 4, 4) and (7,)"),
     numbers("labels that are no whole numbers", lambda: arrays(y_test=np.zeros(4)),
-            "y_test in {here}/x.npz must be whole numbers, got float64"),
+            "y_test in {here}/x.npz must be integers, got float64"),
     numbers("labels below 0", lambda: arrays(y_train=np.arange(8) % 3 - 1), "labels must be 0 to 1, got -1 in train"),
     numbers("label without a class", lambda: arrays(classes=np.array(["cat", "dog"])[:1]),
             "labels must be 0 to 0, got 1 in train"),
     numbers("pickled class names", lambda: arrays(classes=np.array(["cat", "dog"], dtype=object)),
             "{here}/x.npz must be a whole NumPy archive (.npz), got: Object arrays cannot be loaded ~"),
     numbers("a class name twice", lambda: arrays(classes=np.array(["cat", "cat"])),
-            "classes in {here}/x.npz must be different names in one row, got <U3 (2,)"),
+            "classes in {here}/x.npz must be (C,) different strings, got <U3 (2,)"),
     # going on
     resumed("resume of nothing", lambda: None,
-            "--out must hold a run to go on with when there is no --config, got run", said=False),
+            "--out must be a run to resume if --config is not given, got run", said=False),
     resumed("resume of a folder without a run", lambda: write("run/notes.txt", ""),
-            f"--out must be a new or an empty folder, got run; {NEW}", flags="--config made.toml", said=False),
+            f"--out: run already exists and is not empty {NEW}", flags="--config made.toml", said=False),
     resumed("resume of a file", lambda: write("run", ""), "--out must be a folder, got the file run",
             flags="--config made.toml", said=False),
     resumed("resume with another configuration", begun,
@@ -560,11 +560,11 @@ MISTAKES = [
             "run/config.toml must be TOML: ~", said=False),
     resumed("resume of a run whose configuration was changed to another network",
             after(begun, lambda: replace("run/config.toml", "    6,\n", "    7,\n")),
-            "run/config.toml must be as it was when the run began, got a change"),
+            "run/config.toml was changed after the run began; undo the change, or begin a new run"),
     resumed("resume of a run whose configuration was changed to another course",
             after(begun, lambda: replace("run/config.toml", "batch_size = 8", "batch_size = 4")),
-            "run/config.toml must be as it was when the run began, got a change"),
-    resumed("resume of a run that met NaN or inf", spoilt, f"{SPOILT}; the checkpoint of step 2 stays in run"),
+            "run/config.toml was changed after the run began; undo the change, or begin a new run"),
+    resumed("resume of a run that met NaN or inf", spoilt, f"{SPOILT}; the checkpoint of step 2 is kept in run"),
     resumed("both checkpoints are damaged", after(begun, lambda: spoil_checkpoints(flip_a_bit, "json")),
             f"run/checkpoints/step-0000000006.json {SUM} it"),
     resumed("the tensors of both checkpoints are damaged",
@@ -572,7 +572,7 @@ MISTAKES = [
             f"run/checkpoints/step-0000000006.safetensors {SUM} step-0000000006.json"),
     resumed("the tensors of both checkpoints are gone",
             after(begun, lambda: spoil_checkpoints(os.unlink, "safetensors")),
-            "run/checkpoints/step-0000000006.safetensors is missing"),
+            "run/checkpoints/step-0000000006.safetensors: no such file"),
     resumed("damaged records", after(begun, lambda: cut("run/metrics.jsonl")),
             "run/metrics.jsonl is damaged: expected a JSON object, got '{\"epoch\": 1, ~"),
     resumed("damaged looks", after(begun, lambda: cut("run/diagnostics.jsonl")),
@@ -580,30 +580,30 @@ MISTAKES = [
     resumed("damaged summary", after(finished, lambda: cut("run/summary.json")),
             "run/summary.json is damaged: expected a JSON object, got '{~", said=False),
     resumed("image changed since", after(begun_on_pets, lambda: picture("pets/train/cat/0.png", value=9)),
-            "run was trained on other data than what its configuration names now"),
+            "run was trained on other data than its configuration describes now"),
     resumed("image more since", after(begun_on_pets, lambda: picture("pets/test/cat/9.png", value=9)),
-            "run was trained on other data than what its configuration names now"),
+            "run was trained on other data than its configuration describes now"),
     resumed("images gone since", after(begun_on_pets, lambda: shutil.rmtree("pets")),
-            f"{{here}}/pets must be a folder or a tar archive that can be read, got: {NOT_THERE}", said=False),
+            "{here}/pets: no such file or folder", said=False),
     # evaluate
     evaluated("evaluate without a run", "",
               "the following arguments are required: RUN; see python -m fcnet.evaluate --help"),
-    evaluated("evaluate an absent run", "gone", "RUN must be a run's folder, got gone"),
-    evaluated("evaluate a file", "made.toml", "RUN must be a run's folder, got made.toml"),
+    evaluated("evaluate an absent run", "gone", "RUN must be a run folder, got gone"),
+    evaluated("evaluate a file", "made.toml", "RUN must be a run folder, got made.toml"),
     evaluated("evaluate an unfinished run", "run", NO_MODEL, setup=begun),
     evaluated("evaluate with an unknown flag", "run --json",
               "unrecognized arguments: --json; see python -m fcnet.evaluate --help"),
     evaluated("evaluate on an unknown device", "run --device gpu", f"{DEVICES}, got 'gpu'"),
     evaluated("evaluate without the configuration", "run",
-              "run does not say what it was trained on: config.toml is missing",
+              "run/config.toml: no such file; it names the data that the run was trained on",
               setup=after(finished, lambda: Path("run/config.toml").unlink())),
     evaluated("evaluate on its own data that is gone", "run",
-              f"{{here}}/pets must be a folder or a tar archive that can be read, got: {NOT_THERE}",
+              "{here}/pets: no such file or folder",
               setup=after(finished_on_pets, lambda: shutil.rmtree("pets"))),
     evaluated("evaluate on absent data", "run --data gone",
-              f"gone must be a folder or a tar archive that can be read, got: {NOT_THERE}"),
+              "gone: no such file or folder"),
     evaluated("evaluate on an absent file of arrays", "run --data gone.npz",
-              "gone.npz must be a NumPy archive (.npz), got no file"),
+              "gone.npz: no such file"),
     evaluated("evaluate on no image", "run --data made.toml",
               "made.toml must be a folder or a whole tar archive, got: ~"),
     evaluated("evaluate a network of made images on others", "run --data pets",
@@ -622,27 +622,27 @@ MISTAKES = [
     cached("cache with a word", "list", "unrecognized arguments: list; see python -m fcnet.cache --help"),
     cached("clean nothing", "--clean", HOW),
     cached("clean by name and all", "--clean digits-0 --all", HOW),
-    cached("all without clean", "--all", "--older-than and --all need --clean, which removes stores"),
-    cached("age without clean", "--older-than 3", "--older-than and --all need --clean, which removes stores"),
-    cached("age below 0", "--clean --older-than -1", "--older-than must be a number of days from 0 on, got -1.0"),
-    cached("clean an unknown store", "--clean x y", "--clean must name stores of ~/cache, got x, y"),
+    cached("all without clean", "--all", "--older-than and --all need --clean"),
+    cached("age without clean", "--older-than 3", "--older-than and --all need --clean"),
+    cached("age below 0", "--clean --older-than -1", "--older-than must be at least 0 days, got -1"),
+    cached("clean an unknown store", "--clean x y", "--clean must name stores in ~/cache, got x, y"),
     # predict
     predicted("predict nothing", "run",
               "the following arguments are required: IMAGE; see python -m fcnet.predict --help"),
-    predicted("predict with an absent run", f"gone {PICTURE}", "RUN must be a run's folder, got gone"),
+    predicted("predict with an absent run", f"gone {PICTURE}", "RUN must be a run folder, got gone"),
     predicted("predict with an unfinished run", f"run {PICTURE}", NO_MODEL, setup=begun_on_pets),
     predicted("predict with an unknown flag", f"run {PICTURE} --best 5",
               "unrecognized arguments: --best 5; see python -m fcnet.predict --help"),
     predicted("predict in two forms", f"run {PICTURE} --json --csv",
               "argument --csv: not allowed with argument --json; see python -m fcnet.predict --help"),
-    predicted("predict no class", f"run {PICTURE} --top 0", "--top must be from 1 to the network's 2 classes, got 0"),
+    predicted("predict no class", f"run {PICTURE} --top 0", "--top must be from 1 to 2, the number of classes, got 0"),
     predicted("predict more classes than there are", f"run {PICTURE} --top 3",
-              "--top must be from 1 to the network's 2 classes, got 3"),
+              "--top must be from 1 to 2, the number of classes, got 3"),
     predicted("predict in batches of nothing", f"run {PICTURE} --batch-size 0",
               "--batch-size must be at least 1, got 0"),
     predicted("predict on an unknown device", f"run {PICTURE} --device gpu", f"{DEVICES}, got 'gpu'"),
     predicted("predict an absent image", "run gone.png",
-              f"gone.png must be a whole image, got: {NOT_THERE}"),
+              "gone.png: no such file"),
     predicted("predict a folder without images", "run run", "run must hold an image, found none"),
     predicted("predict an archive without images", "run none.tar", "none.tar must hold an image, found none",
               setup=after(finished_on_pets, lambda: tarfile.open("none.tar", "w").close())),
@@ -658,12 +658,12 @@ MISTAKES = [
               setup=after(finished_on_pets, lambda: flip_a_bit("run/model.safetensors"))),
     predicted("predict with a damaged description", f"run {PICTURE}", f"run/model.json {SUM} it",
               setup=after(finished_on_pets, lambda: flip_a_bit("run/model.json"))),
-    predicted("predict without the weights", f"run {PICTURE}", "run/model.safetensors is missing",
+    predicted("predict without the weights", f"run {PICTURE}", "run/model.safetensors: no such file",
               setup=after(finished_on_pets, lambda: Path("run/model.safetensors").unlink())),
     # export
     exported("export to nothing", "run",
              "the following arguments are required: FILE; see python -m fcnet.export --help"),
-    exported("export of an absent run", "gone x.pt2", "RUN must be a run's folder, got gone"),
+    exported("export of an absent run", "gone x.pt2", "RUN must be a run folder, got gone"),
     exported("export of an unfinished run", "run x.pt2", NO_MODEL, setup=begun_on_pets),
     exported("export by another ending", "run x.tflite", "FILE must end in .pt2 or .onnx, got x.tflite"),
     exported("export without an ending", "run x", "FILE must end in .pt2 or .onnx, got x"),
@@ -690,7 +690,7 @@ def unfinished_in(cache: Path) -> list[str]:
     return [
         entry.name
         for entry in (cache.iterdir() if cache.is_dir() else ())
-        if not re.fullmatch(r"\.[a-z0-9]+-[0-9a-f]{16}\.lock", entry.name)
+        if not re.fullmatch(r"\.[a-z0-9]+-[0-9a-f]{16}(\.use-[0-9a-f]{32})?\.lock", entry.name)
         and not (
             re.fullmatch(r"[a-z0-9]+-[0-9a-f]{16}", entry.name) and {file.name for file in entry.iterdir()} == STORE
         )
@@ -732,7 +732,7 @@ def test_a_missing_gpu_is_a_user_error() -> None:
     write("made.toml", CONFIG)
     code, _, err = run("train", "--config", "made.toml", "--device", "cuda")
     assert code == 2
-    assert re.fullmatch(r"--device cuda cannot be used here: .*\n", err)
+    assert re.fullmatch(r"device cuda is not available: .*\n", err)
     assert read_tree() == {"made.toml": CONFIG.encode()}
 
 
@@ -750,16 +750,14 @@ def test_a_cache_that_is_a_file_is_a_user_error(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("FCNET_CACHE", "made.toml")
     code, _, err = run("train", "--config", "made.toml")
     assert code == 2
-    expected = (
-        "the cache (FCNET_CACHE) must be a folder with room that can be written, got made.toml: Not a directory\n"
-    )
+    expected = "the cache (FCNET_CACHE) must be a writable folder with free space, got made.toml: Not a directory\n"
     assert err == expected
     assert read_tree() == {"made.toml": CONFIG.encode()}
 
 
 def test_a_path_that_is_not_utf8_is_a_user_error() -> None:
     write("made.toml", CONFIG)
-    refusal = re.escape("--set must be UTF-8, in one line, without a NUL, got 'data.path=x\\udcff'")
+    refusal = re.escape('--set must be one line of UTF-8 text without NUL characters, got "data.path=x\\udcff"')
     with pytest.raises(UserError, match=f"^{refusal}$"):
         train.main(["--config", "made.toml", "--set", "data.path=x\udcff"])
     assert read_tree() == {"made.toml": CONFIG.encode()}
@@ -769,7 +767,8 @@ def test_a_path_inside_a_folder_with_a_name_that_is_not_utf8_is_a_user_error(mon
     Path("k\udcff").mkdir()
     monkeypatch.chdir("k\udcff")
     write("made.toml", CONFIG)
-    refusal = r"^data\.path \(--set data\.path=pets\) must be UTF-8, in one line, without a NUL, got '.*k\\udcff/pets'$"
+    rule = "must be one line of UTF-8 text without NUL characters"
+    refusal = rf'^data\.path \(--set data\.path=pets\) {rule}, got ".*k\\udcff/pets"$'
     with pytest.raises(UserError, match=refusal):
         train.main(["--config", "made.toml", "--set", "data.path=pets"])
 
@@ -780,7 +779,7 @@ def test_nan_or_inf_in_training_is_a_user_error_and_keeps_the_last_good_checkpoi
     for command in (["--config", "made.toml", "--out", "run", *flags], ["--resume", "--out", "run"]):
         code, _, err = run("train", *command)
         assert code == 2
-        expected = pattern(f"{SPOILT}; the checkpoint of step 2 stays in run", Path.cwd())
+        expected = pattern(f"{SPOILT}; the checkpoint of step 2 is kept in run", Path.cwd())
         assert re.fullmatch(f"{expected}\n", err)
         for file in Path("run/checkpoints").glob("*.safetensors"):
             assert all(tensor.isfinite().all() for tensor in load_file(file).values())
@@ -827,7 +826,9 @@ def test_a_step_without_memory_names_the_setting_to_lower(
     monkeypatch.setattr(train, "build", build_small)
     code, _, err = run("train", "--config", "made.toml")
     assert code == 2
-    expected = rf"memory: a step needs about 0\.0 GiB and {free_bytes / 2**30:.1f} GiB are free; {re.escape(advice)}\n"
+    expected = (
+        rf"out of memory: a step needs about 0\.0 GiB and {free_bytes / 2**30:.1f} GiB are free; {re.escape(advice)}\n"
+    )
     assert re.fullmatch(expected, err)
 
 
@@ -843,7 +844,7 @@ def test_memory_that_the_system_refuses_is_a_user_error() -> None:
     changes = ["data.train_size=100000", "train.batch_size=100000", "model.hidden=[20000]", "train.threads=1"]
     process = run_python("-c", program, "--config", "made.toml", "--out", "run", *set_flags(*changes))
     expected = (
-        r"memory: a step needs about 2\d\.\d GiB and 0\.\d GiB are free; "
+        r"out of memory: a step needs about 2\d\.\d GiB and 0\.\d GiB are free; "
         r"lower train\.batch_size from 100000 to \d+, or raise train\.accumulate\n"
     )
     assert re.fullmatch(expected, process.stderr), process.stderr

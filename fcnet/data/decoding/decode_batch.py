@@ -61,7 +61,7 @@ class DecodeOptions:
         height: H.
         width: W.
         resize: whether to resize images of another size instead of raising an error.
-        reference_name: the name of the image whose size all others must have, for error messages.
+        reference_name: the name of the image that sets the size of all others, for error messages.
     """
 
     location: str

@@ -96,7 +96,7 @@ def decode_planes(
 
 
 def is_grey(file: Path | IO[bytes], name: str) -> bool:
-    """Returns whether the header of an image says that it is grey; a palette counts as colour.
+    """Returns whether an image is grey, from its header alone; a palette counts as colour.
 
     Raises:
         UserError: the file is unreadable or not an image.
@@ -106,7 +106,7 @@ def is_grey(file: Path | IO[bytes], name: str) -> bool:
 
 
 def _image_planes(image: Image.Image, channels: int, name: str, size: tuple[int, int] | None) -> tuple[bytes, int, int]:
-    """Converts an image whose header is read. Returns its channels as bytes, H and W."""
+    """Converts an opened image. Returns its channels as bytes, H and W."""
     if depth := _excess_depth(image):
         raise UserError(f"{name} must have 8 bits a channel, got {depth}")
     image.load()
@@ -207,7 +207,7 @@ def _resize_and_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _read_image(file: Path | IO[bytes] | Image.Image, name: str, read: Callable[[Image.Image], _Result]) -> _Result:
-    """Applies ``read`` to an image whose header is read, with Pillow's errors as `UserError`."""
+    """Opens an image and applies ``read``; turns Pillow's errors into `UserError`."""
     from PIL import Image, UnidentifiedImageError
 
     try:

@@ -15,7 +15,7 @@ import numpy as np
 from fcnet.data.sources.download import download, md5_matches
 from fcnet.data.sources.source import SPLITS, Contents, SourceSnapshot, split_into_chunks
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import file_lock
+from fcnet.runtime.locks import file_lock
 
 if TYPE_CHECKING:
     from pathlib import Path

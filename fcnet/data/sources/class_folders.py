@@ -92,7 +92,7 @@ def _strip_root(files: dict[str, bytes], folders: set[str]) -> tuple[dict[str, b
 
 
 def _group_by_split(path: Path, files: Iterable[str], folders: set[str], tops: set[str]) -> NamesBySplit:
-    """Groups ``SPLIT/CLASS/…``; a class whose folder is empty has no names."""
+    """Groups ``SPLIT/CLASS/…``; a class with an empty folder has no names."""
     if not tops >= set(SPLITS):
         raise UserError(f"expected {_WITH_SPLITS} in {path}, found {_list_names(tops) or 'no images'}")
     names: NamesBySplit = {split: {} for split in SPLITS}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from fcnet.data.decoding.decode_batch import CHANGED_MESSAGE, FileStamp, file_stamp
 from fcnet.data.sources.source import SPLITS
 from fcnet.runtime.errors import UserError
+from fcnet.runtime.files import sha256
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +66,7 @@ def scan_path(path: Path) -> FileListing:
         for top in tops:
             _scan_folder(path / top, top, files, folders, follow_links=True)
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file or folder") from error
+        raise UserError(f"{error.filename or path}: no such file or folder") from error
     except OSError as error:
         below = f"{error.filename}: " if error.filename and str(error.filename) != str(path) else ""
         reason = f"{below}{error.strerror or error}"
@@ -74,8 +74,8 @@ def scan_path(path: Path) -> FileListing:
     # Stores are named after a hash of these lines, so their form must not change.
     lines = [(name, f"{name}\0False\0{_format_stamp(stamp)}\0") for name, stamp in files.items()]
     lines += [(name, f"{name}\0True\0\0") for name in folders]
-    digest = hashlib.sha256(os.fsencode("".join(line for _, line in sorted(lines))))
-    return FileListing(path, digest.hexdigest(), needs_split, dict(sorted(files.items())), folders)
+    checksum = sha256(os.fsencode("".join(line for _, line in sorted(lines))))
+    return FileListing(path, checksum, needs_split, dict(sorted(files.items())), folders)
 
 
 def check_unchanged(listing: FileListing) -> None:

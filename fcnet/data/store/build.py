@@ -9,7 +9,6 @@ to the disk. N images of C channels, H rows and W columns.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import json
 import math
@@ -22,7 +21,7 @@ import numpy as np
 from fcnet.data.sources.source import SPLITS
 from fcnet.runtime import files
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import file_lock
+from fcnet.runtime.locks import file_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +47,7 @@ _FILES = {(split, part): f"{split}_{part}.bin" for split in SPLITS for part in A
 def store_key(fingerprint: object) -> str:
     """Returns the SHA-256 of a source's fingerprint and of the format, after which a store is named."""
     canonical = json.dumps([FORMAT, fingerprint], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return files.sha256(canonical.encode())
 
 
 def array_shapes(count: int, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
@@ -161,10 +160,8 @@ def _append_chunk(
     chunk: ImageChunk, out: dict[tuple[SplitName, str], BufferedWriter], journal: IO[bytes]
 ) -> dict[str, Any]:
     """Appends a chunk to the array files, then its line to the journal. Returns the line."""
-    digest = hashlib.sha256()
-    for part, array in _chunk_arrays(chunk).items():
-        data = np.ascontiguousarray(array).data
-        digest.update(data)
+    arrays = {part: np.ascontiguousarray(array).data for part, array in _chunk_arrays(chunk).items()}
+    for part, data in arrays.items():
         out[chunk.split, part].write(data)
         out[chunk.split, part].flush()
     line = {
@@ -172,7 +169,7 @@ def _append_chunk(
         "count": len(chunk.labels),
         "shape": chunk.pixels.shape[1:],
         "skipped": chunk.skipped,
-        "sha256": digest.hexdigest(),
+        "sha256": files.sha256(*arrays.values()),
     }
     journal.write(_checksum_line(line))
     journal.flush()
@@ -201,10 +198,8 @@ def _resume(folder: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _line_is_valid(line: dict[str, Any], written: dict[tuple[SplitName, str], BufferedReader]) -> bool:
     """Returns whether the next bytes of the files match a line of the journal."""
-    digest = hashlib.sha256()
-    for part, size in _array_bytes(line).items():
-        digest.update(written[line["split"], part].read(size))
-    return bool(digest.hexdigest() == line["sha256"])
+    arrays = [written[line["split"], part].read(size) for part, size in _array_bytes(line).items()]
+    return bool(files.sha256(*arrays) == line["sha256"])
 
 
 def _array_bytes(line: dict[str, Any]) -> dict[str, int]:
@@ -214,7 +209,7 @@ def _array_bytes(line: dict[str, Any]) -> dict[str, int]:
 
 def _checksum_line(metadata: dict[str, Any]) -> bytes:
     text = json.dumps(metadata).encode()
-    return b"%s %s\n" % (hashlib.sha256(text).hexdigest().encode(), text)
+    return b"%s %s\n" % (files.sha256(text).encode(), text)
 
 
 def _read_journal(folder: Path) -> list[dict[str, Any]]:
@@ -223,7 +218,7 @@ def _read_journal(folder: Path) -> list[dict[str, Any]]:
     with contextlib.suppress(FileNotFoundError):
         for line in (folder / _JOURNAL).read_bytes().splitlines():
             checksum, _, text = line.partition(b" ")
-            if hashlib.sha256(text).hexdigest().encode() != checksum:
+            if files.sha256(text).encode() != checksum:
                 break
             lines.append(json.loads(text))
     return lines

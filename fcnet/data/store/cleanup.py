@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fcnet.data.sources.source import SPLITS
-from fcnet.data.store.build import array_file, finished_folder, read_progress, unfinished_folder
-from fcnet.runtime.files import file_lock
+from fcnet.data.store.build import finished_folder, read_progress, unfinished_folder
+from fcnet.runtime.locks import file_lock, is_in_use
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,7 +115,5 @@ def _lock_exclusively(folder: Path, stack: contextlib.ExitStack) -> None:
         BlockingIOError: a process has it open or builds it.
     """
     stack.enter_context(file_lock(folder, wait=False))
-    for split in SPLITS:
-        with contextlib.suppress(FileNotFoundError):
-            file = stack.enter_context(array_file(folder, split, "pixels").open("rb"))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if is_in_use(folder):
+        raise BlockingIOError

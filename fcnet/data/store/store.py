@@ -7,7 +7,6 @@ A deleted store, or a deleted cache, is simply built again. N images of C channe
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -22,7 +21,7 @@ from torch import Tensor
 from fcnet.data.sources.source import SPLITS
 from fcnet.data.store.build import ARRAY_DTYPES, array_file, array_shapes, build_store, store_key
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import file_lock
+from fcnet.runtime.locks import UseMark, file_lock
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -184,8 +183,10 @@ def _try_open(folder: Path, key: str) -> Store | None:
 def _map_split(folder: Path, split: str, count: int, shape: tuple[int, int, int]) -> Split:
     """Maps the files of a split; raises ValueError if one has the wrong size."""
     shapes = array_shapes(count, shape)
+    mark = UseMark(folder)
     parts = {
-        part: _map_file(array_file(folder, split, part), shapes[part], ARRAY_DTYPES[part]) for part in ARRAY_DTYPES
+        part: _map_file(array_file(folder, split, part), shapes[part], ARRAY_DTYPES[part], mark)
+        for part in ARRAY_DTYPES
     }
     return Split(**parts, location=(folder, split, count, shape))
 
@@ -194,13 +195,14 @@ def _split_from_arrays(pixels: npt.NDArray[Any], labels: npt.NDArray[Any], momen
     return Split(torch.from_numpy(pixels), torch.from_numpy(labels), torch.from_numpy(moments))
 
 
-def _map_file(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:
+def _map_file(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], mark: UseMark) -> Tensor:
     size = math.prod(shape) * dtype.itemsize
     with path.open("rb") as file:
-        # The mapping holds the file open, and with it this lock, until the last tensor over it is gone.
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_SH)
         if (found := os.fstat(file.fileno()).st_size) != size:
             raise ValueError(f"{path} must be {size} bytes, got {found}")
-        array: npt.NDArray[Any] = np.memmap(file, dtype, "c", shape=shape) if size else np.empty(shape, dtype)
+        if not size:
+            return torch.from_numpy(np.empty(shape, dtype))
+        array: npt.NDArray[Any] = np.memmap(file, dtype, "c", shape=shape)
+    # Every tensor over the mapping holds the array, and the array the mark: the store is in use until the last is gone.
+    vars(array)["use_mark"] = mark
     return torch.from_numpy(array)

@@ -1,4 +1,4 @@
-"""Rules of fcnet.evaluation.classification."""
+"""Tests of fcnet.evaluation.classification."""
 
 from __future__ import annotations
 
@@ -14,109 +14,110 @@ from fcnet.data.batches import Augmentation, Batches
 from fcnet.data.transforms.augment import Shift
 from fcnet.evaluation.classification import Evaluation, evaluate
 from fcnet.metrics import wilson_interval
-from fcnet.models.mlp import MLP, Dropout
+from fcnet.models.layers import Dropout
+from fcnet.models.mlp import MLP
 from fcnet.runtime.errors import UserError
 
 PIXELS = torch.randint(0, 256, (23, 1, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def labels(num_classes: int) -> Tensor:
+def make_labels(num_classes: int) -> Tensor:
     return torch.arange(len(PIXELS)) % num_classes
 
 
-def model(num_classes: int) -> MLP:
+def make_model(num_classes: int) -> MLP:
     generator = torch.Generator().manual_seed(1)
     return MLP(20, (6,), num_classes, normalization="batch", dropout=0.5, generator=generator)
 
 
-def batches(num_classes: int, batch_size: int = 7) -> Batches:
-    return Batches(PIXELS, labels(num_classes), batch_size=batch_size)
+def make_batches(num_classes: int, batch_size: int = 7) -> Batches:
+    return Batches(PIXELS, make_labels(num_classes), batch_size=batch_size)
 
 
 @given(st.sampled_from([2, 3, 5]), st.integers(1, 30))
-def test_loss_and_counts_are_those_of_one_batch_of_all(num_classes: int, batch_size: int) -> None:
-    net, target = model(num_classes), labels(num_classes)
-    seen = evaluate(net, batches(num_classes, batch_size))
-    logits = net.eval()(PIXELS.float() / 255)
+def test_loss_and_confusion_matrix_agree_with_torch_for_any_batch_size(num_classes: int, batch_size: int) -> None:
+    model, target = make_model(num_classes), make_labels(num_classes)
+    result = evaluate(model, make_batches(num_classes, batch_size))
+    logits = model.eval()(PIXELS.float() / 255)
     if num_classes == 2:
         logits = torch.stack([torch.zeros_like(logits), logits], dim=1)
-    # float32 rounds each row's loss; the sums of rows are float64
-    assert seen.loss == pytest.approx(functional.cross_entropy(logits.double(), target).item(), rel=1e-6)
+    # the loss of each row is float32, their sum float64
+    assert result.loss == pytest.approx(functional.cross_entropy(logits.double(), target).item(), rel=1e-6)
     counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-    for truth, called in zip(target.tolist(), logits.argmax(1).tolist(), strict=True):
-        counts[truth, called] += 1
-    assert seen.confusion == tuple(map(tuple, counts.tolist()))
+    for truth, prediction in zip(target.tolist(), logits.argmax(1).tolist(), strict=True):
+        counts[truth, prediction] += 1
+    assert result.confusion == tuple(map(tuple, counts.tolist()))
 
 
 @given(st.sampled_from([2, 3, 5]), st.integers(1, 30))
-def test_counts_add_up(num_classes: int, batch_size: int) -> None:
-    seen = evaluate(model(num_classes), batches(num_classes, batch_size))
-    assert seen.count == len(PIXELS)
-    assert [sum(row) for row in seen.confusion] == labels(num_classes).bincount().tolist()
-    assert seen.num_correct == sum(seen.confusion[label][label] for label in range(num_classes))
-    assert seen.accuracy == seen.num_correct / seen.count
-    low, high = seen.interval
-    assert low <= seen.accuracy <= high
+def test_the_figures_follow_from_the_confusion_matrix(num_classes: int, batch_size: int) -> None:
+    result = evaluate(make_model(num_classes), make_batches(num_classes, batch_size))
+    assert result.count == len(PIXELS)
+    assert [sum(row) for row in result.confusion] == make_labels(num_classes).bincount().tolist()
+    assert result.num_correct == sum(result.confusion[label][label] for label in range(num_classes))
+    assert result.accuracy == result.num_correct / result.count
+    low, high = result.interval
+    assert low <= result.accuracy <= high
 
 
 @given(st.integers(0, 40), st.integers(1, 40))
-def test_the_error_and_its_interval_are_what_the_accuracy_leaves(hits: int, misses: int) -> None:
-    seen = Evaluation(0.0, ((hits, misses), (0, 0)))
-    assert seen.error == pytest.approx(misses / (hits + misses), abs=1e-15)
-    assert seen.error_interval == pytest.approx(wilson_interval(misses, hits + misses), abs=1e-12)
-    assert seen.error_interval[0] <= seen.error <= seen.error_interval[1]
+def test_the_error_and_its_interval_complement_the_accuracy(num_correct: int, num_wrong: int) -> None:
+    result = Evaluation(0.0, ((num_correct, num_wrong), (0, 0)))
+    assert result.error == pytest.approx(num_wrong / (num_correct + num_wrong), abs=1e-15)
+    assert result.error_interval == pytest.approx(wilson_interval(num_wrong, num_correct + num_wrong), abs=1e-12)
+    assert result.error_interval[0] <= result.error <= result.error_interval[1]
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_mode_is_left_as_it_was(training: bool) -> None:
-    net = model(3).train(training)
-    evaluate(net, batches(3))
-    assert {module.training for module in net.modules()} == {training}
+def test_the_mode_of_the_model_is_unchanged(training: bool) -> None:
+    model = make_model(3).train(training)
+    evaluate(model, make_batches(3))
+    assert {module.training for module in model.modules()} == {training}
 
 
-def test_the_mode_is_left_as_it_was_by_an_error_too() -> None:
-    net = model(3).train()
+def test_the_mode_of_the_model_is_unchanged_after_an_error() -> None:
+    model = make_model(3).train()
     with pytest.raises(UserError, match="20 values each"):
-        evaluate(net, Batches(torch.rand(3, 7), torch.arange(3)))
-    assert net.training
+        evaluate(model, Batches(torch.rand(3, 7), torch.arange(3)))
+    assert model.training
 
 
-def test_a_part_that_is_frozen_in_evaluation_mode_stays_so() -> None:
-    net = model(3).train()
-    frozen = next(module for module in net.modules() if isinstance(module, Dropout)).eval()
-    evaluate(net, batches(3))
-    assert net.training
+def test_the_mode_of_each_module_is_unchanged() -> None:
+    model = make_model(3).train()
+    frozen = next(module for module in model.modules() if isinstance(module, Dropout)).eval()
+    evaluate(model, make_batches(3))
+    assert model.training
     assert not frozen.training
 
 
-def test_nothing_is_learned_or_drawn() -> None:
-    net, drawn = model(3).train(), torch.get_rng_state()
-    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    evaluate(net, batches(3))
-    assert_close(dict(net.state_dict()), before, rtol=0, atol=0)
-    assert all(parameter.grad is None for parameter in net.parameters())
-    assert torch.equal(torch.get_rng_state(), drawn)
+def test_neither_parameters_nor_random_state_change() -> None:
+    model, random_state = make_model(3).train(), torch.get_rng_state()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    evaluate(model, make_batches(3))
+    assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(torch.get_rng_state(), random_state)
 
 
-def test_images_are_seen_as_they_are() -> None:
-    augmented = Batches(PIXELS, labels(3), batch_size=7, augmentation=Augmentation((Shift(2),)))
-    net = model(3)
-    assert evaluate(net, augmented) == evaluate(net, batches(3))
+def test_images_are_not_augmented() -> None:
+    augmented = Batches(PIXELS, make_labels(3), batch_size=7, augmentation=Augmentation((Shift(2),)))
+    model = make_model(3)
+    assert evaluate(model, augmented) == evaluate(model, make_batches(3))
 
 
-def test_the_loss_that_was_asked_for_is_the_mean_over_the_images() -> None:
-    seen = evaluate(model(3), batches(3), loss=lambda logits, labels: labels.double().sum())
-    assert seen.loss == pytest.approx(labels(3).double().mean().item(), rel=1e-12)
+def test_a_given_loss_is_averaged_over_the_images() -> None:
+    result = evaluate(make_model(3), make_batches(3), loss=lambda logits, labels: labels.double().sum())
+    assert result.loss == pytest.approx(make_labels(3).double().mean().item(), rel=1e-12)
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
-def test_any_module_of_torchs_can_be_evaluated(num_classes: int) -> None:
+def test_torch_modules_can_be_evaluated(num_classes: int) -> None:
     layers = nn.Sequential(nn.Flatten(), nn.Linear(20, num_classes))
-    seen = evaluate(layers, batches(num_classes))
-    assert len(seen.confusion) == num_classes
-    assert seen.count == len(PIXELS)
+    result = evaluate(layers, make_batches(num_classes))
+    assert len(result.confusion) == num_classes
+    assert result.count == len(PIXELS)
 
 
-def test_a_set_without_images_is_refused() -> None:
-    with pytest.raises(UserError, match="the set to evaluate on must hold at least one image, got 0"):
-        evaluate(model(3), Batches(PIXELS, labels(3), rows=torch.arange(0)))
+def test_an_empty_set_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^batches must hold at least one image, got 0$"):
+        evaluate(make_model(3), Batches(PIXELS, make_labels(3), rows=torch.arange(0)))

@@ -1,4 +1,4 @@
-"""Rules of fcnet.experiment.image_classifier."""
+"""Tests of fcnet.experiment.image_classifier."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MODELS: dict[str, Callable[[], MLP]] = {
 
 
 def make_classifier(name: str = "mlp", *, shape: tuple[int, int, int] = SHAPE) -> ImageClassifier:
-    """A network in evaluation mode whose every parameter and running statistic is drawn."""
+    """A classifier in evaluation mode with random parameters and running statistics."""
     draws = torch.Generator().manual_seed(1)
     model = MODELS[name]()
     with torch.no_grad():
@@ -53,26 +53,26 @@ def pixels(size: int = 5, shape: tuple[int, int, int] = SHAPE) -> Tensor:
     return torch.randint(0, 256, (size, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
 
 
-def picture(image: Tensor) -> Image.Image:
-    """One uint8 image (C, H, W) as Pillow has it."""
+def to_pil(image: Tensor) -> Image.Image:
+    """Converts a uint8 image (C, H, W) to a PIL image."""
     return Image.fromarray(image.permute(1, 2, 0).squeeze(2).numpy())
 
 
-def test_logits_are_the_models_of_normalised_pixels() -> None:
-    net = make_classifier("softmax regression")
-    state = {name: tensor.double() for name, tensor in net.model.state_dict().items()}
+def test_logits_are_those_of_the_model_on_normalized_pixels() -> None:
+    classifier = make_classifier("softmax regression")
+    state = {name: tensor.double() for name, tensor in classifier.model.state_dict().items()}
     x = (pixels().double() / 255 - MEAN.double()[:, None, None]) / STD.double()[:, None, None]
     expected = x.flatten(1) @ state["layers.0.weight"].T + state["layers.0.bias"]
-    assert_close(net(pixels()).double(), expected, rtol=1e-5, atol=1e-5)  # sums of 24 products in float32
+    assert_close(classifier(pixels()).double(), expected, rtol=1e-5, atol=1e-5)  # sums of 24 products in float32
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_probabilities_are_those_of_the_logits(name: str) -> None:
-    net = make_classifier(name)
-    logits = net(pixels())
-    assert logits.shape == ((5,) if net.model.num_classes == 2 else (5, net.model.num_classes))
+def test_probabilities_are_the_softmax_of_the_logits(name: str) -> None:
+    classifier = make_classifier(name)
+    logits = classifier(pixels())
+    assert logits.shape == ((5,) if classifier.model.num_classes == 2 else (5, classifier.model.num_classes))
     scores = torch.stack([torch.zeros(5), logits], dim=1) if logits.ndim == 1 else logits
-    found = net.predict_proba(pixels())
+    found = classifier.predict_proba(pixels())
     assert_close(found, scores.softmax(1))
     assert not found.requires_grad
 
@@ -80,7 +80,7 @@ def test_probabilities_are_those_of_the_logits(name: str) -> None:
 @pytest.mark.parametrize(
     "images", [pixels().float(), pixels()[0], pixels(shape=(3, 4, 2)), pixels().flatten(1), pixels(shape=(1, 2, 4))]
 )
-def test_images_of_another_shape_or_dtype_are_refused(images: Tensor) -> None:
+def test_batches_of_another_shape_or_dtype_are_refused(images: Tensor) -> None:
     for method in (make_classifier(), make_classifier().predict_proba):
         with pytest.raises(UserError) as error:
             method(images)
@@ -89,48 +89,48 @@ def test_images_of_another_shape_or_dtype_are_refused(images: Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_prediction_is_the_most_probable_class_of_its_image(name: str) -> None:
-    net = make_classifier(name)
-    expected = net.predict_proba(pixels(30))
-    predictions = net.predict_images(list(pixels(30)))
+def test_a_prediction_is_the_most_probable_class(name: str) -> None:
+    classifier = make_classifier(name)
+    expected = classifier.predict_proba(pixels(30))
+    predictions = classifier.predict_images(list(pixels(30)))
     assert len(predictions) == 30
     for prediction, row in zip(predictions, expected, strict=True):
         assert_close(torch.tensor(prediction.probabilities), row)
         assert sum(prediction.probabilities) == pytest.approx(1.0, abs=1e-6)
         assert prediction.probability == max(prediction.probabilities)
-        assert prediction.class_name == net.classes[prediction.probabilities.index(prediction.probability)]
+        assert prediction.class_name == classifier.classes[prediction.probabilities.index(prediction.probability)]
 
 
 @pytest.mark.parametrize("name", ["mlp", "binary mlp", "softmax regression"])
-def test_of_equally_probable_classes_the_first_is_named(name: str) -> None:
-    net = make_classifier(name)
+def test_ties_go_to_the_first_class(name: str) -> None:
+    classifier = make_classifier(name)
     with torch.no_grad():
-        for parameter in net.parameters():
+        for parameter in classifier.parameters():
             parameter.zero_()
-    (prediction,) = net.predict_images([pixels()[0]])
-    num_classes = net.model.num_classes
+    (prediction,) = classifier.predict_images([pixels()[0]])
+    num_classes = classifier.model.num_classes
     assert prediction.class_name == "cat"
     assert prediction.probabilities == pytest.approx([1 / num_classes] * num_classes)
-    assert net.model.predict(torch.zeros(1, 24)).tolist() == [0]
+    assert classifier.model.predict(torch.zeros(1, 24)).tolist() == [0]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_paths_open_images_and_tensors_are_the_same_images_in_their_order(channels: int, tmp_path: Path) -> None:
+def test_paths_open_images_and_tensors_give_the_same_predictions_in_order(channels: int, tmp_path: Path) -> None:
     shape = (channels, 4, 6 // channels)
-    net, images = make_classifier(shape=shape), pixels(6, shape)
-    expected = net.predict_images(list(images))
+    classifier, images = make_classifier(shape=shape), pixels(6, shape)
+    expected = classifier.predict_images(list(images))
     assert len({prediction.probabilities for prediction in expected}) == 6
     for place, image in enumerate(images):
-        picture(image).save(tmp_path / f"{place}.png")
+        to_pil(image).save(tmp_path / f"{place}.png")
     with Image.open(tmp_path / "2.png") as opened, (tmp_path / "4.png").open("rb") as file:
-        mixed = [images[0], str(tmp_path / "1.png"), opened, tmp_path / "3.png", file, picture(images[5])]
-        assert net.predict_images(mixed) == expected
-    assert net.predict_images([tmp_path / f"{place}.png" for place in (5, 0, 5)]) == [
+        mixed = [images[0], str(tmp_path / "1.png"), opened, tmp_path / "3.png", file, to_pil(images[5])]
+        assert classifier.predict_images(mixed) == expected
+    assert classifier.predict_images([tmp_path / f"{place}.png" for place in (5, 0, 5)]) == [
         expected[place] for place in (5, 0, 5)
     ]
 
 
-def test_an_open_image_counts_as_it_is_and_stays_open(tmp_path: Path) -> None:
+def test_an_open_image_is_used_at_its_current_frame_and_stays_open(tmp_path: Path) -> None:
     first, second = (Image.new("RGB", (4, 2), colour) for colour in ("black", "white"))
     first.save(tmp_path / "film.gif", save_all=True, append_images=[second])
     with Image.open(tmp_path / "film.gif") as film:
@@ -139,71 +139,73 @@ def test_an_open_image_counts_as_it_is_and_stays_open(tmp_path: Path) -> None:
         assert make_classifier().predict_images([film]) == make_classifier().predict_images([second])
 
 
-def test_of_no_images_nothing_is_said() -> None:
+def test_no_images_give_no_predictions() -> None:
     assert make_classifier().predict_images([]) == []
 
 
-def test_an_answer_does_not_depend_on_the_size_of_batches() -> None:
-    net = make_classifier()
-    whole = net.predict_images(list(pixels(11)))
+def test_predictions_do_not_depend_on_the_batch_size() -> None:
+    classifier = make_classifier()
+    whole = classifier.predict_images(list(pixels(11)))
     for size in (1, 4, 11, 50):
-        parts = net.predict_images(pixels(11), batch_size=size)
+        parts = classifier.predict_images(pixels(11), batch_size=size)
         assert [each.class_name for each in parts] == [each.class_name for each in whole]
-        assert_close(*(torch.tensor([each.probabilities for each in said]) for said in (parts, whole)))
+        assert_close(*(torch.tensor([each.probabilities for each in predictions]) for predictions in (parts, whole)))
 
 
-def test_no_more_than_a_batch_is_asked_for_before_it_is_answered() -> None:
-    asked: list[int] = []
+def test_at_most_one_batch_is_taken_from_the_iterable_at_a_time() -> None:
+    taken: list[int] = []
 
     def images() -> Iterator[Tensor]:
         for place, image in enumerate(pixels(10)):
-            asked.append(place)
+            taken.append(place)
             yield image
 
     for place, _ in enumerate(make_classifier().iter_predictions(images(), batch_size=4)):
-        assert len(asked) == min(10, 4 * (place // 4 + 1))
-    assert len(asked) == 10
+        assert len(taken) == min(10, 4 * (place // 4 + 1))
+    assert len(taken) == 10
 
 
-def test_a_mistake_stands_in_the_place_of_its_image_and_the_others_are_answered(tmp_path: Path) -> None:
+def test_an_error_takes_the_place_of_its_image_and_the_others_are_predicted(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
-    net = make_classifier()
+    classifier = make_classifier()
     first, second = pixels(2)
     file = io.BytesIO()
-    picture(second).save(file, "PNG")
+    to_pil(second).save(file, "PNG")
     given = [
         first,
         tmp_path / "text.png",
         ImageEntry("all.tar/x.png", file.getvalue()),
         ImageEntry("gone", UserError("no")),
     ]
-    said = list(net.iter_predictions(given))
-    assert [said[0], said[2]] == net.predict_images([first, second])
-    assert [str(each) for each in said if isinstance(each, UserError)] == [
+    results = list(classifier.iter_predictions(given))
+    assert [results[0], results[2]] == classifier.predict_images([first, second])
+    assert [str(each) for each in results if isinstance(each, UserError)] == [
         f"{tmp_path / 'text.png'} {NOT_AN_IMAGE}",
         "no",
     ]
 
 
-def test_pictures_that_were_gathered_are_taken(tmp_path: Path) -> None:
+def test_image_entries_are_accepted(tmp_path: Path) -> None:
     for place, image in enumerate(pixels()):
-        picture(image).save(tmp_path / f"{place}.png")
+        to_pil(image).save(tmp_path / f"{place}.png")
     assert make_classifier().predict_images(iter_images([tmp_path])) == make_classifier().predict_images(list(pixels()))
 
 
 @pytest.mark.parametrize("path", ["digit.png", Path("digit.png")])
-def test_one_path_alone_is_refused(path: Any) -> None:
-    with pytest.raises(UserError, match=r"^images must be several, as in a list, got the one path 'digit.png'$"):
+def test_a_single_path_is_refused(path: Any) -> None:
+    with pytest.raises(
+        UserError, match=r"^images must be a list or another iterable of images, got the path 'digit.png'$"
+    ):
         make_classifier().predict_images(path)
 
 
-def test_a_batch_of_nothing_is_refused() -> None:
+def test_a_batch_size_of_0_is_refused() -> None:
     with pytest.raises(UserError, match=r"^batch_size must be at least 1, got 0$"):
         make_classifier().iter_predictions([], batch_size=0)
 
 
-def closed() -> Image.Image:
-    image = picture(pixels()[0])
+def closed_image() -> Image.Image:
+    image = to_pil(pixels()[0])
     image.close()
     return image
 
@@ -219,13 +221,13 @@ NOT_AN_IMAGE = "must be an image (JPEG, PNG, BMP, GIF, PPM, TIFF, WEBP), got som
         (pixels()[0, :2], "images[1] must be an image of 3×2×4 (channels, height, width), got 2×2×4"),
         (Image.new("RGB", (2, 4)), "images[1] must be an image of 3×2×4 (channels, height, width), got 3×4×2"),
         (Image.new("I", (4, 2)), "images[1] must have 8 bits a channel, got Pillow's mode I"),
-        (closed(), "images[1] must be a whole image, got: Operation on closed image"),
+        (closed_image(), "images[1] must be a whole image, got: Operation on closed image"),
         (io.BytesIO(b"no image"), f"images[1] {NOT_AN_IMAGE}"),
         (None, "images[1] must be a whole image, got: 'NoneType' object has no attribute 'read'"),
         (pixels()[0].numpy(), "images[1] must be a whole image, got: 'numpy.ndarray' object has no attribute 'read'"),
     ],
 )
-def test_what_is_no_image_of_the_networks_is_named_by_its_place(image: Any, message: str) -> None:
+def test_an_unsuitable_item_is_reported_with_its_index(image: Any, message: str) -> None:
     with pytest.raises(UserError) as error:
         make_classifier().predict_images([pixels()[0], image])
     assert str(error.value) == message
@@ -235,16 +237,14 @@ def test_what_is_no_image_of_the_networks_is_named_by_its_place(image: Any, mess
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("missing.png", "must be a whole image, got: No such file or directory"),
-        ("folder", "must be a whole image, got: Is a directory"),
-        ("text.png", NOT_AN_IMAGE),
-        ("cut.png", "must be a whole image, got: "),
-        ("large.png", "must be an image of 3×2×4 (channels, height, width), got 3×9×8"),
+        ("missing.png", ": no such file"),
+        ("folder", " must be a whole image, got: Is a directory"),
+        ("text.png", f" {NOT_AN_IMAGE}"),
+        ("cut.png", " must be a whole image, got: "),
+        ("large.png", " must be an image of 3×2×4 (channels, height, width), got 3×9×8"),
     ],
 )
-def test_what_is_no_image_of_the_networks_is_named_by_its_path(
-    name: str, message: str, as_text: bool, tmp_path: Path
-) -> None:
+def test_an_unsuitable_file_is_reported_with_its_path(name: str, message: str, as_text: bool, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "text.png").write_text("no image")
     Image.new("RGB", (8, 9)).save(tmp_path / "large.png")
@@ -252,28 +252,28 @@ def test_what_is_no_image_of_the_networks_is_named_by_its_path(
     path = tmp_path / name
     with pytest.raises(UserError) as error:
         make_classifier().predict_images([str(path) if as_text else path])
-    assert str(error.value).startswith(f"{path} {message}")
+    assert str(error.value).startswith(f"{path}{message}")
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_saved_network_is_read_back_to_the_bit_and_ready_to_use(name: str, tmp_path: Path) -> None:
-    net = make_classifier(name)
-    net.train().save(tmp_path / "model", {"environment": {"seed": 3}})
+def test_a_saved_classifier_is_loaded_bit_for_bit_in_evaluation_mode(name: str, tmp_path: Path) -> None:
+    classifier = make_classifier(name)
+    classifier.train().save(tmp_path / "model", {"environment": {"seed": 3}})
     again = fcnet.load(tmp_path)
     assert not any(module.training for module in again.modules())
-    assert type(again.model) is type(net.model)
-    assert again.model.arguments == net.model.arguments
-    assert (again.classes, again.shape) == (net.classes, net.shape)
-    assert_close(again.state_dict(), net.state_dict(), rtol=0, atol=0)
-    assert torch.equal(again(pixels()), net.eval()(pixels()))
-    assert again.predict_images(list(pixels())) == net.predict_images(list(pixels()))
+    assert type(again.model) is type(classifier.model)
+    assert again.model.arguments == classifier.model.arguments
+    assert (again.classes, again.shape) == (classifier.classes, classifier.shape)
+    assert_close(again.state_dict(), classifier.state_dict(), rtol=0, atol=0)
+    assert torch.equal(again(pixels()), classifier.eval()(pixels()))
+    assert again.predict_images(list(pixels())) == classifier.predict_images(list(pixels()))
     assert again.predict_images(list(pixels())) == fcnet.load(str(tmp_path), device="cpu").predict_images(
         list(pixels())
     )
 
 
-def test_a_saved_network_says_all_it_takes_to_use_it(tmp_path: Path) -> None:
+def test_the_saved_metadata_are_complete(tmp_path: Path) -> None:
     make_classifier("logistic regression").save(tmp_path / "model", {"environment": {"seed": 3}})
     tensors, metadata = read_checksummed(tmp_path / "model")
     assert {key: metadata[key] for key in ("kind", "classes", "shape", "environment")} == {
@@ -287,55 +287,47 @@ def test_a_saved_network_says_all_it_takes_to_use_it(tmp_path: Path) -> None:
     assert set(tensors) == {"mean", "std", "model.layers.0.weight", "model.layers.0.bias"}
 
 
-def refusal(run: Path) -> str:
+def load_error(run: Path) -> str:
     with pytest.raises(UserError) as error:
         fcnet.load(run)
     return str(error.value)
 
 
-def test_a_run_without_a_finished_network_is_refused(tmp_path: Path) -> None:
-    assert refusal(tmp_path / "nowhere") == f"RUN must be a run's folder, got {tmp_path / 'nowhere'}"
+def test_a_run_without_a_trained_model_is_refused(tmp_path: Path) -> None:
+    assert load_error(tmp_path / "nowhere") == f"RUN must be a run folder, got {tmp_path / 'nowhere'}"
     (tmp_path / "file").touch()
-    assert refusal(tmp_path / "file") == f"RUN must be a run's folder, got {tmp_path / 'file'}"
-    assert refusal(tmp_path) == f"{tmp_path} holds no finished network: model.json is missing"
+    assert load_error(tmp_path / "file") == f"RUN must be a run folder, got {tmp_path / 'file'}"
+    assert load_error(tmp_path) == f"{tmp_path} holds no trained model: model.json is missing"
     make_classifier().save(tmp_path / "model", {})
     (tmp_path / "model.safetensors").unlink()
-    assert refusal(tmp_path) == f"{tmp_path / 'model.safetensors'} is missing"
+    assert load_error(tmp_path) == f"{tmp_path / 'model.safetensors'}: no such file"
 
 
 @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
-def test_a_network_with_one_changed_bit_is_refused_by_name(name: str, tmp_path: Path) -> None:
+def test_a_file_with_one_changed_bit_is_refused_by_name(name: str, tmp_path: Path) -> None:
     make_classifier().save(tmp_path / "model", {})
     content = bytearray((tmp_path / name).read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / name).write_bytes(content)
-    assert refusal(tmp_path).startswith(f"{tmp_path / name} is damaged: ")
+    assert load_error(tmp_path).startswith(f"{tmp_path / name} is damaged: ")
 
 
-def test_a_network_of_a_newer_format_is_refused(tmp_path: Path) -> None:
+def test_another_format_version_is_refused(tmp_path: Path) -> None:
     make_classifier().save(tmp_path / "model", {})
     tensors, metadata = read_checksummed(tmp_path / "model")
     write_checksummed(tmp_path / "model", tensors, metadata | {"format": 2})
-    assert refusal(tmp_path) == f"{tmp_path / 'model.json'} must be of format 1, got 2"
+    assert load_error(tmp_path) == f"{tmp_path / 'model.json'} must have format version 1, got 2"
 
 
-def test_a_picture_of_another_size_is_resized_as_in_training_where_that_was_done(tmp_path: Path) -> None:
+def test_files_of_another_size_are_resized_if_training_resized_them(tmp_path: Path) -> None:
     large = Image.fromarray(torch.randint(256, (40, 60, 3), dtype=torch.uint8).numpy())
     large.save(tmp_path / "large.png")
-    net = make_classifier()
-    net.resize = True
-    net.save(tmp_path / "model", {})
-    expected = net.predict_images([torch.from_numpy(decode_image(tmp_path / "large.png", 3, "x", SHAPE[1:]))])
+    classifier = make_classifier()
+    classifier.resize = True
+    classifier.save(tmp_path / "model", {})
+    expected = classifier.predict_images([torch.from_numpy(decode_image(tmp_path / "large.png", 3, "x", SHAPE[1:]))])
     again = ImageClassifier.load(tmp_path / "model")
     assert again.resize
     assert again.predict_images([tmp_path / "large.png"]) == again.predict_images([large]) == expected
     with pytest.raises(UserError, match=r"^images\[0\] must be an image of 3×2×4 "):
         again.predict_images([torch.zeros(3, 4, 4, dtype=torch.uint8)])
-
-
-def test_a_network_from_before_pictures_were_resized_resizes_none(tmp_path: Path) -> None:
-    make_classifier().save(tmp_path / "model", {})
-    tensors, metadata = read_checksummed(tmp_path / "model")
-    assert metadata.pop("resize") is False
-    write_checksummed(tmp_path / "model", tensors, metadata)
-    assert not ImageClassifier.load(tmp_path / "model").resize

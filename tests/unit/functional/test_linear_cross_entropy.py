@@ -1,4 +1,4 @@
-"""Rules of fcnet.functional.linear_cross_entropy: blocks of logits give what all of them would."""
+"""fcnet.functional.linear_cross_entropy: chunks of logits give the loss and gradients of all logits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import fcnet.functional as F
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MODULE = import_module("fcnet.functional.linear_cross_entropy")  # the package has the function under this name
+LINEAR = import_module("fcnet.functional.linear_cross_entropy")  # the package has the function under this name
 
 CASES = [
     dict(zip(("soft", "bias", "weight", "reduction", "label_smoothing"), values, strict=True))
@@ -25,73 +25,77 @@ CASES = [
 
 
 @pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything in blocks, of five rows."""
-    monkeypatch.setattr(MODULE, "_MIN_CHUNKED_LOGITS", 0)
-    monkeypatch.setattr(MODULE, "_LOGITS_PER_CHUNK", 35)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All inputs take chunks, of five rows."""
+    monkeypatch.setattr(LINEAR, "_MIN_CHUNKED_LOGITS", 0)
+    monkeypatch.setattr(LINEAR, "_LOGITS_PER_CHUNK", 35)
 
 
-def problem(*, soft: bool = False, bias: bool = False, weight: bool = False, **how: Any) -> dict[str, Any]:
+def make_arguments(*, soft: bool = False, bias: bool = False, weight: bool = False, **options: Any) -> dict[str, Any]:
     draws = torch.Generator().manual_seed(0)
 
-    def drawn(*shape: int) -> Tensor:
+    def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, dtype=torch.float64, generator=draws)
 
     labels = torch.randint(7, (12,), generator=draws)
     labels[4] = -100
     given: dict[str, Any] = {
-        "input": drawn(12, 3).requires_grad_(),
-        "linear_weight": drawn(7, 3).requires_grad_(),
-        "target": drawn(12, 7).softmax(1) if soft else labels,
+        "input": draw(12, 3).requires_grad_(),
+        "linear_weight": draw(7, 3).requires_grad_(),
+        "target": draw(12, 7).softmax(1) if soft else labels,
     }
     if bias:
-        given["linear_bias"] = drawn(7).requires_grad_()
+        given["linear_bias"] = draw(7).requires_grad_()
     if weight:
-        given["weight"] = drawn(7).exp()
-    return given | how
+        given["weight"] = draw(7).exp()
+    return given | options
 
 
 def leaves(given: dict[str, Any]) -> list[Tensor]:
     return [value for value in given.values() if isinstance(value, Tensor) and value.requires_grad]
 
 
-def found(function: Callable[..., Tensor], given: dict[str, Any]) -> list[Tensor]:
+def loss_and_grads(function: Callable[..., Tensor], given: dict[str, Any]) -> list[Tensor]:
     loss = function(**given)
     return [loss, *torch.autograd.grad(loss.sum(), leaves(given))]
 
 
-def by_torch(
+def torchs_loss(
     input: Tensor,  # noqa: A002 - torch's name
     linear_weight: Tensor,
     target: Tensor,
     linear_bias: Tensor | None = None,
     ignore_index: int = -100,
-    **how: Any,
+    **options: Any,
 ) -> Tensor:
     logits = torch.nn.functional.linear(input, linear_weight, linear_bias)
-    return torch.nn.functional.cross_entropy(logits, target, ignore_index=ignore_index, **how)
+    return torch.nn.functional.cross_entropy(logits, target, ignore_index=ignore_index, **options)
 
 
-@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_blocks_give_the_loss_and_gradients_of_all_logits(case: dict[str, Any]) -> None:
-    given = problem(**case)
-    assert_close(found(F.linear_cross_entropy, given), found(by_torch, given), rtol=1e-12, atol=1e-14)
+def test_chunks_give_the_loss_and_gradients_of_all_logits(case: dict[str, Any]) -> None:
+    given = make_arguments(**case)
+    assert_close(
+        loss_and_grads(F.linear_cross_entropy, given), loss_and_grads(torchs_loss, given), rtol=1e-12, atol=1e-14
+    )
 
 
-@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_a_loss_is_the_cross_entropy_of_the_layer_whichever_way_is_taken(
-    reduction: str, *, blocks: bool, monkeypatch: pytest.MonkeyPatch
+def test_the_loss_is_the_cross_entropy_of_the_layer_with_and_without_chunks(
+    reduction: str, *, chunked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if blocks:
-        monkeypatch.setattr(MODULE, "_MIN_CHUNKED_LOGITS", 0)
-    given = problem(bias=True, reduction=reduction, ignore_index=2)
+    if chunked:
+        monkeypatch.setattr(LINEAR, "_MIN_CHUNKED_LOGITS", 0)
+    given = make_arguments(bias=True, reduction=reduction, ignore_index=2)
     given["target"] = given["target"].clamp(min=0)
-    assert_close(found(F.linear_cross_entropy, given), found(by_torch, given), rtol=1e-12, atol=1e-14)
+    assert_close(
+        loss_and_grads(F.linear_cross_entropy, given), loss_and_grads(torchs_loss, given), rtol=1e-12, atol=1e-14
+    )
 
 
-def test_one_example_and_further_axes_are_taken_as_torch_takes_them() -> None:
+def test_one_example_and_further_axes_give_torchs_loss() -> None:
     draws = torch.Generator().manual_seed(0)
     x, w = torch.randn(4, 3, generator=draws), torch.randn(5, 2, 3, generator=draws)
     b, y = torch.randn(5, 2, generator=draws), torch.randint(5, (4, 2), generator=draws)
@@ -101,32 +105,34 @@ def test_one_example_and_further_axes_are_taken_as_torch_takes_them() -> None:
     assert_close(F.linear_cross_entropy(x[0], w[:, 0], y[0, 0]), one)
 
 
-@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("trained", ["input", "linear_weight", "linear_bias", None])
-def test_only_what_is_trained_has_a_gradient(trained: str | None) -> None:
-    given = problem(bias=True)
+def test_only_inputs_that_require_grad_have_a_gradient(trained: str | None) -> None:
+    given = make_arguments(bias=True)
     for name in ("input", "linear_weight", "linear_bias"):
         given[name] = given[name].detach().requires_grad_(name == trained)
     loss = F.linear_cross_entropy(**given)
     assert loss.requires_grad == (trained is not None)
-    assert_close(loss, by_torch(**given), rtol=1e-12, atol=1e-14)
+    assert_close(loss, torchs_loss(**given), rtol=1e-12, atol=1e-14)
     if trained:
-        assert_close(found(F.linear_cross_entropy, given), found(by_torch, given), rtol=1e-12, atol=1e-14)
+        assert_close(
+            loss_and_grads(F.linear_cross_entropy, given), loss_and_grads(torchs_loss, given), rtol=1e-12, atol=1e-14
+        )
 
 
-@pytest.mark.usefixtures("small_blocks")
-def test_gradients_may_be_asked_for_again_and_for_many_losses() -> None:
-    given = problem(bias=True)
+@pytest.mark.usefixtures("small_chunks")
+def test_a_second_backward_pass_gives_the_gradients_again() -> None:
+    given = make_arguments(bias=True)
     loss = F.linear_cross_entropy(**given)
     first = [part.clone() for part in torch.autograd.grad(3.0 * loss, leaves(given), retain_graph=True)]
     second = torch.autograd.grad(loss, leaves(given))
     assert_close([part / 3.0 for part in first], list(second), rtol=1e-13, atol=1e-15)
 
 
-@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("soft", [False, True])
 def test_second_derivatives_hold(*, soft: bool) -> None:
-    given = problem(soft=soft, bias=True, label_smoothing=0.1)
+    given = make_arguments(soft=soft, bias=True, label_smoothing=0.1)
     names = ("input", "linear_weight", "linear_bias")
 
     def loss(*parts: Tensor) -> Tensor:
@@ -137,45 +143,45 @@ def test_second_derivatives_hold(*, soft: bool) -> None:
     assert torch.autograd.gradgradcheck(loss, parts)
 
 
-@pytest.mark.usefixtures("small_blocks")
-def test_transforms_and_the_compiler_see_through() -> None:
-    given = problem()
+@pytest.mark.usefixtures("small_chunks")
+def test_torch_func_and_the_compiler_give_the_same() -> None:
+    given = make_arguments()
     x, w, y = given["input"].detach(), given["linear_weight"].detach(), given["target"]
-    expected = torch.autograd.grad(by_torch(given["input"], given["linear_weight"], y), leaves(given))
-    got = torch.func.grad(lambda x, w: F.linear_cross_entropy(x, w, y), argnums=(0, 1))(x, w)
-    assert_close(list(got), list(expected), rtol=1e-12, atol=1e-14)
+    expected = torch.autograd.grad(torchs_loss(given["input"], given["linear_weight"], y), leaves(given))
+    ours = torch.func.grad(lambda x, w: F.linear_cross_entropy(x, w, y), argnums=(0, 1))(x, w)
+    assert_close(list(ours), list(expected), rtol=1e-12, atol=1e-14)
     whole = torch.compile(F.linear_cross_entropy, fullgraph=True, backend="aot_eager")
     assert_close(whole(x, w, y), F.linear_cross_entropy(x, w, y), rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_that_of_the_cross_entropy(dtype: torch.dtype) -> None:
-    given = problem()
+    given = make_arguments()
     x, w = given["input"].detach().to(dtype), given["linear_weight"].detach().to(dtype)
     expected = F.cross_entropy(torch.nn.functional.linear(x, w), given["target"])
     assert torch.equal(F.linear_cross_entropy(x, w, given["target"]), expected)
 
 
-@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.usefixtures("small_chunks")
 def test_where_every_row_is_ignored_the_mean_is_undefined_and_the_gradient_0_or_nothing() -> None:
-    given = problem(reduction="mean")
+    given = make_arguments(reduction="mean")
     given["target"] = torch.full((12,), -100)
     assert F.linear_cross_entropy(**given).isnan()
-    loss, *gradients = found(F.linear_cross_entropy, given | {"reduction": "sum"})
+    loss, *gradients = loss_and_grads(F.linear_cross_entropy, given | {"reduction": "sum"})
     assert loss == 0.0
     assert all(not gradient.any() for gradient in gradients)
 
 
-@pytest.mark.usefixtures("small_blocks")
-def test_an_ignored_row_reaches_nobody() -> None:
-    given = problem(bias=True)
-    clean = found(F.linear_cross_entropy, given)
+@pytest.mark.usefixtures("small_chunks")
+def test_an_ignored_row_changes_no_gradient() -> None:
+    given = make_arguments(bias=True)
+    clean = loss_and_grads(F.linear_cross_entropy, given)
     with torch.no_grad():
         given["input"][4] = 1e200
-    spoilt = found(F.linear_cross_entropy, given)
-    assert_close([spoilt[0], spoilt[1]], [clean[0], clean[1]], rtol=0, atol=0)
-    assert_close(spoilt[2:], clean[2:], rtol=1e-13, atol=1e-15)
+    broken = loss_and_grads(F.linear_cross_entropy, given)
+    assert_close([broken[0], broken[1]], [clean[0], clean[1]], rtol=0, atol=0)
+    assert_close(broken[2:], clean[2:], rtol=1e-13, atol=1e-15)
 
 
 def test_a_confident_row_keeps_its_digits() -> None:
@@ -183,7 +189,7 @@ def test_a_confident_row_keeps_its_digits() -> None:
     assert loss.item() == pytest.approx(2.061153620314381e-09, rel=1e-6)
 
 
-def test_it_holds_no_more_than_a_tenth_of_the_logits_beside_its_gradients(program: Callable[[str], Any]) -> None:
+def test_it_holds_at_most_a_tenth_of_the_logits_besides_its_gradients(program: Callable[[str], Any]) -> None:
     draws = torch.Generator().manual_seed(0)
     x, w = torch.randn(8192, 8, generator=draws), torch.randn(6000, 8, generator=draws)
     y = torch.randint(6000, (8192,), generator=draws)
@@ -202,7 +208,7 @@ def test_it_holds_no_more_than_a_tenth_of_the_logits_beside_its_gradients(progra
         (
             {"input": torch.zeros(12, 4)},
             RuntimeError,
-            "expected input and linear_weight of as many features, got 4 and 3",
+            r"expected input and linear_weight with the same number of features, got \(12, 4\) and \(7, 3\)",
         ),
         ({"input": torch.zeros(2, 6, 3)}, RuntimeError, r"expected input \(N, F\) and linear_weight"),
         ({"linear_bias": torch.zeros(6)}, RuntimeError, r"expected linear_bias in the shape .* \(6,\) and \(7, 3\)"),
@@ -212,12 +218,14 @@ def test_it_holds_no_more_than_a_tenth_of_the_logits_beside_its_gradients(progra
         ({"target": torch.full((12,), 7)}, IndexError, r"target must be in \[0, 7\) or ignore_index"),
     ],
 )
-@pytest.mark.parametrize("blocks", [False, True])
-def test_mistakes_are_those_of_the_cross_entropy(
-    changes: dict[str, Any], error: type[Exception], text: str, *, blocks: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("chunked", [False, True])
+def test_wrong_arguments_are_refused_as_by_the_cross_entropy(
+    changes: dict[str, Any], error: type[Exception], text: str, *, chunked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if blocks:
-        monkeypatch.setattr(MODULE, "_MIN_CHUNKED_LOGITS", 0)
-    given = {name: value.detach().float() if value.is_floating_point() else value for name, value in problem().items()}
+    if chunked:
+        monkeypatch.setattr(LINEAR, "_MIN_CHUNKED_LOGITS", 0)
+    given = {
+        name: value.detach().float() if value.is_floating_point() else value for name, value in make_arguments().items()
+    }
     with pytest.raises(error, match=text):
         F.linear_cross_entropy(**given | changes)

@@ -1,4 +1,4 @@
-"""PyTorch's own sample and error inputs for the functions of fcnet.functional and fcnet.modules."""
+"""fcnet.functional and fcnet.modules on PyTorch's own sample and error inputs."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ def test_every_function_and_module_has_samples() -> None:
     assert ours - theirs == {"LogisticLoss", "HingeLoss", "QuadraticLoss", "nn"} - {"nn"}
 
 
-def converted(value: Any, dtype: torch.dtype | None) -> Any:
-    """A leaf of its own; tensors of a floating dtype, and dtypes, in another one where one is given."""
+def convert(value: Any, dtype: torch.dtype | None) -> Any:
+    """A copy that is a leaf; floating tensors, and dtypes, in another dtype if one is given."""
     if isinstance(value, torch.dtype):
         return dtype or value
     if not isinstance(value, Tensor):
         return value
-    own = value.detach().to(dtype) if dtype is not None and value.is_floating_point() else value.detach()
-    return own.clone().requires_grad_(value.requires_grad)
+    copy = value.detach().to(dtype) if dtype is not None and value.is_floating_point() else value.detach()
+    return copy.clone().requires_grad_(value.requires_grad)
 
 
-def outcome(
+def evaluate(
     function: Function, args: list[Any], kwargs: dict[str, Any], dtype: torch.dtype | None = None
 ) -> list[Tensor]:
-    """The value, and the gradients in all arguments that ask for one."""
-    args, kwargs = [converted(a, dtype) for a in args], {name: converted(a, dtype) for name, a in kwargs.items()}
+    """The value, and the gradients in all arguments that require one."""
+    args, kwargs = [convert(a, dtype) for a in args], {name: convert(a, dtype) for name, a in kwargs.items()}
     value = function(*args, **kwargs)
     leaves = [a for a in [*args, *kwargs.values()] if isinstance(a, Tensor) and a.requires_grad]
     if not (leaves and value.requires_grad and value.numel()):
@@ -75,13 +75,13 @@ def assert_as_near_to_the_truth(
     truth: Function | None = None,
     rows: bool = False,
 ) -> None:
-    """Shapes and dtypes are torch's; errors are at most twice torch's or 32 ulp of float64.
+    """Shapes and dtypes are torch's; errors from the float64 truth are at most twice torch's, or 32 ulp.
 
-    An element of a row is found among numbers as large as the row's largest, which may cancel to anything
-    smaller: there the ulp, and torch's error, are those of the row.
+    With ``rows``, an element may be a difference of numbers as large as the row's largest: the ulp, and torch's error,
+    are then those of the row.
     """
-    mine, other = outcome(ours, args, kwargs), outcome(theirs, args, kwargs)
-    exact = outcome(truth or theirs, args, kwargs, torch.float64)
+    mine, other = evaluate(ours, args, kwargs), evaluate(theirs, args, kwargs)
+    exact = evaluate(truth or theirs, args, kwargs, torch.float64)
     assert len(mine) == len(other) == len(exact)
     for a, b, right in zip(mine, other, exact, strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
@@ -98,7 +98,7 @@ def assert_as_near_to_the_truth(
 
 
 def gelu_from_the_tail(x: Tensor, approximate: str = "none") -> Tensor:
-    """torch's own, in float64 too, is 0 where 1 + erf is."""
+    """torch's own is 0 where 1 + erf cancels, in float64 too."""
     if approximate == "tanh":
         return torch.nn.functional.gelu(x, approximate="tanh")
     return 0.5 * x * torch.erfc(-x * 0.5**0.5)
@@ -115,7 +115,7 @@ def sample_cases() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("op", "dtype"), list(sample_cases()))
-def test_functions_hold_on_torchs_samples(op: Any, dtype: torch.dtype) -> None:
+def test_functions_are_as_exact_as_torchs_on_its_samples(op: Any, dtype: torch.dtype) -> None:
     ours, theirs = getattr(F, NAMES[op.name]), getattr(torch.nn.functional, NAMES[op.name])
     name = NAMES[op.name]
     samples = list(op.sample_inputs("cpu", dtype, requires_grad=True))
@@ -136,7 +136,7 @@ def without_old_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("op", [op for op in OPS if op.error_inputs_func is not None], ids=lambda op: op.name)
-def test_functions_refuse_torchs_error_inputs_by_its_error(op: Any) -> None:
+def test_functions_refuse_torchs_error_inputs_with_its_error(op: Any) -> None:
     ours = getattr(F, NAMES[op.name])
     for case in op.error_inputs("cpu"):
         sample = case.sample_input
@@ -146,20 +146,20 @@ def test_functions_refuse_torchs_error_inputs_by_its_error(op: Any) -> None:
 
 @pytest.mark.parametrize("info", MODULES, ids=lambda info: info.name)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_modules_hold_on_torchs_samples(info: Any, dtype: torch.dtype) -> None:
+def test_modules_are_as_exact_as_torchs_on_its_samples(info: Any, dtype: torch.dtype) -> None:
     name = info.name.removeprefix("nn.")
     samples = list(info.module_inputs_func(info, device="cpu", dtype=dtype, requires_grad=True, training=True))
     for sample in samples:
-        made, given = sample.constructor_input, sample.forward_input
+        constructor, given = sample.constructor_input, sample.forward_input
         if given is None:
             continue
-        ours, theirs = (through(cls, made.args) for cls in (getattr(modules, name), info.module_cls))
-        kwargs = without_old_arguments(made.kwargs)
+        ours, theirs = (as_function(cls, constructor.args) for cls in (getattr(modules, name), info.module_cls))
+        kwargs = without_old_arguments(constructor.kwargs)
         assert not given.kwargs
         assert_as_near_to_the_truth(ours, theirs, list(given.args), kwargs, truth=TRUTHS.get(name), rows=name in ROWS)
     assert samples
 
 
-def through(cls: Any, made_with: tuple[Any, ...]) -> Function:
-    """A module as a function of its inputs and of the keywords that it is made with."""
-    return lambda *args, **kwargs: cls(*made_with, **kwargs)(*args)
+def as_function(cls: Any, args_of_constructor: tuple[Any, ...]) -> Function:
+    """A module class as a function of the inputs and the constructor's keywords."""
+    return lambda *args, **kwargs: cls(*args_of_constructor, **kwargs)(*args)

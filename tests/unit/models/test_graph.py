@@ -1,4 +1,4 @@
-"""Rules of fcnet.models.graph: layers are one graph among many, and any of them is a network with masked weights."""
+"""Tests of fcnet.models.graph: an MLP is one kind of graph, and every graph is an MLP with masked weights."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def layered(widths: list[int]) -> tuple[list[tuple[int, int]], list[int]]:
-    """Every node of a layer to every node of the next, in the order of W[l]'s rows; and the last layer."""
+def layer_edges(widths: list[int]) -> tuple[list[tuple[int, int]], list[int]]:
+    """Returns the edges between consecutive layers, in the order of W[l], and the nodes of the last layer."""
     ends = list(itertools.accumulate(widths, initial=0))
     layers = [list(range(start, end)) for start, end in itertools.pairwise(ends)]
-    return [(i, j) for below, above in itertools.pairwise(layers) for j in above for i in below], layers[-1]
+    return [(i, j) for before, after in itertools.pairwise(layers) for j in after for i in before], layers[-1]
 
 
 def gradients(model: torch.nn.Module, x: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -32,10 +32,10 @@ def gradients(model: torch.nn.Module, x: Tensor, labels: Tensor) -> tuple[Tensor
 
 @pytest.mark.parametrize("num_classes", [2, 4])
 @pytest.mark.parametrize("activation", ["sigmoid", "relu", "gelu"])
-def test_a_graph_of_layers_is_the_mlp_with_its_gradients(num_classes: int, activation: str) -> None:
+def test_a_graph_of_layers_equals_the_mlp_with_its_gradients(num_classes: int, activation: str) -> None:
     draws = torch.Generator().manual_seed(0)
     mlp = fcnet.MLP(3, (5, 4), num_classes, activation=activation, generator=draws).double()  # type: ignore[arg-type]
-    edges, outputs = layered([3, 5, 4, 1 if num_classes == 2 else num_classes])
+    edges, outputs = layer_edges([3, 5, 4, 1 if num_classes == 2 else num_classes])
     graph = Graph(3, edges, outputs, activation=activation).double()  # type: ignore[arg-type]
     with torch.no_grad():
         for layer in mlp.dense_layers():
@@ -50,33 +50,33 @@ def test_a_graph_of_layers_is_the_mlp_with_its_gradients(num_classes: int, activ
     assert_close(bias, torch.cat(by_layer[1::2]), rtol=1e-12, atol=1e-15)
 
 
-def test_a_graph_with_skips_is_an_mlp_whose_weights_are_masked() -> None:
-    # Inputs 0, 1, 2; 3 and 4 hear inputs; 5 hears 3, 4 and the input 0; 6, the output, hears 5, 3 and the input 2.
+def test_a_graph_with_skip_connections_equals_an_mlp_with_masked_weights() -> None:
+    # Inputs 0, 1, 2; neurons 3 and 4 after the inputs; 5 after 3, 4 and input 0; the output 6 after 5, 3 and input 2.
     edges = [(0, 3), (1, 3), (1, 4), (2, 4), (3, 5), (4, 5), (0, 5), (5, 6), (3, 6), (2, 6)]
     draws = torch.Generator().manual_seed(1)
     graph = Graph(3, edges, [6], generator=draws).double()
     with torch.no_grad():
         graph.bias.normal_(generator=draws)
-    # Layers of all nodes so far: what is not negative goes through a ReLU with weight 1 as it is.
+    # Each layer of the MLP repeats all earlier nodes: a ReLU passes their values, which are not negative, unchanged.
     layers, before = [[3, 4], [5], [6]], [0, 1, 2]
     mlp = fcnet.MLP(3, (5, 6), 2).double()
     masks = []
     for nodes, layer in zip(layers, mlp.dense_layers(), strict=True):
-        kept = before if nodes != [6] else []
-        weight, bias = torch.zeros_like(layer.weight), torch.zeros(len(kept) + len(nodes), dtype=torch.float64)
+        repeated = before if nodes != [6] else []
+        weight, bias = torch.zeros_like(layer.weight), torch.zeros(len(repeated) + len(nodes), dtype=torch.float64)
         mask = torch.zeros_like(weight, dtype=torch.bool)
-        weight[: len(kept), : len(kept)] = torch.eye(len(kept), dtype=torch.float64)
-        for row, j in enumerate(nodes, start=len(kept)):
+        weight[: len(repeated), : len(repeated)] = torch.eye(len(repeated), dtype=torch.float64)
+        for row, j in enumerate(nodes, start=len(repeated)):
             bias[row] = graph.bias[j - 3]
-            for place, (i, to) in enumerate(edges):
+            for edge, (i, to) in enumerate(edges):
                 if to == j:
-                    weight[row, before.index(i)] = graph.weight[place]
+                    weight[row, before.index(i)] = graph.weight[edge]
                     mask[row, before.index(i)] = True
         with torch.no_grad():
             layer.weight.copy_(weight)
             layer.bias.copy_(bias)  # type: ignore[union-attr]
         masks.append(mask)
-        before = kept + nodes
+        before = repeated + nodes
     x, labels = torch.rand(50, 3, dtype=torch.float64, generator=draws), torch.arange(50) % 2
     assert_close(graph(x), mlp(x), rtol=1e-13, atol=1e-15)
     (_, (weight, _)), (_, by_layer) = gradients(graph, x, labels), gradients(mlp, x, labels)
@@ -85,8 +85,8 @@ def test_a_graph_with_skips_is_an_mlp_whose_weights_are_masked() -> None:
     assert_close(through_masks.sort().values, weight.sort().values, rtol=1e-12, atol=1e-15)
 
 
-def test_a_graph_learns_what_no_layer_alone_can() -> None:
-    # Exclusive or, by one hidden neuron and a way past it: a network of layers needs two.
+def test_a_graph_learns_exclusive_or_by_one_hidden_neuron() -> None:
+    # The inputs also lead directly to the output. A network of layers needs two hidden neurons.
     x = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]).repeat(32, 1)
     labels = (x[:, 0] != x[:, 1]).long()
     graph = Graph(
@@ -104,7 +104,7 @@ def test_a_graph_learns_what_no_layer_alone_can() -> None:
     assert ((graph(x) > 0).long() != labels).float().mean() >= 0.25
 
 
-def test_the_order_of_numbers_is_free_and_the_same_generator_gives_the_same_weights() -> None:
+def test_neurons_may_have_any_order_and_the_generator_determines_the_weights() -> None:
     first, second = (
         Graph(1, [(3, 2), (0, 3), (2, 1)], [1], generator=torch.Generator().manual_seed(0)) for _ in range(2)
     )
@@ -118,18 +118,18 @@ def test_the_order_of_numbers_is_free_and_the_same_generator_gives_the_same_weig
 @pytest.mark.parametrize(
     ("edges", "outputs", "message"),
     [
-        ([(0, 2), (2, 3), (3, 2)], [3], r"edges must not go round, got (2 → 3 → 2|3 → 2 → 3)"),
-        ([(0, 2), (2, 2)], [2], "edges must not go round, got 2 → 2"),
-        ([(0, 1)], [1], r"edges must lead from a node 0, 1, … to a neuron from 2 on, got \(0, 1\)"),
-        ([(-1, 2)], [2], r"edges must lead from a node 0, 1, … to a neuron from 2 on, got \(-1, 2\)"),
-        ([(0, 2), (3, 2)], [2], "an edge must lead to every neuron from 2 on, got none to 3"),
-        ([(0, 4)], [4], "an edge must lead to every neuron from 2 on, got none to 2"),
-        ([(0, 2)], [1], r"outputs must be neurons that an edge leads to, got \[1\]"),
-        ([(0, 2)], [], "outputs must be neurons that an edge leads to, got none"),
-        ([], [2], "an edge must lead to every neuron from 2 on, got none to 2"),
+        ([(0, 2), (2, 3), (3, 2)], [3], r"edges must not form a cycle, got (2 → 3 → 2|3 → 2 → 3)"),
+        ([(0, 2), (2, 2)], [2], "edges must not form a cycle, got 2 → 2"),
+        ([(0, 1)], [1], r"edges must lead from a node ≥ 0 to a neuron ≥ 2, got \(0, 1\)"),
+        ([(-1, 2)], [2], r"edges must lead from a node ≥ 0 to a neuron ≥ 2, got \(-1, 2\)"),
+        ([(0, 2), (3, 2)], [2], "every neuron must have an incoming edge, got none for neuron 3"),
+        ([(0, 4)], [4], "every neuron must have an incoming edge, got none for neuron 2"),
+        ([(0, 2)], [1], r"outputs must be neurons with an incoming edge, got \[1\]"),
+        ([(0, 2)], [], "outputs must be neurons with an incoming edge, got none"),
+        ([], [2], "every neuron must have an incoming edge, got none for neuron 2"),
     ],
 )
-def test_what_is_no_feedforward_graph_is_refused(
+def test_a_graph_that_is_not_feedforward_is_an_error(
     edges: list[tuple[int, int]], outputs: list[int], message: str
 ) -> None:
     with pytest.raises(UserError, match=f"^{message}$"):

@@ -1,4 +1,4 @@
-"""What the lecture says of networks as a whole, beside the rules of each module."""
+"""The lecture's claims about networks as a whole."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def draws(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def shaken(model: fcnet.MLP) -> fcnet.MLP:
-    """The same in float64, with every b away from 0."""
+def with_random_biases(model: fcnet.MLP) -> fcnet.MLP:
+    """Returns the model in float64 with nonzero biases."""
     model.double()
     with torch.no_grad():
         for layer in model.dense_layers():
@@ -26,8 +26,8 @@ def shaken(model: fcnet.MLP) -> fcnet.MLP:
     return model
 
 
-def test_the_trace_is_the_lectures_recursion_from_layer_1_to_the_last() -> None:
-    model = shaken(fcnet.MLP(6, (5, 4), 3, activation="gelu", generator=draws()))
+def test_the_trace_follows_the_lectures_recursion_from_layer_1_to_the_last() -> None:
+    model = with_random_biases(fcnet.MLP(6, (5, 4), 3, activation="gelu", generator=draws()))
     x = torch.randn(7, 6, dtype=torch.float64, generator=draws(2))
     layers, a = model.dense_layers(), x
     trace = model.trace(x)
@@ -43,25 +43,25 @@ def test_the_trace_is_the_lectures_recursion_from_layer_1_to_the_last() -> None:
 
 
 @pytest.mark.parametrize("num_classes", [2, 4])
-def test_without_a_bias_nothing_in_gives_nothing_out(num_classes: int) -> None:
+def test_without_biases_a_zero_input_gives_zero_logits(num_classes: int) -> None:
     x = torch.zeros(1, 6, dtype=torch.float64)
-    plain = shaken(fcnet.MLP(6, (5,), num_classes, bias=False, generator=draws()))
+    plain = with_random_biases(fcnet.MLP(6, (5,), num_classes, bias=False, generator=draws()))
     assert [name for name, _ in plain.named_parameters()] == ["layers.0.weight", "layers.1.weight"]
     assert plain(x).abs().max() == 0.0
-    assert shaken(fcnet.MLP(6, (5,), num_classes, generator=draws()))(x).abs().max() > 0.0
+    assert with_random_biases(fcnet.MLP(6, (5,), num_classes, generator=draws()))(x).abs().max() > 0.0
 
 
-def test_a_bias_is_a_weight_of_an_input_that_is_always_1() -> None:
-    with_bias = shaken(fcnet.LogisticRegression(4, 3, generator=draws()))
-    longer = fcnet.LogisticRegression(5, 3, bias=False).double()
+def test_a_bias_is_the_weight_of_an_input_that_is_always_1() -> None:
+    with_bias = with_random_biases(fcnet.LogisticRegression(4, 3, generator=draws()))
+    without_bias = fcnet.LogisticRegression(5, 3, bias=False).double()
     with torch.no_grad():
-        longer.dense_layers()[0].weight.copy_(torch.cat([p.view(3, -1) for p in with_bias.parameters()], dim=1))
+        without_bias.dense_layers()[0].weight.copy_(torch.cat([p.view(3, -1) for p in with_bias.parameters()], dim=1))
     x = torch.randn(6, 4, dtype=torch.float64, generator=draws(2))
-    assert_close(longer(torch.cat([x, torch.ones(6, 1)], dim=1)), with_bias(x), rtol=1e-13, atol=1e-14)
+    assert_close(without_bias(torch.cat([x, torch.ones(6, 1)], dim=1)), with_bias(x), rtol=1e-13, atol=1e-14)
 
 
-def test_logistic_regression_written_as_on_the_slide_is_the_models() -> None:
-    model = shaken(fcnet.LogisticRegression(4, generator=draws()))
+def test_logistic_regression_equals_the_formulas_on_the_slide() -> None:
+    model = with_random_biases(fcnet.LogisticRegression(4, generator=draws()))
     w, b = (parameter.detach() for parameter in model.parameters())
     x, labels = torch.randn(8, 4, dtype=torch.float64, generator=draws(2)), torch.arange(8) % 2
     p = 1.0 / (1.0 + torch.exp(-(x @ w[0] + b)))
@@ -73,8 +73,8 @@ def test_logistic_regression_written_as_on_the_slide_is_the_models() -> None:
     assert_close(by_b[0], (p - labels).sum(), rtol=1e-12, atol=1e-14)
 
 
-def test_so_softmax_regression_has_more_weights_than_it_needs() -> None:
-    model = shaken(fcnet.LogisticRegression(4, 3, generator=draws()))
+def test_a_vector_added_to_every_row_of_softmax_weights_changes_nothing() -> None:
+    model = with_random_biases(fcnet.LogisticRegression(4, 3, generator=draws()))
     x = torch.randn(5, 4, dtype=torch.float64, generator=draws(2))
     expected = model.predict_proba(x)
     with torch.no_grad():
@@ -82,8 +82,8 @@ def test_so_softmax_regression_has_more_weights_than_it_needs() -> None:
     assert_close(model.predict_proba(x), expected, rtol=1e-12, atol=1e-14)
 
 
-def test_two_hidden_units_may_change_places_so_no_minimum_is_alone() -> None:
-    model = shaken(fcnet.MLP(4, (3,), 3, generator=draws()))
+def test_swapping_two_hidden_units_changes_nothing_so_no_minimum_is_unique() -> None:
+    model = with_random_biases(fcnet.MLP(4, (3,), 3, generator=draws()))
     x: Tensor = torch.randn(5, 4, dtype=torch.float64, generator=draws(2))
     expected = model(x)
     first, last = model.dense_layers()

@@ -1,4 +1,4 @@
-"""Rules of fcnet.optim.newton_schulz."""
+"""Tests of fcnet.optim.newton_schulz."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from torch.testing import assert_close
 from fcnet.optim.newton_schulz import _newton_schulz, orthogonalize
 
 
-def drawn(*shape: int, seed: int = 0) -> Tensor:
+def random_tensor(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("shape", [(5, 5), (3, 17), (17, 3), (1, 6), (40, 64), (64, 40), (300, 200)])
-def test_directions_are_kept_and_all_lengths_become_about_1(shape: tuple[int, int]) -> None:
-    matrix = drawn(*shape)
-    u, lengths, v = torch.linalg.svd(matrix, full_matrices=False)
-    lengths = lengths.clamp(min=0.01 * lengths.pow(8).sum() ** 0.125)
-    result = u.T @ orthogonalize([u @ lengths.diag() @ v])[0] @ v.T
+def test_singular_vectors_are_kept_and_singular_values_become_about_1(shape: tuple[int, int]) -> None:
+    matrix = random_tensor(*shape)
+    u, values, v = torch.linalg.svd(matrix, full_matrices=False)
+    values = values.clamp(min=0.01 * values.pow(8).sum() ** 0.125)
+    result = u.T @ orthogonalize([u @ values.diag() @ v])[0] @ v.T
     assert_close(result, result.diagonal().diag(), atol=2e-3, rtol=0.0)  # ten products of float32
     assert result.diagonal().min() > 0.725
     assert result.diagonal().max() < 1.275
 
 
-def test_each_length_goes_through_three_quintics_of_its_share_in_the_bound() -> None:
-    lengths = torch.logspace(0, -4, 12, dtype=torch.float64)
-    u, v = torch.linalg.qr(drawn(12, 12).double())[0], torch.linalg.qr(drawn(30, 12).double())[0].T
-    expected = lengths / lengths.pow(8).sum() ** 0.125
+def test_each_singular_value_passes_through_three_quintics_after_scaling_by_the_bound() -> None:
+    values = torch.logspace(0, -4, 12, dtype=torch.float64)
+    u, v = torch.linalg.qr(random_tensor(12, 12).double())[0], torch.linalg.qr(random_tensor(30, 12).double())[0].T
+    expected = values / values.pow(8).sum() ** 0.125
     for a, b, c in ((8.0934, -23.6204, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526)):
         expected = a * expected + b * expected**3 + c * expected**5
-    assert_close(orthogonalize([u @ lengths.diag() @ v])[0], u @ expected.diag() @ v, atol=1e-12, rtol=0.0)
+    assert_close(orthogonalize([u @ values.diag() @ v])[0], u @ expected.diag() @ v, atol=1e-12, rtol=0.0)
 
 
-def test_each_quintic_is_the_one_nearest_to_1_on_what_the_one_before_leaves() -> None:
-    """Its error is level: it is reached four times, with signs that alternate (Chebyshev)."""
+def test_each_quintic_is_the_best_on_the_range_of_the_previous_one() -> None:
+    """The error of the best polynomial is extremal at four points with alternating signs (Chebyshev)."""
     low, high = 0.01, 1.0
     for a, b, c in ((8.0934, -23.6204, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526)):
         x = torch.linspace(low, high, 100_001, dtype=torch.float64)
@@ -48,25 +48,25 @@ def test_each_quintic_is_the_one_nearest_to_1_on_what_the_one_before_leaves() ->
     assert (low, high) == pytest.approx((0.73, 1.27), abs=0.002)
 
 
-def test_size_does_not_matter_and_zeros_stay() -> None:
-    matrix = drawn(4, 6)
-    for size in (1e-20, 1e15):
-        assert_close(orthogonalize([size * matrix]), orthogonalize([matrix]), atol=1e-4, rtol=0.0)
+def test_the_scale_of_a_matrix_does_not_matter_and_zeros_stay_zeros() -> None:
+    matrix = random_tensor(4, 6)
+    for scale in (1e-20, 1e15):
+        assert_close(orthogonalize([scale * matrix]), orthogonalize([matrix]), atol=1e-4, rtol=0.0)
     assert torch.equal(orthogonalize([torch.zeros(4, 6)])[0], torch.zeros(4, 6))
 
 
-def test_matrices_go_through_together_as_they_do_alone() -> None:
+def test_matrices_give_the_same_result_together_and_alone() -> None:
     shapes = [(4, 6), (6, 4), (4, 4), (9, 4), (2, 7), (1, 1)]
-    matrices = [drawn(*shape, seed=seed) for seed, shape in enumerate(shapes)]
-    matrices.append(drawn(4, 6).double())
+    matrices = [random_tensor(*shape, seed=seed) for seed, shape in enumerate(shapes)]
+    matrices.append(random_tensor(4, 6).double())
     for matrix, ours in zip(matrices, orthogonalize(matrices), strict=True):
         assert (ours.shape, ours.dtype) == (matrix.shape, matrix.dtype)
         assert_close(ours, orthogonalize([matrix])[0])
     assert orthogonalize([]) == []
 
 
-def test_iterating_x_itself_in_bfloat16_is_the_same_to_its_digits() -> None:
-    """As on a GPU."""
-    matrix = drawn(40, 64)
+def test_the_bfloat16_iteration_of_a_gpu_agrees_to_its_precision() -> None:
+    """The CPU runs the GPU's form of the iteration here."""
+    matrix = random_tensor(40, 64)
     ours = _newton_schulz((matrix / matrix.norm())[None])[0].float()
     assert (ours - orthogonalize([matrix])[0]).norm() < 0.03 * ours.norm()

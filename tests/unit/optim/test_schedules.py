@@ -1,4 +1,4 @@
-"""Rules of fcnet.optim.schedules."""
+"""Tests of fcnet.optim.schedules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_cosine_falls_from_1_to_0(num_steps: int) -> None:
     assert all(before > after for before, after in itertools.pairwise(factors))
 
 
-def test_cosine_is_torchs() -> None:
+def test_cosine_equals_torchs() -> None:
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=0.5)
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
@@ -32,18 +32,18 @@ def test_cosine_is_torchs() -> None:
         theirs.step()
 
 
-def test_linear_falls_evenly_and_stays_at_0() -> None:
+def test_linear_falls_evenly_to_0_and_stays_there() -> None:
     assert [linear(5)(step) for step in range(7)] == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2, 0.0, 0.0])
 
 
-def test_warmup_rises_evenly_and_then_leaves_the_schedule_alone() -> None:
+def test_warmup_rises_evenly_and_then_follows_the_schedule() -> None:
     ramp = [add_warmup(constant(), 4)(step) for step in range(6)]
     assert ramp == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
     assert [add_warmup(cosine(20), 4)(step) for step in range(4, 20)] == [cosine(20)(step) for step in range(4, 20)]
 
 
 @pytest.mark.parametrize("num_steps", [20, 21, 100, 1000])
-def test_one_cycle_is_torchs(num_steps: int) -> None:
+def test_one_cycle_equals_torchs(num_steps: int) -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
     theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.5, total_steps=num_steps, cycle_momentum=False)
     ours = one_cycle(num_steps)
@@ -64,7 +64,7 @@ def test_one_cycle_rises_once_and_falls_once_to_almost_0(num_steps: int) -> None
     assert factors[-1] == pytest.approx(4e-6)
 
 
-def test_steps_are_torchs() -> None:
+def test_multi_step_equals_torchs() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
     theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[3, 7, 8], gamma=0.3)
     ours = multi_step([3, 7, 8], 0.3)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fcnet.experiment.image_classifier import ImageClassifier
-from fcnet.models.mlp import ACTIVATIONS, LogisticRegression, logits_to_probabilities
+from fcnet.models.layers import ACTIVATIONS
+from fcnet.models.mlp import LogisticRegression, logits_to_probabilities
 from fcnet.report.quantize import FusedLayer, PackedWeights, choose_dtype, fuse_layers
 from tests.helpers import random_classifier, random_images
 

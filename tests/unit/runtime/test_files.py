@@ -1,4 +1,4 @@
-"""Rules of fcnet.runtime.files."""
+"""Tests of fcnet.runtime.files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
         assert torch.equal(tensor, theirs[name]), name
 
 
-def test_text_is_written_as_utf_8_and_replaced_whole(tmp_path: Path) -> None:
+def test_text_is_written_as_utf_8_and_replaced_as_a_whole(tmp_path: Path) -> None:
     file = tmp_path / "file.txt"
     write_text(file, "a long first text\r\n")
     assert file.read_bytes() == b"a long first text\r\n"
@@ -50,38 +50,36 @@ def test_text_is_written_as_utf_8_and_replaced_whole(tmp_path: Path) -> None:
     assert names(tmp_path) == {"file.txt"}
 
 
-def test_until_the_block_ends_the_old_bytes_stand(tmp_path: Path) -> None:
+def test_the_old_bytes_stay_until_the_block_ends(tmp_path: Path) -> None:
     file = tmp_path / "file.txt"
     write_text(file, "old")
-    with atomic_write(file) as sibling:
-        assert sibling.parent == tmp_path
-        assert sibling.read_bytes() == b""
-        sibling.write_text("new")
+    with atomic_write(file) as temporary:
+        assert temporary.parent == tmp_path
+        assert temporary.read_bytes() == b""
+        temporary.write_text("new")
         assert file.read_text() == "old"
     assert file.read_text() == "new"
 
 
-def fail_half_way(file: Path, error: BaseException) -> None:
-    with atomic_write(file) as sibling:
-        sibling.write_text("half of the n")
+def fail_halfway(file: Path, error: BaseException) -> None:
+    with atomic_write(file) as temporary:
+        temporary.write_text("half of the n")
         raise error
 
 
 @pytest.mark.parametrize("error", [OSError("the disk is full"), KeyboardInterrupt()])
 @pytest.mark.parametrize("there", [True, False])
-def test_a_block_that_fails_changes_nothing_and_leaves_nothing(
-    error: BaseException, there: bool, tmp_path: Path
-) -> None:
+def test_a_failing_block_changes_nothing_and_leaves_no_file(error: BaseException, there: bool, tmp_path: Path) -> None:
     file = tmp_path / "file.txt"
     if there:
         write_text(file, "old")
     with pytest.raises(type(error)):
-        fail_half_way(file, error)
+        fail_halfway(file, error)
     assert names(tmp_path) == ({"file.txt"} if there else set())
     assert not there or file.read_text() == "old"
 
 
-def test_text_that_utf_8_cannot_hold_leaves_the_old_file(tmp_path: Path) -> None:
+def test_text_that_utf_8_cannot_encode_leaves_the_old_file(tmp_path: Path) -> None:
     write_text(tmp_path / "file.txt", "old")
     with pytest.raises(UnicodeEncodeError):
         write_text(tmp_path / "file.txt", "\ud800")
@@ -89,19 +87,19 @@ def test_text_that_utf_8_cannot_hold_leaves_the_old_file(tmp_path: Path) -> None
     assert names(tmp_path) == {"file.txt"}
 
 
-def test_a_file_is_on_the_disk_before_it_takes_its_name_and_the_name_after(
+def test_the_contents_reach_the_disk_before_the_rename_and_the_name_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "file.txt"
-    seen: list[tuple[Path, bool]] = []
+    synced: list[tuple[Path, bool]] = []
 
     def fsync(handle: int) -> None:
-        seen.append((Path(f"/proc/self/fd/{handle}").readlink(), file.exists()))
+        synced.append((Path(f"/proc/self/fd/{handle}").readlink(), file.exists()))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with atomic_write(file) as sibling:
-        sibling.write_text("new")
-    assert seen == [(sibling, False), (tmp_path, True)]
+    with atomic_write(file) as temporary:
+        temporary.write_text("new")
+    assert synced == [(temporary, False), (tmp_path, True)]
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600), (0o000, 0o666)])
@@ -116,13 +114,17 @@ def test_permissions_are_those_of_a_new_file(mask: int, mode: int, tmp_path: Pat
     assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {mode}
 
 
-def test_the_checksum_is_that_of_the_bytes(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"abc")
-    assert sha256(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+def test_files_and_bytes_are_hashed_one_after_another(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"abc")
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256(file) == sha256(b"abc") == sha256(b"a", memoryview(b"bc")) == expected
+    assert sha256(b"0", file, file) == hashlib.sha256(b"0abcabc").hexdigest()
+    assert sha256() == hashlib.sha256().hexdigest()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_tensors_of_every_dtype_and_shape_come_back_to_the_bit(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_tensors_of_every_dtype_and_shape_are_read_back_bit_for_bit(dtype: torch.dtype, tmp_path: Path) -> None:
     values = torch.randint(0, 256, (5, 6, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     cube = (values % 2).bool() if dtype == torch.bool else values.view(dtype)
     if dtype.is_floating_point or dtype.is_complex:
@@ -140,13 +142,13 @@ def test_tensors_of_every_dtype_and_shape_come_back_to_the_bit(dtype: torch.dtyp
     assert_same(read_checksummed(tmp_path / "pair")[0], tensors)
 
 
-def test_infinities_and_nan_come_back_to_the_bit(tmp_path: Path) -> None:
+def test_infinities_and_nan_are_read_back_bit_for_bit(tmp_path: Path) -> None:
     bits = torch.tensor([0x7F800000, 0x7FC00001, 0x7FABCDEF, -0x80000000, 1], dtype=torch.int32)
     write_checksummed(tmp_path / "pair", {"x": bits.view(torch.float32)}, {})
     assert torch.equal(read_checksummed(tmp_path / "pair")[0]["x"].view(torch.int32), bits)
 
 
-def test_no_tensors_come_back_as_none(tmp_path: Path) -> None:
+def test_an_empty_set_of_tensors_is_read_back_empty(tmp_path: Path) -> None:
     write_checksummed(tmp_path / "pair", {}, METADATA)
     assert read_checksummed(tmp_path / "pair")[0] == {}
 
@@ -167,20 +169,20 @@ def test_tensors_may_share_memory(tmp_path: Path) -> None:
     assert_same(read_checksummed(tmp_path / "pair")[0], {name: tensor.detach() for name, tensor in tensors.items()})
 
 
-def test_tensors_are_copied_only_where_memory_is_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    memory: dict[str, int] = {}
+def test_tensors_are_copied_only_if_they_share_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses: dict[str, int] = {}
 
-    def seen(tensors: dict[str, Tensor], path: Path) -> None:
-        memory.update({name: tensor.data_ptr() for name, tensor in tensors.items()})
+    def record_addresses(tensors: dict[str, Tensor], path: Path) -> None:
+        addresses.update({name: tensor.data_ptr() for name, tensor in tensors.items()})
 
-    monkeypatch.setattr("safetensors.torch.save_file", seen)
+    monkeypatch.setattr("safetensors.torch.save_file", record_addresses)
     one, two = torch.zeros(3), torch.zeros(3)
     write_checksummed(tmp_path / "pair", {"one": one, "two": two, "again": one}, {})
-    assert (memory["one"], memory["two"]) == (one.data_ptr(), two.data_ptr())
-    assert memory["again"] != one.data_ptr()
+    assert (addresses["one"], addresses["two"]) == (one.data_ptr(), two.data_ptr())
+    assert addresses["again"] != one.data_ptr()
 
 
-def test_metadata_come_back_as_they_were(tmp_path: Path) -> None:
+def test_metadata_are_read_back_unchanged(tmp_path: Path) -> None:
     write_checksummed(tmp_path / "pair", TENSORS, METADATA)
     metadata = read_metadata(tmp_path / "pair")
     assert {key: metadata[key] for key in METADATA} == METADATA
@@ -207,14 +209,14 @@ def test_metadata_may_hold_checksums_of_their_own(metadata: dict[str, Any], tmp_
     }
 
 
-def test_what_was_read_can_be_written_again(tmp_path: Path) -> None:
+def test_a_pair_that_was_read_can_be_written_again(tmp_path: Path) -> None:
     write_checksummed(tmp_path / "one", TENSORS, METADATA)
     write_checksummed(tmp_path / "two", *read_checksummed(tmp_path / "one"))
     assert_same(read_checksummed(tmp_path / "two")[0], TENSORS)
     assert read_checksummed(tmp_path / "two")[1]["tensors"]["file"] == "two.safetensors"
 
 
-def test_the_files_are_what_others_read(tmp_path: Path) -> None:
+def test_other_libraries_read_the_files(tmp_path: Path) -> None:
     write_checksummed(tmp_path / "pair", TENSORS, METADATA)
     assert names(tmp_path) == {"pair.safetensors", "pair.json"}
     assert_same(load_file(tmp_path / "pair.safetensors"), TENSORS)
@@ -248,7 +250,7 @@ def pair() -> Iterator[Path]:
 
 
 def refusal(stem: Path, ending: str, content: bytes) -> str:
-    """What is said of the pair where one of its files holds something else."""
+    """Returns the error of reading the pair while one of its files has other content."""
     file = stem.with_suffix(ending)
     whole = file.read_bytes()
     file.write_bytes(content)
@@ -260,41 +262,41 @@ def refusal(stem: Path, ending: str, content: bytes) -> str:
     return str(error.value)
 
 
-def damaged(stem: Path, ending: str) -> str:
+def damage_message(stem: Path, ending: str) -> str:
     written_in = {".json": "it", ".safetensors": "pair.json"}[ending]
-    return f"{stem.with_suffix(ending)} is damaged: its bytes do not have the checksum written in {written_in}"
+    return f"{stem.with_suffix(ending)} is damaged: its bytes do not match the checksum in {written_in}"
 
 
 @pytest.mark.parametrize("ending", [".json", ".safetensors"])
-def test_one_changed_byte_is_refused_wherever_it_is(ending: str, pair: Path) -> None:
+def test_a_changed_byte_is_detected_at_every_position(ending: str, pair: Path) -> None:
     whole = pair.with_suffix(ending).read_bytes()
-    for place in range(len(whole)):
+    for position in range(len(whole)):
         changed = bytearray(whole)
-        changed[place] ^= 1 << place % 8
-        assert refusal(pair, ending, bytes(changed)) == damaged(pair, ending), place
+        changed[position] ^= 1 << position % 8
+        assert refusal(pair, ending, bytes(changed)) == damage_message(pair, ending), position
 
 
 @given(ending=st.sampled_from([".json", ".safetensors"]), data=st.data())
-def test_a_file_cut_off_or_drawn_out_or_exchanged_is_refused(ending: str, data: st.DataObject, pair: Path) -> None:
+def test_a_shortened_extended_or_altered_file_is_detected(ending: str, data: st.DataObject, pair: Path) -> None:
     whole = pair.with_suffix(ending).read_bytes()
     start = data.draw(st.integers(0, len(whole)))
     stop = data.draw(st.integers(start, len(whole)))
     changed = whole[:start] + data.draw(st.binary(max_size=8) | st.just(b"\n") | st.just(whole)) + whole[stop:]
     if changed != whole:
-        assert refusal(pair, ending, changed) == damaged(pair, ending)
+        assert refusal(pair, ending, changed) == damage_message(pair, ending)
 
 
 @pytest.mark.parametrize("ending", [".json", ".safetensors"])
-def test_every_beginning_of_a_file_is_refused(ending: str, pair: Path) -> None:
+def test_a_file_truncated_at_any_length_is_detected(ending: str, pair: Path) -> None:
     whole = pair.with_suffix(ending).read_bytes()
     for length in range(len(whole)):
-        assert refusal(pair, ending, whole[:length]) == damaged(pair, ending), length
+        assert refusal(pair, ending, whole[:length]) == damage_message(pair, ending), length
 
 
-def test_the_tensors_of_another_pair_are_refused(pair: Path, tmp_path: Path) -> None:
+def test_tensors_of_another_pair_are_detected(pair: Path, tmp_path: Path) -> None:
     write_checksummed(tmp_path / "pair", {"weight": torch.zeros(2, 3), "bias": torch.zeros(1)}, METADATA)
     other = (tmp_path / "pair.safetensors").read_bytes()
-    assert refusal(pair, ".safetensors", other) == damaged(pair, ".safetensors")
+    assert refusal(pair, ".safetensors", other) == damage_message(pair, ".safetensors")
 
 
 @pytest.mark.parametrize("ending", [".json", ".safetensors"])
@@ -304,7 +306,7 @@ def test_a_missing_file_is_named(ending: str, tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(UserError) as error:
         read_checksummed(tmp_path / "pair")
-    assert str(error.value) == f"{file} is missing"
+    assert str(error.value) == f"{file}: no such file"
 
 
 def test_metadata_are_read_without_their_tensors(tmp_path: Path) -> None:
@@ -313,7 +315,7 @@ def test_metadata_are_read_without_their_tensors(tmp_path: Path) -> None:
     assert read_metadata(tmp_path / "pair")["format"] == 1
 
 
-def test_a_name_with_dots_keeps_them(tmp_path: Path) -> None:
+def test_dots_in_the_name_are_kept(tmp_path: Path) -> None:
     write_checksummed(tmp_path / "step-1.5", TENSORS, METADATA)
     assert names(tmp_path) == {"step-1.5.safetensors", "step-1.5.json"}
     assert_same(read_checksummed(tmp_path / "step-1.5")[0], TENSORS)

@@ -1,4 +1,4 @@
-"""Rules of fcnet.runtime.formatting."""
+"""Tests of fcnet.runtime.formatting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules of fcnet.runtime.hardware."""
+"""Tests of fcnet.runtime.hardware."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LINES = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC  7B13\nmodel name\t: another\n"
 
 
-def test_the_processor_is_called_what_linux_calls_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_name_of_the_processor_comes_from_linux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "cpuinfo"
     file.write_text(LINES)
     monkeypatch.setattr(hardware, "_CPUINFO", file)
@@ -25,7 +25,7 @@ def test_the_processor_is_called_what_linux_calls_it(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("content", [None, "processor\t: 0\n"])
-def test_elsewhere_it_is_called_by_its_instructions(
+def test_other_systems_give_the_architecture(
     content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "cpuinfo"
@@ -36,7 +36,7 @@ def test_elsewhere_it_is_called_by_its_instructions(
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
-def test_only_processors_that_may_be_used_count() -> None:
+def test_only_processors_that_this_process_may_use_are_counted() -> None:
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
     try:
@@ -47,14 +47,14 @@ def test_only_processors_that_may_be_used_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "threads"),
+    ("value", "threads"),
     [("1", 1), ("3", 3), ("8", 4), ("2,1", 2), (" 2 ", 2), ("", 4), ("0", 4), ("many", 4), ("-1", 4)],
 )
-def test_fewer_threads_are_taken_where_the_environment_says_so(
-    said: str, threads: int, monkeypatch: pytest.MonkeyPatch
+def test_the_environment_can_lower_the_number_of_threads(
+    value: str, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hardware, "num_processors", lambda: 4)
-    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
     assert num_threads() == threads
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert num_threads() == 4

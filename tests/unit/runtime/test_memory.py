@@ -1,6 +1,6 @@
-"""Rules of fcnet.runtime.memory.
+"""Tests of fcnet.runtime.memory.
 
-This file, run as a program, trains one network and says by how many bytes the process grew.
+Run as a program, this file trains one network and prints how many bytes the process grew by.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fcnet.training.algorithm import GradientDescent
 from fcnet.training.loop import Training
 
 CPU = torch.device("cpu")
-# Pixels, hidden widths, classes, images in a batch, and the network's other settings.
+# Pixels, hidden widths, classes, images in a batch, and other settings of the model.
 TRAININGS: list[tuple[int, list[int], int, int, dict[str, Any]]] = [
     (64, [2000, 2000], 10, 64, {}),
     (3072, [], 10, 8192, {}),
@@ -37,7 +37,7 @@ TRAININGS: list[tuple[int, list[int], int, int, dict[str, Any]]] = [
 ]
 
 
-def trained(num_pixels: int, hidden: list[int], num_classes: int, images: int, settings: dict[str, Any]) -> None:
+def train_model(num_pixels: int, hidden: list[int], num_classes: int, images: int, settings: dict[str, Any]) -> None:
     kind = settings.pop("optimizer", "adamw")
     model = MLP(num_pixels, hidden, num_classes, **settings)
     pixels = torch.zeros(images, 1, 1, num_pixels, dtype=torch.uint8)
@@ -50,7 +50,7 @@ def trained(num_pixels: int, hidden: list[int], num_classes: int, images: int, s
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a process's size is read from /proc")
 @pytest.mark.parametrize("training", TRAININGS, ids=str)
-def test_the_need_is_what_a_training_takes_within_a_factor_of_two(training: tuple[Any, ...]) -> None:
+def test_the_estimate_is_within_a_factor_of_two_of_the_measured_growth(training: tuple[Any, ...]) -> None:
     done = subprocess.run([sys.executable, __file__, repr(training)], capture_output=True, text=True, check=True)
     num_pixels, hidden, num_classes, images, settings = training
     expected = estimate_memory(
@@ -66,41 +66,47 @@ def test_the_need_is_what_a_training_takes_within_a_factor_of_two(training: tupl
 
 @pytest.mark.parametrize("normalization", ["none", "batch", "layer"])
 @pytest.mark.parametrize("hidden", [(), (7,), (7, 3)])
-def test_the_parameters_are_counted_one_by_one(hidden: tuple[int, ...], normalization: Any) -> None:
-    counted = estimate_memory([20, *hidden, 4], num_images=1, normalization=normalization)
+def test_the_number_of_parameters_is_exact(hidden: tuple[int, ...], normalization: Any) -> None:
+    estimate = estimate_memory([20, *hidden, 4], num_images=1, normalization=normalization)
     model = MLP(20, hidden, 4, normalization=normalization)
-    assert counted.num_parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert counted.parameter_bytes == 16 * counted.num_parameters
+    assert estimate.num_parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert estimate.parameter_bytes == 16 * estimate.num_parameters
     assert estimate_memory([20, *hidden, 4], num_images=1, normalization=normalization, moments=0).parameter_bytes == (
-        8 * counted.num_parameters
+        8 * estimate.num_parameters
     )
 
 
-def test_the_advice_fits_and_twice_as_much_does_not() -> None:
-    whole = MemoryEstimate(num_parameters=100, parameter_bytes=1600, bytes_per_image=64, num_images=1000)
+def test_the_advised_batch_size_fits_and_twice_as_much_does_not() -> None:
+    estimate = MemoryEstimate(num_parameters=100, parameter_bytes=1600, bytes_per_image=64, num_images=1000)
     for free in (2000, 5000, 20_000, 30_000):
-        said = whole.out_of_memory_message(free, batch_size=1000)
-        lower = int(said.removesuffix(", or raise train.accumulate").rpartition(" ")[2])
-        assert said.startswith("memory: a step needs about 0.0 GiB and 0.0 GiB are free; lower train.batch_size from ")
+        message = estimate.out_of_memory_message(free, batch_size=1000)
+        lower = int(message.removesuffix(", or raise train.accumulate").rpartition(" ")[2])
+        assert message.startswith(
+            "out of memory: a step needs about 0.0 GiB and 0.0 GiB are free; lower train.batch_size from "
+        )
         assert 1600 + 64 * lower <= 0.9 * free < 1600 + 64 * 2 * lower
 
 
-def test_the_advice_is_lower_than_what_did_not_fit_though_it_should_have() -> None:
-    whole = MemoryEstimate(num_parameters=100, parameter_bytes=1600, bytes_per_image=64, num_images=1000)
-    assert whole.out_of_memory_message(10**9, batch_size=1000).endswith("from 1000 to 256, or raise train.accumulate")
-    assert whole.out_of_memory_message(10**9, batch_size=2000, ranks=2).endswith(
+def test_the_advised_batch_size_is_at_most_half_of_the_one_that_failed() -> None:
+    estimate = MemoryEstimate(num_parameters=100, parameter_bytes=1600, bytes_per_image=64, num_images=1000)
+    assert estimate.out_of_memory_message(10**9, batch_size=1000).endswith(
+        "from 1000 to 256, or raise train.accumulate"
+    )
+    assert estimate.out_of_memory_message(10**9, batch_size=2000, ranks=2).endswith(
         "from 2000 to 512, or raise train.accumulate"
     )
 
 
-def test_a_network_that_fits_by_its_parameters_is_not_refused() -> None:
-    whole = MemoryEstimate(num_parameters=100, parameter_bytes=1600, bytes_per_image=64, num_images=1000)
-    whole.check_parameters(1600)
-    with pytest.raises(UserError, match=r"model\.hidden: its 1e\+02 parameters need 0.0 GiB and 0.0 GiB are free"):
-        whole.check_parameters(1599)
+def test_only_parameters_that_do_not_fit_are_an_error() -> None:
+    estimate = MemoryEstimate(num_parameters=100, parameter_bytes=1600, bytes_per_image=64, num_images=1000)
+    estimate.check_parameters(1600)
+    with pytest.raises(
+        UserError, match=r"^out of memory: 1e\+02 parameters need 0.0 GiB and 0.0 GiB are free; lower model\.hidden$"
+    ):
+        estimate.check_parameters(1599)
 
 
-def test_what_is_free_is_the_least_of_the_machines_and_the_groups(
+def test_free_memory_is_limited_by_the_machine_and_by_the_control_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
@@ -123,7 +129,7 @@ def test_what_is_free_is_the_least_of_the_machines_and_the_groups(
 
 
 @pytest.mark.parametrize(
-    ("error", "short"),
+    ("error", "expected"),
     [
         (MemoryError(), True),
         (torch.OutOfMemoryError("CUDA out of memory"), True),
@@ -133,12 +139,12 @@ def test_what_is_free_is_the_least_of_the_machines_and_the_groups(
     ],
     ids=repr,
 )
-def test_only_a_want_of_memory_is_one(error: Exception, short: bool) -> None:
-    assert memory.is_out_of_memory(error) == short
+def test_only_a_lack_of_memory_counts_as_out_of_memory(error: Exception, expected: bool) -> None:
+    assert memory.is_out_of_memory(error) == expected
 
 
 def _bytes(key: str) -> int:
-    """The process's size now (VmRSS) or at its height (VmHWM), which, unlike getrusage's, begins with the program."""
+    """Returns the process's size now (VmRSS) or at its peak (VmHWM), which getrusage would not reset at exec."""
     found = re.search(rf"^{key}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert found is not None
     return 1024 * int(found[1])
@@ -146,7 +152,7 @@ def _bytes(key: str) -> int:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    trained(4, [3], 3, 4, {})  # what is loaded once is there before
+    train_model(4, [3], 3, 4, {})  # loads everything that is loaded once
     before = _bytes("VmRSS")
-    trained(*ast.literal_eval(sys.argv[1]))
+    train_model(*ast.literal_eval(sys.argv[1]))
     sys.stdout.write(str(_bytes("VmHWM") - before))

@@ -1,4 +1,4 @@
-"""Rules of fcnet.runtime.seeds."""
+"""Tests of fcnet.runtime.seeds."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def test_different_purposes_have_different_seeds(purposes: list[tuple[int, str, 
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_parts_do_not_run_into_each_other() -> None:
+def test_the_parts_of_a_purpose_are_kept_apart() -> None:
     purposes: list[tuple[str | int, ...]] = [(1,), ("1",), ("ab",), ("a", "b"), ("b", "a"), (11,), (1, 1), ()]
     assert len({derive_seed(0, *purpose) for purpose in purposes}) == len(purposes)
     assert derive_seed(1, 1) != derive_seed(11)
 
 
 def test_a_generator_starts_from_the_derived_seed() -> None:
-    drawn = torch.rand(5, generator=generator(3, "order", 1))
+    draws = torch.rand(5, generator=generator(3, "order", 1))
     assert_close(
-        drawn, torch.rand(5, generator=torch.Generator().manual_seed(derive_seed(3, "order", 1))), rtol=0, atol=0
+        draws, torch.rand(5, generator=torch.Generator().manual_seed(derive_seed(3, "order", 1))), rtol=0, atol=0
     )
-    assert_close(drawn, torch.rand(5, generator=generator(3, "order", 1)), rtol=0, atol=0)
+    assert_close(draws, torch.rand(5, generator=generator(3, "order", 1)), rtol=0, atol=0)
 
 
-def test_drawing_leaves_torchs_own_generator_alone() -> None:
+def test_drawing_leaves_the_default_generator_of_torch_unchanged() -> None:
     before = torch.get_rng_state()
     torch.rand(5, generator=generator(4, "augment"))
     assert_close(torch.get_rng_state(), before, rtol=0, atol=0)

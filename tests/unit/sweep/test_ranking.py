@@ -1,4 +1,4 @@
-"""Trials are ranked by validation accuracy, and the words say no more than the figures."""
+"""Tests of fcnet.sweep.ranking."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ def trial(number: int, *accuracies: float, state: str = "finished", error: str =
 
 
 @given(st.lists(st.floats(0.0, 1.0), min_size=2, max_size=9))
-def test_mean_and_deviation_are_those_of_numpy(accuracies: list[float]) -> None:
-    seen = trial(1, *accuracies)
-    assert seen.mean == pytest.approx(np.mean(accuracies), abs=1e-12)
-    assert seen.std == pytest.approx(np.std(accuracies, ddof=1), abs=1e-9)
+def test_mean_and_standard_deviation_agree_with_numpy(accuracies: list[float]) -> None:
+    ranked = trial(1, *accuracies)
+    assert ranked.mean == pytest.approx(np.mean(accuracies), abs=1e-12)
+    assert ranked.std == pytest.approx(np.std(accuracies, ddof=1), abs=1e-9)
 
 
-def test_one_run_has_no_deviation_and_none_has_no_mean() -> None:
+def test_one_run_has_no_standard_deviation_and_no_run_has_no_mean() -> None:
     assert (trial(1, 0.5).mean, trial(1, 0.5).std) == (0.5, None)
     assert (trial(1).mean, trial(1).std) == (None, None)
 
 
 @given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=9))
-def test_no_finished_trial_is_better_than_the_chosen_one(means: list[float]) -> None:
+def test_the_best_trial_has_the_best_mean(means: list[float]) -> None:
     best = best_trial([trial(number, mean) for number, mean in enumerate(means, 1)])
     assert best is not None
     assert best.mean == max(means)
     assert best.number == means.index(max(means)) + 1
 
 
-def test_what_is_not_finished_is_never_chosen_however_good_it_looks() -> None:
+def test_only_a_finished_trial_can_be_the_best() -> None:
     trials = [
         trial(1, 0.99, state="pruned"),
         trial(2, 0.98, state="unfinished"),
@@ -52,15 +52,15 @@ def test_what_is_not_finished_is_never_chosen_however_good_it_looks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("trials", "said"),
+    ("trials", "sentence"),
     [
         ([], "no trial is finished"),
-        ([trial(4, 0.5)], "trial 4 is the only one that is finished"),
+        ([trial(4, 0.5)], "trial 4 is the only finished one"),
         (
             [trial(1, 0.5), trial(2, 0.75)],
             (
                 "trial 2 is ahead of trial 1 by 25.00 percentage points; "
-                "with one seed each nobody knows whether another seed would turn it round"
+                "a single seed cannot show whether that is chance: use --seeds"
             ),
         ),
         (
@@ -74,7 +74,7 @@ def test_what_is_not_finished_is_never_chosen_however_good_it_looks() -> None:
             [trial(1, 0.90, 0.92), trial(2, 0.70, 0.99)],
             (
                 "trial 1 is ahead of trial 2 by 6.50 percentage points, which is within the spread over seeds "
-                "(standard deviation 20.51, n = 2): it may as well be chance"
+                "(standard deviation 20.51, n = 2): it may be chance"
             ),
         ),
         (
@@ -86,28 +86,28 @@ def test_what_is_not_finished_is_never_chosen_however_good_it_looks() -> None:
         ),
         (
             [trial(1, 0.9, 0.7), trial(2, 0.7, 0.9)],
-            "trials 1 and 2 are equal; the one begun earlier is taken",
+            "trials 1 and 2 are equal; the earlier one is chosen",
         ),
     ],
 )
-def test_the_best_is_called_ahead_only_beyond_the_spread(trials: list[RankedTrial], said: str) -> None:
-    assert verdict(trials) == said
+def test_the_verdict_compares_the_lead_with_the_spread_over_seeds(trials: list[RankedTrial], sentence: str) -> None:
+    assert verdict(trials) == sentence
 
 
-def test_the_table_has_a_row_a_trial_and_no_rank_for_what_is_not_finished() -> None:
+def test_the_table_has_a_row_for_each_trial_and_ranks_finished_ones() -> None:
     header, rows = ranking_table(
         [trial(1, 0.5, 0.75), trial(2, 0.9, state="pruned"), trial(3, state="failed"), trial(4, 0.9)]
     )
     assert header == ["rank", "trial", "optimizer.lr", "validation accuracy", "n", "state"]
     assert rows == [
-        ["1", "4", "0.4", "90.00 %", "1", "finished"],
-        ["2", "1", "0.1", "62.50 % ± 17.68", "2", "finished"],
-        ["–", "2", "0.2", "90.00 %", "1", "pruned"],
+        ["1", "4", "0.4", "90.00%", "1", "finished"],
+        ["2", "1", "0.1", "62.50% ± 17.68", "2", "finished"],
+        ["–", "2", "0.2", "90.00%", "1", "pruned"],
         ["–", "3", "0.3", "–", "0", "failed"],
     ]
 
 
-def test_programs_get_the_same_as_people() -> None:
+def test_json_and_csv_have_the_same_figures_as_the_table() -> None:
     trials = [trial(1, 0.5, 0.75), trial(2, 0.9, 0.9), trial(3, state="failed", error="NaN")]
     content = json.loads(json.dumps(to_dict(trials, {"--seeds": 2}, (0.8, 0.1))))
     assert content["selected_by"] == "validation accuracy, mean over seeds"

@@ -1,4 +1,4 @@
-"""Rules of fcnet.training.backpropagation: by hand is what autograd says."""
+"""Tests of fcnet.training.backpropagation: the gradient by hand equals autograd's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NETWORKS = st.fixed_dictionaries(
 )
 
 
-def problem(network: dict[str, Any], size: int, seed: int) -> tuple[MLP, Tensor, Tensor]:
+def make_problem(network: dict[str, Any], size: int, seed: int) -> tuple[MLP, Tensor, Tensor]:
     draws = torch.Generator().manual_seed(seed)
     model = MLP(**network, generator=draws).double()
     x = torch.randn(size, network["in_features"], dtype=torch.float64, generator=draws)
@@ -39,10 +39,10 @@ def by_autograd(model: MLP, x: Tensor, target: Tensor, loss: CrossEntropy, scale
 
 
 @given(NETWORKS, st.integers(1, 7), st.sampled_from([0.0, 0.1, 0.5]), st.integers(0, 1000), st.booleans())
-def test_loss_logits_and_gradients_are_autograds(
+def test_loss_logits_and_gradients_equal_autograds(
     network: dict[str, Any], size: int, label_smoothing: float, seed: int, mixed: bool
 ) -> None:
-    model, x, target = problem(network, size, seed)
+    model, x, target = make_problem(network, size, seed)
     if mixed:
         target = torch.rand(size, network["num_classes"], generator=torch.Generator().manual_seed(seed)).double() + 0.1
     loss = CrossEntropy(label_smoothing)
@@ -51,30 +51,30 @@ def test_loss_logits_and_gradients_are_autograds(
     assert_close(total, expected, rtol=1e-12, atol=1e-14)
     assert_close(logits, model(x), rtol=0, atol=0)
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
-        # sums in another order: the rounding of a sum is relative to its terms, not to its value
+        # sums in another order: their rounding error is relative to the terms, not to the sum
         assert_close(parameter.grad, gradient, rtol=1e-12, atol=1e-13)
 
 
-def test_a_residual_layer_passes_the_gradient_on_beside_its_weights() -> None:
+def test_a_residual_layer_passes_the_gradient_around_its_weights() -> None:
     network = {"in_features": 4, "hidden": [4, 4, 3, 3], "num_classes": 3, "residual": True}
-    model, x, labels = problem(network, 6, 0)
+    model, x, labels = make_problem(network, 6, 0)
     _, gradients = by_autograd(model, x, labels, CrossEntropy(), 1.0)
     backpropagate(model, x, labels, CrossEntropy())
     assert_close([parameter.grad for parameter in model.parameters()], gradients, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
-def test_a_confident_row_keeps_the_digits_of_its_gradient(num_classes: int) -> None:
-    """e⁻²⁰ = 2.06e-9 is far below the rounding of 1 in float32."""
+def test_the_gradient_of_a_confident_prediction_keeps_its_digits(num_classes: int) -> None:
+    """e⁻²⁰ = 2.06e-9 is far below the spacing of float32 numbers at 1."""
     model = LogisticRegression(1, num_classes)
     with torch.no_grad():
         model.dense_layers()[0].weight.copy_(torch.tensor([[20.0]] if num_classes == 2 else [[0.0], [20.0], [-80.0]]))
     total, _ = backpropagate(model, torch.ones(1, 1), torch.tensor([1]), CrossEntropy())
-    gradient = model.dense_layers()[0].bias
-    assert gradient is not None
-    assert gradient.grad is not None
+    bias = model.dense_layers()[0].bias
+    assert bias is not None
+    assert bias.grad is not None
     assert total.item() == pytest.approx(2.0611536e-09, rel=1e-6)
-    true_class = gradient.grad[0 if num_classes == 2 else 1].item()
+    true_class = bias.grad[0 if num_classes == 2 else 1].item()
     assert true_class == pytest.approx(-2.0611536e-09, rel=1e-6)
 
 
@@ -83,7 +83,7 @@ class Doubled(MLP):
         return 2 * super().forward(x)
 
 
-def test_only_what_is_derived_here_is_differentiated_here() -> None:
+def test_only_plain_dense_networks_are_differentiated_by_hand() -> None:
     assert can_backpropagate(MLP(4, (3,), 2))
     assert can_backpropagate(LogisticRegression(4, 3))
     assert not can_backpropagate(MLP(4, (3,), 2, normalization="batch"))

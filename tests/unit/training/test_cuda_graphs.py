@@ -1,4 +1,4 @@
-"""Rules of fcnet.training.cuda_graphs, with a recorder on the CPU in the place of a CUDA graph."""
+"""Tests of fcnet.training.cuda_graphs, with a recorder on the CPU in place of CUDA graphs."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ if TYPE_CHECKING:
 PIXELS = torch.randint(0, 256, (37, 1, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.randint(3, (37,), generator=torch.Generator().manual_seed(2))
 STEPS = 10
-WAITS = {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "item", "bincount"}
-RUNNING = {"native_batch_norm": (3, 4)}
-"""Operations that write to arguments without saying so, and to which."""
+HOST_SYNCS = {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "item", "bincount"}
+UNDECLARED_WRITES = {"native_batch_norm": (3, 4)}
+"""Operations that write to arguments without declaring it in their schema, with the positions of those arguments."""
 
 
 class Tape(TorchDispatchMode):
-    """What a graph is: operations on the memory and with the numbers that they had when they were recorded.
+    """A recording of operations, which replay on the same memory and with the same Python numbers, like a CUDA graph.
 
-    Like a device that records, it leaves every tensor as it was, and refuses what the host would wait for.
+    Like a capture, recording leaves every tensor unchanged and raises at an operation that the host would wait for.
     """
 
     def __init__(self) -> None:
@@ -63,18 +63,18 @@ class Tape(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
-        if name in WAITS:
+        if name in HOST_SYNCS:
             raise RuntimeError(f"{name} is not permitted when a stream is capturing\nlook elsewhere")
         for place, argument in enumerate(func._schema.arguments):
             given = args[place] if place < len(args) else kwargs.get(argument.name)
-            if (argument.alias_info and argument.alias_info.is_write) or place in RUNNING.get(name, ()):
+            if (argument.alias_info and argument.alias_info.is_write) or place in UNDECLARED_WRITES.get(name, ()):
                 self._before += [(leaf, leaf.clone()) for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
         result = func(*args, **kwargs)
         self.operations.append((func, args, kwargs, result))
         return result
 
     def record(self, work: Callable[[], None]) -> None:
-        """Runs it, and gives every tensor that was there the values that it had."""
+        """Runs the work, then restores the values of all tensors that existed before."""
         try:
             with self:
                 work()
@@ -85,7 +85,7 @@ class Tape(TorchDispatchMode):
             self._before = []
 
     def replay(self) -> None:
-        """Does it all again, and writes what comes out where it was written when it was recorded."""
+        """Repeats all operations and writes each result into the memory of the recorded one."""
         with torch.no_grad():
             for func, args, kwargs, result in self.operations:
                 again = func(*args, **kwargs)
@@ -95,7 +95,7 @@ class Tape(TorchDispatchMode):
 
 
 class Recorder:
-    """In the place of `fcnet.training.cuda_graphs.cuda_graph`; counts."""
+    """Stands in for `fcnet.training.cuda_graphs.cuda_graph`, and counts captures and replays."""
 
     def __init__(self) -> None:
         self.recorded = self.replayed = 0
@@ -117,17 +117,17 @@ class Recorder:
 
 
 @pytest.fixture(autouse=True)
-def device_that_would_have_to_be_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps that are not recorded look at no number either, as on a GPU."""
+def device_without_free_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the losses avoid host syncs also outside a capture, as on a GPU."""
     for module in (binary_cross_entropy, softmax_loss):
         monkeypatch.setattr(module, "can_read_without_sync", lambda tensor: False)
 
 
-def refusing(work: Callable[[], None], generators: Sequence[torch.Generator]) -> Replay:
+def failing_capture(work: Callable[[], None], generators: Sequence[torch.Generator]) -> Replay:
     raise RuntimeError("no graphs today")
 
 
-# Rates and their factors are powers of two, so that they are the same in float32.
+# Learning rates and schedule factors are powers of two, so that float32 holds them exactly.
 OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] = {
     "sgd": partial(torch.optim.SGD, lr=0.125, momentum=0.9, nesterov=True, fused=True),
     "sgd without momentum": partial(torch.optim.SGD, lr=0.125, fused=True),
@@ -140,10 +140,10 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "plain": {"hidden": (6, 6), "activation": "sigmoid"},
     "all": {"hidden": (6, 6), "normalization": "batch", "dropout": 0.3, "residual": True},
 }
-CHANGES = (Flip(), Shift(1), Affine(15.0, 0.2), ColorJitter(0.4), Cutout(2))
-FEEDS: dict[str, dict[str, Any]] = {
-    "as they are": {},
-    "changed": {"augmentation": Augmentation(CHANGES)},
+TRANSFORMS = (Flip(), Shift(1), Affine(15.0, 0.2), ColorJitter(0.4), Cutout(2))
+BATCHES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "augmented": {"augmentation": Augmentation(TRANSFORMS)},
     "mixed": {"augmentation": Augmentation((Flip(),), MixupCutmix(0.4, 1.0)), "balance": "weights"},
     "sampled": {"balance": "sampling"},
 }
@@ -154,273 +154,271 @@ def training(
     record: Record | None,
     network: str = "all",
     optimizer: str = "adamw",
-    feed: dict[str, Any] = FEEDS["changed"],
+    batches_settings: dict[str, Any] = BATCHES["augmented"],
     *,
     steps_per_graph: int = 4,
     num_classes: int = 3,
     **settings: Any,
 ) -> Training:
-    """Ten steps an epoch, the last of 1 image; None steps one by one, as on a CPU."""
-    batches = Batches(PIXELS, LABELS % num_classes, batch_size=4, **feed)
+    """Returns a new training: ten steps an epoch, the last on 1 image. Without a recorder it makes steps one by one."""
+    batches = Batches(PIXELS, LABELS % num_classes, batch_size=4, **batches_settings)
     initial = torch.Generator().manual_seed(1)
     model = MLP(20, num_classes=num_classes, generator=initial, **NETWORKS[network])
     settings = {"schedule": multi_step([7, 23, 31], 0.5), **settings}
     algorithm = GradientDescent(OPTIMIZERS[optimizer](parameter_groups(model, 0.0625)), epochs=4, **settings)
-    kept = Batches(PIXELS, LABELS % num_classes, batch_size=10)
-    made = Training(model, batches, algorithm, validation=kept, seed=5)
+    held_out = Batches(PIXELS, LABELS % num_classes, batch_size=10)
+    made = Training(model, batches, algorithm, validation=held_out, seed=5)
     made.reads_losses = False
-    return made if record is None else replaying(made, record, steps_per_graph)
+    return made if record is None else with_graphs(made, record, steps_per_graph)
 
 
-def replaying(made: Training, record: Record, steps_per_graph: int) -> Training:
-    """The same, as on a device that records."""
+def with_graphs(made: Training, record: Record, steps_per_graph: int) -> Training:
+    """Lets a training capture its steps, as on a GPU."""
     made.graphed_steps = GraphedSteps(record, made.model, made.batches, made.algorithm, made.dropout_rng)
     made.graphed_steps.steps_per_graph = steps_per_graph
     return made
 
 
-def timeless(record: EpochRecord) -> dict[str, Any]:
+def without_timings(record: EpochRecord) -> dict[str, Any]:
     return dataclasses.asdict(record) | {"seconds": None, "images_per_second": None}
 
 
-def course(made: Training) -> list[dict[str, Any]]:
-    """Trains to the end; the records without the times."""
-    return [timeless(record) for record in made.advance() if record is not None]
+def train(made: Training) -> list[dict[str, Any]]:
+    """Trains to the end and returns the records without measured times."""
+    return [without_timings(record) for record in made.advance() if record is not None]
 
 
-def everything(made: Training) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All that a step changes, without the times."""
+def copy_state(made: Training) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns a copy of a training's state without measured times."""
     tensors, metadata = made.state()
     return {name: tensor.clone() for name, tensor in tensors.items()}, metadata | {"seconds": 0, "previous_seconds": 0}
 
 
-def assert_same(ours: Training, theirs: Training) -> None:
-    """Equal to the bit, and of one type."""
-    (tensors, metadata), (others, other_facts) = everything(ours), everything(theirs)
+def assert_same_state(ours: Training, theirs: Training) -> None:
+    """Asserts that two trainings agree in every bit, and that the learning rates are floats again."""
+    (tensors, metadata), (others, other_metadata) = copy_state(ours), copy_state(theirs)
     assert tensors.keys() == others.keys()
     for name, tensor in tensors.items():
         assert torch.equal(tensor, others[name]), name
-    assert metadata == other_facts
+    assert metadata == other_metadata
     assert all(type(group["lr"]) is float for group in ours.algorithm.optimizer.param_groups)
 
 
-def assert_one_course(record: Record, *arguments: Any, **settings: Any) -> Training:
+def assert_replays_match_single_steps(record: Record, *arguments: Any, **settings: Any) -> Training:
     ours, theirs = training(record, *arguments, **settings), training(None, *arguments, **settings)
-    assert course(ours) == course(theirs)
-    assert_same(ours, theirs)
+    assert train(ours) == train(theirs)
+    assert_same_state(ours, theirs)
     return ours
 
 
 @pytest.mark.parametrize("steps_per_graph", [1, 4, 16])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_replayed_steps_are_the_steps(network: str, optimizer: str, steps_per_graph: int) -> None:
+def test_replayed_steps_equal_single_steps(network: str, optimizer: str, steps_per_graph: int) -> None:
     recorder = Recorder()
-    made = assert_one_course(recorder, network, optimizer, steps_per_graph=steps_per_graph)
-    kinds = {1: 2, 4: 2, 16: 1}[steps_per_graph]  # full runs and the epoch's last
-    assert recorder.recorded == kinds
-    assert recorder.replayed == 4 * -(-STEPS // steps_per_graph) - kinds  # each kind is made once step by step
+    made = assert_replays_match_single_steps(recorder, network, optimizer, steps_per_graph=steps_per_graph)
+    shapes = {1: 2, 4: 2, 16: 1}[steps_per_graph]  # full runs, and the last of an epoch
+    assert recorder.recorded == shapes
+    assert recorder.replayed == 4 * -(-STEPS // steps_per_graph) - shapes  # the first run of a shape is not a replay
     assert made.graphed_steps is not None
     assert made.graphed_steps.capture_error is None
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
 @pytest.mark.parametrize("settings", [{}, ALL_SETTINGS, {"patience": 2}], ids=["none", "all", "patience"])
-@pytest.mark.parametrize("feed", FEEDS)
-def test_replayed_steps_are_the_steps_whatever_the_batches_are_made_of(
-    feed: str, settings: dict[str, Any], num_classes: int
+@pytest.mark.parametrize("batches", BATCHES)
+def test_replayed_steps_equal_single_steps_for_all_kinds_of_batches(
+    batches: str, settings: dict[str, Any], num_classes: int
 ) -> None:
     recorder = Recorder()
-    assert_one_course(recorder, "all", "adamw", FEEDS[feed], num_classes=num_classes, **settings)
+    assert_replays_match_single_steps(recorder, "all", "adamw", BATCHES[batches], num_classes=num_classes, **settings)
     assert recorder.replayed
 
 
-def test_whitened_images_are_replayed() -> None:
+def test_steps_on_whitened_images_are_replayed() -> None:
     whitening = fit_whitening((batch.images for batch in Batches(PIXELS, LABELS)), 20)
-    assert_one_course(
-        Recorder(),
-        "plain",
-        "sgd",
-        {"preprocessing": Preprocessing(whitening=whitening), "augmentation": Augmentation((Flip(),))},
-    )
+    settings = {"preprocessing": Preprocessing(whitening=whitening), "augmentation": Augmentation((Flip(),))}
+    assert_replays_match_single_steps(Recorder(), "plain", "sgd", settings)
 
 
-def test_steps_of_bfloat16_are_replayed() -> None:
-    assert_one_course(Recorder(), precision=torch.bfloat16)
+def test_bfloat16_steps_are_replayed() -> None:
+    assert_replays_match_single_steps(Recorder(), precision=torch.bfloat16)
 
 
-def of_modules(record: Record | None, *modules: nn.Module) -> Training:
-    """Nine steps an epoch on images that are no pixels."""
+def torch_training(record: Record | None, *modules: nn.Module) -> Training:
+    """Returns a training of torch's own modules on floating-point images, with nine steps an epoch."""
     model, batches = nn.Sequential(*modules), Batches(PIXELS[:36].flatten(1) / 255.0, LABELS[:36], batch_size=4)
     optimizer = OPTIMIZERS["sgd"]([{"params": list(model.parameters())}])
     made = Training(model, batches, GradientDescent(optimizer, epochs=3))
     made.reads_losses = False
-    return made if record is None else replaying(made, record, 4)
+    return made if record is None else with_graphs(made, record, 4)
 
 
-def test_floating_images_and_torchs_own_modules_are_replayed() -> None:
+def test_steps_of_torchs_own_modules_on_floating_images_are_replayed() -> None:
     modules = nn.Linear(20, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)
-    ours, theirs = of_modules(Recorder(), *copy.deepcopy(modules)), of_modules(None, *modules)
-    assert course(ours) == course(theirs)
-    assert_same(ours, theirs)
+    ours, theirs = torch_training(Recorder(), *copy.deepcopy(modules)), torch_training(None, *modules)
+    assert train(ours) == train(theirs)
+    assert_same_state(ours, theirs)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_recorded_rate_is_the_schedules_in_float32(optimizer: str) -> None:
-    """Rates that float32 does not hold: equal to the bit to the steps of one who is refused, nearly to a CPU's."""
+def test_a_captured_learning_rate_is_the_schedules_rounded_to_float32(optimizer: str) -> None:
+    """Replays equal the steps after a failed capture bit for bit, and those of a CPU up to the rounding of the rate."""
     schedule = add_warmup(cosine(4 * STEPS), 13)
-    ours, refused, plain = (
-        training(record, optimizer=optimizer, schedule=schedule) for record in (Recorder(), refusing, None)
+    ours, fallback, plain = (
+        training(record, optimizer=optimizer, schedule=schedule) for record in (Recorder(), failing_capture, None)
     )
-    assert course(ours) == course(refused)
-    assert_same(ours, refused)
-    course(plain)
+    assert train(ours) == train(fallback)
+    assert_same_state(ours, fallback)
+    train(plain)
     for mine, theirs in zip(ours.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)  # an ulp of the rate, over 40 steps
 
 
 @pytest.mark.parametrize("steps_per_graph", [1, 3])
 @pytest.mark.parametrize("network", ["plain", "all"])
-def test_a_training_restored_at_any_pause_ends_as_if_it_had_never_stopped(network: str, steps_per_graph: int) -> None:
+def test_a_training_restored_at_any_pause_ends_bit_for_bit_like_an_uninterrupted_one(
+    network: str, steps_per_graph: int
+) -> None:
     whole = training(Recorder(), network, steps_per_graph=steps_per_graph, ema_decay=0.9)
     saved, events = [], []
     for record in whole.advance():
-        events.append(None if record is None else timeless(record))
-        saved.append(everything(whole))
+        events.append(None if record is None else without_timings(record))
+        saved.append(copy_state(whole))
     for pause, (tensors, metadata) in list(enumerate(saved))[:: 1 if steps_per_graph > 1 else 4]:
         again = training(Recorder(), network, steps_per_graph=steps_per_graph, ema_decay=0.9)
         again.restore(tensors, metadata)
-        rest = [None if record is None else timeless(record) for record in again.advance()]
+        rest = [None if record is None else without_timings(record) for record in again.advance()]
         assert rest == events[pause + 1 :]
-        assert_same(again, whole)
+        assert_same_state(again, whole)
 
 
-def test_a_training_is_restored_in_the_midst_of_a_run() -> None:
+def test_a_training_can_be_restored_in_the_middle_of_a_graph() -> None:
     whole, plain = training(None), training(None)
-    course(whole)
+    train(whole)
     for _ in itertools.islice(plain.advance(), 2 * STEPS):
         again = training(Recorder())
-        again.restore(*everything(plain))
-        course(again)
-        assert_same(again, whole)
+        again.restore(*copy_state(plain))
+        train(again)
+        assert_same_state(again, whole)
 
 
-def test_a_training_that_is_gone_on_with_comes_back_to_the_runs_that_it_would_have_had() -> None:
+def test_graphs_of_a_resumed_training_end_at_the_same_steps() -> None:
     plain, again = training(None), training(Recorder())
     list(itertools.islice(plain.advance(), 5))
-    again.restore(*everything(plain))
+    again.restore(*copy_state(plain))
     assert [again.step for _ in itertools.islice(again.advance(), 5)] == [8, 10, 10, 14, 18]
 
 
-def test_a_training_that_goes_back_to_a_checkpoint_forgets_its_graphs() -> None:
+def test_a_restore_discards_the_captured_graphs() -> None:
     ours, theirs = training(Recorder()), training(None)
-    kept = everything(ours)
+    saved = copy_state(ours)
     list(itertools.islice(ours.advance(), 9))
-    ours.restore(*kept)
-    assert course(ours) == course(theirs)
-    assert_same(ours, theirs)
+    ours.restore(*saved)
+    assert train(ours) == train(theirs)
+    assert_same_state(ours, theirs)
 
 
-def test_it_pauses_after_each_run_and_each_pause_is_a_step_of_the_whole() -> None:
+def test_training_pauses_after_each_graph_with_the_state_of_single_steps() -> None:
     ours, theirs = training(Recorder()), training(None)
-    passed = {}
+    states = {}
     for record in theirs.advance():
-        passed[theirs.step, record is not None] = everything(theirs)
+        states[theirs.step, record is not None] = copy_state(theirs)
     pauses = []
     for record in ours.advance():
         pauses.append(ours.step)
-        tensors, metadata = everything(ours)
-        others, other_facts = passed[ours.step, record is not None]
-        assert metadata == other_facts
+        tensors, metadata = copy_state(ours)
+        others, other_metadata = states[ours.step, record is not None]
+        assert metadata == other_metadata
         assert all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())
     assert pauses[:8] == [4, 8, 10, 10, 14, 18, 20, 20]
 
 
-def spoiling(after: int) -> Record:
-    """Runs the work's Python, as far as ``after`` operations, and then fails as a capture does."""
+def failing_after(operations: int) -> Record:
+    """Returns a recorder that fails after a number of operations, as a capture does."""
 
     class Broken(Tape):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if len(self.operations) == after:
+            if len(self.operations) == operations:
                 raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
             return super().__torch_dispatch__(func, types, args, kwargs)
 
     def fail(work: Callable[[], None], generators: Sequence[torch.Generator]) -> Replay:
         Broken().record(work)
-        raise AssertionError("the work is shorter")
+        raise AssertionError("the work has fewer operations")
 
     return fail
 
 
 @pytest.mark.parametrize("after", [0, 30, 150, 400])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_recording_that_fails_leaves_no_trace_and_says_why(optimizer: str, after: int) -> None:
-    ours, theirs = (training(record, optimizer=optimizer) for record in (spoiling(after), None))
-    assert course(ours) == course(theirs)
-    assert_same(ours, theirs)
+def test_a_failed_capture_changes_nothing_and_stores_its_reason(optimizer: str, after: int) -> None:
+    ours, theirs = (training(record, optimizer=optimizer) for record in (failing_after(after), None))
+    assert train(ours) == train(theirs)
+    assert_same_state(ours, theirs)
     assert ours.graphed_steps is not None
     assert ours.graphed_steps.capture_error == "operation not permitted when stream is capturing"
 
 
-def test_a_network_that_waits_for_the_device_is_refused() -> None:
+def test_a_network_with_a_host_sync_is_not_captured() -> None:
     class Waits(nn.ReLU):
         def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
             return super().forward(input) if input.sum().item() > -1e9 else input
 
     Waits.__module__ = "torch.nn"
-    made = of_modules(Recorder(), nn.Linear(20, 6), Waits(), nn.Linear(6, 3))
-    assert len(course(made)) == 3
+    made = torch_training(Recorder(), nn.Linear(20, 6), Waits(), nn.Linear(6, 3))
+    assert len(train(made)) == 3
     assert made.graphed_steps is not None
     assert made.graphed_steps.capture_error == "_local_scalar_dense is not permitted when a stream is capturing"
 
 
-class Own(nn.Linear):
+class CustomLinear(nn.Linear):
     pass
 
 
-class OwnLoss(CrossEntropy):
+class CustomLoss(CrossEntropy):
     pass
 
 
-def hooked(model: nn.Module) -> nn.Module:
+def with_hook(model: nn.Module) -> nn.Module:
     model.register_forward_hook(lambda *_: None)
     return model
 
 
 @pytest.mark.parametrize(
-    ("model", "optimizer", "settings", "why"),
+    ("model", "optimizer", "settings", "reason"),
     [
         (MLP(20, (4,), 3), OPTIMIZERS["adamw"], {}, None),
-        (MLP(20, (4,), 3), LBFGS, {}, "LBFGS takes numbers from the host, as no fused SGD, Adam or AdamW does"),
+        (MLP(20, (4,), 3), LBFGS, {}, "the optimizer LBFGS reads values on the host; use a fused SGD, Adam or AdamW"),
         (
             MLP(20, (4,), 3),
             partial(torch.optim.SGD, lr=0.1),
             {},
-            "SGD takes numbers from the host, as no fused SGD, Adam or AdamW does",
+            "the optimizer SGD reads values on the host; use a fused SGD, Adam or AdamW",
         ),
-        (Own(20, 3), OPTIMIZERS["sgd"], {}, "Own is not fcnet's or torch's"),
-        (nn.Linear(20, 3), OPTIMIZERS["sgd"], {"loss": OwnLoss()}, "OwnLoss is not fcnet's or torch's"),
-        (hooked(nn.Linear(20, 3)), OPTIMIZERS["sgd"], {}, "a module of the network has a hook"),
+        (CustomLinear(20, 3), OPTIMIZERS["sgd"], {}, "CustomLinear is not part of fcnet or torch"),
+        (nn.Linear(20, 3), OPTIMIZERS["sgd"], {"loss": CustomLoss()}, "CustomLoss is not part of fcnet or torch"),
+        (with_hook(nn.Linear(20, 3)), OPTIMIZERS["sgd"], {}, "a module of the network has a hook"),
     ],
 )
-def test_what_cannot_be_recorded_is_known_before(
-    model: nn.Module, optimizer: Any, settings: dict[str, Any], why: str | None
+def test_the_reason_against_graphs_is_known_in_advance(
+    model: nn.Module, optimizer: Any, settings: dict[str, Any], reason: str | None
 ) -> None:
     algorithm = GradientDescent(optimizer([{"params": list(model.parameters())}]), epochs=1, **settings)
-    assert unsupported_reason(model, Batches(torch.rand(37, 20), LABELS), algorithm) == why
+    assert unsupported_reason(model, Batches(torch.rand(37, 20), LABELS), algorithm) == reason
 
 
 @pytest.mark.parametrize("capturable", [True, False])
-def test_muon_is_recorded_if_it_says_that_it_can_be(capturable: bool) -> None:
+def test_muon_is_captured_if_it_is_capturable(capturable: bool) -> None:
     model = MLP(20, (4,), 3)
     optimizer = Muon(parameter_groups(model, 0.0))
     for group in optimizer.param_groups:
         group["capturable"] = capturable
-    why = unsupported_reason(model, Batches(PIXELS, LABELS), GradientDescent(optimizer, epochs=1))
-    assert (why is None) == capturable
+    reason = unsupported_reason(model, Batches(PIXELS, LABELS), GradientDescent(optimizer, epochs=1))
+    assert (reason is None) == capturable
 
 
-def test_images_that_are_elsewhere_cannot_be_recorded() -> None:
+def test_images_on_another_device_rule_graphs_out() -> None:
     model = MLP(20, (4,), 3)
     batches = Batches(PIXELS, LABELS)
     batches.images = batches.images.to("meta")
@@ -428,14 +426,14 @@ def test_images_that_are_elsewhere_cannot_be_recorded() -> None:
     assert unsupported_reason(model, batches, algorithm) == "the images are not on the device"
 
 
-def test_ranks_cannot_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_ranks_rule_graphs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fcnet.runtime.distributed.world_size", lambda: 2)
     made = GradientDescent(OPTIMIZERS["sgd"](parameter_groups(MLP(20, (4,), 3), 0.0)), epochs=1)
-    assert unsupported_reason(MLP(20, (4,), 3), Batches(PIXELS, LABELS), made) == "several ranks add up their gradients"
+    assert unsupported_reason(MLP(20, (4,), 3), Batches(PIXELS, LABELS), made) == "several ranks sum their gradients"
 
 
-@pytest.mark.parametrize("record", [Recorder(), refusing])
-def test_what_has_an_obstacle_or_reads_its_losses_is_made_one_by_one(record: Record) -> None:
+@pytest.mark.parametrize("record", [Recorder(), failing_capture])
+def test_unsupported_steps_and_steps_that_read_their_losses_run_one_by_one(record: Record) -> None:
     ours = training(record)
     ours.reads_losses = True
     pauses = [ours.step for event in ours.advance() if event is None]
@@ -443,8 +441,8 @@ def test_what_has_an_obstacle_or_reads_its_losses_is_made_one_by_one(record: Rec
     blocked = training(record)
     assert blocked.graphed_steps is not None
     blocked.graphed_steps.unsupported_reason = "anything"
-    course(blocked)
-    assert_same(ours, blocked)
+    train(blocked)
+    assert_same_state(ours, blocked)
     assert blocked.graphed_steps.capture_error is None
 
 
@@ -455,46 +453,46 @@ train = { epochs = 4, batch_size = 8, save_seconds = 0.0 }
 """
 
 
-def built(folder: Path, record: Record) -> Experiment:
+def build_experiment(folder: Path, record: Record) -> Experiment:
     file = folder / "config.toml"
     file.write_text(CONFIG)
     made = build(load_config(file, []), torch.device("cpu"))
     made.training.reads_losses = False
-    replaying(made.training, record, 3)
+    with_graphs(made.training, record, 3)
     return made
 
 
-def carried_out(folder: Path, name: str, record: Record, stops: Sequence[int] = ()) -> dict[str, Any]:
-    """Carries an experiment out, stopped after some pauses and gone on with; its summary."""
+def run_to_end(folder: Path, name: str, record: Record, stops: Sequence[int] = ()) -> dict[str, Any]:
+    """Runs an experiment, stops and resumes it after each of some numbers of pauses, and returns its summary."""
     file = folder / "config.toml"
     file.write_text(CONFIG)
     run = Run.create(folder / name, name, dump_config(load_config(file, [])))
-    for stop in stops:
-        pauses = itertools.count()
+    for num_pauses in stops:
+        stop = itertools.chain([False] * num_pauses, [True]).__next__
         with pytest.raises(Stopped):
-            list(run_experiment(built(folder, record), run, save_seconds=0.0, stop=lambda: next(pauses) == stop))  # noqa: B023
-    list(run_experiment(built(folder, record), run, save_seconds=0.0))
+            list(run_experiment(build_experiment(folder, record), run, save_seconds=0.0, stop=stop))
+    list(run_experiment(build_experiment(folder, record), run, save_seconds=0.0))
     return run.summary()
 
 
-def test_a_replayed_run_that_is_stopped_and_gone_on_with_is_the_run(tmp_path: Path) -> None:
-    whole = carried_out(tmp_path, "whole", Recorder())
-    parts = carried_out(tmp_path, "parts", Recorder(), stops=(1, 2, 4))
+def test_a_replayed_run_that_is_stopped_and_resumed_gives_the_same_model(tmp_path: Path) -> None:
+    whole = run_to_end(tmp_path, "whole", Recorder())
+    parts = run_to_end(tmp_path, "parts", Recorder(), stops=(1, 2, 4))
     assert (tmp_path / "parts" / "model.safetensors").read_bytes() == (
         tmp_path / "whole" / "model.safetensors"
     ).read_bytes()
     assert parts["test_loss"] == whole["test_loss"]
-    assert not any("CUDA graph" in remark for remark in whole["warnings"])
+    assert not any("CUDA graph" in warning for warning in whole["warnings"])
 
 
-def test_a_run_whose_recording_failed_says_so_and_is_the_run(tmp_path: Path) -> None:
-    whole, refused = carried_out(tmp_path, "whole", Recorder()), carried_out(tmp_path, "refused", refusing)
-    assert refused["test_loss"] == whole["test_loss"]
-    line = "steps were launched one by one and not replayed as a CUDA graph: no graphs today"
-    assert refused["warnings"] == [*whole["warnings"], line]
+def test_a_failed_capture_is_a_warning_and_does_not_change_the_model(tmp_path: Path) -> None:
+    whole, failed = run_to_end(tmp_path, "whole", Recorder()), run_to_end(tmp_path, "failed", failing_capture)
+    assert failed["test_loss"] == whole["test_loss"]
+    line = "steps were launched one by one, not replayed as a CUDA graph: no graphs today"
+    assert failed["warnings"] == [*whole["warnings"], line]
 
 
-def test_on_a_cpu_nothing_is_recorded() -> None:
+def test_nothing_is_captured_on_a_cpu() -> None:
     model = MLP(20, (4,), 3)
     assert (
         Training(model, Batches(PIXELS, LABELS), GradientDescent(LBFGS(model.parameters()), epochs=1)).graphed_steps
@@ -507,5 +505,5 @@ def test_on_a_cpu_nothing_is_recorded() -> None:
     ("parameters", "batch_size", "steps"),
     [(30_000, 128, 16), (1_700_000, 1024, 16), (10**7, 1024, 3), (10**9, 4096, 1)],
 )
-def test_a_run_is_shorter_the_larger_its_steps(parameters: int, batch_size: int, steps: int) -> None:
+def test_a_graph_has_fewer_steps_the_larger_they_are(parameters: int, batch_size: int, steps: int) -> None:
     assert num_steps_per_graph(nn.ParameterList([torch.empty(parameters, device="meta")]), batch_size) == steps

@@ -1,4 +1,4 @@
-"""Rules of fcnet.training.records."""
+"""Tests of fcnet.training.records."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from fcnet.data.batches import Batch
 from fcnet.training.records import MetricAccumulator
 
-Counted = tuple[torch.Tensor, torch.Tensor, Batch]
+UpdateArguments = tuple[torch.Tensor, torch.Tensor, Batch]
 
 
-def batches(num_batches: int, size: int, num_classes: int) -> list[Counted]:
-    """Losses of very different sizes, logits, and batches with labels, the last one short."""
+def batches(num_batches: int, size: int, num_classes: int) -> list[UpdateArguments]:
+    """Returns losses of very different sizes, logits, and labeled batches, the last one short."""
     random = torch.Generator().manual_seed(0)
     made = []
     for number in range(num_batches):
@@ -27,10 +27,10 @@ def batches(num_batches: int, size: int, num_classes: int) -> list[Counted]:
 
 
 @pytest.mark.parametrize("num_classes", [2, 10])
-def test_sums_are_those_of_the_batches(num_classes: int) -> None:
+def test_sums_cover_all_batches(num_classes: int) -> None:
     metrics, all_of_them = MetricAccumulator(torch.device("cpu")), batches(9, 8, num_classes)
-    for counted in all_of_them:
-        metrics.update(*counted)
+    for arguments in all_of_them:
+        metrics.update(*arguments)
     predicted = [(logits > 0).long() if logits.ndim == 1 else logits.argmax(1) for _, logits, _ in all_of_them]
     num_correct = sum(int((p == batch.labels).sum()) for p, (_, _, batch) in zip(predicted, all_of_them, strict=True))
     loss = sum(loss.double().item() for loss, _, _ in all_of_them)
@@ -41,30 +41,30 @@ def test_sums_are_those_of_the_batches(num_classes: int) -> None:
 
 @pytest.mark.parametrize("num_classes", [2, 10])
 @pytest.mark.parametrize("size", [8, 40_000])
-@pytest.mark.parametrize("pause", [1, 3, 1000])
-def test_who_is_counted_later_is_counted_the_same_to_the_bit(num_classes: int, size: int, pause: int) -> None:
-    now, later = MetricAccumulator(torch.device("cpu")), MetricAccumulator(torch.device("cpu"))
-    for number, counted in enumerate(batches(40 if size == 8 else 5, size, num_classes)):
-        now.update(*counted)
-        later.update(*counted, deferred=True)
-        if number % pause == 0:
-            assert later.loss.item() == now.loss.item()
-    assert later.sums().tolist() == now.sums().tolist()
-    assert later.num_images == now.num_images
+@pytest.mark.parametrize("interval", [1, 3, 1000])
+def test_deferred_batches_give_the_same_sums_bit_for_bit(num_classes: int, size: int, interval: int) -> None:
+    immediate, deferred = MetricAccumulator(torch.device("cpu")), MetricAccumulator(torch.device("cpu"))
+    for number, arguments in enumerate(batches(40 if size == 8 else 5, size, num_classes)):
+        immediate.update(*arguments)
+        deferred.update(*arguments, deferred=True)
+        if number % interval == 0:
+            assert deferred.loss.item() == immediate.loss.item()
+    assert deferred.sums().tolist() == immediate.sums().tolist()
+    assert deferred.num_images == immediate.num_images
 
 
-def test_few_logits_are_kept_of_those_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pending_batches_are_added_before_they_hold_many_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fcnet.training.records._MAX_PENDING_LOGITS", 100)
     metrics = MetricAccumulator(torch.device("cpu"))
-    waiting = []
-    for counted in batches(20, 4, 10):
-        metrics.update(*counted, deferred=True)
-        waiting.append(sum(logits.numel() for _, logits, _ in metrics._pending))
-    assert max(waiting) == 80
-    assert waiting[:4] == [40, 80, 0, 40]
+    pending = []
+    for arguments in batches(20, 4, 10):
+        metrics.update(*arguments, deferred=True)
+        pending.append(sum(logits.numel() for _, logits, _ in metrics._pending))
+    assert max(pending) == 80
+    assert pending[:4] == [40, 80, 0, 40]
 
 
-def test_what_waits_belongs_to_its_epoch_alone() -> None:
+def test_reset_and_restore_drop_pending_batches() -> None:
     metrics, (first, second, third) = MetricAccumulator(torch.device("cpu")), batches(3, 4, 10)
     metrics.update(*first, deferred=True)
     metrics.reset()
@@ -77,11 +77,11 @@ def test_what_waits_belongs_to_its_epoch_alone() -> None:
     assert metrics.num_images == 7 + third[2].size
 
 
-def test_the_memory_stays_the_same_that_a_recorded_step_adds_to() -> None:
+def test_the_sums_stay_in_the_memory_that_a_cuda_graph_adds_to() -> None:
     metrics = MetricAccumulator(torch.device("cpu"))
-    where = metrics.loss.data_ptr()
-    for counted, later in itertools.product(batches(3, 4, 10), (False, True)):
-        metrics.update(*counted, deferred=later)
+    address = metrics.loss.data_ptr()
+    for arguments, deferred in itertools.product(batches(3, 4, 10), (False, True)):
+        metrics.update(*arguments, deferred=deferred)
         metrics.sums()
     metrics.reset()
-    assert metrics.loss.data_ptr() == where
+    assert metrics.loss.data_ptr() == address

@@ -10,6 +10,7 @@ import tarfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -184,17 +185,14 @@ def die_in_a_worker(files: Sequence[ImageFile], options: DecodeOptions) -> Decod
 def test_one_process_decodes_everything_where_every_worker_dies(
     three_workers: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    starts = []
-    map_in_workers = decode_pool._map_in_workers
-    monkeypatch.setattr(
-        decode_pool, "_map_in_workers", lambda *arguments: starts.append(1) or map_in_workers(*arguments)
-    )
+    map_in_workers = mock.Mock(wraps=decode_pool._map_in_workers)
+    monkeypatch.setattr(decode_pool, "_map_in_workers", map_in_workers)
     three_workers()
     batches = [[ImageFile(str(number), b"")] for number in range(20)]
     options = DecodeOptions(str(os.getpid()), skip_broken=False)
     results = decode_pool.parallel_map(die_in_a_worker, batches, options)
     assert [int(result.data) for result in results] == list(range(20))
-    assert len(starts) == decode_pool._MAX_POOLS
+    assert map_in_workers.call_count == decode_pool._MAX_POOLS
 
 
 @pytest.mark.parametrize("error", [OSError("no more processes"), ImportError("no semaphores")])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-import struct
 import threading
 import warnings
 import zlib
@@ -20,6 +19,7 @@ from PIL import Image
 
 from fcnet.data.decoding.image_decoding import decode_image, is_grey
 from fcnet.runtime.errors import UserError
+from tests.helpers import image_bytes, make_png, png_chunk
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,23 +31,6 @@ RED, GREEN, BLUE, WHITE = [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]
 # Two rows of three pixels, no two alike.
 COLOURS = np.array([[RED, GREEN, BLUE], [WHITE, [10, 20, 30], [200, 100, 50]]], dtype=np.uint8)
 GREYS = np.array([[0, 50, 100], [150, 200, 255]], dtype=np.uint8)
-
-
-def saved(image: Image.Image, form: str, **how: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, form, **how)
-    return file.getvalue()
-
-
-def chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def png(size: tuple[int, int], depth: int, kind: int, rows: bytes, *chunks: bytes) -> bytes:
-    """A PNG by its specification: ``kind`` 0 grey, 2 colour, 3 palette, 4 grey + alpha, 6 colour + alpha."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, kind, 0, 0, 0))
-    body = b"".join(chunks) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + header + body
 
 
 def plane(*colours: list[int]) -> npt.NDArray[np.uint8]:
@@ -74,7 +57,7 @@ def ycck(c: int, m: int, y: int, k: int) -> bytes:
     # The inverted inks' own complement, (c, m, y), is taken for red, green and blue.
     luma, blue, red = Image.new("RGB", (1, 1), (c, m, y)).convert("YCbCr").getpixel((0, 0))  # type: ignore[misc]
     # Pillow inverts all four channels as it writes them.
-    whole = bytearray(saved(block(255 - luma, 255 - blue, 255 - red, k, mode="CMYK"), "JPEG", quality=100))
+    whole = bytearray(image_bytes(block(255 - luma, 255 - blue, 255 - red, k, mode="CMYK"), "JPEG", quality=100))
     transform = whole.index(b"Adobe") + 11
     assert whole[transform] == 0
     whole[transform] = 2
@@ -83,11 +66,11 @@ def ycck(c: int, m: int, y: int, k: int) -> bytes:
 
 def animated(form: str, **how: Any) -> bytes:
     first, second = Image.fromarray(COLOURS), Image.new("RGB", (3, 2), (1, 2, 3))
-    return saved(first, form, save_all=True, append_images=[second], **how)
+    return image_bytes(first, form, save_all=True, append_images=[second], **how)
 
 
 def with_exif(form: str, exif: bytes) -> bytes:
-    return saved(Image.fromarray(COLOURS), form, exif=exif, **({"lossless": True} if form == "WEBP" else {}))
+    return image_bytes(Image.fromarray(COLOURS), form, exif=exif, **({"lossless": True} if form == "WEBP" else {}))
 
 
 @dataclass(frozen=True)
@@ -115,66 +98,69 @@ GREY_SHOWN = np.stack([GREYS] * 3)
 NO_IMAGE = r"must be an image \(JPEG, PNG, BMP, GIF, PPM, TIFF, WEBP\), got something else"
 BROKEN = "must be a whole image, got: "
 DEEP = "must have 8 bits a channel, got "
-PALETTE = chunk(b"PLTE", bytes([9, 8, 7, 1, 2, 3]))
+PALETTE = png_chunk(b"PLTE", bytes([9, 8, 7, 1, 2, 3]))
 HALF = [round(255 + (value - 255) * 128 / 255) for value in (200, 100, 0)]
 
 CASES = [
     # grey and black
-    Case("grey JPEG", saved(block(77, mode="L"), "JPEG"), filled(77, 77, 77), grey=True, near=1),
-    Case("grey PNG", saved(Image.fromarray(GREYS), "PNG"), GREY_SHOWN, grey=True),
-    Case("grey PNG of 2 bits", png((4, 1), 2, 0, b"\0\x1b"), plane([0] * 3, [85] * 3, [170] * 3, WHITE), grey=True),
-    Case("PNG of 1 bit", png((3, 1), 1, 0, b"\0\x40"), plane([0] * 3, WHITE, [0] * 3), grey=True),
-    Case("TIFF of 1 bit", saved(Image.fromarray(GREYS > 99), "TIFF", compression="group4"),
+    Case("grey JPEG", image_bytes(block(77, mode="L"), "JPEG"), filled(77, 77, 77), grey=True, near=1),
+    Case("grey PNG", image_bytes(Image.fromarray(GREYS), "PNG"), GREY_SHOWN, grey=True),
+    Case("grey PNG of 2 bits", make_png((4, 1), 2, 0, b"\0\x1b"),
+        plane([0] * 3, [85] * 3, [170] * 3, WHITE), grey=True),
+    Case("PNG of 1 bit", make_png((3, 1), 1, 0, b"\0\x40"), plane([0] * 3, WHITE, [0] * 3), grey=True),
+    Case("TIFF of 1 bit", image_bytes(Image.fromarray(GREYS > 99), "TIFF", compression="group4"),
         np.stack([np.where(GREYS > 99, 255, 0)] * 3).astype(np.uint8), grey=True),
     Case("PBM, in which 1 is black", b"P1 2 1 1 0", plane([0] * 3, WHITE), grey=True),
     Case("PGM of 16 levels", b"P5 2 1 15 \x0f\x03", plane(WHITE, [51] * 3), grey=True),
     # colour
-    Case("JPEG", saved(block(200, 100, 50), "JPEG", quality=100), filled(200, 100, 50), near=2),
-    Case("progressive JPEG", saved(block(200, 100, 50), "JPEG", progressive=True), filled(200, 100, 50), near=2),
+    Case("JPEG", image_bytes(block(200, 100, 50), "JPEG", quality=100), filled(200, 100, 50), near=2),
+    Case("progressive JPEG", image_bytes(block(200, 100, 50), "JPEG", progressive=True), filled(200, 100, 50), near=2),
     Case("PPM as text with a remark", b"P3 # here\n2 1\n255 1 2 3 # there\n255 0 9", plane([1, 2, 3], [255, 0, 9])),
-    Case("BMP", saved(Image.fromarray(COLOURS), "BMP"), SHOWN),
-    Case("BMP with a palette", saved(Image.fromarray(COLOURS).quantize(6), "BMP"), SHOWN),
-    Case("TIFF with LZW", saved(Image.fromarray(COLOURS), "TIFF", compression="tiff_lzw"), SHOWN),
-    Case("WebP without loss", saved(Image.fromarray(COLOURS), "WEBP", lossless=True), SHOWN),
-    Case("palette", png((2, 1), 1, 3, b"\0\x40", PALETTE), plane([9, 8, 7], [1, 2, 3])),
-    Case("palette of greys", png((2, 1), 8, 3, b"\0\0\1", chunk(b"PLTE", bytes([7] * 3 + [9] * 3))),
+    Case("BMP", image_bytes(Image.fromarray(COLOURS), "BMP"), SHOWN),
+    Case("BMP with a palette", image_bytes(Image.fromarray(COLOURS).quantize(6), "BMP"), SHOWN),
+    Case("TIFF with LZW", image_bytes(Image.fromarray(COLOURS), "TIFF", compression="tiff_lzw"), SHOWN),
+    Case("WebP without loss", image_bytes(Image.fromarray(COLOURS), "WEBP", lossless=True), SHOWN),
+    Case("palette", make_png((2, 1), 1, 3, b"\0\x40", PALETTE), plane([9, 8, 7], [1, 2, 3])),
+    Case("palette of greys", make_png((2, 1), 8, 3, b"\0\0\1", png_chunk(b"PLTE", bytes([7] * 3 + [9] * 3))),
         plane([7] * 3, [9] * 3)),
-    Case("GIF", saved(Image.fromarray(COLOURS).quantize(6), "GIF"), SHOWN),
+    Case("GIF", image_bytes(Image.fromarray(COLOURS).quantize(6), "GIF"), SHOWN),
     # inks
-    Case("JPEG of inverted inks", saved(block(255, 0, 0, 0, mode="CMYK"), "JPEG", quality=100),
+    Case("JPEG of inverted inks", image_bytes(block(255, 0, 0, 0, mode="CMYK"), "JPEG", quality=100),
         inks(255, 0, 0, 0), near=2),
-    Case("JPEG of inverted inks and black", saved(block(20, 120, 220, 60, mode="CMYK"), "JPEG", quality=100),
+    Case("JPEG of inverted inks and black", image_bytes(block(20, 120, 220, 60, mode="CMYK"), "JPEG", quality=100),
         inks(20, 120, 220, 60), near=2),
     Case("JPEG of inks as luma and chroma", ycck(20, 120, 220, 60), inks(20, 120, 220, 60), near=3),
     Case("JPEG of black ink as luma and chroma", ycck(0, 0, 0, 255), inks(0, 0, 0, 255), near=3),
-    Case("TIFF of inks", saved(block(20, 120, 220, 60, mode="CMYK"), "TIFF"), inks(20, 120, 220, 60), near=1),
-    Case("TIFF of luma and chroma", saved(block(200, 100, 50).convert("YCbCr"), "TIFF"), filled(200, 100, 50), near=2),
-    Case("TIFF of Lab", saved(Image.new("LAB", (1, 1), (255, 128, 128)), "TIFF"), plane(WHITE), near=1),
+    Case("TIFF of inks", image_bytes(block(20, 120, 220, 60, mode="CMYK"), "TIFF"), inks(20, 120, 220, 60), near=1),
+    Case("TIFF of luma and chroma", image_bytes(block(200, 100, 50).convert("YCbCr"), "TIFF"),
+        filled(200, 100, 50), near=2),
+    Case("TIFF of Lab", image_bytes(Image.new("LAB", (1, 1), (255, 128, 128)), "TIFF"), plane(WHITE), near=1),
     # transparent pixels are blended with white
-    Case("alpha", png((3, 1), 8, 6, bytes([0, 200, 100, 0, 255, 200, 100, 0, 128, 200, 100, 0, 0])),
+    Case("alpha", make_png((3, 1), 8, 6, bytes([0, 200, 100, 0, 255, 200, 100, 0, 128, 200, 100, 0, 0])),
         plane([200, 100, 0], HALF, WHITE)),
-    Case("grey and alpha", png((3, 1), 8, 4, bytes([0, 100, 255, 0, 128, 7, 0])),
+    Case("grey and alpha", make_png((3, 1), 8, 4, bytes([0, 100, 255, 0, 128, 7, 0])),
         plane([100] * 3, [127] * 3, WHITE), grey=True),
-    Case("palette and alpha", png((2, 1), 8, 3, b"\0\0\1", PALETTE, chunk(b"tRNS", b"\0\xff")),
+    Case("palette and alpha", make_png((2, 1), 8, 3, b"\0\0\1", PALETTE, png_chunk(b"tRNS", b"\0\xff")),
         plane(WHITE, [1, 2, 3])),
     Case("a colour that is transparent",
-        png((2, 1), 8, 2, bytes([0, 1, 2, 3, 4, 5, 6]), chunk(b"tRNS", b"\0\1\0\2\0\3")), plane(WHITE, [4, 5, 6])),
-    Case("a grey that is transparent", png((2, 1), 8, 0, b"\0\1\2", chunk(b"tRNS", b"\0\1")),
+        make_png((2, 1), 8, 2, bytes([0, 1, 2, 3, 4, 5, 6]), png_chunk(b"tRNS", b"\0\1\0\2\0\3")),
+        plane(WHITE, [4, 5, 6])),
+    Case("a grey that is transparent", make_png((2, 1), 8, 0, b"\0\1\2", png_chunk(b"tRNS", b"\0\1")),
         plane(WHITE, [2] * 3), grey=True),
-    Case("a bit that is transparent", png((2, 1), 1, 0, b"\0\x40", chunk(b"tRNS", b"\0\0")),
+    Case("a bit that is transparent", make_png((2, 1), 1, 0, b"\0\x40", png_chunk(b"tRNS", b"\0\0")),
         plane(WHITE, WHITE), grey=True),
     Case("GIF with a transparent colour",
-        saved(Image.fromarray(np.array([[0, 1]], np.uint8)).convert("P"), "GIF", transparency=0),
+        image_bytes(Image.fromarray(np.array([[0, 1]], np.uint8)).convert("P"), "GIF", transparency=0),
         plane(WHITE, [1] * 3)),
-    Case("TIFF with alpha", saved(Image.new("RGBA", (1, 1), (0, 0, 0, 0)), "TIFF"), plane(WHITE)),
-    Case("WebP with alpha", saved(Image.new("RGBA", (1, 1), (0, 0, 0, 0)), "WEBP", lossless=True), plane(WHITE)),
+    Case("TIFF with alpha", image_bytes(Image.new("RGBA", (1, 1), (0, 0, 0, 0)), "TIFF"), plane(WHITE)),
+    Case("WebP with alpha", image_bytes(Image.new("RGBA", (1, 1), (0, 0, 0, 0)), "WEBP", lossless=True), plane(WHITE)),
     # several images in one file
     Case("animated GIF", animated("GIF"), SHOWN),
     Case("animated PNG", animated("PNG"), SHOWN),
     Case("animated WebP", animated("WEBP", lossless=True), SHOWN),
     Case("TIFF of two pages", animated("TIFF"), SHOWN),
     # metadata
-    Case("JPEG with something after its end", saved(block(200, 100, 50), "JPEG", quality=100) + b"more",
+    Case("JPEG with something after its end", image_bytes(block(200, 100, 50), "JPEG", quality=100) + b"more",
         filled(200, 100, 50), near=2),
     Case("cut EXIF", with_exif("PNG", b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01"), SHOWN),
     Case("EXIF of something else", with_exif("WEBP", b"Exif\0\0" + b"\xff" * 40), SHOWN),
@@ -185,36 +171,37 @@ CASES = [
     Case("EXIF orientation in words",
         with_exif("PNG", b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x03\0\0\0up\0\0\0\0\0\0"), SHOWN),
     Case("JPEG with cut EXIF",
-        saved(block(200, 100, 50), "JPEG", quality=100, exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01"),
+        image_bytes(block(200, 100, 50), "JPEG", quality=100, exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01"),
         filled(200, 100, 50), near=2),
-    Case("broken animation", png((1, 1), 8, 0, b"\0\7", chunk(b"acTL", b"\0" * 8)), plane([7] * 3), grey=True),
+    Case("broken animation", make_png((1, 1), 8, 0, b"\0\7", png_chunk(b"acTL", b"\0" * 8)), plane([7] * 3), grey=True),
     # more than 8 bits
-    Case("grey PNG of 16 bits", png((1, 1), 16, 0, bytes(3)), f"{DEEP}Pillow's mode I;16"),
-    Case("PNG of 16 bits", png((1, 1), 16, 2, bytes(7)), f"{DEEP}Pillow's mode RGB;16B"),
-    Case("PNG of 16 bits with alpha", png((1, 1), 16, 6, bytes(9)), f"{DEEP}Pillow's mode RGBA;16B"),
-    Case("grey PNG of 16 bits with alpha", png((1, 1), 16, 4, bytes(5)), f"{DEEP}Pillow's mode LA;16B"),
+    Case("grey PNG of 16 bits", make_png((1, 1), 16, 0, bytes(3)), f"{DEEP}Pillow's mode I;16"),
+    Case("PNG of 16 bits", make_png((1, 1), 16, 2, bytes(7)), f"{DEEP}Pillow's mode RGB;16B"),
+    Case("PNG of 16 bits with alpha", make_png((1, 1), 16, 6, bytes(9)), f"{DEEP}Pillow's mode RGBA;16B"),
+    Case("grey PNG of 16 bits with alpha", make_png((1, 1), 16, 4, bytes(5)), f"{DEEP}Pillow's mode LA;16B"),
     Case("PPM of 10 bits", b"P6 1 1 1023 " + bytes(6), f"{DEEP}values up to 1023"),
     Case("PGM of 16 bits", b"P5 1 1 65535 " + bytes(2), f"{DEEP}Pillow's mode I"),
-    Case("TIFF of 16 bits", saved(Image.fromarray(GREYS.astype(np.uint16)), "TIFF"), f"{DEEP}Pillow's mode I;16"),
-    Case("TIFF of floats", saved(Image.fromarray(GREYS.astype(np.float32)), "TIFF"), f"{DEEP}Pillow's mode F"),
+    Case("TIFF of 16 bits", image_bytes(Image.fromarray(GREYS.astype(np.uint16)), "TIFF"), f"{DEEP}Pillow's mode I;16"),
+    Case("TIFF of floats", image_bytes(Image.fromarray(GREYS.astype(np.float32)), "TIFF"), f"{DEEP}Pillow's mode F"),
     # not an image, or an incomplete one
     Case("nothing", b"", NO_IMAGE),
     Case("text", b"an image", NO_IMAGE),
     Case("PostScript", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 2 2\n%%EndComments\nshowpage\n", NO_IMAGE),
     Case("SVG", b"<svg xmlns='http://www.w3.org/2000/svg' width='2' height='2'/>", NO_IMAGE),
-    Case("no pixels", png((0, 1), 8, 0, b""), NO_IMAGE),
-    Case("header alone", saved(Image.fromarray(COLOURS), "PNG")[:33], f"{BROKEN}.*|{NO_IMAGE}"),
-    Case("cut PNG", saved(NOISE, "PNG")[:500], f"{BROKEN}image file is truncated.*"),
-    Case("cut JPEG", saved(NOISE, "JPEG")[:700], f"{BROKEN}image file is truncated .*"),
-    Case("cut GIF", saved(NOISE, "GIF")[:1000], f"{BROKEN}image file is truncated .*"),
-    Case("cut TIFF", saved(NOISE, "TIFF")[:500], f"{BROKEN}.*|{NO_IMAGE}"),
-    Case("cut WebP", saved(Image.fromarray(COLOURS), "WEBP")[:-9], f"{BROKEN}.*|{NO_IMAGE}"),
-    Case("cut BMP", saved(Image.fromarray(COLOURS), "BMP")[:-9], f"{BROKEN}image file is truncated .*"),
+    Case("no pixels", make_png((0, 1), 8, 0, b""), NO_IMAGE),
+    Case("header alone", image_bytes(Image.fromarray(COLOURS), "PNG")[:33], f"{BROKEN}.*|{NO_IMAGE}"),
+    Case("cut PNG", image_bytes(NOISE, "PNG")[:500], f"{BROKEN}image file is truncated.*"),
+    Case("cut JPEG", image_bytes(NOISE, "JPEG")[:700], f"{BROKEN}image file is truncated .*"),
+    Case("cut GIF", image_bytes(NOISE, "GIF")[:1000], f"{BROKEN}image file is truncated .*"),
+    Case("cut TIFF", image_bytes(NOISE, "TIFF")[:500], f"{BROKEN}.*|{NO_IMAGE}"),
+    Case("cut WebP", image_bytes(Image.fromarray(COLOURS), "WEBP")[:-9], f"{BROKEN}.*|{NO_IMAGE}"),
+    Case("cut BMP", image_bytes(Image.fromarray(COLOURS), "BMP")[:-9], f"{BROKEN}image file is truncated .*"),
     Case("cut PPM", b"P6 3 2 255 abc", f"{BROKEN}image file is truncated .*"),
-    Case("PNG with a changed bit", saved(NOISE, "PNG").replace(b"IDAT", b"IDAU"), NO_IMAGE),
-    Case("a decompression bomb", png((100_000, 100_000), 8, 0, b"\0"),
+    Case("PNG with a changed bit", image_bytes(NOISE, "PNG").replace(b"IDAT", b"IDAU"), NO_IMAGE),
+    Case("a decompression bomb", make_png((100_000, 100_000), 8, 0, b"\0"),
         f"{BROKEN}Image size \\(10000000000 pixels\\) exceeds limit of .*"),
-    Case("a bomb of text", png((1, 1), 8, 0, b"\0\7", chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(1 << 24)))),
+    Case("a bomb of text",
+        make_png((1, 1), 8, 0, b"\0\7", png_chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(1 << 24)))),
         f"{BROKEN}.*|{NO_IMAGE}"),
     Case("larger than a number can say", b"P5 99999999999 99999999999 255 ", f"{BROKEN}.*|{NO_IMAGE}"),
 ]  # fmt: skip
@@ -256,7 +243,7 @@ def test_the_cases_are_many_and_different() -> None:
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP"])
 def test_a_truncated_image_is_an_error_unless_all_its_pixels_are_left(form: str) -> None:
-    whole = saved(NOISE, form)
+    whole = image_bytes(NOISE, form)
     expected = decode_image(io.BytesIO(whole), 3, "x")
     refused = 0
     for length in range(0, len(whole), 3):
@@ -303,7 +290,7 @@ def test_an_image_is_oriented_by_its_exif_data(orientation: int, form: str, how:
             stored[r, c] = oriented[ORIENTED_POSITION[orientation](r, c, h, w)]
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    got = decode_image(io.BytesIO(saved(Image.fromarray(stored), form, exif=exif, **how)), 3, "x")
+    got = decode_image(io.BytesIO(image_bytes(Image.fromarray(stored), form, exif=exif, **how)), 3, "x")
     assert got.shape == (3, h, w)
     # The middle of each block, which JPEG keeps up to rounding.
     assert np.abs(got[:, 4::8, 4::8].astype(int) - SHOWN).max() <= (4 if form == "JPEG" else 0)
@@ -313,7 +300,7 @@ def test_an_open_image_is_oriented_once_and_stays_open() -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     for form in ("PNG", "TIFF"):
-        with Image.open(io.BytesIO(saved(Image.fromarray(COLOURS), form, exif=exif))) as image:
+        with Image.open(io.BytesIO(image_bytes(Image.fromarray(COLOURS), form, exif=exif))) as image:
             expected = COLOURS[::-1].transpose(2, 1, 0)
             for _ in range(2):
                 np.testing.assert_array_equal(decode_image(image, 3, "x"), expected)
@@ -324,7 +311,7 @@ def test_an_open_image_is_oriented_once_and_stays_open() -> None:
 
 def test_pillows_warnings_are_silenced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)  # 6 pixels are a warning, more than 8 an error
-    content = saved(Image.fromarray(COLOURS), "PNG")
+    content = image_bytes(Image.fromarray(COLOURS), "PNG")
     with pytest.warns(Image.DecompressionBombWarning), Image.open(io.BytesIO(content)):
         pass
     before = list(warnings.filters)
@@ -335,7 +322,7 @@ def test_pillows_warnings_are_silenced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_threads_that_decode_at_once_restore_the_warning_filters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
-    content = saved(Image.fromarray(COLOURS), "PNG")
+    content = image_bytes(Image.fromarray(COLOURS), "PNG")
     before, errors = list(warnings.filters), []
     start = threading.Barrier(4)
 
@@ -371,9 +358,9 @@ def test_a_lossless_image_is_decoded_exactly(form: str) -> None:
 
 
 def test_an_image_is_converted_to_the_given_number_of_channels(tmp_path: Path) -> None:
-    (tmp_path / "x.png").write_bytes(saved(block(100, 0, 0), "PNG"))
+    (tmp_path / "x.png").write_bytes(image_bytes(block(100, 0, 0), "PNG"))
     assert decode_image(tmp_path / "x.png", 1, "x")[:, 0, 0].tolist() == [30]
-    assert decode_image(io.BytesIO(saved(block(100, mode="L"), "PNG")), 3, "x")[:, 0, 0].tolist() == [100] * 3
+    assert decode_image(io.BytesIO(image_bytes(block(100, mode="L"), "PNG")), 3, "x")[:, 0, 0].tolist() == [100] * 3
     with pytest.raises(UserError, match=r"^channels must be 1 or 3 to decode x, got 4$"):
         decode_image(tmp_path / "x.png", 4, "x")
 

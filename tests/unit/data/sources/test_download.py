@@ -107,4 +107,4 @@ def test_a_file_with_another_checksum_is_deleted_and_named(server: CifarServer, 
     server.behaviours = ["changed"]
     with pytest.raises(UserError, match=r"^cifar-\d+-python\.tar\.gz from http://\S+ must have the MD5 checksum "):
         server.source(tmp_path / "data").snapshot().read()
-    assert file_names(tmp_path / "data") == {f".{server.file_name}.lock"}
+    assert file_names(tmp_path / "data") <= {f".{server.file_name}.lock"}

@@ -189,7 +189,7 @@ def test_a_failed_build_and_one_without_progress_leave_nothing(image_folder: Pat
         open_store(images(image_folder), tmp_path / "cache")
     with pytest.raises(StopError):
         build(image_folder, tmp_path / "cache", 0)
-    assert {entry.suffix for entry in (tmp_path / "cache").iterdir()} == {".lock"}
+    assert {entry.suffix for entry in (tmp_path / "cache").iterdir()} <= {".lock"}
 
 
 KILLED = """
@@ -208,6 +208,7 @@ for point in map(int, sys.argv[4:]):
 """
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_killed_build_resumes(image_folder: Path, tmp_path: Path, decodings: list[str]) -> None:
     build(image_folder, tmp_path / "whole")
     points = (5, 20, 24, 29, 48)

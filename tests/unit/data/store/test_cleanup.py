@@ -1,4 +1,4 @@
-"""Tests of the list of stores, their removal, and the cache command."""
+"""Tests of fcnet.data.store.cleanup."""
 
 from __future__ import annotations
 
@@ -6,54 +6,25 @@ import gc
 import os
 from typing import TYPE_CHECKING
 
-import pytest
-
-from fcnet import cache as command
-from fcnet.data.sources import source as sources
-from fcnet.data.sources.source import images, synthetic
+from fcnet.data.sources import images
 from fcnet.data.store.cleanup import CachedStore, list_stores, remove_store
-from fcnet.data.store.store import Store, open_store
-from fcnet.runtime.errors import UserError
+from fcnet.data.store.store import open_store
+from tests.helpers import leave_unfinished_store, make_store
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-DAY = 86_400
-
-
-class StopError(BaseException):
-    """Interrupts a build as a signal does, without being an `Exception`."""
-
-
-def make_store(cache: Path, size: int = 20) -> Store:
-    return open_store(synthetic((1, 4, 4), size, 10, num_classes=2), cache)
-
-
-def leave_unfinished(cache: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves an unfinished store with two of four images."""
-    for place in ("train/a", "train/b", "test/a", "test/b"):
-        (image_folder / place).mkdir(parents=True)
-        (image_folder / place / "1.pgm").write_bytes(b"P5 1 1 255 \x07")
-    monkeypatch.setattr(sources, "DECODE_BATCH_BYTES", 1)
-
-    def progress(done: int, total: int) -> None:
-        if done == 2:
-            raise StopError
-
-    with pytest.raises(StopError):
-        open_store(images(image_folder), cache, progress)
 
 
 def folder_size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
-def test_the_list_gives_the_source_size_and_age_of_each_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_list_gives_the_source_size_and_age_of_each_store(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     assert list_stores(cache) == []
     folder = make_store(cache).metadata_file.parent
     os.utime(folder / "store.json", (1000, 1000))
-    leave_unfinished(cache, tmp_path / "images", monkeypatch)
+    leave_unfinished_store(cache, tmp_path / "images")
     (cache / "notes").mkdir()
     gc.collect()
     first, second = list_stores(cache)
@@ -90,7 +61,7 @@ def test_a_store_is_not_removed_while_one_of_its_tensors_exists(tmp_path: Path) 
     assert list_stores(tmp_path) == []
 
 
-def test_a_store_that_is_being_built_is_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_being_built_is_in_use(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     states: list[tuple[bool, bool, bool]] = []
 
@@ -98,8 +69,7 @@ def test_a_store_that_is_being_built_is_in_use(tmp_path: Path, monkeypatch: pyte
         (stored,) = list_stores(tmp_path / "cache")
         states.append((stored.finished, stored.in_use, remove_store(stored)))
 
-    with pytest.MonkeyPatch.context() as patch:
-        leave_unfinished(tmp_path / "other", tmp_path / "images" / "set", patch)
+    leave_unfinished_store(tmp_path / "other", tmp_path / "images" / "set")
     open_store(images(tmp_path / "images" / "set"), tmp_path / "cache", progress)
     assert set(states) == {(False, True, False)}
 
@@ -109,87 +79,3 @@ def test_a_removed_store_is_built_again(tmp_path: Path) -> None:
     gc.collect()
     assert remove_store(list_stores(tmp_path)[0])
     assert make_store(tmp_path).train.pixels.equal(pixels)
-
-
-# --- the command ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def three_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Makes stores last used now, 3 and 10 days ago, the last unfinished; returns their names."""
-    monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
-    names = [make_store(tmp_path / "cache", size).metadata_file.parent.name for size in (30, 20)]
-    leave_unfinished(tmp_path / "cache", tmp_path / "images", monkeypatch)
-    gc.collect()
-    last = list_stores(tmp_path / "cache")[0]
-    names, now = [*names, last.name], last.last_used
-    for name, days in zip(names, (0, 3, 10), strict=True):
-        for file in (tmp_path / "cache").glob(f"*{name}*/*"):
-            os.utime(file, (now - days * DAY, now - days * DAY))
-    return names
-
-
-@pytest.mark.parametrize(
-    ("flags", "kept"),
-    [
-        (["--clean", "--all"], []),
-        (["--clean", "--older-than", "3"], [0]),
-        (["--clean", "--older-than", "4"], [0, 1]),
-        (["--clean", "1"], [0, 2]),
-        (["--clean", "0", "2"], [1]),
-        ([], [0, 1, 2]),
-    ],
-)
-def test_only_named_or_old_stores_are_removed(
-    flags: list[str], kept: list[int], three_stores: list[str], tmp_path: Path
-) -> None:
-    named = [three_stores[int(flag)] if flag in "012" and flags[-2] != "--older-than" else flag for flag in flags]
-    assert command.main(named) == 0
-    assert [stored.name for stored in list_stores(tmp_path / "cache")] == [three_stores[index] for index in kept]
-
-
-def test_the_command_lists_names_sizes_ages_and_origins(
-    three_stores: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert command.main([]) == 0
-    heading, *rows, last = capsys.readouterr().out.splitlines()
-    assert heading.split() == ["store", "size", "images", "last", "used", "made", "from"]
-    assert [row.split()[0] for row in rows] == three_stores
-    assert [row[heading.index("last") :].rstrip() for row in rows] == [
-        "just now    synthetic",
-        "3 days      synthetic",
-        f"10 days     {tmp_path}/images (unfinished)",
-    ]
-    assert [row[: heading.index("last")].split()[-1] for row in rows] == ["40", "30", "2"]
-    assert last.startswith("3 stores, ")
-    assert last.endswith(f" in {tmp_path}/cache")
-
-
-def test_stores_in_use_are_listed_and_kept(
-    three_stores: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    store = make_store(tmp_path / "cache", 20)
-    assert command.main(["--clean", "--all"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"{three_stores[1]} is in use and stays"
-    assert lines[1].startswith("removed 2 stores, ")
-    assert [stored.name for stored in list_stores(tmp_path / "cache")] == [store.metadata_file.parent.name]
-
-
-def test_an_empty_cache_has_no_stores(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "gone"))
-    assert command.main([]) == 0
-    assert capsys.readouterr().out == f"0 stores, 0 B in {tmp_path}/gone\n"
-    assert not (tmp_path / "gone").exists()
-    monkeypatch.setenv("FCNET_CACHE", __file__)
-    with pytest.raises(UserError, match=r"^the cache \(FCNET_CACHE\) must be a folder, got the file "):
-        command.main([])
-
-
-@pytest.mark.parametrize(
-    ("size", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (184_320_000, "184.3 MB"), (2.5e15, "2500.0 TB")]
-)
-def test_sizes_have_si_units(size: float, text: str) -> None:
-    assert command._format_size(size) == text

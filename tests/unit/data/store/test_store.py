@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -286,7 +285,7 @@ def test_the_error_names_a_cache_that_cannot_be_a_folder(tmp_path: Path) -> None
         assert str(error.value).startswith(start)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_cache_is_an_error_unless_it_has_the_store(tmp_path: Path) -> None:
     open_store(MemorySource(), tmp_path)
     tmp_path.chmod(0o500)
@@ -299,6 +298,7 @@ def test_a_read_only_cache_is_an_error_unless_it_has_the_store(tmp_path: Path) -
 
 
 def test_the_error_names_a_full_cache_which_stays_unchanged(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # acts like a full disk
     try:

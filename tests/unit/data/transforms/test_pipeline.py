@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.testing import assert_close
 
-from fcnet.data.transforms.augment import Cutout, Flip, Shift
+from fcnet.data.transforms.augment import Cutout, Flip, Shift, Transform
 from fcnet.data.transforms.mixup import MixupCutmix
 from fcnet.data.transforms.pipeline import Augmentation, Preprocessing
 from fcnet.runtime.seeds import generator
@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 def test_each_transform_draws_from_its_own_generator() -> None:
-    transforms = (Flip(), Shift(2), Cutout(3))
+    transforms: tuple[Transform, ...] = (Flip(), Shift(2), Cutout(3))
     draws, mixture = Augmentation(transforms).draw(9, (3, 6, 5), seed=4, epoch=7)
     assert mixture is None
     for index, (transform, values) in enumerate(zip(transforms, draws, strict=True)):

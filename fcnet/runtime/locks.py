@@ -1,0 +1,146 @@
+"""File locks between processes: one process at a time, and marks of what is in use.
+
+Every lock ends with the process that holds it, however that ends. The locks are those of `filelock`: the
+operating system's where it has them, else files with the holder's process number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import os
+import time
+import uuid
+import warnings
+import weakref
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from filelock import BaseFileLock
+
+_ABANDONED_SECONDS = 60.0
+"""Age from which an unlocked mark counts as left behind. A younger one may be about to be locked."""
+_INHERITED: list[BaseFileLock] = []
+"""Locks that a forked child keeps: collecting one would release the parent's lock."""
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Holds the lock of ``path`` while the block runs, so that one process at a time builds or removes it.
+
+    The lock's file is ``.NAME.lock`` beside ``path``. It may stay: removing it while another process waits
+    would let two processes hold the lock.
+
+    Args:
+        path: file or folder to lock. It need not exist; a missing parent folder is created.
+        wait: wait for another holder to release the lock.
+
+    Raises:
+        BlockingIOError: another process holds the lock and ``wait`` is false.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> with tempfile.TemporaryDirectory() as folder, file_lock(Path(folder) / "data"):
+        ...     with file_lock(Path(folder) / "data", wait=False):
+        ...         pass
+        Traceback (most recent call last):
+            ...
+        BlockingIOError: [Errno ...] another process holds the lock: '...data'
+    """
+    lock = _new_lock(path.with_name(f".{path.name}.lock"))
+    if not _acquire(lock, -1.0 if wait else 0.0):
+        raise BlockingIOError(errno.EAGAIN, "another process holds the lock", str(path))
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class UseMark:
+    """Marks a path as in use by this process for as long as the mark lives.
+
+    Any number of processes may mark a path. Each mark is a locked file of its own, ``.NAME.use-ID.lock`` beside
+    ``path``, which goes with the mark. A folder that cannot be written takes no mark.
+
+    Args:
+        path: file or folder in use.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     data = Path(folder) / "data"
+        ...     mark = UseMark(data)
+        ...     before = is_in_use(data)
+        ...     del mark
+        ...     before, is_in_use(data)
+        (True, False)
+    """
+
+    def __init__(self, path: Path) -> None:
+        with contextlib.suppress(OSError):
+            for file in _mark_files(path):
+                _remove_if_abandoned(file)
+            file = path.with_name(f".{path.name}.use-{uuid.uuid4().hex}.lock")
+            lock = _new_lock(file)
+            weakref.finalize(self, _remove_mark, lock, file, os.getpid())
+            _acquire(lock, 1.0)
+
+
+def is_in_use(path: Path) -> bool:
+    """Returns whether a living process holds a `UseMark` of ``path``; removes marks that dead processes left."""
+    abandoned = [_remove_if_abandoned(file, min_age=0.0) for file in _mark_files(path)]  # every dead mark goes
+    return not all(abandoned)
+
+
+def _mark_files(path: Path) -> list[Path]:
+    return list(path.parent.glob(f".{glob.escape(path.name)}.use-*.lock"))
+
+
+def _remove_if_abandoned(file: Path, min_age: float = _ABANDONED_SECONDS) -> bool:
+    """Removes a mark without a holder; returns whether there was none."""
+    try:
+        if time.time() - file.stat().st_mtime < min_age:
+            return False
+    except FileNotFoundError:
+        return True
+    lock = _new_lock(file)
+    if not _acquire(lock, 0.0):
+        return False
+    _remove_mark(lock, file, os.getpid())
+    return True
+
+
+def _remove_mark(lock: BaseFileLock, file: Path, pid: int) -> None:
+    if os.getpid() != pid:
+        _INHERITED.append(lock)
+        return
+    with contextlib.suppress(OSError):
+        lock.release(force=True)
+        file.unlink(missing_ok=True)
+
+
+def _new_lock(file: Path) -> BaseFileLock:
+    with warnings.catch_warnings():
+        # Without the system's locks filelock warns when it is imported; its own serve as well here.
+        warnings.simplefilter("ignore")
+        from filelock import FileLock
+
+    # A mark may be collected in another thread than the one that made it.
+    return FileLock(file, thread_local=False)
+
+
+def _acquire(lock: BaseFileLock, timeout: float) -> bool:
+    """Returns whether the lock was acquired within ``timeout`` seconds; -1 waits for ever."""
+    from filelock import Timeout
+
+    try:
+        lock.acquire(timeout=timeout)
+    except Timeout:
+        return False
+    return True

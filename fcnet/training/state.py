@@ -1,0 +1,217 @@
+"""The state of a training: everything that a step changes, how to save and restore it, and whether it is finite."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from fcnet.diagnostics.nonfinite import (
+    NonFiniteLocation,
+    NonFiniteMonitor,
+    first_nonfinite,
+    last_nonfinite_gradient,
+    loss_location,
+    nonfinite_error,
+    nonfinite_state,
+)
+from fcnet.optim.state import join_state, select_prefix, split_state
+from fcnet.runtime.errors import NonFiniteError, UserError
+from fcnet.training.backpropagation import autocast, make_gradient_fn
+from fcnet.training.cuda_graphs import GraphedSteps, cuda_graph
+from fcnet.training.dropout_seeds import DropoutRng
+from fcnet.training.early_stopping import EarlyStopping
+from fcnet.training.ema import WeightAverage
+from fcnet.training.records import MetricAccumulator
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from fcnet.data.batches import Batch, Batches
+    from fcnet.training.algorithm import GradientDescent
+
+
+class TrainingState:
+    """Everything that a training step changes, and so everything that a checkpoint holds.
+
+    The seed and the two counters determine the rest: the order of the images, augmentation and dropout.
+
+    Args:
+        model: computes logits from images, on the device of the batches.
+        batches: the training set.
+        algorithm: the learning algorithm.
+        validation: the held-out set, or None.
+        seed: the seed of everything random.
+
+    Attributes:
+        epoch: finished epochs.
+        step: finished steps.
+        seconds: seconds spent in steps of the current epoch.
+        previous_seconds: seconds spent in steps of all earlier epochs.
+        reads_losses: whether each step reads its loss before the parameters change, as on a CPU. Elsewhere that would
+            wait for the device, so the check happens at the end of an epoch and at each save.
+        graphed_steps: captures and replays steps on a GPU; None elsewhere.
+
+    Raises:
+        UserError: the training set is empty or has a label that is not a class of the model, or ``patience`` is set
+            without a validation set.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Batches,
+        algorithm: GradientDescent,
+        *,
+        validation: Batches | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not batches.num_images:
+            raise UserError("the training set must hold at least one image, got 0")
+        _check_labels(model, batches)
+        if algorithm.patience and validation is None:
+            raise UserError(f"patience must be 0 without a validation set, got {algorithm.patience}")
+        self.model, self.batches, self.algorithm = model, batches, algorithm
+        self.validation, self.seed = validation, seed
+        self.epoch = self.step = 0
+        self.seconds = self.previous_seconds = 0.0
+        self.metrics = MetricAccumulator(batches.device)
+        self.average = WeightAverage(model, algorithm.ema_decay) if algorithm.ema_decay else None
+        self.early_stopping = EarlyStopping(algorithm.patience) if algorithm.patience else None
+        self.reads_losses = batches.device.type == "cpu"
+        self._monitor, self._monitor_start = NonFiniteMonitor(batches.device), 0
+        for group in algorithm.optimizer.param_groups:
+            # `step_inputs` scales this and not "lr", which holds the previous step's rate
+            group.setdefault("initial_lr", group["lr"])
+        self.compute_gradients = make_gradient_fn(model, algorithm.loss, algorithm.precision)
+        self.dropout_rng = DropoutRng(model, batches.device, seed)
+        capture = partial(cuda_graph, batches.device) if batches.device.type == "cuda" else None
+        self.graphed_steps = GraphedSteps(capture, model, batches, algorithm, self.dropout_rng) if capture else None
+
+    @property
+    def num_steps(self) -> int:
+        """The number of steps of the whole training."""
+        return self.algorithm.epochs * len(self.batches)
+
+    @property
+    def train_seconds(self) -> float:
+        """Seconds spent in training steps so far."""
+        return self.previous_seconds + self.seconds
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last epoch is finished or early stopping has ended the training."""
+        out_of_patience = self.early_stopping is not None and self.early_stopping.should_stop(self.epoch)
+        return out_of_patience or self.epoch >= self.algorithm.epochs
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch with the weights to keep, counted from 1."""
+        return self.epoch if self.early_stopping is None else self.early_stopping.epoch
+
+    def step_inputs(self, step: int) -> list[float]:
+        """Returns each parameter group's learning rate in a step, then the weight of the new weights in the average."""
+        algorithm = self.algorithm
+        factor = algorithm.schedule(step)
+        ema_weight = 0.0 if self.average is None else self.average.weight(step + 1)
+        return [*(group["initial_lr"] * factor for group in algorithm.optimizer.param_groups), ema_weight]
+
+    def check_step(self, batch: Batch, *scalars: Tensor) -> None:
+        """Raises if the loss or the gradient of a step is not finite.
+
+        Where reading a value would wait for the device, it marks a bad loss for `check_finite` instead.
+
+        Args:
+            batch: the batch of the step, to find the layer where NaN or inf begins.
+            *scalars: the loss of the global batch, and the norm of its gradient if it was computed.
+
+        Raises:
+            NonFiniteError: one of the scalars is NaN or inf.
+        """
+        if not self.reads_losses:
+            self._monitor.update(scalars[0])
+        elif not all(math.isfinite(scalar.item()) for scalar in scalars):
+            self.dropout_rng.reseed(self.step)  # the search repeats the forward pass, with the same units dropped
+            with autocast(self.algorithm.precision, batch.images.device):
+                place = first_nonfinite(self.model, batch.images, batch.target, self.algorithm.loss)
+            place = place or last_nonfinite_gradient(self.model) or NonFiniteLocation(None, "the loss")
+            # a bad weight comes from the previous step, anything else from this one
+            raise self._nonfinite_error(place, self.step + (not place.stored))
+
+    def check_finite(self) -> None:
+        """Raises if a loss since the last check or a weight is not finite. It waits for the device.
+
+        Raises:
+            NonFiniteError: NaN or inf has appeared, and a checkpoint would be useless.
+        """
+        finite_steps, bad_tensors = self._monitor.read(), nonfinite_state(self.model)
+        if finite_steps is not None:
+            raise self._nonfinite_error(loss_location(bad_tensors), self._monitor_start + finite_steps + 1)
+        if bad_tensors:
+            raise self._nonfinite_error(bad_tensors[0], self.step)
+
+    def _nonfinite_error(self, place: NonFiniteLocation, step: int) -> NonFiniteError:
+        algorithm = self.algorithm
+        return nonfinite_error(
+            place,
+            step,
+            self.num_steps,
+            lr=algorithm.optimizer.param_groups[0]["initial_lr"],
+            clip_norm=algorithm.clip_norm,
+            warmed=algorithm.schedule(0) < 1.0,
+            precision=algorithm.precision,
+        )
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Returns the state as tensors by name, and metadata in JSON types.
+
+        All ranks must call it at the same step, because it sums the metrics over them.
+
+        Raises:
+            NonFiniteError: as `check_finite` does.
+        """
+        self.check_finite()
+        moments, optimizer = split_state(self.algorithm.optimizer)
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in moments.items()}
+        tensors["metrics"] = self.metrics.sums()
+        if self.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.weights.items()}
+        if self.early_stopping is not None:
+            tensors |= {f"best.{name}": tensor for name, tensor in self.early_stopping.weights.items()}
+        metadata = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "images": self.metrics.num_images,
+            "seconds": self.seconds,
+            "previous_seconds": self.previous_seconds,
+            "optimizer": optimizer,
+            "best": self.early_stopping and [self.early_stopping.epoch, self.early_stopping.accuracy],
+        }
+        return tensors, metadata
+
+    def restore(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+        """Restores the result of `state`. Training then continues bit for bit as if it had never stopped."""
+        self.model.load_state_dict(select_prefix(tensors, "model"))
+        join_state(self.algorithm.optimizer, select_prefix(tensors, "optimizer"), metadata["optimizer"])
+        if self.average is not None:
+            self.average.restore(select_prefix(tensors, "average"))
+        if self.early_stopping is not None:
+            self.early_stopping.epoch, self.early_stopping.accuracy = metadata["best"]
+            self.early_stopping.weights = select_prefix(tensors, "best")
+        self.metrics.restore(tensors["metrics"], metadata["images"])
+        self.epoch, self.step = metadata["epoch"], metadata["step"]
+        self.seconds, self.previous_seconds = metadata["seconds"], metadata["previous_seconds"]
+        self._monitor, self._monitor_start = NonFiniteMonitor(self.batches.device), self.step
+        if self.graphed_steps is not None:
+            # the optimizer has new tensors, and a graph reads and writes the old ones
+            self.graphed_steps.reset()
+
+
+def _check_labels(model: nn.Module, batches: Batches) -> None:
+    """Raises if a label is not a class of the model. A model without ``num_classes`` takes any label from 0."""
+    labels = batches.labels[batches.rows.to(batches.device)]
+    last = getattr(model, "num_classes", int(labels.max()) + 1) - 1
+    outside = labels[(labels < 0) | (labels > last)]
+    if len(outside):
+        raise UserError(f"labels must be 0 to {last}, got {int(outside[0])}")

@@ -1,0 +1,194 @@
+"""Tests of fcnet.experiment.build_training."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from fcnet.config import schema
+from fcnet.experiment import build
+from fcnet.losses import CrossEntropy
+from fcnet.models.mlp import MLP, LogisticRegression
+from fcnet.optim import schedules
+from fcnet.optim.optimizers import LBFGS, Muon
+from fcnet.runtime import distributed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
+
+
+def make_config(data: dict[str, Any] | None = None, **sections: dict[str, Any]) -> schema.Config:
+    """100 training images of 4 classes, 25 each, unless ``data`` changes that."""
+    small = {"source": "synthetic", "shape": (1, 6, 5), "train_size": 100, "test_size": 30, "num_classes": 4}
+    return schema.Config.model_validate({"data": small | (data or {}), **sections})
+
+
+def build_experiment(data: dict[str, Any] | None = None, **sections: dict[str, Any]) -> build.Experiment:
+    return build.build(make_config(data, **sections), CPU)
+
+
+def test_the_model_is_the_configured_one() -> None:
+    model = {"hidden": (7, 7), "activation": "sigmoid", "normalization": "batch", "dropout": 0.25, "residual": True}
+    experiment = build_experiment(model=model)
+    expected = MLP(30, (7, 7), 4, activation="sigmoid", normalization="batch", dropout=0.25, residual=True)
+    assert experiment.classifier.model.arguments == expected.arguments
+    assert experiment.classifier.model is experiment.training.model
+
+
+def test_logistic_regression_ignores_the_settings_of_an_mlp() -> None:
+    model = build_experiment(
+        model={"kind": "logistic", "hidden": (7, 7), "normalization": "batch", "dropout": 0.5}
+    ).classifier.model
+    assert isinstance(model, LogisticRegression)
+    assert [tuple(parameter.shape) for parameter in model.parameters()] == [(4, 30), (4,)]
+
+
+def test_the_initial_weights_depend_on_the_seed_alone() -> None:
+    def weights(seed: int) -> Tensor:
+        model = build.make_model(schema.Config(seed=seed), 30, 4)
+        return torch.cat([parameter.flatten() for parameter in model.parameters()])
+
+    first = weights(1)
+    torch.manual_seed(99)
+    assert_close(weights(1), first, rtol=0, atol=0)
+    assert not torch.equal(weights(2), first)
+
+
+@pytest.mark.parametrize(
+    ("section", "kind", "settings"),
+    [
+        ({"name": "sgd", "momentum": 0.5, "nesterov": True}, torch.optim.SGD, {"momentum": 0.5, "nesterov": True}),
+        ({"name": "adamw", "beta1": 0.8, "beta2": 0.9}, torch.optim.AdamW, {"betas": (0.8, 0.9)}),
+    ],
+)
+def test_weight_decay_applies_to_matrices_alone(
+    section: dict[str, Any], kind: type[torch.optim.Optimizer], settings: dict[str, Any]
+) -> None:
+    experiment = build_experiment(
+        optimizer={"lr": 0.25, "weight_decay": 0.125, **section}, model={"normalization": "batch"}
+    )
+    optimizer = experiment.training.algorithm.optimizer
+    assert type(optimizer) is kind
+    for group in optimizer.param_groups:
+        assert {key: group[key] for key in settings} == settings
+        assert group["lr"] == 0.25
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert [decays[id(p)] for p in experiment.classifier.parameters()] == [
+        0.125 if p.ndim == 2 else 0.0 for p in experiment.classifier.parameters()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "factors"),
+    [
+        ({"schedule": "constant"}, [1.0, 1.0, 1.0, 1.0]),
+        ({"schedule": "cosine"}, [1.0, 0.75, 0.5, 0.0]),
+        ({"schedule": "linear"}, [1.0, 2 / 3, 0.5, 0.0]),
+        ({"schedule": "constant", "warmup_epochs": 0.75}, [0.25, 1.0, 1.0, 1.0]),
+        ({"schedule": "cosine", "warmup_epochs": 0.75}, [0.25, 0.75, 0.5, 0.0]),
+    ],
+)
+def test_the_schedule_spans_all_steps_of_the_training(section: dict[str, Any], factors: list[float]) -> None:
+    train = {"epochs": 3, "batch_size": 23}  # 92 images: 4 steps an epoch, 12 in all
+    training = build_experiment(optimizer=section, train=train).training
+    assert training.num_steps == 12
+    assert [training.algorithm.schedule(step) for step in (0, 4, 6, 12)] == pytest.approx(factors)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "ranks", "threads"), [(8, 1, 1), (8, 2, 1), (2000, 1, 6), (2000, 2, 3), (2000, 4, 1), (2000, 9, 1)]
+)
+def test_small_steps_take_one_thread_and_large_steps_share_the_processors(
+    hidden: int, ranks: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)))
+    monkeypatch.setattr(distributed, "world_size", lambda: ranks)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert build.choose_threads(MLP(100, (hidden,), 10), 128) == threads
+
+
+def test_omp_num_threads_is_ignored_with_several_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for ranks, threads in ((1, 1), (2, 3)):
+        monkeypatch.setattr(distributed, "world_size", lambda ranks=ranks: ranks)
+        assert build.choose_threads(MLP(100, (2000,), 10), 128) == threads
+
+
+@pytest.mark.parametrize(("pixels", "threads"), [(8 * 8, 1), (3 * 32 * 32, 3)])
+def test_steps_with_large_images_take_several_threads(
+    pixels: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fcnet.experiment.build_training.num_threads", lambda: 3)
+    assert build.choose_threads(MLP(pixels, (), 10), 128) == threads
+
+
+def test_lbfgs_ignores_learning_rate_and_schedule() -> None:
+    section = {"name": "lbfgs", "lr": 0.3, "schedule": "cosine", "warmup_epochs": 2.0}
+    algorithm = build_experiment(optimizer=section, train={"batch_size": "all", "epochs": 5}).training.algorithm
+    assert [group["lr"] for group in algorithm.optimizer.param_groups] == [1.0]
+    assert [algorithm.schedule(step) for step in range(5)] == [1.0] * 5
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [
+        ({"schedule": "one_cycle"}, schedules.one_cycle(12)),
+        ({"schedule": "steps", "milestones": (0.5, 2.0), "gamma": 0.3}, schedules.multi_step([2, 6], 0.3)),
+        ({"schedule": "linear", "warmup_epochs": 1.0}, schedules.add_warmup(schedules.linear(12), 3)),
+    ],
+    ids=["one_cycle", "steps", "linear"],
+)
+def test_schedule_settings_are_in_epochs(schedule: dict[str, Any], factors: schedules.Schedule) -> None:
+    """92 training images in batches of 31: three steps an epoch, four epochs."""
+    found = build_experiment(optimizer=schedule, train={"batch_size": 31, "epochs": 4}).training.algorithm.schedule
+    assert [found(step) for step in range(12)] == [factors(step) for step in range(12)]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("muon", Muon), ("lbfgs", LBFGS)])
+def test_the_optimizer_is_the_configured_one(name: str, kind: type[torch.optim.Optimizer]) -> None:
+    sections = {"name": name, "weight_decay": 0.2, "momentum": 0.7, "beta1": 0.6, "beta2": 0.8, "lr": 0.04}
+    algorithm = build_experiment(
+        optimizer=sections, train={"batch_size": "all", "accumulate": 3, "ema_decay": 0.5, "patience": 2}
+    ).training.algorithm
+    assert type(algorithm.optimizer) is kind
+    if name != "lbfgs":
+        first = algorithm.optimizer.param_groups[0]
+        assert (first["lr"], first["weight_decay"], tuple(first["betas"])) == (0.04, 0.2, (0.6, 0.8))
+        assert first.get("momentum", 0.7) == 0.7
+    assert (algorithm.accumulate, algorithm.ema_decay, algorithm.patience) == (3, 0.5, 2)
+
+
+def test_batch_size_all_is_the_whole_training_set() -> None:
+    batches = build_experiment(train={"batch_size": "all"}).training.batches
+    assert (batches.batch_size, len(batches)) == (92, 1)
+
+
+def test_the_initialisation_is_the_configured_one() -> None:
+    he, lecun = (
+        build_experiment(model={"initialization": name}).training.model.get_parameter("layers.0.weight")
+        for name in ("he", "lecun")
+    )
+    assert_close(he, lecun * 2**0.5)
+
+
+def test_the_other_settings_reach_the_training() -> None:
+    train = {"epochs": 7, "label_smoothing": 0.1, "precision": "bfloat16", "batch_size": 9, "threads": 5}
+    experiment = build_experiment(train=train, optimizer={"clip_norm": 0.5})
+    algorithm = experiment.training.algorithm
+    assert algorithm.clip_norm == 0.5
+    assert (algorithm.epochs, algorithm.loss, algorithm.precision) == (7, CrossEntropy(0.1), torch.bfloat16)
+    assert (experiment.training.batches.batch_size, experiment.threads) == (9, 5)
+    assert build_experiment().training.algorithm.precision == torch.float32

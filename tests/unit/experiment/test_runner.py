@@ -1,0 +1,215 @@
+"""Tests of fcnet.experiment.runner."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from fcnet.config.schema import Config
+from fcnet.config.toml import dump_config
+from fcnet.evaluation.predictions import read_predictions
+from fcnet.experiment.build import build
+from fcnet.experiment.image_classifier import load
+from fcnet.experiment.run_folder import Run
+from fcnet.experiment.runner import Stopped, run_experiment
+from fcnet.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from fcnet.experiment.build import Experiment
+
+CPU = torch.device("cpu")
+STEPS_PER_EPOCH, EPOCHS = 9, 6
+TIMINGS = {"seconds", "images_per_second", "train_seconds"}
+
+pytestmark = pytest.mark.usefixtures("isolated_cache")
+
+
+def make_config(**sections: dict[str, Any]) -> Config:
+    """90 training images, 10 held-out images and 30 test images of 2 classes."""
+    data = {"source": "synthetic", "shape": (1, 4, 5), "train_size": 100, "test_size": 30, "num_classes": 2}
+    data |= sections.pop("data", {})
+    train = {"epochs": EPOCHS, "batch_size": 10, "diagnostics_every": 2, "threads": 1} | sections.pop("train", {})
+    model = {"hidden": (8,), "dropout": 0.2} | sections.pop("model", {})
+    return Config.model_validate({"data": data, "train": train, "model": model, **sections})
+
+
+def make_run(folder: Path, config: Config) -> Run:
+    return Run.create(folder, "test", dump_config(config))
+
+
+def train_to_end(
+    run: Run, config: Config, *, save_seconds: float = 1000.0, change: Callable[[Experiment], None] = lambda _: None
+) -> Experiment:
+    """Runs an experiment, from its checkpoint if there is one, and makes a change before the first step."""
+    experiment = build(config, CPU)
+    events = run_experiment(experiment, run, save_seconds=save_seconds)
+    change(experiment)
+    for _ in events:
+        pass
+    return experiment
+
+
+def stop_after(run: Run, config: Config, num_steps: int) -> None:
+    """Runs an experiment from its start and stops it after some steps."""
+    experiment = build(config, CPU)
+    events = run_experiment(experiment, run, save_seconds=1000.0, stop=lambda: experiment.training.step >= num_steps)
+    with pytest.raises(Stopped):
+        list(events)
+
+
+def read_results(run: Run) -> dict[str, Any]:
+    """Everything in a finished run folder, without what a clock has measured."""
+    records = [{key: value for key, value in record.items() if key not in TIMINGS} for record in run.records()]
+    summary = {key: value for key, value in run.summary().items() if key not in TIMINGS}
+    files = {file.name: file.read_bytes() for file in run.path.glob("*.safetensors")}
+    return {"records": records, "summary": summary, "snapshots": run.snapshots(), "files": files}
+
+
+def test_the_events_are_none_after_each_step_and_a_record_after_each_epoch(tmp_path: Path) -> None:
+    config = make_config()
+    run = make_run(tmp_path / "run", config)
+    events = list(run_experiment(build(config, CPU), run, save_seconds=1000.0))
+    epochs = [list(group) for _, group in itertools.groupby(events, key=lambda event: event is None)]
+    assert [len(group) for group in epochs] == [STEPS_PER_EPOCH, 1] * EPOCHS
+    assert [event.epoch for event in events if event is not None] == list(range(1, EPOCHS + 1))
+    assert [record["epoch"] for record in run.records()] == list(range(1, EPOCHS + 1))
+
+
+def test_a_finished_run_holds_model_predictions_summary_and_no_checkpoints(tmp_path: Path) -> None:
+    config = make_config()
+    run = make_run(tmp_path / "run", config)
+    experiment = train_to_end(run, config)
+    assert {file.name for file in run.path.iterdir()} == {
+        *("config.toml", "metrics.jsonl", "diagnostics.jsonl", "summary.json"),
+        *("model.safetensors", "model.json", "predictions.safetensors", "predictions.json"),
+    }
+    summary, predictions = run.summary(), read_predictions(run.path)
+    assert predictions is not None
+    assert summary["test_accuracy"] == pytest.approx(predictions.is_correct.double().mean().item())
+    assert (summary["epochs"], summary["best_epoch"], summary["steps"]) == (EPOCHS, EPOCHS, EPOCHS * STEPS_PER_EPOCH)
+    assert (summary["train_images"], summary["validation_images"], summary["test_images"]) == (90, 10, 30)
+    assert summary["class_images"] == {"0": 45, "1": 45}
+    assert summary["validation_accuracy"] == run.records()[-1]["validation_accuracy"]
+    assert (summary["seed"], summary["data"], summary["threads"]) == (0, experiment.fingerprint, 1)
+    weights = load(run.path).model.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in experiment.training.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "whiten"), [(1, 0), (STEPS_PER_EPOCH, 0), (2 * STEPS_PER_EPOCH + 4, 0), (2 * STEPS_PER_EPOCH + 4, 5)]
+)
+def test_a_stopped_run_resumes_to_the_same_result(num_steps: int, whiten: int, tmp_path: Path) -> None:
+    config = make_config(data={"whiten": whiten})
+    whole, stopped = make_run(tmp_path / "whole", config), make_run(tmp_path / "stopped", config)
+    train_to_end(whole, config)
+    stop_after(stopped, config, num_steps)
+    assert (stopped.saved_step, stopped.finished) == (num_steps, False)
+    train_to_end(stopped, config)
+    assert read_results(stopped) == read_results(whole)
+
+
+def test_an_iterator_that_is_dropped_resumes_from_its_last_checkpoint(tmp_path: Path) -> None:
+    """Records and snapshots after the checkpoint are written, and then discarded."""
+    config = make_config()
+    whole, killed = make_run(tmp_path / "whole", config), make_run(tmp_path / "killed", config)
+    train_to_end(whole, config)
+    stop_after(killed, config, STEPS_PER_EPOCH + 2)
+    events = run_experiment(build(config, CPU), killed, save_seconds=1000.0)
+    for event in events:
+        if event is not None and event.epoch == 4:
+            break
+    assert [line["epoch"] for line in killed.snapshots()] == [0, 2, 4]
+    events = run_experiment(build(config, CPU), killed, save_seconds=1000.0)
+    next(events)
+    assert [line["epoch"] for line in killed.snapshots()] == [0]
+    train_to_end(killed, config)
+    assert read_results(killed) == read_results(whole)
+
+
+def test_a_checkpoint_is_saved_after_every_step_if_save_seconds_is_0(tmp_path: Path) -> None:
+    config = make_config()
+    run = make_run(tmp_path / "run", config)
+    for step, _ in zip(range(1, 4), run_experiment(build(config, CPU), run, save_seconds=0.0), strict=False):
+        assert run.saved_step == step
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
+    config = make_config()
+    run = make_run(tmp_path / "run", config)
+    stop_after(run, config, 3)
+    other = config.model_copy(update={"data": config.data.model_copy(update={"train_size": 110})})
+    with pytest.raises(UserError) as error:
+        run_experiment(build(other, CPU), run, save_seconds=1000.0)
+    assert str(error.value) == f"{run.path} was trained on other data than its configuration describes now"
+
+
+def test_a_changed_configuration_file_is_refused(tmp_path: Path) -> None:
+    config = make_config()
+    run = make_run(tmp_path / "run", config)
+    stop_after(run, config, 3)
+    run.config.write_text(run.config.read_text() + "\n")
+    with pytest.raises(UserError) as error:
+        run_experiment(build(config, CPU), run, save_seconds=1000.0)
+    assert str(error.value) == (f"{run.config} was changed after the run began; undo the change, or begin a new run")
+
+
+def test_a_resumed_run_takes_the_threads_of_its_checkpoint(tmp_path: Path) -> None:
+    config = make_config(train={"threads": 2})
+    run = make_run(tmp_path / "run", config)
+    stop_after(run, config, 3)
+    (metadata,) = (run.path / "checkpoints").glob("*.json")
+    assert json.loads(metadata.read_text())["threads"] == 2
+    experiment = build(make_config(train={"threads": 1}), CPU)
+    run_experiment(experiment, run, save_seconds=1000.0)
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(("every", "epochs"), [(0, []), (1, [0, 1, 2, 3, 4, 5, 6]), (4, [0, 4, 6]), (100, [0, 6])])
+def test_snapshots_are_taken_every_n_epochs_and_change_nothing(every: int, epochs: list[int], tmp_path: Path) -> None:
+    config = make_config(train={"diagnostics_every": every})
+    run, other = make_run(tmp_path / "run", config), make_run(tmp_path / "other", make_config())
+    train_to_end(run, config)
+    train_to_end(other, make_config())
+    assert [line["epoch"] for line in run.snapshots()] == epochs
+    assert (run.path / "diagnostics.jsonl").exists() is (every > 0)
+    assert (run.path / "model.safetensors").read_bytes() == (other.path / "model.safetensors").read_bytes()
+
+
+def test_the_warnings_of_a_run_name_dead_layers_with_the_learning_rate(tmp_path: Path) -> None:
+    def kill(experiment: Experiment) -> None:
+        with torch.no_grad():
+            experiment.training.model.get_parameter("layers.0.bias")[:6] -= 1000.0
+
+    config = make_config(optimizer={"lr": 1e-3})
+    run = make_run(tmp_path / "run", config)
+    train_to_end(run, config, change=kill)
+    line = "layer 1: 75% of the units are dead; try leaky_relu or optimizer.lr = 0.0001 (now 0.001)"
+    assert line in run.summary()["warnings"]
+    assert run.snapshots()[0]["warnings"] == [
+        "layer 1: 75% of the units are dead; try leaky_relu or a smaller learning rate"
+    ]
+
+
+@pytest.mark.parametrize("loss", ["logistic", "hinge", "quadratic"])
+def test_the_warnings_of_a_run_name_losses_without_probabilities(loss: str, tmp_path: Path) -> None:
+    config = make_config(train={"loss": loss, "epochs": 1})
+    run = make_run(tmp_path / "run", config)
+    train_to_end(run, config)
+    warned = any(line.startswith(f"the {loss} loss does not yield probabilities") for line in run.summary()["warnings"])
+    assert warned is (loss != "logistic")
+
+
+def test_temporary_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
+    config = make_config()
+    run = make_run(tmp_path / "run", config)
+    leftover = run.path / ".metrics.jsonl.k3_x9a2b"
+    leftover.touch()
+    run_experiment(build(config, CPU), run, save_seconds=1000.0)
+    assert not leftover.exists()

@@ -1,0 +1,96 @@
+"""fcnet.functional.triton_kernels: its rules hold in Triton's interpreter, and the kernels compile for a GPU."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fcnet.functional import fused
+from tests.unit.functional.helpers import run_in_interpreter
+
+triton = pytest.importorskip("triton")
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+POINTERS = ("x", "target", "weight", "row_stats", "grad", "total", "grad_logits")
+
+
+def test_the_rules_hold_in_the_interpreter() -> None:
+    run_in_interpreter("interpreted_kernels.py")
+
+
+def compile_kernel(name: str, dtype: str, kind: int, **flags: bool) -> Any:
+    """Compiles a kernel for an H100, which need not be present, with the largest tiles."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from fcnet.functional import triton_kernels
+
+    kernel = getattr(triton_kernels, name)
+    itemsize = DTYPES[dtype].itemsize
+    block, warps = fused._block_size(128_256, itemsize, kind)
+    constants = {"KIND": kind, "EXACT": dtype == "fp32", "BLOCK": block, "GROUP": 16 // itemsize, **flags}
+    types = {
+        "target": f"*{dtype}" if kind == 2 else "*i64",
+        **dict.fromkeys(("x", "grad_logits"), f"*{dtype}"),
+        **dict.fromkeys(("weight", "row_stats", "grad", "total"), "*fp32"),
+        **dict.fromkeys(("num_classes", "ignore_index", "grad_stride"), "i32"),
+        **dict.fromkeys(("own", "even"), "fp32"),
+        **dict.fromkeys(constants, "constexpr"),
+    }
+    names = kernel.arg_names
+    aligned = {(names.index(each),): [["tt.divisibility", 16]] for each in POINTERS if each in names}
+    given = {(names.index(each),): value for each, value in constants.items()}
+    source = ASTSource(kernel, {each: types[each] for each in names}, given, aligned)
+    options: dict[str, Any] = {"num_warps": warps}
+    if name == "cross_entropy_forward":
+        registers = fused._MAX_REGISTERS if kind == 2 else None
+        options |= {"debug": True, "maxnreg": registers, "sanitize_overflow": False}
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("cross_entropy_forward", {"WRITE_GRAD": False, "WEIGHTED": True}),
+        ("cross_entropy_forward", {"WRITE_GRAD": True, "WEIGHTED": True}),
+        ("cross_entropy_backward", {"MEAN": True, "WEIGHTED": True}),
+    ],
+)
+def test_the_kernels_compile_for_a_gpu_without_spilling_registers(
+    name: str, flags: dict[str, bool], kind: int, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And load and store 16 bytes at a time, whatever the number of classes."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    assembly = compile_kernel(name, dtype, kind, **flags).asm["ptx"]
+    assert "ld.global.v4.b32" in assembly
+    assert ("st.global.v4.b32" in assembly) == flags.get("WRITE_GRAD", True)
+    assert ("__assertfail" in assembly) == (name == "cross_entropy_forward" and kind != 2)
+    assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+    if not assembler.is_file():
+        pytest.skip("no ptxas beside Triton")
+    (tmp_path / "kernel.ptx").write_text(assembly)
+    command = [str(assembler), "-v", "--gpu-name=sm_90a", "kernel.ptx", "-o", "kernel.cubin"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    log = done.stdout + done.stderr
+    assert re.search(r"\b0 bytes spill stores, 0 bytes spill loads", log), log
+    registers = re.search(r"Used (\d+) registers", log)
+    assert registers is not None
+    assert int(registers[1]) <= fused._MAX_REGISTERS
+
+
+@pytest.mark.parametrize("name", ["cross_entropy_forward", "cross_entropy_backward"])
+def test_no_number_is_compiled_into_a_kernel(name: str) -> None:
+    """Triton would compile another program for 1 and for every multiple of 16."""
+    numbers = ("num_classes", "ignore_index", "grad_stride")
+    from fcnet.functional import triton_kernels
+
+    given = [each for each in getattr(triton_kernels, name).params if each.name in numbers]
+    assert given
+    assert all(each.do_not_specialize for each in given)

@@ -1,0 +1,191 @@
+"""Tests of fcnet.runtime.locks."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import fcnet
+from fcnet.runtime.locks import UseMark, file_lock, is_in_use
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(fcnet.__file__).parents[1]
+
+HOLD_LOCK = """
+import sys
+from pathlib import Path
+from fcnet.runtime.locks import file_lock
+with file_lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+HOLD_MARK = """
+import sys
+from pathlib import Path
+from fcnet.runtime.locks import UseMark
+mark = UseMark(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def start_holder(script: str, path: Path) -> subprocess.Popen[str]:
+    """Starts a process that holds a lock or a mark of ``path`` until its standard input closes."""
+    command = [sys.executable, "-c", script, str(path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def end_holder(process: subprocess.Popen[str], *, kill: bool) -> None:
+    if kill:
+        process.kill()
+    process.communicate()
+
+
+def mark_files(folder: Path) -> list[str]:
+    return [entry.name for entry in folder.iterdir() if ".use-" in entry.name]
+
+
+@pytest.mark.parametrize("kill", [False, True])
+def test_a_lock_ends_with_its_process(kill: bool, tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    process = start_holder(HOLD_LOCK, path)
+    try:
+        with pytest.raises(BlockingIOError) as error, file_lock(path, wait=False):
+            pass
+    finally:
+        end_holder(process, kill=kill)
+    assert (error.value.strerror, error.value.filename) == ("another process holds the lock", str(path))
+    with file_lock(path):
+        pass
+
+
+def test_a_lock_is_free_again_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), file_lock(tmp_path / "data"):
+        raise KeyError
+    with file_lock(tmp_path / "data", wait=False):
+        pass
+
+
+def test_paths_have_locks_of_their_own(tmp_path: Path) -> None:
+    with file_lock(tmp_path / "one"), file_lock(tmp_path / "two", wait=False):
+        pass
+
+
+def test_a_waiting_thread_gets_the_lock_when_it_is_released(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    def wait() -> None:
+        with file_lock(tmp_path / "data"):
+            order.append("second")
+
+    with file_lock(tmp_path / "data"):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        time.sleep(0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_a_lock_creates_its_folder_and_leaves_no_other_file(tmp_path: Path) -> None:
+    with file_lock(tmp_path / "new" / "data"):
+        pass
+    assert {entry.name for entry in (tmp_path / "new").iterdir()} <= {".data.lock"}
+
+
+def test_a_path_is_in_use_while_any_mark_lives(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    assert not is_in_use(path)
+    marks = [UseMark(path), UseMark(path)]
+    assert is_in_use(path)
+    marks.pop()
+    gc.collect()
+    assert is_in_use(path)
+    assert not is_in_use(tmp_path / "dat")
+    marks.clear()
+    gc.collect()
+    assert not is_in_use(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mark_may_be_collected_by_another_thread(tmp_path: Path) -> None:
+    marks = [UseMark(tmp_path / "data")]
+    thread = threading.Thread(target=marks.clear)
+    thread.start()
+    thread.join()
+    gc.collect()
+    assert not is_in_use(tmp_path / "data")
+
+
+@pytest.mark.parametrize("kill", [False, True])
+def test_a_mark_ends_with_its_process(kill: bool, tmp_path: Path) -> None:
+    process = start_holder(HOLD_MARK, tmp_path / "data")
+    try:
+        assert is_in_use(tmp_path / "data")
+    finally:
+        end_holder(process, kill=kill)
+    assert len(mark_files(tmp_path)) == kill  # a killed process cannot remove its mark
+    assert not is_in_use(tmp_path / "data")
+    assert mark_files(tmp_path) == []
+
+
+def age(file: Path, seconds: float) -> None:
+    os.utime(file, (time.time() - seconds, time.time() - seconds))
+
+
+@pytest.mark.parametrize(("seconds", "num_left"), [(3600, 1), (0, 2)])
+def test_a_new_mark_removes_old_marks_of_dead_processes(seconds: float, num_left: int, tmp_path: Path) -> None:
+    process = start_holder(HOLD_MARK, tmp_path / "data")
+    end_holder(process, kill=True)
+    age(tmp_path / mark_files(tmp_path)[0], seconds)
+    mark = UseMark(tmp_path / "data")
+    assert len(mark_files(tmp_path)) == num_left
+    del mark
+
+
+def test_a_new_mark_leaves_old_marks_that_live(tmp_path: Path) -> None:
+    first = UseMark(tmp_path / "data")
+    (name,) = mark_files(tmp_path)
+    age(tmp_path / name, 3600)
+    second = UseMark(tmp_path / "data")
+    assert name in mark_files(tmp_path)
+    del first, second
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python's warning of forks beside threads
+def test_a_forked_child_leaves_its_parents_mark_alone(tmp_path: Path) -> None:
+    mark: list[UseMark] = [UseMark(tmp_path / "data")]
+    child = os.fork()
+    if child == 0:
+        mark.clear()
+        gc.collect()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert is_in_use(tmp_path / "data")
+    mark.clear()
+
+
+def unwritable(path: Path) -> None:
+    raise PermissionError(str(path))
+
+
+def test_a_folder_that_cannot_be_written_takes_no_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse: Callable[[Path], None] = unwritable
+    monkeypatch.setattr("fcnet.runtime.locks._new_lock", refuse)
+    UseMark(tmp_path / "data")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,135 @@
+"""Tests of fcnet.sweep.trials."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fcnet.config.toml import load_config
+from fcnet.runtime.errors import UserError
+from fcnet.sweep.search_space import parse_space
+from fcnet.sweep.study import SweepPlan, quiet_optuna
+from fcnet.sweep.trials import Sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from fcnet.experiment.run_folder import Run
+    from fcnet.sweep.trials import SweepTrial
+
+pytest.importorskip("optuna")
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    with quiet_optuna():
+        yield
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> SweepPlan:
+    """Two trials with two seeds each."""
+    file = tmp_path / "mine.toml"
+    file.write_text("[train]\nepochs = 1\n")
+    return SweepPlan(parse_space(file, [], ["optimizer.lr=[0.1, 0.2]"], search=False), 2, 2, "none", "images")
+
+
+def finish_run(run: Run, accuracy: float) -> None:
+    """Writes the files that a sweep reads of a finished run."""
+    summary = {"validation_accuracy": accuracy, "test_accuracy": accuracy / 2, "epochs": 1, "train_seconds": 2.0}
+    (run.path / "metrics.jsonl").write_text(json.dumps({"epoch": 1, "validation_accuracy": accuracy}) + "\n")
+    (run.path / "summary.json").write_text(json.dumps(summary))
+
+
+def finish_trial(trial: SweepTrial, *accuracies: float) -> None:
+    for seed, accuracy in enumerate(accuracies):
+        run = trial.run(seed)
+        finish_run(run, accuracy)
+        trial.record_result(run, seed)
+    trial.finish()
+
+
+def test_each_trial_comes_once_and_the_best_mean_wins(plan: SweepPlan, tmp_path: Path) -> None:
+    sweep = Sweep(plan, tmp_path / "sweep")
+    for trial in sweep.trials():
+        finish_trial(trial, trial.settings["optimizer.lr"], 0.5)
+    outcome = sweep.write()
+    assert [trial.number for trial in outcome.trials] == [1, 2]
+    assert outcome.best is not None
+    assert outcome.best.settings == {"optimizer.lr": 0.2}
+    assert outcome.best.mean == pytest.approx(0.35)
+    assert outcome.num_unfinished == 0
+    assert outcome.test_accuracy is not None
+    assert outcome.test_accuracy == pytest.approx((0.175, statistics.stdev([0.1, 0.25])))
+    assert list(sweep.trials()) == []
+    content = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    assert content["best"]["test_accuracy_mean"] == pytest.approx(0.175)
+    assert (tmp_path / "sweep" / "sweep.csv").read_text().count("\n") == 5
+    assert "trial 2" in (tmp_path / "sweep" / "sweep.html").read_text()
+
+
+def test_the_test_accuracy_stays_hidden_while_trials_are_left(plan: SweepPlan, tmp_path: Path) -> None:
+    sweep = Sweep(plan, tmp_path / "sweep")
+    finish_trial(next(sweep.trials()), 0.5, 0.6)
+    outcome = sweep.write()
+    assert (outcome.num_unfinished, outcome.test_accuracy) == (1, None)
+    assert "test_accuracy_mean" not in json.loads((tmp_path / "sweep" / "sweep.json").read_text())["best"]
+
+
+def test_two_workers_get_different_trials(plan: SweepPlan, tmp_path: Path) -> None:
+    workers = [Sweep(plan, tmp_path / "sweep").trials() for _ in range(2)]
+    trials = [next(worker) for worker in workers]
+    assert {trial.number for trial in trials} == {1, 2}
+    third = Sweep(plan, tmp_path / "sweep").trials()
+    assert next(third, None) is None
+    for worker in workers:
+        worker.close()  # type: ignore[attr-defined]
+
+
+def test_an_abandoned_trial_is_resumed_before_a_new_one_starts(plan: SweepPlan, tmp_path: Path) -> None:
+    first = Sweep(plan, tmp_path / "sweep").trials()
+    abandoned = next(first)
+    first.close()  # type: ignore[attr-defined]  # as if its process had ended
+    resumed = next(Sweep(plan, tmp_path / "sweep").trials())
+    assert (resumed.number, resumed.settings) == (abandoned.number, abandoned.settings)
+
+
+def test_failed_and_pruned_trials_are_never_the_best(plan: SweepPlan, tmp_path: Path) -> None:
+    sweep = Sweep(plan, tmp_path / "sweep")
+    for trial, end in zip(sweep.trials(), ("failed", "pruned"), strict=False):
+        trial.fail("NaN in step 1") if end == "failed" else trial.prune()
+    outcome = sweep.write()
+    assert [(trial.state, trial.error) for trial in outcome.trials] == [("failed", "NaN in step 1"), ("pruned", "")]
+    assert (outcome.best, outcome.num_unfinished) == (None, 0)
+
+
+def test_a_run_has_its_own_folder_seed_and_settings(plan: SweepPlan, tmp_path: Path) -> None:
+    trial = next(Sweep(plan, tmp_path / "sweep").trials())
+    run = trial.run(1)
+    assert run.path == tmp_path / "sweep" / "trial-001" / "seed-1"
+    config = load_config(run.config)
+    assert (config.seed, config.optimizer.lr) == (1, trial.settings["optimizer.lr"])
+    assert config == trial.config(1)
+
+
+def test_a_folder_with_another_run_is_refused(plan: SweepPlan, tmp_path: Path) -> None:
+    trial = next(Sweep(plan, tmp_path / "sweep").trials())
+    run = trial.run(0)
+    run.config.write_text(run.config.read_text().replace("epochs = 1", "epochs = 7", 1))
+    with pytest.raises(UserError, match=r"^train\.epochs \(.*mine\.toml\) must be 7 as in .*config\.toml, got 1$"):
+        trial.run(0)
+
+
+def test_a_result_replaces_an_earlier_one_of_the_same_seed(plan: SweepPlan, tmp_path: Path) -> None:
+    sweep = Sweep(plan, tmp_path / "sweep")
+    trial = next(sweep.trials())
+    run = trial.run(0)
+    for accuracy in (0.4, 0.5):
+        finish_run(run, accuracy)
+        trial.record_result(run, 0)
+    (ranked,) = sweep.write().trials
+    assert [result.validation_accuracy for result in ranked.runs] == [0.5]

@@ -1,0 +1,44 @@
+"""Tests of fcnet.evaluate: its tables. The command itself is tested in tests/workflow."""
+
+from __future__ import annotations
+
+from fcnet.evaluate import corruption_table, evaluation_table
+from fcnet.evaluation.classification import Evaluation
+from fcnet.evaluation.corruption_robustness import Robustness
+
+CLASSES = ("cat", "elephant")
+
+
+def test_an_evaluation_is_a_line_a_table_by_class_and_the_confusion_matrix() -> None:
+    assert evaluation_table(Evaluation(loss=0.4, confusion=((8, 2), (1, 9))), CLASSES) == [
+        "accuracy 85.00% (95% interval 63.96% to 94.76%), loss 0.4000, 20 images",
+        "",
+        "class     images  precision  recall      F1",
+        "cat           10      88.9%   80.0%   84.2%",
+        "elephant      10      81.8%   90.0%   85.7%",
+        "",
+        "truth     prediction",
+        "             cat  elepha",
+        "cat            8       2",
+        "elephant       1       9",
+    ]
+
+
+def test_undefined_figures_are_dashes() -> None:
+    lines = evaluation_table(Evaluation(loss=0.4, confusion=((1, 0), (0, 0))), CLASSES)
+    assert lines[0].endswith(", 1 image")
+    assert lines[4].split() == ["elephant", "0", "–", "–", "–"]
+
+
+def test_corruptions_are_a_row_for_each_kind_with_means() -> None:
+    clean = Evaluation(loss=0.1, confusion=((10, 0), (0, 10)))
+    noise = tuple(Evaluation(0.5, ((10, 0), (wrong, 10 - wrong))) for wrong in range(2, 7))
+    lines = corruption_table(Robustness(clean, {"noise": noise, "blur": (clean,) * 5}, seed=0))
+    assert [line.split() for line in lines] == [
+        ["accuracy", "at", "1", "2", "3", "4", "5", "mean"],
+        ["noise", "90.0%", "85.0%", "80.0%", "75.0%", "70.0%", "80.0%"],
+        ["blur", *["100.0%"] * 6],
+        ["all", "90.0%"],
+        ["clean", "100.0%"],
+    ]
+    assert len({len(line) for line in lines}) == 1

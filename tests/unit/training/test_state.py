@@ -1,0 +1,106 @@
+"""Tests of fcnet.training.state: a restored training continues bit for bit."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fcnet import fit
+from fcnet.data.batches import Batches
+from fcnet.runtime.errors import UserError
+from fcnet.runtime.files import read_checksummed, write_checksummed
+from fcnet.training.algorithm import GradientDescent
+from fcnet.training.state import TrainingState
+from tests.helpers import assert_identical
+from tests.unit.training.helpers import (
+    OPTIMIZERS,
+    PIXELS,
+    make_labels,
+    make_model,
+    make_sgd,
+    make_training,
+    record_without_timings,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def metadata_without_timings(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Returns the metadata as JSON stores it, without measured times."""
+    stored: dict[str, Any] = json.loads(json.dumps(metadata))
+    return {key: value for key, value in stored.items() if key not in {"seconds", "previous_seconds"}}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("name", ["plain", "all"])
+@pytest.mark.parametrize("settings", [{}, {"ema_decay": 0.8, "accumulate": 2}, {"patience": 9}], ids=str)
+def test_a_training_restored_at_any_pause_ends_bit_for_bit_like_an_uninterrupted_one(
+    name: str, optimizer: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    whole = make_training(name, optimizer, **settings)
+    pauses = 0
+    events: list[dict[str, Any] | None] = []
+    for record in whole.advance():
+        write_checksummed(tmp_path / f"{pauses}", *whole.state())
+        events.append(record_without_timings(record))
+        pauses += 1
+    assert pauses == whole.num_steps + 3 == 18
+    last, metadata = whole.state()
+    for pause in range(pauses):
+        resumed = make_training(name, optimizer, **settings)
+        resumed.restore(*read_checksummed(tmp_path / f"{pause}"))
+        rest = [record_without_timings(record) for record in resumed.advance()]
+        assert rest == events[pause + 1 :], f"restored at pause {pause}"
+        tensors, other = resumed.state()
+        assert_identical(tensors, last)
+        assert metadata_without_timings(other) == metadata_without_timings(metadata)
+
+
+def test_train_seconds_continue_after_a_restore(tmp_path: Path) -> None:
+    training = make_training()
+    list(itertools.islice(training.advance(), 8))
+    write_checksummed(tmp_path / "saved", *training.state())
+    resumed = make_training()
+    resumed.restore(*read_checksummed(tmp_path / "saved"))
+    assert resumed.train_seconds == training.train_seconds > training.seconds > 0.0
+    *_, record = (record for record in resumed.advance() if record is not None)
+    assert record.seconds > 0.0
+    assert resumed.train_seconds > training.train_seconds
+
+
+def test_step_inputs_are_the_scaled_learning_rate_of_each_group_and_the_weight_in_the_average() -> None:
+    model = make_model("plain")
+    first, *rest = model.parameters()
+    optimizer = torch.optim.SGD([{"params": [first], "lr": 0.5}, {"params": rest, "lr": 0.125}])
+    batches = Batches(PIXELS, make_labels())
+    schedule = [1.0, 0.5].__getitem__
+    plain = TrainingState(model, batches, GradientDescent(optimizer, epochs=2, schedule=schedule))
+    assert [plain.step_inputs(step) for step in range(2)] == [[0.5, 0.125, 0.0], [0.25, 0.0625, 0.0]]
+    averaged = TrainingState(model, batches, GradientDescent(optimizer, epochs=2, schedule=schedule, ema_decay=0.9))
+    assert averaged.step_inputs(0)[-1] == pytest.approx(1 - 2 / 11)  # after the first step
+
+
+def test_an_empty_training_set_is_an_error() -> None:
+    model = make_model("plain")
+    empty = Batches(PIXELS, make_labels(), rows=torch.arange(0))
+    with pytest.raises(UserError, match="the training set must hold at least one image, got 0"):
+        TrainingState(model, empty, GradientDescent(make_sgd(model), epochs=1))
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (torch.tensor([-1, 1, 1]), "labels must be 0 to 1, got -1"),
+        (torch.tensor([0, 1, 2]), "labels must be 0 to 1, got 2"),
+    ],
+)
+def test_a_label_outside_the_classes_is_an_error(target: Tensor, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        next(fit(make_model("plain", 2), (PIXELS[:3], target)))
+    assert str(error.value) == message
