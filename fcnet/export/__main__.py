@@ -16,13 +16,11 @@ from fcnet.runtime.files import read_metadata
 
 
 def main(arguments: list[str]) -> int:
-    """Parses the arguments, exports and prints; returns the exit code."""
-    parser = cli.Parser("export", "Export a trained model for other programs, with a model card.")
+    """Parses the flags, writes the model and its card and returns the exit code."""
+    parser = cli.Parser("export", "Export a trained model as a single file for other programs, with a model card.")
     parser.add_run()
-    parser.add_argument("file", type=Path, metavar="FILE", help="file to write: .pt2 (torch.export) or .onnx")
-    parser.add_argument(
-        "--license", default="", metavar="ID", help="license to state in the model card (default: none)"
-    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="output file: .pt2 (torch.export) or .onnx")
+    parser.add_argument("--license", default="", metavar="ID", help="license identifier for the model card, e.g. mit")
     flags = parser.parse_args(arguments)
     check_output_file(flags.file)
     card = _build_card(flags.run, flags.license)

@@ -24,10 +24,10 @@ _NUM_SAMPLES = 7
 
 
 def main(arguments: list[str]) -> int:
-    """Parses the arguments, draws and prints; returns the exit code."""
-    parser = cli.Parser("figures", "Draw the lecture's figures, or the augmented images of a configuration.")
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder for the figures; created if missing")
-    parser.add_config("--augment", use="draw augmented images instead")
+    """Parses the flags, draws the figures and returns the exit code."""
+    parser = cli.Parser("figures", "Draw the lecture's figures, or samples of a configuration's data augmentation.")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="output folder; created if it does not exist")
+    parser.add_config("--augment", use="draw augmented training images instead")
     parser.add_set()
     flags = parser.parse_args(arguments)
     files: Iterable[tuple[str, bytes]]

@@ -10,8 +10,8 @@ from fcnet.runtime.errors import UserError
 
 
 def main(arguments: list[str]) -> int:
-    """Parses the arguments, writes the page and prints; returns the exit code."""
-    parser = cli.Parser("report", "Write one HTML page about a run, or about several side by side.")
+    """Parses the flags, writes the report and returns the exit code."""
+    parser = cli.Parser("report", "Write an HTML report of one run, or of several runs side by side.")
     parser.add_run(several=True)
     parser.add_out("page to write (default: RUN/report.html; report.html for several runs)", metavar="FILE.html")
     flags = parser.parse_args(arguments)

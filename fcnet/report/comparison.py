@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fcnet.config.toml import flatten_config
+from fcnet.config.values import format_value
 from fcnet.metrics import holm_adjust, mcnemar_test
 
 if TYPE_CHECKING:
@@ -58,24 +59,12 @@ def paired_tests(runs: Sequence[RunData]) -> list[PairedTest]:
 
 
 def compare_settings(runs: Sequence[RunData]) -> list[tuple[str, list[str], bool]]:
-    """Lists every setting with its value in each run.
+    """Lists every setting with its value in each run, as TOML.
 
     Returns:
         For each setting its key, one value for each run, and whether the values differ, in the order of the
         configuration.
     """
-    columns = [{key: format_setting(value) for key, value in flatten_config(run.config.model_dump())} for run in runs]
+    columns = [{key: format_value(value) for key, value in flatten_config(run.config.model_dump())} for run in runs]
     rows = [(key, [column[key] for column in columns]) for key in columns[0]]
     return [(key, values, len(set(values)) > 1) for key, values in rows]
-
-
-def format_setting(value: object) -> str:
-    """Formats a setting's value as a configuration file does.
-
-    Example:
-        >>> [format_setting(value) for value in (True, "relu", (512, 256), 0.01, "")]
-        ['true', 'relu', '[512, 256]', '0.01', '""']
-    """
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"[{', '.join(map(format_setting, value))}]" if isinstance(value, tuple | list) else str(value) or '""'
