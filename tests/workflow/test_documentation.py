@@ -112,9 +112,8 @@ def digit() -> None:
 
 
 def digits() -> None:
-    for folder in ("PICTURES", "pictures"):
-        draw_image(f"{folder}/a.png")
-        draw_image(f"{folder}/b/c.png")
+    draw_image("images/a.png")
+    draw_image("images/b/c.png")
 
 
 def configs_of_the_clone() -> None:
@@ -182,51 +181,15 @@ EXPECTED: dict[str, dict[str, Shown]] = {
             FEW,
         ),
         "python -m fcnet.evaluate runs/digits": Shown(EVALUATION),
-        "python -m fcnet.evaluate runs/digits --corruptions": Shown(CORRUPTIONS),
-        "python -m fcnet.report runs/digits": Shown([r"written to runs/digits/report\.html"]),
         "python -m fcnet.predict runs/digits IMAGE.png": Shown([r"IMAGE\.png: \d \(\d+\.\d%\)"], digit),
-        "python -m fcnet.predict runs/digits PICTURES --csv": Shown(
-            ["path,class,probability", r"PICTURES/a\.png,\d,0\.\d+", r"PICTURES/b/c\.png,\d,0\.\d+"], digits
-        ),
         "python -m fcnet.train --resume --out runs/digits": Shown([r"epoch 2/2 · .*", RESULT], killed_run),
+        "python -m fcnet.train --config images --set data.path=/my/all.tar.xz --set 'model.hidden=[2048,512]'": Shown(
+            [r".* in 3 classes; layers 108-2048-512-3, .*; runs/images", RESULT], image_archive, FEW
+        ),
         "python -m fcnet.train --list": Shown([rf"{name} +Trains .*\." for name in sorted(list_presets())]),
         "python -m fcnet.train --config cifar10_mlp": Shown(
             [r".* layers 3072-2048-512-10, .*; runs/cifar10_mlp", RESULT], tiny_cifar10, f"{FEW} --set data.whiten=0"
         ),
-        "python -m fcnet.train --config cifar10_mlp --set data.path=/my/data": Shown(
-            [r".* layers 3072-2048-512-10, .*; runs/cifar10_mlp-2", RESULT], smaller=f"{FEW} --set data.whiten=0"
-        ),
-        "python -m fcnet.train --config images --set data.path=/my/all.tar.xz --set 'model.hidden=[2048,512]'": Shown(
-            [r".* in 3 classes; layers 108-2048-512-3, .*; runs/images", RESULT], image_archive, FEW
-        ),
-        "python -m fcnet.figures sheets --augment images --set data.path=/my/all.tar.xz "
-        "--set 'data.augment={rotate=15,mixup=0.2}'": Shown(
-            [r"sheets/augment\.png", r"sheets/augment-rotate\.png", r"sheets/augment-mixup\.png"]
-        ),
-        "python -m fcnet.train --config images --set data.path=/my/all.tar.xz --set data.balance=weights": Shown(
-            [r".* in 3 classes; .*; runs/images-2", RESULT], smaller=FEW
-        ),
-        "python -m fcnet.train --config digits --find-lr": Shown(
-            [r"tried \d+ learning rates from 1e-06 .*: --set optimizer\.lr=.* \(now 0\.01\); plot: runs/digits-lr/.*"]
-        ),
-        "python -m fcnet.sweep digits --grid 'optimizer.lr=[1e-3,1e-2]' --seeds 3": Shown(
-            [
-                r"2 trials with 3 seeds each, ranked by validation accuracy; sweeps/digits",
-                r"1 +\d +0\.0\d+ +\d\d\.\d\d% ± \d+\.\d\d +3 +finished",
-                r"by validation accuracy, trials? \d .*",
-                r"written to sweeps/digits: sweep\.html, sweep\.json, sweep\.csv",
-            ],
-            smaller="--set train.epochs=1 --set model.hidden=[16]",
-        ),
-        "python -m fcnet.sweep digits --search optimizer.lr=1e-4..1e-1 --trials 20 --prune median "
-        "--out sweeps/search": Shown(
-            [r"7 trials with 1 seed each, .*; sweeps/search", r"written to sweeps/search: .*"],
-            smaller="--set train.epochs=2 --set model.hidden=[8] --trials 7",
-        ),
-        "python -m fcnet.export runs/digits digits.onnx": Shown(
-            [r"digits\.onnx: uint8 pixels \(B, 1, 8, 8\) to probabilities \(B, 10\), .*; card: README\.md"]
-        ),
-        "python -m fcnet.train --config digits --tensorboard": Shown([r".*; runs/digits-2", RESULT], smaller=FEW),
         "program 1": Shown(
             [*(rf"{epoch} \d\.\d+" for epoch in range(1, 11)), r"tensor\(2\.06\d*e-09\)", r"\[Prediction"]
         ),
@@ -237,8 +200,8 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         "python -m fcnet.evaluate runs/digits": Shown(EVALUATION),
         "python -m fcnet.predict runs/digits digit.png": Shown([PREDICTION]),
         "python -m fcnet.predict runs/digits digit.png --json": Shown([r'"path": "digit.png"']),
-        "python -m fcnet.predict runs/digits pictures --csv --top 3": Shown(
-            ["path,class,probability,class_2,probability_2,class_3,probability_3", r"pictures/a\.png,\d,0\.\d+,\d,.*"],
+        "python -m fcnet.predict runs/digits images --csv --top 3": Shown(
+            ["path,class,probability,class_2,probability_2,class_3,probability_3", r"images/a\.png,\d,0\.\d+,\d,.*"],
             digits,
         ),
         "python -m fcnet.evaluate runs/digits --corruptions": Shown(CORRUPTIONS),
@@ -246,6 +209,10 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         "python -m fcnet.train --config digits --print-config": Shown([r"seed = 0", r"\[data\]", r"\[train\]"]),
         "python -m fcnet.train --config digits --set 'model.hidden=[256,128]' --out runs/narrow": Shown(
             [r".* layers 64-256-128-10, .*; runs/narrow", RESULT], smaller=FEW
+        ),
+        "python -m fcnet.train --config mine.toml": Shown([r".* layers 64-64-10, .*; runs/mine", RESULT], smaller=FEW),
+        "python -m fcnet.train --config digits --find-lr": Shown(
+            [r"tried \d+ learning rates from 1e-06 .*: --set optimizer\.lr=.* \(now 0\.01\); plot: runs/digits-lr/.*"]
         ),
         "python -m fcnet.report runs/digits runs/narrow": Shown([r"written to report\.html"]),
         "python -m fcnet.sweep digits --grid 'optimizer.lr=[1e-3,1e-2]' --grid 'model.hidden=[[64],[256,128]]' "
@@ -258,7 +225,6 @@ EXPECTED: dict[str, dict[str, Shown]] = {
             [r"7 trials with 1 seed each, .*; sweeps/search", r"written to sweeps/search: .*"],
             smaller="--set train.epochs=2 --set model.hidden=[8] --trials 7",
         ),
-        "python -m fcnet.train --config mine.toml": Shown([r".* layers 64-64-10, .*; runs/mine", RESULT], smaller=FEW),
         "python -m fcnet.train --config images --set data.path=/my/images": Shown(
             [r".* in 3 classes; .*; runs/images", RESULT], lambda: image_folder("my/images"), FEW
         ),
@@ -268,9 +234,20 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         "python -m fcnet.evaluate runs/images-2 --data /my/images": Shown(
             [r"accuracy .*, 20 images", "classes: .*", "pixels: .*", "accuracy: .*"]
         ),
+        "python -m fcnet.figures sheets --augment images --set data.path=/my/images "
+        "--set 'data.augment={rotate=15,mixup=0.2}'": Shown(
+            [r"sheets/augment\.png", r"sheets/augment-rotate\.png", r"sheets/augment-mixup\.png"]
+        ),
+        "python -m fcnet.train --config images --set data.path=/my/images --set data.balance=weights "
+        "--out runs/balanced": Shown([r".* in 3 classes; .*; runs/balanced", RESULT], smaller=FEW),
         "program 1": Shown([]),
         "python -m fcnet.train --config images --set data.source=arrays --set data.path=my.npz": Shown(
             [r"450 training, 50 validation and 100 test images in 3 classes; layers 144-.*", RESULT], smaller=FEW
+        ),
+        "python -m fcnet.train --config cifar10_mlp --set data.path=/my/data": Shown(
+            [r".* layers 3072-2048-512-10, .*; runs/cifar10_mlp", RESULT],
+            tiny_cifar10,
+            f"{FEW} --set data.whiten=0",
         ),
         "program 2": Shown([rf"{epoch}: \d\.\d\d\d \d+\.\d%" for epoch in range(1, 11)]),
         "program 3": Shown([*(rf"{epoch} [01]\.\d+" for epoch in range(1, 6)), r"[01]\.\d+"]),
@@ -288,6 +265,7 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         "program 7": Shown([r"\d 0\.\d+|\d 1\.0"]),
         "python -m fcnet.export runs/digits digits.pt2": Shown([r"digits\.pt2: uint8 pixels .*; card: README\.md"]),
         "program 8": Shown([r"\(3, 10\)"]),
+        "python -m fcnet.train --config digits --tensorboard": Shown([r".*; runs/digits-2", RESULT], smaller=FEW),
         "program 9": Shown([r"0\.9\d+", r"0\.9\d+"]),
     },
     "learning.md": {
@@ -411,10 +389,12 @@ def test_a_page_keeps_its_promises(page: Path) -> None:
             assert re.search(".*\n(?:.*\n)*?.*".join(shown.output), output), f"{name} printed:\n{output}"
 
 
-def test_the_readme_shows_the_format_of_a_result_and_the_files_of_a_run(served_folder: Path) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert re.search(rf"^    {RESULT}$", text, re.MULTILINE)
-    table = text.split("| file | what |")[1].split("\n\n")[0]
+def test_the_readme_shows_the_format_of_a_result() -> None:
+    assert re.search(rf"^    {RESULT}$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_the_guide_lists_the_files_of_a_run(served_folder: Path) -> None:
+    table = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8").split("| file | what |")[1].split("\n\n")[0]
     named = {name for row in table.splitlines()[2:] for name in re.findall(r"`([\w./]+)`", row.split("|")[1])}
     run_line("python -m fcnet.train --config digits", FEW)
     assert named == {entry.name for entry in (served_folder / "runs/digits").iterdir()} | {"checkpoints/"}
