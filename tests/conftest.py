@@ -26,6 +26,8 @@ settings.register_profile("quick", max_examples=25, deadline=None)
 settings.register_profile("ci", max_examples=200, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
+pytest.register_assert_rewrite("tests.helpers")  # an assertion that fails there shows its values, too
+
 ROOT = Path(__file__).parents[1]
 
 

@@ -39,7 +39,9 @@ def preset_summary(file: Path) -> str:
 
 
 def find_config(name: str, flag: str = "--config") -> Path:
-    """Returns the configuration file that an argument names: an existing path, or else a preset.
+    """Returns the configuration file that an argument names: an existing file, or else a preset.
+
+    A folder does not hide a preset: ``--config images`` works beside a folder called images.
 
     Args:
         name: path of a file, or name of a preset.
@@ -53,10 +55,10 @@ def find_config(name: str, flag: str = "--config") -> Path:
         True
     """
     presets = list_presets()
+    if name in presets and not Path(name).is_file():
+        return presets[name]
     if Path(name).exists():
         return Path(name)
-    if name in presets:
-        return presets[name]
     close = difflib.get_close_matches(Path(name).stem, presets, n=1)
     nearest = f"; the nearest is {close[0]}" if close else ""
     raise UserError(f"{flag} must be a file or one of {', '.join(presets)}, got {name}{nearest}")

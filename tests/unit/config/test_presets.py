@@ -41,11 +41,17 @@ def test_every_preset_has_a_summary_of_one_line() -> None:
         assert 20 < len(preset_summary(file)) < 120, name
 
 
-def test_an_existing_path_comes_before_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_existing_file_comes_before_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_config("digits") == list_presets()["digits"]
     (tmp_path / "digits").touch()
     assert find_config("digits").samefile(tmp_path / "digits")
+
+
+def test_a_folder_does_not_hide_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    assert find_config("images") == list_presets()["images"]
 
 
 def test_an_unknown_name_lists_the_presets_and_suggests_the_nearest() -> None:
