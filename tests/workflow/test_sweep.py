@@ -544,8 +544,8 @@ def test_a_trial_that_diverges_fails_with_a_message_and_the_others_continue(
         ),
         (
             ["--grid", "data.whiten=[3, 26, 30]"],
-            ("data.whiten must be at most the 25 values of an image, got 26\n"
-            "data.whiten must be at most the 25 values of an image, got 30"),
+            ("data.whiten must be at most 25, the values of an image, got 26\n"
+            "data.whiten must be at most 25, the values of an image, got 30"),
         ),
         (
             ["--grid", "optimizer.lr=[1]", "--set", f"seed={2**63 - 2}", "--seeds", "3"],
