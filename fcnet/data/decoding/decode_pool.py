@@ -2,7 +2,8 @@
 
 Pillow holds the interpreter lock for most of the time that a small image takes, so threads do not help. The worker
 processes are joblib's (loky): unlike those of `multiprocessing`, they do not import the caller's main module, which
-usually imports torch and may lack an ``if __name__ == "__main__"`` guard.
+usually imports torch and may lack an ``if __name__ == "__main__"`` guard. Two idle resource trackers, of
+`multiprocessing` and of loky, remain until this process ends.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ import threading
 import time
 from collections import deque
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.hardware import num_processors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
-    from concurrent.futures import Executor, Future
+    from concurrent.futures import Future
 
     from fcnet.data.decoding.decode_batch import DecodedImages, DecodeOptions, ImageFile
 
@@ -79,7 +80,7 @@ def _map_in_workers(
     from joblib.externals.loky import ProcessPoolExecutor
 
     resource_tracker.ensure_running()  # else the first worker starts it, and that unblocks SIGINT for the others
-    executor: Executor = ProcessPoolExecutor(
+    executor = ProcessPoolExecutor(
         num_workers,
         initializer=_initialize_worker,
         initargs=(os.getpid(),),
@@ -96,9 +97,8 @@ def _map_in_workers(
 
     remaining = iter(batches)
     try:
-        with _sigint_blocked():
-            ready = executor.submit(os.getpid)
-        # Starting a worker takes about as long as hundreds of small images.
+        ready = _start_workers(executor)
+        # A worker takes about 0.3 seconds to start: this process goes ahead in the meantime.
         while not _is_done(ready) and (batch := next(remaining, None)):
             yield function(batch, options)
         for batch in remaining:
@@ -113,8 +113,23 @@ def _map_in_workers(
         executor.shutdown()
 
 
-def _is_done(future: Future[int]) -> bool:
-    return future.done()
+def _start_workers(executor: Any) -> Future[int]:  # noqa: ANN401 - joblib has no types
+    """Starts all workers, or none. Returns a future that is done when the first one is ready."""
+    try:
+        with _sigint_blocked():
+            ready: Future[int] = executor.submit(os.getpid)
+    except OSError:
+        # The system has no room for another process. An executor stops its workers only if all of them have started.
+        for worker in executor._processes.values():
+            worker.terminate()
+            worker.join()
+        raise
+    return ready
+
+
+def _is_done(ready: Future[int]) -> bool:
+    """Returns whether the first worker is ready, or has failed. Tests replace this function, to wait instead."""
+    return ready.done()
 
 
 @contextlib.contextmanager

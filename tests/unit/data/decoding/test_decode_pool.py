@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -208,6 +209,28 @@ def test_one_process_decodes_everything_where_no_worker_can_start(
     three_workers()
     monkeypatch.setattr("joblib.externals.loky.backend.context.LokyProcess.start", refuse)
     assert decode(source) == expected
+
+
+def test_workers_end_where_only_some_of_them_can_start(
+    tmp_path: Path, three_workers: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from joblib.externals.loky.backend.context import LokyProcess
+
+    def start_two(process: Any) -> None:
+        if next(numbers) % 3 == 2:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        start(process)
+
+    source = images(write_images(tmp_path / "images"))
+    use_one_process(monkeypatch)
+    expected = decode(source)
+    before = worker_processes()
+    three_workers()
+    start, numbers = LokyProcess.start, itertools.count()
+    monkeypatch.setattr(LokyProcess, "start", start_two)
+    assert decode(source) == expected
+    assert worker_processes() == before
+    assert next(numbers) >= 3
 
 
 def test_one_process_decodes_everything_where_the_interpreter_is_gone(
