@@ -126,5 +126,8 @@ def figure_bytes(figure: Figure) -> dict[str, bytes]:
     svg, png = io.BytesIO(), io.BytesIO()
     FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})  # `savefig` draws everything twice
     figure.set_layout_engine("none")  # keep the layout of the PNG
+    for axes in figure.axes:
+        # The last digits of a layout differ between processes, and an SVG names its clip paths by all digits.
+        axes.set_position([round(value, 9) for value in axes.get_position(original=True).bounds])
     FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
     return {"svg": svg.getvalue(), "png": png.getvalue()}

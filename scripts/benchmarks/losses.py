@@ -47,7 +47,8 @@ def loss_step(cross_entropy: Loss, x: Tensor, target: Tensor, smoothing: float =
 
 def peak_bytes(step: Callable[[], None]) -> int:
     """Returns the peak of the memory that torch allocates during a step."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as profile:
         step()
     results = profile.profiler.kineto_results if profile.profiler else None
     events = results.events() if results else []

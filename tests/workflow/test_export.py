@@ -56,8 +56,9 @@ epochs = 1
 
 def run_without_fcnet(program: str, folder: Path) -> str:
     """Runs a program in an isolated process in which fcnet cannot be imported; returns its output."""
+    from_torch = "ignore:The given buffer is not writable:UserWarning"  # raised by torch before 2.14
     result = subprocess.run(
-        [sys.executable, "-I", "-W", "error", "-c", WITHOUT_FCNET + program],
+        [sys.executable, "-I", "-W", "error", "-W", from_torch, "-c", WITHOUT_FCNET + program],
         capture_output=True,
         text=True,
         cwd=folder,

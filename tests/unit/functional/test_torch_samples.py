@@ -104,7 +104,17 @@ def gelu_from_the_tail(x: Tensor, approximate: str = "none") -> Tensor:
     return 0.5 * x * torch.erfc(-x * 0.5**0.5)
 
 
-TRUTHS = {"gelu": gelu_from_the_tail, "GELU": gelu_from_the_tail}
+def relu_with_derivative_1_at_0(x: Tensor) -> Tensor:
+    """torch's derivative at 0 is 0, and a sample in float16 can contain a 0."""
+    return torch.where(x < 0.0, 0.0, x)
+
+
+TRUTHS = {
+    "gelu": gelu_from_the_tail,
+    "GELU": gelu_from_the_tail,
+    "relu": relu_with_derivative_1_at_0,
+    "ReLU": relu_with_derivative_1_at_0,
+}
 ROWS = {"softmax", "log_softmax", "cross_entropy", "Softmax", "LogSoftmax", "CrossEntropyLoss"}
 
 

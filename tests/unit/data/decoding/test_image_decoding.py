@@ -132,7 +132,7 @@ CASES = [
     Case("JPEG of inks as luma and chroma", ycck(20, 120, 220, 60), inks(20, 120, 220, 60), near=3),
     Case("JPEG of black ink as luma and chroma", ycck(0, 0, 0, 255), inks(0, 0, 0, 255), near=3),
     Case("TIFF of inks", image_bytes(block(20, 120, 220, 60, mode="CMYK"), "TIFF"), inks(20, 120, 220, 60), near=1),
-    Case("TIFF of luma and chroma", image_bytes(block(200, 100, 50).convert("YCbCr"), "TIFF"),
+    Case("TIFF of luma and chroma", image_bytes(block(200, 100, 50).convert("YCbCr"), "TIFF", compression="tiff_lzw"),
         filled(200, 100, 50), near=2),
     Case("TIFF of Lab", image_bytes(Image.new("LAB", (1, 1), (255, 128, 128)), "TIFF"), plane(WHITE), near=1),
     # transparent pixels are blended with white
