@@ -128,6 +128,7 @@ def figure_bytes(figure: Figure) -> dict[str, bytes]:
     figure.set_layout_engine("none")  # keep the layout of the PNG
     for axes in figure.axes:
         # The last digits of a layout differ between processes, and an SVG names its clip paths by all digits.
-        axes.set_position([round(value, 9) for value in axes.get_position(original=True).bounds])
+        left, bottom, width, height = (round(value, 9) for value in axes.get_position(original=True).bounds)
+        axes.set_position((left, bottom, width, height))
     FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
     return {"svg": svg.getvalue(), "png": png.getvalue()}

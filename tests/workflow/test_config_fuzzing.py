@@ -218,6 +218,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+RULES = ("must ", "is not a known key", "expected ", ": no such file or folder")
+
+
 def is_clear_refusal(code: object, err: str) -> bool:
     """Whether a command ended with code 2 and one line an error, each with its rule."""
     lines = err.split("\n")
@@ -225,7 +228,7 @@ def is_clear_refusal(code: object, err: str) -> bool:
         code == 2
         and lines.pop() == ""
         and lines == err.splitlines()
-        and all("must " in line or "is not a known key" in line or "expected " in line for line in lines)
+        and all(any(rule in line for rule in RULES) for line in lines)
     )
 
 

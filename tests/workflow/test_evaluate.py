@@ -160,7 +160,7 @@ def test_corruptions_give_the_same_table_file_and_figure_every_time() -> None:
         for kind, row in robustness["corruptions"].items()
     ]
     assert rows[7] == ["all", f"{robustness['mean_accuracy']:.1%}"]
-    assert rows[8] == ["as", "they", "are", f"{robustness['clean']['accuracy']:.1%}"]
+    assert rows[8] == ["clean", f"{robustness['clean']['accuracy']:.1%}"]
     figures = [f"corruptions-{theme}.{form}" for theme in ("light", "dark") for form in ("svg", "png")]
     assert out[-5:] == [f"written to run/{name}" for name in ("corruptions.json", *figures)]
     assert {entry.name for entry in Path("run").iterdir()} == {
