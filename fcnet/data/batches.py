@@ -15,7 +15,7 @@ from torch import Tensor
 from fcnet.data.class_balance import class_weights, sample_balanced
 from fcnet.data.epoch_plan import EpochPlan
 from fcnet.data.transforms.mixup import soft_target
-from fcnet.data.transforms.pipeline import Augmentation, Preprocessing, scale_and_shift
+from fcnet.data.transforms.pipeline import Augmentation, Preprocessing, scale_and_offset
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.seeds import generator
@@ -124,9 +124,9 @@ class Batches:
         self._flat_images = self.images.view(len(images), -1)
         if images.dtype == torch.uint8:
             # One value for each pixel, as the flat images have them.
-            self._scale, self._shift = (
+            self._scale, self._offset = (
                 values[:, None, None].expand(images.shape[1:]).reshape(-1)
-                for values in self.preprocessing.scale_and_shift(images.shape[1], self.device)
+                for values in self.preprocessing.scale_and_offset(images.shape[1], self.device)
             )
 
     @property
@@ -226,7 +226,7 @@ class Batches:
             own, partners = pixels[:size].view(-1, *shape), pixels[size:].view(-1, *shape)
             values.copy_(mixture.apply_cutmix(own, partners).flatten(1))
             mixture.apply_mixup_(values, partners)
-        values = torch.addcmul(self._shift, values, self._scale, out=values)
+        values = torch.addcmul(self._offset, values, self._scale, out=values)
         whitening = self.preprocessing.whitening
         return values.view(-1, *shape) if whitening is None else whitening(values)
 
@@ -267,7 +267,7 @@ class Batches:
 def normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Returns (pixels / 255 − mean) / std as float32.
 
-    It is computed as scale · pixels + shift in one pass. Rounding changes it by at most 2⁻¹⁴ of the difference between
+    It is computed as scale · pixels + offset in one pass. Rounding changes it by at most 2⁻¹⁴ of the difference between
     two neighbouring grey levels.
 
     Args:
@@ -278,8 +278,8 @@ def normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     Returns:
         float32 (B, C, H, W).
     """
-    scale, shift = scale_and_shift(mean, std)
-    return torch.addcmul(shift[:, None, None], pixels.to(torch.float32), scale[:, None, None])
+    scale, offset = scale_and_offset(mean, std)
+    return torch.addcmul(offset[:, None, None], pixels.to(torch.float32), scale[:, None, None])
 
 
 def split_validation(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:

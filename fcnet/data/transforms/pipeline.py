@@ -77,13 +77,13 @@ class Preprocessing:
     std: Tensor | None = None
     whitening: Whitening | None = None
 
-    def scale_and_shift(self, num_channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Returns two float32 tensors (C,) on the device: the normalized values are scale · pixels + shift."""
+    def scale_and_offset(self, num_channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Returns two float32 tensors (C,) on the device: the normalized values are scale · pixels + offset."""
         mean = torch.zeros(num_channels) if self.mean is None else self.mean
         std = torch.ones(num_channels) if self.std is None else self.std
-        return scale_and_shift(mean.to(device), std.to(device))
+        return scale_and_offset(mean.to(device), std.to(device))
 
 
-def scale_and_shift(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the scale and shift, (C,) each, with which scale · pixels + shift normalizes pixels from 0 to 255."""
+def scale_and_offset(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the scale and offset, (C,) each, with which scale · pixels + offset normalizes pixels from 0 to 255."""
     return 1.0 / (255.0 * std), -mean / std

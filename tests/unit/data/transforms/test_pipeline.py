@@ -41,13 +41,13 @@ def test_augmentations_with_equal_parts_are_equal() -> None:
 
 
 def test_without_statistics_pixels_are_divided_by_255() -> None:
-    scale, shift = Preprocessing().scale_and_shift(3, CPU)
+    scale, shift = Preprocessing().scale_and_offset(3, CPU)
     assert_close(scale, torch.full((3,), 1 / 255))
     assert_close(shift, torch.zeros(3))
 
 
-def test_scale_and_shift_normalize_pixels() -> None:
+def test_scale_and_offset_normalize_pixels() -> None:
     mean, std = torch.tensor([0.4, 0.5]), torch.tensor([0.2, 0.3])
-    scale, shift = Preprocessing(mean, std).scale_and_shift(2, CPU)
+    scale, shift = Preprocessing(mean, std).scale_and_offset(2, CPU)
     pixels = torch.tensor([[0.0, 100.0, 255.0], [0.0, 100.0, 255.0]])
     assert_close(pixels * scale[:, None] + shift[:, None], (pixels / 255 - mean[:, None]) / std[:, None])
