@@ -110,7 +110,7 @@ def _map_in_workers(
     finally:
         for _, future in pending:
             future.cancel()
-        executor.shutdown()
+        executor.shutdown(kill_workers=True)  # nothing that they still do is needed
 
 
 def _start_workers(executor: Any) -> Future[int]:  # noqa: ANN401 - joblib has no types
