@@ -303,7 +303,7 @@ def confidence_bins(confidences: Sequence[float], correct: Sequence[bool], num_b
 def calibration_error(bins: Sequence[ConfidenceBin]) -> float:
     """Computes the expected calibration error: the mean distance between confidence and accuracy.
 
-    It is Σ_b n_b / n · |accuracy_b − confidence_b| over the bins b.
+    It is Σ_b n_b / n · ``|accuracy_b − confidence_b|`` over the bins b.
 
     Args:
         bins: from `confidence_bins`.
