@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-scripting = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+scripting = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 """torch's own forward mode scripts its decompositions when they are first used (torch 2.9 to 2.15)."""
 
 # --- formulas --------------------------------------------------------------------------------------

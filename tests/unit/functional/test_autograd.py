@@ -68,7 +68,7 @@ DIFFERENTIABLE: dict[str, tuple[Function, tuple[Tensor, ...]]] = {
         (random_tensor(4), BINARY, W, W.flip(0)),
     ),
 }
-scripting = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+scripting = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 """torch's own forward mode scripts its decompositions when they are first used (torch 2.9 to 2.15)."""
 
 WITHOUT_POWERS = [DIFFERENTIABLE[name][0] for name in ("relu", "leaky_relu", "hinge", "quadratic")]

@@ -27,7 +27,7 @@ from tests.unit.functional.helpers import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-scripting = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+scripting = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 """torch's own forward mode scripts its decompositions when they are first used (torch 2.9 to 2.15)."""
 
 

@@ -19,7 +19,7 @@ from fcnet.models.mlp import MLP, LogisticRegression
 from fcnet.optim.optimizers import LBFGS, parameter_groups
 
 DECAY = 0.05
-scripting = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+scripting = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 """torch's forward mode scripts its decompositions on first use (torch 2.9 to 2.15)."""
 
 
