@@ -34,7 +34,9 @@ def test_ticks_are_round_evenly_spaced_and_within_the_range(low: float, length: 
     if len(ticks) > 2:
         steps = np.diff(ticks)
         assert np.allclose(steps, steps[0], rtol=1e-3)
-        assert round(steps[0] / 10 ** math.floor(math.log10(steps[0] * 1.0001)), 6) in {1.0, 2.0, 5.0}
+        power = 10.0 ** math.floor(math.log10(steps[0] * 1.0001))
+        resolution = 4 * np.spacing(max(abs(low), abs(high)))  # a step is the difference of two rounded ticks
+        assert min(abs(steps[0] - digit * power) for digit in (1, 2, 5)) <= 1e-9 * steps[0] + resolution
 
 
 def test_a_scale_maps_its_ends_to_its_ends() -> None:
