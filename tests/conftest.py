@@ -28,6 +28,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 pytest.register_assert_rewrite("tests.helpers")  # an assertion that fails there shows its values, too
 
+collect_ignore = ["without_fcntl"]  # importing it for its doctests would hide fcntl from every test
+
 ROOT = Path(__file__).parents[1]
 
 
