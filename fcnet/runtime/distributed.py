@@ -16,6 +16,12 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+if dist.is_available():
+    # This module binds the process group as a default argument when it is first imported, and torch imports it during
+    # the first step. Imported by then, it has no group to keep alive: one that outlives `destroy_process_group` has
+    # threads that may abort the interpreter as it exits.
+    import torch.distributed.nn.functional
+
 T = TypeVar("T")
 
 
