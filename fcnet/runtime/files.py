@@ -136,10 +136,29 @@ def write_checksummed(stem: Path, tensors: dict[str, Tensor], metadata: dict[str
         except SafetensorError as error:
             raise UserError(f"cannot write {tensors_file}: {error}") from error
         content = {key: value for key, value in metadata.items() if key not in _RESERVED_KEYS}
-        content |= {"tensors": {"file": tensors_file.name, "sha256": sha256(temporary)}, "checksum": "0" * 64}
-        data = f"{json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)}\n".encode()
-    # A file cannot hold its own checksum: it is computed with zeros in its place.
-    write_bytes(metadata_file, _replace_checksum(data, sha256(data)))
+        data = _encode_json(content | {"tensors": {"file": tensors_file.name, "sha256": sha256(temporary)}})
+    write_bytes(metadata_file, data)
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON object, whole or not at all, with a checksum of every byte as its last entry."""
+    write_bytes(file, _encode_json(content))
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Reads the JSON object that `write_json` wrote.
+
+    Raises:
+        UserError: the file is missing, or differs in any bit from the one that was written.
+    """
+    if not file.is_file():
+        raise UserError(f"{file}: no such file")
+    data = file.read_bytes()
+    found = _CHECKSUM_FIELD.search(data)
+    if found is None or sha256(_replace_checksum(data, "0" * 64)).encode() != found[1]:
+        raise UserError(f"{file} is damaged: its bytes do not match the checksum in it")
+    content: dict[str, Any] = json.loads(data)
+    return content
 
 
 def read_checksummed(stem: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -177,15 +196,13 @@ def read_checksummed(stem: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def read_metadata(stem: Path) -> dict[str, Any]:
     """Reads the metadata alone, with the checks of `read_checksummed` on ``STEM.json``."""
-    metadata_file = _pair_paths(stem)[1]
-    if not metadata_file.is_file():
-        raise UserError(f"{metadata_file}: no such file")
-    data = metadata_file.read_bytes()
-    found = _CHECKSUM_FIELD.search(data)
-    if found is None or sha256(_replace_checksum(data, "0" * 64)).encode() != found[1]:
-        raise UserError(f"{metadata_file} is damaged: its bytes do not match the checksum in it")
-    metadata: dict[str, Any] = json.loads(data)
-    return metadata
+    return read_json(_pair_paths(stem)[1])
+
+
+def _encode_json(content: dict[str, Any]) -> bytes:
+    """Returns the bytes of a JSON file whose last entry is a checksum of the file with zeros in its place."""
+    data = f"{json.dumps(content | {'checksum': '0' * 64}, indent=2, ensure_ascii=False, allow_nan=False)}\n".encode()
+    return _replace_checksum(data, sha256(data))
 
 
 def _replace_checksum(data: bytes, checksum: str) -> bytes:
