@@ -124,18 +124,18 @@ def sha256(*contents: Path | bytes | memoryview) -> str:
     return digest.hexdigest()
 
 
-def write_checksummed_json(file: Path, content: dict[str, Any]) -> None:
+def write_json(file: Path, content: dict[str, Any]) -> None:
     """Writes a JSON object, whole or not at all, with a checksum of the file's own bytes as its last field.
 
     Args:
         file: file to create or replace; its folder must exist.
         content: the object; its key ``checksum`` is reserved.
     """
-    write_bytes(file, _to_checksummed_json(content))
+    write_bytes(file, _encode_json(content))
 
 
-def read_checksummed_json(file: Path) -> dict[str, Any]:
-    """Reads a JSON object that `write_checksummed_json` wrote.
+def read_json(file: Path) -> dict[str, Any]:
+    """Reads a JSON object that `write_json` wrote.
 
     Raises:
         UserError: the file is missing, or differs in any bit from the one that was written; the message names it.
@@ -186,7 +186,7 @@ def write_checksummed(stem: Path, tensors: dict[str, Tensor], metadata: dict[str
             raise UserError(f"cannot write {tensors_file}: {error}") from error
         content = {key: value for key, value in metadata.items() if key != "tensors"}
         content["tensors"] = {"file": tensors_file.name, "sha256": sha256(temporary)}
-        data = _to_checksummed_json(content)
+        data = _encode_json(content)
     write_bytes(metadata_file, data)
 
 
@@ -230,7 +230,7 @@ def read_checksummed(stem: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def read_metadata(stem: Path) -> dict[str, Any]:
     """Reads the metadata alone, with the checks of `read_checksummed` on ``STEM.json``."""
-    return read_checksummed_json(_pair_paths(stem)[1])
+    return read_json(_pair_paths(stem)[1])
 
 
 class ChecksummedFolder:
@@ -293,7 +293,7 @@ class ChecksummedFolder:
         Raises:
             UserError: they are missing or damaged.
         """
-        files = read_checksummed_json(self.checksums_file).get("files")
+        files = read_json(self.checksums_file).get("files")
         if not isinstance(files, dict) or not all(isinstance(sums, list) and sums for sums in files.values()):
             raise UserError(f"{self.checksums_file} is damaged: it must hold a list of checksums for each file")
         return files
@@ -303,14 +303,14 @@ class ChecksummedFolder:
         self._write_checksums({name: [self._sha256(name)] for name in names})
 
     def _write_checksums(self, checksums: dict[str, list[str | None]]) -> None:
-        write_checksummed_json(self.checksums_file, {"files": checksums})
+        write_json(self.checksums_file, {"files": checksums})
 
     def _sha256(self, name: str) -> str | None:
         file = self.path / name
         return sha256(file) if file.is_file() else None
 
 
-def _to_checksummed_json(content: dict[str, Any]) -> bytes:
+def _encode_json(content: dict[str, Any]) -> bytes:
     content = {key: value for key, value in content.items() if key != "checksum"} | {"checksum": "0" * 64}
     data = f"{json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)}\n".encode()
     # A file cannot hold its own checksum: it is computed with zeros in its place.

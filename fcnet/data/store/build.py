@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from fcnet.data.sources.source import SPLITS
+from fcnet.data.store.integrity import block_checksums, content_fingerprint
 from fcnet.runtime import files
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.locks import file_lock
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], object]
 
-FORMAT = 2  # increase when the files change, or when a source decodes the same data differently
+FORMAT = 3  # increase when the files change, or when a source decodes the same data differently
 ARRAY_DTYPES: dict[str, np.dtype[Any]] = {
     "pixels": np.dtype(np.uint8),
     "labels": np.dtype(np.int64),
@@ -58,6 +59,19 @@ def array_shapes(count: int, shape: tuple[int, ...]) -> dict[str, tuple[int, ...
 def array_file(folder: Path, split: str, part: str) -> Path:
     """Returns the file of an array of a split."""
     return folder / f"{split}_{part}.bin"
+
+
+def map_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Maps a file into memory: writing to the array changes the memory of this process, never the file.
+
+    Raises:
+        ValueError: the file has the wrong size.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    with path.open("rb") as file:
+        if (found := os.fstat(file.fileno()).st_size) != size:
+            raise ValueError(f"{path} must be {size} bytes, got {found}")
+        return np.memmap(file, dtype, "c", shape=shape) if size else np.empty(shape, dtype)
 
 
 def unfinished_folder(folder: Path) -> Path:
@@ -89,12 +103,12 @@ def build_store(snapshot: SourceSnapshot, folder: Path, progress: Progress | Non
     try:
         contents = snapshot.read()
         resumable = contents.resume_after is not None
-        head = {"fingerprint": store_key(snapshot.fingerprint), "source": dict(snapshot.fingerprint)}
+        head = {"key": store_key(snapshot.fingerprint), "source": dict(snapshot.fingerprint)}
         metadata = head | _write_files(contents, build_folder, head, progress)
-        files.write_text(build_folder / "store.json", json.dumps(metadata, indent=2) + "\n")
+        files.write_json(build_folder / "store.json", metadata | _checksums(build_folder, metadata))
         (build_folder / _JOURNAL).unlink()
         if folder.exists():
-            shutil.rmtree(folder)  # an incomplete store: a file is missing or truncated
+            shutil.rmtree(folder)  # a damaged store
         build_folder.rename(folder)
         files.fsync(folder.parent)
     except BaseException as error:
@@ -145,6 +159,19 @@ def _write_files(contents: Contents, folder: Path, head: dict[str, Any], progres
     _check_classes(contents.classes, labels, skipped)
     counts = {split: len(labels[split]) for split in SPLITS}
     return {"classes": contents.classes, "shape": lines[0]["shape"], "counts": counts, "skipped": skipped}
+
+
+def _checksums(folder: Path, metadata: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fingerprint of the images and labels, and the checksums of all array files."""
+    arrays = {
+        name.removesuffix(".bin"): map_array(
+            folder / name, array_shapes(metadata["counts"][split], metadata["shape"])[part], ARRAY_DTYPES[part]
+        )
+        for (split, part), name in _FILES.items()
+    }
+    images = [array for name, array in arrays.items() if not name.endswith("moments")]  # moments follow from pixels
+    fingerprint = content_fingerprint(metadata["classes"], metadata["shape"], images)
+    return {"fingerprint": fingerprint, "checksums": block_checksums(arrays)}
 
 
 def _start_build(folder: Path, head: dict[str, Any]) -> None:

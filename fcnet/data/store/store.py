@@ -1,13 +1,13 @@
 """Stores: the decoded images of a source in flat files, which all processes on a machine map into memory and share.
 
-A store is a folder in the cache, named after the fingerprint of its source. It is built once, under a temporary name.
-A deleted store, or a deleted cache, is simply built again. N images of C channels, H rows and W columns.
+A store is a folder in the cache, named after the state of its source. It is built once, under a temporary name, and
+every byte is checked whenever it is opened. A deleted or damaged store is built again. N images of C channels, H rows
+and W columns.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 from dataclasses import dataclass
@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from fcnet.data.sources.source import SPLITS
-from fcnet.data.store.build import ARRAY_DTYPES, array_file, array_shapes, build_store, store_key
+from fcnet.data.store.build import ARRAY_DTYPES, array_file, array_shapes, build_store, map_array, store_key
+from fcnet.data.store.integrity import block_checksums
 from fcnet.runtime.errors import UserError
+from fcnet.runtime.files import read_json
 from fcnet.runtime.locks import UseMark, file_lock
 
 if TYPE_CHECKING:
@@ -67,7 +69,9 @@ class Store:
         test: the test images.
         classes: the class names, two or more.
         shape: (C, H, W) of every image.
-        fingerprint: the SHA-256 of the source's fingerprint, in hexadecimal.
+        fingerprint: the SHA-256 of the classes, images and labels. Stores with one fingerprint hold the same data,
+            wherever it lies and whatever decoded it.
+        source: the state of the source that the store was built from; see `SourceSnapshot.fingerprint`.
         skipped: the unreadable images of the source, as pairs of a name and the reason.
         metadata_file: the file of this metadata.
     """
@@ -77,6 +81,7 @@ class Store:
     classes: tuple[str, ...]
     shape: tuple[int, int, int]
     fingerprint: str
+    source: dict[str, Any]
     skipped: tuple[tuple[str, str], ...]
     metadata_file: Path
 
@@ -130,6 +135,24 @@ def open_store(source: Source, cache: Path | None = None, progress: Progress | N
     return store
 
 
+def find_store(fingerprint: str, cache: Path | None = None) -> Store | None:
+    """Opens the store of some data wherever the data lies now, and builds nothing.
+
+    Args:
+        fingerprint: the fingerprint of the store.
+        cache: the folder of all stores; None for `cache_folder`.
+
+    Returns:
+        The store; None if the cache has no undamaged store with this fingerprint.
+    """
+    for file in (cache or cache_folder()).glob("[!.]*/store.json"):
+        with contextlib.suppress(OSError, UserError):
+            metadata = read_json(file)
+            if metadata.get("fingerprint") == fingerprint and (store := _try_open(file.parent, metadata["key"])):
+                return store
+    return None
+
+
 def mean_and_std(moments: Tensor, pixels_per_channel: int) -> tuple[Tensor, Tensor]:
     """Computes the mean and standard deviation of x / 255 over all pixels, for each channel.
 
@@ -163,46 +186,46 @@ def mean_and_std(moments: Tensor, pixels_per_channel: int) -> tuple[Tensor, Tens
 
 
 def _try_open(folder: Path, key: str) -> Store | None:
-    """Opens the store in ``folder``; returns None if it is missing or incomplete."""
+    """Opens the store in ``folder``; returns None if it is missing, incomplete or damaged."""
     file = folder / "store.json"
     try:
-        metadata = json.loads(file.read_bytes())
-        if metadata["fingerprint"] != key:
+        metadata = read_json(file)
+        if metadata["key"] != key:
             return None
         shape = tuple(metadata["shape"])
-        train, test = (_map_split(folder, split, metadata["counts"][split], shape) for split in SPLITS)
-        skipped = tuple((name, reason) for name, reason in metadata.get("skipped", []))
-        classes = tuple(metadata["classes"])
+        splits = {split: _map_split(folder, split, metadata["counts"][split], shape) for split in SPLITS}
     except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    arrays = {f"{split}_{part}": getattr(splits[split], part).numpy() for split in SPLITS for part in ARRAY_DTYPES}
+    if block_checksums(arrays) != metadata["checksums"]:
         return None
     with contextlib.suppress(OSError):
         os.utime(file)  # the time of the last use, by which a cache is cleaned
-    return Store(train, test, classes, shape, key, skipped, file)
+    return Store(
+        **splits,
+        classes=tuple(metadata["classes"]),
+        shape=shape,
+        fingerprint=metadata["fingerprint"],
+        source=metadata["source"],
+        skipped=tuple((name, reason) for name, reason in metadata["skipped"]),
+        metadata_file=file,
+    )
 
 
 def _map_split(folder: Path, split: str, count: int, shape: tuple[int, int, int]) -> Split:
     """Maps the files of a split; raises ValueError if one has the wrong size."""
     shapes = array_shapes(count, shape)
     mark = UseMark(folder)
-    parts = {
-        part: _map_file(array_file(folder, split, part), shapes[part], ARRAY_DTYPES[part], mark)
-        for part in ARRAY_DTYPES
-    }
+    parts = {}
+    for part, dtype in ARRAY_DTYPES.items():
+        array = map_array(array_file(folder, split, part), shapes[part], dtype)
+        if isinstance(array, np.memmap):
+            # Every tensor over the mapping holds the array, and the array the mark: the store is in use until the last
+            # is gone.
+            vars(array)["use_mark"] = mark
+        parts[part] = torch.from_numpy(array)
     return Split(**parts, location=(folder, split, count, shape))
 
 
 def _split_from_arrays(pixels: npt.NDArray[Any], labels: npt.NDArray[Any], moments: npt.NDArray[Any]) -> Split:
     return Split(torch.from_numpy(pixels), torch.from_numpy(labels), torch.from_numpy(moments))
-
-
-def _map_file(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], mark: UseMark) -> Tensor:
-    size = math.prod(shape) * dtype.itemsize
-    with path.open("rb") as file:
-        if (found := os.fstat(file.fileno()).st_size) != size:
-            raise ValueError(f"{path} must be {size} bytes, got {found}")
-        if not size:
-            return torch.from_numpy(np.empty(shape, dtype))
-        array: npt.NDArray[Any] = np.memmap(file, dtype, "c", shape=shape)
-    # Every tensor over the mapping holds the array, and the array the mark: the store is in use until the last is gone.
-    vars(array)["use_mark"] = mark
-    return torch.from_numpy(array)

@@ -23,12 +23,12 @@ from fcnet.runtime.files import (
     ChecksummedFolder,
     atomic_write,
     read_checksummed,
-    read_checksummed_json,
+    read_json,
     read_metadata,
     remove_temporary_files,
     sha256,
     write_checksummed,
-    write_checksummed_json,
+    write_json,
     write_text,
 )
 from tests.helpers import assert_identical
@@ -365,11 +365,11 @@ def test_dots_in_the_name_are_kept(tmp_path: Path) -> None:
 
 def test_a_json_object_carries_its_own_checksum(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
-    write_checksummed_json(file, {"a": [1, None, "é"], "checksum": "mine"})
-    content = read_checksummed_json(file)
+    write_json(file, {"a": [1, None, "é"], "checksum": "mine"})
+    content = read_json(file)
     assert content == {"a": [1, None, "é"], "checksum": json.loads(file.read_bytes())["checksum"]}
-    write_checksummed_json(file, content)
-    assert read_checksummed_json(file) == content
+    write_json(file, content)
+    assert read_json(file) == content
 
 
 def reseal(file: Path, text: str) -> None:
@@ -382,7 +382,7 @@ def reseal(file: Path, text: str) -> None:
 def test_a_resealed_file_that_is_no_json_is_refused(text: str, tmp_path: Path) -> None:
     reseal(tmp_path / "x.json", text)
     with pytest.raises(UserError, match=r"x\.json is damaged: expected a JSON object, got '"):
-        read_checksummed_json(tmp_path / "x.json")
+        read_json(tmp_path / "x.json")
 
 
 @pytest.mark.parametrize("text", ['{"tensors": 1}\n', '{"tensors": {}}\n', '{"a": 1}\n'])
@@ -419,7 +419,7 @@ def test_files_keep_their_own_form_beside_their_checksums(folder: ChecksummedFol
     assert (folder.path / "lines.txt").read_bytes() == folder.read("lines.txt") == b"one\ntwo\n"
     assert folder.read("other.txt") == b"other"
     assert folder.read("never.txt") is None
-    assert read_checksummed_json(folder.checksums_file)["files"] == {
+    assert read_json(folder.checksums_file)["files"] == {
         "lines.txt": [sha256(b"one\ntwo\n")],
         "other.txt": [sha256(b"other"), None],
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ import fcnet
 from fcnet.data.sources import digits, images, synthetic
 from fcnet.data.sources.source import Contents, ImageChunk, SourceSnapshot
 from fcnet.data.store import build as module
-from fcnet.data.store.store import Store, mean_and_std, open_store
+from fcnet.data.store.store import Store, find_store, mean_and_std, open_store
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,6 +70,12 @@ def folders(cache: Path) -> list[Path]:
     return [path for path in cache.iterdir() if path.is_dir()]
 
 
+def flip_bit(path: Path, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
 def equal(first: Store, second: Store) -> bool:
     return first.fingerprint == second.fingerprint and torch.equal(first.train.pixels, second.train.pixels)
 
@@ -112,16 +119,53 @@ def test_a_store_is_built_once_and_then_mapped(tmp_path: Path) -> None:
     assert [names(folder) for folder in folders(tmp_path)] == [FILES | {"store.json"}]
 
 
-def test_another_fingerprint_makes_another_store(tmp_path: Path) -> None:
+def test_another_state_of_the_source_makes_another_store_of_the_same_data(tmp_path: Path) -> None:
     first, second = (open_store(MemorySource(name=name), tmp_path) for name in ("one", "two"))
-    assert first.fingerprint != second.fingerprint
+    assert first.fingerprint == second.fingerprint
+    assert [store.source["name"] for store in (first, second)] == ["one", "two"]
     assert len(folders(tmp_path)) == 2
 
 
-def test_another_format_makes_another_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_format_makes_another_store_of_the_same_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = open_store(MemorySource(), tmp_path)
     monkeypatch.setattr(module, "FORMAT", module.FORMAT + 1)
-    assert open_store(MemorySource(), tmp_path).fingerprint != first.fingerprint
+    assert open_store(MemorySource(), tmp_path).fingerprint == first.fingerprint
+    assert len(folders(tmp_path)) == 2
+
+
+def test_other_data_has_another_fingerprint(tmp_path: Path) -> None:
+    class OnePixel(MemorySource):
+        def chunks(self) -> Iterator[ImageChunk]:
+            for chunk in super().chunks():
+                chunk.pixels[-1, -1, -1, -1] ^= 1
+                yield chunk
+
+    made = [
+        MemorySource(),
+        OnePixel(name="pixel"),
+        MemorySource(name="labels", labels=(0, 1, 2, 1)),
+        MemorySource(name="order", labels=(1, 0, 2, 0)),
+        MemorySource(name="count", labels=(0, 1, 2)),
+        MemorySource(name="classes", classes=("ant", "bee", "cow")),
+    ]
+    assert len({open_store(source, tmp_path).fingerprint for source in made}) == len(made)
+
+
+def test_a_store_is_found_by_the_fingerprint_of_its_data(tmp_path: Path) -> None:
+    source = MemorySource()
+    store = open_store(source, tmp_path)
+    found = find_store(store.fingerprint, tmp_path)
+    assert found is not None
+    assert equal(found, store)
+    assert source.reads == 1
+    assert find_store("0" * 64, tmp_path) is None
+    assert find_store(store.fingerprint, tmp_path / "absent") is None
+
+
+def test_a_damaged_store_is_not_found(tmp_path: Path) -> None:
+    fingerprint = open_store(MemorySource(), tmp_path).fingerprint
+    flip_bit(folders(tmp_path)[0] / "train_labels.bin", 3)
+    assert find_store(fingerprint, tmp_path) is None
 
 
 def test_writing_to_a_store_changes_no_file(tmp_path: Path) -> None:
@@ -158,6 +202,20 @@ def test_an_incomplete_store_is_built_again(tmp_path: Path, name: str, damage: s
     assert torch.equal(open_store(source, tmp_path).train.pixels, good)
     assert source.reads == 2
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", sorted(FILES | {"store.json"}))
+def test_a_store_with_one_flipped_bit_is_built_again(tmp_path: Path, name: str) -> None:
+    source = MemorySource()
+    good = open_store(source, tmp_path).train.pixels.clone()
+    path = folders(tmp_path)[0] / name
+    content = path.read_bytes()
+    rng = random.Random(name)
+    for reads in range(2, 12):
+        flip_bit(path, rng.randrange(8 * len(content)))
+        assert torch.equal(open_store(source, tmp_path).train.pixels, good)
+        assert source.reads == reads
+        assert path.read_bytes() == content
 
 
 class StoppedError(Exception):
