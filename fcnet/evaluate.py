@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcnet import cli
-from fcnet.config.toml import load_config
 from fcnet.data.transforms.corruptions import SEVERITIES
 from fcnet.evaluation.classification import evaluate
 from fcnet.evaluation.corruption_robustness import evaluate_corrupted, example_images
@@ -47,7 +46,7 @@ def main(arguments: list[str]) -> int:
     run = Run(flags.run)
     if not run.started:
         raise UserError(f"{run.config}: no such file; it names the data that the run was trained on")
-    data = load_config(run.config).data
+    data = run.load_config().data
     with cli.show_decoding() as progress:
         test = test_data(data, classifier, path=flags.data, device=device, progress=progress)
     result = evaluate(classifier.model, test)
@@ -68,6 +67,8 @@ def _measure_shift(run: Run, classifier: ImageClassifier, test: Batches, result:
     """Compares the images with those of the run. Classes and accuracy are compared only if the run is finished."""
     summary = run.summary() if run.finished else {}
     counts = summary.get("class_images")
+    if counts is not None and not counts.keys() >= set(classifier.classes):
+        raise UserError(f"{run.path}/summary.json is damaged: class_images must have the classes of the model")
     classes = accuracy = None
     if counts is not None:
         classes = class_shift([counts[name] for name in classifier.classes], list(map(sum, result.confusion)))

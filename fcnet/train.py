@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 import shlex
 import signal
 from pathlib import Path
@@ -15,7 +17,7 @@ from fcnet import cli
 from fcnet.config.presets import find_config, list_presets, preset_summary
 from fcnet.config.toml import check_agreement, dump_config, load_config
 from fcnet.experiment.build import build
-from fcnet.experiment.run_folder import Run, check_new
+from fcnet.experiment.run_folder import Run, check_new, claim_folder
 from fcnet.experiment.runner import Stopped, run_experiment
 from fcnet.experiment.tensorboard import EventLog, check_tensorboard, has_events, log_to_tensorboard
 from fcnet.report.page import ensure_report
@@ -50,20 +52,36 @@ def main(arguments: list[str]) -> int:
     tensorboard = flags.tensorboard or (run is not None and has_events(run.path))
     if tensorboard:
         check_tensorboard()
-    if run is not None and run.finished:
-        run.clean_up()
-        ensure_report(run)
-        if tensorboard:
-            EventLog(run.path, _read_records(run)).close()
-        cli.print_status(f"{run.path} is finished: {_format_result(run)}")
-        return 0
     if run is None and flags.out is not None:
+        Run(flags.out).check_unlocked()
         check_new(flags.out)
-    device = cli.choose_device(flags.device)
-    with cli.process_group(device):
-        if flags.find_lr:
-            return _find_lr(config, flags.out or Path("runs") / f"{name}-lr", device)
-        return _train(config, run, name, flags.out, device=device, tensorboard=tensorboard)
+    # Released when the command ends. Of the processes of a distributed run, the first holds it.
+    with contextlib.ExitStack() as lock:
+        if run is not None and _is_first_process():
+            lock.enter_context(run.lock())
+        if run is not None and run.finished:
+            return _show_finished(run, tensorboard=tensorboard)
+        device = cli.choose_device(flags.device)
+        with cli.process_group(device):
+            if flags.find_lr:
+                return _find_lr(config, flags.out or Path("runs") / f"{name}-lr", device)
+            return _train(config, run, name, flags.out, lock, device=device, tensorboard=tensorboard)
+
+
+def _is_first_process() -> bool:
+    """Returns whether this is the first process of a distributed run, before it joins the others."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _show_finished(run: Run, *, tensorboard: bool) -> int:
+    """Checks a finished run, adds what is missing, and prints its result; returns the exit code."""
+    records, _, result = _read_records(run), run.snapshots(), _format_result(run)
+    run.clean_up()
+    ensure_report(run)
+    if tensorboard:
+        EventLog(run.path, records).close()
+    cli.print_status(f"{run.path} is finished: {result}")
+    return 0
 
 
 def _parse_flags(arguments: list[str]) -> argparse.Namespace:
@@ -104,20 +122,27 @@ def _read_config(flags: argparse.Namespace, run: Run | None) -> Config:
         if given is None:
             raise UserError(f"--out must be a run to resume if --config is not given, got {flags.out}")
         return given
-    stored = load_config(run.config)
+    stored = run.load_config()
     if given is not None:
         check_agreement(given, stored, flags.config, run.config)
     return stored
 
 
 def _train(
-    config: Config, run: Run | None, name: str, out: Path | None, *, device: torch.device, tensorboard: bool
+    config: Config,
+    run: Run | None,
+    name: str,
+    out: Path | None,
+    lock: contextlib.ExitStack,
+    *,
+    device: torch.device,
+    tensorboard: bool,
 ) -> int:
     with cli.show_decoding() as progress:
         experiment = build(config, device, progress)
     if run is None:
         # One rank creates the folder, whose name may get a number, and tells the others.
-        path = str(Run.create(out, name, dump_config(config)).path) if distributed.rank() == 0 else ""
+        path = str(_create_run(config, out, name, lock)) if distributed.rank() == 0 else ""
         run = Run(Path(distributed.broadcast(path)))
     cli.print_status(f"{experiment.describe()}; {run.path}")
     for note in experiment.notes:
@@ -126,7 +151,11 @@ def _train(
     with cli.defer_signals() as received_signal:
         try:
             events = run_experiment(
-                experiment, run, save_seconds=config.train.save_seconds, stop=lambda: received_signal() > 0
+                experiment,
+                run,
+                save_seconds=config.train.save_seconds,
+                stop=lambda: received_signal() > 0,
+                note=lambda line: cli.print_status(f"note: {line}"),
             )
             cli.show_progress(training, _log_events(events, run, training) if tensorboard else events)
         except Stopped:
@@ -148,6 +177,13 @@ def _train(
                 )
             ) from None
     return _finish(run, experiment)
+
+
+def _create_run(config: Config, out: Path | None, name: str, lock: contextlib.ExitStack) -> Path:
+    """Creates a run folder and locks it; returns its path."""
+    folder = claim_folder(out, name)
+    lock.enter_context(Run(folder).lock())
+    return Run.create(folder, name, dump_config(config)).path
 
 
 def _finish(run: Run, experiment: Experiment) -> int:

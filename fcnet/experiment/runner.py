@@ -13,6 +13,7 @@ import torch
 from fcnet.diagnostics import advice, idle_units
 from fcnet.evaluation.classification import evaluate
 from fcnet.evaluation.predictions import PredictionCollector, write_predictions
+from fcnet.experiment.run_folder import nan_to_none
 from fcnet.experiment.snapshots import Snapshots
 from fcnet.losses import CrossEntropy, ScoreLoss
 from fcnet.optim.state import select_prefix
@@ -42,6 +43,7 @@ def run_experiment(
     *,
     save_seconds: float,
     stop: Callable[[], bool] = lambda: False,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Iterator[EpochRecord | None]:
     """Restores the last checkpoint, if there is one, and returns an iterator that trains to the end.
 
@@ -52,6 +54,7 @@ def run_experiment(
         run: its run folder.
         save_seconds: the seconds between checkpoints; 0 saves one after every step.
         stop: called between steps; if it returns True, the iterator saves a checkpoint and raises `Stopped`.
+        note: called with one line for each thing that the user should know about the restored run.
 
     Returns:
         An iterator that yields None after each step and a record after each epoch.
@@ -62,15 +65,20 @@ def run_experiment(
     torch.set_num_threads(experiment.threads)
     if distributed.rank() == 0:
         run.remove_temporary_files()
-    records = _restore(experiment, run)
-    return _train(experiment, run, records, save_seconds, stop)
+    metadata = _restore(experiment, run, note)
+    records, snapshots = metadata.get("records", []), metadata.get("snapshots", [])
+    for line in _rank_notes(run, metadata):
+        note(line)
+    if distributed.rank() == 0:
+        run.rewind(records, snapshots, note)
+    return _train(experiment, run, records, snapshots, save_seconds, stop)
 
 
-def _restore(experiment: Experiment, run: Run) -> list[dict[str, Any]]:
-    """Restores the last checkpoint and returns the records of the epochs up to it."""
-    checkpoint = run.latest_checkpoint()
+def _restore(experiment: Experiment, run: Run, note: Callable[[str], None]) -> dict[str, Any]:
+    """Restores the last checkpoint and returns its metadata; empty without a checkpoint."""
+    checkpoint = run.latest_checkpoint(note)
     if checkpoint is None:
-        return []
+        return {}
     tensors, metadata = checkpoint
     if metadata["fingerprint"] != experiment.fingerprint:
         raise UserError(f"{run.path} was trained on other data than its configuration describes now")
@@ -80,23 +88,34 @@ def _restore(experiment: Experiment, run: Run) -> list[dict[str, Any]]:
     experiment.training.restore(tensors, metadata)
     if experiment.classifier.whitening is not None:
         experiment.classifier.whitening.load_state_dict(select_prefix(tensors, "whitening"))
-    return [record for record in run.records() if record["epoch"] <= metadata["epoch"]]
+    return metadata
+
+
+def _rank_notes(run: Run, metadata: dict[str, Any]) -> Iterator[str]:
+    """Yields a line if the checkpoint was saved by another number of processes."""
+    before, now = metadata.get("ranks", distributed.world_size()), distributed.world_size()
+    if before != now:
+        yield (
+            f"{run.path} was saved by {before} process{'es' if before != 1 else ''} and continues with {now}; "
+            "sums over processes round differently, so the result is not that of an uninterrupted run"
+        )
 
 
 def _train(
     experiment: Experiment,
     run: Run,
     records: list[dict[str, Any]],
+    snapshots: list[dict[str, Any]],
     save_seconds: float,
     stop: Callable[[], bool],
 ) -> Iterator[EpochRecord | None]:
     training = experiment.training
     saved, stopping = time.monotonic(), False
-    take_snapshot = _snapshot_fn(experiment, run)
+    take_snapshot = _snapshot_fn(experiment, run, snapshots)
     take_snapshot()
     for record in training.advance():
         if record is not None:
-            records.append(dataclasses.asdict(record))
+            records.append(nan_to_none(dataclasses.asdict(record)))
             if distributed.rank() == 0:
                 run.write_records(records)
             take_snapshot()
@@ -104,26 +123,21 @@ def _train(
         if record is not None or distributed.world_size() == 1 or training.step % _STEPS_BETWEEN_SYNCS == 0:
             stopping = distributed.any_rank(stop())
             if stopping or distributed.any_rank(time.monotonic() - saved >= save_seconds):
-                _save(experiment, run)
+                _save(experiment, run, records, snapshots)
                 saved = time.monotonic()
         yield record
         if stopping:
             raise Stopped
-    _save(experiment, run)
+    _save(experiment, run, records, snapshots)
     _finish(experiment, run, records)
 
 
-def _snapshot_fn(experiment: Experiment, run: Run) -> Callable[[], None]:
-    """Returns a function that takes a diagnostics snapshot if one is due; only the first rank takes any."""
+def _snapshot_fn(experiment: Experiment, run: Run, lines: list[dict[str, Any]]) -> Callable[[], None]:
+    """Returns a function that adds a diagnostics snapshot if one is due; only the first rank takes any."""
     if distributed.rank() != 0 or not experiment.diagnostics_every:
         return lambda: None
     training = experiment.training
     snapshots = Snapshots(training, experiment.diagnostics_every)
-    # After a restore, the snapshots that were taken after the checkpoint are discarded, like the records.
-    written = run.snapshots()
-    lines = [line for line in written if line["epoch"] <= training.epoch]
-    if len(lines) < len(written):
-        run.write_snapshots(lines)
 
     def take_snapshot() -> None:
         is_taken = bool(lines) and lines[-1]["epoch"] == training.epoch
@@ -134,7 +148,7 @@ def _snapshot_fn(experiment: Experiment, run: Run) -> Callable[[], None]:
     return take_snapshot
 
 
-def _save(experiment: Experiment, run: Run) -> None:
+def _save(experiment: Experiment, run: Run, records: list[dict[str, Any]], snapshots: list[dict[str, Any]]) -> None:
     """Saves a checkpoint; collective, since the state is gathered from all ranks."""
     tensors, metadata = experiment.training.state()
     if experiment.classifier.whitening is not None:
@@ -145,6 +159,9 @@ def _save(experiment: Experiment, run: Run) -> None:
         "fingerprint": experiment.fingerprint,
         "config": sha256(run.config),
         "threads": torch.get_num_threads(),
+        "ranks": distributed.world_size(),
+        "records": records,
+        "snapshots": snapshots,
     }
     if distributed.rank() == 0:
         run.save_checkpoint(experiment.training.step, tensors, metadata)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fcnet import metrics
-from fcnet.config.toml import load_config
 from fcnet.evaluation.classification import evaluate
 from fcnet.evaluation.predictions import PredictionCollector, read_predictions
 from fcnet.experiment.build import open_data, test_batches
@@ -105,8 +103,7 @@ def read_run_data(folder: Path, test: Batches | None = None) -> RunData:
     run = Run(folder)
     if not run.started:
         raise UserError(f"RUN must be a run folder, got {folder}")
-    config, missing = load_config(run.config), list[str]()
-    snapshots = _read_snapshots(folder / "diagnostics.jsonl", missing)
+    config, snapshots, missing = run.load_config(), run.snapshots(), list[str]()
     name = folder.resolve().name
     if not run.finished:
         missing.append("the run is not finished; the test set is evaluated at its end")
@@ -177,19 +174,6 @@ def _sort_by_confidence(confidence: Tensor, mask: Tensor, count: int, *, descend
     order = confidence[indices].sort(dim=0, descending=descending, stable=True).indices
     selected: list[int] = indices[order][:count].tolist()
     return selected
-
-
-def _read_snapshots(file: Path, missing: list[str]) -> list[dict[str, Any]]:
-    """Reads ``diagnostics.jsonl``; skips damaged lines and reports them in ``missing``."""
-    if not file.is_file():
-        return []
-    snapshots = []
-    for number, line in enumerate(file.read_bytes().splitlines(), 1):
-        try:
-            snapshots.append(json.loads(line))
-        except ValueError:
-            missing.append(f"{file.name}: skipped line {number}, which is damaged")
-    return snapshots
 
 
 def _open_test_set(

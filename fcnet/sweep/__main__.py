@@ -140,28 +140,35 @@ def _run_trials(sweep: Sweep, device: torch.device, resume_hint: str) -> int:
 
 def _run_seed(trial: SweepTrial, seed: int, device: torch.device, resume_hint: str) -> int:
     """Trains one run of a trial to its end; returns 0, or the exit code after a signal."""
-    run = trial.run(seed)
-    if not run.finished:
-        experiment = build(trial.config(seed), device)
-        with cli.defer_signals() as received_signal:
-            try:
-                cli.show_progress(
-                    experiment.training,
-                    trial.run_experiment(experiment, run, seed, stop=lambda: received_signal() > 0),
-                    lines=False,
-                )
-            except Stopped:
-                cli.print_status(
-                    f"stopped and saved in epoch {experiment.training.epoch + 1} of {run.path}; {resume_hint}"
-                )
-                return 128 + (received_signal() or signal.SIGTERM)
-        ensure_report(run, experiment.test)
-    result = trial.record_result(run, seed)
-    cli.print_status(
-        f"  seed {seed}: validation accuracy {format_percent(result.validation_accuracy)} after "
-        f"{format_count(result.epochs, 'epoch')} in {result.seconds:.1f} s; {run.path}"
-    )
-    return 0
+    with trial.lock(seed):
+        run = trial.run(seed)
+        if not run.finished:
+            experiment = build(trial.config(seed), device)
+            with cli.defer_signals() as received_signal:
+                try:
+                    cli.show_progress(
+                        experiment.training,
+                        trial.run_experiment(
+                            experiment,
+                            run,
+                            seed,
+                            stop=lambda: received_signal() > 0,
+                            note=lambda line: cli.print_status(f"  note: {line}"),
+                        ),
+                        lines=False,
+                    )
+                except Stopped:
+                    cli.print_status(
+                        f"stopped and saved in epoch {experiment.training.epoch + 1} of {run.path}; {resume_hint}"
+                    )
+                    return 128 + (received_signal() or signal.SIGTERM)
+            ensure_report(run, experiment.test)
+        result = trial.record_result(run, seed)
+        cli.print_status(
+            f"  seed {seed}: validation accuracy {format_percent(result.validation_accuracy)} after "
+            f"{format_count(result.epochs, 'epoch')} in {result.seconds:.1f} s; {run.path}"
+        )
+        return 0
 
 
 def _print_outcome(sweep: Sweep) -> int:
