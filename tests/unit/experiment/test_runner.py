@@ -87,7 +87,7 @@ def test_a_finished_run_holds_model_predictions_summary_and_no_checkpoints(tmp_p
     run = make_run(tmp_path / "run", config)
     experiment = train_to_end(run, config)
     assert {file.name for file in run.path.iterdir()} == {
-        *("config.toml", "metrics.jsonl", "diagnostics.jsonl", "summary.json"),
+        *("config.toml", "metrics.jsonl", "diagnostics.jsonl", "summary.json", "checksums.json"),
         *("model.safetensors", "model.json", "predictions.safetensors", "predictions.json"),
     }
     summary, predictions = run.summary(), read_predictions(run.path)
@@ -209,7 +209,7 @@ def test_the_warnings_of_a_run_name_losses_without_probabilities(loss: str, tmp_
 def test_temporary_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     config = make_config()
     run = make_run(tmp_path / "run", config)
-    leftover = run.path / ".metrics.jsonl.k3_x9a2b"
-    leftover.touch()
+    leftover = run.path / ".metrics.jsonl.k3_x9a2b.tmp"
+    leftover.mkdir()
     run_experiment(build(config, CPU), run, save_seconds=1000.0)
     assert not leftover.exists()

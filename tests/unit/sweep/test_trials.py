@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 from typing import TYPE_CHECKING
 
 import pytest
 
 from fcnet.config.toml import load_config
+from fcnet.experiment.run_folder import Run
 from fcnet.runtime.errors import UserError
 from fcnet.sweep.search_space import parse_space
 from fcnet.sweep.study import SweepPlan, quiet_optuna
 from fcnet.sweep.trials import Sweep
+from tests.helpers import make_record, make_summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from fcnet.experiment.run_folder import Run
     from fcnet.sweep.trials import SweepTrial
 
 pytest.importorskip("optuna")
@@ -40,9 +42,8 @@ def plan(tmp_path: Path) -> SweepPlan:
 
 def finish_run(run: Run, accuracy: float) -> None:
     """Writes the files that a sweep reads of a finished run."""
-    summary = {"validation_accuracy": accuracy, "test_accuracy": accuracy / 2, "epochs": 1, "train_seconds": 2.0}
-    (run.path / "metrics.jsonl").write_text(json.dumps({"epoch": 1, "validation_accuracy": accuracy}) + "\n")
-    (run.path / "summary.json").write_text(json.dumps(summary))
+    run.write_records([make_record(1, validation_accuracy=accuracy)])
+    run.finish(make_summary(validation_accuracy=accuracy, test_accuracy=accuracy / 2))
 
 
 def finish_trial(trial: SweepTrial, *accuracies: float) -> None:
@@ -119,7 +120,9 @@ def test_a_run_has_its_own_folder_seed_and_settings(plan: SweepPlan, tmp_path: P
 def test_a_folder_with_another_run_is_refused(plan: SweepPlan, tmp_path: Path) -> None:
     trial = next(Sweep(plan, tmp_path / "sweep").trials())
     run = trial.run(0)
-    run.config.write_text(run.config.read_text().replace("epochs = 1", "epochs = 7", 1))
+    changed = run.config.read_text().replace("epochs = 1", "epochs = 7", 1)
+    shutil.rmtree(run.path)
+    Run.create(run.path, "", changed)
     with pytest.raises(UserError, match=r"^train\.epochs \(.*mine\.toml\) must be 7 as in .*config\.toml, got 1$"):
         trial.run(0)
 
