@@ -259,8 +259,9 @@ def test_files_a_killed_process_left_half_written_are_removed(tmp_path: Path) ->
     config = make_config(tmp_path)
     run = make_run(tmp_path, config)
     advance_run(build(config, CPU), run, until=5)
-    for name in (".metrics.jsonl.abcd1234", "checkpoints/.step-0000000006.safetensors.efgh5678"):
-        (run.path / name).write_bytes(b"half of")
+    for name in (".metrics.jsonl.abcd1234.tmp", "checkpoints/.step-0000000006.safetensors.efgh5678.tmp"):
+        (run.path / name).mkdir()
+        (run.path / name / ".tmpbOR864").write_bytes(b"half of")
     (run.path / ".gitignore").write_text("*\n")
     advance_run(build(config, CPU), run, until=6)
     assert sorted(file.name for file in run.path.rglob(".*")) == [".gitignore"]

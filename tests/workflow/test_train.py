@@ -25,6 +25,7 @@ from PIL import Image
 from fcnet import cli, evaluate, predict, train
 from fcnet.config.toml import load_config
 from fcnet.diagnostics import advice
+from fcnet.experiment.run_folder import Run
 from tests.helpers import (
     RUN_FILES,
     WAIT_SECONDS,
@@ -363,8 +364,7 @@ def test_resume_without_out_resumes_the_newest_run() -> None:
     Path("long.toml").write_text(LONG)
     short = ["--config", "long.toml", "--set", "train.epochs=1"]
     command_output(train.main, *short)
-    Path("runs/long-2/checkpoints").mkdir(parents=True)
-    (Path("runs/long-2") / "config.toml").write_bytes(Path("runs/long/config.toml").read_bytes())
+    Run.create(Path("runs/long-2"), "long", Path("runs/long/config.toml").read_text())
     first, *_ = command_output(train.main, "--resume", *short).splitlines()
     assert first.endswith("; runs/long-2")
     assert model_files("runs/long-2") == model_files("runs/long")
@@ -473,7 +473,8 @@ def test_a_run_stopped_by_a_full_disk_resumes_once_there_is_space(settings: list
     )
     assert done.returncode == 2
     assert re.fullmatch(refusal, done.stderr)
-    assert {entry.name for entry in Path("run").rglob("*")} <= {"config.toml", "checkpoints", "metrics.jsonl"}
+    names = {"config.toml", "checkpoints", "metrics.jsonl", "checksums.json"}
+    assert {entry.name for entry in Path("run").rglob("*")} <= names
     command_output(train.main, "--resume", "--out", "run")
     assert model_files("run") == model_files("uninterrupted")
     assert read_learning_curve("run") == read_learning_curve("uninterrupted")

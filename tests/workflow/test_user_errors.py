@@ -27,9 +27,19 @@ from fcnet.experiment.run_folder import Run
 from fcnet.experiment.runner import run_experiment
 from fcnet.export import __main__ as export
 from fcnet.figures import __main__ as figures
+from fcnet.report import __main__ as report
 from fcnet.runtime.errors import NonFiniteError, UserError
 from fcnet.training.backpropagation import make_gradient_fn
-from tests.helpers import CommandResult, read_tree, run_command, run_python, set_flags, write_image_folder
+from tests.helpers import (
+    CommandResult,
+    flip_bit,
+    read_tree,
+    run_command,
+    run_python,
+    run_result,
+    set_flags,
+    write_image_folder,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +68,7 @@ COMMANDS = {
     "train": train.main,
     "evaluate": evaluate.main,
     "predict": predict.main,
+    "report": report.main,
     "figures": figures.main,
 }
 STORE = {"store.json"} | {
@@ -106,12 +117,6 @@ def truncate(name: str, kept: float = 0.5) -> None:
     """Truncates a file."""
     content = Path(name).read_bytes()
     write(name, content[: int(len(content) * kept)])
-
-
-def flip_a_bit(name: str) -> None:
-    content = bytearray(Path(name).read_bytes())
-    content[len(content) // 2] ^= 1
-    write(name, bytes(content))
 
 
 def replace(name: str, old: str, new: str) -> None:
@@ -511,7 +516,7 @@ ERRORS = [
         "{here}/pets/train/cat/9.png: no such file or folder"),
     on_images("archive that is cut short", setups(lambda: pack_pets("pets.tgz"), lambda: truncate("pets.tgz", 0.9)),
         "{here}/pets.tgz must be a folder or a whole tar archive, got: Compressed file ended ~", path="pets.tgz"),
-    on_images("archive with a changed byte", setups(lambda: pack_pets("pets.tgz"), lambda: flip_a_bit("pets.tgz")),
+    on_images("archive with a changed byte", setups(lambda: pack_pets("pets.tgz"), lambda: flip_bit("pets.tgz")),
         "{here}/pets.tgz must be a folder or a whole tar archive, got: ~", path="pets.tgz"),
     on_images("no archive", lambda: write("pets.tar", "hello"),
         "{here}/pets.tar must be a folder or a whole tar archive, got: truncated header", path="pets.tar"),
@@ -561,28 +566,36 @@ ERRORS = [
         flags="--config made.toml --set seed=2", prints_model=False),
     on_resume("resume of a run whose configuration is no TOML",
         setups(interrupted, lambda: write("run/config.toml", "x")),
-        "run/config.toml must be TOML: ~", prints_model=False),
+        "run/config.toml was changed after the run began; undo the change, or begin a new run", prints_model=False),
     on_resume("resume of a run whose configuration was changed to another network",
         setups(interrupted, lambda: replace("run/config.toml", "    6,\n", "    7,\n")),
-        "run/config.toml was changed after the run began; undo the change, or begin a new run"),
+        "run/config.toml was changed after the run began; undo the change, or begin a new run", prints_model=False),
     on_resume("resume of a run whose configuration was changed to another course",
         setups(interrupted, lambda: replace("run/config.toml", "batch_size = 8", "batch_size = 4")),
-        "run/config.toml was changed after the run began; undo the change, or begin a new run"),
+        "run/config.toml was changed after the run began; undo the change, or begin a new run", prints_model=False),
     on_resume("resume of a run that met NaN or inf", diverged, f"{NAN_ERROR}; the checkpoint of step 2 is kept in run"),
-    on_resume("both checkpoints are damaged", setups(interrupted, lambda: damage_checkpoints(flip_a_bit, "json")),
+    on_resume("both checkpoints are damaged", setups(interrupted, lambda: damage_checkpoints(flip_bit, "json")),
         f"run/checkpoints/step-0000000006.json {SUM} it"),
     on_resume("the tensors of both checkpoints are damaged",
-        setups(interrupted, lambda: damage_checkpoints(flip_a_bit, "safetensors")),
+        setups(interrupted, lambda: damage_checkpoints(flip_bit, "safetensors")),
         f"run/checkpoints/step-0000000006.safetensors {SUM} step-0000000006.json"),
     on_resume("the tensors of both checkpoints are gone",
         setups(interrupted, lambda: damage_checkpoints(os.unlink, "safetensors")),
         "run/checkpoints/step-0000000006.safetensors: no such file"),
-    on_resume("damaged records", setups(interrupted, lambda: truncate("run/metrics.jsonl")),
-        "run/metrics.jsonl is damaged: expected a JSON object, got '{\"epoch\": 1, ~"),
-    on_resume("damaged snapshots", setups(interrupted, lambda: truncate("run/diagnostics.jsonl")),
-        "run/diagnostics.jsonl is damaged: expected a JSON object, got '{\"epoch\": 0, ~"),
-    on_resume("damaged summary", setups(finished, lambda: truncate("run/summary.json")),
-        "run/summary.json is damaged: expected a JSON object, got '{~", prints_model=False),
+    on_resume("damaged checksums and no checkpoint",
+        setups(interrupted, lambda: shutil.rmtree("run/checkpoints"), lambda: flip_bit("run/checksums.json")),
+        f"run/checksums.json {SUM} it", prints_model=False),
+    *(
+        on_resume(f"{damage.__name__} of {name} of a finished run", setups(finished, partial(damage, f"run/{name}")),
+            f"run/{name} {SUM} checksums.json", prints_model=False)
+        for name in ("metrics.jsonl", "diagnostics.jsonl", "summary.json") for damage in (truncate, flip_bit)
+    ),
+    on_resume("a finished run without its records", setups(finished, Path("run/metrics.jsonl").unlink),
+        "run/metrics.jsonl: no such file", prints_model=False),
+    on_resume("a finished run without its summary", setups(finished, Path("run/summary.json").unlink),
+        "run/summary.json: no such file, but the run was finished", prints_model=False),
+    on_resume("a finished run without checksums", setups(finished, Path("run/checksums.json").unlink),
+        "run/checksums.json: no such file", prints_model=False),
     on_resume("image changed since the run started",
         setups(interrupted_on_pets, lambda: draw_image("pets/train/cat/0.png", value=9)),
         "run was trained on other data than its configuration describes now"),
@@ -603,6 +616,24 @@ ERRORS = [
     on_evaluate("evaluate without the configuration", "run",
         "run/config.toml: no such file; it names the data that the run was trained on",
         setup=setups(finished, lambda: Path("run/config.toml").unlink())),
+    on_evaluate("evaluate with a changed configuration", "run",
+        "run/config.toml was changed after the run began; undo the change, or begin a new run",
+        setup=setups(finished, lambda: flip_bit("run/config.toml"))),
+    on_evaluate("evaluate on other data with a damaged summary", "run --data pets",
+        f"run/summary.json {SUM} checksums.json",
+        setup=setups(finished_on_pets, lambda: flip_bit("run/summary.json"))),
+    *(
+        Case(f"report on a damaged {name}", ["report", "run"], [f"run/{name} {SUM} {source}"],
+            setups(finished, partial(flip_bit, f"run/{name}")))
+        for name, source in (
+            ("metrics.jsonl", "checksums.json"),
+            ("diagnostics.jsonl", "checksums.json"),
+            ("summary.json", "checksums.json"),
+            ("checksums.json", "it"),
+        )
+    ),
+    Case("report on damaged records of an unfinished run", ["report", "run"],
+        [f"run/metrics.jsonl {SUM} checksums.json"], setups(interrupted, lambda: flip_bit("run/metrics.jsonl"))),
     on_evaluate("evaluate on its own data that is gone", "run",
         "{here}/pets: no such file or folder",
         setup=setups(finished_on_pets, lambda: shutil.rmtree("pets"))),
@@ -621,9 +652,9 @@ ERRORS = [
         "the classes of the test split must be among cat, eel, got dog",
         setup=setups(finished_on_pets, lambda: pets("zoo", classes=("cat", "eel")))),
     on_evaluate("evaluate damaged weights", "run", f"run/model.safetensors {SUM} model.json",
-        setup=setups(finished, lambda: flip_a_bit("run/model.safetensors"))),
+        setup=setups(finished, lambda: flip_bit("run/model.safetensors"))),
     on_evaluate("evaluate a damaged description", "run", f"run/model.json {SUM} it",
-        setup=setups(finished, lambda: flip_a_bit("run/model.json"))),
+        setup=setups(finished, lambda: flip_bit("run/model.json"))),
     # cache
     on_cache("cache with a word", "list", "unrecognized arguments: list; see python -m fcnet.cache --help"),
     on_cache("clean nothing", "--clean", HOW),
@@ -661,9 +692,9 @@ ERRORS = [
         "wide.png must be an image of 1×4×4 (channels, height, width), got 1×4×5",
         setup=setups(finished_on_pets, lambda: draw_image("wide.png", (5, 4)))),
     on_predict("predict with damaged weights", f"run {IMAGE} --json", f"run/model.safetensors {SUM} model.json",
-        setup=setups(finished_on_pets, lambda: flip_a_bit("run/model.safetensors"))),
+        setup=setups(finished_on_pets, lambda: flip_bit("run/model.safetensors"))),
     on_predict("predict with a damaged description", f"run {IMAGE}", f"run/model.json {SUM} it",
-        setup=setups(finished_on_pets, lambda: flip_a_bit("run/model.json"))),
+        setup=setups(finished_on_pets, lambda: flip_bit("run/model.json"))),
     on_predict("predict without the weights", f"run {IMAGE}", "run/model.safetensors: no such file",
         setup=setups(finished_on_pets, lambda: Path("run/model.safetensors").unlink())),
     # export
@@ -681,10 +712,12 @@ ERRORS = [
         "README.md already exists and is not an unedited model card by fcnet; export to another folder",
         setup=setups(finished_on_pets, lambda: write("README.md", "# Mine"))),
     on_export("export of damaged weights", "run x.pt2", f"run/model.safetensors {SUM} model.json",
-        setup=setups(finished_on_pets, lambda: flip_a_bit("run/model.safetensors"))),
+        setup=setups(finished_on_pets, lambda: flip_bit("run/model.safetensors"))),
     on_export("export without a summary", "run x.pt2",
-        "RUN must contain config.toml and summary.json for the model card, got run",
+        "run/summary.json: no such file, but the run was finished",
         setup=setups(finished_on_pets, lambda: Path("run/summary.json").unlink())),
+    on_export("export with a damaged summary", "run x.pt2", f"run/summary.json {SUM} checksums.json",
+        setup=setups(finished_on_pets, lambda: flip_bit("run/summary.json"))),
 ]  # fmt: skip
 
 
@@ -789,7 +822,9 @@ def test_nan_or_inf_in_training_is_a_user_error_and_keeps_the_last_good_checkpoi
         assert re.fullmatch(f"{expected}\n", err)
         for file in Path("run/checkpoints").glob("*.safetensors"):
             assert all(tensor.isfinite().all() for tensor in load_file(file).values())
-    assert {entry.name for entry in Path("run").iterdir()} == {"config.toml", "checkpoints", "diagnostics.jsonl"}
+    assert {entry.name for entry in Path("run").iterdir()} == {
+        *("config.toml", "checksums.json", "checkpoints", "diagnostics.jsonl")
+    }
 
 
 class OutOfMemory(nn.Module):
@@ -863,9 +898,27 @@ def test_a_batch_larger_than_the_training_set_is_the_training_set() -> None:
     assert [record["step"] for record in Run(Path("runs/made")).records()] == [1, 2]
 
 
-def test_a_damaged_checkpoint_beside_a_sound_one_is_no_error() -> None:
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        (
+            "checkpoints/step-0000000006.json",
+            f"note: run/checkpoints/step-0000000006.json {SUM} it; the run resumes from step-0000000005-2",
+        ),
+        ("metrics.jsonl", f"note: run/metrics.jsonl {SUM} checksums.json; it is written again"),
+        ("diagnostics.jsonl", f"note: run/diagnostics.jsonl {SUM} checksums.json; it is written again"),
+        ("checksums.json", f"note: run/checksums.json {SUM} it; it is written again"),
+    ],
+)
+def test_damage_that_a_resumed_run_can_repair_is_one_note(name: str, note: str) -> None:
     write("made.toml", CONFIG)
+    finished()
+    expected = run_result("run")
+    shutil.rmtree("run")
     interrupted()
-    flip_a_bit("run/checkpoints/step-0000000006.json")
-    assert run("train", "--resume", "--out", "run").code == 0
+    flip_bit(f"run/{name}")
+    code, out, err = run("train", "--resume", "--out", "run")
+    assert (code, err) == (0, "")
+    assert [line for line in out.splitlines() if line.startswith("note: run/")] == [note]
+    assert run_result("run") == expected
     assert Run(Path("run")).finished
