@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,11 +18,10 @@ from fcnet.experiment.build import build
 from fcnet.experiment.run_folder import Run
 from fcnet.experiment.runner import Stopped, run_experiment
 from fcnet.runtime.errors import UserError
-from tests.helpers import RUN_FILES, advance_run, run_result, without_timings, write_image_folder
+from fcnet.runtime.files import read_checksummed
+from tests.helpers import RUN_FILES, advance_run, flip_bit, run_result, without_timings, write_image_folder
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from fcnet.config.schema import Config
 
 # 90 training images in 12 steps an epoch, the last of two images; 36 steps in all.
@@ -237,6 +238,91 @@ def test_a_run_with_a_damaged_checkpoint_resumes_from_the_one_before(ending: str
     assert next(events) is None
     advance_run(build(config, CPU), run)
     assert finished_result(run) == expected
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process."""
+
+
+def count_replacements(config: Config, run: Run, patch: pytest.MonkeyPatch, allowed: int) -> int:
+    """Trains until a number of files has been replaced, as a process does that is killed; returns their number."""
+    replace, count = Path.replace, [0]
+
+    def replace_or_die(source: Path, target: Path) -> Path:
+        if count[0] == allowed:
+            raise KilledError
+        count[0] += 1
+        return replace(source, target)
+
+    patch.setattr(Path, "replace", replace_or_die)
+    with contextlib.suppress(KilledError):
+        advance_run(build(config, CPU), run, save_seconds=0.0)
+    patch.undo()
+    return count[0]
+
+
+def test_a_full_batch_run_killed_between_any_two_files_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step is saved twice or three times: after the step, after its epoch, and at the end."""
+    changes = ["train.batch_size=all", "train.epochs=2", "train.diagnostics_every=1"]
+    config = make_config(tmp_path, *changes)
+    expected = uninterrupted_result(tmp_path / "whole", config)
+    (tmp_path / "counted").mkdir()
+    total = count_replacements(config, make_run(tmp_path / "counted", config), monkeypatch, 10_000)
+    assert total > 25
+    saved = False
+    for allowed in range(1, total):
+        folder = tmp_path / str(allowed)
+        folder.mkdir()
+        run = make_run(folder, config)
+        count_replacements(config, run, monkeypatch, allowed)
+        left, notes = Run(run.path), list[str]()
+        if not left.finished:
+            assert left.saved_step is not None or not saved  # once there is a checkpoint, there always is one
+            saved = left.saved_step is not None
+            list(run_experiment(build(config, CPU), left, save_seconds=1e9, note=notes.append))
+        assert notes == []
+        assert finished_result(left) == expected, allowed
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "diagnostics.jsonl", "checksums.json"])
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_damage_beside_a_damaged_checkpoint_loses_nothing(name: str, damage: str, tmp_path: Path) -> None:
+    """The run goes back one checkpoint, and its records and snapshots are ahead of it."""
+    config = make_config(tmp_path, "train.diagnostics_every=1")
+    expected = uninterrupted_result(tmp_path / "whole", config)
+    run = make_run(tmp_path, config)
+    advance_run(build(config, CPU), run, until=24, save_seconds=0.0)
+    list(itertools.islice(run_experiment(build(config, CPU), run, save_seconds=1e9), 3))
+    assert [record["epoch"] for record in run.records()] == [1, 2]
+    (newest,) = run.path.glob("checkpoints/step-*24.json")
+    flip_bit(newest)
+    if damage == "changed":
+        flip_bit(run.path / name)
+    else:
+        (run.path / name).unlink()
+    notes: list[str] = []
+    left = Run(run.path)
+    assert len(list(run_experiment(build(config, CPU), left, save_seconds=1e9, note=notes.append))) == 15
+    assert finished_result(left) == expected
+    first, second = notes
+    assert first.endswith("; the run resumes from step-0000000023")
+    assert second.startswith(f"{run.path / name}")
+    assert second.endswith("; it is written again")
+
+
+def test_a_run_that_continues_with_another_number_of_processes_says_so(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    run = make_run(tmp_path, config)
+    advance_run(build(config, CPU), run, until=2)
+    tensors, metadata = read_checksummed(run.path / "checkpoints" / "step-0000000002")
+    assert metadata["ranks"] == 1
+    run.save_checkpoint(3, tensors, metadata | {"ranks": 2})
+    notes: list[str] = []
+    run_experiment(build(config, CPU), run, save_seconds=1e9, note=notes.append)
+    assert notes == [
+        f"{run.path} was saved by 2 processes and continues with 1; "
+        + "sums over processes round differently, so the result is not that of an uninterrupted run"
+    ]
 
 
 def test_there_are_at_most_two_checkpoints_and_none_in_a_finished_run(tmp_path: Path) -> None:

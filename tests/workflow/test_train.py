@@ -10,6 +10,7 @@ import pty
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -26,6 +27,7 @@ from fcnet import cli, evaluate, predict, train
 from fcnet.config.toml import load_config
 from fcnet.diagnostics import advice
 from fcnet.experiment.run_folder import Run
+from fcnet.report import __main__ as report
 from tests.helpers import (
     RUN_FILES,
     WAIT_SECONDS,
@@ -36,6 +38,7 @@ from tests.helpers import (
     read_records,
     read_summary,
     read_tree,
+    run_command,
     set_flags,
     start_python,
 )
@@ -412,6 +415,45 @@ def test_a_signal_saves_the_run_which_then_resumes_to_an_identical_result(
     assert model_files("my run") == model_files(uninterrupted)
     assert read_learning_curve("my run") == read_learning_curve(uninterrupted)
     assert {entry.name for entry in Path("my run").iterdir()} == RUN_FILES
+
+
+@pytest.mark.parametrize("flags", [["--resume"], ["--config", "long.toml"], ["--resume", "--config", "long.toml"]])
+def test_a_second_process_on_a_run_is_told_who_has_it_and_changes_nothing(flags: list[str]) -> None:
+    Path("long.toml").write_text(LONG.replace("epochs = 250", "epochs = 1000000"))
+    process = start("train", "--config", "long.toml", "--out", "run")
+    try:
+        lines_until(process, "epoch")
+        process.send_signal(signal.SIGSTOP)  # holds the run, and writes nothing
+        before = read_tree("run")
+        code, out, err = run_command(train.main, *flags, "--out", "run")
+        assert (code, out) == (2, "")
+        holder = f"process {process.pid} on {socket.gethostname()}"
+        assert err == f"run is in training: {holder} holds the lock; wait until it ends, or stop it\n"
+        command_output(report.main, "run", "--out", "page.html")
+        assert read_tree("run") == before
+    finally:
+        process.kill()
+        process.communicate()
+    # A lock ends with its process.
+    resumed = start("train", "--resume", "--out", "run")
+    lines_until(resumed, "epoch")
+    resumed.terminate()
+    assert resumed.communicate(timeout=WAIT_SECONDS)[1] == ""
+    assert not list(Path("run").glob(".*"))
+
+
+def test_of_two_processes_that_start_one_run_one_trains_and_one_is_refused() -> None:
+    Path("long.toml").write_text(LONG)
+    command_output(train.main, "--config", "long.toml", "--out", "alone", "--set", "train.epochs=20")
+    flags = ["--config", "long.toml", "--out", "run", "--set", "train.epochs=20"]
+    processes = [start("train", *flags) for _ in range(2)]
+    outputs = [process.communicate(timeout=WAIT_SECONDS) for process in processes]
+    assert sorted(process.returncode for process in processes) == [0, 2]
+    (err,) = (err for _, err in outputs if err)
+    assert err.count("\n") == 1
+    assert err.startswith(("run is in training: process ", "--out: run already exists and is not empty"))
+    assert model_files("run") == model_files("alone")
+    assert {entry.name for entry in Path("run").iterdir()} == RUN_FILES
 
 
 @pytest.mark.usefixtures("pets")
