@@ -319,10 +319,8 @@ def test_a_run_that_continues_with_another_number_of_processes_says_so(tmp_path:
     run.save_checkpoint(3, tensors, metadata | {"ranks": 2})
     notes: list[str] = []
     run_experiment(build(config, CPU), run, save_seconds=1e9, note=notes.append)
-    assert notes == [
-        f"{run.path} was saved by 2 processes and continues with 1; "
-        + "sums over processes round differently, so the result is not that of an uninterrupted run"
-    ]
+    rounding = "sums over processes round differently, so the result is not that of an uninterrupted run"
+    assert notes == [f"{run.path} was saved by 2 processes and continues with 1; {rounding}"]
 
 
 def test_there_are_at_most_two_checkpoints_and_none_in_a_finished_run(tmp_path: Path) -> None:
