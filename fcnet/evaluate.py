@@ -12,7 +12,7 @@ from fcnet.data.transforms.corruptions import SEVERITIES
 from fcnet.evaluation.classification import evaluate
 from fcnet.evaluation.corruption_robustness import evaluate_corrupted, example_images
 from fcnet.evaluation.dataset_shift import DatasetShift, accuracy_shift, class_shift, pixel_shift
-from fcnet.experiment.build import test_data
+from fcnet.experiment.build import own_test_data, test_data
 from fcnet.experiment.image_classifier import load
 from fcnet.experiment.run_folder import Run
 from fcnet.metrics import class_metrics
@@ -22,6 +22,8 @@ from fcnet.runtime.formatting import format_count, format_percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import torch
 
     from fcnet.data.batches import Batches
     from fcnet.evaluation.classification import Evaluation
@@ -46,9 +48,7 @@ def main(arguments: list[str]) -> int:
     run = Run(flags.run)
     if not run.started:
         raise UserError(f"{run.config}: no such file; it names the data that the run was trained on")
-    data = run.load_config().data
-    with cli.show_decoding() as progress:
-        test = test_data(data, classifier, path=flags.data, device=device, progress=progress)
+    test = _open_test_set(run, classifier, flags.data, device)
     result = evaluate(classifier.model, test)
     shift = None if flags.data is None else _measure_shift(run, classifier, test, result)
     for line in evaluation_table(result, classifier.classes):
@@ -61,6 +61,17 @@ def main(arguments: list[str]) -> int:
     if flags.corruptions:
         _evaluate_corruptions(run, classifier, test, flags.data)
     return 0
+
+
+def _open_test_set(run: Run, classifier: ImageClassifier, path: Path | None, device: torch.device) -> Batches:
+    data = run.load_config().data
+    if path is not None:
+        with cli.show_decoding() as progress:
+            return test_data(data, classifier, path, device=device, progress=progress)
+    try:
+        return own_test_data(data, run.data_fingerprint(), classifier, device)
+    except UserError as error:
+        raise UserError(f"{error}; --data PATH decodes them") from None
 
 
 def _measure_shift(run: Run, classifier: ImageClassifier, test: Batches, result: Evaluation) -> DatasetShift:

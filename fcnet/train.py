@@ -103,9 +103,13 @@ def _parse_flags(arguments: list[str]) -> argparse.Namespace:
         raise UserError("--config CONFIG is required, unless --resume --out DIR continues a run")
     if flags.find_lr and flags.resume:
         raise UserError("--find-lr must be given without --resume")
-    if flags.config is None and flags.set:
-        raise UserError(f"--set needs --config CONFIG, got --set {flags.set[0]} alone")
+    if flags.config is None and (others := [each for each in flags.set if not _is_data_path(each)]):
+        raise UserError(f"--set needs --config CONFIG for all but data.path, got --set {others[0]} alone")
     return flags
+
+
+def _is_data_path(override: str) -> bool:
+    return override.partition("=")[0].strip() == "data.path"
 
 
 def _print_presets() -> None:
@@ -116,13 +120,18 @@ def _print_presets() -> None:
 
 
 def _read_config(flags: argparse.Namespace, run: Run | None) -> Config:
-    """Returns the configuration to train: that of the run to resume, which a given one must equal, or the given one."""
+    """Returns the configuration to train: that of the run to resume, which a given one must equal, or the given one.
+
+    Only the place of the data may differ, if ``--set`` names it.
+    """
     given = load_config(flags.config, flags.set) if flags.config else None
     if run is None:
         if given is None:
             raise UserError(f"--out must be a run to resume if --config is not given, got {flags.out}")
         return given
     stored = run.load_config()
+    if moves := [each for each in flags.set if _is_data_path(each)]:
+        stored = load_config(run.config, moves)
     if given is not None:
         check_agreement(given, stored, flags.config, run.config)
     return stored
@@ -157,6 +166,8 @@ def _train(
                 stop=lambda: received_signal() > 0,
                 note=lambda line: cli.print_status(f"note: {line}"),
             )
+            if distributed.rank() == 0 and config != run.load_config():
+                run.move_data(config)  # the content has been compared by now
             cli.show_progress(training, _log_events(events, run, training) if tensorboard else events)
         except Stopped:
             cli.print_status(

@@ -16,6 +16,7 @@ from fcnet.experiment.build_data import (
     load_or_fit_whitening,
     make_augmentation,
     open_data,
+    own_test_data,
     preview,
     skipped_image_notes,
     split_rows,
@@ -33,9 +34,20 @@ if TYPE_CHECKING:
 
     from fcnet.config import schema
     from fcnet.data.store.build import Progress
+    from fcnet.data.store.store import Store
     from fcnet.runtime.memory import MemoryEstimate
 
-__all__ = ["Experiment", "build", "choose_threads", "make_model", "open_data", "preview", "test_batches", "test_data"]
+__all__ = [
+    "Experiment",
+    "build",
+    "choose_threads",
+    "make_model",
+    "open_data",
+    "own_test_data",
+    "preview",
+    "test_batches",
+    "test_data",
+]
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,8 @@ class Experiment:
         training: the training, before its first step.
         test: the test set.
         classifier: the model under training, with its classes, input shape and normalization.
-        fingerprint: a hash of the content of the data.
+        config: the configuration.
+        store: the data, of which training, validation and test set are parts.
         threads: the number of CPU threads for training.
         memory_estimate: the estimated memory of a training step.
         free_bytes: the memory that was free before anything was allocated; None if it is unknown.
@@ -57,12 +70,18 @@ class Experiment:
     training: Training
     test: Batches
     classifier: ImageClassifier
-    fingerprint: str
+    config: schema.Config
+    store: Store
     threads: int
     memory_estimate: MemoryEstimate
     free_bytes: int | None
     notes: tuple[str, ...]
     diagnostics_every: int
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the content of the data."""
+        return self.store.fingerprint
 
     def describe(self) -> str:
         """Describes the data, the network and the device in one line."""
@@ -132,7 +151,8 @@ def build(config: schema.Config, device: torch.device, progress: Progress | None
         training=training,
         test=test_batches(store, classifier, device),
         classifier=classifier,
-        fingerprint=store.fingerprint,
+        config=config,
+        store=store,
         threads=config.train.threads or choose_threads(model, batches.batch_size),
         memory_estimate=memory_estimate,
         free_bytes=free_bytes,

@@ -10,7 +10,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fcnet.config.toml import load_config
+from fcnet.config.toml import dump_config, load_config
+from fcnet.experiment.run_identity import check_settings
 from fcnet.experiment.run_schema import EpochLine, SnapshotLine, Summary, check_lines, check_object
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import (
@@ -133,16 +134,25 @@ class Run:
         Raises:
             UserError: the file was changed or damaged after the run began.
         """
+        # The checkpoints of an unfinished run know the configuration too, and can say what was changed.
+        saved = next((metadata.get("config") for metadata in self._checkpoint_metadata()), None)
         try:
-            sums = self._files.checksums().get(_CONFIG, [])
+            is_unchanged = sha256(self.config) in self._files.checksums().get(_CONFIG, [])
         except UserError:
-            # The checkpoints of an unfinished run know the configuration too.
-            sums = [metadata.get("config") for metadata in self._checkpoint_metadata()]
-            if not sums:
+            if not isinstance(saved, dict):
                 raise
-        if sha256(self.config) not in sums:
+            is_unchanged = False
+        if not is_unchanged and isinstance(saved, dict):
+            config = load_config(self.config)
+            check_settings(saved, config, self.config)
+            return config
+        if not is_unchanged:
             raise UserError(f"{self.config} was changed after the run began; undo the change, or begin a new run")
         return load_config(self.config)
+
+    def move_data(self, config: Config) -> None:
+        """Writes the configuration with another place of the same data."""
+        self._files.write(_CONFIG, dump_config(config).encode())
 
     def records(self) -> list[dict[str, Any]]:
         """Returns the records of the completed epochs.
@@ -278,6 +288,18 @@ class Run:
         summary = parse_json_object(data, file)
         check_object(Summary, summary, file)
         return summary
+
+    def data_fingerprint(self) -> str:
+        """Returns the fingerprint of the data that the run's model was trained on.
+
+        Raises:
+            UserError: the model is missing or damaged.
+        """
+        file = self.path / "model.json"
+        environment = read_metadata(self.path / "model").get("environment")
+        if not isinstance(environment, dict) or not isinstance(environment.get("data"), str):
+            raise UserError(f"{file} is damaged: environment.data must be the fingerprint of the data")
+        return str(environment["data"])
 
     def _read_lines(self, name: str, schema: type[BaseModel]) -> list[dict[str, Any]]:
         """Reads a file with one JSON object per line; an absent file is empty."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from fcnet.runtime.errors import UserError
 
@@ -101,6 +101,27 @@ class Summary(_Object):
     platform: str
     seed: int
     data: str
+
+
+class DataIdentity(_Object):
+    """The content of the data of a run; see `fcnet.experiment.run_identity.run_identity`."""
+
+    fingerprint: str
+    classes: list[str]
+    shape: list[int]
+    images: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    source: dict[str, str | int | list[int]]
+
+
+class CheckpointEntries(_Object):
+    """The entries of a checkpoint's metadata besides the state of the training."""
+
+    data: DataIdentity
+    config: dict[str, JsonValue]
+    fcnet: str
+    torch: str
+    ranks: Number
+    threads: Number
 
 
 def check_object(schema: type[BaseModel], content: object, file: Path) -> None:

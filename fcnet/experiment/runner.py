@@ -14,12 +14,12 @@ from fcnet.diagnostics import advice, idle_units
 from fcnet.evaluation.classification import evaluate
 from fcnet.evaluation.predictions import PredictionCollector, write_predictions
 from fcnet.experiment.run_folder import nan_to_none
+from fcnet.experiment.run_identity import check_identity, identity_notes, run_identity
+from fcnet.experiment.run_schema import CheckpointEntries, check_object
 from fcnet.experiment.snapshots import Snapshots
 from fcnet.losses import CrossEntropy, ScoreLoss
 from fcnet.optim.state import select_prefix
 from fcnet.runtime import distributed
-from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import sha256
 from fcnet.runtime.hardware import processor_name
 
 if TYPE_CHECKING:
@@ -67,8 +67,6 @@ def run_experiment(
         run.remove_temporary_files()
     metadata = _restore(experiment, run, note)
     records, snapshots = metadata.get("records", []), metadata.get("snapshots", [])
-    for line in _rank_notes(run, metadata):
-        note(line)
     if distributed.rank() == 0:
         run.rewind(records, snapshots, note)
     return _train(experiment, run, records, snapshots, save_seconds, stop)
@@ -80,25 +78,15 @@ def _restore(experiment: Experiment, run: Run, note: Callable[[str], None]) -> d
     if checkpoint is None:
         return {}
     tensors, metadata = checkpoint
-    if metadata["fingerprint"] != experiment.fingerprint:
-        raise UserError(f"{run.path} was trained on other data than its configuration describes now")
-    if metadata["config"] != sha256(run.config):
-        raise UserError(f"{run.config} was changed after the run began; undo the change, or begin a new run")
+    check_object(CheckpointEntries, metadata, run.path / "checkpoints")
+    check_identity(metadata, experiment, run.path)
+    for line in identity_notes(metadata, run.path):
+        note(line)
     torch.set_num_threads(metadata["threads"])  # sums over several threads depend on their number
     experiment.training.restore(tensors, metadata)
     if experiment.classifier.whitening is not None:
         experiment.classifier.whitening.load_state_dict(select_prefix(tensors, "whitening"))
     return metadata
-
-
-def _rank_notes(run: Run, metadata: dict[str, Any]) -> Iterator[str]:
-    """Yields a line if the checkpoint was saved by another number of processes."""
-    before, now = metadata.get("ranks", distributed.world_size()), distributed.world_size()
-    if before != now:
-        yield (
-            f"{run.path} was saved by {before} process{'es' if before != 1 else ''} and continues with {now}; "
-            "sums over processes round differently, so the result is not that of an uninterrupted run"
-        )
 
 
 def _train(
@@ -156,10 +144,8 @@ def _save(experiment: Experiment, run: Run, records: list[dict[str, Any]], snaps
         whitening = experiment.classifier.whitening.state_dict()
         tensors |= {f"whitening.{name}": tensor for name, tensor in whitening.items()}
     metadata |= {
-        "fingerprint": experiment.fingerprint,
-        "config": sha256(run.config),
+        **run_identity(experiment),
         "threads": torch.get_num_threads(),
-        "ranks": distributed.world_size(),
         "records": records,
         "snapshots": snapshots,
     }

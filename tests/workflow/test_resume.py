@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +15,19 @@ import pytest
 import torch
 from PIL import Image
 
+from fcnet import train
 from fcnet.config.toml import dump_config, load_config
+from fcnet.data.sources import image_folder
 from fcnet.experiment.build import build
 from fcnet.experiment.run_folder import Run
 from fcnet.experiment.runner import Stopped, run_experiment
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import read_checksummed
-from tests.helpers import RUN_FILES, advance_run, flip_bit, run_result, without_timings, write_image_folder
+from tests.helpers import RUN_FILES, advance_run, flip_bit, run_command, run_result, without_timings, write_image_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fcnet.config.schema import Config
 
 # 90 training images in 12 steps an epoch, the last of two images; 36 steps in all.
@@ -371,5 +377,134 @@ def test_a_run_does_not_resume_on_other_data(tmp_path: Path) -> None:
     Image.new("L", (6, 6), 255).save(tmp_path / "pets" / "train" / "cat" / "3.png")
     with pytest.raises(UserError) as error:
         advance_run(build(config, CPU), run)
-    assert str(error.value) == f"{run.path} was trained on other data than its configuration describes now"
+    assert str(error.value) == (
+        f"{run.path} was trained on other data than this (data.path: {tmp_path / 'pets'}): "
+        "it has as many images, but other pixels or labels; --set data.path=PATH names another place"
+    )
     assert json.loads((run.path / "checkpoints" / "step-0000000002.json").read_text())["step"] == 2
+
+
+PETS = ["data.source=images", "data.validation=0", "train.epochs=2"]
+
+
+def write_pets(folder: Path) -> Path:
+    write_image_folder(
+        folder,
+        ("cat", "dog"),
+        {"train": 12, "test": 4},
+        lambda label, number: np.full((6, 6), number * (label + 1) * 10, dtype=np.uint8),
+    )
+    return folder
+
+
+def copy_and_rename(pets: Path) -> None:
+    shutil.copytree(pets, pets.with_name("copy"))
+    shutil.rmtree(pets)
+    pets.with_name("copy").rename(pets)
+
+
+def replace_by_link(pets: Path) -> None:
+    pets.rename(pets.with_name("elsewhere"))
+    pets.symlink_to(pets.with_name("elsewhere"))
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "copied": copy_and_rename,
+    "touched": lambda pets: (pets / "train" / "cat" / "3.png").touch(),
+    "chmod": lambda pets: (pets / "train" / "cat" / "3.png").chmod(0o600),
+    "linked": replace_by_link,
+    "a hidden file": lambda pets: (pets / ".DS_Store").write_bytes(b"x"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_run_resumes_on_data_of_the_same_content(change: str, tmp_path: Path) -> None:
+    config = make_config(tmp_path, *PETS, f"data.path={write_pets(tmp_path / 'pets')}")
+    expected = uninterrupted_result(tmp_path / "whole", config)
+    run = make_run(tmp_path, config)
+    advance_run(build(config, CPU), run, until=2)
+    CHANGES[change](tmp_path / "pets")
+    advance_run(build(config, CPU), run)
+    assert finished_result(run) == expected
+
+
+def test_a_run_resumes_with_another_decoder_that_decodes_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(tmp_path, *PETS, f"data.path={write_pets(tmp_path / 'pets')}")
+    expected = uninterrupted_result(tmp_path / "whole", config)
+    run = make_run(tmp_path, config)
+    advance_run(build(config, CPU), run, until=2)
+    monkeypatch.setattr(image_folder, "version", lambda _: "99.0")
+    advance_run(build(config, CPU), run)
+    assert finished_result(run) == expected
+
+
+def test_the_error_names_a_decoder_that_decodes_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config(tmp_path, *PETS, f"data.path={write_pets(tmp_path / 'pets')}")
+    run = make_run(tmp_path, config)
+    advance_run(build(config, CPU), run, until=2)
+    Image.new("L", (6, 6), 255).save(tmp_path / "pets" / "train" / "cat" / "3.png")
+    monkeypatch.setattr(image_folder, "version", lambda _: "99.0")
+    with pytest.raises(UserError) as error:
+        advance_run(build(config, CPU), run)
+    decoders = f"pillow {version('pillow')} decoded the images then, pillow 99.0 now"
+    assert f"but other pixels or labels; {decoders}; --set data.path" in str(error.value)
+
+
+def test_data_path_names_where_the_data_lies_now(tmp_path: Path) -> None:
+    config = make_config(tmp_path, *PETS, f"data.path={write_pets(tmp_path / 'pets')}")
+    expected = uninterrupted_result(tmp_path / "whole", config)
+    run = make_run(tmp_path, config)
+    advance_run(build(config, CPU), run, until=2)
+    (tmp_path / "pets").rename(tmp_path / "moved")
+    resume = ["--resume", "--out", str(run.path)]
+    missing = run_command(train.main, *resume)
+    assert missing.code == 2
+    assert "pets: no such file or folder" in missing.err
+    assert run_command(train.main, *resume, "--set", f"data.path={tmp_path / 'moved'}").code == 0
+    assert run.load_config().data.path == str(tmp_path / "moved")
+    result = run_result(run.path)
+    assert result["model.safetensors"] == expected["model.safetensors"]
+    assert result["summary"] == expected["summary"]
+
+
+def test_data_path_cannot_name_other_data(tmp_path: Path) -> None:
+    config = make_config(tmp_path, *PETS, f"data.path={write_pets(tmp_path / 'pets')}")
+    run = make_run(tmp_path, config)
+    advance_run(build(config, CPU), run, until=2)
+    shutil.copytree(tmp_path / "pets", tmp_path / "other")
+    shutil.rmtree(tmp_path / "other" / "train" / "dog")
+    shutil.copytree(tmp_path / "other" / "train" / "cat", tmp_path / "other" / "train" / "dog")
+    flags = ["--resume", "--out", str(run.path), "--set", f"data.path={tmp_path / 'other'}"]
+    refused = run_command(train.main, *flags)
+    assert refused.code == 2
+    assert f"was trained on other data than this (data.path: {tmp_path / 'other'})" in refused.err
+    assert run.load_config().data.path == str(tmp_path / "pets")
+    assert run_command(train.main, *flags[:3]).code == 0
+
+
+def test_only_the_place_of_the_data_may_change_without_a_configuration(tmp_path: Path) -> None:
+    run = make_run(tmp_path, make_config(tmp_path))
+    refused = run_command(train.main, "--resume", "--out", run.path, "--set", "seed=4")
+    assert (refused.code, refused.err) == (
+        2,
+        "--set needs --config CONFIG for all but data.path, got --set seed=4 alone\n",
+    )
+
+
+@pytest.mark.parametrize("package", ["fcnet", "torch"])
+def test_another_version_of_a_package_is_said(package: str, tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    run = make_run(tmp_path, config)
+    advance_run(build(config, CPU), run, until=2)
+    tensors, metadata = run.latest_checkpoint() or ({}, {})
+    installed = metadata[package]
+    run.save_checkpoint(3, tensors, metadata | {package: "0.0.1"})
+    notes: list[str] = []
+    run_experiment(build(config, CPU), run, save_seconds=1000.0, note=notes.append)
+    (note,) = notes
+    assert note == (
+        f"{run.path} was saved by {package} 0.0.1 and continues with {package} {installed}; "
+        "the result may not be that of one version to the last bit"
+    )

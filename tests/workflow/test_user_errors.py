@@ -71,6 +71,8 @@ COMMANDS = {
     "report": report.main,
     "figures": figures.main,
 }
+OTHER_DATA = "run was trained on other data than this (data.path: {here}/pets)"
+NAME_PLACE = "--set data.path=PATH names another place"
 STORE = {"store.json"} | {
     f"{split}_{part}.bin" for split in ("train", "test") for part in ("pixels", "labels", "moments")
 }
@@ -277,7 +279,8 @@ ERRORS = [
     Case("no flag at all", ["train"], [NO_CONFIG]),
     Case("resume without a folder", ["train", "--resume"], [NO_CONFIG]),
     Case("set without config", ["train", "--set", "seed=1"], [NO_CONFIG]),
-    on_resume("set and resume without config", interrupted, "--set needs --config CONFIG, got --set seed=2 alone",
+    on_resume("set and resume without config", interrupted,
+        "--set needs --config CONFIG for all but data.path, got --set seed=2 alone",
         flags="--set seed=2", prints_model=False),
     Case("flag without its value", ["train", "--config"],
         ["argument --config: expected one argument; see python -m fcnet.train --help"]),
@@ -566,13 +569,14 @@ ERRORS = [
         flags="--config made.toml --set seed=2", prints_model=False),
     on_resume("resume of a run whose configuration is no TOML",
         setups(interrupted, lambda: write("run/config.toml", "x")),
-        "run/config.toml was changed after the run began; undo the change, or begin a new run", prints_model=False),
+        "run/config.toml must be TOML: Expected '=' after a key in a key/value pair (at end of document)",
+        prints_model=False),
     on_resume("resume of a run whose configuration was changed to another network",
         setups(interrupted, lambda: replace("run/config.toml", "    6,\n", "    7,\n")),
-        "run/config.toml was changed after the run began; undo the change, or begin a new run", prints_model=False),
+        "model.hidden (run/config.toml) must be [6, 5] as when the run began, got [7, 5]", prints_model=False),
     on_resume("resume of a run whose configuration was changed to another course",
         setups(interrupted, lambda: replace("run/config.toml", "batch_size = 8", "batch_size = 4")),
-        "run/config.toml was changed after the run began; undo the change, or begin a new run", prints_model=False),
+        "train.batch_size (run/config.toml) must be 8 as when the run began, got 4", prints_model=False),
     on_resume("resume of a run that met NaN or inf", diverged, f"{NAN_ERROR}; the checkpoint of step 2 is kept in run"),
     on_resume("both checkpoints are damaged", setups(interrupted, lambda: damage_checkpoints(flip_bit, "json")),
         f"run/checkpoints/step-0000000006.json {SUM} it"),
@@ -598,10 +602,11 @@ ERRORS = [
         "run/checksums.json: no such file", prints_model=False),
     on_resume("image changed since the run started",
         setups(interrupted_on_pets, lambda: draw_image("pets/train/cat/0.png", value=9)),
-        "run was trained on other data than its configuration describes now"),
+        f"{OTHER_DATA}: it has as many images, but other pixels or labels; {NAME_PLACE}"),
     on_resume("image added since the run started",
         setups(interrupted_on_pets, lambda: draw_image("pets/test/cat/9.png", value=9)),
-        "run was trained on other data than its configuration describes now"),
+        f"{OTHER_DATA}: it had 12 training and 12 test images, and has 12 training and 13 test images now; "
+        f"{NAME_PLACE}"),
     on_resume("images removed since the run started", setups(interrupted_on_pets, lambda: shutil.rmtree("pets")),
         "{here}/pets: no such file or folder", prints_model=False),
     # evaluate
@@ -634,9 +639,9 @@ ERRORS = [
     ),
     Case("report on damaged records of an unfinished run", ["report", "run"],
         [f"run/metrics.jsonl {SUM} checksums.json"], setups(interrupted, lambda: flip_bit("run/metrics.jsonl"))),
-    on_evaluate("evaluate on its own data that is gone", "run",
-        "{here}/pets: no such file or folder",
-        setup=setups(finished_on_pets, lambda: shutil.rmtree("pets"))),
+    on_evaluate("evaluate on its own data that is not in the cache", "run",
+        "the images that the model was trained on are not in the cache (~); --data PATH decodes them",
+        setup=setups(finished_on_pets, lambda: shutil.rmtree(os.environ["FCNET_CACHE"]))),
     on_evaluate("evaluate on absent data", "run --data gone",
         "gone: no such file or folder"),
     on_evaluate("evaluate on an absent file of arrays", "run --data gone.npz",

@@ -8,6 +8,7 @@ and W columns.
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 from dataclasses import dataclass
@@ -122,6 +123,8 @@ def open_store(source: Source, cache: Path | None = None, progress: Progress | N
     try:
         if store := _try_open(folder, key):
             return store
+        if cache.exists() and not cache.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         cache.mkdir(parents=True, exist_ok=True)
         with file_lock(folder):
             if not _try_open(folder, key):

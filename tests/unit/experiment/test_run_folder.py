@@ -15,6 +15,7 @@ import torch
 from torch.testing import assert_close
 
 from fcnet.experiment.run_folder import Run, check_new, claim_folder
+from fcnet.experiment.run_identity import settings
 from fcnet.runtime import files
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import ChecksummedFolder
@@ -412,7 +413,7 @@ def test_a_damaged_file_of_an_unfinished_run_is_written_again_from_the_checkpoin
 @pytest.mark.parametrize("damage", ["changed", "missing"])
 def test_checksums_of_an_unfinished_run_are_written_again(damage: str, run: Run) -> None:
     save_checkpoints(run, [1])
-    run.save_checkpoint(2, {"x": torch.tensor([2.0])}, {"step": 2, "config": files.sha256(run.config)})
+    run.save_checkpoint(2, {"x": torch.tensor([2.0])}, {"step": 2, "config": settings(run.load_config())})
     run.write_records([make_record(1)])
     damage_file(run.path / "checksums.json", damage)
     assert run.load_config().seed == 3  # the checkpoint vouches for it
@@ -423,7 +424,7 @@ def test_checksums_of_an_unfinished_run_are_written_again(damage: str, run: Run)
     assert note.startswith(f"{run.path / 'checksums.json'}")
     assert note.endswith("; it is written again")
     run.config.write_text("seed = 4\n")
-    with pytest.raises(UserError, match="was changed after the run began"):
+    with pytest.raises(UserError, match=r"^seed \(.*config.toml\) must be 3 as when the run began, got 4$"):
         run.load_config()
 
 
