@@ -16,7 +16,7 @@ from fcnet.evaluation.predictions import PredictionCollector, write_predictions
 from fcnet.experiment.snapshots import Snapshots
 from fcnet.losses import CrossEntropy, ScoreLoss
 from fcnet.optim.state import select_prefix
-from fcnet.runtime import distributed
+from fcnet.runtime import distributed, memory
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import sha256
 from fcnet.runtime.hardware import processor_name
@@ -94,23 +94,27 @@ def _train(
     saved, stopping = time.monotonic(), False
     take_snapshot = _snapshot_fn(experiment, run)
     take_snapshot()
+    distributed.barrier()  # only the first rank takes snapshots, which may last longer than a sum waits
     for record in training.advance():
         if record is not None:
             records.append(dataclasses.asdict(record))
             if distributed.rank() == 0:
                 run.write_records(records)
             take_snapshot()
+            distributed.barrier()
         # All ranks must save and stop at the same step. Agreeing on it takes a sync, so they do it now and then.
         if record is not None or distributed.world_size() == 1 or training.step % _STEPS_BETWEEN_SYNCS == 0:
             stopping = distributed.any_rank(stop())
             if stopping or distributed.any_rank(time.monotonic() - saved >= save_seconds):
-                _save(experiment, run)
+                with memory.phase("saving the run"):
+                    _save(experiment, run)
                 saved = time.monotonic()
         yield record
         if stopping:
             raise Stopped
-    _save(experiment, run)
-    _finish(experiment, run, records)
+    with memory.phase("saving the run"):
+        _save(experiment, run)
+        _finish(experiment, run, records)
 
 
 def _snapshot_fn(experiment: Experiment, run: Run) -> Callable[[], None]:
@@ -128,7 +132,8 @@ def _snapshot_fn(experiment: Experiment, run: Run) -> Callable[[], None]:
     def take_snapshot() -> None:
         is_taken = bool(lines) and lines[-1]["epoch"] == training.epoch
         if snapshots.due and not is_taken:
-            lines.append(snapshots.take())
+            with memory.phase("taking a diagnostics snapshot"):
+                lines.append(snapshots.take())
             run.write_snapshots(lines)
 
     return take_snapshot

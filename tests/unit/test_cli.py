@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from torch import Tensor
 from fcnet import cli
 from fcnet.data.batches import Batches
 from fcnet.models.mlp import LogisticRegression
+from fcnet.runtime import signals
 from fcnet.runtime.errors import UserError
 from fcnet.training.algorithm import GradientDescent
 from fcnet.training.loop import Training
@@ -109,7 +111,8 @@ def test_each_user_error_is_one_line_and_the_exit_code_is_2(capsys: pytest.Captu
         2,
         "lr must be greater than 0, got 0\n",
     )
-    assert run(raising(UserError("one\ntwo\n")), capsys) == (2, "one\ntwo\n")
+    assert run(raising(UserError("one", "two")), capsys) == (2, "one\ntwo\n")
+    assert run(raising(UserError("a\nb\x1b[2J", "c\udcff")), capsys) == (2, "a\\nb\\x1b[2J\nc\\udcff\n")
 
 
 def test_an_unusable_file_is_one_line_and_the_exit_code_is_2(
@@ -121,7 +124,7 @@ def test_an_unusable_file_is_one_line_and_the_exit_code_is_2(
 
 
 @pytest.mark.parametrize(
-    "bug", [KeyError("ours"), ValueError("ours"), OSError("without a file"), AssertionError("ours")]
+    "bug", [KeyError("ours"), ValueError("ours"), io.UnsupportedOperation("ours"), AssertionError("ours")]
 )
 def test_a_bug_keeps_its_traceback(bug: Exception) -> None:
     with pytest.raises(type(bug)) as error:
@@ -163,7 +166,7 @@ def test_a_closed_reader_is_not_an_error(monkeypatch: pytest.MonkeyPatch, capsys
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_deferred_signal_is_recorded_and_the_handlers_are_restored(number: signal.Signals) -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
-    with cli.defer_signals() as received_signal:
+    with signals.defer_signals() as received_signal:
         assert received_signal() == 0
         signal.raise_signal(number)
         assert received_signal() == number
@@ -174,7 +177,7 @@ def test_a_deferred_signal_is_recorded_and_the_handlers_are_restored(number: sig
 
 def test_the_handlers_are_restored_after_an_error() -> None:
     def fail() -> None:
-        with cli.defer_signals():
+        with signals.defer_signals():
             raise KeyError("ours")
 
     before = [signal.getsignal(number) for number in SIGNALS]
