@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import sys
+
+# `python -m fcnet.NAME` imports this package first, with "-m" in place of the program. A signal then ends the command
+# properly from here on, and not only after the seconds in which it imports torch.
+if sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)].removeprefix("-m").startswith("fcnet."):
+    from fcnet.runtime.signals import exit_on_signals
+
+    exit_on_signals()
+
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -32,13 +40,6 @@ __all__ = [
     "modules",
     "optim",
 ]
-
-# `python -m fcnet.NAME` imports this package first, with "-m" in place of the program. A signal then ends the command
-# properly from here on, and not only after the seconds in which it imports torch.
-if sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)].removeprefix("-m").startswith("fcnet."):
-    from fcnet.runtime.signals import exit_on_signals
-
-    exit_on_signals()
 
 # Names and modules load on first use (PEP 562), so that `import fcnet` does not wait for torch.
 _HOMES = {

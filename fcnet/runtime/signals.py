@@ -13,11 +13,12 @@ import os
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, NoReturn
 
+TYPE_CHECKING = False  # typing takes longer to import than the rest, and no signal is handled before
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
+    from typing import NoReturn
 
     Handler = Callable[[int, FrameType | None], object] | int
 
