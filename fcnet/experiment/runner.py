@@ -94,14 +94,14 @@ def _train(
     saved, stopping = time.monotonic(), False
     take_snapshot = _snapshot_fn(experiment, run)
     take_snapshot()
-    distributed.barrier()  # only the first rank takes snapshots, which may last longer than a sum waits
+    distributed.wait_for_first_rank()
     for record in training.advance():
         if record is not None:
             records.append(dataclasses.asdict(record))
             if distributed.rank() == 0:
                 run.write_records(records)
             take_snapshot()
-            distributed.barrier()
+            distributed.wait_for_first_rank()
         # All ranks must save and stop at the same step. Agreeing on it takes a sync, so they do it now and then.
         if record is not None or distributed.world_size() == 1 or training.step % _STEPS_BETWEEN_SYNCS == 0:
             stopping = distributed.any_rank(stop())
@@ -153,7 +153,7 @@ def _save(experiment: Experiment, run: Run) -> None:
     }
     if distributed.rank() == 0:
         run.save_checkpoint(experiment.training.step, tensors, metadata)
-    distributed.barrier()
+    distributed.wait_for_first_rank()
 
 
 def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> None:
@@ -186,7 +186,7 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
             "warnings": warnings,
         }
         run.finish(summary | environment)
-    distributed.barrier()
+    distributed.wait_for_first_rank()
 
 
 def _training_warnings(experiment: Experiment, records: list[dict[str, Any]], test: Evaluation) -> list[str]:

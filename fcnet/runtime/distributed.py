@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socket
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fcnet.runtime import signals
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ if dist.is_available():
     # the first step. Imported by then, it has no group to keep alive: one that outlives `destroy_process_group` has
     # threads that may abort the interpreter as it exits.
     import torch.distributed.nn.functional
-    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.distributed_c10d import PrefixStore, Store
     from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
@@ -36,7 +39,8 @@ JOIN_SECONDS = 300.0
 ANSWER_SECONDS = 45.0
 """Time for another rank to take part in a sum or an exchange, which all ranks reach at about the same time."""
 BARRIER_SECONDS = 3600.0
-"""Time at a barrier, where ranks wait for the work of one: decoding images, a snapshot, a save."""
+"""Time for the work of one rank, such as decoding images or saving."""
+_POLL_SECONDS = 0.1
 
 
 class LostRankError(UserError):
@@ -89,30 +93,54 @@ def process_group(device: torch.device) -> Iterator[None]:
         device: the device of this rank's tensors.
 
     Raises:
-        UserError: the other ranks cannot be reached within `JOIN_SECONDS`.
+        UserError: the other ranks did not come within `JOIN_SECONDS`, or cannot be reached.
     """
+    own, ranks = launch_variable("RANK"), launched_ranks()
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    problem = f"rank {own} of {ranks} must meet the others at {where} (MASTER_ADDR, MASTER_PORT)"
     try:
-        store, own, ranks = next(rendezvous("env://", timeout=timedelta(seconds=JOIN_SECONDS)))
-        store.set_timeout(timedelta(seconds=JOIN_SECONDS))
-        store.set(f"fcnet/{own}", "started")
-        store.wait([f"fcnet/{other}" for other in range(ranks)])
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            store=PrefixStore("fcnet", store),
-            rank=own,
-            world_size=ranks,
-            timeout=timedelta(seconds=ANSWER_SECONDS),
-        )
-    except (RuntimeError, ValueError) as error:
-        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise UserError(
-            f"rank {launch_variable('RANK')} of {launched_ranks()} did not meet all other ranks at {where} within "
-            f"{JOIN_SECONDS:.0f} s: {str(error).splitlines()[0]}"
-        ) from error
+        with signals.exit_after(JOIN_SECONDS + ANSWER_SECONDS, f"{problem}: no answer"):
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+                store=PrefixStore("fcnet", _meet(own, ranks)),
+                rank=own,
+                world_size=ranks,
+                timeout=timedelta(seconds=ANSWER_SECONDS),
+            )
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"{problem}: {str(error).splitlines()[0]}") from error
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _meet(own: int, ranks: int) -> Store:
+    """Waits until all ranks have started; returns the store with which they find each other."""
+    address = os.environ["MASTER_ADDR"], launch_variable("MASTER_PORT")
+    deadline = time.monotonic() + JOIN_SECONDS
+    if own > 0:
+        # torch's own client logs a stack trace for each attempt.
+        while not _is_listening(address):
+            _check_deadline(deadline, "rank 0 does not listen there")
+    store: Store = next(rendezvous("env://", timeout=timedelta(seconds=JOIN_SECONDS)))[0]
+    store.set(f"started/{own}", "")
+    while missing := [str(other) for other in range(ranks) if not store.check([f"started/{other}"])]:
+        _check_deadline(deadline, f"no rank {', '.join(missing)}")
+    return store
+
+
+def _is_listening(address: tuple[str, int]) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(address, timeout=1.0):
+        return True
+    return False
+
+
+def _check_deadline(deadline: float, problem: str) -> None:
+    """Sleeps for a moment, in which a signal may arrive."""
+    if time.monotonic() > deadline:
+        raise TimeoutError(f"waited for {JOIN_SECONDS:.0f} s, {problem}")
+    time.sleep(_POLL_SECONDS)
 
 
 def world_size() -> int:
@@ -198,11 +226,20 @@ def all_gather(value: T) -> list[T]:
     return values
 
 
-def barrier() -> None:
-    """Waits until every rank has called it, however long the work of one of them takes."""
+def wait_for_first_rank() -> None:
+    """Waits until every rank has called it, the first one after work of its own. It does not wait long for others."""
+    barrier(ANSWER_SECONDS if rank() == 0 else BARRIER_SECONDS)
+
+
+def barrier(seconds: float = BARRIER_SECONDS) -> None:
+    """Waits until every rank has called it, however long the work of one of them takes.
+
+    Args:
+        seconds: time to wait.
+    """
     if world_size() > 1:
         options = dist.BarrierOptions()
-        options.timeout = timedelta(seconds=BARRIER_SECONDS)
+        options.timeout = timedelta(seconds=seconds)
         group = dist.group.WORLD
         assert group is not None
         with _named_loss():

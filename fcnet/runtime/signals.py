@@ -97,16 +97,32 @@ def exit_if_blocked() -> Iterator[None]:
         os.close(writing)  # ends the thread
 
 
+@contextlib.contextmanager
+def exit_after(seconds: float, line: str) -> Iterator[None]:
+    """Ends the process with exit code 2 and one line if the block, which may hang outside Python, lasts longer."""
+    timer = threading.Timer(seconds, _exit, args=(2, line))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def exit_now(number: int, frame: FrameType | None = None) -> NoReturn:
     """Ends the process at once, with one line on standard error."""
-    with contextlib.suppress(OSError):
-        os.write(2, f"{describe(number)}\n".encode())
-    os._exit(128 + number)
+    _exit(128 + number, describe(number))
 
 
 def describe(number: int) -> str:
     """Returns the line for a command that a signal ended."""
     return f"stopped by {signal.Signals(number).name}"
+
+
+def _exit(code: int, line: str) -> NoReturn:
+    with contextlib.suppress(OSError):
+        os.write(2, f"{line}\n".encode())
+    os._exit(code)
 
 
 def _raise_interrupted(number: int, frame: FrameType | None) -> None:
