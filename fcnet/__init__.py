@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 
-# `python -m fcnet.NAME` imports this package first, with "-m" in place of the program. A signal then ends the command
-# properly from here on, and not only after the seconds in which it imports torch.
+# `python -m fcnet.NAME` imports this package first, with "-m" in place of the program.
 if sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)].removeprefix("-m").startswith("fcnet."):
-    from fcnet.runtime.signals import exit_on_signals
+    from fcnet.runtime.startup import start_command
 
-    exit_on_signals()
+    start_command()
 
 from importlib import import_module
 from typing import TYPE_CHECKING

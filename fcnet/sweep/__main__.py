@@ -94,7 +94,7 @@ def _parse_flags(arguments: list[str]) -> argparse.Namespace:
     for name in ("seeds", "trials"):
         if (value := getattr(flags, name)) is not None and value < 1:
             raise UserError(f"--{name} must be at least 1, got {value}")
-    if (ranks := distributed.launched_ranks()) > 1:
+    if (ranks := distributed.launch_variable("WORLD_SIZE", default=1)) > 1:
         raise UserError(f"a sweep must be started as one process, once for each worker, got {ranks} ranks")
     return flags
 

@@ -838,6 +838,31 @@ def test_a_step_without_memory_names_the_setting_to_lower(
     assert re.fullmatch(expected, err)
 
 
+@pytest.mark.parametrize(
+    ("module", "function", "expected"),
+    [
+        ("fcnet.experiment.build", "mean_and_std", "reading the data; lower data.size, or choose fewer data.classes"),
+        ("fcnet.experiment.build", "make_model", "building the network; lower model.hidden"),
+        (
+            "fcnet.evaluation.classification",
+            "_counts",
+            "evaluating the model; lower model.hidden (train.batch_size does not matter here)",
+        ),
+        ("fcnet.experiment.run_folder", "write_checksummed", "saving the run; lower model.hidden"),
+    ],
+)
+def test_a_lack_of_memory_is_named_for_what_was_being_done(
+    module: str, function: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1073741824 bytes.")
+
+    write("made.toml", CONFIG)
+    monkeypatch.setattr(f"{module}.{function}", fail)
+    code, _, err = run("train", "--config", "made.toml")
+    assert (code, err) == (2, f"out of memory while {expected}\n")
+
+
 def test_memory_that_the_system_refuses_is_a_user_error() -> None:
     """Limits the address space, so that the test fills no memory."""
     write("made.toml", CONFIG)
