@@ -187,7 +187,8 @@ def _find_lr(config: Config, folder: Path, device: torch.device) -> int:
 
     experiment = build(config, device)
     torch.set_num_threads(experiment.threads)
-    trials = list(lr_range_test(experiment.training))
+    with memory.phase("making a training step"):
+        trials = list(lr_range_test(experiment.training))
     best, suggestion = min(trials, key=lambda trial: trial.smoothed), suggest_lr(trials)
     plot = folder / "lr.png"
     if distributed.rank() == 0:

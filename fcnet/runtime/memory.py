@@ -25,7 +25,7 @@ _BYTES_PER_FLOAT = 4
 _FLOATS_PER_UNIT = {"identity": 2, "relu": 4, "leaky_relu": 5, "elu": 6, "sigmoid": 6, "gelu": 7}
 _FLOATS_PER_CLASS = 4
 _ADVICE = {
-    "reading the data": "lower data.size, or choose fewer data.classes",
+    "reading the data": "lower data.size or data.shape, or choose fewer data.classes",
     "fitting the whitening": "lower data.whiten or data.size",
     "building the network": "lower model.hidden",
     "making a training step": "lower train.batch_size or model.hidden, or raise train.accumulate",

@@ -265,7 +265,7 @@ NAN_ERROR = (
     "NaN or inf in step 3 of 10, first in ~; try optimizer.lr = 3.3e+11 or 1e+11 (now 1e+12), "
     "optimizer.clip_norm = 1, optimizer.warmup_epochs = 1. Resuming with this configuration would fail in the same step"
 )
-MEMORY = "out of memory: ~"
+MEMORY = "out of memory while reading the data; ~"
 
 ERRORS = [
     # flags
@@ -830,7 +830,7 @@ def test_a_step_without_memory_names_the_setting_to_lower(
 
     write("made.toml", CONFIG)
     monkeypatch.setattr(train, "build", build_small)
-    code, _, err = run("train", "--config", "made.toml")
+    code, _, err = run("train", "--config", "made.toml", "--set", "train.diagnostics_every=0")
     assert code == 2
     expected = (
         rf"out of memory: a step needs about 0\.0 GiB and {free_bytes / 2**30:.1f} GiB are free; {re.escape(advice)}\n"
@@ -841,7 +841,11 @@ def test_a_step_without_memory_names_the_setting_to_lower(
 @pytest.mark.parametrize(
     ("module", "function", "expected"),
     [
-        ("fcnet.experiment.build", "mean_and_std", "reading the data; lower data.size, or choose fewer data.classes"),
+        (
+            "fcnet.experiment.build",
+            "mean_and_std",
+            "reading the data; lower data.size or data.shape, or choose fewer data.classes",
+        ),
         ("fcnet.experiment.build", "make_model", "building the network; lower model.hidden"),
         (
             "fcnet.evaluation.classification",
