@@ -25,6 +25,7 @@ from fcnet.runtime import distributed, memory
 from fcnet.runtime.errors import NonFiniteError, UserError
 from fcnet.runtime.files import write_bytes, write_text
 from fcnet.runtime.formatting import format_count
+from fcnet.runtime.signals import defer_signals
 from fcnet.training.lr_finder import lr_range_test, suggest_lr
 from fcnet.training.records import EpochRecord
 
@@ -47,7 +48,7 @@ def main(arguments: list[str]) -> int:
     run = Run.find(flags.out, name) if flags.resume else None
     config = _read_config(flags, run)
     if flags.print_config:
-        cli.print_status(dump_config(config).rstrip())
+        _print_config(config)
         return 0
     tensorboard = flags.tensorboard or (run is not None and has_events(run.path))
     if tensorboard:
@@ -112,11 +113,16 @@ def _is_data_path(override: str) -> bool:
     return override.partition("=")[0].strip() == "data.path"
 
 
+def _print_config(config: Config) -> None:
+    for line in dump_config(config).rstrip().split("\n"):
+        cli.print_result(line)
+
+
 def _print_presets() -> None:
     presets = list_presets()
     width = max(map(len, presets), default=0)
     for name, file in presets.items():
-        cli.print_status(f"{name:{width}}  {preset_summary(file)}")
+        cli.print_result(f"{name:{width}}  {preset_summary(file)}")
 
 
 def _read_config(flags: argparse.Namespace, run: Run | None) -> Config:
@@ -149,6 +155,7 @@ def _train(
 ) -> int:
     with cli.show_decoding() as progress:
         experiment = build(config, device, progress)
+    distributed.barrier()  # a rank of another machine may decode the images longer than a broadcast waits
     if run is None:
         # One rank creates the folder, whose name may get a number, and tells the others.
         path = str(_create_run(config, out, name, lock)) if distributed.rank() == 0 else ""
@@ -157,7 +164,7 @@ def _train(
     for note in experiment.notes:
         cli.print_status(note)
     training = experiment.training
-    with cli.defer_signals() as received_signal:
+    with defer_signals() as received_signal:
         try:
             events = run_experiment(
                 experiment,
@@ -166,19 +173,20 @@ def _train(
                 stop=lambda: received_signal() > 0,
                 note=lambda line: cli.print_status(f"note: {line}"),
             )
-            if distributed.rank() == 0 and config != run.load_config():
-                run.move_data(config)  # the content has been compared by now
             cli.show_progress(training, _log_events(events, run, training) if tensorboard else events)
         except Stopped:
             cli.print_status(
                 f"stopped and saved in epoch {training.epoch + 1} of {config.train.epochs}, step {training.step}; "
-                f"resume with: python -m fcnet.train --resume --out {shlex.quote(str(run.path))}"
+                f"resume with: {_resume_command(run)}"
             )
             return 128 + (received_signal() or signal.SIGTERM)
         except NonFiniteError as error:
             return cli.print_error(f"{error}. {_describe_checkpoint(run)}")
+        except distributed.LostRankError as error:
+            raise UserError(f"{error}; {_describe_saved(run)}, resume with: {_resume_command(run)}") from error
         except (MemoryError, RuntimeError) as error:
-            if experiment.free_bytes is None or not memory.is_out_of_memory(error):
+            in_step = memory.describe_phase(error) == " while making a training step"
+            if experiment.free_bytes is None or not in_step or not memory.is_out_of_memory(error):
                 raise
             raise UserError(
                 experiment.memory_estimate.out_of_memory_message(
@@ -224,7 +232,8 @@ def _find_lr(config: Config, folder: Path, device: torch.device) -> int:
 
     experiment = build(config, device)
     torch.set_num_threads(experiment.threads)
-    trials = list(lr_range_test(experiment.training))
+    with memory.phase("making a training step"):
+        trials = list(lr_range_test(experiment.training))
     best, suggestion = min(trials, key=lambda trial: trial.smoothed), suggest_lr(trials)
     plot = folder / "lr.png"
     if distributed.rank() == 0:
@@ -242,8 +251,15 @@ def _find_lr(config: Config, folder: Path, device: torch.device) -> int:
 
 def _describe_checkpoint(run: Run) -> str:
     """Returns the end of the message for a run that met NaN or infinity, and would meet it again if it resumed."""
-    saved = "nothing was saved" if run.saved_step is None else f"the checkpoint of step {run.saved_step} is kept"
-    return f"Resuming with this configuration would fail in the same step; {saved} in {run.path}"
+    return f"Resuming with this configuration would fail in the same step; {_describe_saved(run)} in {run.path}"
+
+
+def _describe_saved(run: Run) -> str:
+    return "nothing was saved" if run.saved_step is None else f"the checkpoint of step {run.saved_step} is kept"
+
+
+def _resume_command(run: Run) -> str:
+    return f"python -m fcnet.train --resume --out {shlex.quote(str(run.path))}"
 
 
 def _format_result(run: Run) -> str:

@@ -108,10 +108,11 @@ def build(config: schema.Config, device: torch.device, progress: Progress | None
     Raises:
         UserError: the data is missing or broken, or does not fit the configuration.
     """
-    store = open_data(config.data, progress)
-    check_data(config, store)
-    classes, labels, train_rows, validation_rows = split_rows(config, store)
-    statistics = mean_and_std(store.train.moments[train_rows], store.shape[1] * store.shape[2])
+    with memory.phase("reading the data"):
+        store = open_data(config.data, progress)
+        check_data(config, store)
+        classes, labels, train_rows, validation_rows = split_rows(config, store)
+        statistics = mean_and_std(store.train.moments[train_rows], store.shape[1] * store.shape[2])
     # Fail before the model is allocated, where the operating system may kill the process without a message.
     memory_estimate = estimate_step_memory(config, store, len(train_rows), len(classes), device)
     free_bytes = memory.free_bytes(device)
@@ -121,22 +122,25 @@ def build(config: schema.Config, device: torch.device, progress: Progress | None
     preprocessing = Preprocessing(*statistics)
     if config.data.whiten:
         normalized = make_batches(rows=train_rows, preprocessing=preprocessing)
-        whitening = load_or_fit_whitening(store, normalized, config.data.whiten)
+        with memory.phase("fitting the whitening"):
+            whitening = load_or_fit_whitening(store, normalized, config.data.whiten)
         preprocessing = replace(preprocessing, whitening=whitening)
     make_batches = partial(make_batches, preprocessing=preprocessing)
-    batches = make_batches(
-        rows=train_rows,
-        batch_size=len(train_rows) if config.train.batch_size == "all" else config.train.batch_size,
-        augmentation=make_augmentation(config.data.augment),
-        balance=config.data.balance,
-    )
-    validation = None
-    if len(validation_rows):
-        validation = make_batches(rows=validation_rows, batch_size=EVALUATION_BATCH_SIZE)
-    model = make_model(config, config.data.whiten or math.prod(store.shape), len(classes)).to(device)
-    training = Training(
-        model, batches, make_algorithm(config, model, len(batches)), validation=validation, seed=config.seed
-    )
+    with memory.phase("reading the data"):
+        batches = make_batches(
+            rows=train_rows,
+            batch_size=len(train_rows) if config.train.batch_size == "all" else config.train.batch_size,
+            augmentation=make_augmentation(config.data.augment),
+            balance=config.data.balance,
+        )
+        validation = None
+        if len(validation_rows):
+            validation = make_batches(rows=validation_rows, batch_size=EVALUATION_BATCH_SIZE)
+    with memory.phase("building the network"):
+        model = make_model(config, config.data.whiten or math.prod(store.shape), len(classes)).to(device)
+        training = Training(
+            model, batches, make_algorithm(config, model, len(batches)), validation=validation, seed=config.seed
+        )
     mean, std = (values.to(device) for values in statistics)
     classifier = ImageClassifier(
         model,

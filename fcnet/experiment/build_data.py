@@ -78,7 +78,7 @@ def check_data(config: schema.Config, store: Store) -> None:
     if config.train.loss != "cross_entropy" and num_classes != 2:
         errors.append(f"train.loss must be cross_entropy for {num_classes} classes, got {config.train.loss}")
     if errors:
-        raise UserError("\n".join(errors))
+        raise UserError(*errors)
 
 
 def split_rows(config: schema.Config, store: Store) -> tuple[Sequence[str], Tensor, Tensor, Tensor]:

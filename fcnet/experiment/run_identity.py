@@ -86,7 +86,7 @@ def check_settings(saved: Mapping[str, Any], config: Config, file: Path) -> None
         if saved.get(key) != now.get(key)
     ]
     if errors:
-        raise UserError("\n".join(errors))
+        raise UserError(*errors)
 
 
 def identity_notes(saved: Mapping[str, Any], folder: Path) -> Iterator[str]:

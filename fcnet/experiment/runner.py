@@ -19,7 +19,7 @@ from fcnet.experiment.run_schema import CheckpointEntries, check_object
 from fcnet.experiment.snapshots import Snapshots
 from fcnet.losses import CrossEntropy, ScoreLoss
 from fcnet.optim.state import select_prefix
-from fcnet.runtime import distributed
+from fcnet.runtime import distributed, memory
 from fcnet.runtime.hardware import processor_name
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ def run_experiment(
     records, snapshots = metadata.get("records", []), metadata.get("snapshots", [])
     if distributed.rank() == 0:
         run.rewind(records, snapshots, note)
+        if run.load_config().data.path != experiment.config.data.path:
+            run.move_data(experiment.config)
     return _train(experiment, run, records, snapshots, save_seconds, stop)
 
 
@@ -101,23 +103,27 @@ def _train(
     saved, stopping = time.monotonic(), False
     take_snapshot = _snapshot_fn(experiment, run, snapshots)
     take_snapshot()
+    distributed.wait_for_first_rank()
     for record in training.advance():
         if record is not None:
             records.append(nan_to_none(dataclasses.asdict(record)))
             if distributed.rank() == 0:
                 run.write_records(records)
             take_snapshot()
+            distributed.wait_for_first_rank()
         # All ranks must save and stop at the same step. Agreeing on it takes a sync, so they do it now and then.
         if record is not None or distributed.world_size() == 1 or training.step % _STEPS_BETWEEN_SYNCS == 0:
             stopping = distributed.any_rank(stop())
             if stopping or distributed.any_rank(time.monotonic() - saved >= save_seconds):
-                _save(experiment, run, records, snapshots)
+                with memory.phase("saving the run"):
+                    _save(experiment, run, records, snapshots)
                 saved = time.monotonic()
         yield record
         if stopping:
             raise Stopped
-    _save(experiment, run, records, snapshots)
-    _finish(experiment, run, records)
+    with memory.phase("saving the run"):
+        _save(experiment, run, records, snapshots)
+        _finish(experiment, run, records)
 
 
 def _snapshot_fn(experiment: Experiment, run: Run, lines: list[dict[str, Any]]) -> Callable[[], None]:
@@ -130,7 +136,8 @@ def _snapshot_fn(experiment: Experiment, run: Run, lines: list[dict[str, Any]]) 
     def take_snapshot() -> None:
         is_taken = bool(lines) and lines[-1]["epoch"] == training.epoch
         if snapshots.due and not is_taken:
-            lines.append(snapshots.take())
+            with memory.phase("taking a diagnostics snapshot"):
+                lines.append(snapshots.take())
             run.write_snapshots(lines)
 
     return take_snapshot
@@ -151,7 +158,7 @@ def _save(experiment: Experiment, run: Run, records: list[dict[str, Any]], snaps
     }
     if distributed.rank() == 0:
         run.save_checkpoint(experiment.training.step, tensors, metadata)
-    distributed.barrier()
+    distributed.wait_for_first_rank()
 
 
 def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> None:
@@ -184,7 +191,7 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
             "warnings": warnings,
         }
         run.finish(summary | environment)
-    distributed.barrier()
+    distributed.wait_for_first_rank()
 
 
 def _training_warnings(experiment: Experiment, records: list[dict[str, Any]], test: Evaluation) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -14,7 +16,7 @@ from PIL import Image
 import fcnet
 from fcnet import evaluate, train
 from fcnet.experiment.run_folder import Run
-from tests.helpers import RUN_FILES, command_output, read_summary, read_tree, write_noise_images
+from tests.helpers import RUN_FILES, WAIT_SECONDS, command_output, read_summary, read_tree, write_noise_images
 
 pytestmark = pytest.mark.usefixtures("pets")
 CLASSES = ("ant", "bee", "cat")
@@ -91,6 +93,26 @@ def test_an_evaluation_equals_counts_made_image_by_image() -> None:
     ]
     assert out.splitlines()[-1] == "written to run/evaluation.json"
     assert {entry.name for entry in Path("run").iterdir()} == RUN_FILES | {"evaluation.json"}
+
+
+def test_files_are_written_even_if_the_table_cannot_be_printed() -> None:
+    command_output(train.main, "--config", "pets.toml", "--out", "run")
+    program = f"{sys.executable} -m fcnet.evaluate run"
+    for redirection, expected in (
+        (">/dev/full", (2, "standard output: No space left on device\n")),
+        (">&-", (2, "standard output: Bad file descriptor\n")),
+        ("| head -c 0; exit ${PIPESTATUS[0]}", (0, "")),
+    ):
+        Path("run/evaluation.json").unlink(missing_ok=True)
+        done = subprocess.run(
+            ["bash", "-c", f"{program} {redirection}"],
+            capture_output=True,
+            text=True,
+            timeout=WAIT_SECONDS,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == expected
+        assert json.loads(Path("run/evaluation.json").read_text())["images"] == 30
 
 
 def test_data_evaluates_on_another_dataset() -> None:

@@ -20,10 +20,11 @@ import torch
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
-from fcnet import cli, train
+from fcnet import train
 from fcnet.experiment import runner
 from fcnet.experiment.run_folder import Run
 from fcnet.runtime.errors import UserError
+from fcnet.runtime.signals import Interrupted
 from fcnet.sweep import __main__ as sweep
 from fcnet.sweep import study
 from fcnet.sweep.search_space import parse_space
@@ -610,7 +611,7 @@ def test_ctrl_c_between_runs_prints_how_to_resume(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_: Any) -> None:
-        raise cli.Interrupted(signal.SIGTERM)
+        raise Interrupted(signal.SIGTERM)
 
     monkeypatch.setattr("fcnet.sweep.__main__.build", interrupted)
     assert sweep.main(["mine.toml", "--grid", "optimizer.lr=[1]"]) == 143

@@ -557,9 +557,49 @@ def test_training_continues_after_its_output_pipe_is_closed(uninterrupted: str) 
         timeout=WAIT_SECONDS,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "standard output: Broken pipe; the command continues without it\n")
     assert re.fullmatch(r"270 training, .*; run\n", done.stdout)
     assert model_files("run") == model_files(uninterrupted)
+
+
+@pytest.mark.parametrize(
+    ("redirection", "err"),
+    [
+        (">/dev/full", "standard output: No space left on device; the command continues without it\n"),
+        (">&-", "standard output: Bad file descriptor; the command continues without it\n"),
+        (">/dev/full 2>/dev/full", ""),
+        (">/dev/null 2>&-", ""),
+        (">&- 2>&- <&-", ""),
+    ],
+)
+@pytest.mark.usefixtures("pets")
+def test_training_ends_as_it_would_if_nothing_can_be_printed(redirection: str, err: str) -> None:
+    command_output(train.main, "--config", "pets.toml", "--out", "expected")
+    program = shlex.join([sys.executable, "-m", "fcnet.train", "--config", "pets.toml", "--out", "run"])
+    done = subprocess.run(
+        ["bash", "-c", f"{program} {redirection}"], capture_output=True, text=True, timeout=WAIT_SECONDS, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", err)
+    assert model_files("run") == model_files("expected")
+
+
+@pytest.mark.usefixtures("pets")
+def test_training_continues_after_its_terminal_has_gone() -> None:
+    """A bar on a terminal that fails, while standard output works."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fcnet.train", "--config", "pets.toml", "--set", "train.epochs=300", "--out", "run"],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+    )
+    os.close(theirs)
+    os.read(ours, 1)
+    os.close(ours)
+    out, _ = process.communicate(timeout=WAIT_SECONDS)
+    assert process.returncode == 0
+    assert out.count("· training loss") == 300
+    assert (Path("run") / "summary.json").is_file()
 
 
 @pytest.mark.usefixtures("pets")

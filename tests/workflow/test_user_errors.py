@@ -272,7 +272,7 @@ NAN_ERROR = (
     "NaN or inf in step 3 of 10, first in ~; try optimizer.lr = 3.3e+11 or 1e+11 (now 1e+12), "
     "optimizer.clip_norm = 1, optimizer.warmup_epochs = 1. Resuming with this configuration would fail in the same step"
 )
-MEMORY = "out of memory: ~"
+MEMORY = "out of memory while reading the data; ~"
 
 ERRORS = [
     # flags
@@ -870,12 +870,41 @@ def test_a_step_without_memory_names_the_setting_to_lower(
 
     write("made.toml", CONFIG)
     monkeypatch.setattr(train, "build", build_small)
-    code, _, err = run("train", "--config", "made.toml")
+    code, _, err = run("train", "--config", "made.toml", "--set", "train.diagnostics_every=0")
     assert code == 2
     expected = (
         rf"out of memory: a step needs about 0\.0 GiB and {free_bytes / 2**30:.1f} GiB are free; {re.escape(advice)}\n"
     )
     assert re.fullmatch(expected, err)
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "expected"),
+    [
+        (
+            "fcnet.experiment.build",
+            "mean_and_std",
+            "reading the data; lower data.size or data.shape, or choose fewer data.classes",
+        ),
+        ("fcnet.experiment.build", "make_model", "building the network; lower model.hidden"),
+        (
+            "fcnet.evaluation.classification",
+            "_counts",
+            "evaluating the model; lower model.hidden (train.batch_size does not matter here)",
+        ),
+        ("fcnet.experiment.run_folder", "write_checksummed", "saving the run; lower model.hidden"),
+    ],
+)
+def test_a_lack_of_memory_is_named_for_what_was_being_done(
+    module: str, function: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1073741824 bytes.")
+
+    write("made.toml", CONFIG)
+    monkeypatch.setattr(f"{module}.{function}", fail)
+    code, _, err = run("train", "--config", "made.toml")
+    assert (code, err) == (2, f"out of memory while {expected}\n")
 
 
 def test_memory_that_the_system_refuses_is_a_user_error() -> None:
