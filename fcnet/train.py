@@ -156,6 +156,7 @@ def _train(
     with cli.show_decoding() as progress:
         experiment = build(config, device, progress)
     distributed.barrier()  # a rank of another machine may decode the images longer than a broadcast waits
+    _check_shared(run)
     if run is None:
         # One rank creates the folder, whose name may get a number, and tells the others.
         path = str(_create_run(config, out, name, lock)) if distributed.rank() == 0 else ""
@@ -205,13 +206,23 @@ def _create_run(config: Config, out: Path | None, name: str, lock: contextlib.Ex
     return Run.create(folder, name, dump_config(config)).path
 
 
+def _check_shared(run: Run | None) -> None:
+    """Checks that all ranks resume from the same checkpoint."""
+    states = distributed.all_gather((run is not None, run and run.saved_step))
+    if different := [str(rank) for rank, state in enumerate(states) if state != states[0]]:
+        raise UserError(
+            "--resume needs a run folder that all ranks see, on a shared file system: "
+            f"rank {', '.join(different)} sees other checkpoints than rank 0"
+        )
+
+
 def _finish(run: Run, experiment: Experiment) -> int:
     """Writes the report and prints the warnings and the result of a finished run; returns the exit code."""
-    if distributed.rank() == 0:
+    if distributed.rank() == 0:  # other ranks may not see the folder
         ensure_report(run, experiment.test)
-    for warning in run.summary()["warnings"]:
-        cli.print_status(f"note: {warning}")
-    cli.print_status(_format_result(run))
+        for warning in run.summary()["warnings"]:
+            cli.print_status(f"note: {warning}")
+        cli.print_status(_format_result(run))
     return 0
 
 
@@ -255,6 +266,8 @@ def _describe_checkpoint(run: Run) -> str:
 
 
 def _describe_saved(run: Run) -> str:
+    if not run.started:
+        return "rank 0 has its checkpoints"
     return "nothing was saved" if run.saved_step is None else f"the checkpoint of step {run.saved_step} is kept"
 
 

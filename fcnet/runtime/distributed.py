@@ -46,8 +46,6 @@ _POLL_SECONDS = 0.1
 class LostRankError(UserError):
     """Another rank ended, or did not answer in time."""
 
-    __module__ = "fcnet"
-
 
 def launched_ranks() -> int:
     """Returns the number of processes that a launcher such as ``torchrun`` started together: 1 without one.
@@ -240,6 +238,7 @@ def barrier(seconds: float = BARRIER_SECONDS) -> None:
     if world_size() > 1:
         options = dist.BarrierOptions()
         options.timeout = timedelta(seconds=seconds)
+        options.device = torch.device("cpu")  # gloo's barrier, also beside nccl
         group = dist.group.WORLD
         assert group is not None
         with _named_loss():

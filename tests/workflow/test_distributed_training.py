@@ -327,7 +327,15 @@ def test_ranks_that_stop_print_one_line(tmp_path: Path, monkeypatch: pytest.Monk
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 
-def start_ranks(*arguments: str, **variables: str) -> list[subprocess.Popen[str]]:
+def train_run_until_stopped(config: Path, out: Path) -> None:
+    """Trains the first steps of a run."""
+    experiment = build(load_config(config), CPU)
+    advance_run(experiment, Run.create(out, "run", dump_config(load_config(config))), until=8)
+
+
+def start_ranks(
+    *arguments: str, cwds: tuple[Path | None, Path | None] = (None, None), **variables: str
+) -> list[subprocess.Popen[str]]:
     """Starts ``fcnet.train`` as two ranks, without a launcher. They wait for each other for 5 seconds at most."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -339,7 +347,8 @@ def start_ranks(*arguments: str, **variables: str) -> list[subprocess.Popen[str]
     )
     launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return [
-        start_python("-c", program, *arguments, cwd=None, RANK=str(rank), **launch, **variables) for rank in range(2)
+        start_python("-c", program, *arguments, cwd=cwds[rank], RANK=str(rank), **launch, **variables)
+        for rank in range(2)
     ]
 
 
@@ -380,6 +389,27 @@ def test_one_signal_stops_and_saves_all_ranks(tmp_path: Path) -> None:
     assert (first, second, nothing) == ("", "", "")
     assert out.splitlines()[-1].startswith("stopped and saved in epoch ")
     assert Run(run).saved_step is not None
+
+
+def test_ranks_that_see_different_checkpoints_do_not_resume(tmp_path: Path) -> None:
+    """As on two machines without a shared file system: the second rank's working folder has no run."""
+    config = tmp_path / "long.toml"
+    config.write_text(CONFIGS["long"])
+    (tmp_path / "0").mkdir()
+    (tmp_path / "1").mkdir()
+    with pytest.MonkeyPatch.context() as patch, preserve_process_state():
+        patch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
+        train_run_until_stopped(config, tmp_path / "0" / "run")
+    flags = ("--config", str(config), "--resume", "--out", "run")
+    ranks = start_ranks(*flags, cwds=(tmp_path / "0", tmp_path / "1"), FCNET_CACHE=str(tmp_path / "cache"))
+    for rank in ranks:
+        _, err = rank.communicate(timeout=2 * WAIT_SECONDS)
+        assert rank.returncode == 2
+        assert err == (
+            "--resume needs a run folder that all ranks see, on a shared file system: "
+            "rank 1 sees other checkpoints than rank 0\n"
+        )
+    assert list((tmp_path / "1").iterdir()) == []
 
 
 def test_a_run_of_two_ranks_has_the_files_of_one_process(folders: tuple[Path, Path]) -> None:
