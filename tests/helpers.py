@@ -12,6 +12,7 @@ import signal
 import struct
 import subprocess
 import sys
+import textwrap
 import time
 import zlib
 from pathlib import Path
@@ -112,6 +113,22 @@ def run_python(*arguments: str, cwd: Path | None = None, **variables: str) -> su
         cwd=cwd,
         env=subprocess_environment(**variables),
     )
+
+
+def peak_megabytes(script: str, imports: str = "", cwd: Path | None = None) -> float:
+    """Returns by how many megabytes a script raises the peak memory of a process that has made its imports."""
+    measured = f"""
+import resource
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+{imports}
+before = peak()
+{textwrap.dedent(script)}
+print(peak() - before)
+"""
+    result = run_python("-c", measured, cwd=cwd)
+    assert result.returncode == 0, result.stderr
+    return float(result.stdout.split()[-1])
 
 
 def start_python(*arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.Popen[str]:

@@ -27,6 +27,7 @@ def _raise_if_any(errors: list[str]) -> None:
         raise ValueError("\n".join(errors))
 
 
+MAX_HIDDEN_LAYERS = 1000
 _ListAsTuple = BeforeValidator(_as_tuple)
 _PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
@@ -118,7 +119,7 @@ class Model(Section):
 
     kind: Literal["mlp", "logistic"] = "mlp"
     """A multilayer perceptron, or logistic regression, which ignores the other settings of this section."""
-    hidden: Annotated[tuple[_PositiveInt, ...], _ListAsTuple] = (128,)
+    hidden: Annotated[tuple[_PositiveInt, ...], _ListAsTuple, Field(max_length=MAX_HIDDEN_LAYERS)] = (128,)
     """Widths of the hidden layers, from input to output."""
     activation: Literal["identity", "sigmoid", "relu", "leaky_relu", "elu", "gelu"] = "relu"
     """Activation of the hidden layers."""

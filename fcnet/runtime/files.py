@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _CHECKSUM_FIELD = re.compile(rb'"checksum": "([0-9a-f]{64})"\n}\n\Z')
+_MAX_JSON_BYTES = 1 << 26
 _RESERVED_KEYS = {"tensors", "checksum"}
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -153,11 +154,18 @@ def read_json(file: Path) -> dict[str, Any]:
     """
     if not file.is_file():
         raise UserError(f"{file}: no such file")
+    if (size := file.stat().st_size) > _MAX_JSON_BYTES:
+        raise UserError(f"{file} must have at most {_MAX_JSON_BYTES:,} bytes, got {size:,}")
     data = file.read_bytes()
     found = _CHECKSUM_FIELD.search(data)
     if found is None or sha256(_replace_checksum(data, "0" * 64)).encode() != found[1]:
         raise UserError(f"{file} is damaged: its bytes do not match the checksum in it")
-    content: dict[str, Any] = json.loads(data)
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{file} must hold a JSON object, got {data[:60].decode(errors='replace')!r}")
     return content
 
 
@@ -183,15 +191,20 @@ def read_checksummed(stem: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         >>> tensors["weight"].tolist(), metadata["epoch"]
         ([1.0, 1.0], 3)
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     tensors_file, metadata_file = _pair_paths(stem)
     metadata = read_metadata(stem)
     if not tensors_file.is_file():
         raise UserError(f"{tensors_file}: no such file")
-    if sha256(tensors_file) != metadata["tensors"]["sha256"]:
+    entry = metadata.get("tensors")
+    if not isinstance(entry, dict) or sha256(tensors_file) != entry.get("sha256"):
         raise UserError(f"{tensors_file} is damaged: its bytes do not match the checksum in {metadata_file.name}")
-    return load_file(tensors_file), metadata
+    try:
+        return load_file(tensors_file), metadata
+    except (SafetensorError, KeyError, RuntimeError) as error:  # KeyError: a dtype that torch does not know
+        raise UserError(f"{tensors_file} must be a safetensors file, got: {' '.join(str(error).split())}") from None
 
 
 def read_metadata(stem: Path) -> dict[str, Any]:
