@@ -159,6 +159,7 @@ def describe_rule(details: Any) -> str:  # noqa: ANN401 - pydantic's dictionary
         "bool_type": "must be true or false",
         "string_type": "must be a string",
         "tuple_type": "must be a list",
+        "list_type": "must be a list",
         "dict_type": "must be a section",
         "model_type": "must be a section",
         "missing": "must be there",

@@ -16,10 +16,11 @@ from fcnet.data.batches import normalize
 from fcnet.data.decoding.image_decoding import IGNORE_PILLOW_WARNINGS, decode_image
 from fcnet.data.sources.image_paths import ImageEntry
 from fcnet.data.transforms.whitening import Whitening
-from fcnet.experiment.model_metadata import FORMAT_VERSION, check_tensors, parse_metadata
+from fcnet.experiment.model_metadata import FORMAT_VERSION, parse_metadata
 from fcnet.models.mlp import MLP, LogisticRegression, logits_to_probabilities
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import read_checksummed, read_metadata, write_checksummed
+from fcnet.runtime.tensor_checks import check_finite, check_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -235,6 +236,7 @@ class ImageClassifier(nn.Module):
             raise UserError(f"{tensors_file} must have the size of its tensors, {num_bytes:,} bytes, got a larger file")
         tensors, _ = read_checksummed(stem)
         check_tensors(tensors, expected, tensors_file)
+        check_finite(tensors, tensors_file)
         for name in ("mean", "std"):
             if not torch.equal(tensors[name], torch.tensor(content[name], dtype=torch.float32)):
                 raise UserError(f"{tensors_file}: the tensor {name} must be that of {metadata_file.name}")

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from fcnet.config.schema import MAX_HIDDEN_LAYERS
+from fcnet.config.schema import MAX_HIDDEN_LAYERS, ListAsTuple
 from fcnet.config.toml import describe_first_error
 from fcnet.config.values import is_utf8, shorten_value
 from fcnet.models.mlp import MLP, LogisticRegression, num_parameters
@@ -20,11 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from torch import Tensor
-
 FORMAT_VERSION = 1
 
-_ListAsTuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 _Size = Annotated[int, Field(ge=1, lt=2**31)]
 _PositiveFloat = Annotated[float, Field(gt=0.0)]
 
@@ -35,7 +32,7 @@ class _Arguments(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
     in_features: _Size
-    hidden: Annotated[tuple[_Size, ...], _ListAsTuple, Field(max_length=MAX_HIDDEN_LAYERS)]
+    hidden: Annotated[tuple[_Size, ...], ListAsTuple, Field(max_length=MAX_HIDDEN_LAYERS)]
     num_classes: Annotated[int, Field(ge=2, lt=2**31)]
     activation: Literal["identity", "sigmoid", "relu", "leaky_relu", "elu", "gelu"]
     normalization: Literal["none", "batch", "layer"]
@@ -62,10 +59,10 @@ class ModelMetadata(BaseModel):
 
     kind: Literal["mlp", "logistic"]
     arguments: _Arguments
-    classes: Annotated[tuple[str, ...], _ListAsTuple]
-    shape: Annotated[tuple[_Size, _Size, _Size], _ListAsTuple]
-    mean: Annotated[tuple[float, ...], _ListAsTuple]
-    std: Annotated[tuple[_PositiveFloat, ...], _ListAsTuple]
+    classes: Annotated[tuple[str, ...], ListAsTuple]
+    shape: Annotated[tuple[_Size, _Size, _Size], ListAsTuple]
+    mean: Annotated[tuple[float, ...], ListAsTuple]
+    std: Annotated[tuple[_PositiveFloat, ...], ListAsTuple]
     resize: bool
     whiten: Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -111,30 +108,3 @@ def parse_metadata(content: Mapping[str, Any], file: Path) -> ModelMetadata:
         return ModelMetadata.model_validate(content)
     except ValidationError as error:
         raise UserError(f"{file}: {describe_first_error(error)}") from None
-
-
-def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], file: Path) -> None:
-    """Checks the names, shapes and dtypes of tensors, and that their values are finite.
-
-    Args:
-        tensors: the tensors of a file.
-        expected: tensors of the same names, shapes and dtypes, on any device, ``meta`` included.
-        file: the file, for errors.
-
-    Raises:
-        UserError: a tensor is missing, or unknown, or another one than expected, or holds NaN or infinity.
-    """
-    for name in (*expected, *tensors):
-        want, found = (_describe(source.get(name)) for source in (expected, tensors))
-        if want != found:
-            raise UserError(f"{file}: the tensor {shorten_value(name)} must be {want}, got {found}")
-    for name, tensor in tensors.items():
-        # The extremes tell without a copy of the tensor, and NaN is both of them.
-        if tensor.is_floating_point() and not all(map(math.isfinite, map(float, tensor.aminmax()))):
-            raise UserError(f"{file}: the tensor {shorten_value(name)} must be finite, got NaN or infinity")
-
-
-def _describe(tensor: Tensor | None) -> str:
-    if tensor is None:
-        return "absent"
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
