@@ -115,8 +115,12 @@ def run_python(*arguments: str, cwd: Path | None = None, **variables: str) -> su
     )
 
 
-def peak_megabytes(script: str, imports: str = "", cwd: Path | None = None) -> float:
-    """Returns by how many megabytes a script raises the peak memory of a process that has made its imports."""
+def measure_peak(script: str, imports: str = "", cwd: Path | None = None) -> tuple[float, list[str]]:
+    """Runs a script in a process of its own.
+
+    Returns:
+        By how many megabytes it raises the peak memory of a process that has made its imports, and its output.
+    """
     measured = f"""
 import resource
 def peak():
@@ -128,7 +132,8 @@ print(peak() - before)
 """
     result = run_python("-c", measured, cwd=cwd)
     assert result.returncode == 0, result.stderr
-    return float(result.stdout.split()[-1])
+    *lines, peak = result.stdout.splitlines()
+    return float(peak), lines
 
 
 def start_python(*arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.Popen[str]:

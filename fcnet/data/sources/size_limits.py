@@ -41,6 +41,6 @@ def check_fits_memory(num_bytes: int, path: Path, remedy: str) -> None:
     free = free_bytes(torch.device("cpu"))
     if free is not None and num_bytes > free:
         raise UserError(
-            f"out of memory: the data in {path} takes {num_bytes / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "
+            f"out of memory: {path} needs {num_bytes / 2**30:.1f} GiB more and {free / 2**30:.1f} GiB are free; "
             f"{remedy}"
         )

@@ -17,7 +17,7 @@ from fcnet.config.schema import MAX_HIDDEN_LAYERS
 from fcnet.experiment.model_metadata import parse_metadata
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import read_checksummed, write_checksummed
-from tests.helpers import peak_megabytes, random_classifier, run_command
+from tests.helpers import measure_peak, random_classifier, run_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -197,7 +197,7 @@ def test_memory_is_taken_only_for_tensors_that_the_file_holds(run: Path) -> None
         except fcnet.UserError as error:
             message = str(error)
     """
-    assert peak_megabytes(script, imports="import fcnet.experiment.image_classifier") < 100
+    assert measure_peak(script, imports="import fcnet.experiment.image_classifier")[0] < 100
     assert load_error(run) == (
         f'{run / "model.safetensors"}: the tensor "model.layers.0.weight" must be float32 (30000, 24), '
         "got float32 (8, 24)"

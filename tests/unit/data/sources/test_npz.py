@@ -17,7 +17,7 @@ from fcnet.data.sources import size_limits
 from fcnet.data.sources.npz import read_arrays
 from fcnet.data.store.store import open_store
 from fcnet.runtime.errors import UserError
-from tests.helpers import peak_megabytes
+from tests.helpers import measure_peak
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -234,7 +234,7 @@ def test_a_small_file_of_many_zeros_is_refused_before_memory_is_taken(tmp_path: 
         except ValueError:
             pass
     """
-    assert peak_megabytes(script, "from fcnet.data.sources.npz import read_arrays") < 50
+    assert measure_peak(script, "from fcnet.data.sources.npz import read_arrays")[0] < 50
     message = read_error(path)
     assert re.fullmatch(
         r"x_train in x\.npz must expand to at most 100 times its compressed size, got \d{3} times; "
@@ -246,6 +246,6 @@ def test_a_small_file_of_many_zeros_is_refused_before_memory_is_taken(tmp_path: 
 def test_arrays_larger_than_the_free_memory_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(size_limits, "free_bytes", lambda device: 1000)
     assert read_error(save_arrays(tmp_path, PIXELS)) == (
-        "out of memory: the data in x.npz takes 0.0 GiB and 0.0 GiB are free; "
+        "out of memory: x.npz needs 0.0 GiB more and 0.0 GiB are free; "
         'write the images as files and use data.source = "images"'
     )

@@ -28,4 +28,4 @@ def test_larger_data_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(size_limits, "free_bytes", lambda device: 2**30)
     with pytest.raises(UserError) as error:
         check_fits_memory(3 * 2**30, Path("x"), "buy more")
-    assert str(error.value) == "out of memory: the data in x takes 3.0 GiB and 1.0 GiB are free; buy more"
+    assert str(error.value) == "out of memory: x needs 3.0 GiB more and 1.0 GiB are free; buy more"
