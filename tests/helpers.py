@@ -12,6 +12,7 @@ import signal
 import struct
 import subprocess
 import sys
+import textwrap
 import time
 import zlib
 from pathlib import Path
@@ -112,6 +113,27 @@ def run_python(*arguments: str, cwd: Path | None = None, **variables: str) -> su
         cwd=cwd,
         env=subprocess_environment(**variables),
     )
+
+
+def measure_peak(script: str, imports: str = "", cwd: Path | None = None) -> tuple[float, list[str]]:
+    """Runs a script in a process of its own.
+
+    Returns:
+        By how many megabytes it raises the peak memory of a process that has made its imports, and its output.
+    """
+    measured = f"""
+import resource
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+{imports}
+before = peak()
+{textwrap.dedent(script)}
+print(peak() - before)
+"""
+    result = run_python("-c", measured, cwd=cwd)
+    assert result.returncode == 0, result.stderr
+    *lines, peak = result.stdout.splitlines()
+    return float(peak), lines
 
 
 def start_python(*arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.Popen[str]:

@@ -27,7 +27,8 @@ def _raise_if_any(errors: list[str]) -> None:
         raise ValueError("\n".join(errors))
 
 
-_ListAsTuple = BeforeValidator(_as_tuple)
+MAX_HIDDEN_LAYERS = 1000
+ListAsTuple = BeforeValidator(_as_tuple)
 _PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
@@ -69,7 +70,7 @@ class Data(Section):
     path: str = ""
     """For cifar10 and cifar100: folder of the downloaded archive. For images: folder, or tar archive of a folder. For
     arrays: ``.npz`` file."""
-    classes: Annotated[tuple[str, ...], _ListAsTuple] = ()
+    classes: Annotated[tuple[str, ...], ListAsTuple] = ()
     """Names of the classes to use, in the order of the labels; two make a binary problem. Empty: all classes."""
     validation: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Fraction of each class's training images held out for validation."""
@@ -81,11 +82,11 @@ class Data(Section):
     """Give all classes equal weight in training: by class weights in the loss, or by sampling images class by class."""
     whiten: int = Field(default=0, ge=0, le=2**31 - 1)
     """Number of principal components to keep, each scaled to unit variance. 0: use the pixels."""
-    size: Annotated[tuple[_PositiveInt, ...], _ListAsTuple] = ()
+    size: Annotated[tuple[_PositiveInt, ...], ListAsTuple] = ()
     """For images: height and width. Images are scaled to cover them, then cropped. Empty: keep the size."""
     skip_broken: bool = False
     """For images: skip and list files that cannot be read. Otherwise the first such file is an error."""
-    shape: Annotated[tuple[_PositiveInt, _PositiveInt, _PositiveInt], _ListAsTuple] = (3, 32, 32)
+    shape: Annotated[tuple[_PositiveInt, _PositiveInt, _PositiveInt], ListAsTuple] = (3, 32, 32)
     """For synthetic: channels, height and width."""
     train_size: _PositiveInt = 10_000
     """For synthetic: number of training images."""
@@ -118,7 +119,7 @@ class Model(Section):
 
     kind: Literal["mlp", "logistic"] = "mlp"
     """A multilayer perceptron, or logistic regression, which ignores the other settings of this section."""
-    hidden: Annotated[tuple[_PositiveInt, ...], _ListAsTuple] = (128,)
+    hidden: Annotated[tuple[_PositiveInt, ...], ListAsTuple, Field(max_length=MAX_HIDDEN_LAYERS)] = (128,)
     """Widths of the hidden layers, from input to output."""
     activation: Literal["identity", "sigmoid", "relu", "leaky_relu", "elu", "gelu"] = "relu"
     """Activation of the hidden layers."""
@@ -163,7 +164,7 @@ class Optimizer(Section):
     """Largest norm of the gradient of all parameters together; a longer gradient is scaled down. 0: no limit."""
     schedule: Literal["constant", "cosine", "linear", "one_cycle", "steps"] = "constant"
     """Course of the learning rate over the steps."""
-    milestones: Annotated[tuple[Annotated[float, Field(gt=0.0, le=2**31 - 1)], ...], _ListAsTuple] = ()
+    milestones: Annotated[tuple[Annotated[float, Field(gt=0.0, le=2**31 - 1)], ...], ListAsTuple] = ()
     """For the schedule steps: epochs after which the learning rate is multiplied by gamma, in increasing order."""
     gamma: float = Field(default=0.1, gt=0.0, lt=1.0)
     """For the schedule steps: factor of the learning rate."""

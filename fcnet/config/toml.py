@@ -140,6 +140,57 @@ def flatten_config(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield prefix + key, value
 
 
+def describe_rule(details: Any) -> str:  # noqa: ANN401 - pydantic's dictionary
+    """Returns the rule of a field that pydantic found broken, from one entry of ``ValidationError.errors()``."""
+    context = details.get("ctx", {})
+    if details["type"] == "literal_error":
+        choices = context["expected"].replace(" or ", ", ").replace("'", '"')
+        return f"must be one of {choices}"
+    if details["type"] == "missing" and isinstance(details["loc"][-1], int):
+        return f"must have at least {details['loc'][-1] + 1} values"
+    rules = {
+        "greater_than": "must be greater than {gt}",
+        "greater_than_equal": "must be at least {ge}",
+        "less_than": "must be less than {lt}",
+        "less_than_equal": "must be at most {le}",
+        "finite_number": "must be finite",
+        "int_type": "must be an integer",
+        "float_type": "must be a number",
+        "bool_type": "must be true or false",
+        "string_type": "must be a string",
+        "tuple_type": "must be a list",
+        "list_type": "must be a list",
+        "dict_type": "must be a section",
+        "model_type": "must be a section",
+        "missing": "must be there",
+        "extra_forbidden": "must be absent",
+        "too_long": "must have at most {max_length} values",
+    }
+    template = rules.get(details["type"])
+    return template.format(**context) if template else details["msg"].lower()
+
+
+def describe_first_error(error: ValidationError) -> str:
+    """Returns one line for the first entry of a JSON object that breaks its model: the key, the rule and the value.
+
+    Example:
+        >>> from fcnet.config.schema import Train
+        >>> try:
+        ...     Train.model_validate({"epochs": "3"})
+        ... except ValidationError as error:
+        ...     print(describe_first_error(error))
+        epochs must be an integer, got "3"
+    """
+    details = error.errors(include_url=False)[0]
+    if details["type"] == "value_error":
+        return str(details["ctx"]["error"])
+    missing = details["type"] == "missing"
+    location = details["loc"][:-1] if missing and isinstance(details["loc"][-1], int) else details["loc"]
+    key = shorten_value(".".join(map(str, location)))[1:-1]
+    value = "nothing" if missing and location == details["loc"] else shorten_value(details["input"])
+    return f"{key} {describe_rule(details)}, got {value}"
+
+
 def _with_absolute_path(config: Config, places: dict[str, str], file: str) -> Config:
     path = config.data.path
     if not path:
@@ -216,7 +267,7 @@ def _error_lines(details: Any, places: dict[str, str], file: str) -> Iterator[st
         shown = key if key.isprintable() and key else shorten_value(key)
         yield f"{shown} ({place}) is not a known key{_suggest_key(key)}"
     else:
-        yield f"{key} ({place}) {_describe_rule(details)}, got {shorten_value(details['input'])}"
+        yield f"{key} ({place}) {describe_rule(details)}, got {shorten_value(details['input'])}"
 
 
 def _find_place(location: list[str], places: dict[str, str], file: str) -> str:
@@ -240,29 +291,3 @@ def _suggest_key(key: str) -> str:
     if close := difflib.get_close_matches(name, sections.get(section, []), n=1):
         return f"; the nearest is {'.'.join(filter(None, [section, *close]))}"
     return f"; known keys are {', '.join(sections[section])}" if section in sections else ""
-
-
-def _describe_rule(details: Any) -> str:  # noqa: ANN401 - pydantic's dictionary
-    """Returns the rule of a field that pydantic found broken."""
-    context = details.get("ctx", {})
-    if details["type"] == "literal_error":
-        choices = context["expected"].replace(" or ", ", ").replace("'", '"')
-        return f"must be one of {choices}"
-    if details["type"] == "missing":
-        return f"must have at least {details['loc'][-1] + 1} values"
-    rules = {
-        "greater_than": "must be greater than {gt}",
-        "greater_than_equal": "must be at least {ge}",
-        "less_than": "must be less than {lt}",
-        "less_than_equal": "must be at most {le}",
-        "finite_number": "must be finite",
-        "int_type": "must be an integer",
-        "float_type": "must be a number",
-        "bool_type": "must be true or false",
-        "string_type": "must be a string",
-        "tuple_type": "must be a list",
-        "model_type": "must be a section",
-        "too_long": "must have at most {max_length} values",
-    }
-    template = rules.get(details["type"])
-    return template.format(**context) if template else details["msg"].lower()

@@ -10,9 +10,14 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _MAX_LENGTH = 300
 
 
+def is_utf8(text: str) -> bool:
+    """Returns whether UTF-8 can encode a text, which may hold half of a surrogate pair."""
+    return text.encode(errors="ignore").decode() == text
+
+
 def is_plain_text(text: str) -> bool:
     """Returns whether a text is one line of UTF-8 without NUL characters, as `PLAIN_TEXT_RULE` states."""
-    return text.encode(errors="ignore").decode() == text and text.splitlines() in ([], [text]) and "\0" not in text
+    return is_utf8(text) and text.splitlines() in ([], [text]) and "\0" not in text
 
 
 def format_value(value: object, *, digits: int | None = None) -> str:
@@ -56,6 +61,8 @@ def shorten_value(value: object) -> str:
         text = format_value(value)
     except ValueError:
         return "an integer with too many digits"
+    except RecursionError:
+        return "a value that is nested too deeply"
     return text if len(text) <= _MAX_LENGTH else f"{text[:_MAX_LENGTH]}…"
 
 

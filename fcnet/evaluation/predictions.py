@@ -6,19 +6,25 @@ N images, C classes; the K most probable classes are kept for each image.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from fcnet.config.toml import describe_first_error
 from fcnet.models.mlp import logits_to_probabilities
 from fcnet.runtime import distributed
+from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import read_checksummed, read_metadata, write_checksummed
+from fcnet.runtime.tensor_checks import check_finite, check_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from torch import Tensor
+
+_Entries = TypeVar("_Entries", bound=BaseModel)
 
 TOP_K = 10
 """K, or C if that is smaller."""
@@ -111,17 +117,78 @@ def read_predictions(folder: Path) -> Predictions | None:
     """Reads the predictions of a run; None if there are none, or if they are those of another model.
 
     Raises:
-        UserError: a file is damaged.
+        UserError: a file is damaged, or its contents are no predictions of the model.
     """
     stem = folder / "predictions"
     if not stem.with_suffix(".json").is_file():
         return None
-    tensors, metadata = read_checksummed(stem)
-    if metadata["model_checksum"] != _model_checksum(folder):
+    tensors, content = read_checksummed(stem)
+    metadata, model = (
+        _parse(_Metadata, content, stem),
+        _parse(_Model, read_metadata(folder / "model"), folder / "model"),
+    )
+    if metadata.model_checksum != model.checksum:
         return None
+    file = stem.with_suffix(".safetensors")
+    if len(metadata.classes) != len(model.classes):
+        raise UserError(f"{stem}.json must have the {len(model.classes)} classes of the model")
+    _check_predictions(tensors, len(model.classes), file)
     return Predictions(
         tensors["labels"].long(), tensors["classes"].long(), tensors["probabilities"], tensors["true_probabilities"]
     )
+
+
+class _Model(BaseModel):
+    """The entries of ``model.json`` that are read here; further entries are allowed."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    classes: list[str]
+    checksum: str
+
+
+class _Metadata(BaseModel):
+    """The entries of ``predictions.json`` that are read here."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    classes: list[str]
+    model_checksum: str
+
+
+def _parse(entries: type[_Entries], content: dict[str, Any], stem: Path) -> _Entries:
+    try:
+        return entries.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{stem}.json: {describe_first_error(error)}") from None
+
+
+def _check_predictions(tensors: dict[str, Tensor], num_classes: int, file: Path) -> None:
+    """Checks the tensors of a file, which may come from a stranger.
+
+    Raises:
+        UserError: a tensor is missing or has the wrong shape, or holds what is no class or no probability.
+    """
+    count, kept = len(tensors.get("labels", torch.empty(1)).view(-1)), min(num_classes, TOP_K)
+    dtypes = {"labels": torch.int32, "classes": torch.int32}
+    shapes = {
+        "labels": (count,),
+        "classes": (count, kept),
+        "probabilities": (count, kept),
+        "true_probabilities": (count,),
+    }
+    expected = {
+        name: torch.empty(shape, dtype=dtypes.get(name, torch.float32), device="meta") for name, shape in shapes.items()
+    }
+    check_tensors(tensors, expected, file)
+    check_finite(tensors, file)
+    for name, tensor in tensors.items():
+        # Rounding can leave a probability a little above 1.
+        last = num_classes - 1 if name in dtypes else 1.00001
+        if count and not 0 <= tensor.min() <= tensor.max() <= last:
+            raise UserError(
+                f"{file}: the tensor {name} must be from 0 to {last:g}, got {tensor.min():g} to {tensor.max():g}"
+            )
 
 
 def _model_checksum(folder: Path) -> Any:  # noqa: ANN401 - a JSON value

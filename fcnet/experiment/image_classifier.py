@@ -16,14 +16,16 @@ from fcnet.data.batches import normalize
 from fcnet.data.decoding.image_decoding import IGNORE_PILLOW_WARNINGS, decode_image
 from fcnet.data.sources.image_paths import ImageEntry
 from fcnet.data.transforms.whitening import Whitening
+from fcnet.experiment.model_metadata import FORMAT_VERSION, parse_metadata
 from fcnet.models.mlp import MLP, LogisticRegression, logits_to_probabilities
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import read_checksummed, write_checksummed
+from fcnet.runtime.files import read_checksummed, read_metadata, write_checksummed
+from fcnet.runtime.tensor_checks import check_finite, check_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-FORMAT_VERSION = 1
+_MAX_HEADER_BYTES = 1 << 26  # of a safetensors file
 
 
 @dataclass(frozen=True)
@@ -137,16 +139,22 @@ class ImageClassifier(nn.Module):
         while True:
             with IGNORE_PILLOW_WARNINGS:
                 # Each image is decoded before the next one is taken, so an iterable may reuse or close its files.
-                batch = [self._pixels_or_error(image, index) for index, image in itertools.islice(images, batch_size)]
+                batch = [
+                    (_image_name(image, index), self._pixels_or_error(image, index))
+                    for index, image in itertools.islice(images, batch_size)
+                ]
             if not batch:
                 return
-            pixels = [item for item in batch if isinstance(item, Tensor)]
+            pixels = [item for _, item in batch if isinstance(item, Tensor)]
             rows = iter(self.predict_proba(torch.stack(pixels).to(self.mean.device)).tolist() if pixels else [])
-            for item in batch:
+            for name, item in batch:
                 if isinstance(item, UserError):
                     yield item
                     continue
                 probabilities = next(rows)
+                if not all(map(math.isfinite, probabilities)):
+                    yield UserError(f"{name}: the model's outputs must be finite, got NaN; its weights are too large")
+                    continue
                 best = max(range(len(probabilities)), key=probabilities.__getitem__)  # the first of equals
                 yield Prediction(self.classes[best], probabilities[best], tuple(probabilities))
 
@@ -157,11 +165,9 @@ class ImageClassifier(nn.Module):
             return error
 
     def _pixels(self, image: Any, index: int) -> Tensor:  # noqa: ANN401 - a path, PIL image, tensor or `ImageEntry`
-        name, content = f"images[{index}]", image
+        name, content = _image_name(image, index), image
         if isinstance(image, ImageEntry):
-            name, content = image
-        elif isinstance(image, str | Path):
-            name = str(image)
+            content = image.content
         if isinstance(content, UserError):
             raise content
         if isinstance(content, Tensor):
@@ -207,27 +213,42 @@ class ImageClassifier(nn.Module):
             device: the device of the classifier.
 
         Raises:
-            UserError: a file is missing or damaged, or of another format version.
+            UserError: a file is missing or damaged, or of another format version, or the two do not describe one
+                classifier.
         """
-        tensors, metadata = read_checksummed(stem)
-        if metadata["format"] != FORMAT_VERSION:
-            raise UserError(f"{stem}.json must have format version {FORMAT_VERSION}, got {metadata['format']}")
-        arguments = metadata["arguments"]
-        if metadata["kind"] == "logistic":
-            model: MLP = LogisticRegression(arguments["in_features"], arguments["num_classes"], bias=arguments["bias"])
-        else:
-            model = MLP(**arguments)
-        classifier = cls(
-            model,
-            classes=metadata["classes"],
-            shape=metadata["shape"],
-            mean=torch.tensor(metadata["mean"]),
-            std=torch.tensor(metadata["std"]),
-            whitening=Whitening(metadata["whiten"], math.prod(metadata["shape"])) if metadata["whiten"] else None,
-            resize=metadata["resize"],
-        )
-        classifier.load_state_dict(tensors)
+        metadata_file, tensors_file = (stem.with_name(f"{stem.name}.{ending}") for ending in ("json", "safetensors"))
+        content = read_metadata(stem)
+        metadata = parse_metadata(content, metadata_file)
+        # A model without memory tells the shapes of its tensors: memory is taken only for those that the file holds.
+        with torch.device("meta"):
+            classifier = cls(
+                metadata.make_model(),
+                classes=metadata.classes,
+                shape=metadata.shape,
+                mean=torch.tensor(metadata.mean),
+                std=torch.tensor(metadata.std),
+                whitening=Whitening(metadata.whiten, math.prod(metadata.shape)) if metadata.whiten else None,
+                resize=metadata.resize,
+            )
+        expected = classifier.state_dict()
+        num_bytes = sum(tensor.nbytes for tensor in expected.values())
+        if tensors_file.is_file() and tensors_file.stat().st_size > num_bytes + _MAX_HEADER_BYTES:
+            raise UserError(f"{tensors_file} must have the size of its tensors, {num_bytes:,} bytes, got a larger file")
+        tensors, _ = read_checksummed(stem)
+        check_tensors(tensors, expected, tensors_file)
+        check_finite(tensors, tensors_file)
+        for name in ("mean", "std"):
+            if not torch.equal(tensors[name], torch.tensor(content[name], dtype=torch.float32)):
+                raise UserError(f"{tensors_file}: the tensor {name} must be that of {metadata_file.name}")
+        classifier.to_empty(device="cpu").load_state_dict(tensors)
         return classifier.to(device).eval()
+
+
+def _image_name(image: Any, index: int) -> str:  # noqa: ANN401 - see `ImageClassifier._pixels`
+    """Returns the name of an item of ``images`` for errors."""
+    if isinstance(image, ImageEntry):
+        return image.name
+    return str(image) if isinstance(image, str | Path) else f"images[{index}]"
 
 
 def load(run: str | Path, *, device: torch.device | str = "cpu") -> ImageClassifier:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+import math
+from typing import Any
 
+import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    import torch
+from fcnet.runtime.errors import UserError
 
 
 def split_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -46,7 +48,11 @@ def join_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], met
     """Restores the result of `split_state` into an optimizer over the same parameters.
 
     The optimizer gets copies of the tensors.
+
+    Raises:
+        UserError: the state is not that of such an optimizer over such parameters.
     """
+    _check_groups(optimizer, metadata["param_groups"])
     # Copies, because a memory-mapped file is not aligned as torch's allocator aligns, and a dot product may then round
     # differently: a resumed L-BFGS would leave its course.
     state: dict[int, dict[str, Any]] = {int(index): dict(entries) for index, entries in metadata["scalars"].items()}
@@ -59,7 +65,58 @@ def join_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], met
             state.setdefault(int(index), {})[name] = tensor.clone()
     for (parameter, name), values in lists.items():
         state.setdefault(parameter, {})[name] = [values[item] for item in sorted(values)]
+    _check_entries(optimizer, state)
     optimizer.load_state_dict({"state": state, "param_groups": metadata["param_groups"]})
+
+
+def _check_groups(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> None:
+    """Checks that saved groups have the settings of the optimizer's own, besides the learning rate of a step."""
+    own = json.loads(json.dumps(optimizer.state_dict()["param_groups"], default=float))  # tensors in CUDA graphs
+    if [group.keys() for group in own] != [group.keys() for group in groups]:
+        raise UserError("the optimizer must have the parameter groups of the configuration")
+    for ours, saved in zip(own, groups, strict=True):
+        for name, value in ours.items():
+            is_rate = name == "lr" and type(saved[name]) in (int, float) and 0.0 <= saved[name] < math.inf
+            if not is_rate and (type(value), value) != (type(saved[name]), saved[name]):
+                raise UserError(f"the optimizer's {name} must be that of the configuration, got another value")
+
+
+def _check_entries(optimizer: torch.optim.Optimizer, state: dict[int, dict[str, Any]]) -> None:
+    """Checks that each parameter has tensors of its own size, or of all parameters' together, and numbers."""
+    sizes = [parameter.numel() for group in optimizer.param_groups for parameter in group["params"]]
+    names = _entry_names(optimizer)
+    for index, entries in state.items():
+        if not 0 <= index < len(sizes) or (names and entries.keys() != names[index]):
+            raise UserError(f"the optimizer's state of parameter {index} must have the entries of its optimizer")
+        for name, value in entries.items():
+            values = value if isinstance(value, list) else [value]
+            if not all(
+                part.numel() in (1, sizes[index], sum(sizes)) and part.is_floating_point()
+                if isinstance(part, Tensor)
+                else part is None or isinstance(part, int | float)
+                for part in values
+            ):
+                raise UserError(f"the optimizer's {name} of parameter {index} must have the parameter's size")
+
+
+def _entry_names(optimizer: torch.optim.Optimizer) -> list[set[str]]:
+    """Returns the names of each parameter's entries after a step, found by one on small parameters.
+
+    L-BFGS, whose entries depend on the loss, has none.
+    """
+    if isinstance(optimizer, torch.optim.LBFGS):
+        return []
+    groups = [
+        {**group, "params": [torch.zeros((1,) * parameter.ndim, requires_grad=True) for parameter in group["params"]]}
+        for group in optimizer.param_groups
+    ]
+    make: Any = type(optimizer)
+    small = make(groups)
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    small.step()
+    return [set(small.state[parameter]) for parameter in parameters]
 
 
 def select_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

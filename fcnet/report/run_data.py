@@ -191,6 +191,8 @@ def _read_or_predict(
     """Reads the stored predictions; if there are none, evaluates the model on the test set."""
     try:
         stored = read_predictions(folder)
+        if stored is not None and test is not None and len(stored.labels) != test.num_images:
+            raise UserError(f"{len(stored.labels):,} predictions for {test.num_images:,} test images")
     except UserError as error:
         stored = None
         missing.append(f"stored predictions unavailable: {error}")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _CHECKSUM_FIELD = re.compile(rb'"checksum": "([0-9a-f]{64})"\n}\n\Z')
+_MAX_JSON_BYTES = 1 << 28
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _TEMPORARY_ENDING = ".tmp"
 _TEMPORARY_NAME = re.compile(rf"\..+\.[a-z0-9_]{{8}}{re.escape(_TEMPORARY_ENDING)}")
@@ -142,6 +143,8 @@ def read_json(file: Path) -> dict[str, Any]:
     """
     if not file.is_file():
         raise UserError(f"{file}: no such file")
+    if (size := file.stat().st_size) > _MAX_JSON_BYTES:
+        raise UserError(f"{file} must have at most {_MAX_JSON_BYTES:,} bytes, got {size:,}")
     data = file.read_bytes()
     found = _CHECKSUM_FIELD.search(data)
     if found is None or sha256(_replace_checksum(data, "0" * 64)).encode() != found[1]:
@@ -224,8 +227,8 @@ def read_checksummed(stem: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"{tensors_file} is damaged: its bytes do not match the checksum in {metadata_file.name}")
     try:
         return load_file(tensors_file), metadata
-    except SafetensorError as error:
-        raise UserError(f"{tensors_file} is damaged: {error}") from None
+    except (SafetensorError, KeyError, RuntimeError) as error:  # KeyError: a dtype that torch does not know
+        raise UserError(f"{tensors_file} must be a safetensors file, got: {' '.join(str(error).split())}") from None
 
 
 def read_metadata(stem: Path) -> dict[str, Any]:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fcnet.config.schema import ListAsTuple
+from fcnet.config.toml import describe_first_error
 from fcnet.diagnostics.nonfinite import (
     NonFiniteLocation,
     NonFiniteMonitor,
@@ -17,6 +22,7 @@ from fcnet.diagnostics.nonfinite import (
 )
 from fcnet.optim.state import join_state, select_prefix, split_state
 from fcnet.runtime.errors import NonFiniteError, UserError
+from fcnet.runtime.tensor_checks import check_tensors
 from fcnet.training.backpropagation import autocast, make_gradient_fn
 from fcnet.training.cuda_graphs import GraphedSteps, cuda_graph
 from fcnet.training.dropout_seeds import DropoutRng
@@ -29,6 +35,29 @@ if TYPE_CHECKING:
 
     from fcnet.data.batches import Batch, Batches
     from fcnet.training.algorithm import GradientDescent
+
+
+class _OptimizerMetadata(BaseModel):
+    """The metadata of `fcnet.optim.state.split_state`."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    scalars: dict[str, dict[str, Any]]
+    param_groups: list[dict[str, Any]]
+
+
+class _Metadata(BaseModel):
+    """The entries of a checkpoint's metadata that `TrainingState.restore` reads; further entries are allowed."""
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+    epoch: Annotated[int, Field(ge=0)]
+    step: Annotated[int, Field(ge=0)]
+    images: Annotated[int, Field(ge=0)]
+    seconds: Annotated[float, Field(ge=0.0)]
+    previous_seconds: Annotated[float, Field(ge=0.0)]
+    optimizer: _OptimizerMetadata
+    best: Annotated[tuple[int, float], ListAsTuple] | None
 
 
 class TrainingState:
@@ -191,7 +220,38 @@ class TrainingState:
         return tensors, metadata
 
     def restore(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-        """Restores the result of `state`. Training then continues bit for bit as if it had never stopped."""
+        """Restores the result of `state`. Training then continues bit for bit as if it had never stopped.
+
+        Raises:
+            UserError: it is not the state of such a training.
+        """
+        try:
+            self._check_state(tensors, _Metadata.model_validate(metadata))
+            self._restore(tensors, metadata)
+        except ValidationError as error:
+            raise UserError(f"the checkpoint does not fit the configuration: {describe_first_error(error)}") from None
+        except (LookupError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"the checkpoint does not fit the configuration: {reason}") from None
+
+    def _check_state(self, tensors: dict[str, Tensor], metadata: _Metadata) -> None:
+        """Raises if the tensors or the counters cannot be those of this training."""
+        model = self.model.state_dict()
+        expected = {f"model.{name}": tensor for name, tensor in model.items()}
+        expected["metrics"] = torch.empty(2, dtype=torch.float64, device="meta")
+        if self.average is not None:
+            expected |= {f"average.{name}": tensor for name, tensor in self.average.weights.items()}
+        if self.early_stopping is not None and metadata.best and metadata.best[0]:
+            expected |= {f"best.{name}": tensor for name, tensor in model.items()}
+        if bool(metadata.best) != (self.early_stopping is not None):
+            raise UserError("best must be there if, and only if, train.patience is set")
+        kept = {"model", "metrics", "average", "best"}
+        check_tensors({name: x for name, x in tensors.items() if name.split(".")[0] in kept}, expected, "checkpoint")
+        steps = len(self.batches)
+        if not (metadata.epoch <= self.algorithm.epochs and 0 <= metadata.step - metadata.epoch * steps <= steps):
+            raise UserError(f"step {metadata.step} is not in epoch {metadata.epoch + 1} of {steps} steps")
+
+    def _restore(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
         self.model.load_state_dict(select_prefix(tensors, "model"))
         join_state(self.algorithm.optimizer, select_prefix(tensors, "optimizer"), metadata["optimizer"])
         if self.average is not None:

@@ -546,11 +546,15 @@ ERRORS = [
         "expected x_train (N, …) and y_train (N,) in {here}/x.npz, got (8, 4, 4) and (7,)"),
     on_arrays("labels that are no whole numbers", lambda: arrays(y_test=np.zeros(4)),
         "y_test in {here}/x.npz must be integers, got float64"),
-    on_arrays("labels below 0", lambda: arrays(y_train=np.arange(8) % 3 - 1), "labels must be 0 to 1, got -1 in train"),
+    on_arrays("labels below 0", lambda: arrays(y_train=np.arange(8) % 3 - 1),
+        "y_train in {here}/x.npz must be from 0 to 2147483647, got -1"),
+    on_arrays("labels of classes without images", lambda: arrays(y_test=np.array([0, 1, 0, 10**9])),
+        "every class in {here}/x.npz must have a training image, got 1,000,000,001 classes and 8 training images; "
+        "labels must be 0, 1, 2, …"),
     on_arrays("label without a class", lambda: arrays(classes=np.array(["cat", "dog"])[:1]),
         "labels must be 0 to 0, got 1 in train"),
     on_arrays("pickled class names", lambda: arrays(classes=np.array(["cat", "dog"], dtype=object)),
-        "{here}/x.npz must be a whole NumPy archive (.npz), got: Object arrays cannot be loaded ~"),
+        "classes in {here}/x.npz must be (C,) different strings, got object (2,)"),
     on_arrays("a class name twice", lambda: arrays(classes=np.array(["cat", "cat"])),
         "classes in {here}/x.npz must be (C,) different strings, got <U3 (2,)"),
     # going on

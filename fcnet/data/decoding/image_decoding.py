@@ -27,6 +27,7 @@ _Result = TypeVar("_Result")
 # Pillow supports dozens of formats and hands some of them to other programs. A file's suffix does not matter.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 GREY_MODES = {"1", "L", "LA", "La"}
+MAX_FILE_BYTES = 1 << 28
 _ORIENTATION = 0x0112
 _ORIENTATION_KEYS = {"exif", "xmp"}  # the keys of Image.info that may hold a JPEG's orientation
 _ORIENTATION_TRANSPOSES = {
@@ -103,6 +104,11 @@ def is_grey(file: Path | IO[bytes], name: str) -> bool:
     """
     # 16-bit grey counts as grey: `decode_image` rejects it with a better message.
     return _read_image(file, name, lambda image: image.mode in GREY_MODES or image.mode.startswith(("I", "F")))
+
+
+def describe_file_limit(num_bytes: int) -> str:
+    """Returns the end of the error of an image file of more than `MAX_FILE_BYTES`."""
+    return f"must be an image file of at most {MAX_FILE_BYTES >> 20} MiB, got {num_bytes / 2**20:,.0f} MiB"
 
 
 def _image_planes(image: Image.Image, channels: int, name: str, size: tuple[int, int] | None) -> tuple[bytes, int, int]:

@@ -35,7 +35,7 @@ def iter_images(arguments: Iterable[str | Path]) -> Iterator[ImageEntry]:
 
     Args:
         arguments: image files; folders, walked recursively in the order of the names; and tar archives, plain or
-            compressed, in the order of their members.
+            compressed, in the order of their members, with the links last.
 
     Yields:
         The images. If one is unreadable, or a folder is missing, or an archive is broken from some member on, the
@@ -91,8 +91,6 @@ def _iter_archive(path: Path) -> Iterator[ImageEntry]:
     """Yields the images of an archive, then the error if it is broken."""
     try:
         for member, content in iter_archive(path, is_image_name):
-            name = f"{path}/{member}"
-            missing = UserError(f"{name} must be a file or a link to a file in the archive, got neither")
-            yield ImageEntry(name, missing if content is None else content)
+            yield ImageEntry(f"{path}/{member}", content)
     except UserError as error:
         yield ImageEntry(str(path), error)

@@ -77,3 +77,10 @@ def test_an_integer_with_too_many_digits_is_described() -> None:
 )
 def test_plain_text_is_one_line_of_unicode_without_nul(text: str, expected: bool) -> None:
     assert is_plain_text(text) == expected
+
+
+def test_a_value_that_is_nested_too_deeply_is_not_shown() -> None:
+    value: Any = 0
+    for _ in range(100_000):
+        value = [value]
+    assert shorten_value(value) == "a value that is nested too deeply"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -16,9 +17,12 @@ from fcnet.evaluation.predictions import TOP_K, PredictionCollector, Predictions
 from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.models.mlp import MLP
 from fcnet.runtime.errors import UserError
+from fcnet.runtime.files import read_checksummed, write_checksummed
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from torch import Tensor
 
 IMAGES = torch.rand(23, 6, generator=torch.Generator().manual_seed(0))
 
@@ -96,4 +100,55 @@ def test_a_changed_bit_is_refused(tmp_path: Path) -> None:
     data[-1] ^= 1
     file.write_bytes(bytes(data))
     with pytest.raises(UserError, match=r"predictions\.safetensors is damaged"):
+        read_predictions(tmp_path)
+
+
+def reseal(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Changes tensors and entries of the predictions, and writes the checksums that fit; None removes an entry."""
+    old_tensors, old_metadata = read_checksummed(folder / "predictions")
+    content = {key: value for key, value in (old_metadata | metadata).items() if value is not None}
+    new_tensors = {name: tensor for name, tensor in (old_tensors | tensors).items() if tensor.ndim < 3}
+    write_checksummed(folder / "predictions", new_tensors, content)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"classes": None}, "classes must be there, got nothing"),
+        ({"classes": "ab"}, 'classes must be a list, got "ab"'),
+        ({"classes": ["a", 1, "c"]}, "classes.1 must be a string, got 1"),
+        ({"classes": ["a", "b"]}, "must have the 3 classes of the model"),
+        ({"model_checksum": None}, "model_checksum must be there, got nothing"),
+        ({"model_checksum": [1]}, "model_checksum must be a string, got [1]"),
+    ],
+)
+def test_a_wrong_entry_is_named(metadata: dict[str, Any], message: str, tmp_path: Path) -> None:
+    write_predictions(write_model(tmp_path, 3), predict(3), ["a", "b", "c"], "fingerprint")
+    reseal(tmp_path, {}, metadata)
+    with pytest.raises(UserError, match=rf"^{re.escape(str(tmp_path))}/predictions\.json:? {re.escape(message)}$"):
+        read_predictions(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"labels": torch.full((23,), 3).int()}, "labels must be from 0 to 2, got 3 to 3"),
+        ({"labels": torch.full((23,), -1).int()}, "labels must be from 0 to 2, got -1 to -1"),
+        ({"labels": torch.zeros(22).int()}, "classes must be int32 (22, 3), got int32 (23, 3)"),
+        ({"labels": torch.zeros(23, 1).int()}, "labels must be int32 (23,), got int32 (23, 1)"),
+        ({"labels": torch.zeros(23)}, "labels must be int32 (23,), got float32 (23,)"),
+        ({"labels": torch.zeros(1, 1, 1)}, "labels must be int32 (1,), got absent"),
+        ({"more": torch.zeros(23)}, "more must be absent, got float32 (23,)"),
+        ({"classes": torch.full((23, 3), 10**9).int()}, "classes must be from 0 to 2, got 1e+09 to 1e+09"),
+        ({"classes": torch.zeros(23, 2).int()}, "classes must be int32 (23, 3), got int32 (23, 2)"),
+        ({"probabilities": torch.full((23, 3), torch.nan)}, "probabilities must be finite, got NaN or infinity"),
+        ({"probabilities": torch.full((23, 3), 1.5)}, "probabilities must be from 0 to 1.00001, got 1.5 to 1.5"),
+        ({"true_probabilities": torch.full((23,), -0.5)}, "true_probabilities must be from 0 to 1.00001, got -0.5 to"),
+    ],
+)
+def test_a_wrong_tensor_is_named(tensors: dict[str, Tensor], message: str, tmp_path: Path) -> None:
+    write_predictions(write_model(tmp_path, 3), predict(3), ["a", "b", "c"], "fingerprint")
+    reseal(tmp_path, tensors, {})
+    expected = f"{tmp_path / 'predictions.safetensors'}: the tensor {message}"
+    with pytest.raises(UserError, match=f"^{re.escape(expected)}"):
         read_predictions(tmp_path)

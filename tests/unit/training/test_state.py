@@ -104,3 +104,107 @@ def test_a_label_outside_the_classes_is_an_error(target: Tensor, message: str) -
     with pytest.raises(UserError) as error:
         next(fit(make_model("plain", 2), (PIXELS[:3], target)))
     assert str(error.value) == message
+
+
+def saved_state(optimizer: str = "adamw", **settings: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns the state in the second epoch, the metadata as JSON stores it."""
+    training = make_training("plain", optimizer, **settings)
+    list(itertools.islice(training.advance(), 8))
+    tensors, metadata = training.state()
+    return tensors, json.loads(json.dumps(metadata))
+
+
+def restore_error(tensors: dict[str, Tensor], metadata: dict[str, Any], optimizer: str = "adamw") -> str:
+    with pytest.raises(UserError) as error:
+        make_training("plain", optimizer).restore(tensors, metadata)
+    message = str(error.value)
+    assert "\n" not in message
+    assert message.startswith("the checkpoint does not fit the configuration: ")
+    return message.removeprefix("the checkpoint does not fit the configuration: ")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epoch": ...}, "epoch must be there, got nothing"),
+        ({"epoch": -1}, "epoch must be at least 0, got -1"),
+        ({"epoch": 1.0}, "epoch must be an integer, got 1.0"),
+        ({"epoch": True}, "epoch must be an integer, got true"),
+        ({"epoch": 10**9}, "step 7 is not in epoch 1000000001 of 5 steps"),
+        ({"step": 3}, "step 3 is not in epoch 2 of 5 steps"),
+        ({"step": "7"}, 'step must be an integer, got "7"'),
+        ({"images": None}, "images must be an integer, got None"),
+        ({"seconds": "1"}, 'seconds must be a number, got "1"'),
+        ({"seconds": float("nan")}, "seconds must be finite, got nan"),
+        ({"best": [1, 0.5]}, "best must be there if, and only if, train.patience is set"),
+        ({"best": [1]}, "best must have at least 2 values, got [1]"),
+        ({"optimizer": []}, "optimizer must be a section, got []"),
+        ({"optimizer": {}}, "optimizer.scalars must be there, got nothing"),
+        ({"optimizer": {"scalars": {}, "param_groups": [1]}}, "optimizer.param_groups.0 must be a section, got 1"),
+    ],
+    ids=str,
+)
+def test_wrong_metadata_of_a_checkpoint_is_named(change: dict[str, Any], message: str) -> None:
+    tensors, metadata = saved_state()
+    changed = {key: value for key, value in (metadata | change).items() if value is not ...}
+    assert restore_error(tensors, changed) == message
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("model.layers.0.weight", None, "the tensor model.layers.0.weight must be float32 (6, 20), got absent"),
+        ("model.layers.0.weight", torch.ones(6), "the tensor model.layers.0.weight must be float32 (6, 20), got float"),
+        ("model.layers.0.w", torch.ones(6), "the tensor model.layers.0.w must be absent, got float32 (6,)"),
+        ("metrics", torch.ones(2), "the tensor metrics must be float64 (2,), got float32 (2,)"),
+        ("metrics", None, "the tensor metrics must be float64 (2,), got absent"),
+        ("average.layers.0.weight", torch.ones(6, 20), "the tensor average.layers.0.weight must be absent"),
+    ],
+)
+def test_a_wrong_tensor_of_a_checkpoint_is_named(name: str, tensor: Tensor | None, message: str) -> None:
+    tensors, metadata = saved_state()
+    changed = {key: value for key, value in (tensors | {name: tensor}).items() if value is not None}
+    assert restore_error(changed, metadata).startswith(f"checkpoint: {message}")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "name", "tensor"),
+    [
+        ("adamw", "optimizer.0.exp_avg", None),
+        ("adamw", "optimizer.0.exp_avg", torch.ones(7)),
+        ("adamw", "optimizer.0.exp_avg", torch.ones(6, 20, dtype=torch.int32)),
+        ("adamw", "optimizer.0.more", torch.ones(6, 20)),
+        ("adamw", "optimizer.99.exp_avg", torch.ones(6, 20)),
+        ("adamw", "optimizer.-1.exp_avg", torch.ones(6, 20)),
+        ("adamw", "optimizer.x.exp_avg", torch.ones(6, 20)),
+        ("adamw", "optimizer.0.exp_avg.x.y", torch.ones(6, 20)),
+        ("sgd", "optimizer.0.momentum_buffer", torch.ones(1, 7)),
+        ("muon", "optimizer.0.exp_avg", torch.ones(6, 20)),
+        ("sgd without momentum", "optimizer.0.exp_avg", torch.ones(6, 20)),
+    ],
+)
+def test_a_wrong_tensor_of_the_optimizer_is_one_line(optimizer: str, name: str, tensor: Tensor | None) -> None:
+    tensors, metadata = saved_state(optimizer)
+    assert name.startswith("optimizer")
+    changed = {key: value for key, value in (tensors | {name: tensor}).items() if value is not None}
+    assert restore_error(changed, metadata, optimizer)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"lr": "0.1"}, {"lr": -1.0}, {"lr": True}, {"betas": [0.8]}, {"betas": None}, {"fused": None}, {"params": [0]}],
+    ids=str,
+)
+def test_wrong_settings_of_the_optimizer_are_one_line(change: dict[str, Any]) -> None:
+    tensors, metadata = saved_state()
+    groups = metadata["optimizer"]["param_groups"]
+    metadata["optimizer"]["param_groups"] = [groups[0] | change, *groups[1:]]
+    key = next(iter(change))
+    assert restore_error(tensors, metadata) == (
+        f"the optimizer's {key} must be that of the configuration, got another value"
+    )
+
+
+def test_a_checkpoint_of_another_optimizer_is_one_line() -> None:
+    message = restore_error(*saved_state("sgd"), optimizer="adamw")
+    assert message == "the optimizer must have the parameter groups of the configuration"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import io
+import re
+import zipfile
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pytest
@@ -10,8 +13,11 @@ import torch
 from torch.testing import assert_close
 
 from fcnet.data import sources
+from fcnet.data.sources import size_limits
 from fcnet.data.sources.npz import read_arrays
 from fcnet.data.store.store import open_store
+from fcnet.runtime.errors import UserError
+from tests.helpers import measure_peak
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,3 +78,174 @@ def test_a_store_holds_the_arrays_and_a_change_makes_a_new_one(tmp_path: Path) -
     again = open_store(sources.arrays(path), tmp_path / "cache")
     assert again.fingerprint != store.fingerprint
     assert_close(again.test.pixels, torch.from_numpy(255 - PIXELS[:2]), rtol=0, atol=0)
+
+
+def read_error(path: Path) -> str:
+    with pytest.raises(UserError) as error:
+        read_arrays(path)
+    message = str(error.value)
+    assert "\n" not in message
+    return message.replace(str(path), "x.npz")
+
+
+def write_members(path: Path, **members: bytes | None) -> Path:
+    """Changes members of the archive of `save_arrays`, compressed; None removes a member."""
+    whole: dict[str, bytes | None] = {
+        name: npy_bytes(array)
+        for name, array in {"x_train": PIXELS, "y_train": LABELS, "x_test": PIXELS[:2], "y_test": LABELS[:2]}.items()
+    }
+    with zipfile.ZipFile(path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in (whole | members).items():
+            if content is not None:
+                archive.writestr(f"{name}.npy", content)
+    return path / "x.npz"
+
+
+def npy_bytes(array: npt.NDArray[Any]) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array(file, array, allow_pickle=True)
+    return file.getvalue()
+
+
+def npy_header(header: str, version: bytes = b"\x01\x00") -> bytes:
+    """Returns a member that consists of this header alone."""
+    text = header.encode() + b"\n"
+    size = len(text).to_bytes(2 if version == b"\x01\x00" else 4, "little")
+    return b"\x93NUMPY" + version + size + text
+
+
+def shaped(shape: object, dtype: str = "|u1") -> bytes:
+    return npy_header(f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}")
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["<i8", ">i8", ">u2", "<u8", "|i1"])
+def test_the_order_in_memory_and_of_bytes_does_not_matter(order: Literal["C", "F"], dtype: str, tmp_path: Path) -> None:
+    path = save_arrays(tmp_path, np.array(PIXELS, order=order), LABELS.astype(dtype))
+    classes, splits = read_arrays(path)
+    assert classes == ("0", "1", "2")
+    np.testing.assert_array_equal(splits["train"][0], PIXELS)
+    np.testing.assert_array_equal(splits["train"][1], LABELS)
+    store = open_store(sources.arrays(path), tmp_path / "cache")
+    assert_close(store.train.pixels, torch.from_numpy(PIXELS), rtol=0, atol=0)
+
+
+def test_members_that_are_not_needed_are_not_read(tmp_path: Path) -> None:
+    pickled = npy_bytes(np.array([print], dtype=object))
+    path = write_members(tmp_path, z=pickled, y=b"no array", **{"x_train/../y": shaped((10**18,))})
+    assert read_arrays(path)[0] == ("0", "1", "2")
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        (
+            {"x_test": None, "y_test": None},
+            "x.npz must hold x_train, y_train, x_test and y_test, found no x_test, y_test",
+        ),
+        ({"x_train": b"no array"}, "x.npz must be a whole NumPy archive (.npz), got: the magic string is not correct"),
+        ({"x_train": b""}, "x.npz must be a whole NumPy archive (.npz), got: EOF: reading magic string"),
+        ({"x_train": npy_header("{}")}, "x.npz must be a whole NumPy archive (.npz), got: Header does not contain"),
+        ({"x_train": npy_header("x" * 60000)}, "x.npz must be a whole NumPy archive (.npz), got: Header info length"),
+        (
+            {"x_train": npy_header("-" * 9000 + "1")},
+            "x.npz must be a whole NumPy archive (.npz), got: x_train has a bro",
+        ),
+        ({"x_train": npy_header("{}", b"\x07\x00")}, "x.npz must be a whole NumPy archive (.npz), got: "),
+        ({"x_train": npy_bytes(np.array([1, None]))}, "x_train in x.npz must be uint8, got object"),
+        ({"y_train": npy_bytes(np.array([1, None]))}, "y_train in x.npz must be integers, got object"),
+        ({"y_train": npy_bytes(np.array([True] * 6))}, "y_train in x.npz must be integers, got bool"),
+        (
+            {"y_train": npy_bytes(np.array(3))},
+            "expected x_train (N, …) and y_train (N,) in x.npz, got (6, 3, 4, 5) and ()",
+        ),
+        ({"x_train": npy_bytes(np.array(3, np.uint8))}, "x_train in x.npz must be (N, H, W), (N, C, H, W) or "),
+        ({"classes": npy_bytes(np.array("a"))}, "classes in x.npz must be (C,) different strings, got <U1 ()"),
+        (
+            {"classes": npy_bytes(np.array([b"a", b"b"]))},
+            "classes in x.npz must be (C,) different strings, got |S1 (2,)",
+        ),
+        (
+            {"classes": npy_bytes(np.arange(9).astype("U"))},
+            "every class in x.npz must have a training image, got 9 classes and 6 training images; labels must be ",
+        ),
+        *(
+            (
+                {"x_train": shaped(shape)},
+                "x.npz must be a whole NumPy archive (.npz), got: x_train has another size than",
+            )
+            for shape in ((10**9, 3, 32, 32), (2**62, 4, 4), (10**30, 1, 1), (-1, 3, 4), (-1, -1, 1))
+        ),
+        (
+            {"x_train": npy_bytes(PIXELS) + b"\0"},
+            "x.npz must be a whole NumPy archive (.npz), got: x_train has another size",
+        ),
+        (
+            {"y_train": npy_bytes(np.array([0, 1, 2, 0, 1, -1]))},
+            "y_train in x.npz must be from 0 to 2147483647, got -1",
+        ),
+        (
+            {"y_train": npy_bytes(np.array([0, 1, 2, 0, 1, 2**64 - 1], np.uint64))},
+            "y_train in x.npz must be from 0 to 2147483647, got 18446744073709551615",
+        ),
+        (
+            {"y_train": npy_bytes(np.array([0, 1, 2, 0, 1, 10**9]))},
+            "every class in x.npz must have a training image, got 1,000,000,001 classes and 6 training images; labels",
+        ),
+    ],
+    ids=lambda value: "" if isinstance(value, dict) else value[:60],
+)
+def test_a_strange_member_is_one_line(members: dict[str, bytes | None], message: str, tmp_path: Path) -> None:
+    assert read_error(write_members(tmp_path, **members)).startswith(message)
+
+
+def test_an_encrypted_member_is_one_line(tmp_path: Path) -> None:
+    path = write_members(tmp_path)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"PK\x01\x02")
+    data[start + 8] |= 1  # the flag in the central directory
+    data[6] |= 1
+    path.write_bytes(data)
+    assert read_error(path).startswith(
+        "x.npz must be a whole NumPy archive (.npz), got: File 'x_train.npy' is encrypted"
+    )
+
+
+def test_a_changed_bit_of_the_data_is_one_line(tmp_path: Path) -> None:
+    path = save_arrays(tmp_path, PIXELS)
+    data = bytearray(path.read_bytes())
+    data[data.index(PIXELS[:1].tobytes()) + 5] ^= 1
+    path.write_bytes(data)
+    assert read_error(path) == "x.npz must be a whole NumPy archive (.npz), got: Bad CRC-32 for file 'x_train.npy'"
+
+
+def test_a_small_file_of_many_zeros_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        with archive.open("x_train.npy", "w") as member:
+            member.write(shaped((300, 1024, 1024)))
+            for _ in range(300):
+                member.write(bytes(1 << 20))
+        archive.writestr("y_train.npy", npy_bytes(np.arange(300) % 2))
+    script = f"""
+        from pathlib import Path
+        try:
+            read_arrays(Path({str(path)!r}))
+        except ValueError:
+            pass
+    """
+    assert measure_peak(script, "from fcnet.data.sources.npz import read_arrays")[0] < 50
+    message = read_error(path)
+    assert re.fullmatch(
+        r"x_train in x\.npz must expand to at most 100 times its compressed size, got \d{3} times; "
+        r"write it with numpy\.savez",
+        message,
+    )
+
+
+def test_arrays_larger_than_the_free_memory_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(size_limits, "free_bytes", lambda device: 1000)
+    assert read_error(save_arrays(tmp_path, PIXELS)) == (
+        "out of memory: x.npz needs 0.0 GiB more and 0.0 GiB are free; "
+        'write the images as files and use data.source = "images"'
+    )

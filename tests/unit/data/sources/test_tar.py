@@ -8,8 +8,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fcnet.data.sources import images
+from fcnet.data.sources import images, size_limits
+from fcnet.data.sources.file_listing import is_image_name
+from fcnet.data.sources.tar import iter_archive, read_archive
 from fcnet.runtime.errors import UserError
+from tests.helpers import measure_peak
+from tests.unit.data.sources.hostile_archives import (
+    HOSTILE_ARCHIVES,
+    header,
+    links,
+    member,
+    pax,
+    pax_member,
+    with_hole,
+)
 from tests.unit.data.sources.image_trees import (
     SMALL_TREE,
     SORTED_NAMES,
@@ -110,3 +122,75 @@ def test_a_flipped_bit_of_a_zstandard_archive_is_an_error_or_changes_no_content(
         except UserError as error:
             refused += str(error).startswith(f"{archive} must be a folder or a whole tar archive, got: ")
     assert refused >= 0.95 * len(range(0, 8 * len(whole), 5))
+
+
+def test_an_archive_from_a_stranger_can_only_be_refused(tmp_path: Path) -> None:
+    for number, (write, _) in enumerate(HOSTILE_ARCHIVES.values()):
+        (tmp_path / f"{number}").mkdir()
+        write(tmp_path / f"{number}" / "a.tar")
+    script = f"""
+        for number in range({len(HOSTILE_ARCHIVES)}):
+            os.chdir(f"{tmp_path}/{{number}}")
+            started = time.monotonic()
+            try:
+                read_archive(Path("a.tar"), is_image_name)
+                print("read")
+            except UserError as error:
+                print(error)
+            try:
+                for name, content in iter_archive(Path("a.tar"), is_image_name):
+                    assert len(content) < 1000 if isinstance(content, bytes) else "\\n" not in str(content)
+            except UserError as error:
+                assert "\\n" not in str(error)
+            assert time.monotonic() - started < 20, number  # on a busy machine
+    """
+    imports = """
+import os, time
+from pathlib import Path
+from fcnet.data.sources.file_listing import is_image_name
+from fcnet.data.sources.tar import iter_archive, read_archive
+from fcnet.runtime.errors import UserError
+"""
+    peak, lines = measure_peak(script, imports)
+    assert peak < 300
+    for (kind, (_, message)), line in zip(HOSTILE_ARCHIVES.items(), lines, strict=True):
+        assert line.startswith(message), kind
+
+
+def test_links_are_followed_through_links_in_any_order(tmp_path: Path) -> None:
+    names = [f"train/cat/{number}.png" for number in range(5)]
+    chain = links(iter([(names[3], "4.png"), (names[0], "1.png"), (names[2], "3.png"), (names[1], "2.png")]))
+    (tmp_path / "a.tar").write_bytes(chain + member(names[4], b"x") + bytes(1024))
+    for contents in (
+        read_archive(tmp_path / "a.tar", is_image_name)[0],
+        dict(iter_archive(tmp_path / "a.tar", is_image_name)),
+    ):
+        assert contents == dict.fromkeys(names, b"x")
+
+
+def test_the_last_of_a_file_and_a_link_of_one_name_counts(tmp_path: Path) -> None:
+    link = header("b.png", 0, tarfile.SYMTYPE, "a.png")
+    for members, expected in (
+        (member("a.png", b"a") + member("b.png", b"b") + link, b"a"),
+        (member("a.png", b"a") + link + member("b.png", b"b"), b"b"),
+    ):
+        (tmp_path / "a.tar").write_bytes(members + bytes(1024))
+        assert read_archive(tmp_path / "a.tar", is_image_name)[0]["b.png"] == expected
+
+
+def test_names_lead_nowhere(tmp_path: Path) -> None:
+    odd = [member(name, b"x") for name in ("/etc/x.png", "../../x.png", "a/../b.png", "./c.png")]
+    odd.append(pax_member(pax("path", "d\0e.png"), content=b"x"))
+    (tmp_path / "a.tar").write_bytes(b"".join(odd) + bytes(1024))
+    assert sorted(read_archive(tmp_path / "a.tar", is_image_name)[0]) == ["b.png", "c.png", "d\0e.png", "etc/x.png"]
+
+
+def test_images_that_exceed_the_free_memory_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(size_limits, "free_bytes", lambda device: 1 << 20)
+    with_hole(header("x.png", 100 << 20), (100 << 20) + 2048)(tmp_path / "a.tar")
+    with pytest.raises(UserError) as error:
+        read_archive(tmp_path / "a.tar", is_image_name)
+    assert str(error.value) == (
+        f"out of memory: {tmp_path / 'a.tar'} needs 0.1 GiB more and 0.0 GiB are free; "
+        "unpack it to a folder, of which nothing stays in memory"
+    )
