@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         (["--config", "digits", "--find-lr", "--resume"], "--find-lr must be given without --resume"),
         (
             ["--resume", "--out", "run", "--set", "seed=1"],
-            "--set needs --config CONFIG, got --set seed=1 alone",
+            "--set needs --config CONFIG for all but data.path, got --set seed=1 alone",
         ),
         (["--resume", "--out", "missing"], "--out must be a run to resume if --config is not given, got missing"),
     ],

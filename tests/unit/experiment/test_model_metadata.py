@@ -199,7 +199,7 @@ def test_memory_is_taken_only_for_tensors_that_the_file_holds(run: Path) -> None
     """
     assert measure_peak(script, imports="import fcnet.experiment.image_classifier")[0] < 100
     assert load_error(run) == (
-        f'{run / "model.safetensors"}: the tensor "model.layers.0.weight" must be float32 (30000, 24), '
+        f"{run / 'model.safetensors'}: the tensor model.layers.0.weight must be float32 (30000, 24), "
         "got float32 (8, 24)"
     )
 

@@ -398,7 +398,7 @@ def test_resealed_metadata_without_the_checksum_of_the_tensors_are_refused(text:
 def test_tensors_with_the_right_checksum_and_the_wrong_format_are_refused(tmp_path: Path) -> None:
     (tmp_path / "pair.safetensors").write_bytes(b"no tensors")
     reseal(tmp_path / "pair.json", f'{{"tensors": {{"sha256": "{sha256(b"no tensors")}"}}}}\n')
-    with pytest.raises(UserError, match=r"pair\.safetensors is damaged: "):
+    with pytest.raises(UserError, match=r"pair\.safetensors must be a safetensors file, got: "):
         read_checksummed(tmp_path / "pair")
 
 
