@@ -153,9 +153,8 @@ def _train(
     device: torch.device,
     tensorboard: bool,
 ) -> int:
-    with cli.show_decoding() as progress:
+    with cli.show_decoding() as progress, distributed.long_work():  # each rank may have images to decode
         experiment = build(config, device, progress)
-    distributed.barrier()  # a rank of another machine may decode the images longer than a broadcast waits
     _check_shared(run)
     if run is None:
         # One rank creates the folder, whose name may get a number, and tells the others.

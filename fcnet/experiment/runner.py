@@ -102,15 +102,15 @@ def _train(
     training = experiment.training
     saved, stopping = time.monotonic(), False
     take_snapshot = _snapshot_fn(experiment, run, snapshots)
-    take_snapshot()
-    distributed.wait_for_first_rank()
+    with distributed.long_work():
+        take_snapshot()
     for record in training.advance():
         if record is not None:
             records.append(nan_to_none(dataclasses.asdict(record)))
-            if distributed.rank() == 0:
-                run.write_records(records)
-            take_snapshot()
-            distributed.wait_for_first_rank()
+            with distributed.long_work():
+                if distributed.rank() == 0:
+                    run.write_records(records)
+                take_snapshot()
         # All ranks must save and stop at the same step. Agreeing on it takes a sync, so they do it now and then.
         if record is not None or distributed.world_size() == 1 or training.step % _STEPS_BETWEEN_SYNCS == 0:
             stopping = distributed.any_rank(stop())
@@ -156,9 +156,9 @@ def _save(experiment: Experiment, run: Run, records: list[dict[str, Any]], snaps
         "records": records,
         "snapshots": snapshots,
     }
-    if distributed.rank() == 0:
-        run.save_checkpoint(experiment.training.step, tensors, metadata)
-    distributed.wait_for_first_rank()
+    with distributed.long_work():
+        if distributed.rank() == 0:
+            run.save_checkpoint(experiment.training.step, tensors, metadata)
 
 
 def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> None:
@@ -168,30 +168,30 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
     result = evaluate(training.model, experiment.test, on_batch=collector.update)
     predictions = collector.compute()
     warnings = _training_warnings(experiment, records, result)
-    if distributed.rank() == 0:
-        environment = _environment(experiment)
-        classifier.save(run.path / "model", {"environment": environment})
-        write_predictions(run.path, predictions, classifier.classes, experiment.fingerprint)
-        best = records[training.best_epoch - 1]
-        summary = {
-            "test_accuracy": result.accuracy,
-            "test_interval": result.interval,
-            "test_loss": result.loss,
-            "validation_accuracy": best["validation_accuracy"],
-            "validation_loss": best["validation_loss"],
-            "epochs": training.epoch,
-            "best_epoch": training.best_epoch,
-            "steps": training.step,
-            "train_seconds": training.train_seconds,
-            "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
-            "train_images": training.batches.num_images,
-            "class_images": dict(zip(classifier.classes, _class_counts(experiment), strict=True)),
-            "validation_images": training.validation.num_images if training.validation else 0,
-            "test_images": experiment.test.num_images,
-            "warnings": warnings,
-        }
-        run.finish(summary | environment)
-    distributed.wait_for_first_rank()
+    with distributed.long_work():
+        if distributed.rank() == 0:
+            environment = _environment(experiment)
+            classifier.save(run.path / "model", {"environment": environment})
+            write_predictions(run.path, predictions, classifier.classes, experiment.fingerprint)
+            best = records[training.best_epoch - 1]
+            summary = {
+                "test_accuracy": result.accuracy,
+                "test_interval": result.interval,
+                "test_loss": result.loss,
+                "validation_accuracy": best["validation_accuracy"],
+                "validation_loss": best["validation_loss"],
+                "epochs": training.epoch,
+                "best_epoch": training.best_epoch,
+                "steps": training.step,
+                "train_seconds": training.train_seconds,
+                "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
+                "train_images": training.batches.num_images,
+                "class_images": dict(zip(classifier.classes, _class_counts(experiment), strict=True)),
+                "validation_images": training.validation.num_images if training.validation else 0,
+                "test_images": experiment.test.num_images,
+                "warnings": warnings,
+            }
+            run.finish(summary | environment)
 
 
 def _training_warnings(experiment: Experiment, records: list[dict[str, Any]], test: Evaluation) -> list[str]:

@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import socket
+import threading
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
@@ -38,8 +39,8 @@ JOIN_SECONDS = 300.0
 """Time for all ranks to start."""
 ANSWER_SECONDS = 45.0
 """Time for another rank to take part in a sum or an exchange, which all ranks reach at about the same time."""
-BARRIER_SECONDS = 3600.0
-"""Time for the work of one rank, such as decoding images or saving."""
+_BEAT_SECONDS = 1.0
+"""Time between two signs of life of a rank in long work."""
 _POLL_SECONDS = 0.1
 
 
@@ -224,25 +225,45 @@ def all_gather(value: T) -> list[T]:
     return values
 
 
-def wait_for_first_rank() -> None:
-    """Waits until every rank has called it, the first one after work of its own. It does not wait long for others."""
-    barrier(ANSWER_SECONDS if rank() == 0 else BARRIER_SECONDS)
+@contextlib.contextmanager
+def long_work() -> Iterator[None]:
+    """Lets each rank work in the block as long as it needs, and waits at the end until all have finished.
 
+    While ranks work, a thread of each tells the others that it is alive, so the end of a rank is noticed in time. The
+    work itself must not communicate.
 
-def barrier(seconds: float = BARRIER_SECONDS) -> None:
-    """Waits until every rank has called it, however long the work of one of them takes.
-
-    Args:
-        seconds: time to wait.
+    Raises:
+        LostRankError: another rank ended, stopped or raised an error.
     """
-    if world_size() > 1:
-        options = dist.BarrierOptions()
-        options.timeout = timedelta(seconds=seconds)
-        options.device = torch.device("cpu")  # gloo's barrier, also beside nccl
-        group = dist.group.WORLD
-        assert group is not None
-        with _named_loss():
-            group.barrier(options).wait()
+    if world_size() == 1:
+        yield
+        return
+    finished, failed, errors = threading.Event(), threading.Event(), list[LostRankError]()
+
+    def beat() -> None:
+        num_working = 1
+        try:
+            while num_working:
+                finished.wait(_BEAT_SECONDS)
+                state = all_reduce(torch.tensor([not finished.is_set(), failed.is_set()], dtype=torch.int64))
+                num_working, num_failed = state.tolist()
+                if num_failed:
+                    raise LostRankError(f"rank {rank()} of {world_size()} stopped: another rank failed")
+        except LostRankError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    except BaseException:
+        failed.set()
+        raise
+    finally:
+        finished.set()
+        thread.join()
+    if errors:
+        raise errors[0]
 
 
 @contextlib.contextmanager

@@ -181,7 +181,7 @@ def train_run(folder: Path, name: str, *, until: int | None = None) -> None:
     run = Run(folder / (name if until is None else f"{name}-stopped"))
     if distributed.rank() == 0:
         Run.create(run.path, name, dump_config(config))
-    distributed.barrier()
+    distributed.any_rank(False)  # the folder exists
     advance_run(experiment, run, until=until)
 
 

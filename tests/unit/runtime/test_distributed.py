@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import socket
 import time
+from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-RANKS = 2
+RANKS, ANSWER_SECONDS = 2, 2
 
 
 def join_and_call(rank: int, folder: Path, function: Callable[[int], Any]) -> None:
@@ -50,7 +53,6 @@ def use_every_function(rank: int) -> dict[str, Any]:
     total = distributed.differentiable_all_reduce(x)
     (total * torch.tensor([1.0, 10.0 + rank])).sum().backward()
     loss = torch.tensor(0.5 + rank)
-    distributed.barrier()
     return {
         "rank": (distributed.rank(), distributed.world_size()),
         "rows": (distributed.rank_slice(5).start, distributed.rank_slice(5).stop),
@@ -187,23 +189,61 @@ def test_a_rank_that_waits_for_others_ends_at_a_signal(rank: int, number: signal
     assert time.monotonic() - since < 10.0
 
 
-def lose_a_rank(rank: int) -> str:
-    """Returns the error of a rank whose partner stops answering, or leaves."""
-    distributed.barrier()
+def limit_answers() -> None:
+    """Lets a rank wait for another for `ANSWER_SECONDS`, once both have started."""
+    distributed.any_rank(False)
+    assert dist.group.WORLD is not None
+    dist.group.WORLD._get_backend(torch.device("cpu"))._set_default_timeout(timedelta(seconds=ANSWER_SECONDS))
+
+
+def work_for_different_times(rank: int) -> list[float]:
+    """Returns the start and the end of a rank's work, of which one takes longer than the others wait in a sum."""
+    limit_answers()
+    since = time.monotonic()
+    with distributed.long_work():
+        time.sleep(2.5 * ANSWER_SECONDS * rank)
+    return [since, time.monotonic()]
+
+
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
+def test_ranks_wait_for_long_work_of_another(tmp_path: Path) -> None:
+    first, second = on_all_ranks(work_for_different_times, tmp_path)
+    assert first[1] > second[0] + 2.5 * ANSWER_SECONDS
+    assert abs(first[1] - second[1]) < ANSWER_SECONDS
+
+
+def error_of_long_work(rank: int, *, other: Callable[[], object]) -> str:
+    """Returns the first rank's error."""
+    limit_answers()
     if rank == 1:
-        time.sleep(3.0)
+        other()
         return ""
     try:
-        distributed.barrier(1.0)
+        with distributed.long_work():
+            pass
     except distributed.LostRankError as error:
         return str(error)
     return "no error"
 
 
+def fail() -> None:
+    with contextlib.suppress(ValueError), distributed.long_work():
+        raise ValueError
+
+
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
-def test_a_rank_that_does_not_answer_is_an_error_after_some_time(tmp_path: Path) -> None:
-    first, _ = on_all_ranks(lose_a_rank, tmp_path)
-    assert first == "rank 0 of 2 stopped: another rank did not answer for 1 s"
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [(partial(time.sleep, 2 * ANSWER_SECONDS), f"did not answer for {ANSWER_SECONDS} s"), (fail, "failed")],
+)
+def test_a_rank_that_does_not_take_part_is_an_error(other: Callable[[], object], reason: str, tmp_path: Path) -> None:
+    first, _ = on_all_ranks(partial(error_of_long_work, other=other), tmp_path)
+    assert first == f"rank 0 of 2 stopped: another rank {reason}"
+
+
+def test_an_error_in_long_work_is_raised() -> None:
+    with pytest.raises(ValueError, match="own"), distributed.long_work():
+        raise ValueError("own")
 
 
 def test_a_single_process_gets_its_own_values_back() -> None:
@@ -215,4 +255,5 @@ def test_a_single_process_gets_its_own_values_back() -> None:
     assert (distributed.any_rank(True), distributed.any_rank(False)) == (True, False)
     assert distributed.broadcast("text") == "text"
     assert distributed.all_gather(3) == [3]
-    distributed.barrier()
+    with distributed.long_work():
+        pass
