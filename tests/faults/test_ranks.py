@@ -60,7 +60,7 @@ def start_ranks(warm: WarmServer, ranks: int, *arguments: object, folder: Path) 
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = str(listener.getsockname()[1])
-    launch = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    launch: dict[str, Any] = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return [
         warm.start(train_as_rank, *map(str, arguments), folder=folder / str(rank), RANK=str(rank), **launch)
         for rank in range(ranks)
