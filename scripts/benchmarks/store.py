@@ -1,4 +1,7 @@
-"""Times the building of a store of small JPEG files against decoding alone, by Pillow in as many processes."""
+"""Times the building of a store of small JPEG files, and its opening.
+
+Building is compared with decoding alone, by Pillow in as many processes, and opening with reading the files once.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,15 @@ def write_images(folder: Path, count: int) -> list[str]:
     return paths
 
 
+def write_arrays(file: Path, count: int) -> None:
+    """Writes an archive of random images, a sixth of them in the test split."""
+    draws, num_test = np.random.default_rng(0), count // 6
+    images = draws.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(count) % CLASSES
+    train, test = slice(num_test, None), slice(num_test)
+    np.savez(file, x_train=images[train], y_train=labels[train], x_test=images[test], y_test=labels[test])
+
+
 def decode_only(path: str) -> None:
     """Decodes a file and discards the pixels."""
     with Image.open(path) as image:
@@ -55,23 +67,44 @@ def build_store(folder: Path, processors: int) -> Callable[[], None]:
     return build
 
 
+def read_files(folder: Path) -> None:
+    """Reads each file of a folder once and discards it."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.read_bytes()
+
+
 def compare(count: int, repeats: int) -> list[Measurement]:
-    """Prints and returns the seconds that a store of ``count`` files takes; the limit is Pillow alone."""
+    """Prints and returns the seconds that building a store of ``count`` files takes, and opening it.
+
+    The limit of building is Pillow alone, that of opening a plain read of the files, which are in the page cache.
+    """
     processors = num_processors()
-    with tempfile.TemporaryDirectory() as name, multiprocessing.get_context("spawn").Pool(processors) as pool:
+    with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory() as cache:
         paths = write_images(Path(name), count)
-        runs: dict[str, Callable[[], object]] = {
-            OURS: build_store(Path(name), processors),
-            f"{OURS}, one process": build_store(Path(name), 1),
-            LIMIT: lambda: pool.map(decode_only, paths, chunksize=256),
+        with multiprocessing.get_context("spawn").Pool(processors) as pool:
+            building: dict[str, Callable[[], object]] = {
+                OURS: build_store(Path(name), processors),
+                f"{OURS}, one process": build_store(Path(name), 1),
+                LIMIT: lambda: pool.map(decode_only, paths, chunksize=256),
+            }
+            measurements = _time(f"a store of {count:,} JPEG files of 32×32", building, "Pillow alone", count, repeats)
+        opening: dict[str, Callable[[], object]] = {
+            OURS: lambda: store.open_store(sources.arrays(Path(name) / "arrays.npz"), Path(cache)),
+            LIMIT: lambda: read_files(Path(cache)),
         }
-        times = time_interleaved(runs, repeats, fill_seconds=0.0, device=torch.device("cpu"))
-    case = f"a store of {count:,} JPEG files of 32×32"
+        write_arrays(Path(name) / "arrays.npz", count)
+        opening[OURS]()
+        measurements += _time(f"opening a store of {count:,} images of 32×32", opening, "a plain read", count, repeats)
+    print_measurements(measurements)
+    return measurements
+
+
+def _time(case: str, runs: dict[str, Callable[[], object]], limit: str, count: int, repeats: int) -> list[Measurement]:
+    times = time_interleaved(runs, repeats, fill_seconds=0.0, device=torch.device("cpu"))
     measurements = []
     for contender, seconds in times.items():
-        note = "Pillow alone" if contender == LIMIT else ""
-        measurement = Measurement(case, contender, seconds, "s", note=note)
+        measurement = Measurement(case, contender, seconds, "s", note=limit if contender == LIMIT else "")
         measurement.extra["images/s"] = count / measurement.median
         measurements.append(measurement)
-    print_measurements(measurements)
     return measurements
