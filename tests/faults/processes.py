@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 _IMPORTED_BEFORE = (
     *("fcnet.train", "fcnet.evaluate", "fcnet.predict", "fcnet.cache", "fcnet.report.__main__", "fcnet.sweep.__main__"),
     *("fcnet.experiment.build", "torch._dynamo"),  # imported during the first step
+    *("filelock", "jinja2", "safetensors.torch", "PIL.Image"),  # imported where they are used
 )
 
 
