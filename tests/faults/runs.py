@@ -99,6 +99,9 @@ class Fault(NamedTuple):
     change: int | None = None
 
 
+NO_FAULT = Fault()
+
+
 def train_with_fault(fault: Fault, *arguments: str) -> None:
     """Runs the command ``train``, which the fault meets. Its last line of output is the number of changes to files."""
     from fcnet.runtime.startup import start_command
@@ -169,7 +172,7 @@ class FaultyRuns:
             self._whole[str(changes)] = Whole(run_result(folder / "run"), seconds, int(ended.out.split()[-1]))
         return self._whole[str(changes)]
 
-    def train(self, folder: Path, changes: list[str], fault: Fault = Fault()) -> Ended:
+    def train(self, folder: Path, changes: list[str], fault: Fault = NO_FAULT) -> Ended:
         """Starts or resumes the run ``folder/run``; returns how the process ended."""
         folder.mkdir(exist_ok=True)
         file, run = folder / "config.toml", folder / "run"

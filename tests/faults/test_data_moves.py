@@ -8,7 +8,6 @@ import random
 import shutil
 import tarfile
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -28,6 +27,7 @@ from tests.helpers import advance_run, run_command, run_result, set_flags, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from fcnet.config.schema import Config
 

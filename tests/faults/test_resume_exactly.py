@@ -65,38 +65,36 @@ _NOT_SAVED = {
 
 def walk(value: object, path: str, seen: set[int]) -> Iterator[tuple[str, object]]:
     """Yields each value that an object can reach, in a form that compares bit for bit, by the way there."""
-    children: Iterator[tuple[object, object]]
     if isinstance(value, torch.Tensor):
         yield path, (value.dtype, value.shape, value.detach().numpy().tobytes())
-        return
-    if isinstance(value, torch.Generator):
+    elif isinstance(value, torch.Generator):
         yield path, value.get_state().numpy().tobytes()
-        return
-    if isinstance(value, int | float | complex | str | bytes | torch.dtype | torch.device | type | None):
+    elif isinstance(value, int | float | complex | str | bytes | torch.dtype | torch.device | type | None):
         yield path, value
-        return
-    if not isinstance(value, list | tuple):
-        if id(value) in seen:
-            return
+    elif isinstance(value, list | tuple) or id(value) not in seen:
         seen.add(id(value))
+        for key, child in children(value):
+            if key not in _NOT_SAVED:
+                yield from walk(child, f"{path}.{key}", seen)
+
+
+def children(value: object) -> Iterator[tuple[object, object]]:
+    """Yields what an object holds, by its name, key or number."""
     if isinstance(value, Mapping):
         # An optimizer's state has parameters as its keys.
-        children = ((i if isinstance(key, torch.Tensor) else key, x) for i, (key, x) in enumerate(value.items()))
+        yield from ((i if isinstance(key, torch.Tensor) else key, x) for i, (key, x) in enumerate(value.items()))
     elif isinstance(value, list | tuple | set | frozenset):
-        children = enumerate(value)
+        yield from enumerate(value)
     elif isinstance(value, partial):
-        children = enumerate([value.func, value.args, value.keywords])
+        yield from enumerate([value.func, value.args, value.keywords])
     elif isinstance(value, types.MethodType):
-        children = iter([("__self__", value.__self__)])
+        yield "__self__", value.__self__
     elif isinstance(value, types.FunctionType):
-        children = enumerate(cell.cell_contents for cell in value.__closure__ or ())
+        yield from enumerate(cell.cell_contents for cell in value.__closure__ or ())
     else:
         slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
         names = itertools.chain(getattr(value, "__dict__", ()), slots)
-        children = ((name, getattr(value, name)) for name in names if hasattr(value, name))
-    for key, child in children:
-        if key not in _NOT_SAVED:
-            yield from walk(child, f"{path}.{key}", seen)
+        yield from ((name, getattr(value, name)) for name in names if hasattr(value, name))
 
 
 def reachable_values(training: Training) -> dict[str, object]:

@@ -6,18 +6,18 @@ import random
 import re
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
-
-import pytest
 
 from fcnet.experiment.run_folder import Run
 from tests.faults.processes import repeated
 from tests.faults.runs import CONFIG, Fault, FaultyRuns, draw_changes
-from tests.helpers import WAIT_SECONDS, set_flags, start_python
+from tests.helpers import WAIT_SECONDS, set_flags, start_python, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
+
+    import pytest
 
     from tests.faults.processes import WarmServer
 
@@ -80,10 +80,7 @@ def test_a_signal_while_a_command_starts_ends_it_with_one_line(
         arguments = ["--config", str(file), "--out", str(run.path), "--device", "cpu"]
         changes = set_flags("train.epochs=3000", "train.diagnostics_every=0")
         process = start_python("-m", "fcnet.train", *arguments, *changes)
-        status = f"/proc/{process.pid}/status"
-        while not handles(status, number):
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.001)
+        assert wait_until(lambda: is_ready(process.pid), process, poll_seconds=0.001)  # noqa: B023 - called at once
         time.sleep(seconds)
         process.send_signal(number)
         out, err = process.communicate(timeout=2 * WAIT_SECONDS)
@@ -93,8 +90,8 @@ def test_a_signal_while_a_command_starts_ends_it_with_one_line(
     assert failures == []
 
 
-def handles(status: str, number: signal.Signals) -> bool:
+def is_ready(pid: int) -> bool:
     """Returns whether a process has a handler of its own for SIGTERM, which it sets after that of SIGINT."""
-    with open(status, encoding="ascii") as file:
-        caught = int(next(line for line in file if line.startswith("SigCgt")).split()[1], 16)
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    caught = int(next(line for line in lines if line.startswith("SigCgt")).split()[1], 16)
     return bool(caught >> (signal.SIGTERM - 1) & 1)
