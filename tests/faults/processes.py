@@ -78,6 +78,7 @@ class WarmProcess:
             code, peak_bytes = map(int, self._reader.readline().split())
             out, err = ((self._folder / name).read_text(errors="replace") for name in ("out", "err"))
             self._ended = Ended(code, out, err, peak_bytes)
+            self._reader.close()
             self._connection.close()
         return self._ended
 

@@ -48,7 +48,7 @@ def middle(values: Sequence[float], quarter: int) -> float:
     return statistics.median(values[(quarter - 1) * part : quarter * part])
 
 
-@repeated(short=60, long=3600)
+@repeated(short=40, long=3600)
 def test_a_long_training_grows_by_its_records_alone(
     count: int, warm: WarmServer, tmp_path: Path, figures: Callable[..., None]
 ) -> None:
