@@ -28,6 +28,8 @@ _ABANDONED_SECONDS = 60.0
 """Age from which an unlocked mark counts as left behind. A younger one may be about to be locked."""
 _HOLDER = re.compile(rb"(\d{1,10}) ([A-Za-z0-9._-]{1,255})\s*")
 _MAX_HOLDER_BYTES = 300
+_HOLDER_SECONDS = 1.0
+"""Time for a process that has just taken a lock to write who it is."""
 _INHERITED: list[BaseFileLock] = []
 """Locks that a forked child keeps: collecting one would release the parent's lock."""
 
@@ -130,10 +132,28 @@ def is_in_use(path: Path) -> bool:
 
 def _describe_holder(file: Path) -> str:
     """Returns the process that a holder's file names. Anybody may have written the file: it is only shown."""
-    with contextlib.suppress(OSError), file.open("rb") as opened:
-        if found := _HOLDER.fullmatch(opened.read(_MAX_HOLDER_BYTES)):
-            return f"process {found[1].decode()} on {found[2].decode()}"
-    return "another process"
+    deadline = time.monotonic() + _HOLDER_SECONDS
+    while True:
+        with contextlib.suppress(OSError), file.open("rb") as opened:
+            found = _HOLDER.fullmatch(opened.read(_MAX_HOLDER_BYTES))
+            if found and not _has_ended(int(found[1]), found[2].decode()):
+                return f"process {found[1].decode()} on {found[2].decode()}"
+        if time.monotonic() > deadline:
+            return "another process"
+        time.sleep(_HOLDER_SECONDS / 20)
+
+
+def _has_ended(pid: int, host: str) -> bool:
+    """Returns whether a process has certainly ended: one that was killed leaves its holder's file."""
+    if os.name != "posix" or host != socket.gethostname():
+        return False
+    try:
+        os.kill(pid, 0)  # sends no signal
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        pass
+    return False
 
 
 def _remove_file(file: Path) -> None:

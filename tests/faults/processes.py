@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 _IMPORTED_BEFORE = (
     *("fcnet.train", "fcnet.evaluate", "fcnet.predict", "fcnet.cache", "fcnet.report.__main__", "fcnet.sweep.__main__"),
     *("fcnet.experiment.build", "torch._dynamo"),  # imported during the first step
+    *("filelock", "jinja2", "safetensors.torch", "PIL.Image"),  # imported where they are used
 )
 
 
@@ -77,6 +78,7 @@ class WarmProcess:
             code, peak_bytes = map(int, self._reader.readline().split())
             out, err = ((self._folder / name).read_text(errors="replace") for name in ("out", "err"))
             self._ended = Ended(code, out, err, peak_bytes)
+            self._reader.close()
             self._connection.close()
         return self._ended
 

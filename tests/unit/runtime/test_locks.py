@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import fcnet
+from fcnet.runtime import locks
 from fcnet.runtime.locks import UseMark, exclusive_lock, file_lock, is_in_use
 
 if TYPE_CHECKING:
@@ -131,7 +132,10 @@ def test_an_exclusive_lock_names_its_process_and_ends_with_it(kill: bool, tmp_pa
 @pytest.mark.parametrize(
     "content", [b"", b"12", b"12 \x1b[31mhost", b"12 host\nmore", b"1" * 11 + b" host", b"1 h" + b"o" * 999]
 )
-def test_a_holder_that_is_not_a_process_is_not_shown(content: bytes, tmp_path: Path) -> None:
+def test_a_holder_that_is_not_a_process_is_not_shown(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "_HOLDER_SECONDS", 0.0)
     with exclusive_lock(tmp_path / "run"):
         (tmp_path / ".run.holder").write_bytes(content)
         with pytest.raises(BlockingIOError) as error, exclusive_lock(tmp_path / "run"):
@@ -140,6 +144,23 @@ def test_a_holder_that_is_not_a_process_is_not_shown(content: bytes, tmp_path: P
         (tmp_path / ".run.holder").unlink()
         with pytest.raises(BlockingIOError, match="another process holds the lock"), exclusive_lock(tmp_path / "run"):
             pass
+
+
+@pytest.mark.parametrize("left", [None, "2147483646 {host}\n"])
+def test_a_process_that_has_just_taken_an_exclusive_lock_is_named(left: str | None, tmp_path: Path) -> None:
+    """Its file is missing, or that of a killed process."""
+    holder, own = tmp_path / ".run.holder", f"{os.getpid()} {socket.gethostname()}"
+    with exclusive_lock(tmp_path / "run"):
+        if left is None:
+            holder.unlink()
+        else:
+            holder.write_text(left.format(host=socket.gethostname()))
+        timer = threading.Timer(0.2, holder.write_text, [f"{own}\n"])
+        timer.start()
+        with pytest.raises(BlockingIOError) as error, exclusive_lock(tmp_path / "run"):
+            pass
+        timer.join()
+    assert error.value.strerror == f"process {own.replace(' ', ' on ')} holds the lock"
 
 
 def test_two_processes_never_hold_an_exclusive_lock_while_its_files_come_and_go(tmp_path: Path) -> None:
