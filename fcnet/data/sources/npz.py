@@ -47,12 +47,10 @@ class _Arrays:
     path: Path
 
     def snapshot(self) -> SourceSnapshot:
-        if not self.path.is_file():
-            raise UserError(
-                f"{self.path} must be a NumPy archive (.npz), got a folder"
-                if self.path.is_dir()
-                else f"{self.path}: no such file"
-            )
+        if self.path.is_dir():
+            raise UserError(f"{self.path} must be a NumPy archive (.npz), got a folder")
+        if not self.path.exists():
+            raise UserError(f"{self.path}: no such file")
         listing = scan_path(self.path)
         return SourceSnapshot(listing.fingerprint("arrays"), partial(self._read, listing))
 
