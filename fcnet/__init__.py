@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
+# `python -m fcnet.NAME` imports this package first, with "-m" in place of the program.
+if sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)].removeprefix("-m").startswith("fcnet."):
+    from fcnet.runtime.startup import start_command
+
+    start_command()
+
 from importlib import import_module
 from typing import TYPE_CHECKING
 

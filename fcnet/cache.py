@@ -28,8 +28,8 @@ def main(arguments: list[str]) -> int:
     stores = list_stores(cache)
     if flags.clean is None:
         for line in store_table(stores, time.time()):
-            cli.print_status(line)
-        cli.print_status(f"{_summarize(stores)} in {cache}")
+            cli.print_result(line)
+        cli.print_result(f"{_summarize(stores)} in {cache}")
         return 0
     chosen = _select_stores(stores, flags)
     removed = [store for store in chosen if remove_store(store)]

@@ -7,32 +7,29 @@ import contextlib
 import io
 import math
 import os
-import signal
 import sys
 import time
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
-import torch.distributed as dist
 from tqdm import tqdm
 
-from fcnet.runtime import distributed, memory
+from fcnet.runtime import distributed, memory, signals
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.formatting import format_count, format_percent
+from fcnet.runtime.formatting import escape_unprintable, format_count, format_percent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import FrameType
+    from typing import TextIO
 
     from fcnet.training.loop import Training
     from fcnet.training.records import EpochRecord
 
 _BAR_INTERVAL = 0.25
 """Seconds between updates of the progress bar. Each one reads the metrics and therefore waits for the device."""
-
 
 _HelpFormatter = partial(argparse.HelpFormatter, max_help_position=28)  # one line for each flag, on a wide terminal
 
@@ -92,68 +89,47 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
-class Interrupted(BaseException):
-    """SIGINT or SIGTERM arrived. It is no Exception, so that no handler of errors swallows it.
-
-    Args:
-        number: number of the signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
 def run_command(main: Callable[[list[str]], int]) -> NoReturn:
     """Runs a command and exits with its exit code.
 
-    The exit code is 0 for success, 2 for a mistake of the user or a lack of memory, 130 after SIGINT and 143 after
-    SIGTERM. A mistake prints one line for each error on standard error. Any other exception is a bug and shows its
-    traceback. Characters that standard output cannot encode are printed as escapes.
+    The exit code is 0 for success, 2 for a mistake of the user or a lack of memory or of space, 130 after SIGINT and
+    143 after SIGTERM. A mistake prints one line for each error on standard error. Any other exception is a bug and
+    shows its traceback. Characters that standard output cannot encode are printed as escapes.
 
     Args:
         main: function of the arguments that returns the exit code.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _raise_interrupted)
+    sys.stdout = sys.stdout or _unwritable_stream()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        code = main(sys.argv[1:])
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _silence_stdout()
-        code = 0
-    except (UserError, OSError, MemoryError, RuntimeError) as error:
-        message = _user_error_message(error)
-        if message is None:
-            raise
-        code = _write_error(message)
-    except Interrupted as interrupted:
-        _write_error(f"stopped by {signal.Signals(interrupted.number).name}")
-        code = 128 + interrupted.number
+    with contextlib.redirect_stderr(cast("TextIO", _LossyStream(sys.stderr or _unwritable_stream()))):
+        try:
+            signals.raise_signals()
+            code = _run(main)
+            signals.finish(code)
+        except signals.Interrupted as interrupted:
+            code = 128 + interrupted.number
+            signals.finish(code)
+            _write_error(signals.describe(interrupted.number))
     raise SystemExit(code)
 
 
-@contextlib.contextmanager
-def defer_signals() -> Iterator[Callable[[], int]]:
-    """Records SIGINT and SIGTERM while the block runs instead of raising, so that no step is interrupted.
-
-    Yields:
-        A function that returns the number of the last signal, or 0.
-    """
-    received = 0
-
-    def record_signal(number: int, frame: FrameType | None) -> None:
-        nonlocal received
-        received = number
-
-    previous = {number: signal.signal(number, record_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+def _run(main: Callable[[list[str]], int]) -> int:
+    """Runs a command, prints its error and returns its exit code."""
     try:
-        yield lambda: received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        code = main(sys.argv[1:])
+    except SystemExit as ending:
+        code = ending.code if isinstance(ending.code, int) else 0
+    except (UserError, OSError, MemoryError, RuntimeError) as error:
+        lines = _error_lines(error)
+        if not lines:
+            raise
+        return _write_error(*lines)
+    try:
+        sys.stdout.flush()  # the text of --help
+    except OSError as error:
+        return _lose_output(error) or code
+    return code
 
 
 def choose_device(name: str) -> torch.device:
@@ -169,7 +145,7 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         if device.type == "cuda":
-            local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+            local_rank = distributed.launch_variable("LOCAL_RANK", default=0)
             device = torch.device("cuda", local_rank if device.index is None else device.index)
     except RuntimeError:
         raise UserError(f"--device must be auto, cpu, cuda or another device of torch, got {name!r}") from None
@@ -182,31 +158,40 @@ def choose_device(name: str) -> torch.device:
 
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Joins the process group while the block runs, if a launcher such as ``torchrun`` started several processes."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    """Joins the process group while the block runs, if a launcher such as ``torchrun`` started several processes.
+
+    SIGINT and SIGTERM end a rank within seconds also while it waits for other ranks.
+    """
+    if distributed.launched_ranks() == 1:
         yield
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    try:
+    with signals.exit_if_blocked(), distributed.process_group(device):
         yield
-    finally:
-        dist.destroy_process_group()
 
 
 def print_status(line: str) -> None:
-    """Prints a line from the first rank. The command continues after the reader of standard output has gone."""
+    """Prints a line from the first rank. If standard output fails, one line says so and the command continues."""
     if distributed.rank() == 0:
         _print_line(line)
 
 
 def print_result(line: str) -> None:
-    """Prints a line of the command's result. The command ends if the reader of standard output has gone."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    """Prints a line of the command's result. If standard output fails, the command ends.
+
+    Raises:
+        SystemExit: with exit code 2 and one line of error, or 0 if the reader has gone.
+    """
+    try:
+        sys.stdout.write(escape_unprintable(line) + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        raise SystemExit(_lose_output(error)) from None
+    if isinstance(sys.stdout, _LostOutput):
+        raise SystemExit(sys.stdout.exit_code)
 
 
 def print_error(message: str) -> int:
-    """Prints one or more lines on standard error from the first rank; returns the exit code 2."""
+    """Prints a line on standard error from the first rank; returns the exit code 2."""
     return _write_error(message) if distributed.rank() == 0 else 2
 
 
@@ -249,13 +234,16 @@ def show_progress(training: Training, events: Iterator[EpochRecord | None], *, l
     """
     shown = distributed.rank() == 0 and sys.stderr.isatty()
     bar_format = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"  # fits into 80 columns
-    with tqdm(
-        total=training.num_steps,
-        initial=training.step,
-        bar_format=bar_format,
-        disable=not shown,
-        mininterval=_BAR_INTERVAL,
-    ) as bar:
+    with (
+        memory.phase("making a training step"),
+        tqdm(
+            total=training.num_steps,
+            initial=training.step,
+            bar_format=bar_format,
+            disable=not shown,
+            mininterval=_BAR_INTERVAL,
+        ) as bar,
+    ):
         for record in events:
             if record is not None:
                 if lines:
@@ -289,36 +277,92 @@ def format_accuracy(accuracy: float, interval: tuple[float, float]) -> str:
     return f"{format_percent(accuracy)} (95% interval {low} to {high})"
 
 
+class _LossyStream:
+    """Standard error, on which nothing depends: what cannot be written is dropped.
+
+    Args:
+        stream: the stream to write to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes the text, or drops it."""
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:
+            _silence(self._stream)
+        return len(text)
+
+    def flush(self) -> None:
+        """Does nothing: each write is flushed."""
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - that of any attribute
+        return getattr(self._stream, name)
+
+
+class _LostOutput(io.StringIO):
+    """Takes the place of standard output after it has failed, and drops what is written.
+
+    Attributes:
+        exit_code: exit code of a command that cannot print its result.
+    """
+
+    exit_code = 2
+
+    def write(self, text: str) -> int:
+        """Drops the text."""
+        return len(text)
+
+
+def _unwritable_stream() -> TextIO:
+    """Returns a stream in place of a closed one. Its writes fail, and no other file takes the closed one's number."""
+    return os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
+
+
 def _print_line(line: str) -> None:
     try:
-        tqdm.write(line, file=sys.stdout)  # moves a progress bar out of the way
+        tqdm.write(escape_unprintable(line), file=sys.stdout)  # moves a progress bar out of the way
         sys.stdout.flush()
-    except BrokenPipeError:
-        _silence_stdout()
+    except OSError as error:
+        _lose_output(error, "; the command continues without it")
 
 
-def _raise_interrupted(number: int, frame: FrameType | None) -> None:
-    raise Interrupted(number)
+def _lose_output(error: OSError, consequence: str = "") -> int:
+    """Replaces standard output, which failed; returns the exit code of a command that cannot print its result.
+
+    It prints why, unless the reader has gone and nothing else follows.
+    """
+    _silence(sys.stdout)
+    sys.stdout = _LostOutput()
+    sys.stdout.exit_code = 0 if isinstance(error, BrokenPipeError) else 2
+    if consequence or sys.stdout.exit_code:
+        _write_error(f"standard output: {error.strerror or error}{consequence}")
+    return sys.stdout.exit_code
 
 
-def _silence_stdout() -> None:
-    """Redirects standard output to the null device, so that flushing it at exit does not fail again."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    os.close(null)
+def _silence(stream: TextIO) -> None:
+    """Redirects a stream to the null device, so that flushing it at exit does not fail again."""
+    with contextlib.suppress(OSError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
-def _user_error_message(error: Exception) -> str | None:
-    """Returns the message for an error that the user can fix, or None for a bug."""
+def _error_lines(error: Exception) -> tuple[str, ...]:
+    """Returns the lines for an error that the user can mend, or none for a bug."""
     if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}" if error.filename is not None else None
+        return tuple(map(str, error.args))
     if memory.is_out_of_memory(error):
-        return f"out of memory: {' '.join(str(error).split()) or 'the network, the data or a batch is too large'}"
-    return None
+        return (memory.describe_out_of_memory(error),)
+    if isinstance(error, OSError) and not isinstance(error, io.UnsupportedOperation):
+        reason = error.strerror or str(error)
+        return (f"{reason}{memory.describe_phase(error)}" if error.filename is None else f"{error.filename}: {reason}",)
+    return ()
 
 
-def _write_error(message: str) -> int:
-    sys.stderr.write(message.rstrip("\n") + "\n")
+def _write_error(*lines: str) -> int:
+    sys.stderr.write("".join(f"{escape_unprintable(line)}\n" for line in lines))
     return 2

@@ -8,21 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcnet import cli
-from fcnet.config.toml import load_config
 from fcnet.data.transforms.corruptions import SEVERITIES
 from fcnet.evaluation.classification import evaluate
 from fcnet.evaluation.corruption_robustness import evaluate_corrupted, example_images
 from fcnet.evaluation.dataset_shift import DatasetShift, accuracy_shift, class_shift, pixel_shift
-from fcnet.experiment.build import test_data
+from fcnet.experiment.build import own_test_data, test_data
 from fcnet.experiment.image_classifier import load
 from fcnet.experiment.run_folder import Run
 from fcnet.metrics import class_metrics
+from fcnet.runtime import memory
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import write_bytes, write_text
-from fcnet.runtime.formatting import format_count, format_percent
+from fcnet.runtime.formatting import escape_unprintable, format_count, format_percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import torch
 
     from fcnet.data.batches import Batches
     from fcnet.evaluation.classification import Evaluation
@@ -47,27 +49,38 @@ def main(arguments: list[str]) -> int:
     run = Run(flags.run)
     if not run.started:
         raise UserError(f"{run.config}: no such file; it names the data that the run was trained on")
-    data = load_config(run.config).data
-    with cli.show_decoding() as progress:
-        test = test_data(data, classifier, path=flags.data, device=device, progress=progress)
+    test = _open_test_set(run, classifier, flags.data, device)
     result = evaluate(classifier.model, test)
     shift = None if flags.data is None else _measure_shift(run, classifier, test, result)
-    for line in evaluation_table(result, classifier.classes):
-        cli.print_status(line)
-    for line in shift.describe(classifier.classes) if shift else []:
-        cli.print_status(line)
+    lines = evaluation_table(result, classifier.classes)
+    lines += shift.describe(classifier.classes) if shift else []
     content = _to_dict(result, classifier.classes, flags.data)
     content["shift"] = shift.to_dict(classifier.classes) if shift else None
-    _write_json(run.path / "evaluation.json", content)
+    lines.append(_write_json(run.path / "evaluation.json", content))
     if flags.corruptions:
-        _evaluate_corruptions(run, classifier, test, flags.data)
+        lines += _evaluate_corruptions(run, classifier, test, flags.data)
+    for line in lines:  # at the end, when all files are written: printing may fail
+        cli.print_result(line)
     return 0
+
+
+def _open_test_set(run: Run, classifier: ImageClassifier, path: Path | None, device: torch.device) -> Batches:
+    data = run.load_config().data
+    if path is not None:
+        with memory.phase("reading the data"), cli.show_decoding() as progress:
+            return test_data(data, classifier, path, device=device, progress=progress)
+    try:
+        return own_test_data(data, run.data_fingerprint(), classifier, device)
+    except UserError as error:
+        raise UserError(f"{error}; --data PATH decodes them") from None
 
 
 def _measure_shift(run: Run, classifier: ImageClassifier, test: Batches, result: Evaluation) -> DatasetShift:
     """Compares the images with those of the run. Classes and accuracy are compared only if the run is finished."""
     summary = run.summary() if run.finished else {}
     counts = summary.get("class_images")
+    if counts is not None and not counts.keys() >= set(classifier.classes):
+        raise UserError(f"{run.path}/summary.json is damaged: class_images must have the classes of the model")
     classes = accuracy = None
     if counts is not None:
         classes = class_shift([counts[name] for name in classifier.classes], list(map(sum, result.confusion)))
@@ -76,16 +89,14 @@ def _measure_shift(run: Run, classifier: ImageClassifier, test: Batches, result:
     return DatasetShift(classes, pixel_shift(test, classifier.mean, classifier.std), accuracy)
 
 
-def _evaluate_corruptions(run: Run, classifier: ImageClassifier, test: Batches, data: Path | None) -> None:
-    """Evaluates on corrupted images; prints a table, and writes it and a figure to the run folder."""
+def _evaluate_corruptions(run: Run, classifier: ImageClassifier, test: Batches, data: Path | None) -> list[str]:
+    """Evaluates on corrupted images; writes a table and a figure to the run folder, and returns lines of text."""
     from fcnet.figures.corruption import Panel, plot_corruptions  # matplotlib takes long to import
     from fcnet.figures.style import THEMES, figure_bytes, use_theme
 
     robustness = evaluate_corrupted(classifier, test)
-    cli.print_status("")
-    for line in corruption_table(robustness):
-        cli.print_status(line)
-    _write_json(run.path / "corruptions.json", {"data": None if data is None else str(data), **robustness.to_dict()})
+    content = {"data": None if data is None else str(data), **robustness.to_dict()}
+    lines = ["", *corruption_table(robustness), _write_json(run.path / "corruptions.json", content)]
     panels = [
         Panel(
             kind,
@@ -98,10 +109,11 @@ def _evaluate_corruptions(run: Run, classifier: ImageClassifier, test: Batches, 
     for theme in THEMES:
         with use_theme(theme):
             files = figure_bytes(plot_corruptions(panels, 1.0 / len(classifier.classes)))
-        for form, content in files.items():
+        for form, image in files.items():
             file = run.path / f"corruptions-{theme.name}.{form}"
-            write_bytes(file, content)
-            cli.print_status(f"written to {file}")
+            write_bytes(file, image)
+            lines.append(f"written to {file}")
+    return lines
 
 
 def corruption_table(robustness: Robustness) -> list[str]:
@@ -120,6 +132,7 @@ def corruption_table(robustness: Robustness) -> list[str]:
 
 def evaluation_table(result: Evaluation, classes: Sequence[str]) -> list[str]:
     """Returns an evaluation as lines of text: overall figures, figures of each class, and the confusion matrix."""
+    classes = [escape_unprintable(name) for name in classes]  # before the columns are aligned
     width = max(len("class"), *map(len, classes))
     accuracy = cli.format_accuracy(result.accuracy, result.interval)
     lines = [
@@ -153,9 +166,9 @@ def _to_dict(result: Evaluation, classes: Sequence[str], data: Path | None) -> d
     }
 
 
-def _write_json(file: Path, content: dict[str, Any]) -> None:
+def _write_json(file: Path, content: dict[str, Any]) -> str:
     write_text(file, json.dumps(content, indent=2) + "\n")
-    cli.print_status(f"written to {file}")
+    return f"written to {file}"
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ error; the other images are predicted, and the exit code is 2.
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 from collections import deque
@@ -17,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from fcnet import cli
 from fcnet.data.sources.image_paths import iter_images
 from fcnet.experiment.image_classifier import load
+from fcnet.runtime import memory
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.formatting import format_percent
+from fcnet.runtime.formatting import csv_text, format_percent
 
 if TYPE_CHECKING:
     import argparse
@@ -41,8 +40,9 @@ def main(arguments: list[str]) -> int:
     predictor = ImagePredictor(classifier, flags.batch_size)
     formatter = {"csv": format_csv, "json": format_json, "text": format_text}[flags.form]
     options = OutputOptions(classifier.classes, flags.top, all_probabilities=flags.probabilities)
-    for line in formatter(predictor.predict(flags.images), options):
-        cli.print_result(line)
+    with memory.phase("predicting"):
+        for line in formatter(predictor.predict(flags.images), options):
+            cli.print_result(line)
     if predictor.num_failed > 1:
         total = predictor.num_failed + predictor.num_predicted
         cli.print_error(f"{predictor.num_failed:,} of {total:,} could not be predicted")
@@ -167,10 +167,8 @@ def format_csv(predictions: Predictions, options: OutputOptions) -> Iterator[str
         yield _csv_line([path, *best, *(prediction.probabilities if options.all_probabilities else ())])
 
 
-def _csv_line(values: list[Any]) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(values)
-    return line.getvalue()
+def _csv_line(values: list[object]) -> str:
+    return csv_text([values]).rstrip("\n")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 import shlex
 import signal
 from pathlib import Path
@@ -15,7 +17,7 @@ from fcnet import cli
 from fcnet.config.presets import find_config, list_presets, preset_summary
 from fcnet.config.toml import check_agreement, dump_config, load_config
 from fcnet.experiment.build import build
-from fcnet.experiment.run_folder import Run, check_new
+from fcnet.experiment.run_folder import Run, check_new, claim_folder
 from fcnet.experiment.runner import Stopped, run_experiment
 from fcnet.experiment.tensorboard import EventLog, check_tensorboard, has_events, log_to_tensorboard
 from fcnet.report.page import ensure_report
@@ -23,6 +25,7 @@ from fcnet.runtime import distributed, memory
 from fcnet.runtime.errors import NonFiniteError, UserError
 from fcnet.runtime.files import write_bytes, write_text
 from fcnet.runtime.formatting import format_count
+from fcnet.runtime.signals import defer_signals
 from fcnet.training.lr_finder import lr_range_test, suggest_lr
 from fcnet.training.records import EpochRecord
 
@@ -45,25 +48,41 @@ def main(arguments: list[str]) -> int:
     run = Run.find(flags.out, name) if flags.resume else None
     config = _read_config(flags, run)
     if flags.print_config:
-        cli.print_status(dump_config(config).rstrip())
+        _print_config(config)
         return 0
     tensorboard = flags.tensorboard or (run is not None and has_events(run.path))
     if tensorboard:
         check_tensorboard()
-    if run is not None and run.finished:
-        run.clean_up()
-        ensure_report(run)
-        if tensorboard:
-            EventLog(run.path, _read_records(run)).close()
-        cli.print_status(f"{run.path} is finished: {_format_result(run)}")
-        return 0
     if run is None and flags.out is not None:
+        Run(flags.out).check_unlocked()
         check_new(flags.out)
-    device = cli.choose_device(flags.device)
-    with cli.process_group(device):
-        if flags.find_lr:
-            return _find_lr(config, flags.out or Path("runs") / f"{name}-lr", device)
-        return _train(config, run, name, flags.out, device=device, tensorboard=tensorboard)
+    # Released when the command ends. Of the processes of a distributed run, the first holds it.
+    with contextlib.ExitStack() as lock:
+        if run is not None and _is_first_process():
+            lock.enter_context(run.lock())
+        if run is not None and run.finished:
+            return _show_finished(run, tensorboard=tensorboard)
+        device = cli.choose_device(flags.device)
+        with cli.process_group(device):
+            if flags.find_lr:
+                return _find_lr(config, flags.out or Path("runs") / f"{name}-lr", device)
+            return _train(config, run, name, flags.out, lock, device=device, tensorboard=tensorboard)
+
+
+def _is_first_process() -> bool:
+    """Returns whether this is the first process of a distributed run, before it joins the others."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _show_finished(run: Run, *, tensorboard: bool) -> int:
+    """Checks a finished run, adds what is missing, and prints its result; returns the exit code."""
+    records, _, result = _read_records(run), run.snapshots(), _format_result(run)
+    run.clean_up()
+    ensure_report(run)
+    if tensorboard:
+        EventLog(run.path, records).close()
+    cli.print_status(f"{run.path} is finished: {result}")
+    return 0
 
 
 def _parse_flags(arguments: list[str]) -> argparse.Namespace:
@@ -85,60 +104,90 @@ def _parse_flags(arguments: list[str]) -> argparse.Namespace:
         raise UserError("--config CONFIG is required, unless --resume --out DIR continues a run")
     if flags.find_lr and flags.resume:
         raise UserError("--find-lr must be given without --resume")
-    if flags.config is None and flags.set:
-        raise UserError(f"--set needs --config CONFIG, got --set {flags.set[0]} alone")
+    if flags.config is None and (others := [each for each in flags.set if not _is_data_path(each)]):
+        raise UserError(f"--set needs --config CONFIG for all but data.path, got --set {others[0]} alone")
     return flags
+
+
+def _is_data_path(override: str) -> bool:
+    return override.partition("=")[0].strip() == "data.path"
+
+
+def _print_config(config: Config) -> None:
+    for line in dump_config(config).rstrip().split("\n"):
+        cli.print_result(line)
 
 
 def _print_presets() -> None:
     presets = list_presets()
     width = max(map(len, presets), default=0)
     for name, file in presets.items():
-        cli.print_status(f"{name:{width}}  {preset_summary(file)}")
+        cli.print_result(f"{name:{width}}  {preset_summary(file)}")
 
 
 def _read_config(flags: argparse.Namespace, run: Run | None) -> Config:
-    """Returns the configuration to train: that of the run to resume, which a given one must equal, or the given one."""
+    """Returns the configuration to train: that of the run to resume, which a given one must equal, or the given one.
+
+    Only the place of the data may differ, if ``--set`` names it.
+    """
     given = load_config(flags.config, flags.set) if flags.config else None
     if run is None:
         if given is None:
             raise UserError(f"--out must be a run to resume if --config is not given, got {flags.out}")
         return given
-    stored = load_config(run.config)
+    stored = run.load_config()
+    if moves := [each for each in flags.set if _is_data_path(each)]:
+        stored = load_config(run.config, moves)
     if given is not None:
         check_agreement(given, stored, flags.config, run.config)
     return stored
 
 
 def _train(
-    config: Config, run: Run | None, name: str, out: Path | None, *, device: torch.device, tensorboard: bool
+    config: Config,
+    run: Run | None,
+    name: str,
+    out: Path | None,
+    lock: contextlib.ExitStack,
+    *,
+    device: torch.device,
+    tensorboard: bool,
 ) -> int:
     with cli.show_decoding() as progress:
         experiment = build(config, device, progress)
+    distributed.barrier()  # a rank of another machine may decode the images longer than a broadcast waits
+    _check_shared(run)
     if run is None:
         # One rank creates the folder, whose name may get a number, and tells the others.
-        path = str(Run.create(out, name, dump_config(config)).path) if distributed.rank() == 0 else ""
+        path = str(_create_run(config, out, name, lock)) if distributed.rank() == 0 else ""
         run = Run(Path(distributed.broadcast(path)))
     cli.print_status(f"{experiment.describe()}; {run.path}")
     for note in experiment.notes:
         cli.print_status(note)
     training = experiment.training
-    with cli.defer_signals() as received_signal:
+    with defer_signals() as received_signal:
         try:
             events = run_experiment(
-                experiment, run, save_seconds=config.train.save_seconds, stop=lambda: received_signal() > 0
+                experiment,
+                run,
+                save_seconds=config.train.save_seconds,
+                stop=lambda: received_signal() > 0,
+                note=lambda line: cli.print_status(f"note: {line}"),
             )
             cli.show_progress(training, _log_events(events, run, training) if tensorboard else events)
         except Stopped:
             cli.print_status(
                 f"stopped and saved in epoch {training.epoch + 1} of {config.train.epochs}, step {training.step}; "
-                f"resume with: python -m fcnet.train --resume --out {shlex.quote(str(run.path))}"
+                f"resume with: {_resume_command(run)}"
             )
             return 128 + (received_signal() or signal.SIGTERM)
         except NonFiniteError as error:
             return cli.print_error(f"{error}. {_describe_checkpoint(run)}")
+        except distributed.LostRankError as error:
+            raise UserError(f"{error}; {_describe_saved(run)}, resume with: {_resume_command(run)}") from error
         except (MemoryError, RuntimeError) as error:
-            if experiment.free_bytes is None or not memory.is_out_of_memory(error):
+            in_step = memory.describe_phase(error) == " while making a training step"
+            if experiment.free_bytes is None or not in_step or not memory.is_out_of_memory(error):
                 raise
             raise UserError(
                 experiment.memory_estimate.out_of_memory_message(
@@ -150,13 +199,30 @@ def _train(
     return _finish(run, experiment)
 
 
+def _create_run(config: Config, out: Path | None, name: str, lock: contextlib.ExitStack) -> Path:
+    """Creates a run folder and locks it; returns its path."""
+    folder = claim_folder(out, name)
+    lock.enter_context(Run(folder).lock())
+    return Run.create(folder, name, dump_config(config)).path
+
+
+def _check_shared(run: Run | None) -> None:
+    """Checks that all ranks resume from the same checkpoint."""
+    states = distributed.all_gather((run is not None, run and run.saved_step))
+    if different := [str(rank) for rank, state in enumerate(states) if state != states[0]]:
+        raise UserError(
+            "--resume needs a run folder that all ranks see, on a shared file system: "
+            f"rank {', '.join(different)} sees other checkpoints than rank 0"
+        )
+
+
 def _finish(run: Run, experiment: Experiment) -> int:
     """Writes the report and prints the warnings and the result of a finished run; returns the exit code."""
-    if distributed.rank() == 0:
+    if distributed.rank() == 0:  # other ranks may not see the folder
         ensure_report(run, experiment.test)
-    for warning in run.summary()["warnings"]:
-        cli.print_status(f"note: {warning}")
-    cli.print_status(_format_result(run))
+        for warning in run.summary()["warnings"]:
+            cli.print_status(f"note: {warning}")
+        cli.print_status(_format_result(run))
     return 0
 
 
@@ -177,7 +243,8 @@ def _find_lr(config: Config, folder: Path, device: torch.device) -> int:
 
     experiment = build(config, device)
     torch.set_num_threads(experiment.threads)
-    trials = list(lr_range_test(experiment.training))
+    with memory.phase("making a training step"):
+        trials = list(lr_range_test(experiment.training))
     best, suggestion = min(trials, key=lambda trial: trial.smoothed), suggest_lr(trials)
     plot = folder / "lr.png"
     if distributed.rank() == 0:
@@ -195,8 +262,17 @@ def _find_lr(config: Config, folder: Path, device: torch.device) -> int:
 
 def _describe_checkpoint(run: Run) -> str:
     """Returns the end of the message for a run that met NaN or infinity, and would meet it again if it resumed."""
-    saved = "nothing was saved" if run.saved_step is None else f"the checkpoint of step {run.saved_step} is kept"
-    return f"Resuming with this configuration would fail in the same step; {saved} in {run.path}"
+    return f"Resuming with this configuration would fail in the same step; {_describe_saved(run)} in {run.path}"
+
+
+def _describe_saved(run: Run) -> str:
+    if not run.started:
+        return "rank 0 has its checkpoints"
+    return "nothing was saved" if run.saved_step is None else f"the checkpoint of step {run.saved_step} is kept"
+
+
+def _resume_command(run: Run) -> str:
+    return f"python -m fcnet.train --resume --out {shlex.quote(str(run.path))}"
 
 
 def _format_result(run: Run) -> str:

@@ -51,7 +51,7 @@ WAIT_SECONDS = 60.0
 
 RUN_FILES = {
     *("config.toml", "metrics.jsonl", "diagnostics.jsonl", "summary.json", "model.safetensors", "model.json"),
-    *("predictions.safetensors", "predictions.json", "report.html"),
+    *("predictions.safetensors", "predictions.json", "report.html", "checksums.json"),
 }
 TIMINGS = {"seconds", "images_per_second", "train_seconds"}
 
@@ -174,6 +174,47 @@ def preserve_process_state() -> Iterator[None]:
 
 
 # --- runs -------------------------------------------------------------------------------------------------------
+
+
+def make_record(epoch: int, **changes: Any) -> dict[str, Any]:
+    """Returns a line of ``metrics.jsonl``."""
+    return {
+        "epoch": epoch,
+        "step": 9 * epoch,
+        "lr": 0.1,
+        "train_loss": 1.5,
+        "train_accuracy": 0.5,
+        "validation_loss": None,
+        "validation_accuracy": None,
+        "seconds": 0.25,
+        "images_per_second": 360.0,
+        **changes,
+    }
+
+
+def make_snapshot(epoch: int, **changes: Any) -> dict[str, Any]:
+    """Returns a line of ``diagnostics.jsonl``."""
+    layer = {"layer": 1, "units": 8, "dead": None, "histogram": {"low": 0.0, "high": 1.0, "counts": [3, 1]}}
+    figures = {"images": 90, "dead_inputs": 0.5, "layers": [layer], "warnings": ["one"]}
+    return {"epoch": epoch, "step": 9 * epoch, **figures, **changes}
+
+
+def make_summary(**changes: Any) -> dict[str, Any]:
+    """Returns the contents of ``summary.json``."""
+    figures = {"test_accuracy": 0.5, "test_interval": [0.25, 0.75], "test_loss": 1.5, "train_seconds": 2.0}
+    validation = {"validation_accuracy": 0.75, "validation_loss": 1.25, "validation_images": 10}
+    counts = {"epochs": 1, "best_epoch": 1, "steps": 9, "parameters": 72, "train_images": 90, "test_images": 30}
+    machine = {"device": "cpu", "processor": "x86", "threads": 1, "ranks": 1, "platform": "Linux"}
+    software = {"fcnet": "0.1.0", "torch": "2.9.0", "python": "3.11.1", "seed": 0, "data": "made"}
+    content = {"class_images": {"0": 45, "1": 45}, "warnings": []}
+    return figures | validation | counts | machine | software | content | changes
+
+
+def flip_bit(file: Path | str, place: float = 0.5) -> None:
+    """Flips one bit of a file, at a fraction of its length."""
+    content = bytearray(Path(file).read_bytes())
+    content[int(len(content) * place)] ^= 1
+    Path(file).write_bytes(content)
 
 
 def advance_run(

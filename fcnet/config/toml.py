@@ -63,7 +63,7 @@ def load_config(
     except ValueError as error:
         # The overrides have no tree to change, but their own errors are reported along with the file's.
         errors = [message for change in changes if (message := _apply_override({}, {}, *change))]
-        raise UserError("\n".join([f"{path} must be TOML: {error}", *errors])) from None
+        raise UserError(f"{path} must be TOML: {error}", *errors) from None
     places = {key: f"{path}:{line}" for key, line in _key_lines(text)}
     errors = [message for change in changes if (message := _apply_override(tree, places, *change))]
     config = None
@@ -73,7 +73,7 @@ def load_config(
         for details in error.errors(include_url=False):
             errors += _error_lines(details, places, str(path))
     if errors or config is None:
-        raise UserError("\n".join(errors))
+        raise UserError(*errors)
     return _with_absolute_path(config, places, str(path))
 
 
@@ -107,7 +107,7 @@ def check_agreement(given: Config, stored: Config, given_path: Path, stored_path
         if value != stored_values[key]
     ]
     if errors:
-        raise UserError("\n".join(errors))
+        raise UserError(*errors)
 
 
 def parse_toml(text: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from fcnet import metrics
 from fcnet.losses import CrossEntropy
 from fcnet.models.batch_norm import eval_mode
 from fcnet.models.mlp import logits_to_classes
-from fcnet.runtime import distributed
+from fcnet.runtime import distributed, memory
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def evaluate(
     loss = loss or CrossEntropy()
     total = torch.zeros((), dtype=torch.float64, device=batches.device)
     confusion = torch.zeros((), dtype=torch.int64, device=batches.device)
-    with eval_mode(model):
+    with memory.phase("evaluating the model"), eval_mode(model):
         for batch in batches:
             logits = model(batch.images)
             total += loss(logits, batch.labels)

@@ -6,12 +6,10 @@ N images, C classes; the K most probable classes are kept for each image.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fcnet.config.toml import describe_first_error
 from fcnet.models.mlp import logits_to_probabilities
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import UserError
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
-
-_Entries = TypeVar("_Entries", bound=BaseModel)
 
 TOP_K = 10
 """K, or C if that is smaller."""
@@ -119,14 +115,18 @@ def read_predictions(folder: Path) -> Predictions | None:
     Raises:
         UserError: a file is damaged, or its contents are no predictions of the model.
     """
+    from fcnet.config.json_schema import (  # pydantic takes long to import
+        ModelEntries,
+        PredictionsMetadata,
+        parse_object,
+    )
+
     stem = folder / "predictions"
     if not stem.with_suffix(".json").is_file():
         return None
     tensors, content = read_checksummed(stem)
-    metadata, model = (
-        _parse(_Metadata, content, stem),
-        _parse(_Model, read_metadata(folder / "model"), folder / "model"),
-    )
+    metadata = parse_object(PredictionsMetadata, content, f"{stem}.json")
+    model = parse_object(ModelEntries, read_metadata(folder / "model"), folder / "model.json")
     if metadata.model_checksum != model.checksum:
         return None
     file = stem.with_suffix(".safetensors")
@@ -136,31 +136,6 @@ def read_predictions(folder: Path) -> Predictions | None:
     return Predictions(
         tensors["labels"].long(), tensors["classes"].long(), tensors["probabilities"], tensors["true_probabilities"]
     )
-
-
-class _Model(BaseModel):
-    """The entries of ``model.json`` that are read here; further entries are allowed."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
-
-    classes: list[str]
-    checksum: str
-
-
-class _Metadata(BaseModel):
-    """The entries of ``predictions.json`` that are read here."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
-
-    classes: list[str]
-    model_checksum: str
-
-
-def _parse(entries: type[_Entries], content: dict[str, Any], stem: Path) -> _Entries:
-    try:
-        return entries.model_validate(content)
-    except ValidationError as error:
-        raise UserError(f"{stem}.json: {describe_first_error(error)}") from None
 
 
 def _check_predictions(tensors: dict[str, Tensor], num_classes: int, file: Path) -> None:

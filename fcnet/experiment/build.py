@@ -16,6 +16,7 @@ from fcnet.experiment.build_data import (
     load_or_fit_whitening,
     make_augmentation,
     open_data,
+    own_test_data,
     preview,
     skipped_image_notes,
     split_rows,
@@ -33,9 +34,20 @@ if TYPE_CHECKING:
 
     from fcnet.config import schema
     from fcnet.data.store.build import Progress
+    from fcnet.data.store.store import Store
     from fcnet.runtime.memory import MemoryEstimate
 
-__all__ = ["Experiment", "build", "choose_threads", "make_model", "open_data", "preview", "test_batches", "test_data"]
+__all__ = [
+    "Experiment",
+    "build",
+    "choose_threads",
+    "make_model",
+    "open_data",
+    "own_test_data",
+    "preview",
+    "test_batches",
+    "test_data",
+]
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,8 @@ class Experiment:
         training: the training, before its first step.
         test: the test set.
         classifier: the model under training, with its classes, input shape and normalization.
-        fingerprint: a hash of the content of the data.
+        config: the configuration.
+        store: the data, of which training, validation and test set are parts.
         threads: the number of CPU threads for training.
         memory_estimate: the estimated memory of a training step.
         free_bytes: the memory that was free before anything was allocated; None if it is unknown.
@@ -57,12 +70,18 @@ class Experiment:
     training: Training
     test: Batches
     classifier: ImageClassifier
-    fingerprint: str
+    config: schema.Config
+    store: Store
     threads: int
     memory_estimate: MemoryEstimate
     free_bytes: int | None
     notes: tuple[str, ...]
     diagnostics_every: int
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the content of the data."""
+        return self.store.fingerprint
 
     def describe(self) -> str:
         """Describes the data, the network and the device in one line."""
@@ -89,10 +108,11 @@ def build(config: schema.Config, device: torch.device, progress: Progress | None
     Raises:
         UserError: the data is missing or broken, or does not fit the configuration.
     """
-    store = open_data(config.data, progress)
-    check_data(config, store)
-    classes, labels, train_rows, validation_rows = split_rows(config, store)
-    statistics = mean_and_std(store.train.moments[train_rows], store.shape[1] * store.shape[2])
+    with memory.phase("reading the data"):
+        store = open_data(config.data, progress)
+        check_data(config, store)
+        classes, labels, train_rows, validation_rows = split_rows(config, store)
+        statistics = mean_and_std(store.train.moments[train_rows], store.shape[1] * store.shape[2])
     # Fail before the model is allocated, where the operating system may kill the process without a message.
     memory_estimate = estimate_step_memory(config, store, len(train_rows), len(classes), device)
     free_bytes = memory.free_bytes(device)
@@ -102,22 +122,25 @@ def build(config: schema.Config, device: torch.device, progress: Progress | None
     preprocessing = Preprocessing(*statistics)
     if config.data.whiten:
         normalized = make_batches(rows=train_rows, preprocessing=preprocessing)
-        whitening = load_or_fit_whitening(store, normalized, config.data.whiten)
+        with memory.phase("fitting the whitening"):
+            whitening = load_or_fit_whitening(store, normalized, config.data.whiten)
         preprocessing = replace(preprocessing, whitening=whitening)
     make_batches = partial(make_batches, preprocessing=preprocessing)
-    batches = make_batches(
-        rows=train_rows,
-        batch_size=len(train_rows) if config.train.batch_size == "all" else config.train.batch_size,
-        augmentation=make_augmentation(config.data.augment),
-        balance=config.data.balance,
-    )
-    validation = None
-    if len(validation_rows):
-        validation = make_batches(rows=validation_rows, batch_size=EVALUATION_BATCH_SIZE)
-    model = make_model(config, config.data.whiten or math.prod(store.shape), len(classes)).to(device)
-    training = Training(
-        model, batches, make_algorithm(config, model, len(batches)), validation=validation, seed=config.seed
-    )
+    with memory.phase("reading the data"):
+        batches = make_batches(
+            rows=train_rows,
+            batch_size=len(train_rows) if config.train.batch_size == "all" else config.train.batch_size,
+            augmentation=make_augmentation(config.data.augment),
+            balance=config.data.balance,
+        )
+        validation = None
+        if len(validation_rows):
+            validation = make_batches(rows=validation_rows, batch_size=EVALUATION_BATCH_SIZE)
+    with memory.phase("building the network"):
+        model = make_model(config, config.data.whiten or math.prod(store.shape), len(classes)).to(device)
+        training = Training(
+            model, batches, make_algorithm(config, model, len(batches)), validation=validation, seed=config.seed
+        )
     mean, std = (values.to(device) for values in statistics)
     classifier = ImageClassifier(
         model,
@@ -132,7 +155,8 @@ def build(config: schema.Config, device: torch.device, progress: Progress | None
         training=training,
         test=test_batches(store, classifier, device),
         classifier=classifier,
-        fingerprint=store.fingerprint,
+        config=config,
+        store=store,
         threads=config.train.threads or choose_threads(model, batches.batch_size),
         memory_estimate=memory_estimate,
         free_bytes=free_bytes,

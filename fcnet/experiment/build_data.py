@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fcnet.data import sources
 from fcnet.data.batches import Augmentation, Batches, Preprocessing, split_validation
-from fcnet.data.store.store import open_store
+from fcnet.data.store.store import cache_folder, find_store, open_store
 from fcnet.data.transforms.augment import Affine, ColorJitter, Cutout, Flip, Shift
 from fcnet.data.transforms.mixup import MixupCutmix
 from fcnet.data.transforms.whitening import VARIANCE_FLOOR, Whitening, fit_whitening
@@ -43,14 +43,14 @@ def open_data(data: schema.Data, progress: Progress | None = None) -> Store:
     return open_store(_source(data), progress=progress)
 
 
-def _source(data: schema.Data) -> Source:
+def _source(data: schema.Data, *, download: bool = True) -> Source:
     match data.source:
         case "digits":
             return sources.digits()
         case "cifar10":
-            return sources.cifar10(Path(data.path))
+            return sources.cifar10(Path(data.path), download=download)
         case "cifar100":
-            return sources.cifar100(Path(data.path))
+            return sources.cifar100(Path(data.path), download=download)
         case "images":
             return sources.images(Path(data.path), data.test, data.size, skip_broken=data.skip_broken)
         case "arrays":
@@ -78,7 +78,7 @@ def check_data(config: schema.Config, store: Store) -> None:
     if config.train.loss != "cross_entropy" and num_classes != 2:
         errors.append(f"train.loss must be cross_entropy for {num_classes} classes, got {config.train.loss}")
     if errors:
-        raise UserError("\n".join(errors))
+        raise UserError(*errors)
 
 
 def split_rows(config: schema.Config, store: Store) -> tuple[Sequence[str], Tensor, Tensor, Tensor]:
@@ -199,30 +199,52 @@ def preview(config: schema.Config) -> tuple[list[str], dict[str, Batches]]:
     return [classes[label] for label in labels[shown].tolist()], batches
 
 
+def own_test_data(data: schema.Data, fingerprint: str, classifier: ImageClassifier, device: torch.device) -> Batches:
+    """Opens the test set of the data that a model was trained on, wherever that lies now.
+
+    The cache is searched for it, and nothing else is opened: the settings of a run that somebody else made must not
+    have any data downloaded or decoded. Scikit-learn's digits are part of the installation, so they are always there.
+
+    Args:
+        data: the ``data`` section of the run's configuration.
+        fingerprint: the fingerprint of the data; see `fcnet.data.store.store.Store`.
+        classifier: the trained model.
+        device: the device of the batches.
+
+    Raises:
+        UserError: the cache does not have the data.
+    """
+    store = find_store(fingerprint)
+    if store is None and data.source == "digits":
+        store = open_store(sources.digits())
+    if store is None or store.fingerprint != fingerprint:
+        raise UserError(f"the images that the model was trained on are not in the cache ({cache_folder()})")
+    return test_batches(store, classifier, device)
+
+
 def test_data(
     data: schema.Data,
     classifier: ImageClassifier,
+    path: Path,
     *,
-    path: Path | None,
     device: torch.device,
     progress: Progress | None = None,  # noqa: PT028 - not a test
 ) -> Batches:
-    """Builds the test set of a trained model: of its own data, or of another dataset with the same classes.
+    """Builds the test set of another dataset with the classes of a trained model.
 
     Args:
         data: the ``data`` section of the run's configuration.
         classifier: the trained model.
-        path: another dataset: a ``.npz`` file, or a folder or archive of images; for a model trained on CIFAR also a
-            folder with another copy of it. None for the run's own data.
+        path: a ``.npz`` file, or a folder or archive of images; for a model trained on CIFAR also a folder with another
+            copy of it.
         device: the device of the batches.
         progress: a callback for decoding; see `fcnet.data.store.store.open_store`.
 
     Raises:
         UserError: the data does not fit the model.
     """
-    if path is not None:
-        data = data.model_copy(update={"path": str(path), "source": _source_name(data.source, path)})
-    store = open_data(data, progress)
+    data = data.model_copy(update={"path": str(path), "source": _source_name(data.source, path)})
+    store = open_store(_source(data, download=False), progress=progress)
     if store.shape != classifier.shape:
         raise UserError(f"{data.path} must hold images of shape {classifier.shape} for this model, got {store.shape}")
     return test_batches(store, classifier, device)
@@ -232,8 +254,7 @@ def _source_name(own: str, path: Path) -> str:
     """Returns the kind of another dataset, from its path and, where that is ambiguous, from the model's own kind."""
     if path.suffix == ".npz" or (own == "arrays" and not path.is_dir() and ".tar" not in path.name):
         return "arrays"
-    empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
-    return own if own in {"cifar10", "cifar100"} and (empty or any(path.glob("cifar-*"))) else "images"
+    return own if own in {"cifar10", "cifar100"} and any(path.glob("cifar-*")) else "images"
 
 
 def test_batches(store: Store, classifier: ImageClassifier, device: torch.device) -> Batches:

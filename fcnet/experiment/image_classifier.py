@@ -16,7 +16,6 @@ from fcnet.data.batches import normalize
 from fcnet.data.decoding.image_decoding import IGNORE_PILLOW_WARNINGS, decode_image
 from fcnet.data.sources.image_paths import ImageEntry
 from fcnet.data.transforms.whitening import Whitening
-from fcnet.experiment.model_metadata import FORMAT_VERSION, parse_metadata
 from fcnet.models.mlp import MLP, LogisticRegression, logits_to_probabilities
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import read_checksummed, read_metadata, write_checksummed
@@ -25,6 +24,7 @@ from fcnet.runtime.tensor_checks import check_finite, check_tensors
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+FORMAT_VERSION = 1
 _MAX_HEADER_BYTES = 1 << 26  # of a safetensors file
 
 
@@ -216,6 +216,8 @@ class ImageClassifier(nn.Module):
             UserError: a file is missing or damaged, or of another format version, or the two do not describe one
                 classifier.
         """
+        from fcnet.experiment.model_metadata import parse_metadata  # pydantic takes long to import
+
         metadata_file, tensors_file = (stem.with_name(f"{stem.name}.{ending}") for ending in ("json", "safetensors"))
         content = read_metadata(stem)
         metadata = parse_metadata(content, metadata_file)

@@ -13,14 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from fcnet.config.schema import MAX_HIDDEN_LAYERS, ListAsTuple
 from fcnet.config.toml import describe_first_error
 from fcnet.config.values import is_utf8, shorten_value
+from fcnet.experiment.image_classifier import FORMAT_VERSION
 from fcnet.models.mlp import MLP, LogisticRegression, num_parameters
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-
-FORMAT_VERSION = 1
 
 _Size = Annotated[int, Field(ge=1, lt=2**31)]
 _PositiveFloat = Annotated[float, Field(gt=0.0)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -9,13 +10,31 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fcnet.config.toml import dump_config, load_config
+from fcnet.experiment.run_identity import check_settings
+from fcnet.experiment.run_schema import EpochLine, SnapshotLine, Summary, check_lines, check_object
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import read_checksummed, write_checksummed, write_text
+from fcnet.runtime.files import (
+    ChecksummedFolder,
+    parse_json_object,
+    read_checksummed,
+    read_metadata,
+    remove_temporary_files,
+    sha256,
+    write_checksummed,
+)
+from fcnet.runtime.locks import exclusive_lock
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pydantic import BaseModel
     from torch import Tensor
 
-_NUM_CHECKPOINTS = 2
+    from fcnet.config.schema import Config
+
+_CONFIG, _RECORDS, _SNAPSHOTS, _SUMMARY = "config.toml", "metrics.jsonl", "diagnostics.jsonl", "summary.json"
+_CHECKPOINT = re.compile(r"step-(\d{10})(?:-(\d+))?")
 
 
 class Run:
@@ -27,7 +46,9 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._files = ChecksummedFolder(path)
         self._checkpoints = path / "checkpoints"
+        self._good_checkpoint: Path | None = None  # the last that this object read or wrote
 
     @classmethod
     def create(cls, out: Path | None, name: str, config: str) -> Run:
@@ -41,14 +62,10 @@ class Run:
         Raises:
             UserError: ``out`` exists and is not empty.
         """
-        if out is None:
-            run = cls(_claim_folder(name))
-        else:
-            check_new(out)
-            out.mkdir(parents=True, exist_ok=True)
-            run = cls(out)
+        run = cls(claim_folder(out, name))
+        check_new(run.path)
         run._checkpoints.mkdir(exist_ok=True)
-        write_text(run.config, config)
+        run._files.write(_CONFIG, config.encode())
         return run
 
     @classmethod
@@ -68,66 +85,182 @@ class Run:
     @property
     def started(self) -> bool:
         """Whether the folder holds a run."""
-        return (self.path / "config.toml").is_file()
+        return self.config.is_file()
 
     @property
     def finished(self) -> bool:
-        """Whether the run is complete. The summary is its last file."""
-        return (self.path / "summary.json").is_file()
+        """Whether the run is complete. The summary is its last file.
+
+        Raises:
+            UserError: the run was complete, and its summary is gone.
+        """
+        if (self.path / _SUMMARY).is_file():
+            return True
+        # Killed before it wrote its summary, a run still has a checkpoint.
+        if self.saved_step is None and self._files.checksums_file.is_file() and _SUMMARY in self._files.checksums():
+            raise UserError(f"{self.path / _SUMMARY}: no such file, but the run was finished")
+        return False
 
     @property
     def config(self) -> Path:
         """The path of the run's configuration."""
-        return self.path / "config.toml"
+        return self.path / _CONFIG
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other processes from training in the folder while the block runs. Reading needs no lock.
+
+        Raises:
+            UserError: another process trains in the folder; the message names it.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(exclusive_lock(self.path / "run"))
+            except BlockingIOError as error:
+                raise UserError(
+                    f"{self.path} is in training: {error.strerror}; wait until it ends, or stop it"
+                ) from None
+            yield
+
+    def check_unlocked(self) -> None:
+        """Checks that no other process trains in the folder; see `lock`. It need not exist."""
+        if (self.path / ".run.lock").exists():
+            with self.lock():
+                pass
+
+    def load_config(self) -> Config:
+        """Returns the run's configuration.
+
+        Raises:
+            UserError: the file was changed or damaged after the run began.
+        """
+        # The checkpoints of an unfinished run know the configuration too, and can say what was changed.
+        saved = next((metadata.get("config") for metadata in self._checkpoint_metadata()), None)
+        try:
+            is_unchanged = sha256(self.config) in self._files.checksums().get(_CONFIG, [])
+        except UserError:
+            if not isinstance(saved, dict):
+                raise
+            is_unchanged = False
+        if not is_unchanged and isinstance(saved, dict):
+            config = load_config(self.config)
+            check_settings(saved, config, self.config)
+            return config
+        if not is_unchanged:
+            raise UserError(f"{self.config} was changed after the run began; undo the change, or begin a new run")
+        return load_config(self.config)
+
+    def move_data(self, config: Config) -> None:
+        """Writes the configuration with another place of the same data."""
+        self._files.write(_CONFIG, dump_config(config).encode())
 
     def records(self) -> list[dict[str, Any]]:
-        """Returns the records of the completed epochs."""
-        return _read_lines(self.path / "metrics.jsonl")
+        """Returns the records of the completed epochs.
+
+        Raises:
+            UserError: ``metrics.jsonl`` is damaged.
+        """
+        return self._read_lines(_RECORDS, EpochLine)
 
     def write_records(self, records: list[dict[str, Any]]) -> None:
         """Writes the records of all epochs, one per line, in place of the earlier ones."""
-        _write_lines(self.path / "metrics.jsonl", records)
+        self._files.write(_RECORDS, _to_lines(records))
 
     def snapshots(self) -> list[dict[str, Any]]:
-        """Returns the diagnostics snapshots; see `fcnet.experiment.snapshots`."""
-        return _read_lines(self.path / "diagnostics.jsonl")
+        """Returns the diagnostics snapshots; see `fcnet.experiment.snapshots`.
+
+        Raises:
+            UserError: ``diagnostics.jsonl`` is damaged.
+        """
+        return self._read_lines(_SNAPSHOTS, SnapshotLine)
 
     def write_snapshots(self, snapshots: list[dict[str, Any]]) -> None:
         """Writes all diagnostics snapshots, one per line, in place of the earlier ones."""
-        _write_lines(self.path / "diagnostics.jsonl", snapshots)
+        self._files.write(_SNAPSHOTS, _to_lines(snapshots))
+
+    def rewind(
+        self, records: list[dict[str, Any]], snapshots: list[dict[str, Any]], note: Callable[[str], None]
+    ) -> None:
+        """Replaces the records and snapshots by those of a checkpoint, also if the files are damaged or gone.
+
+        Args:
+            records: the records of the epochs up to the checkpoint.
+            snapshots: the snapshots up to it.
+            note: called with one line for each damaged file.
+        """
+        is_rebuilt = False
+        try:
+            self._files.checksums()
+        except UserError as error:
+            note(f"{error}; it is written again")
+            self._files.adopt(_CONFIG)  # the checkpoint has vouched for it
+            is_rebuilt = True
+        for read, write, lines in (
+            (self.records, self.write_records, records),
+            (self.snapshots, self.write_snapshots, snapshots),
+        ):
+            try:
+                if read() == lines:
+                    continue
+            except UserError as error:
+                if not is_rebuilt:
+                    note(f"{error}; it is written again")
+            write(lines)
 
     def save_checkpoint(self, step: int, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-        """Writes a checkpoint, and removes all but the newest two and whatever is incomplete."""
-        write_checksummed(self._checkpoints / f"step-{step:010d}", tensors, metadata)
-        pairs = [stem for stem in self._checkpoint_stems() if stem.with_suffix(".safetensors").is_file()]
-        for file in sorted(self._checkpoints.glob("step-*")):
-            if file.with_suffix("") not in pairs[:_NUM_CHECKPOINTS]:
-                file.unlink()
+        """Writes a checkpoint, then removes all others but the one before, and whatever is incomplete.
 
-    def latest_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        No checkpoint is written over: a second one of the same step gets a number.
+        """
+        taken = [number for found, number, _ in self._list_checkpoints("*") if found == step]
+        stem = self._checkpoints / (f"step-{step:010d}" + (f"-{max(taken) + 1}" if taken else ""))
+        write_checksummed(stem, tensors, metadata)
+        complete = [each for each in self._checkpoint_stems() if each.with_suffix(".safetensors").is_file()]
+        # The one before is the last that is known to be whole. One that this process has not read may be damaged.
+        before = self._good_checkpoint or next((each for each in complete if each != stem), None)
+        for _, _, file in self._list_checkpoints("*"):
+            if file.with_suffix("") not in (stem, before):
+                file.unlink()
+        self._good_checkpoint = stem
+
+    def latest_checkpoint(
+        self, note: Callable[[str], None] = lambda _: None
+    ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Returns the newest complete checkpoint, or None if there are none.
+
+        Args:
+            note: called with one line for each newer checkpoint that is damaged.
 
         Raises:
             UserError: there are checkpoints, and all of them are damaged.
         """
-        first_error = None
+        errors: list[UserError] = []
         for stem in self._checkpoint_stems():
             try:
-                return read_checksummed(stem)
+                tensors, metadata = read_checksummed(stem)
+                file = stem.with_suffix(".json")
+                for key, schema in (("records", EpochLine), ("snapshots", SnapshotLine)):
+                    check_lines(schema, metadata.get(key, []), file)
             except UserError as error:
-                first_error = first_error or error
-        if first_error is not None:
-            raise first_error
+                errors.append(error)
+                continue
+            for damage in errors:
+                note(f"{damage}; the run resumes from {stem.name}")
+            self._good_checkpoint = stem
+            return tensors, metadata
+        if errors:
+            raise errors[0]
         return None
 
     @property
     def saved_step(self) -> int | None:
         """The step of the newest checkpoint; None if there are none."""
-        return next((int(stem.name.removeprefix("step-")) for stem in self._checkpoint_stems()), None)
+        return next((step for step, _, _ in self._list_checkpoints("*.json")), None)
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Writes the summary, which completes the run, and removes the checkpoints."""
-        write_text(self.path / "summary.json", json.dumps(_nan_to_none(summary), indent=2, allow_nan=False) + "\n")
+        text = json.dumps(nan_to_none(summary), indent=2, allow_nan=False) + "\n"
+        self._files.write(_SUMMARY, text.encode())
         self.clear()
 
     def clear(self) -> None:
@@ -140,18 +273,59 @@ class Run:
         self.remove_temporary_files()
 
     def remove_temporary_files(self) -> None:
-        """Removes temporary files of `fcnet.runtime.files.atomic_write`, named ``.NAME.ENDING.xxxxxxxx``."""
-        for file in self.path.rglob(".*.*.????????"):
-            file.unlink()
+        """Removes what killed processes have left of files that they were writing."""
+        remove_temporary_files(self.path)
 
     def summary(self) -> dict[str, Any]:
-        """Returns the summary that `finish` wrote."""
-        file = self.path / "summary.json"
-        return _parse_object(file.read_bytes(), file)
+        """Returns the summary that `finish` wrote.
+
+        Raises:
+            UserError: ``summary.json`` is missing or damaged.
+        """
+        file, data = self.path / _SUMMARY, self._files.read(_SUMMARY)
+        if data is None:
+            raise UserError(f"{file}: no such file")
+        summary = parse_json_object(data, file)
+        check_object(Summary, summary, file)
+        return summary
+
+    def data_fingerprint(self) -> str:
+        """Returns the fingerprint of the data that the run's model was trained on.
+
+        Raises:
+            UserError: the model is missing or damaged.
+        """
+        file = self.path / "model.json"
+        environment = read_metadata(self.path / "model").get("environment")
+        if not isinstance(environment, dict) or not isinstance(environment.get("data"), str):
+            raise UserError(f"{file} is damaged: environment.data must be the fingerprint of the data")
+        return str(environment["data"])
+
+    def _read_lines(self, name: str, schema: type[BaseModel]) -> list[dict[str, Any]]:
+        """Reads a file with one JSON object per line; an absent file is empty."""
+        file, data = self.path / name, self._files.read(name)
+        lines = [parse_json_object(line, file) for line in (data or b"").splitlines()]
+        check_lines(schema, lines, file)
+        return lines
+
+    def _list_checkpoints(self, pattern: str) -> list[tuple[int, int, Path]]:
+        """Returns step, number and path of the files of checkpoints, the newest first."""
+        files = [
+            (int(match[1]), int(match[2] or 1), file)
+            for file in self._checkpoints.glob(f"step-{pattern}")
+            if (match := _CHECKPOINT.fullmatch(file.stem)) and file.suffix in {".json", ".safetensors"}
+        ]
+        return sorted(files, reverse=True)
 
     def _checkpoint_stems(self) -> list[Path]:
         """Returns the stems of the checkpoints that have metadata, the newest first."""
-        return sorted((file.with_suffix("") for file in self._checkpoints.glob("step-*.json")), reverse=True)
+        return [file.with_suffix("") for _, _, file in self._list_checkpoints("*.json")]
+
+    def _checkpoint_metadata(self) -> Iterator[dict[str, Any]]:
+        """Yields the metadata of the checkpoints whose metadata are undamaged, the newest first."""
+        for stem in self._checkpoint_stems():
+            with contextlib.suppress(UserError):
+                yield read_metadata(stem)
 
 
 def check_new(out: Path) -> None:
@@ -161,39 +335,25 @@ def check_new(out: Path) -> None:
         UserError: it is a file, or a folder that is not empty. What a run leaves if it is killed before it has written
             its configuration does not count.
     """
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out must be a folder, got the file {out}")
+    _check_folder(out)
     if out.is_dir() and any(_is_content(entry) for entry in out.iterdir()):
         raise UserError(f"--out: {out} already exists and is not empty (use --resume to continue a run)")
 
 
-def _is_content(entry: Path) -> bool:
-    """Returns whether an entry of a folder is more than a hidden file or an empty checkpoint folder."""
-    return entry.name[0] != "." and (entry.name != "checkpoints" or any(entry.iterdir()))
+def claim_folder(out: Path | None, name: str) -> Path:
+    """Creates the folder of a new run, which no other process gets unless both name it.
 
+    Args:
+        out: the folder; it may exist. None for ``runs/NAME``, with a number if that exists.
+        name: the name of the run, for the default folder.
 
-def _parse_object(text: bytes, file: Path) -> dict[str, Any]:
-    """Parses a JSON object from a file of a run."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise UserError(f"{file} is damaged: expected a JSON object, got {text[:60].decode(errors='replace')!r}")
-    return value
-
-
-def _read_lines(file: Path) -> list[dict[str, Any]]:
-    """Reads a file with one JSON object per line; an absent file is empty."""
-    return [_parse_object(line, file) for line in file.read_bytes().splitlines()] if file.is_file() else []
-
-
-def _write_lines(file: Path, records: list[dict[str, Any]]) -> None:
-    write_text(file, "".join(json.dumps(record, allow_nan=False) + "\n" for record in map(_nan_to_none, records)))
-
-
-def _claim_folder(name: str) -> Path:
-    """Creates the first of ``runs/NAME``, ``runs/NAME-2``, … that does not exist yet; safe between processes."""
+    Raises:
+        UserError: ``out`` is a file.
+    """
+    if out is not None:
+        _check_folder(out)
+        out.mkdir(parents=True, exist_ok=True)
+        return out
     Path("runs").mkdir(exist_ok=True)
     number = 1
     while True:
@@ -206,7 +366,27 @@ def _claim_folder(name: str) -> Path:
             return folder
 
 
-def _nan_to_none(record: dict[str, Any]) -> dict[str, Any]:
+def _check_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out must be a folder, got the file {out}")
+
+
+def _is_content(entry: Path) -> bool:
+    """Returns whether an entry of a folder is more than a run has before its configuration is written."""
+    if entry.name == "checksums.json":
+        try:
+            return bool(ChecksummedFolder(entry.parent).checksums().keys() - {_CONFIG})
+        except UserError:
+            return True
+    return entry.name[0] != "." and (entry.name != "checkpoints" or any(entry.iterdir()))
+
+
+def _to_lines(records: list[dict[str, Any]]) -> bytes:
+    lines = [json.dumps(record, allow_nan=False) + "\n" for record in map(nan_to_none, records)]
+    return "".join(lines).encode()
+
+
+def nan_to_none(record: dict[str, Any]) -> dict[str, Any]:
     """Replaces NaN and inf by None, since JSON has neither."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()

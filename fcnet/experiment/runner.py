@@ -13,12 +13,13 @@ import torch
 from fcnet.diagnostics import advice, idle_units
 from fcnet.evaluation.classification import evaluate
 from fcnet.evaluation.predictions import PredictionCollector, write_predictions
+from fcnet.experiment.run_folder import nan_to_none
+from fcnet.experiment.run_identity import check_identity, identity_notes, run_identity
+from fcnet.experiment.run_schema import CheckpointEntries, check_object
 from fcnet.experiment.snapshots import Snapshots
 from fcnet.losses import CrossEntropy, ScoreLoss
 from fcnet.optim.state import select_prefix
-from fcnet.runtime import distributed
-from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import sha256
+from fcnet.runtime import distributed, memory
 from fcnet.runtime.hardware import processor_name
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def run_experiment(
     *,
     save_seconds: float,
     stop: Callable[[], bool] = lambda: False,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Iterator[EpochRecord | None]:
     """Restores the last checkpoint, if there is one, and returns an iterator that trains to the end.
 
@@ -52,6 +54,7 @@ def run_experiment(
         run: its run folder.
         save_seconds: the seconds between checkpoints; 0 saves one after every step.
         stop: called between steps; if it returns True, the iterator saves a checkpoint and raises `Stopped`.
+        note: called with one line for each thing that the user should know about the restored run.
 
     Returns:
         An iterator that yields None after each step and a record after each epoch.
@@ -62,79 +65,85 @@ def run_experiment(
     torch.set_num_threads(experiment.threads)
     if distributed.rank() == 0:
         run.remove_temporary_files()
-    records = _restore(experiment, run)
-    return _train(experiment, run, records, save_seconds, stop)
+    metadata = _restore(experiment, run, note)
+    records, snapshots = metadata.get("records", []), metadata.get("snapshots", [])
+    if distributed.rank() == 0:
+        run.rewind(records, snapshots, note)
+        if run.load_config().data.path != experiment.config.data.path:
+            run.move_data(experiment.config)
+    return _train(experiment, run, records, snapshots, save_seconds, stop)
 
 
-def _restore(experiment: Experiment, run: Run) -> list[dict[str, Any]]:
-    """Restores the last checkpoint and returns the records of the epochs up to it."""
-    checkpoint = run.latest_checkpoint()
+def _restore(experiment: Experiment, run: Run, note: Callable[[str], None]) -> dict[str, Any]:
+    """Restores the last checkpoint and returns its metadata; empty without a checkpoint."""
+    checkpoint = run.latest_checkpoint(note)
     if checkpoint is None:
-        return []
+        return {}
     tensors, metadata = checkpoint
-    if metadata["fingerprint"] != experiment.fingerprint:
-        raise UserError(f"{run.path} was trained on other data than its configuration describes now")
-    if metadata["config"] != sha256(run.config):
-        raise UserError(f"{run.config} was changed after the run began; undo the change, or begin a new run")
+    check_object(CheckpointEntries, metadata, run.path / "checkpoints")
+    check_identity(metadata, experiment, run.path)
+    for line in identity_notes(metadata, run.path):
+        note(line)
     torch.set_num_threads(metadata["threads"])  # sums over several threads depend on their number
     experiment.training.restore(tensors, metadata)
     if experiment.classifier.whitening is not None:
         experiment.classifier.whitening.load_state_dict(select_prefix(tensors, "whitening"))
-    return [record for record in run.records() if record["epoch"] <= metadata["epoch"]]
+    return metadata
 
 
 def _train(
     experiment: Experiment,
     run: Run,
     records: list[dict[str, Any]],
+    snapshots: list[dict[str, Any]],
     save_seconds: float,
     stop: Callable[[], bool],
 ) -> Iterator[EpochRecord | None]:
     training = experiment.training
     saved, stopping = time.monotonic(), False
-    take_snapshot = _snapshot_fn(experiment, run)
+    take_snapshot = _snapshot_fn(experiment, run, snapshots)
     take_snapshot()
+    distributed.wait_for_first_rank()
     for record in training.advance():
         if record is not None:
-            records.append(dataclasses.asdict(record))
+            records.append(nan_to_none(dataclasses.asdict(record)))
             if distributed.rank() == 0:
                 run.write_records(records)
             take_snapshot()
+            distributed.wait_for_first_rank()
         # All ranks must save and stop at the same step. Agreeing on it takes a sync, so they do it now and then.
         if record is not None or distributed.world_size() == 1 or training.step % _STEPS_BETWEEN_SYNCS == 0:
             stopping = distributed.any_rank(stop())
             if stopping or distributed.any_rank(time.monotonic() - saved >= save_seconds):
-                _save(experiment, run)
+                with memory.phase("saving the run"):
+                    _save(experiment, run, records, snapshots)
                 saved = time.monotonic()
         yield record
         if stopping:
             raise Stopped
-    _save(experiment, run)
-    _finish(experiment, run, records)
+    with memory.phase("saving the run"):
+        _save(experiment, run, records, snapshots)
+        _finish(experiment, run, records)
 
 
-def _snapshot_fn(experiment: Experiment, run: Run) -> Callable[[], None]:
-    """Returns a function that takes a diagnostics snapshot if one is due; only the first rank takes any."""
+def _snapshot_fn(experiment: Experiment, run: Run, lines: list[dict[str, Any]]) -> Callable[[], None]:
+    """Returns a function that adds a diagnostics snapshot if one is due; only the first rank takes any."""
     if distributed.rank() != 0 or not experiment.diagnostics_every:
         return lambda: None
     training = experiment.training
     snapshots = Snapshots(training, experiment.diagnostics_every)
-    # After a restore, the snapshots that were taken after the checkpoint are discarded, like the records.
-    written = run.snapshots()
-    lines = [line for line in written if line["epoch"] <= training.epoch]
-    if len(lines) < len(written):
-        run.write_snapshots(lines)
 
     def take_snapshot() -> None:
         is_taken = bool(lines) and lines[-1]["epoch"] == training.epoch
         if snapshots.due and not is_taken:
-            lines.append(snapshots.take())
+            with memory.phase("taking a diagnostics snapshot"):
+                lines.append(snapshots.take())
             run.write_snapshots(lines)
 
     return take_snapshot
 
 
-def _save(experiment: Experiment, run: Run) -> None:
+def _save(experiment: Experiment, run: Run, records: list[dict[str, Any]], snapshots: list[dict[str, Any]]) -> None:
     """Saves a checkpoint; collective, since the state is gathered from all ranks."""
     tensors, metadata = experiment.training.state()
     if experiment.classifier.whitening is not None:
@@ -142,13 +151,14 @@ def _save(experiment: Experiment, run: Run) -> None:
         whitening = experiment.classifier.whitening.state_dict()
         tensors |= {f"whitening.{name}": tensor for name, tensor in whitening.items()}
     metadata |= {
-        "fingerprint": experiment.fingerprint,
-        "config": sha256(run.config),
+        **run_identity(experiment),
         "threads": torch.get_num_threads(),
+        "records": records,
+        "snapshots": snapshots,
     }
     if distributed.rank() == 0:
         run.save_checkpoint(experiment.training.step, tensors, metadata)
-    distributed.barrier()
+    distributed.wait_for_first_rank()
 
 
 def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> None:
@@ -181,7 +191,7 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
             "warnings": warnings,
         }
         run.finish(summary | environment)
-    distributed.barrier()
+    distributed.wait_for_first_rank()
 
 
 def _training_warnings(experiment: Experiment, records: list[dict[str, Any]], test: Evaluation) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from fcnet import cli
-from fcnet.config.toml import load_config
 from fcnet.experiment.image_classifier import load
 from fcnet.experiment.run_folder import Run
 from fcnet.export.card_writer import covered_files, write_card
@@ -44,7 +43,7 @@ def _build_card(path: Path, license_id: str) -> ModelCard:
         name=path.resolve().name,
         checksum=read_metadata(path / "model")["checksum"],
         classifier=classifier,
-        config=load_config(run.config),
+        config=run.load_config(),
         summary=run.summary(),
         license=license_id,
     )

@@ -66,16 +66,21 @@ def join_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], met
     for (parameter, name), values in lists.items():
         state.setdefault(parameter, {})[name] = [values[item] for item in sorted(values)]
     _check_entries(optimizer, state)
-    optimizer.load_state_dict({"state": state, "param_groups": metadata["param_groups"]})
+    # Another version of torch may know more settings, or fewer: those that were not saved stay as they are.
+    groups = zip(optimizer.state_dict()["param_groups"], metadata["param_groups"], strict=True)
+    optimizer.load_state_dict({"state": state, "param_groups": [{**own, **saved} for own, saved in groups]})
 
 
 def _check_groups(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> None:
     """Checks that saved groups have the settings of the optimizer's own, besides the learning rate of a step."""
-    own = json.loads(json.dumps(optimizer.state_dict()["param_groups"], default=float))  # tensors in CUDA graphs
-    if [group.keys() for group in own] != [group.keys() for group in groups]:
+    # In JSON's types, so that a tuple equals a list, and a tensor of a CUDA graph a number.
+    own, groups = (
+        json.loads(json.dumps(each, default=float)) for each in (optimizer.state_dict()["param_groups"], groups)
+    )
+    if [group["params"] for group in own] != [group.get("params") for group in groups]:
         raise UserError("the optimizer must have the parameter groups of the configuration")
     for ours, saved in zip(own, groups, strict=True):
-        for name, value in ours.items():
+        for name, value in ((name, value) for name, value in ours.items() if name in saved):
             is_rate = name == "lr" and type(saved[name]) in (int, float) and 0.0 <= saved[name] < math.inf
             if not is_rate and (type(value), value) != (type(saved[name]), saved[name]):
                 raise UserError(f"the optimizer's {name} must be that of the configuration, got another value")

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fcnet import metrics
-from fcnet.config.toml import load_config
 from fcnet.evaluation.classification import evaluate
 from fcnet.evaluation.predictions import PredictionCollector, read_predictions
-from fcnet.experiment.build import open_data, test_batches
+from fcnet.experiment.build import own_test_data
 from fcnet.experiment.image_classifier import load
 from fcnet.experiment.run_folder import Run
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -105,15 +103,14 @@ def read_run_data(folder: Path, test: Batches | None = None) -> RunData:
     run = Run(folder)
     if not run.started:
         raise UserError(f"RUN must be a run folder, got {folder}")
-    config, missing = load_config(run.config), list[str]()
-    snapshots = _read_snapshots(folder / "diagnostics.jsonl", missing)
+    config, snapshots, missing = run.load_config(), run.snapshots(), list[str]()
     name = folder.resolve().name
     if not run.finished:
         missing.append("the run is not finished; the test set is evaluated at its end")
         return RunData(name, folder, config, run.records(), {}, snapshots, missing=missing)
     classifier, summary = load(folder), run.summary()
     if test is None:
-        test = _open_test_set(config, classifier, summary, missing)
+        test = _open_test_set(run, config, classifier, missing)
     elif test.device != classifier.mean.device:
         classifier = classifier.to(test.device)
     predictions = _read_or_predict(folder, classifier, test, missing)
@@ -179,31 +176,10 @@ def _sort_by_confidence(confidence: Tensor, mask: Tensor, count: int, *, descend
     return selected
 
 
-def _read_snapshots(file: Path, missing: list[str]) -> list[dict[str, Any]]:
-    """Reads ``diagnostics.jsonl``; skips damaged lines and reports them in ``missing``."""
-    if not file.is_file():
-        return []
-    snapshots = []
-    for number, line in enumerate(file.read_bytes().splitlines(), 1):
-        try:
-            snapshots.append(json.loads(line))
-        except ValueError:
-            missing.append(f"{file.name}: skipped line {number}, which is damaged")
-    return snapshots
-
-
-def _open_test_set(
-    config: Config, classifier: ImageClassifier, summary: dict[str, Any], missing: list[str]
-) -> Batches | None:
-    """Opens the test set if it is available locally and unchanged; never downloads it."""
-    path = config.data.path
+def _open_test_set(run: Run, config: Config, classifier: ImageClassifier, missing: list[str]) -> Batches | None:
+    """Opens the test set if it is in the cache."""
     try:
-        if path and not Path(path).exists():
-            raise UserError(f"{path}: no such file or folder")
-        store = open_data(config.data)
-        if store.fingerprint != summary["data"]:
-            raise UserError("the data has changed since training")
-        return test_batches(store, classifier, classifier.mean.device)
+        return own_test_data(config.data, run.data_fingerprint(), classifier, classifier.mean.device)
     except (UserError, OSError) as error:
         missing.append(f"test images unavailable: {error}")
     return None

@@ -7,22 +7,138 @@ function here returns at once.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
+import socket
+import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fcnet.runtime import signals
+from fcnet.runtime.errors import UserError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 if dist.is_available():
     # This module binds the process group as a default argument when it is first imported, and torch imports it during
     # the first step. Imported by then, it has no group to keep alive: one that outlives `destroy_process_group` has
     # threads that may abort the interpreter as it exits.
     import torch.distributed.nn.functional
+    from torch.distributed.distributed_c10d import PrefixStore, Store
+    from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
+JOIN_SECONDS = 300.0
+"""Time for all ranks to start."""
+ANSWER_SECONDS = 45.0
+"""Time for another rank to take part in a sum or an exchange, which all ranks reach at about the same time."""
+BARRIER_SECONDS = 3600.0
+"""Time for the work of one rank, such as decoding images or saving."""
+_POLL_SECONDS = 0.1
+
+
+class LostRankError(UserError):
+    """Another rank ended, or did not answer in time."""
+
+
+def launched_ranks() -> int:
+    """Returns the number of processes that a launcher such as ``torchrun`` started together: 1 without one.
+
+    Raises:
+        UserError: the variables that launchers set are incomplete or contradict each other.
+    """
+    ranks = launch_variable("WORLD_SIZE", default=1)
+    if ranks < 1:
+        raise UserError(f"WORLD_SIZE must be at least 1, got {ranks}")
+    if ranks > 1:
+        own = launch_variable("RANK")
+        if own >= ranks:
+            raise UserError(f"RANK must be less than WORLD_SIZE, {ranks}, got {own}")
+        if not os.environ.get("MASTER_ADDR"):
+            raise UserError("MASTER_ADDR must be set to the host of rank 0, or start the ranks with torchrun")
+        if not 0 < (port := launch_variable("MASTER_PORT")) < 65536:
+            raise UserError(f"MASTER_PORT must be from 1 to 65535, got {port}")
+    return ranks
+
+
+def launch_variable(name: str, default: int | None = None) -> int:
+    """Returns a number from the environment, which a launcher such as ``torchrun`` sets.
+
+    Raises:
+        UserError: it is not a whole number of at least 0, or is missing and has no default.
+    """
+    text = os.environ.get(name)
+    if text is None:
+        if default is not None:
+            return default
+        raise UserError(f"{name} must be set as well as WORLD_SIZE, or start the ranks with torchrun")
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise UserError(f"{name} must be a whole number of at least 0, got {text!r}")
+    return int(text)
+
+
+@contextlib.contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Joins the group of the processes that a launcher started while the block runs.
+
+    Args:
+        device: the device of this rank's tensors.
+
+    Raises:
+        UserError: the other ranks did not come within `JOIN_SECONDS`, or cannot be reached.
+    """
+    own, ranks = launch_variable("RANK"), launched_ranks()
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    problem = f"rank {own} of {ranks} must meet the others at {where} (MASTER_ADDR, MASTER_PORT)"
+    try:
+        with signals.exit_after(JOIN_SECONDS + ANSWER_SECONDS, f"{problem}: no answer"):
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+                store=PrefixStore("fcnet", _meet(own, ranks)),
+                rank=own,
+                world_size=ranks,
+                timeout=timedelta(seconds=ANSWER_SECONDS),
+            )
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"{problem}: {str(error).splitlines()[0]}") from error
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _meet(own: int, ranks: int) -> Store:
+    """Waits until all ranks have started; returns the store with which they find each other."""
+    address = os.environ["MASTER_ADDR"], launch_variable("MASTER_PORT")
+    deadline = time.monotonic() + JOIN_SECONDS
+    if own > 0:
+        # torch's own client logs a stack trace for each attempt.
+        while not _is_listening(address):
+            _check_deadline(deadline, "rank 0 does not listen there")
+    store: Store = next(rendezvous("env://", timeout=timedelta(seconds=JOIN_SECONDS)))[0]
+    store.set(f"started/{own}", "")
+    while missing := [str(other) for other in range(ranks) if not store.check([f"started/{other}"])]:
+        _check_deadline(deadline, f"no rank {', '.join(missing)}")
+    return store
+
+
+def _is_listening(address: tuple[str, int]) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(address, timeout=1.0):
+        return True
+    return False
+
+
+def _check_deadline(deadline: float, problem: str) -> None:
+    """Sleeps for a moment, in which a signal may arrive."""
+    if time.monotonic() > deadline:
+        raise TimeoutError(f"waited for {JOIN_SECONDS:.0f} s, {problem}")
+    time.sleep(_POLL_SECONDS)
 
 
 def world_size() -> int:
@@ -44,7 +160,8 @@ def rank_slice(size: int) -> slice:
 def all_reduce(tensor: Tensor) -> Tensor:
     """Sums ``tensor`` over all ranks in place and returns it. Gradients do not flow through the sum."""
     if world_size() > 1:
-        dist.all_reduce(tensor)
+        with _named_loss():
+            dist.all_reduce(tensor)
     return tensor
 
 
@@ -92,7 +209,8 @@ def broadcast(text: str) -> str:
     if world_size() == 1:
         return text
     texts = [text]
-    dist.broadcast_object_list(texts)
+    with _named_loss():
+        dist.broadcast_object_list(texts)
     return texts[0]
 
 
@@ -101,14 +219,43 @@ def all_gather(value: T) -> list[T]:
     if world_size() == 1:
         return [value]
     values: list[T] = [value] * world_size()
-    dist.all_gather_object(values, value)
+    with _named_loss():
+        dist.all_gather_object(values, value)
     return values
 
 
-def barrier() -> None:
-    """Waits until every rank has called it."""
+def wait_for_first_rank() -> None:
+    """Waits until every rank has called it, the first one after work of its own. It does not wait long for others."""
+    barrier(ANSWER_SECONDS if rank() == 0 else BARRIER_SECONDS)
+
+
+def barrier(seconds: float = BARRIER_SECONDS) -> None:
+    """Waits until every rank has called it, however long the work of one of them takes.
+
+    Args:
+        seconds: time to wait.
+    """
     if world_size() > 1:
-        dist.barrier()
+        options = dist.BarrierOptions()
+        options.timeout = timedelta(seconds=seconds)
+        options.device = torch.device("cpu")  # gloo's barrier, also beside nccl
+        group = dist.group.WORLD
+        assert group is not None
+        with _named_loss():
+            group.barrier(options).wait()
+
+
+@contextlib.contextmanager
+def _named_loss() -> Iterator[None]:
+    """Names the error of an exchange in which another rank did not take part."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo/transport" in str(error)):
+            raise
+        waited = re.search(r"Timed out waiting (\d+)000ms", str(error))
+        reason = f"did not answer for {waited[1]} s" if waited else "ended"
+        raise LostRankError(f"rank {rank()} of {world_size()} stopped: another rank {reason}") from error
 
 
 class _AllReduce(torch.autograd.Function):

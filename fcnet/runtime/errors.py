@@ -6,11 +6,22 @@ from __future__ import annotations
 class UserError(ValueError):
     """A mistake in the arguments, the configuration or the data, never a bug of fcnet.
 
-    Commands print the message as it is. It has one line for each mistake, and each line names the value, the rule
-    and the place.
+    Commands print one line for each mistake. Each line names the value, the rule and the place.
+
+    Args:
+        *lines: message for each mistake.
+
+    Example:
+        >>> print(UserError("lr must be finite, got nan", "seed must be at least 0, got -1"))
+        lr must be finite, got nan
+        seed must be at least 0, got -1
     """
 
     __module__ = "fcnet"  # a traceback shows the public name
+
+    def __str__(self) -> str:
+        """Returns the lines as one text."""
+        return "\n".join(map(str, self.args))
 
 
 class NonFiniteError(UserError):

@@ -1,6 +1,18 @@
-"""Percentages and counted nouns as text, in one spelling everywhere."""
+"""Values as text, in one spelling everywhere: percentages, counted nouns, names of files and classes, CSV."""
 
 from __future__ import annotations
+
+import csv
+import io
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# Control characters, marks that reverse the direction of text, line separators, and what UTF-8 cannot encode.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 
 
 def format_percent(fraction: float, digits: int = 2) -> str:
@@ -29,3 +41,46 @@ def format_count(number: int, noun: str) -> str:
         ('1 epoch', '1,500 images')
     """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def escape_unprintable(text: str) -> str:
+    r"""Returns text as one line that a terminal shows and does not execute, with escapes for control characters.
+
+    Args:
+        text: text from outside, such as the name of a file or of a class.
+
+    Example:
+        >>> print(escape_unprintable("a\x1b[2Jb\nc\x9b\u202e\udcff, naïve"))
+        a\x1b[2Jb\nc\u009b\u202e\udcff, naïve
+    """
+    return _UNPRINTABLE.sub(_escape, text)
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Returns rows as lines of CSV. Text is inert: escaped, and with ``'`` before what a spreadsheet would compute.
+
+    Args:
+        rows: cells of each row; None is an empty cell.
+
+    Example:
+        >>> print(csv_text([["path", "p"], ["=1+1", -0.5], ['a "b", c', None]]), end="")
+        path,p
+        '=1+1,-0.5
+        "a ""b"", c",
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(map(_inert_cell, row) for row in rows)
+    return text.getvalue()
+
+
+def _escape(found: re.Match[str]) -> str:
+    # Beyond ASCII in the form that Python, JSON and TOML share.
+    character = found[0]
+    return character.encode("unicode_escape").decode() if character.isascii() else f"\\u{ord(character):04x}"
+
+
+def _inert_cell(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    text = escape_unprintable(value)
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text

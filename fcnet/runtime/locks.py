@@ -10,6 +10,8 @@ import contextlib
 import errno
 import glob
 import os
+import re
+import socket
 import time
 import uuid
 import warnings
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 _ABANDONED_SECONDS = 60.0
 """Age from which an unlocked mark counts as left behind. A younger one may be about to be locked."""
+_HOLDER = re.compile(rb"(\d{1,10}) ([A-Za-z0-9._-]{1,255})\s*")
+_MAX_HOLDER_BYTES = 300
 _INHERITED: list[BaseFileLock] = []
 """Locks that a forked child keeps: collecting one would release the parent's lock."""
 
@@ -61,6 +65,32 @@ def file_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
         lock.release()
 
 
+@contextlib.contextmanager
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Holds the lock of ``path`` while the block runs, and tells other processes who does.
+
+    The number and the host of the process are in ``.NAME.holder`` beside the lock's file. Both files go at the end;
+    what a killed process leaves locks nothing.
+
+    Args:
+        path: file or folder to lock. It need not exist; its folder must.
+
+    Raises:
+        BlockingIOError: another process holds the lock; the message names the process if it is known.
+    """
+    holder, lock_file = path.with_name(f".{path.name}.holder"), path.with_name(f".{path.name}.lock")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(file_lock(path, wait=False))
+        except BlockingIOError as error:
+            raise BlockingIOError(error.errno, f"{_describe_holder(holder)} holds the lock", str(path)) from None
+        # Removed while the lock is held: a process that has just opened the lock's file then makes a new one.
+        for file in (lock_file, holder):
+            stack.callback(_remove_file, file)
+        holder.write_text(f"{os.getpid()} {socket.gethostname()}\n")
+        yield
+
+
 class UseMark:
     """Marks a path as in use by this process for as long as the mark lives.
 
@@ -96,6 +126,19 @@ def is_in_use(path: Path) -> bool:
     """Returns whether a living process holds a `UseMark` of ``path``; removes marks that dead processes left."""
     abandoned = [_remove_if_abandoned(file, min_age=0.0) for file in _mark_files(path)]  # every dead mark goes
     return not all(abandoned)
+
+
+def _describe_holder(file: Path) -> str:
+    """Returns the process that a holder's file names. Anybody may have written the file: it is only shown."""
+    with contextlib.suppress(OSError), file.open("rb") as opened:
+        if found := _HOLDER.fullmatch(opened.read(_MAX_HOLDER_BYTES)):
+            return f"process {found[1].decode()} on {found[2].decode()}"
+    return "another process"
+
+
+def _remove_file(file: Path) -> None:
+    with contextlib.suppress(OSError):  # Windows removes no open file
+        file.unlink()
 
 
 def _mark_files(path: Path) -> list[Path]:

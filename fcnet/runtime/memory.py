@@ -1,10 +1,11 @@
-"""Memory that a training step needs, memory that is free, and the setting to lower if the one exceeds the other.
+"""Memory that training needs, memory that is free, and the setting to lower if the one exceeds the other.
 
 n[l] is the number of units in layer l, P the number of parameters.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from dataclasses import dataclass
@@ -16,13 +17,24 @@ import torch
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 _BYTES_PER_FLOAT = 4
 # Floats alive at the peak of a step, for each example and unit of a hidden layer, by activation, and for each example
 # and class of the last layer: z, a, their gradients, and temporaries. Measured.
 _FLOATS_PER_UNIT = {"identity": 2, "relu": 4, "leaky_relu": 5, "elu": 6, "sigmoid": 6, "gelu": 7}
 _FLOATS_PER_CLASS = 4
+_ADVICE = {
+    "reading the data": "lower data.size or data.shape, or choose fewer data.classes",
+    "fitting the whitening": "lower data.whiten or data.size",
+    "building the network": "lower model.hidden",
+    "making a training step": "lower train.batch_size or model.hidden, or raise train.accumulate",
+    "taking a diagnostics snapshot": "lower model.hidden, or set train.diagnostics_every = 0",
+    "evaluating the model": "lower model.hidden (train.batch_size does not matter here)",
+    "saving the run": "lower model.hidden",
+    "predicting": "lower --batch-size",
+}
+"""What to do if memory runs out while a command does one of these."""
 _MEMINFO = Path("/proc/meminfo")
 _STATM = Path("/proc/self/statm")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -160,6 +172,40 @@ def free_bytes(device: torch.device) -> int | None:
     if (addresses := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
         free = min(free, addresses - int(_STATM.read_text().split()[0]) * resource.getpagesize())
     return max(free, 0)
+
+
+@contextlib.contextmanager
+def phase(doing: str) -> Iterator[None]:
+    """Notes what was being done on an error of memory or of the system, for `describe_phase`. The innermost counts.
+
+    Args:
+        doing: what the block does, one of the keys of the table of advice.
+
+    Example:
+        >>> try:
+        ...     with phase("evaluating the model"):
+        ...         raise MemoryError
+        ... except MemoryError as error:
+        ...     print(describe_out_of_memory(error))
+        out of memory while evaluating the model; lower model.hidden (train.batch_size does not matter here)
+    """
+    assert doing in _ADVICE
+    try:
+        yield
+    except (MemoryError, OSError, RuntimeError) as error:
+        error.add_note(f"while {doing}")
+        raise
+
+
+def describe_phase(error: Exception) -> str:
+    """Returns ``" while DOING"`` for an error from a `phase`, else an empty text."""
+    return next((f" {note}" for note in getattr(error, "__notes__", []) if note[6:] in _ADVICE), "")
+
+
+def describe_out_of_memory(error: Exception) -> str:
+    """Returns the error message for a lack of memory: when, and the setting to lower."""
+    when = describe_phase(error)
+    return f"out of memory{when}; {_ADVICE.get(when[7:], 'free memory for this command, or choose another device')}"
 
 
 def is_out_of_memory(error: Exception) -> bool:

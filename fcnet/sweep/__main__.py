@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import signal
 from pathlib import Path
@@ -14,8 +13,10 @@ from fcnet.experiment.build import build, open_data
 from fcnet.experiment.build_data import check_data
 from fcnet.experiment.runner import Stopped
 from fcnet.report.page import ensure_report
+from fcnet.runtime import distributed
 from fcnet.runtime.errors import NonFiniteError, UserError
 from fcnet.runtime.formatting import format_count, format_percent
+from fcnet.runtime.signals import Interrupted, defer_signals
 from fcnet.sweep.ranking import format_mean_std, format_settings, ranking_table, verdict
 from fcnet.sweep.search_space import parse_space
 from fcnet.sweep.study import Pruning, SweepPlan, quiet_optuna
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> int:
         sweep = Sweep(plan, folder, flags.storage)
         try:
             return _run_trials(sweep, device, resume_hint) or _print_outcome(sweep)
-        except cli.Interrupted as interrupted:
+        except Interrupted as interrupted:
             cli.print_status(f"stopped; {resume_hint}")
             return 128 + interrupted.number
 
@@ -93,7 +94,7 @@ def _parse_flags(arguments: list[str]) -> argparse.Namespace:
     for name in ("seeds", "trials"):
         if (value := getattr(flags, name)) is not None and value < 1:
             raise UserError(f"--{name} must be at least 1, got {value}")
-    if (ranks := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+    if (ranks := distributed.launch_variable("WORLD_SIZE", default=1)) > 1:
         raise UserError(f"a sweep must be started as one process, once for each worker, got {ranks} ranks")
     return flags
 
@@ -107,9 +108,9 @@ def _check_data(space: SearchSpace) -> str:
         try:
             check_data(config, store)
         except UserError as error:
-            errors |= dict.fromkeys(str(error).split("\n"))
+            errors |= dict.fromkeys(error.args)
     if errors:
-        raise UserError("\n".join(errors))
+        raise UserError(*errors)
     return store.fingerprint
 
 
@@ -140,28 +141,35 @@ def _run_trials(sweep: Sweep, device: torch.device, resume_hint: str) -> int:
 
 def _run_seed(trial: SweepTrial, seed: int, device: torch.device, resume_hint: str) -> int:
     """Trains one run of a trial to its end; returns 0, or the exit code after a signal."""
-    run = trial.run(seed)
-    if not run.finished:
-        experiment = build(trial.config(seed), device)
-        with cli.defer_signals() as received_signal:
-            try:
-                cli.show_progress(
-                    experiment.training,
-                    trial.run_experiment(experiment, run, seed, stop=lambda: received_signal() > 0),
-                    lines=False,
-                )
-            except Stopped:
-                cli.print_status(
-                    f"stopped and saved in epoch {experiment.training.epoch + 1} of {run.path}; {resume_hint}"
-                )
-                return 128 + (received_signal() or signal.SIGTERM)
-        ensure_report(run, experiment.test)
-    result = trial.record_result(run, seed)
-    cli.print_status(
-        f"  seed {seed}: validation accuracy {format_percent(result.validation_accuracy)} after "
-        f"{format_count(result.epochs, 'epoch')} in {result.seconds:.1f} s; {run.path}"
-    )
-    return 0
+    with trial.lock(seed):
+        run = trial.run(seed)
+        if not run.finished:
+            experiment = build(trial.config(seed), device)
+            with defer_signals() as received_signal:
+                try:
+                    cli.show_progress(
+                        experiment.training,
+                        trial.run_experiment(
+                            experiment,
+                            run,
+                            seed,
+                            stop=lambda: received_signal() > 0,
+                            note=lambda line: cli.print_status(f"  note: {line}"),
+                        ),
+                        lines=False,
+                    )
+                except Stopped:
+                    cli.print_status(
+                        f"stopped and saved in epoch {experiment.training.epoch + 1} of {run.path}; {resume_hint}"
+                    )
+                    return 128 + (received_signal() or signal.SIGTERM)
+            ensure_report(run, experiment.test)
+        result = trial.record_result(run, seed)
+        cli.print_status(
+            f"  seed {seed}: validation accuracy {format_percent(result.validation_accuracy)} after "
+            f"{format_count(result.epochs, 'epoch')} in {result.seconds:.1f} s; {run.path}"
+        )
+        return 0
 
 
 def _print_outcome(sweep: Sweep) -> int:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import statistics
 from dataclasses import asdict, astuple, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from fcnet.config.values import format_value
-from fcnet.runtime.formatting import format_percent
+from fcnet.runtime.formatting import csv_text, format_percent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -229,14 +227,14 @@ def to_csv(trials: Sequence[RankedTrial]) -> str:
         <BLANKLINE>
     """
     keys = list(dict.fromkeys(key for trial in trials for key in trial.settings))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", "state", *keys, *(each.name for each in fields(RunResult)), "run"])
+    rows: list[list[object]] = [["trial", "state", *keys, *(each.name for each in fields(RunResult)), "run"]]
     for trial in rank_trials(trials):
         settings = [trial.settings.get(key) for key in keys]
-        for run in trial.runs:
-            writer.writerow([trial.number, trial.state, *settings, *astuple(run), run_name(trial.number, run.seed)])
-    return text.getvalue()
+        rows += [
+            [trial.number, trial.state, *settings, *astuple(run), run_name(trial.number, run.seed)]
+            for run in trial.runs
+        ]
+    return csv_text(rows)
 
 
 def run_name(trial: int, seed: int) -> str:

@@ -153,7 +153,7 @@ def parse_space(file: Path, overrides: Sequence[str], axis_texts: Sequence[str],
             errors.append(str(error))
     errors += _find_conflicts(axes, flag)
     if errors:
-        raise UserError("\n".join(errors))
+        raise UserError(*errors)
     configs = tuple(_check_configs(file, overrides, axes, flag))
     types = dict(flatten_config(configs[0].model_dump()))
     axes = [
@@ -253,11 +253,11 @@ def _check_configs(
         try:
             config = load_config(file, overrides, flag_overrides=_as_overrides(flag, settings))
         except UserError as error:
-            errors |= dict.fromkeys(str(error).split("\n"))
+            errors |= dict.fromkeys(error.args)
         else:
             yield config
     if errors:
-        raise UserError("\n".join(errors))
+        raise UserError(*errors)
 
 
 def _settings_to_check(axes: Sequence[Choices | Range], flag: str) -> Iterable[dict[str, Any]]:

@@ -123,7 +123,7 @@ def open_study(plan: SweepPlan, folder: Path, storage: str) -> Study:
         study.set_user_attr("plan", given)
     elif differing := [key for key in {**stored, **given} if stored.get(key) != given.get(key)]:
         raise UserError(
-            "\n".join(
+            *(
                 f"{key} must be {_format_setting(stored.get(key))} as in the sweep in {folder}, "
                 f"got {_format_setting(given.get(key))}; use --out DIR for another sweep"
                 for key in differing

@@ -13,12 +13,12 @@ import uuid
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from fcnet.config.toml import check_agreement, dump_config, load_config
+from fcnet.config.toml import check_agreement, dump_config
 from fcnet.experiment.run_folder import Run
 from fcnet.experiment.runner import run_experiment
 from fcnet.report.page import ensure_report
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import write_text
+from fcnet.runtime.files import ChecksummedFolder, write_text
 from fcnet.runtime.formatting import format_count
 from fcnet.runtime.locks import file_lock
 from fcnet.sweep import study
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from fcnet.sweep.study import SweepPlan
     from fcnet.training.records import EpochRecord
 
+_FOLDER_ID = ".folder_id"
 _ABANDONED_SECONDS = 60.0
 """Age from which a started trial without a folder counts as left behind by a process that ended."""
 
@@ -86,23 +87,40 @@ class SweepTrial:
         """Returns the configuration of the run with this seed."""
         return self._plan.space.config(self.settings, seed)
 
+    @contextlib.contextmanager
+    def lock(self, seed: int) -> Iterator[None]:
+        """Keeps other processes from training the run with this seed while the block runs.
+
+        Raises:
+            UserError: another process trains it.
+        """
+        run = self._run_folder(seed)
+        run.path.mkdir(parents=True, exist_ok=True)
+        with run.lock():
+            yield
+
     def run(self, seed: int) -> Run:
         """Returns the run with this seed; creates its folder if it does not exist.
 
         Raises:
             UserError: the folder has a run of another configuration.
         """
-        config, run = self.config(seed), Run(self._folder / run_name(self.number, seed))
+        config, run = self.config(seed), self._run_folder(seed)
         if not run.started:
             return Run.create(run.path, "", dump_config(config))
-        check_agreement(config, load_config(run.config), self._plan.space.file, run.config)
+        check_agreement(config, run.load_config(), self._plan.space.file, run.config)
         if run.finished:
             run.clean_up()
             ensure_report(run)
         return run
 
     def run_experiment(
-        self, experiment: Experiment, run: Run, seed: int, stop: Callable[[], bool]
+        self,
+        experiment: Experiment,
+        run: Run,
+        seed: int,
+        stop: Callable[[], bool],
+        note: Callable[[str], None] = lambda _: None,
     ) -> Iterator[EpochRecord | None]:
         """Trains like `fcnet.experiment.runner.run_experiment`, and reports each validation accuracy to the study.
 
@@ -115,10 +133,11 @@ class SweepTrial:
                 "data.validation must hold out one or more images, because a sweep ranks trials by them, "
                 f"got none of {format_count(experiment.training.batches.num_images, 'image')}"
             )
-        self._report(run, seed)
-        self._prune()
         train = self.config(seed).train
-        for record in run_experiment(experiment, run, save_seconds=train.save_seconds, stop=stop):
+        events = run_experiment(experiment, run, save_seconds=train.save_seconds, stop=stop, note=note)
+        self._report(run, seed)  # after the records are restored
+        self._prune()
+        for record in events:
             if record is not None:
                 self._report(run, seed)
                 if record.epoch < train.epochs:
@@ -128,8 +147,7 @@ class SweepTrial:
     def record_result(self, run: Run, seed: int) -> RunResult:
         """Stores the result of a finished run in the study and returns it."""
         self._report(run, seed)
-        summary = run.summary()
-        result = RunResult(seed, summary["validation_accuracy"], summary["epochs"], summary["train_seconds"])
+        result = _to_result(run, seed)
         others = [each for each in self._trial.user_attrs.get("runs", []) if each["seed"] != seed]
         self._trial.set_user_attr("runs", [*others, asdict(result)])
         return result
@@ -148,6 +166,9 @@ class SweepTrial:
         self._trial.set_user_attr("error", message)
         # The study counts it as pruned: samplers learn from pruned trials, and ignore failed ones.
         study.end_trial(self._trial, "pruned")
+
+    def _run_folder(self, seed: int) -> Run:
+        return Run(self._folder / run_name(self.number, seed))
 
     def _report(self, run: Run, seed: int) -> None:
         """Reports all epochs of the run to the study, also those that a killed process left unreported."""
@@ -199,12 +220,29 @@ class Sweep:
                 trial.state != "unfinished" for trial in trials
             )
             best = best_trial(trials)
+            if not num_unfinished:
+                self._check_results(trials)
             test_accuracy = self._test_accuracy(best) if best is not None and not num_unfinished else None
             results = to_dict(trials, self.plan.to_dict(), test_accuracy)
             write_text(self.folder / "sweep.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
             write_text(self.folder / "sweep.csv", to_csv(trials))
             write_text(self.folder / "sweep.html", sweep_page(self.folder.absolute().name, trials, results))
         return SweepOutcome(trials, best, num_unfinished, test_accuracy)
+
+    def _check_results(self, trials: list[RankedTrial]) -> None:
+        """Checks the results in the database, which has no checksums, against the summaries of the runs.
+
+        Raises:
+            UserError: a run of this folder has another result, or is damaged.
+        """
+        for trial in trials:
+            for result in trial.runs:
+                run = Run(self.folder / run_name(trial.number, result.seed))
+                if run.finished and result != (summary := _to_result(run, result.seed)):
+                    raise UserError(
+                        f"the database of the sweep is damaged: it has another result than {run.path} "
+                        f"(validation accuracy {result.validation_accuracy!r}, not {summary.validation_accuracy!r})"
+                    )
 
     def _test_accuracy(self, best: RankedTrial) -> tuple[float, float | None] | None:
         """Returns mean and standard deviation of the test accuracies of the best trial's runs."""
@@ -248,9 +286,24 @@ class Sweep:
         return (datetime.datetime.now() - trial.datetime_start).total_seconds() > _ABANDONED_SECONDS
 
 
+def _to_result(run: Run, seed: int) -> RunResult:
+    """Returns the result of a finished run.
+
+    Raises:
+        UserError: its summary is damaged.
+    """
+    summary = run.summary()
+    if summary["validation_accuracy"] is None:
+        raise UserError(f"{run.path} must have a validation accuracy to be ranked; its summary.json has none")
+    return RunResult(seed, summary["validation_accuracy"], summary["epochs"], summary["train_seconds"])
+
+
 def _folder_id(folder: Path) -> str:
     """Returns an identifier of the folder, unique among machines. The caller must hold the folder's lock."""
-    file = folder / ".folder_id"
-    if not file.is_file():
-        write_text(file, uuid.uuid4().hex)
-    return file.read_text()
+    files = ChecksummedFolder(folder)
+    is_new = not files.checksums_file.is_file() and not (folder / _FOLDER_ID).is_file()
+    data = None if is_new else files.read(_FOLDER_ID)
+    if data is None:
+        data = uuid.uuid4().hex.encode()
+        files.write(_FOLDER_ID, data)
+    return data.decode(errors="replace")

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fcnet.config.schema import ListAsTuple
-from fcnet.config.toml import describe_first_error
 from fcnet.diagnostics.nonfinite import (
     NonFiniteLocation,
     NonFiniteMonitor,
@@ -33,31 +30,9 @@ from fcnet.training.records import MetricAccumulator
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from fcnet.config.json_schema import TrainingMetadata
     from fcnet.data.batches import Batch, Batches
     from fcnet.training.algorithm import GradientDescent
-
-
-class _OptimizerMetadata(BaseModel):
-    """The metadata of `fcnet.optim.state.split_state`."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
-
-    scalars: dict[str, dict[str, Any]]
-    param_groups: list[dict[str, Any]]
-
-
-class _Metadata(BaseModel):
-    """The entries of a checkpoint's metadata that `TrainingState.restore` reads; further entries are allowed."""
-
-    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
-
-    epoch: Annotated[int, Field(ge=0)]
-    step: Annotated[int, Field(ge=0)]
-    images: Annotated[int, Field(ge=0)]
-    seconds: Annotated[float, Field(ge=0.0)]
-    previous_seconds: Annotated[float, Field(ge=0.0)]
-    optimizer: _OptimizerMetadata
-    best: Annotated[tuple[int, float], ListAsTuple] | None
 
 
 class TrainingState:
@@ -225,16 +200,17 @@ class TrainingState:
         Raises:
             UserError: it is not the state of such a training.
         """
+        from fcnet.config.json_schema import TrainingMetadata, parse_object  # pydantic takes long to import
+
+        checked = parse_object(TrainingMetadata, metadata, "the checkpoint does not fit the configuration")
         try:
-            self._check_state(tensors, _Metadata.model_validate(metadata))
+            self._check_state(tensors, checked)
             self._restore(tensors, metadata)
-        except ValidationError as error:
-            raise UserError(f"the checkpoint does not fit the configuration: {describe_first_error(error)}") from None
         except (LookupError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"the checkpoint does not fit the configuration: {reason}") from None
 
-    def _check_state(self, tensors: dict[str, Tensor], metadata: _Metadata) -> None:
+    def _check_state(self, tensors: dict[str, Tensor], metadata: TrainingMetadata) -> None:
         """Raises if the tensors or the counters cannot be those of this training."""
         model = self.model.state_dict()
         expected = {f"model.{name}": tensor for name, tensor in model.items()}

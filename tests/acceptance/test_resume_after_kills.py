@@ -121,7 +121,7 @@ class KilledRun:
         return {name for name in _names(self.run / "checkpoints") if re.fullmatch(r"step-.*\.json", name)}
 
     def unfinished(self) -> set[str]:
-        return {name for name in _names(self.run) if name.startswith(".")}
+        return {name for name in _names(self.run) if name.endswith(".tmp")}
 
     def moment(self, before: set[str]) -> str:
         """Returns the moment of a kill, judging by the files it left."""
@@ -143,8 +143,8 @@ class KilledRun:
 
 
 def _names(folder: Path) -> list[str]:
-    """Returns the names of all files below a folder; one that is removed meanwhile has none."""
-    return [name for _, _, names in os.walk(folder) for name in names]
+    """Returns the names of all files and folders below a folder; one that is removed meanwhile has none."""
+    return [name for _, folders, files in os.walk(folder) for name in (*folders, *files)]
 
 
 def _sleep(process: subprocess.Popen[str], seconds: float) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import signal
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +19,7 @@ from torch import Tensor
 from fcnet import cli
 from fcnet.data.batches import Batches
 from fcnet.models.mlp import LogisticRegression
+from fcnet.runtime import memory, signals
 from fcnet.runtime.errors import UserError
 from fcnet.training.algorithm import GradientDescent
 from fcnet.training.loop import Training
@@ -23,7 +27,6 @@ from fcnet.training.records import EpochRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -109,7 +112,8 @@ def test_each_user_error_is_one_line_and_the_exit_code_is_2(capsys: pytest.Captu
         2,
         "lr must be greater than 0, got 0\n",
     )
-    assert run(raising(UserError("one\ntwo\n")), capsys) == (2, "one\ntwo\n")
+    assert run(raising(UserError("one", "two")), capsys) == (2, "one\ntwo\n")
+    assert run(raising(UserError("a\nb\x1b[2J", "c\udcff")), capsys) == (2, "a\\nb\\x1b[2J\nc\\udcff\n")
 
 
 def test_an_unusable_file_is_one_line_and_the_exit_code_is_2(
@@ -121,7 +125,7 @@ def test_an_unusable_file_is_one_line_and_the_exit_code_is_2(
 
 
 @pytest.mark.parametrize(
-    "bug", [KeyError("ours"), ValueError("ours"), OSError("without a file"), AssertionError("ours")]
+    "bug", [KeyError("ours"), ValueError("ours"), io.UnsupportedOperation("ours"), AssertionError("ours")]
 )
 def test_a_bug_keeps_its_traceback(bug: Exception) -> None:
     with pytest.raises(type(bug)) as error:
@@ -144,6 +148,89 @@ def test_a_signal_ends_a_command_with_its_exit_code(number: signal.Signals, caps
     assert caught == []
 
 
+def test_an_error_of_the_system_without_a_file_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def save(arguments: list[str]) -> int:
+        with memory.phase("saving the run"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    assert run(save, capsys) == (2, "No space left on device while saving the run\n")
+    assert run(raising(OSError(errno.EIO, os.strerror(errno.EIO))), capsys) == (2, "Input/output error\n")
+    assert run(raising(OSError("no connection")), capsys) == (2, "no connection\n")
+
+
+@pytest.mark.parametrize("print_line", [cli.print_status, cli.print_result, cli.print_error])
+def test_names_are_printed_and_not_executed(
+    print_line: Callable[[str], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_line("a\x1b[2Jb\r\nc\x9b\u202e\udcff naïve")
+    out, err = capsys.readouterr()
+    assert out + err == "a\\x1b[2Jb\\r\\nc\\u009b\\u202e\\udcff naïve\n"
+
+
+def full_disk() -> io.TextIOWrapper:
+    return Path("/dev/full").open("w")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_lost_status_lines_are_told_once_and_results_end_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished: list[str] = []
+
+    def train(arguments: list[str]) -> int:
+        for _ in range(3):
+            cli.print_status("a line")
+        finished.append("train")
+        return 5
+
+    def evaluate(arguments: list[str]) -> int:
+        cli.print_status("decoded 3 images")
+        cli.print_result("the table")
+        finished.append("evaluate")
+        return 0
+
+    def predict(arguments: list[str]) -> int:
+        cli.print_result("a line")
+        finished.append("predict")
+        return 0
+
+    line = "standard output: No space left on device"
+    for main, expected in (
+        (train, (5, f"{line}; the command continues without it\n")),
+        (evaluate, (2, f"{line}; the command continues without it\n")),
+        (predict, (2, f"{line}\n")),
+    ):
+        with full_disk() as output:
+            monkeypatch.setattr(sys, "stdout", output)
+            assert run(main, capsys) == expected
+    assert finished == ["train"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_help_that_cannot_be_printed_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with full_disk() as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        assert run(lambda arguments: vars(make_parser().parse_args(["--help"]))["code"], capsys) == (
+            2,
+            "standard output: No space left on device\n",
+        )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_standard_error_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def main(arguments: list[str]) -> int:
+        print("a warning", file=sys.stderr)  # noqa: T201
+        return cli.print_error("the error") + 1
+
+    with full_disk() as errors:
+        monkeypatch.setattr(sys, "stderr", errors)
+        with pytest.raises(SystemExit) as exiting:
+            cli.run_command(main)
+    assert exiting.value.code == 3
+
+
 def test_a_closed_reader_is_not_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
@@ -163,7 +250,7 @@ def test_a_closed_reader_is_not_an_error(monkeypatch: pytest.MonkeyPatch, capsys
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_deferred_signal_is_recorded_and_the_handlers_are_restored(number: signal.Signals) -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
-    with cli.defer_signals() as received_signal:
+    with signals.defer_signals() as received_signal:
         assert received_signal() == 0
         signal.raise_signal(number)
         assert received_signal() == number
@@ -174,7 +261,7 @@ def test_a_deferred_signal_is_recorded_and_the_handlers_are_restored(number: sig
 
 def test_the_handlers_are_restored_after_an_error() -> None:
     def fail() -> None:
-        with cli.defer_signals():
+        with signals.defer_signals():
             raise KeyError("ours")
 
     before = [signal.getsignal(number) for number in SIGNALS]

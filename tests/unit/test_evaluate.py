@@ -42,3 +42,16 @@ def test_corruptions_are_a_row_for_each_kind_with_means() -> None:
         ["clean", "100.0%"],
     ]
     assert len({len(line) for line in lines}) == 1
+
+
+def test_names_of_classes_are_escaped_before_columns_are_aligned() -> None:
+    lines = evaluation_table(Evaluation(loss=0.4, confusion=((8, 2), (1, 9))), ["a\x1b[2J", "b\n"])
+    assert lines[3:5] == [
+        r"a\x1b[2J      10      88.9%   80.0%   84.2%",
+        r"b\n           10      81.8%   90.0%   85.7%",
+    ]
+    assert lines[7:] == [
+        r"          a\x1b[     b\n",
+        r"a\x1b[2J       8       2",
+        r"b\n            1       9",
+    ]

@@ -67,3 +67,15 @@ def test_csv_has_a_header_and_a_line_for_each_prediction() -> None:
 def test_equally_probable_classes_keep_their_order() -> None:
     prediction = Prediction("cat", 0.25, (0.375, 0.25, 0.375))
     assert [name for name, _ in options(3).top_classes(prediction)] == ["cat", 'a "b", c', "dog"]
+
+
+def test_csv_holds_no_formulas_and_no_control_characters() -> None:
+    named = iter(
+        [("=1+1.png", Prediction("-x", 0.5, (0.5, 0.5))), ("a\nb\x1b.png", Prediction("@y\t", 0.5, (0.5, 0.5)))]
+    )
+    chosen = OutputOptions(("-x", "@y\t"), 1, all_probabilities=True)
+    assert list(format_csv(named, chosen)) == [
+        r"path,class,probability,p_-x,p_@y\t",
+        "'=1+1.png,'-x,0.5,0.5,0.5",
+        r"a\nb\x1b.png,'-x,0.5,0.5,0.5",
+    ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tomllib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from fcnet import train
 from fcnet.config.presets import list_presets
+from fcnet.experiment.run_folder import Run
+from fcnet.runtime import distributed
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
         (["--config", "digits", "--find-lr", "--resume"], "--find-lr must be given without --resume"),
         (
             ["--resume", "--out", "run", "--set", "seed=1"],
-            "--set needs --config CONFIG, got --set seed=1 alone",
+            "--set needs --config CONFIG for all but data.path, got --set seed=1 alone",
         ),
         (["--resume", "--out", "missing"], "--out must be a run to resume if --config is not given, got missing"),
     ],
@@ -49,3 +51,13 @@ def test_the_whole_configuration_is_printed(capsys: pytest.CaptureFixture[str]) 
     config = tomllib.loads(capsys.readouterr().out)
     assert (config["train"]["epochs"], config["data"]["source"]) == (3, "digits")
     assert "diagnostics_every" in config["train"]
+
+
+def test_only_the_first_rank_reads_the_finished_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another rank may be on a machine that does not see the folder."""
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    experiment: Any = None
+    assert train._finish(Run(tmp_path / "elsewhere"), experiment) == 0
+    assert capsys.readouterr() == ("", "")

@@ -225,7 +225,7 @@ RULES = (
     ": no such file",
     "cannot write ",
     "need at least one",
-    "out of memory: ",
+    "out of memory",
 )
 
 

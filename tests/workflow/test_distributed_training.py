@@ -9,9 +9,12 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
+import socket
 import sys
 import weakref
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -31,13 +34,20 @@ from fcnet.runtime.seeds import generator
 from fcnet.training.algorithm import GradientDescent
 from tests.helpers import (
     PACKAGE_ROOT,
+    WAIT_SECONDS,
     advance_run,
     preserve_process_state,
     read_json_lines,
     read_records,
     read_summary,
     run_python,
+    start_python,
+    wait_until,
 )
+
+if TYPE_CHECKING:
+    import subprocess
+
 
 CPU = torch.device("cpu")
 # Odd batch sizes cannot be split evenly. The validation shares leave 1,321 and 251 training images: one more than a
@@ -315,6 +325,91 @@ def test_ranks_that_stop_print_one_line(tmp_path: Path, monkeypatch: pytest.Monk
     assert line.startswith("NaN or inf in step 2 of ")
     assert "fcnet/training/loop.py" not in err  # torchrun prints its own traceback, but none of fcnet
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+
+
+def train_run_until_stopped(config: Path, out: Path) -> None:
+    """Trains the first steps of a run."""
+    experiment = build(load_config(config), CPU)
+    advance_run(experiment, Run.create(out, "run", dump_config(load_config(config))), until=8)
+
+
+def start_ranks(
+    *arguments: str, cwds: tuple[Path | None, Path | None] = (None, None), **variables: str
+) -> list[subprocess.Popen[str]]:
+    """Starts ``fcnet.train`` as two ranks, without a launcher. They wait for each other for 5 seconds at most."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    program = (
+        "from fcnet import cli, train; from fcnet.runtime import distributed\n"
+        "distributed.ANSWER_SECONDS = 5.0\n"
+        "cli.run_command(train.main)"
+    )
+    launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        start_python("-c", program, *arguments, cwd=cwds[rank], RANK=str(rank), **launch, **variables)
+        for rank in range(2)
+    ]
+
+
+@pytest.mark.parametrize(("number", "reason"), [(signal.SIGKILL, "ended"), (signal.SIGSTOP, "did not answer for 5 s")])
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_rank_ends_the_others_with_one_line_and_the_run_resumes(
+    number: signal.Signals, reason: str, lost: int, tmp_path: Path
+) -> None:
+    run, cache = tmp_path / "run", str(tmp_path / "cache")
+    (tmp_path / "long.toml").write_text(CONFIGS["long"])
+    flags = ("--config", str(tmp_path / "long.toml"), "--set", "train.epochs=200", "--set", "train.save_seconds=0.2")
+    ranks = start_ranks(*flags, "--out", str(run), FCNET_CACHE=cache)
+    assert wait_until(lambda: len(list(run.glob("checkpoints/step-*.json"))) == 2, ranks[0])
+    ranks[lost].send_signal(number)
+    _, err = ranks[1 - lost].communicate(timeout=2 * WAIT_SECONDS)
+    assert ranks[1 - lost].returncode == 2
+    step = Run(run).saved_step
+    assert err == (
+        f"rank {1 - lost} of 2 stopped: another rank {reason}; the checkpoint of step {step} is kept, "
+        f"resume with: python -m fcnet.train --resume --out {run}\n"
+    )
+    ranks[lost].kill()
+    ranks[lost].communicate(timeout=WAIT_SECONDS)
+    checkpoint = Run(run).latest_checkpoint()
+    assert checkpoint is not None
+    assert checkpoint[1]["step"] == step
+
+
+def test_one_signal_stops_and_saves_all_ranks(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (tmp_path / "long.toml").write_text(CONFIGS["long"])
+    flags = ("--config", str(tmp_path / "long.toml"), "--set", "train.epochs=200", "--out", str(run))
+    ranks = start_ranks(*flags, FCNET_CACHE=str(tmp_path / "cache"))
+    assert wait_until((run / "metrics.jsonl").is_file, ranks[0])
+    ranks[1].send_signal(signal.SIGTERM)
+    (out, first), (nothing, second) = (rank.communicate(timeout=2 * WAIT_SECONDS) for rank in ranks)
+    assert [rank.returncode for rank in ranks] == [143, 143]
+    assert (first, second, nothing) == ("", "", "")
+    assert out.splitlines()[-1].startswith("stopped and saved in epoch ")
+    assert Run(run).saved_step is not None
+
+
+def test_ranks_that_see_different_checkpoints_do_not_resume(tmp_path: Path) -> None:
+    """As on two machines without a shared file system: the second rank's working folder has no run."""
+    config = tmp_path / "long.toml"
+    config.write_text(CONFIGS["long"])
+    (tmp_path / "0").mkdir()
+    (tmp_path / "1").mkdir()
+    with pytest.MonkeyPatch.context() as patch, preserve_process_state():
+        patch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
+        train_run_until_stopped(config, tmp_path / "0" / "run")
+    flags = ("--config", str(config), "--resume", "--out", "run")
+    ranks = start_ranks(*flags, cwds=(tmp_path / "0", tmp_path / "1"), FCNET_CACHE=str(tmp_path / "cache"))
+    for rank in ranks:
+        _, err = rank.communicate(timeout=2 * WAIT_SECONDS)
+        assert rank.returncode == 2
+        assert err == (
+            "--resume needs a run folder that all ranks see, on a shared file system: "
+            "rank 1 sees other checkpoints than rank 0\n"
+        )
+    assert list((tmp_path / "1").iterdir()) == []
 
 
 def test_a_run_of_two_ranks_has_the_files_of_one_process(folders: tuple[Path, Path]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -13,7 +15,8 @@ from PIL import Image
 
 import fcnet
 from fcnet import evaluate, train
-from tests.helpers import RUN_FILES, command_output, read_summary, read_tree, write_noise_images
+from fcnet.experiment.run_folder import Run
+from tests.helpers import RUN_FILES, WAIT_SECONDS, command_output, read_summary, read_tree, write_noise_images
 
 pytestmark = pytest.mark.usefixtures("pets")
 CLASSES = ("ant", "bee", "cat")
@@ -92,6 +95,26 @@ def test_an_evaluation_equals_counts_made_image_by_image() -> None:
     assert {entry.name for entry in Path("run").iterdir()} == RUN_FILES | {"evaluation.json"}
 
 
+def test_files_are_written_even_if_the_table_cannot_be_printed() -> None:
+    command_output(train.main, "--config", "pets.toml", "--out", "run")
+    program = f"{sys.executable} -m fcnet.evaluate run"
+    for redirection, expected in (
+        (">/dev/full", (2, "standard output: No space left on device\n")),
+        (">&-", (2, "standard output: Bad file descriptor\n")),
+        ("| head -c 0; exit ${PIPESTATUS[0]}", (0, "")),
+    ):
+        Path("run/evaluation.json").unlink(missing_ok=True)
+        done = subprocess.run(
+            ["bash", "-c", f"{program} {redirection}"],
+            capture_output=True,
+            text=True,
+            timeout=WAIT_SECONDS,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == expected
+        assert json.loads(Path("run/evaluation.json").read_text())["images"] == 30
+
+
 def test_data_evaluates_on_another_dataset() -> None:
     command_output(train.main, "--config", "pets.toml", "--out", "run", "--set", "train.epochs=15")
     write_noise_images("zoo", CLASSES, {"train": 1, "test": 17})
@@ -130,11 +153,12 @@ def test_the_distribution_shift_is_printed_and_recorded() -> None:
 
     for key in ("class_images", "test_accuracy"):  # as in a summary without these keys
         recorded = read_summary("run")
-        Path("run/summary.json").write_text(
-            json.dumps({name: recorded[name] for name in recorded if name != "class_images"})
-        )
-        if key == "test_accuracy":
+        run = Run(Path("run"))
+        run.finish({name: recorded[name] for name in recorded if name != "class_images"})
+        if key == "test_accuracy":  # as a run that was killed before its summary
             Path("run/summary.json").unlink()
+            Path("run/checkpoints").mkdir()
+            run.save_checkpoint(1, {}, {})
         command_output(evaluate.main, "run", "--data", "zoo")
         less = json.loads(Path("run/evaluation.json").read_text())["shift"]
         assert less == shift | {

@@ -174,7 +174,7 @@ def test_export_does_not_replace_a_readme_that_it_did_not_write(
 @pytest.mark.usefixtures("here")
 def test_a_run_without_the_data_for_its_card_is_refused(runs: Path) -> None:
     shutil.copytree(runs / "digits", "digits")
-    Path("digits/summary.json").unlink()
+    Path("digits/config.toml").unlink()
     with pytest.raises(
         fcnet.UserError, match=r"^RUN must contain config\.toml and summary\.json for the model card, got digits$"
     ):

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import select
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -395,6 +396,24 @@ def test_json_without_predictions_is_an_empty_list(run: Path) -> None:
     code, out, err = run_command(predict.main, run, "gone", "--json")
     assert (code, json.loads(out)) == (2, [])
     assert err == "gone: no such file\n"
+
+
+@pytest.mark.parametrize(
+    ("redirection", "reason"), [(">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")]
+)
+def test_predictions_that_cannot_be_printed_are_one_line(
+    redirection: str, reason: str, run: Path, image_files: list[str]
+) -> None:
+    program = shlex.join([sys.executable, "-m", "fcnet.predict", str(run), *image_files])
+    done = subprocess.run(
+        ["bash", "-c", f"{program} {redirection}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(Path(fcnet.__file__).parents[1])},
+    )
+    assert (done.returncode, done.stderr) == (2, f"standard output: {reason}\n")
 
 
 # --- after training ---------------------------------------------------------------------------------------------

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import shutil
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,15 +15,18 @@ import pytest
 import torch
 from PIL import Image
 
+from fcnet import train
 from fcnet.config.toml import dump_config, load_config
+from fcnet.data.sources import image_folder
 from fcnet.experiment.build import build
 from fcnet.experiment.run_folder import Run
 from fcnet.experiment.runner import Stopped, run_experiment
 from fcnet.runtime.errors import UserError
-from tests.helpers import RUN_FILES, advance_run, run_result, without_timings, write_image_folder
+from fcnet.runtime.files import read_checksummed
+from tests.helpers import RUN_FILES, advance_run, flip_bit, run_command, run_result, without_timings, write_image_folder
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
     from fcnet.config.schema import Config
 
@@ -239,6 +246,89 @@ def test_a_run_with_a_damaged_checkpoint_resumes_from_the_one_before(ending: str
     assert finished_result(run) == expected
 
 
+class KilledError(BaseException):
+    """Stands for the end of the process."""
+
+
+def count_replacements(config: Config, run: Run, patch: pytest.MonkeyPatch, allowed: int) -> int:
+    """Trains until a number of files has been replaced, as a process does that is killed; returns their number."""
+    replace, count = Path.replace, [0]
+
+    def replace_or_die(source: Path, target: Path) -> Path:
+        if count[0] == allowed:
+            raise KilledError
+        count[0] += 1
+        return replace(source, target)
+
+    patch.setattr(Path, "replace", replace_or_die)
+    with contextlib.suppress(KilledError):
+        advance_run(build(config, CPU), run, save_seconds=0.0)
+    patch.undo()
+    return count[0]
+
+
+def test_a_full_batch_run_killed_between_any_two_files_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step is saved twice or three times: after the step, after its epoch, and at the end."""
+    changes = ["train.batch_size=all", "train.epochs=2", "train.diagnostics_every=1"]
+    config = make_config(tmp_path, *changes)
+    expected = uninterrupted_result(tmp_path / "whole", config)
+    (tmp_path / "counted").mkdir()
+    total = count_replacements(config, make_run(tmp_path / "counted", config), monkeypatch, 10_000)
+    assert total > 25
+    saved = False
+    for allowed in range(1, total):
+        folder = tmp_path / str(allowed)
+        folder.mkdir()
+        run = make_run(folder, config)
+        count_replacements(config, run, monkeypatch, allowed)
+        left, notes = Run(run.path), list[str]()
+        if not left.finished:
+            assert left.saved_step is not None or not saved  # once there is a checkpoint, there always is one
+            saved = left.saved_step is not None
+            list(run_experiment(build(config, CPU), left, save_seconds=1e9, note=notes.append))
+        assert notes == []
+        assert finished_result(left) == expected, allowed
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "diagnostics.jsonl", "checksums.json"])
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_damage_beside_a_damaged_checkpoint_loses_nothing(name: str, damage: str, tmp_path: Path) -> None:
+    """The run goes back one checkpoint, and its records and snapshots are ahead of it."""
+    config = make_config(tmp_path, "train.diagnostics_every=1")
+    expected = uninterrupted_result(tmp_path / "whole", config)
+    run = make_run(tmp_path, config)
+    advance_run(build(config, CPU), run, until=24, save_seconds=0.0)
+    list(itertools.islice(run_experiment(build(config, CPU), run, save_seconds=1e9), 3))
+    assert [record["epoch"] for record in run.records()] == [1, 2]
+    (newest,) = run.path.glob("checkpoints/step-*24.json")
+    flip_bit(newest)
+    if damage == "changed":
+        flip_bit(run.path / name)
+    else:
+        (run.path / name).unlink()
+    notes: list[str] = []
+    left = Run(run.path)
+    assert len(list(run_experiment(build(config, CPU), left, save_seconds=1e9, note=notes.append))) == 15
+    assert finished_result(left) == expected
+    first, second = notes
+    assert first.endswith("; the run resumes from step-0000000023")
+    assert second.startswith(f"{run.path / name}")
+    assert second.endswith("; it is written again")
+
+
+def test_a_run_that_continues_with_another_number_of_processes_says_so(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    run = make_run(tmp_path, config)
+    advance_run(build(config, CPU), run, until=2)
+    tensors, metadata = read_checksummed(run.path / "checkpoints" / "step-0000000002")
+    assert metadata["ranks"] == 1
+    run.save_checkpoint(3, tensors, metadata | {"ranks": 2})
+    notes: list[str] = []
+    run_experiment(build(config, CPU), run, save_seconds=1e9, note=notes.append)
+    rounding = "sums over processes round differently, so the result is not that of an uninterrupted run"
+    assert notes == [f"{run.path} was saved by 2 processes and continues with 1; {rounding}"]
+
+
 def test_there_are_at_most_two_checkpoints_and_none_in_a_finished_run(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     run = make_run(tmp_path, config)
@@ -259,8 +349,9 @@ def test_files_a_killed_process_left_half_written_are_removed(tmp_path: Path) ->
     config = make_config(tmp_path)
     run = make_run(tmp_path, config)
     advance_run(build(config, CPU), run, until=5)
-    for name in (".metrics.jsonl.abcd1234", "checkpoints/.step-0000000006.safetensors.efgh5678"):
-        (run.path / name).write_bytes(b"half of")
+    for name in (".metrics.jsonl.abcd1234.tmp", "checkpoints/.step-0000000006.safetensors.efgh5678.tmp"):
+        (run.path / name).mkdir()
+        (run.path / name / ".tmpbOR864").write_bytes(b"half of")
     (run.path / ".gitignore").write_text("*\n")
     advance_run(build(config, CPU), run, until=6)
     assert sorted(file.name for file in run.path.rglob(".*")) == [".gitignore"]
@@ -286,5 +377,132 @@ def test_a_run_does_not_resume_on_other_data(tmp_path: Path) -> None:
     Image.new("L", (6, 6), 255).save(tmp_path / "pets" / "train" / "cat" / "3.png")
     with pytest.raises(UserError) as error:
         advance_run(build(config, CPU), run)
-    assert str(error.value) == f"{run.path} was trained on other data than its configuration describes now"
+    assert str(error.value) == (
+        f"{run.path} was trained on other data than this (data.path: {tmp_path / 'pets'}): "
+        "it has as many images, but other pixels or labels; --set data.path=PATH names another place"
+    )
     assert json.loads((run.path / "checkpoints" / "step-0000000002.json").read_text())["step"] == 2
+
+
+PETS = ["data.source=images", "data.validation=0", "train.epochs=2"]
+
+
+def write_pets(folder: Path) -> Path:
+    write_image_folder(
+        folder,
+        ("cat", "dog"),
+        {"train": 12, "test": 4},
+        lambda label, number: np.full((6, 6), number * (label + 1) * 10, dtype=np.uint8),
+    )
+    return folder
+
+
+def copy_and_rename(pets: Path) -> None:
+    shutil.copytree(pets, pets.with_name("copy"))
+    shutil.rmtree(pets)
+    pets.with_name("copy").rename(pets)
+
+
+def replace_by_link(pets: Path) -> None:
+    pets.rename(pets.with_name("elsewhere"))
+    pets.symlink_to(pets.with_name("elsewhere"))
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "copied": copy_and_rename,
+    "touched": lambda pets: (pets / "train" / "cat" / "3.png").touch(),
+    "chmod": lambda pets: (pets / "train" / "cat" / "3.png").chmod(0o600),
+    "linked": replace_by_link,
+    "a hidden file": lambda pets: (pets / ".DS_Store").write_bytes(b"x"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_run_resumes_on_data_of_the_same_content(change: str, tmp_path: Path) -> None:
+    config = make_config(tmp_path, *PETS, f"data.path={write_pets(tmp_path / 'pets')}")
+    expected = uninterrupted_result(tmp_path / "whole", config)
+    run = make_run(tmp_path, config)
+    advance_run(build(config, CPU), run, until=2)
+    CHANGES[change](tmp_path / "pets")
+    advance_run(build(config, CPU), run)
+    assert finished_result(run) == expected
+
+
+def test_a_run_resumes_with_another_decoder_that_decodes_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(tmp_path, *PETS, f"data.path={write_pets(tmp_path / 'pets')}")
+    expected = uninterrupted_result(tmp_path / "whole", config)
+    run = make_run(tmp_path, config)
+    advance_run(build(config, CPU), run, until=2)
+    monkeypatch.setattr(image_folder, "version", lambda _: "99.0")
+    advance_run(build(config, CPU), run)
+    assert finished_result(run) == expected
+
+
+def test_the_error_names_a_decoder_that_decodes_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config(tmp_path, *PETS, f"data.path={write_pets(tmp_path / 'pets')}")
+    run = make_run(tmp_path, config)
+    advance_run(build(config, CPU), run, until=2)
+    Image.new("L", (6, 6), 255).save(tmp_path / "pets" / "train" / "cat" / "3.png")
+    monkeypatch.setattr(image_folder, "version", lambda _: "99.0")
+    with pytest.raises(UserError) as error:
+        advance_run(build(config, CPU), run)
+    decoders = f"pillow {version('pillow')} decoded the images then, pillow 99.0 now"
+    assert f"but other pixels or labels; {decoders}; --set data.path" in str(error.value)
+
+
+def test_data_path_names_where_the_data_lies_now(tmp_path: Path) -> None:
+    config = make_config(tmp_path, *PETS, f"data.path={write_pets(tmp_path / 'pets')}")
+    expected = uninterrupted_result(tmp_path / "whole", config)
+    run = make_run(tmp_path, config)
+    advance_run(build(config, CPU), run, until=2)
+    (tmp_path / "pets").rename(tmp_path / "moved")
+    resume = ["--resume", "--out", str(run.path)]
+    missing = run_command(train.main, *resume)
+    assert missing.code == 2
+    assert "pets: no such file or folder" in missing.err
+    assert run_command(train.main, *resume, "--set", f"data.path={tmp_path / 'moved'}").code == 0
+    assert run.load_config().data.path == str(tmp_path / "moved")
+    assert without_timings(run.summary()) == without_timings(expected["summary"])
+
+
+def test_data_path_cannot_name_other_data(tmp_path: Path) -> None:
+    config = make_config(tmp_path, *PETS, f"data.path={write_pets(tmp_path / 'pets')}")
+    run = make_run(tmp_path, config)
+    advance_run(build(config, CPU), run, until=2)
+    shutil.copytree(tmp_path / "pets", tmp_path / "other")
+    shutil.rmtree(tmp_path / "other" / "train" / "dog")
+    shutil.copytree(tmp_path / "other" / "train" / "cat", tmp_path / "other" / "train" / "dog")
+    flags = ["--resume", "--out", str(run.path), "--set", f"data.path={tmp_path / 'other'}"]
+    refused = run_command(train.main, *flags)
+    assert refused.code == 2
+    assert f"was trained on other data than this (data.path: {tmp_path / 'other'})" in refused.err
+    assert run.load_config().data.path == str(tmp_path / "pets")
+    assert run_command(train.main, *flags[:3]).code == 0
+
+
+def test_only_the_place_of_the_data_may_change_without_a_configuration(tmp_path: Path) -> None:
+    run = make_run(tmp_path, make_config(tmp_path))
+    refused = run_command(train.main, "--resume", "--out", run.path, "--set", "seed=4")
+    assert (refused.code, refused.err) == (
+        2,
+        "--set needs --config CONFIG for all but data.path, got --set seed=4 alone\n",
+    )
+
+
+@pytest.mark.parametrize("package", ["fcnet", "torch"])
+def test_another_version_of_a_package_is_said(package: str, tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    run = make_run(tmp_path, config)
+    advance_run(build(config, CPU), run, until=2)
+    tensors, metadata = run.latest_checkpoint() or ({}, {})
+    installed = metadata[package]
+    run.save_checkpoint(3, tensors, metadata | {package: "0.0.1"})
+    notes: list[str] = []
+    run_experiment(build(config, CPU), run, save_seconds=1000.0, note=notes.append)
+    (note,) = notes
+    assert note == (
+        f"{run.path} was saved by {package} 0.0.1 and continues with {package} {installed}; "
+        "the result may not be that of one version to the last bit"
+    )

@@ -10,6 +10,7 @@ import pty
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -25,6 +26,8 @@ from PIL import Image
 from fcnet import cli, evaluate, predict, train
 from fcnet.config.toml import load_config
 from fcnet.diagnostics import advice
+from fcnet.experiment.run_folder import Run
+from fcnet.report import __main__ as report
 from tests.helpers import (
     RUN_FILES,
     WAIT_SECONDS,
@@ -35,6 +38,7 @@ from tests.helpers import (
     read_records,
     read_summary,
     read_tree,
+    run_command,
     set_flags,
     start_python,
 )
@@ -363,8 +367,7 @@ def test_resume_without_out_resumes_the_newest_run() -> None:
     Path("long.toml").write_text(LONG)
     short = ["--config", "long.toml", "--set", "train.epochs=1"]
     command_output(train.main, *short)
-    Path("runs/long-2/checkpoints").mkdir(parents=True)
-    (Path("runs/long-2") / "config.toml").write_bytes(Path("runs/long/config.toml").read_bytes())
+    Run.create(Path("runs/long-2"), "long", Path("runs/long/config.toml").read_text())
     first, *_ = command_output(train.main, "--resume", *short).splitlines()
     assert first.endswith("; runs/long-2")
     assert model_files("runs/long-2") == model_files("runs/long")
@@ -412,6 +415,45 @@ def test_a_signal_saves_the_run_which_then_resumes_to_an_identical_result(
     assert model_files("my run") == model_files(uninterrupted)
     assert read_learning_curve("my run") == read_learning_curve(uninterrupted)
     assert {entry.name for entry in Path("my run").iterdir()} == RUN_FILES
+
+
+@pytest.mark.parametrize("flags", [["--resume"], ["--config", "long.toml"], ["--resume", "--config", "long.toml"]])
+def test_a_second_process_on_a_run_is_told_who_has_it_and_changes_nothing(flags: list[str]) -> None:
+    Path("long.toml").write_text(LONG.replace("epochs = 250", "epochs = 1000000"))
+    process = start("train", "--config", "long.toml", "--out", "run")
+    try:
+        lines_until(process, "epoch")
+        process.send_signal(signal.SIGSTOP)  # holds the run, and writes nothing
+        before = read_tree("run")
+        code, out, err = run_command(train.main, *flags, "--out", "run")
+        assert (code, out) == (2, "")
+        holder = f"process {process.pid} on {socket.gethostname()}"
+        assert err == f"run is in training: {holder} holds the lock; wait until it ends, or stop it\n"
+        command_output(report.main, "run", "--out", "page.html")
+        assert read_tree("run") == before
+    finally:
+        process.kill()
+        process.communicate()
+    # A lock ends with its process.
+    resumed = start("train", "--resume", "--out", "run")
+    lines_until(resumed, "epoch")
+    resumed.terminate()
+    assert resumed.communicate(timeout=WAIT_SECONDS)[1] == ""
+    assert not list(Path("run").glob(".*"))
+
+
+def test_of_two_processes_that_start_one_run_one_trains_and_one_is_refused() -> None:
+    Path("long.toml").write_text(LONG)
+    command_output(train.main, "--config", "long.toml", "--out", "alone", "--set", "train.epochs=20")
+    flags = ["--config", "long.toml", "--out", "run", "--set", "train.epochs=20"]
+    processes = [start("train", *flags) for _ in range(2)]
+    outputs = [process.communicate(timeout=WAIT_SECONDS) for process in processes]
+    assert sorted(process.returncode for process in processes) == [0, 2]
+    (err,) = (err for _, err in outputs if err)
+    assert err.count("\n") == 1
+    assert err.startswith(("run is in training: process ", "--out: run already exists and is not empty"))
+    assert model_files("run") == model_files("alone")
+    assert {entry.name for entry in Path("run").iterdir()} == RUN_FILES
 
 
 @pytest.mark.usefixtures("pets")
@@ -473,7 +515,8 @@ def test_a_run_stopped_by_a_full_disk_resumes_once_there_is_space(settings: list
     )
     assert done.returncode == 2
     assert re.fullmatch(refusal, done.stderr)
-    assert {entry.name for entry in Path("run").rglob("*")} <= {"config.toml", "checkpoints", "metrics.jsonl"}
+    names = {"config.toml", "checkpoints", "metrics.jsonl", "checksums.json"}
+    assert {entry.name for entry in Path("run").rglob("*")} <= names
     command_output(train.main, "--resume", "--out", "run")
     assert model_files("run") == model_files("uninterrupted")
     assert read_learning_curve("run") == read_learning_curve("uninterrupted")
@@ -514,9 +557,49 @@ def test_training_continues_after_its_output_pipe_is_closed(uninterrupted: str) 
         timeout=WAIT_SECONDS,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "standard output: Broken pipe; the command continues without it\n")
     assert re.fullmatch(r"270 training, .*; run\n", done.stdout)
     assert model_files("run") == model_files(uninterrupted)
+
+
+@pytest.mark.parametrize(
+    ("redirection", "err"),
+    [
+        (">/dev/full", "standard output: No space left on device; the command continues without it\n"),
+        (">&-", "standard output: Bad file descriptor; the command continues without it\n"),
+        (">/dev/full 2>/dev/full", ""),
+        (">/dev/null 2>&-", ""),
+        (">&- 2>&- <&-", ""),
+    ],
+)
+@pytest.mark.usefixtures("pets")
+def test_training_ends_as_it_would_if_nothing_can_be_printed(redirection: str, err: str) -> None:
+    command_output(train.main, "--config", "pets.toml", "--out", "expected")
+    program = shlex.join([sys.executable, "-m", "fcnet.train", "--config", "pets.toml", "--out", "run"])
+    done = subprocess.run(
+        ["bash", "-c", f"{program} {redirection}"], capture_output=True, text=True, timeout=WAIT_SECONDS, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", err)
+    assert model_files("run") == model_files("expected")
+
+
+@pytest.mark.usefixtures("pets")
+def test_training_continues_after_its_terminal_has_gone() -> None:
+    """A bar on a terminal that fails, while standard output works."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fcnet.train", "--config", "pets.toml", "--set", "train.epochs=300", "--out", "run"],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+    )
+    os.close(theirs)
+    os.read(ours, 1)
+    os.close(ours)
+    out, _ = process.communicate(timeout=WAIT_SECONDS)
+    assert process.returncode == 0
+    assert out.count("· training loss") == 300
+    assert (Path("run") / "summary.json").is_file()
 
 
 @pytest.mark.usefixtures("pets")

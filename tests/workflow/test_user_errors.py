@@ -27,9 +27,19 @@ from fcnet.experiment.run_folder import Run
 from fcnet.experiment.runner import run_experiment
 from fcnet.export import __main__ as export
 from fcnet.figures import __main__ as figures
+from fcnet.report import __main__ as report
 from fcnet.runtime.errors import NonFiniteError, UserError
 from fcnet.training.backpropagation import make_gradient_fn
-from tests.helpers import CommandResult, read_tree, run_command, run_python, set_flags, write_image_folder
+from tests.helpers import (
+    CommandResult,
+    flip_bit,
+    read_tree,
+    run_command,
+    run_python,
+    run_result,
+    set_flags,
+    write_image_folder,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,8 +68,11 @@ COMMANDS = {
     "train": train.main,
     "evaluate": evaluate.main,
     "predict": predict.main,
+    "report": report.main,
     "figures": figures.main,
 }
+OTHER_DATA = "run was trained on other data than this (data.path: {here}/pets)"
+NAME_PLACE = "--set data.path=PATH names another place"
 STORE = {"store.json"} | {
     f"{split}_{part}.bin" for split in ("train", "test") for part in ("pixels", "labels", "moments")
 }
@@ -106,12 +119,6 @@ def truncate(name: str, kept: float = 0.5) -> None:
     """Truncates a file."""
     content = Path(name).read_bytes()
     write(name, content[: int(len(content) * kept)])
-
-
-def flip_a_bit(name: str) -> None:
-    content = bytearray(Path(name).read_bytes())
-    content[len(content) // 2] ^= 1
-    write(name, bytes(content))
 
 
 def replace(name: str, old: str, new: str) -> None:
@@ -265,14 +272,15 @@ NAN_ERROR = (
     "NaN or inf in step 3 of 10, first in ~; try optimizer.lr = 3.3e+11 or 1e+11 (now 1e+12), "
     "optimizer.clip_norm = 1, optimizer.warmup_epochs = 1. Resuming with this configuration would fail in the same step"
 )
-MEMORY = "out of memory: ~"
+MEMORY = "out of memory while reading the data; ~"
 
 ERRORS = [
     # flags
     Case("no flag at all", ["train"], [NO_CONFIG]),
     Case("resume without a folder", ["train", "--resume"], [NO_CONFIG]),
     Case("set without config", ["train", "--set", "seed=1"], [NO_CONFIG]),
-    on_resume("set and resume without config", interrupted, "--set needs --config CONFIG, got --set seed=2 alone",
+    on_resume("set and resume without config", interrupted,
+        "--set needs --config CONFIG for all but data.path, got --set seed=2 alone",
         flags="--set seed=2", prints_model=False),
     Case("flag without its value", ["train", "--config"],
         ["argument --config: expected one argument; see python -m fcnet.train --help"]),
@@ -511,7 +519,7 @@ ERRORS = [
         "{here}/pets/train/cat/9.png: no such file or folder"),
     on_images("archive that is cut short", setups(lambda: pack_pets("pets.tgz"), lambda: truncate("pets.tgz", 0.9)),
         "{here}/pets.tgz must be a folder or a whole tar archive, got: Compressed file ended ~", path="pets.tgz"),
-    on_images("archive with a changed byte", setups(lambda: pack_pets("pets.tgz"), lambda: flip_a_bit("pets.tgz")),
+    on_images("archive with a changed byte", setups(lambda: pack_pets("pets.tgz"), lambda: flip_bit("pets.tgz")),
         "{here}/pets.tgz must be a folder or a whole tar archive, got: ~", path="pets.tgz"),
     on_images("no archive", lambda: write("pets.tar", "hello"),
         "{here}/pets.tar must be a folder or a whole tar archive, got: truncated header", path="pets.tar"),
@@ -565,34 +573,44 @@ ERRORS = [
         flags="--config made.toml --set seed=2", prints_model=False),
     on_resume("resume of a run whose configuration is no TOML",
         setups(interrupted, lambda: write("run/config.toml", "x")),
-        "run/config.toml must be TOML: ~", prints_model=False),
+        "run/config.toml must be TOML: Expected '=' after a key in a key/value pair (at end of document)",
+        prints_model=False),
     on_resume("resume of a run whose configuration was changed to another network",
         setups(interrupted, lambda: replace("run/config.toml", "    6,\n", "    7,\n")),
-        "run/config.toml was changed after the run began; undo the change, or begin a new run"),
+        "model.hidden (run/config.toml) must be [6, 5] as when the run began, got [7, 5]", prints_model=False),
     on_resume("resume of a run whose configuration was changed to another course",
         setups(interrupted, lambda: replace("run/config.toml", "batch_size = 8", "batch_size = 4")),
-        "run/config.toml was changed after the run began; undo the change, or begin a new run"),
+        "train.batch_size (run/config.toml) must be 8 as when the run began, got 4", prints_model=False),
     on_resume("resume of a run that met NaN or inf", diverged, f"{NAN_ERROR}; the checkpoint of step 2 is kept in run"),
-    on_resume("both checkpoints are damaged", setups(interrupted, lambda: damage_checkpoints(flip_a_bit, "json")),
+    on_resume("both checkpoints are damaged", setups(interrupted, lambda: damage_checkpoints(flip_bit, "json")),
         f"run/checkpoints/step-0000000006.json {SUM} it"),
     on_resume("the tensors of both checkpoints are damaged",
-        setups(interrupted, lambda: damage_checkpoints(flip_a_bit, "safetensors")),
+        setups(interrupted, lambda: damage_checkpoints(flip_bit, "safetensors")),
         f"run/checkpoints/step-0000000006.safetensors {SUM} step-0000000006.json"),
     on_resume("the tensors of both checkpoints are gone",
         setups(interrupted, lambda: damage_checkpoints(os.unlink, "safetensors")),
         "run/checkpoints/step-0000000006.safetensors: no such file"),
-    on_resume("damaged records", setups(interrupted, lambda: truncate("run/metrics.jsonl")),
-        "run/metrics.jsonl is damaged: expected a JSON object, got '{\"epoch\": 1, ~"),
-    on_resume("damaged snapshots", setups(interrupted, lambda: truncate("run/diagnostics.jsonl")),
-        "run/diagnostics.jsonl is damaged: expected a JSON object, got '{\"epoch\": 0, ~"),
-    on_resume("damaged summary", setups(finished, lambda: truncate("run/summary.json")),
-        "run/summary.json is damaged: expected a JSON object, got '{~", prints_model=False),
+    on_resume("damaged checksums and no checkpoint",
+        setups(interrupted, lambda: shutil.rmtree("run/checkpoints"), lambda: flip_bit("run/checksums.json")),
+        f"run/checksums.json {SUM} it", prints_model=False),
+    *(
+        on_resume(f"{damage.__name__} of {name} of a finished run", setups(finished, partial(damage, f"run/{name}")),
+            f"run/{name} {SUM} checksums.json", prints_model=False)
+        for name in ("metrics.jsonl", "diagnostics.jsonl", "summary.json") for damage in (truncate, flip_bit)
+    ),
+    on_resume("a finished run without its records", setups(finished, Path("run/metrics.jsonl").unlink),
+        "run/metrics.jsonl: no such file", prints_model=False),
+    on_resume("a finished run without its summary", setups(finished, Path("run/summary.json").unlink),
+        "run/summary.json: no such file, but the run was finished", prints_model=False),
+    on_resume("a finished run without checksums", setups(finished, Path("run/checksums.json").unlink),
+        "run/checksums.json: no such file", prints_model=False),
     on_resume("image changed since the run started",
         setups(interrupted_on_pets, lambda: draw_image("pets/train/cat/0.png", value=9)),
-        "run was trained on other data than its configuration describes now"),
+        f"{OTHER_DATA}: it has as many images, but other pixels or labels; {NAME_PLACE}"),
     on_resume("image added since the run started",
         setups(interrupted_on_pets, lambda: draw_image("pets/test/cat/9.png", value=9)),
-        "run was trained on other data than its configuration describes now"),
+        f"{OTHER_DATA}: it had 12 training and 12 test images, and has 12 training and 13 test images now; "
+        f"{NAME_PLACE}"),
     on_resume("images removed since the run started", setups(interrupted_on_pets, lambda: shutil.rmtree("pets")),
         "{here}/pets: no such file or folder", prints_model=False),
     # evaluate
@@ -607,9 +625,27 @@ ERRORS = [
     on_evaluate("evaluate without the configuration", "run",
         "run/config.toml: no such file; it names the data that the run was trained on",
         setup=setups(finished, lambda: Path("run/config.toml").unlink())),
-    on_evaluate("evaluate on its own data that is gone", "run",
-        "{here}/pets: no such file or folder",
-        setup=setups(finished_on_pets, lambda: shutil.rmtree("pets"))),
+    on_evaluate("evaluate with a changed configuration", "run",
+        "run/config.toml was changed after the run began; undo the change, or begin a new run",
+        setup=setups(finished, lambda: flip_bit("run/config.toml"))),
+    on_evaluate("evaluate on other data with a damaged summary", "run --data pets",
+        f"run/summary.json {SUM} checksums.json",
+        setup=setups(finished_on_pets, lambda: flip_bit("run/summary.json"))),
+    *(
+        Case(f"report on a damaged {name}", ["report", "run"], [f"run/{name} {SUM} {source}"],
+            setups(finished, partial(flip_bit, f"run/{name}")))
+        for name, source in (
+            ("metrics.jsonl", "checksums.json"),
+            ("diagnostics.jsonl", "checksums.json"),
+            ("summary.json", "checksums.json"),
+            ("checksums.json", "it"),
+        )
+    ),
+    Case("report on damaged records of an unfinished run", ["report", "run"],
+        [f"run/metrics.jsonl {SUM} checksums.json"], setups(interrupted, lambda: flip_bit("run/metrics.jsonl"))),
+    on_evaluate("evaluate on its own data that is not in the cache", "run",
+        "the images that the model was trained on are not in the cache (~); --data PATH decodes them",
+        setup=setups(finished_on_pets, lambda: shutil.rmtree(os.environ["FCNET_CACHE"]))),
     on_evaluate("evaluate on absent data", "run --data gone",
         "gone: no such file or folder"),
     on_evaluate("evaluate on an absent file of arrays", "run --data gone.npz",
@@ -625,9 +661,9 @@ ERRORS = [
         "the classes of the test split must be among cat, eel, got dog",
         setup=setups(finished_on_pets, lambda: pets("zoo", classes=("cat", "eel")))),
     on_evaluate("evaluate damaged weights", "run", f"run/model.safetensors {SUM} model.json",
-        setup=setups(finished, lambda: flip_a_bit("run/model.safetensors"))),
+        setup=setups(finished, lambda: flip_bit("run/model.safetensors"))),
     on_evaluate("evaluate a damaged description", "run", f"run/model.json {SUM} it",
-        setup=setups(finished, lambda: flip_a_bit("run/model.json"))),
+        setup=setups(finished, lambda: flip_bit("run/model.json"))),
     # cache
     on_cache("cache with a word", "list", "unrecognized arguments: list; see python -m fcnet.cache --help"),
     on_cache("clean nothing", "--clean", HOW),
@@ -665,9 +701,9 @@ ERRORS = [
         "wide.png must be an image of 1×4×4 (channels, height, width), got 1×4×5",
         setup=setups(finished_on_pets, lambda: draw_image("wide.png", (5, 4)))),
     on_predict("predict with damaged weights", f"run {IMAGE} --json", f"run/model.safetensors {SUM} model.json",
-        setup=setups(finished_on_pets, lambda: flip_a_bit("run/model.safetensors"))),
+        setup=setups(finished_on_pets, lambda: flip_bit("run/model.safetensors"))),
     on_predict("predict with a damaged description", f"run {IMAGE}", f"run/model.json {SUM} it",
-        setup=setups(finished_on_pets, lambda: flip_a_bit("run/model.json"))),
+        setup=setups(finished_on_pets, lambda: flip_bit("run/model.json"))),
     on_predict("predict without the weights", f"run {IMAGE}", "run/model.safetensors: no such file",
         setup=setups(finished_on_pets, lambda: Path("run/model.safetensors").unlink())),
     # export
@@ -685,10 +721,12 @@ ERRORS = [
         "README.md already exists and is not an unedited model card by fcnet; export to another folder",
         setup=setups(finished_on_pets, lambda: write("README.md", "# Mine"))),
     on_export("export of damaged weights", "run x.pt2", f"run/model.safetensors {SUM} model.json",
-        setup=setups(finished_on_pets, lambda: flip_a_bit("run/model.safetensors"))),
+        setup=setups(finished_on_pets, lambda: flip_bit("run/model.safetensors"))),
     on_export("export without a summary", "run x.pt2",
-        "RUN must contain config.toml and summary.json for the model card, got run",
+        "run/summary.json: no such file, but the run was finished",
         setup=setups(finished_on_pets, lambda: Path("run/summary.json").unlink())),
+    on_export("export with a damaged summary", "run x.pt2", f"run/summary.json {SUM} checksums.json",
+        setup=setups(finished_on_pets, lambda: flip_bit("run/summary.json"))),
 ]  # fmt: skip
 
 
@@ -793,7 +831,9 @@ def test_nan_or_inf_in_training_is_a_user_error_and_keeps_the_last_good_checkpoi
         assert re.fullmatch(f"{expected}\n", err)
         for file in Path("run/checkpoints").glob("*.safetensors"):
             assert all(tensor.isfinite().all() for tensor in load_file(file).values())
-    assert {entry.name for entry in Path("run").iterdir()} == {"config.toml", "checkpoints", "diagnostics.jsonl"}
+    assert {entry.name for entry in Path("run").iterdir()} == {
+        *("config.toml", "checksums.json", "checkpoints", "diagnostics.jsonl")
+    }
 
 
 class OutOfMemory(nn.Module):
@@ -834,12 +874,41 @@ def test_a_step_without_memory_names_the_setting_to_lower(
 
     write("made.toml", CONFIG)
     monkeypatch.setattr(train, "build", build_small)
-    code, _, err = run("train", "--config", "made.toml")
+    code, _, err = run("train", "--config", "made.toml", "--set", "train.diagnostics_every=0")
     assert code == 2
     expected = (
         rf"out of memory: a step needs about 0\.0 GiB and {free_bytes / 2**30:.1f} GiB are free; {re.escape(advice)}\n"
     )
     assert re.fullmatch(expected, err)
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "expected"),
+    [
+        (
+            "fcnet.experiment.build",
+            "mean_and_std",
+            "reading the data; lower data.size or data.shape, or choose fewer data.classes",
+        ),
+        ("fcnet.experiment.build", "make_model", "building the network; lower model.hidden"),
+        (
+            "fcnet.evaluation.classification",
+            "_counts",
+            "evaluating the model; lower model.hidden (train.batch_size does not matter here)",
+        ),
+        ("fcnet.experiment.run_folder", "write_checksummed", "saving the run; lower model.hidden"),
+    ],
+)
+def test_a_lack_of_memory_is_named_for_what_was_being_done(
+    module: str, function: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1073741824 bytes.")
+
+    write("made.toml", CONFIG)
+    monkeypatch.setattr(f"{module}.{function}", fail)
+    code, _, err = run("train", "--config", "made.toml")
+    assert (code, err) == (2, f"out of memory while {expected}\n")
 
 
 def test_memory_that_the_system_refuses_is_a_user_error() -> None:
@@ -867,9 +936,27 @@ def test_a_batch_larger_than_the_training_set_is_the_training_set() -> None:
     assert [record["step"] for record in Run(Path("runs/made")).records()] == [1, 2]
 
 
-def test_a_damaged_checkpoint_beside_a_sound_one_is_no_error() -> None:
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        (
+            "checkpoints/step-0000000006.json",
+            f"note: run/checkpoints/step-0000000006.json {SUM} it; the run resumes from step-0000000005-2",
+        ),
+        ("metrics.jsonl", f"note: run/metrics.jsonl {SUM} checksums.json; it is written again"),
+        ("diagnostics.jsonl", f"note: run/diagnostics.jsonl {SUM} checksums.json; it is written again"),
+        ("checksums.json", f"note: run/checksums.json {SUM} it; it is written again"),
+    ],
+)
+def test_damage_that_a_resumed_run_can_repair_is_one_note(name: str, note: str) -> None:
     write("made.toml", CONFIG)
+    finished()
+    expected = run_result("run")
+    shutil.rmtree("run")
     interrupted()
-    flip_a_bit("run/checkpoints/step-0000000006.json")
-    assert run("train", "--resume", "--out", "run").code == 0
+    flip_bit(f"run/{name}")
+    code, out, err = run("train", "--resume", "--out", "run")
+    assert (code, err) == (0, "")
+    assert [line for line in out.splitlines() if line.startswith("note: run/")] == [note]
+    assert run_result("run") == expected
     assert Run(Path("run")).finished

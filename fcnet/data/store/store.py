@@ -8,6 +8,7 @@ and W columns.
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 from dataclasses import dataclass
@@ -87,8 +88,15 @@ class Store:
 
 
 def cache_folder() -> Path:
-    """Returns the folder of all stores: ``$FCNET_CACHE``, by default ``~/.cache/fcnet``."""
-    return Path(os.environ.get("FCNET_CACHE") or Path.home() / ".cache" / "fcnet")
+    """Returns the folder of all stores: ``$FCNET_CACHE``, by default ``~/.cache/fcnet``.
+
+    Raises:
+        UserError: FCNET_CACHE is not set, and the user has no home folder.
+    """
+    try:
+        return Path(os.environ.get("FCNET_CACHE") or Path.home() / ".cache" / "fcnet")
+    except RuntimeError:
+        raise UserError("FCNET_CACHE must be set to a folder for the cache, because this user has no home") from None
 
 
 def open_store(source: Source, cache: Path | None = None, progress: Progress | None = None) -> Store:
@@ -122,6 +130,8 @@ def open_store(source: Source, cache: Path | None = None, progress: Progress | N
     try:
         if store := _try_open(folder, key):
             return store
+        if cache.exists() and not cache.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         cache.mkdir(parents=True, exist_ok=True)
         with file_lock(folder):
             if not _try_open(folder, key):

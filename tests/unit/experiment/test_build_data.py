@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +117,7 @@ def test_score_losses_need_two_classes(loss: str) -> None:
 
 def test_the_own_test_set_is_that_of_the_experiment() -> None:
     experiment = build_experiment({"classes": ("3", "1")})
-    again = build.test_data(make_config().data, experiment.classifier, path=None, device=CPU)
+    again = build.own_test_data(make_config().data, experiment.fingerprint, experiment.classifier, CPU)
     assert again.rows.tolist() == experiment.test.rows.tolist()
     for ours, theirs in zip(again, experiment.test, strict=True):
         assert_close(ours.images, theirs.images)
@@ -126,7 +127,7 @@ def test_the_own_test_set_is_that_of_the_experiment() -> None:
 def test_another_dataset_is_labeled_by_class_name(tmp_path: Path) -> None:
     path = write_image_folder(tmp_path / "other", {"cat": 10, "dog": 20, "zebra": 30})
     data = schema.Data(source="images", path=str(tmp_path / "its own"))
-    (batch,) = build.test_data(data, make_classifier(("zebra", "cat")), path=path, device=CPU)
+    (batch,) = build.test_data(data, make_classifier(("zebra", "cat")), path, device=CPU)
     levels = (batch.images[:, 0, 0, 0] * 0.5 + 0.25) * 255
     assert_close(levels, torch.tensor([10.0, 10.0, 30.0, 30.0]))
     assert batch.labels.tolist() == [1, 1, 0, 0]
@@ -153,21 +154,23 @@ def test_a_model_trained_on_cifar_can_be_tested_on_another_copy_of_it(
 ) -> None:
     opened: list[Path] = []
 
-    def open_source(path: Path) -> Source:
+    def open_source(path: Path, *, download: bool) -> Source:
+        assert not download
         opened.append(path)
         return synthetic((1, 6, 5), 4, 7, 2)
 
+    (tmp_path / "copy" / "cifar-files").mkdir(parents=True)
     monkeypatch.setattr(sources, source, open_source)
     batches = build.test_data(
-        schema.Data(source=source, path="own"), make_classifier(("0", "1")), path=tmp_path / "copy", device=CPU
+        schema.Data(source=source, path="own"), make_classifier(("0", "1")), tmp_path / "copy", device=CPU
     )
     assert batches.num_images == 7
     assert opened == [tmp_path / "copy"]
 
 
-def refuse_data(data: schema.Data, net: ImageClassifier, path: Path | None) -> str:
+def refuse_data(data: schema.Data, net: ImageClassifier, path: Path) -> str:
     with pytest.raises(UserError) as error:
-        build.test_data(data, net, path=path, device=CPU)
+        build.test_data(data, net, path, device=CPU)
     return str(error.value)
 
 
@@ -200,17 +203,33 @@ def test_another_dataset_may_be_arrays_or_images_whatever_the_model_was_trained_
     )
     data = schema.Data(source=source, path="own")
     counts = [
-        build.test_data(data, make_classifier(("cat", "dog")), path=path, device=CPU).num_images
+        build.test_data(data, make_classifier(("cat", "dog")), path, device=CPU).num_images
         for path in (images, tmp_path / "all.tar.gz", tmp_path / "x.npz")
     ]
     assert counts == [4, 4, 4]
 
 
 def test_a_test_split_without_the_classes_of_the_model_is_refused() -> None:
-    data = make_config({"test_size": 2}).data
-    assert refuse_data(data, make_classifier(("2", "3")), None) == (
-        "the test split must hold at least one image of these classes, got 0"
-    )
+    experiment = build_experiment({"test_size": 2})
+    with pytest.raises(UserError, match=r"^the test split must hold at least one image of these classes, got 0$"):
+        build.own_test_data(experiment.config.data, experiment.fingerprint, make_classifier(("2", "3")), CPU)
+
+
+def test_data_that_is_not_in_the_cache_is_not_built(tmp_path: Path) -> None:
+    data = make_config().data
+    with pytest.raises(UserError) as error:
+        build.own_test_data(data, "0" * 64, make_classifier(("0", "1")), CPU)
+    assert str(error.value) == f"the images that the model was trained on are not in the cache ({tmp_path / 'cache'})"
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_digits_are_always_there(tmp_path: Path) -> None:
+    experiment = build.build(schema.Config(), CPU)
+    shutil.rmtree(tmp_path / "cache")
+    again = build.own_test_data(schema.Data(), experiment.fingerprint, experiment.classifier, CPU)
+    assert again.num_images == 360
+    with pytest.raises(UserError, match="are not in the cache"):
+        build.own_test_data(schema.Data(), "0" * 64, experiment.classifier, CPU)
 
 
 def test_broken_images_are_skipped_counted_and_named_if_configured(tmp_path: Path) -> None:
@@ -247,7 +266,6 @@ def test_images_of_several_sizes_are_resized_if_configured(tmp_path: Path) -> No
     assert experiment.classifier.resize
     assert experiment.test.images[1].unique().tolist() == [7]
     assert build_experiment(data | {"size": (7, 4)}).fingerprint != experiment.fingerprint
-    assert build_experiment(data | {"size": (7, 3), "skip_broken": True}).fingerprint != experiment.fingerprint
     assert not build_experiment({"size": (7, 3)}).classifier.resize
 
 

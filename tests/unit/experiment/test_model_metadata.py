@@ -135,13 +135,13 @@ def test_further_entries_are_allowed(run: Path) -> None:
 )
 def test_what_is_no_json_object_is_refused(run: Path, text: str, start: str) -> None:
     write_sealed(run, f'{text}"checksum"')
-    assert load_error(run).startswith(f"{run / 'model.json'} must hold a JSON object, got '{start}")
+    assert load_error(run).startswith(f"{run / 'model.json'} is damaged: expected a JSON object, got '{start}")
 
 
 def test_a_huge_metadata_file_is_not_read(run: Path) -> None:
     with (run / "model.json").open("wb") as file:
         file.truncate(2**40)
-    assert load_error(run) == f"{run / 'model.json'} must have at most 67,108,864 bytes, got 1,099,511,627,776"
+    assert load_error(run) == f"{run / 'model.json'} must have at most 268,435,456 bytes, got 1,099,511,627,776"
 
 
 def test_a_huge_tensors_file_is_not_read(run: Path) -> None:
@@ -199,7 +199,7 @@ def test_memory_is_taken_only_for_tensors_that_the_file_holds(run: Path) -> None
     """
     assert measure_peak(script, imports="import fcnet.experiment.image_classifier")[0] < 100
     assert load_error(run) == (
-        f'{run / "model.safetensors"}: the tensor "model.layers.0.weight" must be float32 (30000, 24), '
+        f"{run / 'model.safetensors'}: the tensor model.layers.0.weight must be float32 (30000, 24), "
         "got float32 (8, 24)"
     )
 

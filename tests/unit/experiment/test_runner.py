@@ -87,7 +87,7 @@ def test_a_finished_run_holds_model_predictions_summary_and_no_checkpoints(tmp_p
     run = make_run(tmp_path / "run", config)
     experiment = train_to_end(run, config)
     assert {file.name for file in run.path.iterdir()} == {
-        *("config.toml", "metrics.jsonl", "diagnostics.jsonl", "summary.json"),
+        *("config.toml", "metrics.jsonl", "diagnostics.jsonl", "summary.json", "checksums.json"),
         *("model.safetensors", "model.json", "predictions.safetensors", "predictions.json"),
     }
     summary, predictions = run.summary(), read_predictions(run.path)
@@ -147,17 +147,32 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
     other = config.model_copy(update={"data": config.data.model_copy(update={"train_size": 110})})
     with pytest.raises(UserError) as error:
         run_experiment(build(other, CPU), run, save_seconds=1000.0)
-    assert str(error.value) == f"{run.path} was trained on other data than its configuration describes now"
+    assert str(error.value) == f"data.train_size ({run.config}) must be 100 as when the run began, got 110"
 
 
-def test_a_changed_configuration_file_is_refused(tmp_path: Path) -> None:
+def test_a_run_does_not_resume_with_another_configuration(tmp_path: Path) -> None:
     config = make_config()
     run = make_run(tmp_path / "run", config)
     stop_after(run, config, 3)
-    run.config.write_text(run.config.read_text() + "\n")
+    other = make_config(model={"hidden": (7,)}, train={"batch_size": 5})
+    with pytest.raises(UserError) as error:
+        run_experiment(build(other, CPU), run, save_seconds=1000.0)
+    assert str(error.value).splitlines() == [
+        f"model.hidden ({run.config}) must be [8] as when the run began, got [7]",
+        f"train.batch_size ({run.config}) must be 10 as when the run began, got 5",
+    ]
+
+
+def test_the_identity_of_a_checkpoint_is_checked_before_it_is_used(tmp_path: Path) -> None:
+    config = make_config()
+    run = make_run(tmp_path / "run", config)
+    stop_after(run, config, 3)
+    tensors, metadata = run.latest_checkpoint() or ({}, {})
+    del metadata["data"]["shape"]
+    run.save_checkpoint(4, tensors, metadata)
     with pytest.raises(UserError) as error:
         run_experiment(build(config, CPU), run, save_seconds=1000.0)
-    assert str(error.value) == (f"{run.config} was changed after the run began; undo the change, or begin a new run")
+    assert str(error.value) == f"{run.path / 'checkpoints'} is damaged: data.shape: field required"
 
 
 def test_a_resumed_run_takes_the_threads_of_its_checkpoint(tmp_path: Path) -> None:
@@ -209,7 +224,7 @@ def test_the_warnings_of_a_run_name_losses_without_probabilities(loss: str, tmp_
 def test_temporary_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     config = make_config()
     run = make_run(tmp_path / "run", config)
-    leftover = run.path / ".metrics.jsonl.k3_x9a2b"
-    leftover.touch()
+    leftover = run.path / ".metrics.jsonl.k3_x9a2b.tmp"
+    leftover.mkdir()
     run_experiment(build(config, CPU), run, save_seconds=1000.0)
     assert not leftover.exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from fcnet.report import page
 from fcnet.report.page import ensure_report, format_duration, render_report
 from fcnet.report.run_data import RunData
 from fcnet.runtime.errors import UserError
+from tests.helpers import make_summary
 
 
 def make_run(name: str = "run", **changes: Any) -> RunData:
@@ -60,8 +60,9 @@ def test_small_p_values_have_four_decimals(p: float, text: str) -> None:
 
 
 def make_run_folder(folder: Path) -> Run:
-    (folder / "summary.json").write_text(json.dumps({"warnings": []}))
-    return Run(folder)
+    run = Run(folder)
+    run.finish(make_summary())
+    return run
 
 
 def test_a_report_that_exists_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import signal
+import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,8 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fcnet.runtime import distributed
+from fcnet.runtime.errors import UserError
+from tests.helpers import WAIT_SECONDS, start_python
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
     from pathlib import Path
 
@@ -91,6 +98,112 @@ def test_the_slices_of_all_ranks_make_up_the_batch(size: int, ranks: int) -> Non
             sizes.append(len(own))
     assert rows == list(range(size))
     assert max(sizes) - min(sizes) <= 1
+
+
+JOINED = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE must be a whole number of at least 0, got ''"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE must be a whole number of at least 0, got 'two'"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE must be at least 1, got 0"),
+        ({"WORLD_SIZE": "9" * 5000}, f"WORLD_SIZE must be a whole number of at least 0, got '{'9' * 5000}'"),
+        ({"RANK": None}, "RANK must be set as well as WORLD_SIZE, or start the ranks with torchrun"),
+        ({"RANK": ""}, "RANK must be a whole number of at least 0, got ''"),
+        ({"RANK": "-1"}, "RANK must be a whole number of at least 0, got '-1'"),
+        ({"RANK": "2"}, "RANK must be less than WORLD_SIZE, 2, got 2"),
+        ({"MASTER_ADDR": None}, "MASTER_ADDR must be set to the host of rank 0, or start the ranks with torchrun"),
+        ({"MASTER_PORT": None}, "MASTER_PORT must be set as well as WORLD_SIZE, or start the ranks with torchrun"),
+        ({"MASTER_PORT": "0"}, "MASTER_PORT must be from 1 to 65535, got 0"),
+    ],
+)
+def test_incomplete_variables_of_a_launcher_are_one_line(
+    changes: dict[str, str | None], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (JOINED | changes).items():
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    with pytest.raises(UserError) as error:
+        distributed.launched_ranks()
+    assert str(error.value) == message
+
+
+def test_the_number_of_launched_ranks_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert distributed.launched_ranks() == 1
+    for name, value in JOINED.items():
+        monkeypatch.setenv(name, value)
+    assert distributed.launched_ranks() == 2
+
+
+def start_rank(rank: int, ranks: int, port: int, seconds: float) -> subprocess.Popen[str]:
+    """Starts a rank that waits for the others for some seconds, and then exits."""
+    program = (
+        "import torch; from fcnet import cli; from fcnet.runtime import distributed\n"
+        f"distributed.JOIN_SECONDS = {seconds}\n"
+        "def main(arguments):\n"
+        "    print('waiting', flush=True)\n"
+        "    with cli.process_group(torch.device('cpu')): pass\n"
+        "    return 0\n"
+        "cli.run_command(main)"
+    )
+    variables = {"RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port, "MASTER_ADDR": "127.0.0.1"}
+    return start_python("-c", program, cwd=None, **{name: str(value) for name, value in variables.items()})
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
+def test_ranks_name_those_that_never_come() -> None:
+    port = free_port()
+    processes = [start_rank(rank, 3, port, 6.0) for rank in range(2)]
+    (_, first), (_, second) = (process.communicate(timeout=WAIT_SECONDS) for process in processes)
+    assert [process.returncode for process in processes] == [2, 2]
+    place = f"must meet the others at 127.0.0.1:{port} (MASTER_ADDR, MASTER_PORT): "
+    assert re.fullmatch(rf"rank 0 of 3 {re.escape(place)}.*2/3 clients joined.*\n", first)
+    assert re.fullmatch(rf"rank 1 of 3 {re.escape(place)}waited for 6 s, no rank 0, 2\n", second)
+
+
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
+@pytest.mark.parametrize(("rank", "number"), [(0, signal.SIGINT), (1, signal.SIGTERM)])
+def test_a_rank_that_waits_for_others_ends_at_a_signal(rank: int, number: signal.Signals) -> None:
+    process = start_rank(rank, 2, free_port(), 60.0)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    time.sleep(1.0)
+    since = time.monotonic()
+    process.send_signal(number)
+    _, err = process.communicate(timeout=WAIT_SECONDS)
+    assert (process.returncode, err) == (128 + number, f"stopped by {number.name}\n")
+    assert time.monotonic() - since < 10.0
+
+
+def lose_a_rank(rank: int) -> str:
+    """Returns the error of a rank whose partner stops answering, or leaves."""
+    distributed.barrier()
+    if rank == 1:
+        time.sleep(3.0)
+        return ""
+    try:
+        distributed.barrier(1.0)
+    except distributed.LostRankError as error:
+        return str(error)
+    return "no error"
+
+
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
+def test_a_rank_that_does_not_answer_is_an_error_after_some_time(tmp_path: Path) -> None:
+    first, _ = on_all_ranks(lose_a_rank, tmp_path)
+    assert first == "rank 0 of 2 stopped: another rank did not answer for 1 s"
 
 
 def test_a_single_process_gets_its_own_values_back() -> None:

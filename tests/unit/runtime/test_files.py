@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,8 +17,20 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fcnet.runtime import files
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import atomic_write, read_checksummed, read_metadata, sha256, write_checksummed, write_text
+from fcnet.runtime.files import (
+    ChecksummedFolder,
+    atomic_write,
+    read_checksummed,
+    read_json,
+    read_metadata,
+    remove_temporary_files,
+    sha256,
+    write_checksummed,
+    write_json,
+    write_text,
+)
 from tests.helpers import assert_identical
 
 if TYPE_CHECKING:
@@ -48,8 +61,8 @@ def test_the_old_bytes_stay_until_the_block_ends(tmp_path: Path) -> None:
     file = tmp_path / "file.txt"
     write_text(file, "old")
     with atomic_write(file) as temporary:
-        assert temporary.parent == tmp_path
-        assert temporary.read_bytes() == b""
+        assert temporary.parent.parent == tmp_path
+        assert temporary.name == "file.txt"
         temporary.write_text("new")
         assert file.read_text() == "old"
     assert file.read_text() == "new"
@@ -71,6 +84,38 @@ def test_a_failing_block_changes_nothing_and_leaves_no_file(error: BaseException
         fail_halfway(file, error)
     assert names(tmp_path) == ({"file.txt"} if there else set())
     assert not there or file.read_text() == "old"
+
+
+def test_the_temporary_files_of_safetensors_go_with_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It writes ``.tmpXXXXXX`` beside the file that it is given; killed there, it leaves it."""
+    listed: list[list[str]] = []
+
+    def killed(tensors: dict[str, Tensor], path: Path) -> None:
+        path.with_name(".tmpbOR864").write_bytes(b"half of the tensors")
+        listed.append([entry.name for entry in tmp_path.iterdir()])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("safetensors.torch.save_file", killed)
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)  # as if the process had ended
+    with pytest.raises(KeyboardInterrupt):
+        write_checksummed(tmp_path / "pair", TENSORS, METADATA)
+    monkeypatch.undo()
+    (left,) = tmp_path.iterdir()
+    assert listed == [[left.name]]
+    remove_temporary_files(tmp_path)
+    assert names(tmp_path) == set()
+
+
+def test_temporary_files_are_removed_and_files_of_the_user_are_kept(tmp_path: Path) -> None:
+    kept = {".tmpbOR864", ".my.notes.markdown", ".gitignore", ".x.abcd1234.tmp", "x.abcd1234.tmp", ".x.y.tmp", "below"}
+    for name in kept - {"below"}:
+        (tmp_path / name).write_text("mine")
+    for folder in (tmp_path, tmp_path / "below"):
+        (folder / ".x.json.abcd123_.tmp").mkdir(parents=True)
+        (folder / ".x.json.abcd123_.tmp" / "x.json").write_text("half of")
+    remove_temporary_files(tmp_path)
+    assert names(tmp_path) == kept
+    assert names(tmp_path / "below") == set()
 
 
 def test_text_that_utf_8_cannot_encode_leaves_the_old_file(tmp_path: Path) -> None:
@@ -170,6 +215,7 @@ def test_tensors_are_copied_only_if_they_share_memory(tmp_path: Path, monkeypatc
 
     def record_addresses(tensors: dict[str, Tensor], path: Path) -> None:
         addresses.update({name: tensor.data_ptr() for name, tensor in tensors.items()})
+        path.touch()
 
     monkeypatch.setattr("safetensors.torch.save_file", record_addresses)
     one, two = torch.zeros(3), torch.zeros(3)
@@ -315,3 +361,176 @@ def test_dots_in_the_name_are_kept(tmp_path: Path) -> None:
     write_checksummed(tmp_path / "step-1.5", TENSORS, METADATA)
     assert names(tmp_path) == {"step-1.5.safetensors", "step-1.5.json"}
     assert_identical(read_checksummed(tmp_path / "step-1.5")[0], TENSORS)
+
+
+def test_a_json_object_carries_its_own_checksum(tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    write_json(file, {"a": [1, None, "é"], "checksum": "mine"})
+    content = read_json(file)
+    assert content == {"a": [1, None, "é"], "checksum": json.loads(file.read_bytes())["checksum"]}
+    write_json(file, content)
+    assert read_json(file) == content
+
+
+def reseal(file: Path, text: str) -> None:
+    """Writes a text with a checksum that fits, as a stranger may."""
+    data = f'{text[:-2]},\n  "checksum": "{"0" * 64}"\n}}\n'.encode()
+    file.write_bytes(data.replace(b"0" * 64, sha256(data).encode()))
+
+
+@pytest.mark.parametrize("text", ['{"a": }\n', '{"a": ' + "[" * 100_000 + "}\n", '["a"}\n', '{"a": "\xff"}}\n'])
+def test_a_resealed_file_that_is_no_json_is_refused(text: str, tmp_path: Path) -> None:
+    reseal(tmp_path / "x.json", text)
+    with pytest.raises(UserError, match=r"x\.json is damaged: expected a JSON object, got '"):
+        read_json(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("text", ['{"tensors": 1}\n', '{"tensors": {}}\n', '{"a": 1}\n'])
+def test_resealed_metadata_without_the_checksum_of_the_tensors_are_refused(text: str, tmp_path: Path) -> None:
+    write_checksummed(tmp_path / "pair", TENSORS, METADATA)
+    reseal(tmp_path / "pair.json", text)
+    with pytest.raises(
+        UserError, match=r"pair\.safetensors is damaged: its bytes do not match the checksum in pair\.json"
+    ):
+        read_checksummed(tmp_path / "pair")
+
+
+def test_tensors_with_the_right_checksum_and_the_wrong_format_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "pair.safetensors").write_bytes(b"no tensors")
+    reseal(tmp_path / "pair.json", f'{{"tensors": {{"sha256": "{sha256(b"no tensors")}"}}}}\n')
+    with pytest.raises(UserError, match=r"pair\.safetensors must be a safetensors file, got: "):
+        read_checksummed(tmp_path / "pair")
+
+
+# --- files with checksums beside them ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> ChecksummedFolder:
+    """A folder with a file that was written twice, and one that was written once."""
+    folder = ChecksummedFolder(tmp_path)
+    for name, data in (("lines.txt", b"one\n"), ("lines.txt", b"one\ntwo\n"), ("other.txt", b"other")):
+        folder.write(name, data)
+    return folder
+
+
+def test_files_keep_their_own_form_beside_their_checksums(folder: ChecksummedFolder) -> None:
+    assert names(folder.path) == {"lines.txt", "other.txt", "checksums.json"}
+    assert (folder.path / "lines.txt").read_bytes() == folder.read("lines.txt") == b"one\ntwo\n"
+    assert folder.read("other.txt") == b"other"
+    assert folder.read("never.txt") is None
+    assert read_json(folder.checksums_file)["files"] == {
+        "lines.txt": [sha256(b"one\ntwo\n")],
+        "other.txt": [sha256(b"other"), None],
+    }
+
+
+@pytest.mark.parametrize("name", ["lines.txt", "other.txt", "checksums.json"])
+def test_every_changed_bit_is_refused_by_name(name: str, folder: ChecksummedFolder) -> None:
+    file, read = folder.path / name, "lines.txt" if name == "checksums.json" else name
+    whole, source = file.read_bytes(), "it" if name == "checksums.json" else "checksums.json"
+    for bit in range(8 * len(whole)):
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(changed)
+        with pytest.raises(UserError) as error:
+            folder.read(read)
+        assert str(error.value) == f"{file} is damaged: its bytes do not match the checksum in {source}", bit
+
+
+@pytest.mark.parametrize("name", ["lines.txt", "checksums.json"])
+def test_a_file_that_is_gone_is_named(name: str, folder: ChecksummedFolder) -> None:
+    (folder.path / name).unlink()
+    with pytest.raises(UserError) as error:
+        folder.read("lines.txt")
+    assert str(error.value) == f"{folder.path / name}: no such file"
+
+
+def test_a_file_that_nobody_wrote_is_refused(folder: ChecksummedFolder) -> None:
+    (folder.path / "new.txt").write_text("a stranger's")
+    with pytest.raises(
+        UserError, match=r"new\.txt is damaged: its bytes do not match the checksum in checksums\.json$"
+    ):
+        folder.read("new.txt")
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("name", ["lines.txt", "new.txt"])
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_a_kill_between_checksum_and_file_leaves_both_readable(
+    name: str, writes: int, folder: ChecksummedFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = folder.read(name)
+    write, left = files.write_bytes, [writes]
+
+    def write_or_die(path: Path, data: bytes) -> None:
+        if not left[0]:
+            raise KilledError
+        left[0] -= 1
+        write(path, data)
+
+    monkeypatch.setattr(files, "write_bytes", write_or_die)
+    with contextlib.suppress(KilledError):
+        folder.write(name, b"three\n")
+    monkeypatch.undo()
+    assert folder.read(name) == (b"three\n" if writes == 2 else before)
+    assert folder.read("other.txt") == b"other"
+    for data in (b"four\n", b"five\n"):  # and so does the next write
+        folder.write("other.txt", data)
+        assert folder.read(name) == (b"three\n" if writes == 2 else before)
+    folder.write(name, b"six\n")
+    assert (folder.read(name), folder.read("other.txt")) == (b"six\n", b"five\n")
+
+
+def test_damaged_contents_are_never_believed_because_they_were_replaced(
+    folder: ChecksummedFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder.path / "lines.txt").write_bytes(b"one\ntwp\n")
+    write = files.write_bytes
+
+    def only_checksums(path: Path, data: bytes) -> None:
+        if path.name != "lines.txt":
+            write(path, data)
+
+    monkeypatch.setattr(files, "write_bytes", only_checksums)
+    folder.write("lines.txt", b"three\n")
+    with pytest.raises(UserError, match="is damaged"):
+        folder.read("lines.txt")
+
+
+def test_a_reader_beside_a_writer_reads_old_or_new_contents(
+    folder: ChecksummedFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file changes twice after the checksums were read."""
+    read, pending = Path.read_bytes, [b"three\n", b"four\n"]
+
+    def read_after_writes(path: Path) -> bytes:
+        if path.name == "lines.txt":
+            while pending:
+                folder.write("lines.txt", pending.pop(0))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_after_writes)
+    assert folder.read("lines.txt") == b"four\n"
+
+
+@pytest.mark.parametrize(
+    "text", ['{"files": []}\n', '{"files": {"lines.txt": 1}}\n', '{"files": {"lines.txt": []}}\n', '{"a": 1}\n']
+)
+def test_resealed_checksums_of_another_structure_are_refused(text: str, folder: ChecksummedFolder) -> None:
+    reseal(folder.checksums_file, text)
+    with pytest.raises(UserError, match=r"checksums\.json is damaged: it must hold a list of checksums for each file$"):
+        folder.read("lines.txt")
+
+
+def test_damaged_checksums_are_not_written_over(folder: ChecksummedFolder) -> None:
+    folder.checksums_file.write_bytes(b"{}")
+    with pytest.raises(UserError, match=r"checksums\.json is damaged"):
+        folder.write("lines.txt", b"three\n")
+    folder.adopt("other.txt")
+    assert folder.read("other.txt") == b"other"
+    with pytest.raises(UserError, match=r"lines\.txt is damaged"):
+        folder.read("lines.txt")

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+import csv
+import io
+import unicodedata
 
-from fcnet.runtime.formatting import format_count, format_percent
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fcnet.runtime.formatting import csv_text, escape_unprintable, format_count, format_percent
 
 
 @pytest.mark.parametrize(
@@ -17,3 +23,36 @@ def test_a_fraction_is_written_as_a_percentage_without_a_space(fraction: float, 
 @pytest.mark.parametrize(("number", "text"), [(0, "0 epochs"), (1, "1 epoch"), (12_345, "12,345 epochs")])
 def test_only_one_is_singular(number: int, text: str) -> None:
     assert format_count(number, "epoch") == text
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("a naïve 猫 👩‍🔬 'name' \\", "a naïve 猫 👩‍🔬 'name' \\"),
+        ("\x1b]0;title\x07\x1b[2J", r"\x1b]0;title\x07\x1b[2J"),
+        ("a\nb\rc\td\0\x7f", r"a\nb\rc\td\x00\x7f"),
+        ("\x85\x9b2J", r"\u0085\u009b2J"),
+        ("\u202egnp.\u2066\u2069\u200f\u061c\u2028", r"\u202egnp.\u2066\u2069\u200f\u061c\u2028"),
+        ("\udcff\ud800", r"\udcff\ud800"),
+    ],
+)
+def test_only_characters_that_a_terminal_would_execute_are_escaped(text: str, escaped: str) -> None:
+    assert escape_unprintable(text) == escaped
+    assert escape_unprintable(escaped) == escaped
+
+
+@given(st.text())
+def test_escaped_text_is_one_line_that_utf8_encodes(text: str) -> None:
+    escaped = escape_unprintable(text)
+    escaped.encode()
+    assert len(escaped.splitlines()) <= 1
+    assert not any(unicodedata.category(character) == "Cc" for character in escaped)
+
+
+def test_csv_cells_are_inert_and_numbers_stay_numbers() -> None:
+    cells = ["=1+1", "+1", "-1", "@SUM(A1)", "＝1", "\t=1", "\r=1", "a=1", 'a "b", c', -0.5, 3, None]
+    text = csv_text([cells, ["next", *[0] * 11]])
+    assert text.count("\n") == 2
+    first, _ = csv.reader(io.StringIO(text))
+    assert first == [
+        "'=1+1", "'+1", "'-1", "'@SUM(A1)", "'＝1", r"\t=1", r"\r=1", "a=1", 'a "b", c', "-0.5", "3", ""]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import fcnet
-from fcnet.runtime.locks import UseMark, file_lock, is_in_use
+from fcnet.runtime.locks import UseMark, exclusive_lock, file_lock, is_in_use
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +30,8 @@ with file_lock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
+
+HOLD_EXCLUSIVE_LOCK = HOLD_LOCK.replace("file_lock", "exclusive_lock")
 
 HOLD_MARK = """
 import sys
@@ -105,6 +108,61 @@ def test_a_lock_creates_its_folder_and_leaves_no_other_file(tmp_path: Path) -> N
     with file_lock(tmp_path / "new" / "data"):
         pass
     assert {entry.name for entry in (tmp_path / "new").iterdir()} <= {".data.lock"}
+
+
+@pytest.mark.parametrize("kill", [False, True])
+def test_an_exclusive_lock_names_its_process_and_ends_with_it(kill: bool, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    process = start_holder(HOLD_EXCLUSIVE_LOCK, path)
+    try:
+        for _ in range(2):  # a refused process changes nothing
+            with pytest.raises(BlockingIOError) as error, exclusive_lock(path):
+                pass
+            message = f"process {process.pid} on {socket.gethostname()} holds the lock"
+            assert (error.value.strerror, error.value.filename) == (message, str(path))
+    finally:
+        end_holder(process, kill=kill)
+    assert (list(tmp_path.iterdir()) != []) is kill
+    with exclusive_lock(path):
+        assert (tmp_path / ".run.holder").read_text() == f"{os.getpid()} {socket.gethostname()}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"12", b"12 \x1b[31mhost", b"12 host\nmore", b"1" * 11 + b" host", b"1 h" + b"o" * 999]
+)
+def test_a_holder_that_is_not_a_process_is_not_shown(content: bytes, tmp_path: Path) -> None:
+    with exclusive_lock(tmp_path / "run"):
+        (tmp_path / ".run.holder").write_bytes(content)
+        with pytest.raises(BlockingIOError) as error, exclusive_lock(tmp_path / "run"):
+            pass
+        assert error.value.strerror == "another process holds the lock"
+        (tmp_path / ".run.holder").unlink()
+        with pytest.raises(BlockingIOError, match="another process holds the lock"), exclusive_lock(tmp_path / "run"):
+            pass
+
+
+def test_two_processes_never_hold_an_exclusive_lock_while_its_files_come_and_go(tmp_path: Path) -> None:
+    script = """
+import sys
+from pathlib import Path
+from fcnet.runtime.locks import exclusive_lock
+path, held = Path(sys.argv[1]), 0
+while held < 200:
+    try:
+        with exclusive_lock(path):
+            (path.parent / "inside").mkdir()
+            (path.parent / "inside").rmdir()
+            held += 1
+    except BlockingIOError:
+        pass
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "run")]
+    processes = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    for process in processes:
+        _, err = process.communicate(timeout=120)
+        assert (process.returncode, err) == (0, "")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_path_is_in_use_while_any_mark_lives(tmp_path: Path) -> None:

@@ -156,3 +156,17 @@ if __name__ == "__main__":
     before = _bytes("VmRSS")
     train_model(*ast.literal_eval(sys.argv[1]))
     sys.stdout.write(str(_bytes("VmHWM") - before))
+
+
+@pytest.mark.parametrize("doing", list(memory._ADVICE))
+def test_a_lack_of_memory_is_named_for_the_innermost_phase(doing: str) -> None:
+    with pytest.raises(MemoryError) as error, memory.phase("making a training step"), memory.phase(doing):
+        raise MemoryError
+    assert memory.describe_out_of_memory(error.value) == f"out of memory while {doing}; {memory._ADVICE[doing]}"
+
+
+def test_a_lack_of_memory_outside_of_all_phases_has_general_advice() -> None:
+    error = MemoryError()
+    error.add_note("while something else")
+    expected = "out of memory; free memory for this command, or choose another device"
+    assert memory.describe_out_of_memory(error) == expected

@@ -121,3 +121,8 @@ def test_json_and_csv_have_the_same_figures_as_the_table() -> None:
         ("2", "0", "0.9", "trial-002/seed-0"), ("2", "1", "0.9", "trial-002/seed-1"),
         ("1", "0", "0.5", "trial-001/seed-0"), ("1", "1", "0.75", "trial-001/seed-1"),
     ]  # fmt: skip
+
+
+def test_csv_holds_no_formulas() -> None:
+    line = to_csv([RankedTrial(1, {"data.path": "=1+1"}, "finished", (RunResult(0, 0.5, 3, 1.5),))]).splitlines()[1]
+    assert line == "1,finished,'=1+1,0,0.5,3,1.5,trial-001/seed-0"

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 from typing import TYPE_CHECKING
 
 import pytest
 
 from fcnet.config.toml import load_config
+from fcnet.experiment.run_folder import Run
 from fcnet.runtime.errors import UserError
 from fcnet.sweep.search_space import parse_space
 from fcnet.sweep.study import SweepPlan, quiet_optuna
 from fcnet.sweep.trials import Sweep
+from tests.helpers import flip_bit, make_record, make_summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from fcnet.experiment.run_folder import Run
     from fcnet.sweep.trials import SweepTrial
 
 pytest.importorskip("optuna")
@@ -40,9 +42,8 @@ def plan(tmp_path: Path) -> SweepPlan:
 
 def finish_run(run: Run, accuracy: float) -> None:
     """Writes the files that a sweep reads of a finished run."""
-    summary = {"validation_accuracy": accuracy, "test_accuracy": accuracy / 2, "epochs": 1, "train_seconds": 2.0}
-    (run.path / "metrics.jsonl").write_text(json.dumps({"epoch": 1, "validation_accuracy": accuracy}) + "\n")
-    (run.path / "summary.json").write_text(json.dumps(summary))
+    run.write_records([make_record(1, validation_accuracy=accuracy)])
+    run.finish(make_summary(validation_accuracy=accuracy, test_accuracy=accuracy / 2))
 
 
 def finish_trial(trial: SweepTrial, *accuracies: float) -> None:
@@ -119,7 +120,9 @@ def test_a_run_has_its_own_folder_seed_and_settings(plan: SweepPlan, tmp_path: P
 def test_a_folder_with_another_run_is_refused(plan: SweepPlan, tmp_path: Path) -> None:
     trial = next(Sweep(plan, tmp_path / "sweep").trials())
     run = trial.run(0)
-    run.config.write_text(run.config.read_text().replace("epochs = 1", "epochs = 7", 1))
+    changed = run.config.read_text().replace("epochs = 1", "epochs = 7", 1)
+    shutil.rmtree(run.path)
+    Run.create(run.path, "", changed)
     with pytest.raises(UserError, match=r"^train\.epochs \(.*mine\.toml\) must be 7 as in .*config\.toml, got 1$"):
         trial.run(0)
 
@@ -133,3 +136,57 @@ def test_a_result_replaces_an_earlier_one_of_the_same_seed(plan: SweepPlan, tmp_
         trial.record_result(run, 0)
     (ranked,) = sweep.write().trials
     assert [result.validation_accuracy for result in ranked.runs] == [0.5]
+
+
+def test_a_result_that_differs_from_the_summary_of_its_run_is_refused(plan: SweepPlan, tmp_path: Path) -> None:
+    sweep = Sweep(plan, tmp_path / "sweep")
+    for trial in sweep.trials():
+        finish_trial(trial, 0.5, 0.6)
+    sweep.write()
+    run = Run(tmp_path / "sweep" / "trial-002" / "seed-1")
+    run.finish(make_summary(validation_accuracy=0.7))
+    with pytest.raises(UserError) as error:
+        sweep.write()
+    assert str(error.value) == (
+        f"the database of the sweep is damaged: it has another result than {run.path} "
+        "(validation accuracy 0.6, not 0.7)"
+    )
+    flip_bit(run.path / "summary.json")
+    with pytest.raises(UserError) as error:
+        sweep.write()
+    assert str(error.value).startswith(f"{run.path / 'summary.json'} is damaged: ")
+
+
+def test_a_run_without_a_validation_accuracy_is_refused(plan: SweepPlan, tmp_path: Path) -> None:
+    trial = next(Sweep(plan, tmp_path / "sweep").trials())
+    run = trial.run(0)
+    run.write_records([make_record(1, validation_accuracy=0.5)])
+    run.finish(make_summary(validation_accuracy=None))
+    with pytest.raises(UserError, match=r"seed-0 must have a validation accuracy to be ranked"):
+        trial.record_result(run, 0)
+
+
+def test_one_process_at_a_time_trains_a_run_of_a_sweep(plan: SweepPlan, tmp_path: Path) -> None:
+    trial = next(Sweep(plan, tmp_path / "sweep").trials())
+    run = trial.run(0)
+    with run.lock(), pytest.raises(UserError, match=r"seed-0 is in training: process \d+ on "), trial.lock(0):
+        pass
+    with trial.lock(0), pytest.raises(UserError, match="is in training"), run.lock():
+        pass
+
+
+def test_the_identifier_of_a_folder_is_checked(plan: SweepPlan, tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'shared.db'}"
+    file = tmp_path / "sweep" / ".folder_id"
+    Sweep(plan, tmp_path / "sweep", storage)
+    first = file.read_text()
+    Sweep(plan, tmp_path / "sweep", storage)
+    assert file.read_text() == first
+    flip_bit(file)
+    with pytest.raises(
+        UserError, match=r"\.folder_id is damaged: its bytes do not match the checksum in checksums\.json"
+    ):
+        Sweep(plan, tmp_path / "sweep", storage)
+    (tmp_path / "sweep" / "checksums.json").unlink()
+    with pytest.raises(UserError, match=r"checksums\.json: no such file"):
+        Sweep(plan, tmp_path / "sweep", storage)

@@ -192,7 +192,7 @@ def test_a_wrong_tensor_of_the_optimizer_is_one_line(optimizer: str, name: str, 
 
 @pytest.mark.parametrize(
     "change",
-    [{"lr": "0.1"}, {"lr": -1.0}, {"lr": True}, {"betas": [0.8]}, {"betas": None}, {"fused": None}, {"params": [0]}],
+    [{"lr": "0.1"}, {"lr": -1.0}, {"lr": True}, {"betas": [0.8]}, {"betas": None}, {"fused": None}],
     ids=str,
 )
 def test_wrong_settings_of_the_optimizer_are_one_line(change: dict[str, Any]) -> None:
@@ -207,4 +207,21 @@ def test_wrong_settings_of_the_optimizer_are_one_line(change: dict[str, Any]) ->
 
 def test_a_checkpoint_of_another_optimizer_is_one_line() -> None:
     message = restore_error(*saved_state("sgd"), optimizer="adamw")
+    assert message.startswith("the optimizer's ")
+
+
+def test_other_parameters_of_a_group_are_one_line() -> None:
+    tensors, metadata = saved_state()
+    metadata["optimizer"]["param_groups"][0]["params"] = [0]
+    message = restore_error(tensors, metadata)
     assert message == "the optimizer must have the parameter groups of the configuration"
+
+
+def test_settings_that_another_version_of_torch_does_not_have_keep_their_defaults() -> None:
+    tensors, metadata = saved_state()
+    for group in metadata["optimizer"]["param_groups"]:
+        del group["maximize"]
+        group["invented"] = 1
+    training = make_training("plain", "adamw")
+    training.restore(tensors, metadata)
+    assert [group["maximize"] for group in training.algorithm.optimizer.param_groups] == [False, False]

@@ -24,7 +24,7 @@ import fcnet
 from fcnet.data.sources import digits, images, synthetic
 from fcnet.data.sources.source import Contents, ImageChunk, SourceSnapshot
 from fcnet.data.store import build as module
-from fcnet.data.store.store import Store, find_store, mean_and_std, open_store
+from fcnet.data.store.store import Store, cache_folder, find_store, mean_and_std, open_store
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -454,3 +454,20 @@ def test_a_constant_channel_has_a_standard_deviation_of_1() -> None:
 def test_the_mean_of_no_images_is_an_error() -> None:
     with pytest.raises(UserError, match=r"^mean and standard deviation need at least one image, got none$"):
         mean_and_std(torch.zeros(0, 2, 3, dtype=torch.int64), 64)
+
+
+def test_a_user_without_a_home_is_asked_for_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with ``docker --user 12345``: neither HOME nor an entry in the list of users."""
+    pwd = pytest.importorskip("pwd")
+
+    def find_nobody(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", find_nobody)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("FCNET_CACHE", raising=False)
+    with pytest.raises(UserError) as error:
+        cache_folder()
+    assert str(error.value) == "FCNET_CACHE must be set to a folder for the cache, because this user has no home"
+    monkeypatch.setenv("FCNET_CACHE", "here")
+    assert cache_folder() == Path("here")

@@ -1,0 +1,154 @@
+"""What the JSON files of a run hold. A checksum that fits does not make a file correct: anybody can write one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from fcnet.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_MAX_KEY_LENGTH = 60
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=0)]
+Number = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+
+
+class _Object(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class EpochLine(_Object):
+    """A line of ``metrics.jsonl``; see `fcnet.training.records.EpochRecord`. What is not finite is null."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    epoch: Number
+    step: Number
+    lr: float
+    train_loss: float | None
+    train_accuracy: Fraction
+    validation_loss: float | None
+    validation_accuracy: Fraction | None
+    seconds: NonNegative
+    images_per_second: NonNegative
+
+
+class Histogram(_Object):
+    """A histogram of a layer's activations; see `fcnet.diagnostics.layers.Histogram`."""
+
+    low: float
+    high: float
+    counts: Annotated[list[Count], Field(min_length=1)]
+
+
+class LayerEntry(_Object):
+    """The figures of a layer in a snapshot; see `fcnet.diagnostics.layers.LayerDiagnosis`."""
+
+    layer: Number
+    units: Number
+    dead: Fraction | None = None
+    saturated: Fraction | None = None
+    activation_mean: float | None = None
+    activation_std: NonNegative | None = None
+    histogram: Histogram | None = None
+    weight_norm: NonNegative | None = None
+    gradient_norm: NonNegative | None = None
+    effective_rank: NonNegative | None = None
+
+
+class SnapshotLine(_Object):
+    """A line of ``diagnostics.jsonl``; see `fcnet.experiment.snapshots`."""
+
+    epoch: Count
+    step: Count
+    images: Number
+    dead_inputs: Fraction | None
+    layers: Annotated[list[LayerEntry], Field(min_length=1)]
+    warnings: list[str]
+
+
+class Summary(_Object):
+    """``summary.json``: the figures of a finished run, and the environment in which it was trained."""
+
+    test_accuracy: Fraction
+    test_interval: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
+    test_loss: float | None
+    validation_accuracy: Fraction | None
+    validation_loss: float | None
+    epochs: Number
+    best_epoch: Number
+    steps: Number
+    train_seconds: NonNegative
+    parameters: Count
+    train_images: Number
+    class_images: dict[str, Count] | None = None
+    validation_images: Count
+    test_images: Number
+    warnings: list[str]
+    device: str
+    processor: str
+    threads: Number
+    ranks: Number
+    fcnet: str
+    torch: str
+    python: str
+    platform: str
+    seed: int
+    data: str
+
+
+class DataIdentity(_Object):
+    """The content of the data of a run; see `fcnet.experiment.run_identity.run_identity`."""
+
+    fingerprint: str
+    classes: list[str]
+    shape: list[int]
+    images: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    source: dict[str, str | int | list[int]]
+
+
+class CheckpointEntries(_Object):
+    """The entries of a checkpoint's metadata besides the state of the training."""
+
+    data: DataIdentity
+    config: dict[str, JsonValue]
+    fcnet: str
+    torch: str
+    ranks: Number
+    threads: Number
+
+
+def check_object(schema: type[BaseModel], content: object, file: Path) -> None:
+    """Checks that a JSON value from a file has the structure of a schema.
+
+    Raises:
+        UserError: it has not; the message names the file and the first key at fault.
+    """
+    try:
+        schema.model_validate(content)
+    except ValidationError as errors:
+        first = errors.errors(include_url=False, include_input=False)[0]
+        key = ".".join(map(str, first["loc"]))[:_MAX_KEY_LENGTH]
+        raise UserError(f"{file} is damaged: {f'{key}: ' if key else ''}{first['msg'].lower()}") from None
+
+
+def check_lines(schema: type[BaseModel], lines: object, file: Path) -> None:
+    """Checks that a list from a file holds the lines of a schema, in order of their epochs, each once.
+
+    Raises:
+        UserError: it does not; the message names the file and the line.
+    """
+    if not isinstance(lines, list):
+        raise UserError(f"{file} is damaged: expected a list of lines, got {type(lines).__name__}")
+    last = -1
+    for number, line in enumerate(lines, 1):
+        check_object(schema, line, file)
+        if line["epoch"] <= last or (schema is EpochLine and line["epoch"] != number):
+            raise UserError(f"{file} is damaged: line {number} must not be that of epoch {line['epoch']}")
+        last = line["epoch"]

@@ -1,0 +1,210 @@
+"""Processes that start at once: each is forked by a server that has imported torch and the commands."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import pickle
+import select
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from tests.helpers import WAIT_SECONDS, subprocess_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).parents[2]
+_IMPORTED_BEFORE = (
+    *("fcnet.train", "fcnet.evaluate", "fcnet.predict", "fcnet.cache", "fcnet.report.__main__", "fcnet.sweep.__main__"),
+    *("fcnet.experiment.build", "torch._dynamo"),  # imported during the first step
+)
+
+
+def repeated(short: int, long: int) -> pytest.MarkDecorator:
+    """Gives a test its ``count``: a short one, and a long one behind the marker ``long``."""
+    return pytest.mark.parametrize("count", [short, pytest.param(long, marks=pytest.mark.long)])
+
+
+class Ended(NamedTuple):
+    """How a process ended: its exit code, negative for a signal, its two outputs and its peak memory in bytes."""
+
+    code: int
+    out: str
+    err: str
+    peak_bytes: int
+
+
+class WarmProcess:
+    """A process of its own, which leads a process group."""
+
+    def __init__(self, connection: socket.socket, folder: Path) -> None:
+        self._connection, self._folder = connection, folder
+        self._reader = connection.makefile("rb")
+        self.pid = int(self._reader.readline())
+        self._ended: Ended | None = None
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal, unless the process has ended."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def poll(self) -> Ended | None:
+        """Returns how the process ended, or None while it runs."""
+        if self._ended is None and not select.select([self._connection], [], [], 0.0)[0]:
+            return None
+        return self.wait()
+
+    def wait(self, seconds: float = 2 * WAIT_SECONDS) -> Ended:
+        """Waits for the end of the process.
+
+        Raises:
+            TimeoutError: it still runs.
+        """
+        if self._ended is None:
+            if not select.select([self._connection], [], [], seconds)[0]:
+                raise TimeoutError(f"the process still runs after {seconds} s")
+            code, peak_bytes = map(int, self._reader.readline().split())
+            out, err = ((self._folder / name).read_text(errors="replace") for name in ("out", "err"))
+            self._ended = Ended(code, out, err, peak_bytes)
+            self._connection.close()
+        return self._ended
+
+    def kill(self) -> None:
+        """Ends the process and its children."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+
+class WarmServer:
+    """Forks processes that call a function.
+
+    The server has one thread and has run no operation of torch, so that a fork is safe.
+    """
+
+    def __init__(self) -> None:
+        own, theirs = socket.socketpair()
+        self._socket = own
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", f"from tests.faults.processes import serve; serve({theirs.fileno()})"],
+            pass_fds=[theirs.fileno()],
+            cwd=ROOT,
+            env=subprocess_environment(PYTHONPATH=os.pathsep.join([*filter(None, sys.path), str(ROOT)])),
+        )
+        theirs.close()
+
+    def start(
+        self,
+        function: Callable[..., object],
+        *arguments: object,
+        folder: Path,
+        cwd: Path | None = None,
+        **environment: str,
+    ) -> WarmProcess:
+        """Starts a process that calls a function.
+
+        Args:
+            function: an importable function. What it returns is the exit code, None for 0.
+            arguments: its arguments.
+            folder: takes the outputs of the process, in the files ``out`` and ``err``.
+            cwd: working folder of the process; that of this one if None.
+            environment: variables to set beside those of this process.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        own, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(self._socket, [b"+"], [theirs.fileno()])
+        task = (function, arguments, str(folder), str(cwd or Path.cwd()), {**os.environ, **environment})
+        own.sendall(pickle.dumps(task))
+        own.shutdown(socket.SHUT_WR)
+        return WarmProcess(own, folder)
+
+    def command(self, name: str, *arguments: object, folder: Path, **options: Any) -> WarmProcess:
+        """Starts a command as ``python -m fcnet.NAME ARGUMENT…`` does."""
+        return self.start(call_command, name, *map(str, arguments), folder=folder, **options)
+
+    def close(self) -> None:
+        self._socket.close()
+        self._server.wait(WAIT_SECONDS)
+
+
+def call_command(name: str, *arguments: str) -> None:
+    """Runs a command in this process, which it ends."""
+    from fcnet import cli
+    from fcnet.runtime.startup import start_command
+
+    sys.argv = [f"fcnet.{name}", *arguments]
+    start_command()
+    cli.run_command(import_module(f"fcnet.{name}").main)
+
+
+def serve(number: int) -> None:
+    """Forks a process for each connection, until no more come."""
+    for name in _IMPORTED_BEFORE:
+        import_module(name)
+    requests = socket.socket(fileno=number)
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(requests, 1, 1)
+        if not message:
+            return
+        connection = socket.socket(fileno=descriptors[0])
+        # A process in between waits for each, so that the server itself never waits.
+        if os.fork() == 0:
+            requests.close()
+            _supervise(connection)
+        connection.close()
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+
+def _supervise(connection: socket.socket) -> None:
+    """Forks the process, tells its number, and how it ended."""
+    with connection.makefile("rb") as reader:
+        task = reader.read()
+    child = os.fork()
+    if child == 0:
+        connection.close()
+        _call(task)
+    with contextlib.suppress(OSError):
+        connection.sendall(f"{child}\n".encode())
+    _, status, usage = os.wait4(child, 0)
+    with contextlib.suppress(OSError):
+        connection.sendall(f"{os.waitstatus_to_exitcode(status)} {usage.ru_maxrss * 1024}\n".encode())
+    os._exit(0)
+
+
+def _call(task: bytes) -> None:
+    code = 1
+    os.setsid()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+    function, arguments, folder, cwd, environment = pickle.loads(task)  # noqa: S301 - from the test itself
+    os.environ.clear()
+    os.environ.update(environment)
+    for name, descriptor in (("out", 1), ("err", 2)):
+        file = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, descriptor)
+        os.close(file)
+    try:
+        os.chdir(cwd)
+        code = int(function(*arguments) or 0)
+    except SystemExit as ending:
+        code = ending.code if isinstance(ending.code, int) else 1
+    except BaseException:  # noqa: BLE001 - printed, as Python itself does
+        traceback.print_exc()
+    finally:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
