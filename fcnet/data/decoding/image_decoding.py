@@ -7,6 +7,7 @@ W columns.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import stat
 import struct
@@ -36,6 +37,7 @@ _SMALL_PIXELS = 1 << 24  # an image of fewer pixels takes less memory than that,
 _SCAN_MARKER, _MAX_SCANS = b"\xff\xda", 200  # an encoder writes about 10
 _PIECE_BYTES = 1 << 20
 _STRIP_PIXELS = 1 << 22
+_SAMPLES_PER_PIXEL, _TILE_SIZE, _MAX_TILE_BYTES = 277, (322, 323), 1 << 26
 _ORIENTATION = 0x0112
 _ORIENTATION_KEYS = {"exif", "xmp"}  # the keys of Image.info that may hold a JPEG's orientation
 _ORIENTATION_TRANSPOSES = {
@@ -102,14 +104,7 @@ def decode_planes(
     """Decodes one image like `decode_image`. Returns its channels as bytes, one after another, H and W."""
     if channels not in (1, 3):
         raise UserError(f"channels must be 1 or 3 to decode {name}, got {channels}")
-    file_bytes = file.getbuffer().nbytes if isinstance(file, io.BytesIO) else 0
-
-    def read(image: Image.Image) -> tuple[bytes, int, int]:
-        if image.width * image.height > _SMALL_PIXELS:
-            _check_memory(image, channels, name, file_bytes=file_bytes, resized=size is not None)
-        return _image_planes(image, channels, name, size)
-
-    return _read_image(file, name, read)
+    return _read_image(file, name, lambda image: _image_planes(image, channels, name, size))
 
 
 def is_grey(file: Path | IO[bytes], name: str) -> bool:
@@ -127,30 +122,8 @@ def describe_file_limit(num_bytes: int) -> str:
     return f"must be an image file of at most {MAX_FILE_BYTES >> 20} MiB, got {num_bytes / 2**20:,.0f} MiB"
 
 
-def _check_memory(image: Image.Image, channels: int, name: str, *, file_bytes: int, resized: bool) -> None:
-    """Raises an error if decoding a large image would take too much memory, before its pixels are loaded."""
-    # Bytes for each pixel. Pillow stores one byte, or four whatever the number of channels. Measured.
-    decoded = 1 if image.mode in {"1", "L", "P"} else 4
-    decoder = 12 if image.format == "WEBP" else 3 * ("progressive" in image.info)
-    rotated = decoded if _find_orientation(image) else 0
-    is_converted = image.has_transparency_data or image.mode not in {"1", "L", "RGB"}
-    is_grey = image.mode in {"1", "L"} and not is_converted
-    converted = 4 * is_converted + (0 if is_grey == (channels == 1) else 4 if is_grey else 1)
-    planes = 0 if resized else 3 * channels
-    num_bytes = file_bytes + image.width * image.height * (decoded + decoder + rotated + converted + planes)
-    if num_bytes > _MAX_DECODING_BYTES:
-        raise UserError(
-            f"{name} must take at most 1 GiB to decode, got {image.width}×{image.height} pixels, "
-            f"which take {num_bytes / 2**30:.1f} GiB"
-        )
-
-
-def check_image_file(status: os.stat_result, name: str) -> None:
-    """Checks that a file is neither a pipe nor a device, whose contents have no end, and not too large for an image.
-
-    Raises:
-        UserError: it is.
-    """
+def _check_file(status: os.stat_result, name: str) -> None:
+    """Raises an error for a pipe or a device, whose contents have no end, and for a file too large for an image."""
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         raise UserError(f"{name} must be a file, got a pipe or a device")
     if status.st_size > MAX_FILE_BYTES:
@@ -161,6 +134,7 @@ def _image_planes(image: Image.Image, channels: int, name: str, size: tuple[int,
     """Converts an opened image. Returns its channels as bytes, H and W."""
     if depth := _excess_depth(image):
         raise UserError(f"{name} must have 8 bits a channel, got {depth}")
+    _check_memory(image, channels, name, resized=size is not None)
     if "progressive" in image.info:
         _check_scans(image, name)
     image.load()
@@ -169,6 +143,35 @@ def _image_planes(image: Image.Image, channels: int, name: str, size: tuple[int,
     # `tobytes` takes half the time of `numpy.asarray`.
     data = sized.tobytes()
     return b"".join(data[channel::channels] for channel in range(channels)), sized.height, sized.width
+
+
+def _check_memory(image: Image.Image, channels: int, name: str, *, resized: bool) -> None:
+    """Raises an error if decoding an image would take too much memory, before its pixels are loaded."""
+    samples = 0
+    if image.format == "TIFF":
+        tags = getattr(image, "tag_v2", {})
+        # libtiff allocates a whole tile, or a whole strip, which may be as large as the image.
+        samples, tile = tags.get(_SAMPLES_PER_PIXEL, 1), [tags.get(tag, 0) for tag in _TILE_SIZE]
+        if tile[0] * tile[1] * samples > _MAX_TILE_BYTES:
+            raise UserError(f"{name} must have tiles of at most {_MAX_TILE_BYTES >> 20} MiB, got {tile[0]}×{tile[1]}")
+    if image.width * image.height < _SMALL_PIXELS:
+        return
+    # Bytes for each pixel, measured. Pillow stores one byte, or four whatever the number of channels.
+    decoded = 1 if image.mode in {"1", "L", "P"} else 4
+    decoder = 12 if image.format == "WEBP" else 3 * ("progressive" in image.info) + samples
+    rotated = decoded if _find_orientation(image) else 0
+    is_converted = image.has_transparency_data or image.mode not in {"1", "L", "RGB"}
+    is_grey = image.mode in {"1", "L"} and not is_converted
+    converted = 4 * is_converted + (0 if is_grey == (channels == 1) else 4 if is_grey else 1)
+    planes = 0 if resized else 3 * channels
+    num_bytes = image.width * image.height * (decoded + decoder + rotated + converted + planes)
+    if isinstance(file := getattr(image, "fp", None), io.BytesIO):
+        num_bytes += file.getbuffer().nbytes
+    if num_bytes > _MAX_DECODING_BYTES:
+        raise UserError(
+            f"{name} must take at most 1 GiB to decode, got {image.width}×{image.height} pixels, "
+            f"which take {num_bytes / 2**30:.1f} GiB"
+        )
 
 
 def _check_scans(image: Image.Image, name: str) -> None:
@@ -284,16 +287,28 @@ def _resize_and_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.resize((width, height), Resampling.BICUBIC, box=box)
 
 
+@functools.cache
+def _silence_libtiff() -> None:
+    """Stops libtiff from printing its own lines about broken files on standard error."""
+    import ctypes
+
+    from PIL import _imaging
+
+    with contextlib.suppress(OSError, AttributeError):  # a Pillow whose libtiff has no visible symbols
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
+
+
 def _read_image(file: Path | IO[bytes] | Image.Image, name: str, read: Callable[[Image.Image], _Result]) -> _Result:
     """Opens an image and applies ``read``; turns Pillow's errors into `UserError`."""
     from PIL import Image, UnidentifiedImageError
 
+    _silence_libtiff()
     try:
         with IGNORE_PILLOW_WARNINGS:
             if isinstance(file, Image.Image):
                 return read(file)
             if isinstance(file, Path):
-                check_image_file(file.stat(), name)
+                _check_file(file.stat(), name)
             with Image.open(file, formats=FORMATS) as image:
                 return read(image)
     except UserError:

@@ -5,32 +5,56 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
 from tests.helpers import image_bytes, make_png, png_chunk
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 SIDE = 13_000  # Pillow itself refuses more than 13,377² pixels
+
+
+class HostileImage(NamedTuple):
+    """A file, and the start of its error, empty if it is an image; slow files take seconds to make or to decode."""
+
+    make: Callable[[], bytes]
+    error: str
+    slow: bool = False
+
+
+def compressed_zeros(count: int, head: bytes = b"") -> bytes:
+    """Returns a zlib stream of zeros, made at once: a block of a mebibyte is repeated."""
+    compressor = zlib.compressobj(9, wbits=-15)
+    block = compressor.compress(bytes(1 << 20)) + compressor.flush(zlib.Z_FULL_FLUSH)
+    last = zlib.compressobj(9, wbits=-15)
+    rest = last.compress(bytes(count % (1 << 20))) + last.flush()
+    checksum = struct.pack(">HH", count % 65521, 1)
+    return head + b"\x78\x01" + block * (count >> 20) + rest + checksum
 
 
 def flat_png(color_type: int, bit_depth: int = 8, side: int = SIDE, *chunks: bytes) -> bytes:
     """Returns a PNG of zeros."""
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color_type]
-    row = bytes(1 + (side * channels * bit_depth + 7) // 8)
-    compressor = zlib.compressobj(1)
-    data = b"".join(compressor.compress(row) for _ in range(side)) + compressor.flush()
+    data = compressed_zeros(side * (1 + (side * channels * bit_depth + 7) // 8))
     empty = make_png((side, side), bit_depth, color_type, b"", *chunks)
     before, after = empty.split(png_chunk(b"IDAT", zlib.compress(b"")))
     return before + png_chunk(b"IDAT", data) + after
 
 
-def text_chunk(kind: bytes, num_megabytes: int) -> bytes:
-    """Returns a chunk of compressed text or of a compressed colour profile."""
+def text_chunk(kind: bytes) -> bytes:
+    """Returns a chunk of 300 MB of compressed text, or of a compressed colour profile."""
     heads = {b"zTXt": b"key\0\0", b"iCCP": b"key\0\0", b"iTXt": b"key\0\1\0\0\0"}
-    compressor = zlib.compressobj(1)
-    data = b"".join(compressor.compress(bytes(1 << 20)) for _ in range(num_megabytes)) + compressor.flush()
-    return png_chunk(kind, heads[kind] + data)
+    return png_chunk(kind, compressed_zeros(300 << 20, heads[kind]))
+
+
+def grown_jpeg(mode: str) -> bytes:
+    """Returns a small JPEG whose header claims a large image."""
+    small = image_bytes(Image.new(mode, (8, 8)), "JPEG")
+    size = small.index(b"\xff\xc0") + 5
+    return small[:size] + struct.pack(">HH", SIDE, SIDE) + small[size + 4 :]
 
 
 def flat(side: int, form: str, mode: str = "RGB", **options: Any) -> bytes:
@@ -86,38 +110,49 @@ def animation(form: str, num_frames: int, side: int = 1_000) -> bytes:
 
 
 MEMORY = "x must take at most 1 GiB to decode, got 13000×13000 pixels, which take "
-HOSTILE_IMAGES: dict[str, tuple[bytes, str]] = {
-    "a PNG with alpha": (flat_png(6), f"{MEMORY}1.3 GiB"),
-    "a grey PNG with alpha": (flat_png(4), f"{MEMORY}1.3 GiB"),
-    "a PNG with a transparent grey": (flat_png(0, 8, SIDE, png_chunk(b"tRNS", b"\0\0")), ""),
-    "a PNG": (flat_png(2), ""),
-    "a PNG of one bit": (flat_png(0, 1), ""),
-    "a PNG of 16 bits": (flat_png(0, 16), "x must have 8 bits a channel, got Pillow's mode I;16"),
-    "a PNG above Pillow's limit": (flat_png(0, 1, 14_000), "x must be a whole image, got: Image size (196000000 pixels)"),
-    "a WebP": (flat(12_000, "WEBP", quality=1, method=0), "x must take at most 1 GiB to decode, got 12000×12000 pixels"),
-    "a GIF": (flat(SIDE, "GIF", "P"), ""),
-    "a TIFF": (flat(SIDE, "TIFF", "L", compression="tiff_deflate"), ""),
-    "a TIFF of CMYK": (flat(SIDE, "TIFF", "CMYK", compression="tiff_deflate"), f"{MEMORY}1.3 GiB"),
-    "a TIFF of one huge tile": (tiled_tiff(100, 1 << 15), "x must be a whole image, got: "),
-    "a TIFF of one tile beyond all memory": (tiled_tiff(100, 1 << 30), "x must be a whole image, got: "),
-    "a TIFF of billions of strips": (counted_tiff(), "x must be a whole image, got: "),
-    "a bitmap without data": (rle_bitmap(), ""),
-    "a PPM without data": (b"P6 13000 13000 255 ", "x must be a whole image, got: "),
-    "a plain PPM without data": (b"P3 13000 13000 255 1", "x must be a whole image, got: "),
-    "a JPEG that is rotated and grows": (
-        image_bytes(Image.new("CMYK", (SIDE, SIDE)), "JPEG", quality=1), f"{MEMORY}1.3 GiB"
+WHOLE = "x must be a whole image, got: "
+HOSTILE_IMAGES: dict[str, HostileImage] = {
+    "a PNG with alpha": HostileImage(lambda: flat_png(6), f"{MEMORY}1.3 GiB"),
+    "a grey PNG with alpha": HostileImage(lambda: flat_png(4), f"{MEMORY}1.3 GiB"),
+    "a PNG with a transparent grey": HostileImage(
+        lambda: flat_png(0, 8, SIDE, png_chunk(b"tRNS", b"\0\0")), "", slow=True
     ),
-    "a JPEG of many scans": (jpeg_of_scans(1_000), "x must be a JPEG of at most 200 scans, got more"),
-    "a JPEG cut short": (flat(SIDE, "JPEG", quality=1)[:2000], "x must be a whole image, got: "),
-    "an animated GIF": (animation("GIF", 200), ""),
-    "an animated WebP": (animation("WEBP", 200), ""),
-    **{
-        f"a PNG with {kind.decode()} of 300 MB": (
-            flat_png(0, 8, 8, text_chunk(kind, 300)), "x must be a whole image, got: "
-        )
-        for kind in (b"zTXt", b"iTXt")
-    },
-    "a PNG with a colour profile of 300 MB": (flat_png(0, 8, 8, text_chunk(b"iCCP", 300)), ""),
-    "a PNG with a chunk of 4 GB": (b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 2**32 - 1) + b"IHDR", "x must be "),
+    "a PNG": HostileImage(lambda: flat_png(2), "", slow=True),
+    "a PNG of one bit": HostileImage(lambda: flat_png(0, 1), "", slow=True),
+    "a PNG of 16 bits": HostileImage(lambda: flat_png(0, 16), "x must have 8 bits a channel, got Pillow's mode I;16"),
+    "a PNG above Pillow's limit": HostileImage(lambda: flat_png(0, 1, 14_000), f"{WHOLE}Image size (196000000 pixels)"),
+    "a WebP": HostileImage(
+        lambda: flat(12_000, "WEBP", quality=1, method=0),
+        "x must take at most 1 GiB to decode, got 12000×12000 pixels",
+        slow=True,
+    ),
+    "a GIF": HostileImage(lambda: flat(SIDE, "GIF", "P"), "", slow=True),
+    "a TIFF": HostileImage(lambda: flat(SIDE, "TIFF", "L", compression="tiff_deflate"), "", slow=True),
+    "a TIFF of CMYK": HostileImage(
+        lambda: flat(SIDE, "TIFF", "CMYK", compression="tiff_deflate"), f"{MEMORY}1.9 GiB", slow=True
+    ),
+    "a TIFF of one huge tile": HostileImage(
+        lambda: tiled_tiff(100, 1 << 15), "x must have tiles of at most 64 MiB, got 32768×32768"
+    ),
+    "a TIFF of one tile beyond all memory": HostileImage(
+        lambda: tiled_tiff(100, 1 << 30), "x must have tiles of at most 64 MiB, got "
+    ),
+    "a TIFF of billions of strips": HostileImage(counted_tiff, "x must be an image ("),
+    "a bitmap without data": HostileImage(rle_bitmap, f"{WHOLE}not enough image data"),
+    "a PPM without data": HostileImage(lambda: b"P6 13000 13000 255 ", WHOLE),
+    "a plain PPM without data": HostileImage(lambda: b"P3 13000 13000 255 1", WHOLE),
+    "a JPEG that grows": HostileImage(lambda: grown_jpeg("CMYK"), f"{MEMORY}1.3 GiB"),
+    "a JPEG of many scans": HostileImage(
+        lambda: jpeg_of_scans(1_000), "x must be a JPEG of at most 200 scans, got more"
+    ),
+    "a JPEG cut short": HostileImage(lambda: grown_jpeg("RGB"), "", slow=True),
+    "an animated GIF": HostileImage(lambda: animation("GIF", 200), "", slow=True),
+    "an animated WebP": HostileImage(lambda: animation("WEBP", 200), "", slow=True),
+    "a PNG with zTXt of 300 MB": HostileImage(lambda: flat_png(0, 8, 8, text_chunk(b"zTXt")), WHOLE),
+    "a PNG with iTXt of 300 MB": HostileImage(lambda: flat_png(0, 8, 8, text_chunk(b"iTXt")), WHOLE),
+    "a PNG with a colour profile of 300 MB": HostileImage(lambda: flat_png(0, 8, 8, text_chunk(b"iCCP")), WHOLE),
+    "a PNG with a chunk of 4 GB": HostileImage(
+        lambda: b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 2**32 - 1) + b"IHDR", WHOLE
+    ),
 }
-"""Each file, and the start of its error; empty if it is an image, which takes at most 1 GiB."""
+"""All of them decode, or are refused, in at most 1 GiB."""
