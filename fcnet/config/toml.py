@@ -82,6 +82,8 @@ def load_config(
 
 def _read_text(path: Path, flag: str) -> str:
     """Reads a file that may be anything: a pipe would block, and a device may have no end."""
+    if "\0" in str(path):
+        raise UserError(f"{flag} must be a path without NUL characters, got {shorten_value(str(path))}")
     try:
         status = path.stat()
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
@@ -93,8 +95,6 @@ def _read_text(path: Path, flag: str) -> str:
         raise UserError(f"{flag} must be a file that can be read, got {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} must be UTF-8 text") from None
-    except ValueError:
-        raise UserError(f"{flag} must be a path without NUL characters, got {shorten_value(str(path))}") from None
 
 
 def dump_config(config: Config) -> str:

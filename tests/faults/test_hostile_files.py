@@ -97,7 +97,7 @@ def mutate_bytes(draws: random.Random, data: bytes) -> bytes:
 def mutate_tree(draws: random.Random, tree: Any) -> Any:
     """Changes up to three values, keys or items of a JSON value in place; returns it."""
     for _ in range(draws.randint(1, 3)):
-        inner = tree
+        inner: Any = tree
         while isinstance(inner, dict | list) and inner:
             key: Any = draws.choice(list(inner)) if isinstance(inner, dict) else draws.randrange(len(inner))
             if isinstance(inner[key], dict | list) and inner[key] and draws.random() < 0.8:
@@ -109,7 +109,7 @@ def mutate_tree(draws: random.Random, tree: Any) -> Any:
                 case 1 if isinstance(inner, list):
                     inner.append(inner[key])
                 case 1:
-                    inner[f"{key}x"] = inner.pop(key)
+                    inner.update({f"{key}x": inner.pop(key)})
                 case 2 if isinstance(inner[key], int | float):
                     inner[key] = inner[key] * draws.choice([-1, 10, 1000, 10**6, 10**12])
                 case _:
@@ -190,7 +190,8 @@ def make_hostile_image(draws: random.Random, number: int, folder: Path) -> list[
 
 def make_archive(draws: random.Random, number: int, folder: Path) -> list[str]:
     file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode=draws.choice(["w", "w:gz", "w:xz", "w:bz2"])) as archive:
+    mode: Any = draws.choice(["w", "w:gz", "w:xz", "w:bz2"])
+    with tarfile.open(fileobj=file, mode=mode) as archive:
         archive.add("pets/test", "test")
     (folder / "a.tar").write_bytes(mutate_bytes(draws, file.getvalue()))
     return draws.choice([["predict", "run", "a.tar"], ["evaluate", "run", "--data", "a.tar"]])
@@ -204,7 +205,7 @@ def make_hostile_archive(draws: random.Random, number: int, folder: Path) -> lis
 
 def make_npz(draws: random.Random, number: int, folder: Path) -> list[str]:
     pixels, labels = np.zeros((6, 4, 5), np.uint8), np.arange(6) % 3
-    arrays = {"x_train": pixels, "y_train": labels, "x_test": pixels, "y_test": labels}
+    arrays: dict[str, Any] = {"x_train": pixels, "y_train": labels, "x_test": pixels, "y_test": labels}
     save = draws.choice([np.savez, np.savez_compressed])
     save(folder / "x.npz", **arrays)
     if draws.random() < 0.5:  # the headers of the arrays, inside a whole archive
@@ -324,7 +325,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, warm: WarmServer) -> Path:
         patch.chdir(folder)
         write_noise_images("pets", ("ant", "bee", "cat"), {"train": 12, "test": 6})
         Path("pets.toml").write_text(CONFIG)
-        options = {"folder": folder / "o", "FCNET_CACHE": str(folder / "cache")}
+        options: dict[str, Any] = {"folder": folder / "o", "FCNET_CACHE": str(folder / "cache")}
         ended = warm.command("train", "--config", "pets.toml", "--out", "base/run", **options).wait()
         assert ended.code == 0, ended.err
         longer = ("--set", "train.epochs=100000", "--set", "train.diagnostics_every=0")
@@ -351,6 +352,7 @@ def test_a_hostile_file_is_refused_with_a_line_in_bounded_time_and_memory(
     monkeypatch.chdir(base)
     failures: list[str] = []
     outcomes: list[Outcome] = []
+    options: dict[str, Any] = {"folder": tmp_path / "o", "FCNET_CACHE": str(base / "cache"), "OMP_NUM_THREADS": "1"}
     for first in range(0, count, CASES_A_PROCESS):
         folders = []
         for number in range(first, min(first + CASES_A_PROCESS, count)):
@@ -364,7 +366,6 @@ def test_a_hostile_file_is_refused_with_a_line_in_bounded_time_and_memory(
             folders.append(str(named))
         results = tmp_path / "results"
         results.unlink(missing_ok=True)
-        options = {"folder": tmp_path / "o", "FCNET_CACHE": str(base / "cache"), "OMP_NUM_THREADS": "1"}
         ended = warm.start(run_cases, folders, str(results), **options).wait(60.0 * CASES_A_PROCESS)
         lines = results.read_text().splitlines() if results.exists() else []
         done = [Outcome(*json.loads(line)) for line in lines]
