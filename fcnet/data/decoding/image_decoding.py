@@ -204,10 +204,12 @@ def _excess_depth(image: Image.Image) -> str:
 
 def _apply_orientation(image: Image.Image) -> Image.Image:
     """Rotates or flips a loaded image by its EXIF orientation. Pillow does this itself for a TIFF."""
+    transpose = _find_orientation(image)
+    if transpose is None:
+        return image
     from PIL import Image
 
-    transpose = _find_orientation(image)
-    return image.transpose(Image.Transpose[transpose]) if transpose else image
+    return image.transpose(Image.Transpose[transpose])
 
 
 def _find_orientation(image: Image.Image) -> str | None:
