@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import stat
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,10 @@ from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+
+_MAX_BYTES = 1 << 18
+_MAX_ERRORS = 20
 
 
 def load_config(
@@ -51,12 +56,7 @@ def load_config(
         fcnet.UserError: seed (--set seed=-1) must be at least 0, got -1
         train.epoch (--set train.epoch=3) is not a known key; the nearest is train.epochs
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{flag} must be a file that can be read, got {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} must be UTF-8 text") from None
+    text = _read_text(path, flag)
     changes = [*(("--set", override) for override in overrides), *flag_overrides]
     try:
         tree = parse_toml(text)
@@ -70,11 +70,31 @@ def load_config(
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        for details in error.errors(include_url=False):
+        broken = error.errors(include_url=False)
+        for details in broken[:_MAX_ERRORS]:
             errors += _error_lines(details, places, str(path))
+        if len(broken) > _MAX_ERRORS:
+            errors.append(f"{path} must have no errors, got {len(broken) - _MAX_ERRORS:,} more")
     if errors or config is None:
         raise UserError(*errors)
     return _with_absolute_path(config, places, str(path))
+
+
+def _read_text(path: Path, flag: str) -> str:
+    """Reads a file that may be anything: a pipe would block, and a device may have no end."""
+    if "\0" in str(path):
+        raise UserError(f"{flag} must be a path without NUL characters, got {shorten_value(str(path))}")
+    try:
+        status = path.stat()
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise UserError(f"{flag} must be a file, got {path}, a pipe or a device")
+        if status.st_size > _MAX_BYTES and path.is_file():
+            raise UserError(f"{path} must have at most {_MAX_BYTES:,} bytes, got {status.st_size:,}")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{flag} must be a file that can be read, got {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} must be UTF-8 text") from None
 
 
 def dump_config(config: Config) -> str:
@@ -124,6 +144,11 @@ def parse_toml(text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError as error:  # a date or an integer
+        reason = "an integer with too many digits" if "digits" in str(error) else str(error)
+        raise ValueError(reason) from None
 
 
 def flatten_config(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -51,8 +51,9 @@ class Batch:
         """Splits the images into ``num_parts`` batches of about equal length, or fewer if there are fewer images."""
         if num_parts == 1 or len(self.labels) < 2:
             return [self]
+        num_parts = min(num_parts, len(self.labels))
         columns = (column.tensor_split(num_parts) for column in (self.images, self.labels, self.target))
-        return [Batch(x, y, t, self.size) for x, y, t in zip(*columns, strict=True) if len(y)]
+        return [Batch(x, y, t, self.size) for x, y, t in zip(*columns, strict=True)]
 
 
 class Batches:

@@ -367,6 +367,8 @@ def claim_folder(out: Path | None, name: str) -> Path:
 
 
 def _check_folder(out: Path) -> None:
+    if "\0" in str(out):
+        raise UserError(f"--out must be a path without NUL characters, got {str(out)!r}")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out must be a folder, got the file {out}")
 

@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import termios
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +40,9 @@ from tests.helpers import (
     run_command,
     set_flags,
     start_python,
+    wait_until,
 )
+from tests.unit.data.decoding.hostile_images import flat_png
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -459,31 +460,15 @@ def test_of_two_processes_that_start_one_run_one_trains_and_one_is_refused() -> 
 @pytest.mark.usefixtures("pets")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_images_are_decoded_leaves_nothing_half_written(number: signal.Signals, tmp_path: Path) -> None:
-    waiting = Path("pets/train/bee/5.png")
-    waiting.unlink()
-    os.mkfifo(waiting)  # blocks its reader until a writer opens it
+    Path("pets/train/bee/5.png").write_bytes(flat_png(0))  # takes seconds to decode
     before = set(Path().rglob("*"))
     process = start("train", "--config", "pets.toml")
-    writer = open_for_writing(waiting, process)
-    assert list((tmp_path / "cache").glob(".images-*.unfinished"))
+    assert wait_until(lambda: list((tmp_path / "cache").glob(".images-*.unfinished")), process)
     process.send_signal(number)
     out, err = process.communicate(timeout=WAIT_SECONDS)
-    os.close(writer)
     assert (process.returncode, out, err) == (128 + number, "", f"stopped by {number.name}\n")
     assert {entry.suffix for entry in (tmp_path / "cache").iterdir()} <= {".lock"}
     assert set(Path().rglob("*")) == before
-
-
-def open_for_writing(fifo: Path, process: subprocess.Popen[str]) -> int:
-    """Opens a FIFO for writing as soon as a process reads it."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while True:
-        try:
-            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
-from fcnet.data.decoding.image_decoding import IGNORE_PILLOW_WARNINGS, decode_planes, is_grey
+from fcnet.data.decoding.image_decoding import (
+    IGNORE_PILLOW_WARNINGS,
+    MAX_FILE_BYTES,
+    decode_planes,
+    describe_file_limit,
+    is_grey,
+)
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -173,6 +179,8 @@ def _read_file(file: ImageFile, options: DecodeOptions) -> Path | IO[bytes]:
     """
     if isinstance(file.content, bytes):
         return io.BytesIO(file.content)
+    if file.stamp and file.stamp[0] > MAX_FILE_BYTES:
+        raise UserError(f"{display_name(file, options)} {describe_file_limit(file.stamp[0])}")
     try:
         with open(file.content, "rb", buffering=0) as opened:  # noqa: PTH123 - Path would double the time
             content, stamp = opened.read(), file_stamp(os.fstat(opened.fileno()))

@@ -7,16 +7,20 @@ W columns.
 from __future__ import annotations
 
 import contextlib
+import functools
+import io
+import stat
 import struct
 import threading
 import warnings
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
-    from pathlib import Path
 
     import numpy as np
     import numpy.typing as npt
@@ -27,7 +31,13 @@ _Result = TypeVar("_Result")
 # Pillow supports dozens of formats and hands some of them to other programs. A file's suffix does not matter.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 GREY_MODES = {"1", "L", "LA", "La"}
-MAX_FILE_BYTES = 1 << 28
+MAX_FILE_BYTES = 1 << 29
+_MAX_DECODING_BYTES = 1 << 30
+_SMALL_PIXELS = 1 << 24  # an image of fewer pixels takes less memory than that, whatever its format and mode
+_SCAN_MARKER, _MAX_SCANS = b"\xff\xda", 200  # an encoder writes about 10
+_PIECE_BYTES = 1 << 20
+_STRIP_PIXELS = 1 << 22
+_SAMPLES_PER_PIXEL, _TILE_SIZE, _MAX_TILE_BYTES = 277, (322, 323), 1 << 26
 _ORIENTATION = 0x0112
 _ORIENTATION_KEYS = {"exif", "xmp"}  # the keys of Image.info that may hold a JPEG's orientation
 _ORIENTATION_TRANSPOSES = {
@@ -74,7 +84,8 @@ def decode_image(
         A new uint8 array (C, H, W).
 
     Raises:
-        UserError: the file is unreadable, broken or not an image, or has more than 8 bits per channel.
+        UserError: the file is unreadable, broken or not an image, or has more than 8 bits per channel, or decoding it
+            would take more than 1 GiB. That is known from its header: a photo of 100 megapixels takes less.
 
     Example:
         >>> import io
@@ -111,16 +122,70 @@ def describe_file_limit(num_bytes: int) -> str:
     return f"must be an image file of at most {MAX_FILE_BYTES >> 20} MiB, got {num_bytes / 2**20:,.0f} MiB"
 
 
+def _check_file(status: os.stat_result, name: str) -> None:
+    """Raises an error for a pipe or a device, whose contents have no end, and for a file too large for an image."""
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        raise UserError(f"{name} must be a file, got a pipe or a device")
+    if status.st_size > MAX_FILE_BYTES:
+        raise UserError(f"{name} {describe_file_limit(status.st_size)}")
+
+
 def _image_planes(image: Image.Image, channels: int, name: str, size: tuple[int, int] | None) -> tuple[bytes, int, int]:
     """Converts an opened image. Returns its channels as bytes, H and W."""
     if depth := _excess_depth(image):
         raise UserError(f"{name} must have 8 bits a channel, got {depth}")
+    _check_memory(image, channels, name, resized=size is not None)
+    if "progressive" in image.info:
+        _check_scans(image, name)
     image.load()
     converted = _convert_mode(_apply_orientation(image), "L" if channels == 1 else "RGB")
     sized = converted if size is None else _resize_and_crop(converted, size)
     # `tobytes` takes half the time of `numpy.asarray`.
     data = sized.tobytes()
     return b"".join(data[channel::channels] for channel in range(channels)), sized.height, sized.width
+
+
+def _check_memory(image: Image.Image, channels: int, name: str, *, resized: bool) -> None:
+    """Raises an error if decoding an image would take too much memory, before its pixels are loaded."""
+    samples = 0
+    if image.format == "TIFF":
+        tags = getattr(image, "tag_v2", {})
+        # libtiff allocates a whole tile, or a whole strip, which may be as large as the image.
+        samples, tile = tags.get(_SAMPLES_PER_PIXEL, 1), [tags.get(tag, 0) for tag in _TILE_SIZE]
+        if tile[0] * tile[1] * samples > _MAX_TILE_BYTES:
+            raise UserError(f"{name} must have tiles of at most {_MAX_TILE_BYTES >> 20} MiB, got {tile[0]}×{tile[1]}")
+    if image.width * image.height < _SMALL_PIXELS:
+        return
+    # Bytes for each pixel, measured. Pillow stores one byte, or four whatever the number of channels.
+    decoded = 1 if image.mode in {"1", "L", "P"} else 4
+    decoder = 12 if image.format == "WEBP" else 3 * ("progressive" in image.info) + samples
+    rotated = decoded if _find_orientation(image) else 0
+    is_converted = image.has_transparency_data or image.mode not in {"1", "L", "RGB"}
+    is_grey = image.mode in {"1", "L"} and not is_converted
+    converted = 4 * is_converted + (0 if is_grey == (channels == 1) else 4 if is_grey else 1)
+    planes = 0 if resized else 3 * channels
+    num_bytes = image.width * image.height * (decoded + decoder + rotated + converted + planes)
+    if isinstance(file := getattr(image, "fp", None), io.BytesIO):
+        num_bytes += file.getbuffer().nbytes
+    if num_bytes > _MAX_DECODING_BYTES:
+        raise UserError(
+            f"{name} must take at most 1 GiB to decode, got {image.width}×{image.height} pixels, "
+            f"which take {num_bytes / 2**30:.1f} GiB"
+        )
+
+
+def _check_scans(image: Image.Image, name: str) -> None:
+    """Raises an error if a progressive JPEG has too many scans: each takes the time of a whole image, and few bytes."""
+    file = getattr(image, "fp", None)
+    if file is None:  # already loaded
+        return
+    position, num_scans = file.tell(), 0
+    file.seek(0)
+    while num_scans <= _MAX_SCANS and (piece := file.read(_PIECE_BYTES)):
+        num_scans += piece.count(_SCAN_MARKER)
+    file.seek(position)
+    if num_scans > _MAX_SCANS:
+        raise UserError(f"{name} must be a JPEG of at most {_MAX_SCANS} scans, got more")
 
 
 def _excess_depth(image: Image.Image) -> str:
@@ -139,18 +204,22 @@ def _excess_depth(image: Image.Image) -> str:
 
 def _apply_orientation(image: Image.Image) -> Image.Image:
     """Rotates or flips a loaded image by its EXIF orientation. Pillow does this itself for a TIFF."""
+    transpose = _find_orientation(image)
+    if transpose is None:
+        return image
     from PIL import Image
 
+    return image.transpose(Image.Transpose[transpose])
+
+
+def _find_orientation(image: Image.Image) -> str | None:
+    """Returns the name of the transposition that the EXIF orientation asks for, or None."""
     if image.format == "JPEG" and not _ORIENTATION_KEYS & image.info.keys():
-        return image
+        return None
     orientation = None
     with contextlib.suppress(*_DECODE_ERRORS):
         orientation = image.getexif().get(_ORIENTATION)
-    return (
-        image.transpose(Image.Transpose[_ORIENTATION_TRANSPOSES[orientation]])
-        if orientation in _ORIENTATION_TRANSPOSES
-        else image
-    )
+    return None if orientation is None else _ORIENTATION_TRANSPOSES.get(orientation)
 
 
 def _convert_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -162,11 +231,19 @@ def _convert_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _composite_on_white(image: Image.Image) -> Image.Image:
+    """Blends an image with white, a large one in strips, since it takes four copies."""
     from PIL import Image
 
-    image = image.convert("LA") if image.mode == "La" else image
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    rows = max(1, _STRIP_PIXELS // image.width)
+    if image.height <= rows:
+        strip = image.convert("LA") if image.mode == "La" else image
+        strip = strip.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB")
+    result = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        result.paste(_composite_on_white(image.crop(box)), box)
+    return result
 
 
 class _PillowWarningFilter:
@@ -212,14 +289,28 @@ def _resize_and_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.resize((width, height), Resampling.BICUBIC, box=box)
 
 
+@functools.cache
+def _silence_libtiff() -> None:
+    """Stops libtiff from printing its own lines about broken files on standard error."""
+    import ctypes
+
+    from PIL import _imaging
+
+    with contextlib.suppress(OSError, AttributeError):  # a Pillow whose libtiff has no visible symbols
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
+
+
 def _read_image(file: Path | IO[bytes] | Image.Image, name: str, read: Callable[[Image.Image], _Result]) -> _Result:
     """Opens an image and applies ``read``; turns Pillow's errors into `UserError`."""
     from PIL import Image, UnidentifiedImageError
 
+    _silence_libtiff()
     try:
         with IGNORE_PILLOW_WARNINGS:
             if isinstance(file, Image.Image):
                 return read(file)
+            if isinstance(file, Path):
+                _check_file(file.stat(), name)
             with Image.open(file, formats=FORMATS) as image:
                 return read(image)
     except UserError:

@@ -103,7 +103,8 @@ class _Synthetic:
         return SourceSnapshot(fingerprint, self._read)
 
     def _read(self) -> Contents:
-        return Contents(tuple(str(label) for label in range(self.num_classes)), self._iter_chunks())
+        num_bytes = (self.train_size + self.test_size) * math.prod(self.shape)
+        return Contents(tuple(map(str, range(self.num_classes))), self._iter_chunks(), num_bytes=num_bytes)
 
     def _iter_chunks(self) -> Iterator[ImageChunk]:
         patterns = torch.randint(

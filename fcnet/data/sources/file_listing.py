@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,7 @@ def scan_path(path: Path) -> FileListing:
     folders: set[str] = set()
     try:
         if not path.is_dir():
-            return FileListing(path, _format_stamp(file_stamp(path.stat())), True, files, folders)  # noqa: FBT003
+            return FileListing(path, _format_stamp(_stamp_file(path.stat(), path)), True, files, folders)  # noqa: FBT003
         needs_split = not any(entry.is_dir() and is_split_name(entry.name) for entry in path.iterdir())
         tops = [""] if needs_split else [f"{split}/" for split in SPLITS if (path / split).is_dir()]
         for top in tops:
@@ -117,7 +118,14 @@ def _scan_folder(
                 folders.add(name)
                 _scan_folder(entry.path, f"{name}/", files, folders, follow_links=False)
             elif is_image_name(entry.name):
-                files[name] = file_stamp(entry.stat())
+                files[name] = _stamp_file(entry.stat(), entry.path)
+
+
+def _stamp_file(status: os.stat_result, path: Path | str) -> FileStamp:
+    """Returns the stamp of a file. A pipe or a device would block, or never end."""
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} must be a file, got a pipe or a device")
+    return file_stamp(status)
 
 
 def _format_stamp(stamp: FileStamp) -> str:

@@ -65,7 +65,7 @@ def iter_images(arguments: Iterable[str | Path]) -> Iterator[ImageEntry]:
 
 def _may_be_archive(path: Path) -> bool:
     try:
-        return path.suffix == ".tar" or is_archive(path)
+        return path.is_file() and (path.suffix == ".tar" or is_archive(path))
     except OSError:
         return False  # decoding the image raises the error
 

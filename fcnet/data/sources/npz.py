@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import lzma
 import math
+import tokenize
+import warnings
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
     from fcnet.data.sources.source import Source, SplitArrays, SplitName
 
 # RuntimeError: an encrypted member.
+# NumPy parses a header as a literal of Python.
+_HEADER_ERRORS = (
+    *(RecursionError, MemoryError, SyntaxError, TypeError, LookupError, AttributeError, tokenize.TokenError),
+)
 _READ_ERRORS = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError)
 _CLASSES = "classes"
 _NAMES = (*(f"{kind}_{split}" for split in SPLITS for kind in "xy"), _CLASSES)
@@ -47,12 +53,10 @@ class _Arrays:
     path: Path
 
     def snapshot(self) -> SourceSnapshot:
-        if not self.path.is_file():
-            raise UserError(
-                f"{self.path} must be a NumPy archive (.npz), got a folder"
-                if self.path.is_dir()
-                else f"{self.path}: no such file"
-            )
+        if self.path.is_dir():
+            raise UserError(f"{self.path} must be a NumPy archive (.npz), got a folder")
+        if not self.path.exists():
+            raise UserError(f"{self.path}: no such file")
         listing = scan_path(self.path)
         return SourceSnapshot(listing.fingerprint("arrays"), partial(self._read, listing))
 
@@ -134,8 +138,9 @@ def _read_header(member: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtyp
     if read is None:
         raise ValueError(f"{name} has an unknown format")
     try:
-        shape, _, dtype = read(member)
-    except (RecursionError, MemoryError):  # a header of thousands of brackets
+        with warnings.catch_warnings(action="ignore"):
+            shape, _, dtype = read(member)
+    except _HEADER_ERRORS:
         raise ValueError(f"{name} has a broken header") from None
     return shape, dtype
 

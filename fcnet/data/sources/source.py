@@ -49,12 +49,14 @@ class Contents:
         chunks: the images in a fixed order, train before test, decoded as the iterator advances.
         num_images: the number of images, skipped ones included; 0 if none has to be decoded.
         resume_after: returns the chunks without the first images, given their number; None if that saves no decoding.
+        num_bytes: the bytes of all pixels, if they are known beforehand; else 0.
     """
 
     classes: tuple[str, ...]
     chunks: Iterator[ImageChunk]
     num_images: int = 0
     resume_after: Callable[[int], Iterator[ImageChunk]] | None = None
+    num_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,6 +138,9 @@ def _write_files(contents: Contents, folder: Path, head: dict[str, Any], progres
     lines = _resume(folder, head) if contents.resume_after else []
     if not lines:
         _start_build(folder, head)
+    if contents.num_bytes > (free := shutil.disk_usage(folder).free):
+        sizes = f"{contents.num_bytes / 2**30:,.1f} GiB and {free / 2**30:,.1f} GiB are free"
+        raise UserError(f"cannot write {folder.parent}: the images need {sizes}; lower their number or size")
     done = sum(line["count"] + len(line["skipped"]) for line in lines)
     chunks = contents.resume_after(done) if contents.resume_after and done else contents.chunks
     report = progress if progress and contents.num_images else lambda done, total: None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -284,3 +285,36 @@ def test_a_configuration_is_flattened_to_dotted_keys() -> None:
 def test_toml_that_is_nested_too_deeply_is_a_value_error() -> None:
     with pytest.raises(ValueError, match=r"^nested too deeply$"):
         parse_toml(f"value = {'[' * 5000}{']' * 5000}")
+
+
+def test_a_configuration_that_is_no_small_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.toml")
+    with (tmp_path / "large.toml").open("wb") as file:
+        file.truncate(10**12)
+    for path, message in (
+        (tmp_path / "pipe.toml", f"--config must be a file, got {tmp_path}/pipe.toml, a pipe or a device"),
+        (Path("/dev/zero"), "--config must be a file, got /dev/zero, a pipe or a device"),
+        (tmp_path, f"--config must be a file that can be read, got {tmp_path}: Is a directory"),
+        (tmp_path / "large.toml", f"{tmp_path}/large.toml must have at most 262,144 bytes, got 1,000,000,000,000"),
+        (Path("a\0b"), '--config must be a path without NUL characters, got "a\\u0000b"'),
+        (Path("a" * 5000), f"--config must be a file that can be read, got {'a' * 5000}: File name too long"),
+    ):
+        with pytest.raises(UserError) as error:
+            load_config(path)
+        assert str(error.value) == message
+
+
+def test_many_errors_are_cut_short(tmp_path: Path) -> None:
+    file = tmp_path / "x.toml"
+    file.write_text("".join(f"a{number} = 1\n" for number in range(20_000)))
+    with pytest.raises(UserError) as error:
+        load_config(file)
+    lines = str(error.value).split("\n")
+    assert len(lines) == 21
+    assert lines[-1] == f"{file} must have no errors, got 19,980 more"
+
+
+def test_an_integer_with_too_many_digits_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text("seed = " + "9" * 5000)
+    with pytest.raises(UserError, match=r"x.toml must be TOML: an integer with too many digits$"):
+        load_config(tmp_path / "x.toml")

@@ -176,3 +176,8 @@ def test_the_parts_of_a_batch_have_its_images_labels_and_targets_in_order(num_pa
     for column in ("images", "labels", "target"):
         assert torch.equal(torch.cat([getattr(part, column) for part in parts]), getattr(batch, column))
     assert {part.size for part in parts} == {20}
+
+
+def test_a_batch_is_split_into_no_more_parts_than_it_has_images() -> None:
+    batch = Batch(torch.arange(6.0).reshape(3, 2), torch.arange(3), torch.arange(3), 3)
+    assert [part.labels.tolist() for part in batch.split(10**12)] == [[0], [1], [2]]

@@ -486,3 +486,8 @@ def test_the_checksums_of_a_run_killed_before_its_configuration_was_written_are_
     (tmp_path / "mine" / "checksums.json").write_text("{}")
     with pytest.raises(UserError, match="already exists and is not empty"):
         check_new(tmp_path / "mine")
+
+
+def test_a_folder_with_a_nul_character_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^--out must be a path without NUL characters, got 'a\\x00b'$"):
+        Run.create(Path("a\0b"), "x", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import threading
 import warnings
@@ -17,9 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fcnet.data.decoding import image_decoding
 from fcnet.data.decoding.image_decoding import decode_image, is_grey
 from fcnet.runtime.errors import UserError
-from tests.helpers import image_bytes, make_png, png_chunk
+from tests.helpers import image_bytes, make_png, measure_peak, png_chunk
+from tests.unit.data.decoding.hostile_images import HOSTILE_IMAGES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -422,3 +425,53 @@ def test_an_image_of_the_target_size_is_unchanged() -> None:
 @pytest.mark.parametrize("of", [(1, 1), (1, 50), (31, 33), (97, 89)])
 def test_any_size_can_be_resized_to_any_other(of: tuple[int, int], size: tuple[int, int]) -> None:
     assert np.all(decode_image(Image.new("L", of[::-1], 9), 1, "x", size) == np.full((1, *size), 9))
+
+
+# --- files from strangers ---------------------------------------------------------------------------------------
+
+
+def test_hostile_images_are_refused_in_little_memory(tmp_path: Path) -> None:
+    images = {kind: image for kind, image in HOSTILE_IMAGES.items() if not image.slow}
+    for number, image in enumerate(images.values()):
+        (tmp_path / str(number)).write_bytes(image.make())
+    script = f"""
+        for number in range({len(images)}):
+            try:
+                print(decode_image(Path(str(number)), 3, "x", (8, 8)).shape)
+            except UserError as error:
+                print(error)
+    """
+    imports = """
+from pathlib import Path
+from fcnet.data.decoding.image_decoding import decode_image
+from fcnet.runtime.errors import UserError
+"""
+    peak, lines = measure_peak(script, imports, cwd=tmp_path)
+    assert peak < 1024
+    for (kind, image), line in zip(images.items(), lines, strict=True):
+        assert line.startswith(image.error), kind
+
+
+def test_a_broken_tiff_prints_nothing_by_itself(capfd: pytest.CaptureFixture[str]) -> None:
+    whole = image_bytes(Image.effect_noise((64, 64), 50), "TIFF", compression="tiff_lzw")
+    for place in range(8, len(whole) - 8, 40):
+        with contextlib.suppress(UserError):
+            decode_image(io.BytesIO(whole[:place] + b"\xff" * 8 + whole[place + 8 :]), 1, "x")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(UserError, match=r"^x must be a file, got a pipe or a device$"):
+        decode_image(tmp_path / "x.png", 3, "x")
+
+
+def test_a_large_transparent_image_is_blended_in_strips_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = np.random.default_rng(0)
+    for mode, channels in (("RGBA", 4), ("LA", 2)):
+        pixels = draws.integers(256, size=(37, 11, channels), dtype=np.uint8)
+        image = Image.fromarray(pixels, mode)
+        whole = decode_image(image, 3, "x")
+        monkeypatch.setattr(image_decoding, "_STRIP_PIXELS", 50)
+        assert np.array_equal(decode_image(image, 3, "x"), whole)
+        monkeypatch.undo()

@@ -199,6 +199,14 @@ def test_a_strange_member_is_one_line(members: dict[str, bytes | None], message:
     assert read_error(write_members(tmp_path, **members)).startswith(message)
 
 
+@pytest.mark.parametrize(
+    "header", ["{'descr': (", "{'descr': '|u1', 'shape': (1L,", "{1: 2}", "0x", "'\\d'", "[" * 900]
+)
+def test_a_header_that_python_cannot_parse_is_one_line(header: str, tmp_path: Path) -> None:
+    message = read_error(write_members(tmp_path, x_train=npy_header(header)))
+    assert message.startswith("x.npz must be a whole NumPy archive (.npz), got: ")
+
+
 def test_an_encrypted_member_is_one_line(tmp_path: Path) -> None:
     path = write_members(tmp_path)
     data = bytearray(path.read_bytes())

@@ -471,3 +471,9 @@ def test_a_user_without_a_home_is_asked_for_a_cache(monkeypatch: pytest.MonkeyPa
     assert str(error.value) == "FCNET_CACHE must be set to a folder for the cache, because this user has no home"
     monkeypatch.setenv("FCNET_CACHE", "here")
     assert cache_folder() == Path("here")
+
+
+def test_images_that_do_not_fit_on_the_disk_are_refused_before_they_are_made(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^cannot write .*: the images need 12,288.0 GiB and .* GiB are free; lower "):
+        open_store(synthetic((3, 32, 32), 2**32 - 10, 10, num_classes=2), tmp_path)
+    assert {entry.suffix for entry in tmp_path.iterdir()} <= {".lock"}
