@@ -79,9 +79,8 @@ def _is_first_process() -> bool:
 def _show_finished(run: Run, *, tensorboard: bool) -> int:
     """Checks a finished run, adds what is missing, and prints its result; returns the exit code."""
     records, _, result = _read_records(run), run.snapshots(), _format_result(run)
-    if (run.path / "model.json").is_file():  # a run may be kept without its model
-        load(run.path)
-        read_predictions(run.path)
+    load(run.path)
+    read_predictions(run.path)
     run.clean_up()
     ensure_report(run)
     if tensorboard:

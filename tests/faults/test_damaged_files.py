@@ -48,6 +48,8 @@ save_seconds = 0
 IMAGES = "images/test/a"
 NOTE = re.compile(r"^.*(?:stored predictions|test images) unavailable: .*$\n", re.MULTILINE)
 """The line of a report for a part that it cannot show."""
+NO_RUN = ("must be a run folder, got run", "must be a run to resume if --config is not given, got run")
+"""What is said of a run without its config.toml."""
 Answer = tuple["CommandResult", Any]
 
 
@@ -188,24 +190,26 @@ def is_same(answer: Any, right: Any, name: str) -> bool:
 # --- the tests ------------------------------------------------------------------------------------------------------
 
 
-@repeated(30, 4500)
+@repeated(24, 4500)
 def test_a_finished_run_is_right_or_refused(count: int, here: Path, figures: Callable[..., None]) -> None:
     leave_run("run")
     readers = dict.fromkeys((evaluates, predicts, reports, loads, checks), Path("run"))
-    counts, failures = damage_in_rounds(Path("run"), range(count), readers)
+    counts, failures = damage_in_rounds(Path("run"), range(count), readers, also=NO_RUN)
     figures("damaged finished runs", damages=count, **counts, tracebacks=len(failures) - counts["wrong"])
     assert failures == []
 
 
-@repeated(10, 1500)
+@repeated(8, 1500)
 def test_an_unfinished_run_is_resumed_right_or_refused(count: int, here: Path, figures: Callable[..., None]) -> None:
     leave_run("run", steps=6)
-    counts, failures = damage_in_rounds(Path("run"), range(count), {resumes: Path("run"), reports: Path("run")})
+    counts, failures = damage_in_rounds(
+        Path("run"), range(count), dict.fromkeys((resumes, reports), Path("run")), also=NO_RUN
+    )
     figures("damaged unfinished runs", damages=count, **counts, tracebacks=len(failures) - counts["wrong"])
     assert failures == []
 
 
-@repeated(12, 2000)
+@repeated(8, 2000)
 def test_a_damaged_store_is_built_again_or_not_used(
     count: int, here: Path, tmp_path: Path, figures: Callable[..., None]
 ) -> None:
@@ -217,7 +221,7 @@ def test_a_damaged_store_is_built_again_or_not_used(
     assert failures == []
 
 
-@repeated(15, 2000)
+@repeated(8, 2000)
 def test_a_sweep_is_right_or_refused(count: int, here: Path, figures: Callable[..., None]) -> None:
     assert sweeps(Path("sweep"))[0].err == ""
     database = ("database of the sweep", "as in the sweep in sweep")
