@@ -97,6 +97,20 @@ def quiet_optuna() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
+@contextlib.contextmanager
+def report_damage() -> Iterator[None]:
+    """Turns the errors of reading a damaged database into a `UserError` while the block runs.
+
+    The database has no checksums: optuna fails in many ways over a value that it did not write.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+        raise UserError(f"the database of the sweep is damaged: {' '.join(str(error).split())[:200]}") from error
+
+
 def open_study(plan: SweepPlan, folder: Path, storage: str) -> Study:
     """Opens the study named after the folder; creates it if it does not exist. The caller must hold the folder's lock.
 
@@ -110,6 +124,8 @@ def open_study(plan: SweepPlan, folder: Path, storage: str) -> Study:
     """
     import optuna
 
+    if not storage:
+        _check_integrity(folder.absolute() / "study.db")
     study = optuna.create_study(
         storage=_open_storage(folder, storage),
         study_name=folder.absolute().name,
@@ -192,7 +208,30 @@ def end_trial(trial: Trial, state: Literal["finished", "pruned", "surplus"], val
     trial.storage.set_trial_state_values(trial._trial_id, states[state], None if value is None else [value])
 
 
-def to_ranked_trial(trial: FrozenTrial, plan: SweepPlan) -> RankedTrial:
+def rank_started(study: Study, plan: SweepPlan) -> list[RankedTrial]:
+    """Returns the started trials that have settings.
+
+    Raises:
+        UserError: a trial does not agree with its state or with the plan, so that the database is damaged.
+    """
+    from optuna.trial import TrialState
+
+    trials = []
+    for frozen in study.get_trials(deepcopy=False):
+        has_settings = "settings" in frozen.user_attrs
+        if frozen.state.is_finished() and has_settings != (frozen.state != TrialState.FAIL):
+            raise UserError(f"the database of the sweep is damaged: trial {frozen.number + 1} has lost its settings")
+        if has_settings:
+            trials.append(trial := _to_ranked_trial(frozen, plan))
+            is_complete = [run.seed for run in trial.runs] == plan.seeds
+            if trial.settings.keys() != {axis.key for axis in plan.space.axes} or (
+                trial.state != "unfinished" and is_complete != (trial.state == "finished")
+            ):
+                raise UserError(f"the database of the sweep is damaged: trial {trial.number} does not fit the plan")
+    return trials
+
+
+def _to_ranked_trial(trial: FrozenTrial, plan: SweepPlan) -> RankedTrial:
     """Converts a trial of the study that has settings."""
     from optuna.trial import TrialState
 
@@ -244,6 +283,19 @@ def _open_storage(folder: Path, url: str) -> RDBStorage:
                 break
             time.sleep(pause)
     raise UserError(f"cannot open the database of the sweep, {name}: {why}")
+
+
+def _check_integrity(file: Path) -> None:
+    """Raises if the tables and the indices of a database file do not fit together; the file need not exist."""
+    if not file.is_file():
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(file, timeout=_LOCK_TIMEOUT)) as database:
+            ((found,), *_) = database.execute("PRAGMA integrity_check").fetchall()
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        raise UserError(f"cannot open the database of the sweep, {file}: {_error_text(error)}") from None
+    if found != "ok":
+        raise UserError(f"cannot open the database of the sweep, {file}: it is damaged: {' '.join(found.split())}")
 
 
 def _error_text(error: BaseException) -> str:

@@ -13,7 +13,8 @@ import uuid
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from fcnet.config.toml import check_agreement, dump_config
+from fcnet.config.toml import check_agreement, dump_config, flatten_config
+from fcnet.config.values import format_value
 from fcnet.experiment.run_folder import Run
 from fcnet.experiment.runner import run_experiment
 from fcnet.report.page import ensure_report
@@ -199,7 +200,9 @@ class Sweep:
         folder.mkdir(parents=True, exist_ok=True)
         with file_lock(folder / "study.db"):
             self._folder_id = _folder_id(folder) if storage else ""
-            self._study = study.open_study(plan, folder, storage)
+            with study.report_damage():
+                self._study = study.open_study(plan, folder, storage)
+                self._check_results(study.rank_started(self._study, plan))
 
     def trials(self) -> Iterator[SweepTrial]:
         """Yields trials to work on, each locked until the next; abandoned trials of dead processes come first."""
@@ -214,9 +217,9 @@ class Sweep:
     def write(self) -> SweepOutcome:
         """Writes the results of all trials, of every process, as JSON, CSV and an HTML page, and returns them."""
         with file_lock(self.folder / "sweep.json"):
-            started = study.list_trials(self._study)
-            trials = [study.to_ranked_trial(trial, self.plan) for trial in started if "settings" in trial.user_attrs]
-            num_unfinished = max(self.plan.num_trials, len(started)) - sum(
+            num_started = len(study.list_trials(self._study))
+            trials = study.rank_started(self._study, self.plan)
+            num_unfinished = max(self.plan.num_trials, num_started) - sum(
                 trial.state != "unfinished" for trial in trials
             )
             best = best_trial(trials)
@@ -230,19 +233,40 @@ class Sweep:
         return SweepOutcome(trials, best, num_unfinished, test_accuracy)
 
     def _check_results(self, trials: list[RankedTrial]) -> None:
-        """Checks the results in the database, which has no checksums, against the summaries of the runs.
+        """Checks the trials in the database, which has no checksums, against their runs in this folder.
 
         Raises:
-            UserError: a run of this folder has another result, or is damaged.
+            UserError: the run of an ended trial has other settings, another learning curve or another result, or is
+                damaged.
         """
         for trial in trials:
-            for result in trial.runs:
-                run = Run(self.folder / run_name(trial.number, result.seed))
-                if run.finished and result != (summary := _to_result(run, result.seed)):
-                    raise UserError(
-                        f"the database of the sweep is damaged: it has another result than {run.path} "
-                        f"(validation accuracy {result.validation_accuracy!r}, not {summary.validation_accuracy!r})"
-                    )
+            for seed in self.plan.seeds:
+                run = Run(self.folder / run_name(trial.number, seed))
+                if trial.state != "unfinished" and run.started:
+                    self._check_run(trial, run, seed)
+
+    def _check_run(self, trial: RankedTrial, run: Run, seed: int) -> None:
+        damaged = "the database of the sweep is damaged: it has"
+        settings = dict(flatten_config(run.load_config().model_dump(mode="json")))
+        for key, value in trial.settings.items():
+            if settings[key] != value:
+                raise UserError(f"{damaged} {key} = {format_value(value)}, not that of {run.config}")
+        curve, recorded = dict(trial.learning_curves.get(seed, ())), run.records()
+        is_partial = not run.finished  # a process that resumed it may have had fewer epochs saved than reported
+        if any(curve.get(record["epoch"]) != record["validation_accuracy"] for record in recorded) or (
+            len(curve) != len(recorded) and not is_partial
+        ):
+            raise UserError(f"{damaged} another learning curve than {run.path}")
+        if is_partial:
+            return
+        stored = next((asdict(each) for each in trial.runs if each.seed == seed), {})
+        differing = [
+            f"{key.replace('_', ' ')} {stored.get(key)!r}, not {value!r}"
+            for key, value in asdict(_to_result(run, seed)).items()
+            if stored.get(key) != value
+        ]
+        if differing:
+            raise UserError(f"{damaged} another result than {run.path} ({'; '.join(differing)})")
 
     def _test_accuracy(self, best: RankedTrial) -> tuple[float, float | None] | None:
         """Returns mean and standard deviation of the test accuracies of the best trial's runs."""

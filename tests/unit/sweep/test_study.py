@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,11 +16,12 @@ from fcnet.sweep.study import (
     list_trials,
     open_study,
     quiet_optuna,
+    rank_started,
+    report_damage,
     report_values,
     resume_trial,
     start_trial,
     suggest_settings,
-    to_ranked_trial,
 )
 
 if TYPE_CHECKING:
@@ -126,7 +129,7 @@ def test_values_are_reported_once_and_converted_to_learning_curves(tmp_path: Pat
     suggest_settings(trial, plan)
     report_values(trial, {1: 0.1, 2: 0.2, 3: 0.3})
     report_values(trial, {3: 0.9, 4: 0.4})  # step 4 is epoch 1 of the second seed
-    ranked = to_ranked_trial(list_trials(study)[0], plan)
+    (ranked,) = rank_started(study, plan)
     assert ranked.learning_curves == {5: [(1, 0.1), (2, 0.2), (3, 0.3)], 6: [(1, 0.4)]}
     assert (ranked.number, ranked.state, ranked.settings) == (1, "unfinished", {"optimizer.lr": 0.1})
 
@@ -141,7 +144,39 @@ def test_a_pruned_trial_with_an_error_is_failed(tmp_path: Path) -> None:
         if error:
             trial.set_user_attr("error", error)
         end_trial(trial, "pruned")
-    assert [to_ranked_trial(trial, plan).state for trial in list_trials(study)] == ["pruned", "failed"]
+    assert [trial.state for trial in rank_started(study, plan)] == ["pruned", "failed"]
+
+
+@pytest.mark.parametrize("change", [
+    "UPDATE trials SET state = 'COMPLETE'",
+    "UPDATE trials SET state = 'FAIL'",
+    "DELETE FROM trial_user_attributes",
+    "UPDATE trial_user_attributes SET value_json = '{\"optimizer.ls\": 0.1}'",
+    "UPDATE trial_user_attributes SET value_json = '{'",
+    "UPDATE trials SET state = 'PRUNEF'",
+])  # fmt: skip
+def test_a_damaged_database_is_refused_when_it_is_opened(change: str, tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, "optimizer.lr=[0.1, 0.2]")
+    trial = start_trial(open_study(plan, tmp_path, ""), plan)
+    assert trial is not None
+    suggest_settings(trial, plan)
+    end_trial(trial, "pruned")
+    with contextlib.closing(sqlite3.connect(tmp_path / "study.db")) as database:
+        database.execute(change)
+        database.commit()
+    with pytest.raises(UserError, match=r"^the database of the sweep is damaged: ."), report_damage():
+        rank_started(open_study(plan, tmp_path, ""), plan)
+
+
+def test_a_database_whose_indices_do_not_fit_its_tables_is_refused(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, "optimizer.lr=[0.1, 0.2]")
+    open_study(plan, tmp_path, "")
+    with contextlib.closing(sqlite3.connect(tmp_path / "study.db")) as database:
+        database.execute("PRAGMA writable_schema = 1")
+        database.execute("UPDATE sqlite_master SET rootpage = 1 + rootpage WHERE name = 'ix_studies_study_name'")
+        database.commit()
+    with pytest.raises(UserError, match=r"^cannot open the database of the sweep, .*study\.db: ."):
+        open_study(plan, tmp_path, "")
 
 
 @pytest.mark.parametrize("url", ["nonsense", "sqlite"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import sqlite3
 import statistics
 from typing import TYPE_CHECKING
 
@@ -155,6 +157,26 @@ def test_a_result_that_differs_from_the_summary_of_its_run_is_refused(plan: Swee
     with pytest.raises(UserError) as error:
         sweep.write()
     assert str(error.value).startswith(f"{run.path / 'summary.json'} is damaged: ")
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ("UPDATE trial_user_attributes SET value_json = replace(value_json, '0.1', '0.7')", "optimizer.lr = 0.7, not "),
+        ("UPDATE trial_intermediate_values SET intermediate_value = 0.25", "another learning curve than "),
+        ("DELETE FROM trial_intermediate_values", "another learning curve than "),
+    ],
+)
+def test_settings_and_curves_that_differ_from_those_of_the_runs_are_refused_at_once(
+    change: str, what: str, plan: SweepPlan, tmp_path: Path
+) -> None:
+    for trial in Sweep(plan, tmp_path / "sweep").trials():
+        finish_trial(trial, 0.5, 0.6)
+    with contextlib.closing(sqlite3.connect(tmp_path / "sweep" / "study.db")) as database:
+        database.execute(change)
+        database.commit()
+    with pytest.raises(UserError, match=f"^the database of the sweep is damaged: it has {what}"):
+        Sweep(plan, tmp_path / "sweep")
 
 
 def test_a_run_without_a_validation_accuracy_is_refused(plan: SweepPlan, tmp_path: Path) -> None:
