@@ -120,7 +120,7 @@ def _run(main: Callable[[list[str]], int]) -> int:
         code = main(sys.argv[1:])
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else 0
-    except (UserError, OSError, MemoryError, RuntimeError) as error:
+    except (UserError, OSError, MemoryError, RuntimeError, ImportError) as error:
         lines = _error_lines(error)
         if not lines:
             raise
@@ -357,6 +357,9 @@ def _error_lines(error: Exception) -> tuple[str, ...]:
         return tuple(map(str, error.args))
     if memory.is_out_of_memory(error):
         return (memory.describe_out_of_memory(error),)
+    if "can't start new thread" in str(error):
+        when = memory.describe_phase(error)
+        return (f"the system refuses a new thread{when}: too little memory, or too many processes",)
     if isinstance(error, OSError) and not isinstance(error, io.UnsupportedOperation):
         reason = error.strerror or str(error)
         return (f"{reason}{memory.describe_phase(error)}" if error.filename is None else f"{error.filename}: {reason}",)

@@ -16,7 +16,7 @@ from fcnet.runtime import distributed
 from fcnet.runtime.errors import NonFiniteError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from fcnet.losses import Loss
 
@@ -126,6 +126,15 @@ def nonfinite_state(model: nn.Module) -> list[NonFiniteLocation]:
     if isinstance(model, MLP):
         return _find_nonfinite(model, model.state_dict())
     return _find_nonfinite(model, dict(model.named_parameters()))
+
+
+def first_nonfinite_tensor(tensors: Mapping[str, Tensor]) -> NonFiniteLocation | None:
+    """Returns the first tensor of a training's state, by name, that holds NaN or inf; None if all are finite.
+
+    A moment that overflows need not show in the weights: AdamW divides by it, and learns nothing more.
+    """
+    found = next((name for name, tensor in tensors.items() if not _all_finite(tensor)), None)
+    return None if found is None else NonFiniteLocation(None, f"{found} of the training state", stored=True)
 
 
 @torch.no_grad()

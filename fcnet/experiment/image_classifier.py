@@ -17,6 +17,7 @@ from fcnet.data.decoding.image_decoding import IGNORE_PILLOW_WARNINGS, decode_im
 from fcnet.data.sources.image_paths import ImageEntry
 from fcnet.data.transforms.whitening import Whitening
 from fcnet.models.mlp import MLP, LogisticRegression, logits_to_probabilities
+from fcnet.runtime import memory
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import read_checksummed, read_metadata, write_checksummed
 from fcnet.runtime.tensor_checks import check_finite, check_tensors
@@ -281,4 +282,5 @@ def load(run: str | Path, *, device: torch.device | str = "cpu") -> ImageClassif
         raise UserError(f"RUN must be a run folder, got {folder}")
     if not (folder / "model.json").is_file():
         raise UserError(f"{folder} holds no trained model: model.json is missing")
-    return ImageClassifier.load(folder / "model", device=device)
+    with memory.phase("loading the model"):
+        return ImageClassifier.load(folder / "model", device=device)

@@ -145,11 +145,9 @@ def _snapshot_fn(experiment: Experiment, run: Run, lines: list[dict[str, Any]]) 
 
 def _save(experiment: Experiment, run: Run, records: list[dict[str, Any]], snapshots: list[dict[str, Any]]) -> None:
     """Saves a checkpoint; collective, since the state is gathered from all ranks."""
-    tensors, metadata = experiment.training.state()
-    if experiment.classifier.whitening is not None:
-        # Fitted whitening depends on the number of threads, so it must not be fitted anew after a restore.
-        whitening = experiment.classifier.whitening.state_dict()
-        tensors |= {f"whitening.{name}": tensor for name, tensor in whitening.items()}
+    # Fitted whitening depends on the number of threads, so it must not be fitted anew after a restore.
+    whitening = experiment.classifier.whitening.state_dict() if experiment.classifier.whitening else {}
+    tensors, metadata = experiment.training.state({f"whitening.{name}": x for name, x in whitening.items()})
     metadata |= {
         **run_identity(experiment),
         "threads": torch.get_num_threads(),

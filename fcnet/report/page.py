@@ -20,6 +20,7 @@ from fcnet.report.training_sections import (
     learning_curves,
     speed_chart,
 )
+from fcnet.runtime import memory
 from fcnet.runtime.files import write_text
 from fcnet.runtime.formatting import format_count, format_percent
 
@@ -107,7 +108,8 @@ def write_report(folders: Sequence[Path], file: Path, test: Batches | None = Non
     Raises:
         UserError: a folder contains no run, or a file of the run is damaged.
     """
-    write_text(file, render_report([read_run_data(folder, test) for folder in folders]))
+    with memory.phase("writing the report"):
+        write_text(file, render_report([read_run_data(folder, test) for folder in folders]))
 
 
 def ensure_report(run: Run, test: Batches | None = None) -> None:

@@ -32,7 +32,9 @@ _ADVICE = {
     "taking a diagnostics snapshot": "lower model.hidden, or set train.diagnostics_every = 0",
     "evaluating the model": "lower model.hidden (train.batch_size does not matter here)",
     "saving the run": "lower model.hidden",
+    "loading the model": "free memory for this command, or choose another device",
     "predicting": "lower --batch-size",
+    "writing the report": "free memory for this command",
 }
 """What to do if memory runs out while a command does one of these."""
 _MEMINFO = Path("/proc/meminfo")
@@ -192,7 +194,7 @@ def phase(doing: str) -> Iterator[None]:
     assert doing in _ADVICE
     try:
         yield
-    except (MemoryError, OSError, RuntimeError) as error:
+    except (MemoryError, OSError, RuntimeError, ImportError) as error:
         error.add_note(f"while {doing}")
         raise
 
@@ -210,9 +212,9 @@ def describe_out_of_memory(error: Exception) -> str:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Returns whether an error means that memory ran out."""
-    # On the CPU torch raises a plain RuntimeError: only its message tells.
+    # On the CPU torch raises a plain RuntimeError, and the loader of libraries an ImportError: only the message tells.
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(
-        re.search("allocate memory|Storage size", str(error))
+        re.search("allocate memory|Storage size|failed to map segment", str(error))
     )
 
 

@@ -12,6 +12,7 @@ from fcnet.diagnostics.nonfinite import (
     NonFiniteLocation,
     NonFiniteMonitor,
     first_nonfinite,
+    first_nonfinite_tensor,
     last_nonfinite_gradient,
     loss_location,
     nonfinite_error,
@@ -28,6 +29,8 @@ from fcnet.training.ema import WeightAverage
 from fcnet.training.records import MetricAccumulator
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor, nn
 
     from fcnet.config.json_schema import TrainingMetadata
@@ -166,13 +169,16 @@ class TrainingState:
             precision=algorithm.precision,
         )
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def state(self, others: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Returns the state as tensors by name, and metadata in JSON types.
 
         All ranks must call it at the same step, because it sums the metrics over them.
 
+        Args:
+            others: more tensors, to check and to save with the state.
+
         Raises:
-            NonFiniteError: as `check_finite` does.
+            NonFiniteError: as `check_finite` does, and if the optimizer's state or the average is not finite.
         """
         self.check_finite()
         moments, optimizer = split_state(self.algorithm.optimizer)
@@ -181,6 +187,10 @@ class TrainingState:
         tensors["metrics"] = self.metrics.sums()
         if self.average is not None:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.weights.items()}
+        tensors |= others or {}
+        added = {name: tensor for name, tensor in tensors.items() if not name.startswith("model.")}
+        if (place := first_nonfinite_tensor(added)) is not None:
+            raise self._nonfinite_error(place, self.step)
         if self.early_stopping is not None:
             tensors |= {f"best.{name}": tensor for name, tensor in self.early_stopping.weights.items()}
         metadata = {

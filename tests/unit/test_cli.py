@@ -158,6 +158,20 @@ def test_an_error_of_the_system_without_a_file_is_one_line(capsys: pytest.Captur
     assert run(raising(OSError("no connection")), capsys) == (2, "no connection\n")
 
 
+def test_a_thread_or_a_library_that_the_system_refuses_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def load(error: Exception) -> Callable[[list[str]], int]:
+        def main(arguments: list[str]) -> int:
+            with memory.phase("loading the model"):
+                raise error
+
+        return main
+
+    refused = "the system refuses a new thread while loading the model: too little memory, or too many processes\n"
+    assert run(load(RuntimeError("can't start new thread")), capsys) == (2, refused)
+    code, line = run(load(ImportError("x.so: failed to map segment from shared object")), capsys)
+    assert (code, line.split(";")[0]) == (2, "out of memory while loading the model")
+
+
 @pytest.mark.parametrize("print_line", [cli.print_status, cli.print_result, cli.print_error])
 def test_names_are_printed_and_not_executed(
     print_line: Callable[[str], object], capsys: pytest.CaptureFixture[str]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fcnet import fit
 from fcnet.data.batches import Batches
-from fcnet.runtime.errors import UserError
+from fcnet.runtime.errors import NonFiniteError, UserError
 from fcnet.runtime.files import read_checksummed, write_checksummed
 from fcnet.training.algorithm import GradientDescent
 from fcnet.training.state import TrainingState
@@ -225,3 +225,16 @@ def test_settings_that_another_version_of_torch_does_not_have_keep_their_default
     training = make_training("plain", "adamw")
     training.restore(tensors, metadata)
     assert [group["maximize"] for group in training.algorithm.optimizer.param_groups] == [False, False]
+
+
+@pytest.mark.parametrize("place", ["optimizer", "average", "others"])
+def test_a_state_with_inf_outside_the_model_is_not_saved(place: str) -> None:
+    training = make_training(ema_decay=0.8)
+    list(itertools.islice(training.advance(), 3))
+    others = {"others.weight": torch.ones(2)}
+    tensors, _ = training.state(others)
+    next(tensor for name, tensor in tensors.items() if name.startswith(place)).view(-1)[0] = torch.inf
+    with pytest.raises(
+        NonFiniteError, match=rf"^NaN or inf in step 3 of \d+, first in {place}\..* of the training state;"
+    ):
+        training.state(others)
