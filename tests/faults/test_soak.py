@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _MAX_GROWTH = 0.02
 # A record stays in memory, and each save makes a text of all of them.
-_MAX_BYTES_PER_EPOCH = 8_000
+_MAX_BYTES_PER_EPOCH = 4_000
 TINY = ["data.train_size=20", "data.validation=0", "train.batch_size=all", "train.save_seconds=0.05"]
 
 
