@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.faults.processes import WarmServer
+from tests.faults.runs import FaultyRuns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,6 +32,12 @@ def warm() -> Iterator[WarmServer]:
     server = WarmServer()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def runs(warm: WarmServer, tmp_path_factory: pytest.TempPathFactory) -> FaultyRuns:
+    """Trains runs with faults, and once without."""
+    return FaultyRuns(warm, tmp_path_factory.mktemp("runs"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

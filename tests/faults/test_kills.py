@@ -6,22 +6,15 @@ import random
 import signal
 from typing import TYPE_CHECKING
 
-import pytest
-
 from fcnet.experiment.run_folder import Run
 from tests.faults.processes import repeated
-from tests.faults.runs import OPTIMIZERS, Fault, FaultyRuns, draw_changes, full_batch
+from tests.faults.runs import OPTIMIZERS, Fault, draw_changes, full_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.faults.processes import WarmServer
-
-
-@pytest.fixture
-def runs(warm: WarmServer, tmp_path: Path) -> FaultyRuns:
-    return FaultyRuns(warm, tmp_path)
+    from tests.faults.runs import FaultyRuns
 
 
 def lost_checkpoints(run: Run, saved: int | None) -> str:
@@ -31,14 +24,14 @@ def lost_checkpoints(run: Run, saved: int | None) -> str:
     return ""
 
 
-@repeated(short=3, long=1000)
+@repeated(short=4, long=1000)
 def test_a_run_killed_at_random_resumes_to_the_same_result(
     count: int, runs: FaultyRuns, tmp_path: Path, figures: Callable[..., None]
 ) -> None:
     failures, kills = [], 0
     for number in range(count):
         draws = random.Random(number)
-        changes, folder = draw_changes(number % 24), tmp_path / str(number)
+        changes, folder = draw_changes(number % min(24, count // 2)), tmp_path / str(number)
         seconds, saved, found = [], None, ""
         for _ in range(draws.choice((1, 1, 1, 1, 2, 3))):
             seconds.append(draws.uniform(0.0, runs.whole(changes).seconds))
@@ -54,7 +47,7 @@ def test_a_run_killed_at_random_resumes_to_the_same_result(
     assert kills >= count // 2
 
 
-@repeated(short=3, long=10_000)
+@repeated(short=2, long=10_000)
 def test_a_run_killed_before_any_change_to_a_file_resumes_to_the_same_result(
     count: int, runs: FaultyRuns, tmp_path: Path, figures: Callable[..., None]
 ) -> None:
@@ -62,13 +55,16 @@ def test_a_run_killed_before_any_change_to_a_file_resumes_to_the_same_result(
     failures, kills = [], 0
     draws = random.Random(0)
     for name in OPTIMIZERS if count > 100 else draws.sample(OPTIMIZERS, 2):
-        changes = full_batch(name, 2)
+        changes, saved = full_batch(name, 2), None
         points = range(1, runs.whole(changes).changes + 1)
         for point in sorted(draws.sample(points, min(count, len(points)))):
             folder = tmp_path / f"{name}-{point}"
             ended = runs.train(folder, changes, Fault(change=point))
             kills += 1
+            run = Run(folder / "run")
             found = "" if ended.code == -signal.SIGKILL else f"exit code {ended.code}: {ended.err}"
+            found = found or lost_checkpoints(run, saved)
+            saved = run.saved_step
             found = found or runs.resumed_differences(folder, changes)
             failures += [f"change {point}: {found}; {changes}"] if found else []
     figures("killed before a change to a file, resumed", kills=kills, different=len(failures))

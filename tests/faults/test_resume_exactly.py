@@ -114,11 +114,11 @@ def saved_values(state: tuple[dict[str, torch.Tensor], dict[str, Any]]) -> dict[
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-@repeated(short=3, long=50)
+@repeated(short=2, long=50)
 def test_a_run_stopped_at_a_step_restores_what_it_saved_and_goes_on_identically(
     name: str, count: int, tmp_path: Path, figures: Callable[..., None]
 ) -> None:
-    """Two of the stops of the short form lie in one epoch; the long form stops at every step."""
+    """The short form stops at two steps in a row, the long form at every step."""
     file = tmp_path / "config.toml"
     file.write_text(CONFIG)
     config = load_config(file, [*LENGTH, *SETTINGS[name]])
@@ -128,7 +128,7 @@ def test_a_run_stopped_at_a_step_restores_what_it_saved_and_goes_on_identically(
     last = expected["summary"]["steps"]
     assert last >= 20
     first = random.Random(name).randrange(1, last - 1)
-    stops = sorted({first, first + 1, last} if count == 3 else range(1, min(count, last) + 1))
+    stops = sorted({first, first + 1} if count == 2 else range(1, min(count, last) + 1))
     not_restored, different, compared = {}, {}, 0
     for step in stops:
         saved, restored = build(config, CPU), build(config, CPU)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fcnet.experiment.run_folder import Run
 from tests.faults.processes import repeated
-from tests.faults.runs import CONFIG, Fault, FaultyRuns, draw_changes
+from tests.faults.runs import CONFIG, Fault, draw_changes
 from tests.helpers import WAIT_SECONDS, set_flags, start_python, wait_until
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from tests.faults.processes import WarmServer
+    from tests.faults.runs import FaultyRuns
 
 _SAVED = re.compile(r"stopped and saved in epoch \d+ of \d+, step (\d+); resume with: python -m fcnet\.train .*")
 
@@ -39,14 +39,13 @@ def wrong_end(run: Run, number: signal.Signals, code: int, out: str, err: str) -
 
 @repeated(short=4, long=200)
 def test_a_signal_ends_a_run_which_then_resumes_to_the_same_result(
-    count: int, warm: WarmServer, tmp_path: Path, figures: Callable[..., None]
+    count: int, runs: FaultyRuns, tmp_path: Path, figures: Callable[..., None]
 ) -> None:
     """Half of the signals come at random, half before a change to a file, such as in a save or at the end."""
-    runs = FaultyRuns(warm, tmp_path)
     failures, stopped = [], 0
     for round_number in range(count):
         draws = random.Random(round_number)
-        changes, folder = draw_changes(round_number % 24), tmp_path / str(round_number)
+        changes, folder = draw_changes(round_number % min(24, count // 2)), tmp_path / str(round_number)
         whole, number = runs.whole(changes), draws.choice((signal.SIGINT, signal.SIGTERM))
         at_random = round_number % 2 == 0
         fault = Fault(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _MAX_GROWTH = 0.02
 # A record stays in memory, and each save makes a text of all of them.
-_MAX_BYTES_PER_EPOCH = 8_000
+_MAX_BYTES_PER_EPOCH = 4_000
 TINY = ["data.train_size=20", "data.validation=0", "train.batch_size=all", "train.save_seconds=0.05"]
 
 
@@ -48,7 +48,7 @@ def middle(values: Sequence[float], quarter: int) -> float:
     return statistics.median(values[(quarter - 1) * part : quarter * part])
 
 
-@repeated(short=40, long=3600)
+@repeated(short=5, long=3600)
 def test_a_long_training_grows_by_its_records_alone(
     count: int, warm: WarmServer, tmp_path: Path, figures: Callable[..., None]
 ) -> None:
@@ -58,18 +58,21 @@ def test_a_long_training_grows_by_its_records_alone(
     flags = set_flags(*TINY, "train.epochs=10000000", "train.diagnostics_every=100")
     arguments = ["--config", str(file), "--out", str(run.path), "--device", "cpu", *flags]
     process = warm.command("train", *arguments, folder=tmp_path / "outputs", FCNET_CACHE=str(tmp_path / "cache"))
-    while not run.saved_step:
-        assert process.poll() is None, process.wait()
-        time.sleep(0.01)
     usages, entries, epochs = [], [], []
-    deadline = time.monotonic() + count
-    while time.monotonic() < deadline:
-        usages.append(measure(process.pid))
-        entries.append(sum(1 for _ in run.path.rglob("*")))
-        epochs.append(run.saved_step or 0)
-        time.sleep(count / 1000)
-    process.send_signal(signal.SIGTERM)
-    ended = process.wait()
+    try:
+        while not run.saved_step:
+            assert process.poll() is None, process.wait()
+            time.sleep(0.01)
+        deadline = time.monotonic() + count
+        while time.monotonic() < deadline:
+            usages.append(measure(process.pid))
+            entries.append(sum(len(list(folder.iterdir())) for folder in (run.path, run.path / "checkpoints")))
+            epochs.append(run.saved_step or 0)
+            time.sleep(count / 1000)
+        process.send_signal(signal.SIGTERM)
+        ended = process.wait()
+    finally:
+        process.kill()
     early, late, early_epoch, late_epoch = (middle(x, i) for x in ([u.memory for u in usages], epochs) for i in (2, 4))
     allowed = early * (1 + _MAX_GROWTH) + _MAX_BYTES_PER_EPOCH * (late_epoch - early_epoch)
     growth = (late - early) / max(late_epoch - early_epoch, 1)
@@ -85,7 +88,7 @@ def test_a_long_training_grows_by_its_records_alone(
         files_in_the_folder=entries[-1],
     )
     assert (ended.code, ended.err) == (128 + signal.SIGTERM, "")
-    assert epochs[-1] > 10 * min(count, 100)
+    assert epochs[-1] > count
     assert late <= allowed
     for counts in ([usage.files for usage in usages], [usage.threads for usage in usages], entries):
         assert middle(counts, 2) == middle(counts, 4)
@@ -104,7 +107,7 @@ def train_again_and_again(seconds: float, file: str) -> None:
         print(*measure(os.getpid()))  # noqa: T201 - read by the test
 
 
-@repeated(short=6, long=600)
+@repeated(short=5, long=600)
 def test_many_trainings_in_one_process_grow_by_nothing(
     count: int, warm: WarmServer, tmp_path: Path, figures: Callable[..., None]
 ) -> None:
