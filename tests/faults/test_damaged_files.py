@@ -193,6 +193,7 @@ def is_same(answer: Any, right: Any, name: str) -> bool:
 @repeated(24, 4500)
 def test_a_finished_run_is_right_or_refused(count: int, here: Path, figures: Callable[..., None]) -> None:
     leave_run("run")
+    readers: dict[Callable[[Path], Answer], Path]
     readers = dict.fromkeys((evaluates, predicts, reports, loads, checks), Path("run"))
     counts, failures = damage_in_rounds(Path("run"), range(count), readers, also=NO_RUN)
     figures("damaged finished runs", damages=count, **counts, tracebacks=len(failures) - counts["wrong"])
@@ -214,7 +215,7 @@ def test_a_damaged_store_is_built_again_or_not_used(
     count: int, here: Path, tmp_path: Path, figures: Callable[..., None]
 ) -> None:
     leave_run("run")
-    readers = {trains: Path(), evaluates: Path("run")}
+    readers: dict[Callable[[Path], Answer], Path] = {trains: Path(), evaluates: Path("run")}
     unused = "not in the cache ("
     counts, failures = damage_in_rounds(tmp_path / "cache", range(count), readers, also=(unused,))
     figures("damaged stores", damages=count, **counts, tracebacks=len(failures) - counts["wrong"])
