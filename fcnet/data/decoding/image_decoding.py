@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import math
 import stat
 import struct
 import threading
@@ -134,7 +135,8 @@ def _image_planes(image: Image.Image, channels: int, name: str, size: tuple[int,
     """Converts an opened image. Returns its channels as bytes, H and W."""
     if depth := _excess_depth(image):
         raise UserError(f"{name} must have 8 bits a channel, got {depth}")
-    _check_memory(image, channels, name, resized=size is not None)
+    if image.format == "TIFF" or math.prod(image.size) >= _SMALL_PIXELS:
+        _check_memory(image, channels, name, resized=size is not None)
     if "progressive" in image.info:
         _check_scans(image, name)
     image.load()
