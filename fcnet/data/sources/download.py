@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 MAX_ATTEMPTS = 3
 RETRY_SECONDS = 1.0
-_TIMEOUT_SECONDS = 30.0
+TIMEOUT_SECONDS = 30.0
+"""Time to wait for the next bytes."""
+MAX_BYTES = 1 << 30
+"""Size of a file at most, so that an endless answer does not fill the disk."""
 _CHUNK_BYTES = 1 << 18
 
 
@@ -36,7 +39,7 @@ def download(url: str, path: Path, md5: str) -> None:
         md5: the MD5 checksum of the file, in hexadecimal.
 
     Raises:
-        UserError: the complete file has another checksum; it is deleted.
+        UserError: the complete file has another checksum, or it has more than `MAX_BYTES`; it is deleted.
         ConnectionError: `MAX_ATTEMPTS` connections in a row received nothing new.
         OSError: the file could not be written.
     """
@@ -84,6 +87,9 @@ def _resume_download(part: Path, url: str) -> None:
     with response, part.open("r+b" if start else "wb") as file:
         file.seek(start)
         for chunk in _iter_chunks(response):
+            if file.tell() + len(chunk) > MAX_BYTES:
+                part.unlink()
+                raise UserError(f"{url} must have at most {MAX_BYTES:,} bytes, got more; the download was deleted")
             file.write(chunk)
         if total is not None and file.tell() < total:
             raise ConnectionError(f"{url} broke off after {file.tell()} of {total} bytes")
@@ -113,7 +119,7 @@ def _open_url(url: str, headers: dict[str, str]) -> HTTPResponse | None:
     """Opens a response, its body unread; returns None if the requested range does not exist (416)."""
     request = Request(url, headers={"User-Agent": "fcnet", "Accept-Encoding": "identity", **headers})
     try:
-        return cast("HTTPResponse", urlopen(request, timeout=_TIMEOUT_SECONDS))
+        return cast("HTTPResponse", urlopen(request, timeout=TIMEOUT_SECONDS))
     except HTTPError as error:
         with error:
             if error.code == 416:

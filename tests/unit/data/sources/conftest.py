@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
 import pickle
 import re
 import tarfile
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +25,20 @@ if TYPE_CHECKING:
     from fcnet.data.sources import Source
 
 SOURCES = {"cifar10": cifar10, "cifar100": cifar100}
-Behaviour = Literal["whole", "cut", "ignores ranges", "ignores ranges, cut", "wrong range", "changed", "absent"]
+Behaviour = Literal[
+    "whole",
+    "cut",
+    "ignores ranges",
+    "ignores ranges, cut",
+    "wrong range",
+    "changed",
+    "absent",
+    "broken",
+    "stalls",
+    "endless",
+    "circle",
+]
+TIMEOUT_SECONDS = 0.5
 LOGIN_PAGE = b"<html>the network wants a password</html>"
 
 
@@ -111,8 +126,17 @@ def make_handler(server: CifarServer) -> type[http.server.BaseHTTPRequestHandler
             start, end = int(wanted[1]) if wanted else 0, len(server.archive)
             behaviour = server.behaviours.pop(0) if len(server.behaviours) > 1 else server.behaviours[0]
             server.offsets.append(start)
-            if behaviour == "absent" or (wanted and start >= end and "ignores" not in behaviour):
-                self.send_error(404 if behaviour == "absent" else 416)
+            errors = {"absent": 404, "broken": 500}
+            if behaviour in errors or (wanted and start >= end and "ignores" not in behaviour):
+                self.send_error(errors.get(behaviour, 416))
+                return
+            if behaviour in ("circle", "endless"):
+                self.send_response(302 if behaviour == "circle" else 200)
+                self.send_header("Location", self.path)
+                self.end_headers()
+                with contextlib.suppress(ConnectionError):
+                    while behaviour == "endless":
+                        self.wfile.write(bytes(1 << 16))
                 return
             body = LOGIN_PAGE if behaviour == "changed" else server.archive
             if wanted and "ignores" not in behaviour and behaviour != "changed":
@@ -124,7 +148,10 @@ def make_handler(server: CifarServer) -> type[http.server.BaseHTTPRequestHandler
                 self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body[: len(body) // 2] if "cut" in behaviour else body)
+            self.wfile.write(body[: len(body) // 2] if "cut" in behaviour or behaviour == "stalls" else body)
+            if behaviour == "stalls":
+                self.wfile.flush()
+                time.sleep(4 * TIMEOUT_SECONDS)
 
     return Handler
 
@@ -150,6 +177,8 @@ def server(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setattr(dataset, part, [[name, sums[name]] for name, _ in getattr(dataset, part)])
     monkeypatch.setattr(dataset, "meta", {**dataset.meta, "md5": sums[dataset.meta["filename"]]})
     monkeypatch.setattr(download, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(download, "TIMEOUT_SECONDS", TIMEOUT_SECONDS)
+    monkeypatch.setattr(download, "MAX_BYTES", 1 << 22)
     cifar_server = CifarServer(request.param, files, archive, dataset.filename)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), make_handler(cifar_server)) as http_server:
         monkeypatch.setattr(dataset, "url", f"http://127.0.0.1:{http_server.server_port}/{dataset.filename}")

@@ -86,6 +86,8 @@ def test_a_partial_file_of_other_data_is_deleted_and_the_next_download_restarts(
         (["absent"], r"http://\S+ answered 404 Not Found", 3),
         (["ignores ranges, cut"], r"http://\S+ broke off after \d+ of \d+ bytes", 4),
         (["cut", "absent"], r"http://\S+ answered 404 Not Found", 4),
+        (["broken"], r"http://\S+ answered 500 Internal Server Error", 3),
+        (["ignores ranges, cut", "stalls"], r"http://\S+ broke off: timed out", 4),
     ],
     ids=str,
 )
@@ -99,8 +101,32 @@ def test_the_error_names_a_failing_server_and_received_bytes_are_kept(
         re.escape(server.error_prefix(tmp_path / "data")) + reason + re.escape(server.error_suffix), str(error.value)
     ), str(error.value)
     assert len(server.offsets) == requests
-    assert (tmp_path / "data" / f"{server.file_name}.part").exists() == (behaviours != ["absent"])
+    assert (tmp_path / "data" / f"{server.file_name}.part").exists() == (behaviours not in (["absent"], ["broken"]))
     assert not (tmp_path / "data" / server.file_name).exists()
+
+
+@pytest.mark.parametrize("behaviour", ["stalls", "broken", "circle"])
+def test_a_failing_server_may_recover(server: CifarServer, tmp_path: Path, behaviour: Behaviour) -> None:
+    server.behaviours = [behaviour, "whole"]
+    server.check(tmp_path / "data")
+
+
+def test_a_server_that_sends_its_reader_in_a_circle_is_named_on_one_line(server: CifarServer, tmp_path: Path) -> None:
+    server.behaviours = ["circle"]
+    with pytest.raises(
+        UserError, match=r": http://\S+ answered 302 The HTTP server returned a redirect error .*"
+    ) as error:
+        server.source(tmp_path / "data").snapshot().read()
+    assert "\n" not in str(error.value)
+
+
+def test_an_endless_answer_is_deleted(server: CifarServer, tmp_path: Path) -> None:
+    server.behaviours = ["endless"]
+    with pytest.raises(
+        UserError, match=r"^http://\S+ must have at most 4,194,304 bytes, got more; the download was deleted$"
+    ):
+        server.source(tmp_path / "data").snapshot().read()
+    assert file_names(tmp_path / "data") <= {f".{server.file_name}.lock"}
 
 
 def test_a_file_with_another_checksum_is_deleted_and_named(server: CifarServer, tmp_path: Path) -> None:
