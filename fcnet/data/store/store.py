@@ -154,12 +154,22 @@ def find_store(fingerprint: str, cache: Path | None = None) -> Store | None:
 
     Returns:
         The store; None if the cache has no undamaged store with this fingerprint.
+
+    Raises:
+        OSError: there is none that can be read, and one that cannot.
     """
+    unreadable: OSError | None = None
     for file in (cache or cache_folder()).glob("[!.]*/store.json"):
-        with contextlib.suppress(OSError, UserError):
+        try:
             metadata = read_json(file)
             if metadata.get("fingerprint") == fingerprint and (store := _try_open(file.parent, metadata["key"])):
                 return store
+        except (FileNotFoundError, UserError):
+            continue
+        except OSError as error:
+            unreadable = error
+    if unreadable:
+        raise unreadable
     return None
 
 
