@@ -168,13 +168,14 @@ def test_a_damaged_store_is_not_found(tmp_path: Path) -> None:
     assert find_store(fingerprint, tmp_path) is None
 
 
-def test_a_store_that_cannot_be_read_is_an_error_unless_another_one_is_found(tmp_path: Path) -> None:
-    store = open_store(MemorySource(), tmp_path)
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "store.json").mkdir()
+def test_a_store_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    fingerprint = open_store(MemorySource(), tmp_path).fingerprint
+    labels = folders(tmp_path)[0] / "train_labels.bin"
+    labels.unlink()
+    labels.mkdir()
     with pytest.raises(IsADirectoryError):
-        find_store("0" * 64, tmp_path)
-    assert find_store(store.fingerprint, tmp_path) is not None
+        find_store(fingerprint, tmp_path)
+    assert find_store("0" * 64, tmp_path) is None
 
 
 def test_writing_to_a_store_changes_no_file(tmp_path: Path) -> None:
