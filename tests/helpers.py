@@ -364,6 +364,15 @@ def write_noise_images(folder: str, classes: Sequence[str], counts: Mapping[str,
     write_image_folder(folder, classes, counts, pixels)
 
 
+def write_pets(folder: Path, classes: Sequence[str]) -> None:
+    """Writes images of three classes to the folder ``pets``, and other images to ``pets.npz``."""
+    draws = np.random.default_rng(0)
+    counts = {"train": 12, "test": 12}
+    write_image_folder(folder / "pets", classes, counts, lambda *_: draws.integers(256, size=(8, 8, 3), dtype=np.uint8))
+    images, labels = draws.integers(256, size=(20, 4, 4), dtype=np.uint8), np.arange(20) % 3
+    np.savez(folder / "pets.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+
+
 # --- tensors and models -----------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Prints the figures of the fault tests at the end of the session."""
+"""Fixtures of the fault tests, and their figures at the end of the session."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import pytest
 
 from tests.faults.processes import WarmServer
 from tests.faults.runs import FaultyRuns
+from tests.helpers import write_noise_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 _FIGURES = "figures"
 
@@ -38,6 +40,20 @@ def warm() -> Iterator[WarmServer]:
 def runs(warm: WarmServer, tmp_path_factory: pytest.TempPathFactory) -> FaultyRuns:
     """Trains runs with faults, and once without."""
     return FaultyRuns(warm, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture
+def image_folder(working_folder: Path) -> Path:
+    """A working folder whose folder ``images`` has images of three classes."""
+    write_noise_images("images", ("a", "b", "c"), {"train": 12, "test": 6})
+    return working_folder
+
+
+@pytest.fixture
+def without_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the reports of trainings and sweeps, which would take half of their time."""
+    for module in ("fcnet.train", "fcnet.sweep.__main__", "fcnet.sweep.trials"):
+        monkeypatch.setattr(f"{module}.ensure_report", lambda *_: None)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

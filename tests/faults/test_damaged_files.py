@@ -23,7 +23,7 @@ from fcnet.report import __main__ as report
 from fcnet.sweep import __main__ as sweep
 from tests.faults.damage import damage_file, judge
 from tests.faults.processes import repeated
-from tests.helpers import model_files, read_summary, run_command, run_result, write_noise_images
+from tests.helpers import model_files, read_summary, run_command, run_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -121,12 +121,9 @@ def leave_run(folder: str, steps: int | None = None) -> None:
 
 
 @pytest.fixture
-def here(working_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for module in ("fcnet.train", "fcnet.sweep.__main__", "fcnet.sweep.trials"):  # they would take half of the time
-        monkeypatch.setattr(f"{module}.ensure_report", lambda *_: None)
-    write_noise_images("images", ("a", "b", "c"), {"train": 12, "test": 6})
+def here(image_folder: Path, without_reports: None) -> Path:
     Path("made.toml").write_text(CONFIG)
-    return working_folder
+    return image_folder
 
 
 def damage_in_rounds(

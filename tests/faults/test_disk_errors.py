@@ -19,7 +19,7 @@ from fcnet.report import __main__ as report
 from fcnet.sweep import __main__ as sweep
 from tests.faults.disk import FailingDisk
 from tests.faults.processes import call_command, repeated
-from tests.helpers import CommandResult, run_command, run_result, write_noise_images
+from tests.helpers import CommandResult, run_command, run_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,12 +76,9 @@ def answer(result: CommandResult) -> Any:
 
 
 @pytest.fixture
-def here(working_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for module in ("fcnet.train", "fcnet.sweep.__main__", "fcnet.sweep.trials"):  # they would take half of the time
-        monkeypatch.setattr(f"{module}.ensure_report", lambda *_: None)
-    write_noise_images("images", ("a", "b", "c"), {"train": 12, "test": 6})
+def here(image_folder: Path, without_reports: None) -> Path:
     Path("made.toml").write_text(CONFIG)
-    return working_folder
+    return image_folder
 
 
 @pytest.mark.parametrize(

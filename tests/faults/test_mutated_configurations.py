@@ -8,7 +8,6 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 import tomli_w
 import torch
@@ -19,7 +18,7 @@ from fcnet.experiment.build import build
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.memory import is_out_of_memory
 from tests.faults.processes import repeated
-from tests.helpers import preserve_process_state, write_image_folder
+from tests.helpers import preserve_process_state, write_pets
 from tests.workflow.test_config_fuzzing import (
     CLASSES,
     KEYS,
@@ -132,15 +131,7 @@ def mutate_text(draws: random.Random, text: str) -> str:
 def _folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A working folder with images and arrays, and a cache of its own."""
     folder = tmp_path_factory.mktemp("mutated")
-    draws = np.random.default_rng(0)
-    write_image_folder(
-        folder / "pets",
-        CLASSES,
-        {"train": 12, "test": 12},
-        lambda *_: draws.integers(256, size=(8, 8, 3), dtype=np.uint8),
-    )
-    images, labels = draws.integers(256, size=(20, 4, 4), dtype=np.uint8), np.arange(20) % 3
-    np.savez(folder / "pets.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    write_pets(folder, CLASSES)
     with pytest.MonkeyPatch.context() as patch, preserve_process_state():
         patch.chdir(folder)
         patch.setenv("FCNET_CACHE", str(folder / "cache"))

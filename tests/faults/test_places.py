@@ -17,7 +17,7 @@ import pytest
 
 from fcnet import train
 from tests.faults.processes import call_command, repeated
-from tests.helpers import command_output, run_result, write_noise_images
+from tests.helpers import command_output, run_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,11 +49,10 @@ LOST_RESULT = {"kept": 0, "closed": 2, "broken pipe": 0, "full": 2}
 
 
 @pytest.fixture
-def here(working_folder: Path) -> Path:
-    write_noise_images("images", ("a", "b", "c"), {"train": 12, "test": 6})
+def here(image_folder: Path) -> Path:
     Path("made.toml").write_text(CONFIG)
     command_output(train.main, "--config", "made.toml", "--out", "run")
-    return working_folder
+    return image_folder
 
 
 def redirect(number: int, kind: str) -> None:

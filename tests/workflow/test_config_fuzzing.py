@@ -10,7 +10,6 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 import tomli_w
 from hypothesis import HealthCheck, given, settings
@@ -21,7 +20,7 @@ from fcnet import train
 from fcnet.config.presets import list_presets
 from fcnet.config.schema import Config
 from fcnet.experiment import runner
-from tests.helpers import preserve_process_state, run_command, run_python, set_flags, write_image_folder
+from tests.helpers import preserve_process_state, run_command, run_python, set_flags, write_pets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -201,15 +200,7 @@ def run_two_epochs(experiment: Experiment, run: Run, **arguments: Any) -> Iterat
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A working folder with images and arrays, where a download fails at once."""
     folder = tmp_path_factory.mktemp("fuzzing")
-    draws = np.random.default_rng(0)
-    write_image_folder(
-        folder / "pets",
-        CLASSES,
-        {"train": 12, "test": 12},
-        lambda *_: draws.integers(256, size=(8, 8, 3), dtype=np.uint8),
-    )
-    images, labels = draws.integers(256, size=(20, 4, 4), dtype=np.uint8), np.arange(20) % 3
-    np.savez(folder / "pets.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    write_pets(folder, CLASSES)
     with pytest.MonkeyPatch.context() as patch, preserve_process_state():
         patch.chdir(folder)
         patch.setenv("FCNET_CACHE", str(tmp_path_factory.mktemp("cache")))
