@@ -123,12 +123,14 @@ def describe_file_limit(num_bytes: int) -> str:
     return f"must be an image file of at most {MAX_FILE_BYTES >> 20} MiB, got {num_bytes / 2**20:,.0f} MiB"
 
 
-def _check_file(status: os.stat_result, name: str) -> None:
-    """Raises an error for a pipe or a device, whose contents have no end, and for a file too large for an image."""
+def check_file_type(status: os.stat_result, name: str) -> None:
+    """Checks that a path is no pipe and no device: reading one would block, or never end.
+
+    Raises:
+        UserError: it is one.
+    """
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         raise UserError(f"{name} must be a file, got a pipe or a device")
-    if status.st_size > MAX_FILE_BYTES:
-        raise UserError(f"{name} {describe_file_limit(status.st_size)}")
 
 
 def _image_planes(image: Image.Image, channels: int, name: str, size: tuple[int, int] | None) -> tuple[bytes, int, int]:
@@ -151,6 +153,7 @@ def _check_memory(image: Image.Image, channels: int, name: str, *, resized: bool
     """Raises an error if decoding an image would take too much memory, before its pixels are loaded."""
     samples = 0
     if image.format == "TIFF":
+        _silence_libtiff()
         tags = getattr(image, "tag_v2", {})
         # libtiff allocates a whole tile, or a whole strip, which may be as large as the image.
         samples, tile = tags.get(_SAMPLES_PER_PIXEL, 1), [tags.get(tag, 0) for tag in _TILE_SIZE]
@@ -306,13 +309,15 @@ def _read_image(file: Path | IO[bytes] | Image.Image, name: str, read: Callable[
     """Opens an image and applies ``read``; turns Pillow's errors into `UserError`."""
     from PIL import Image, UnidentifiedImageError
 
-    _silence_libtiff()
     try:
         with IGNORE_PILLOW_WARNINGS:
             if isinstance(file, Image.Image):
                 return read(file)
             if isinstance(file, Path):
-                _check_file(file.stat(), name)
+                status = file.stat()
+                check_file_type(status, name)
+                if status.st_size > MAX_FILE_BYTES:
+                    raise UserError(f"{name} {describe_file_limit(status.st_size)}")
             with Image.open(file, formats=FORMATS) as image:
                 return read(image)
     except UserError:

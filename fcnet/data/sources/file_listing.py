@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fcnet.data.decoding.decode_batch import CHANGED_MESSAGE, FileStamp, file_stamp
+from fcnet.data.decoding.image_decoding import check_file_type
 from fcnet.data.sources.source import SPLITS
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import sha256
@@ -122,9 +122,8 @@ def _scan_folder(
 
 
 def _stamp_file(status: os.stat_result, path: Path | str) -> FileStamp:
-    """Returns the stamp of a file. A pipe or a device would block, or never end."""
-    if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{path} must be a file, got a pipe or a device")
+    """Returns the stamp of a file that is no pipe and no device."""
+    check_file_type(status, str(path))
     return file_stamp(status)
 
 

@@ -31,11 +31,17 @@ if TYPE_CHECKING:
     from fcnet.data.sources.file_listing import FileListing
     from fcnet.data.sources.source import Source, SplitArrays, SplitName
 
-# RuntimeError: an encrypted member.
 # NumPy parses a header as a literal of Python.
 _HEADER_ERRORS = (
-    *(RecursionError, MemoryError, SyntaxError, TypeError, LookupError, AttributeError, tokenize.TokenError),
+    RecursionError,
+    MemoryError,
+    SyntaxError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    tokenize.TokenError,
 )
+# RuntimeError: an encrypted member.
 _READ_ERRORS = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError)
 _CLASSES = "classes"
 _NAMES = (*(f"{kind}_{split}" for split in SPLITS for kind in "xy"), _CLASSES)
