@@ -39,8 +39,8 @@ JOIN_SECONDS = 300.0
 """Time for all ranks to start."""
 ANSWER_SECONDS = 45.0
 """Time for another rank to take part in a sum or an exchange, which all ranks reach at about the same time."""
-_BEAT_SECONDS = 1.0
-"""Time between two signs of life of a rank in long work."""
+_HEARTBEAT_SECONDS = 1.0
+"""Time between two heartbeats of a rank in long work."""
 _POLL_SECONDS = 0.1
 
 
@@ -229,7 +229,7 @@ def all_gather(value: T) -> list[T]:
 def long_work() -> Iterator[None]:
     """Lets each rank work in the block as long as it needs, and waits at the end until all have finished.
 
-    While ranks work, a thread of each tells the others that it is alive, so the end of a rank is noticed in time. The
+    Meanwhile a thread of each rank exchanges heartbeats with the others, which notice a rank that ends or stops. The
     work itself must not communicate.
 
     Raises:
@@ -240,11 +240,11 @@ def long_work() -> Iterator[None]:
         return
     finished, failed, errors = threading.Event(), threading.Event(), list[LostRankError]()
 
-    def beat() -> None:
+    def send_heartbeats() -> None:
         num_working = 1
         try:
             while num_working:
-                finished.wait(_BEAT_SECONDS)
+                finished.wait(_HEARTBEAT_SECONDS)
                 state = all_reduce(torch.tensor([not finished.is_set(), failed.is_set()], dtype=torch.int64))
                 num_working, num_failed = state.tolist()
                 if num_failed:
@@ -252,7 +252,7 @@ def long_work() -> Iterator[None]:
         except LostRankError as error:
             errors.append(error)
 
-    thread = threading.Thread(target=beat, daemon=True)
+    thread = threading.Thread(target=send_heartbeats, daemon=True)
     thread.start()
     try:
         yield

@@ -149,10 +149,10 @@ def _has_ended(pid: int, host: str) -> bool:
         return False
     try:
         os.kill(pid, 0)  # sends no signal
+    except PermissionError:
+        return False  # it is another user's
     except (ProcessLookupError, OverflowError):
         return True
-    except PermissionError:
-        pass
     return False
 
 
