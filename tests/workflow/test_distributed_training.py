@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -386,6 +387,7 @@ def test_one_signal_stops_and_saves_all_ranks(tmp_path: Path) -> None:
     ranks[1].send_signal(signal.SIGTERM)
     (out, first), (nothing, second) = (rank.communicate(timeout=2 * WAIT_SECONDS) for rank in ranks)
     assert [rank.returncode for rank in ranks] == [143, 143]
+    nothing = re.sub(r"^\[Gloo\] Rank 1 is connected to .*\n", "", nothing)  # torch 2.10 says so itself
     assert (first, second, nothing) == ("", "", "")
     assert out.splitlines()[-1].startswith("stopped and saved in epoch ")
     assert Run(run).saved_step is not None

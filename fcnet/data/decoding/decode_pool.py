@@ -108,9 +108,7 @@ def _map_in_workers(
         while pending:
             yield next_result()
     finally:
-        for _, future in pending:
-            future.cancel()
-        executor.shutdown(kill_workers=True)  # nothing that they still do is needed
+        _end_workers(executor)
 
 
 def _start_workers(executor: Any) -> Future[int]:  # noqa: ANN401 - joblib has no types
@@ -125,6 +123,17 @@ def _start_workers(executor: Any) -> Future[int]:  # noqa: ANN401 - joblib has n
             worker.join()
         raise
     return ready
+
+
+def _end_workers(executor: Any) -> None:  # noqa: ANN401 - joblib has no types
+    """Ends the workers at once: nothing that they still do is needed.
+
+    The executor's thread would fail, and leave them, if a call was cancelled or not yet handed to them.
+    """
+    thread = executor._executor_manager_thread
+    while thread is not None and thread.is_alive() and not executor._work_ids.empty():
+        time.sleep(0.001)
+    executor.shutdown(kill_workers=True)
 
 
 def _is_done(ready: Future[int]) -> bool:

@@ -257,6 +257,30 @@ def test_workers_end_when_the_images_are_no_longer_used(tmp_path: Path, three_wo
     assert worker_processes() == before
 
 
+def test_workers_end_though_a_call_still_waits_for_them(
+    tmp_path: Path, three_workers: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from joblib.externals.loky.process_executor import _ExecutorManagerThread
+
+    def wait_and_sleep(thread: Any) -> Any:
+        result = wait(thread)
+        time.sleep(0.1)
+        return result
+
+    before = worker_processes()
+    three_workers()
+    wait = _ExecutorManagerThread.wait_result_broken_or_wakeup
+    monkeypatch.setattr(_ExecutorManagerThread, "wait_result_broken_or_wakeup", wait_and_sleep)
+    chunks = images(write_images(tmp_path / "images")).snapshot().read().chunks
+    next(chunks)
+    next(chunks)
+    time.sleep(1.0)  # more results arrive: the next one submits a call and returns at once
+    next(chunks)
+    assert len(worker_processes() - before) == 3
+    del chunks
+    assert worker_processes() == before
+
+
 # A user's script without a guard: a worker that imported it would import torch and start the loop again.
 PARENT = """
 import sys, time
