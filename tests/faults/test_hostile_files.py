@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -107,13 +108,13 @@ def mutate_tree(draws: random.Random, tree: Any) -> Any:
                 case 0:
                     del inner[key]
                 case 1 if isinstance(inner, list):
-                    inner.append(inner[key])
+                    inner.append(copy.deepcopy(inner[key]))
                 case 1 if isinstance(inner, dict):
                     inner[f"{key}x"] = inner.pop(key)
                 case 2 if isinstance(inner[key], int | float):
                     inner[key] = inner[key] * draws.choice([-1, 10, 1000, 10**6, 10**12])
                 case _:
-                    inner[key] = draws.choice(JSON_VALUES)
+                    inner[key] = copy.deepcopy(draws.choice(JSON_VALUES))
             break
     return tree
 
