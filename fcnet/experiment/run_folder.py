@@ -158,9 +158,9 @@ class Run:
         """Returns the records of the completed epochs.
 
         Raises:
-            UserError: ``metrics.jsonl`` is damaged.
+            UserError: ``metrics.jsonl`` is damaged or gone.
         """
-        return self._read_lines(_RECORDS, EpochLine)
+        return self._read_lines(_RECORDS, EpochLine, "records")
 
     def write_records(self, records: list[dict[str, Any]]) -> None:
         """Writes the records of all epochs, one per line, in place of the earlier ones."""
@@ -170,9 +170,9 @@ class Run:
         """Returns the diagnostics snapshots; see `fcnet.experiment.snapshots`.
 
         Raises:
-            UserError: ``diagnostics.jsonl`` is damaged.
+            UserError: ``diagnostics.jsonl`` is damaged or gone.
         """
-        return self._read_lines(_SNAPSHOTS, SnapshotLine)
+        return self._read_lines(_SNAPSHOTS, SnapshotLine, "snapshots")
 
     def write_snapshots(self, snapshots: list[dict[str, Any]]) -> None:
         """Writes all diagnostics snapshots, one per line, in place of the earlier ones."""
@@ -301,9 +301,12 @@ class Run:
             raise UserError(f"{file} is damaged: environment.data must be the fingerprint of the data")
         return str(environment["data"])
 
-    def _read_lines(self, name: str, schema: type[BaseModel]) -> list[dict[str, Any]]:
-        """Reads a file with one JSON object per line; an absent file is empty."""
+    def _read_lines(self, name: str, schema: type[BaseModel], key: str) -> list[dict[str, Any]]:
+        """Reads a file with one JSON object per line, which checkpoints save as ``key``; an absent file is empty."""
         file, data = self.path / name, self._files.read(name)
+        # A kill may come before the file is written for the first time. Checkpoints are written after it.
+        if data is None and any(metadata.get(key) for metadata in self._checkpoint_metadata()):
+            raise UserError(f"{file}: no such file")
         lines = [parse_json_object(line, file) for line in (data or b"").splitlines()]
         check_lines(schema, lines, file)
         return lines

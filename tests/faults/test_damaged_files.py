@@ -106,7 +106,8 @@ def sweeps(folder: Path) -> Answer:
     if result.code:
         return result, None
     files = {name: (folder / f"sweep.{name}").read_text() for name in ("json", "csv", "html")}
-    return result, (result.out, files)
+    # A sweep whose database is gone reads its runs again, and says so first.
+    return result, (result.out[result.out.index("rank  trial") :], files)
 
 
 # --- the folders ----------------------------------------------------------------------------------------------------

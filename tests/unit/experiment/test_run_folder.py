@@ -358,6 +358,25 @@ def test_a_file_of_a_finished_run_that_is_gone_is_named(name: str, finished: Run
     assert str(error.value) == f"{finished.path / name}: no such file"
 
 
+@pytest.mark.parametrize(("name", "key"), [("metrics.jsonl", "records"), ("diagnostics.jsonl", "snapshots")])
+def test_a_file_that_is_gone_after_it_was_first_written_is_named_once_there_is_a_checkpoint(
+    name: str, key: str, run: Run
+) -> None:
+    if key == "records":
+        run.write_records([make_record(1)])
+    else:
+        run.write_snapshots([make_snapshot(0)])
+    (run.path / name).unlink()
+    run.save_checkpoint(1, {"x": torch.tensor([1.0])}, {key: []})
+    assert READERS[name](run) == []
+    run.save_checkpoint(
+        2, {"x": torch.tensor([2.0])}, {key: [make_record(1) if key == "records" else make_snapshot(0)]}
+    )
+    with pytest.raises(UserError) as error:
+        READERS[name](run)
+    assert str(error.value) == f"{run.path / name}: no such file"
+
+
 def test_a_finished_run_without_its_summary_does_not_start_again(finished: Run) -> None:
     (finished.path / "summary.json").unlink()
     with pytest.raises(UserError) as error:
