@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from pydantic_core import PydanticCustomError
 
 from fcnet.config.values import PLAIN_TEXT_RULE, format_value, is_plain_text
+from fcnet.runtime.hardware import MAX_THREADS
 
 
 def _as_tuple(value: object) -> object:
@@ -207,7 +208,7 @@ class Train(Section):
     0: no average."""
     patience: int = Field(default=0, ge=0, le=2**31 - 1)
     """Epochs without a better validation accuracy before training stops; the best weights are kept. 0: never stop."""
-    threads: int = Field(default=0, ge=0, le=1024)
+    threads: int = Field(default=0, ge=0, le=MAX_THREADS)
     """CPU threads. 0: choose by the size of the model and the batch, up to ``OMP_NUM_THREADS``."""
     save_seconds: float = Field(default=30.0, ge=0.0)
     """Seconds of training between checkpoints. 0: save after every step."""

@@ -11,7 +11,7 @@ from fcnet import losses, optim
 from fcnet.models.mlp import MLP, LogisticRegression
 from fcnet.optim import schedules
 from fcnet.runtime import distributed, memory
-from fcnet.runtime.hardware import num_processors, num_threads
+from fcnet.runtime.hardware import MAX_THREADS, num_processors, num_threads
 from fcnet.runtime.seeds import generator
 from fcnet.training.algorithm import GradientDescent
 
@@ -120,7 +120,7 @@ def choose_threads(model: MLP, batch_size: int) -> int:
         return 1
     ranks = distributed.world_size()
     # With several ranks OMP_NUM_THREADS is ignored: torchrun sets it to 1 unless the user does.
-    return num_threads() if ranks == 1 else max(1, num_processors() // ranks)
+    return num_threads() if ranks == 1 else min(max(1, num_processors() // ranks), MAX_THREADS)
 
 
 def estimate_step_memory(

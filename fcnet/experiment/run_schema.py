@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from fcnet.runtime.errors import UserError
+from fcnet.runtime.hardware import MAX_THREADS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,7 +122,7 @@ class CheckpointEntries(_Object):
     fcnet: str
     torch: str
     ranks: Number
-    threads: Number
+    threads: Annotated[int, Field(ge=1, le=MAX_THREADS)]
 
 
 def check_object(schema: type[BaseModel], content: object, file: Path) -> None:

@@ -6,6 +6,8 @@ import os
 import platform
 from pathlib import Path
 
+MAX_THREADS = 1024
+"""The most threads that fcnet uses, on any machine and for any file."""
 _CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -18,7 +20,8 @@ def num_threads() -> int:
     """Returns the number of threads to use: one for each processor, or ``OMP_NUM_THREADS`` if that is fewer."""
     # OpenMP takes a list, one number for each level of nesting; the first one counts.
     limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return min(num_processors(), int(limit)) if limit.isdecimal() and int(limit) else num_processors()
+    threads = min(num_processors(), MAX_THREADS)
+    return min(threads, int(limit)) if limit.isdecimal() and int(limit) else threads
 
 
 def processor_name() -> str:

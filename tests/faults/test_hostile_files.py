@@ -310,7 +310,8 @@ def run_cases(folders: list[str], results: str) -> None:
 def describe_failure(outcome: Outcome) -> str | None:
     """Returns what a command did that it must not, or None."""
     lines = outcome.err.splitlines()
-    several = "a.tar" in outcome.name or "toml" in outcome.name  # an image, or an error of the configuration, a line
+    # An image of an archive, or an error of a configuration, is a line each.
+    several = "a.tar" in outcome.name or "toml" in outcome.name or all(".toml" in line for line in lines)
     if outcome.code not in (0, 2) or "Traceback" in outcome.err:
         return f"exit code {outcome.code}: {outcome.err[-2000:]}"
     if outcome.code == 2 and (len(lines) == 0 or (len(lines) > 1 and not several)):

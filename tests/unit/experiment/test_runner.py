@@ -17,6 +17,7 @@ from fcnet.experiment.image_classifier import load
 from fcnet.experiment.run_folder import Run
 from fcnet.experiment.runner import Stopped, run_experiment
 from fcnet.runtime.errors import UserError
+from fcnet.runtime.files import read_checksummed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,6 +174,18 @@ def test_the_identity_of_a_checkpoint_is_checked_before_it_is_used(tmp_path: Pat
     with pytest.raises(UserError) as error:
         run_experiment(build(config, CPU), run, save_seconds=1000.0)
     assert str(error.value) == f"{run.path / 'checkpoints'} is damaged: data.shape: field required"
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1025, 2**31 - 1, 2**63, 1.0, "1", None])
+def test_no_checkpoint_sets_an_impossible_number_of_threads(threads: Any, tmp_path: Path) -> None:
+    config = make_config()
+    run = make_run(tmp_path / "run", config)
+    stop_after(run, config, 2)
+    tensors, metadata = read_checksummed(run.path / "checkpoints" / "step-0000000002")
+    run.save_checkpoint(3, tensors, metadata | {"threads": threads})
+    with pytest.raises(UserError, match=rf"^{run.path}/checkpoints is damaged: threads: "):
+        run_experiment(build(config, CPU), run, save_seconds=1e9)
+    assert torch.get_num_threads() < 1025
 
 
 def test_a_resumed_run_takes_the_threads_of_its_checkpoint(tmp_path: Path) -> None:
