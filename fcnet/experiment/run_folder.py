@@ -154,6 +154,16 @@ class Run:
         """Writes the configuration with another place of the same data."""
         self._files.write(_CONFIG, dump_config(config).encode())
 
+    def keep_config(self, note: Callable[[str], None]) -> None:
+        """Keeps a configuration that was changed after the run began, once `load_config` has accepted it.
+
+        Args:
+            note: called with one line if it was changed.
+        """
+        if sha256(self.config) not in self._files.checksums().get(_CONFIG, []):
+            note(f"{self.config} was changed after the run began, in settings that do not change its result")
+            self._files.write(_CONFIG, self.config.read_bytes())
+
     def records(self) -> list[dict[str, Any]]:
         """Returns the records of the completed epochs.
 

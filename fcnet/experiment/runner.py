@@ -69,7 +69,9 @@ def run_experiment(
     records, snapshots = metadata.get("records", []), metadata.get("snapshots", [])
     if distributed.rank() == 0:
         run.rewind(records, snapshots, note)
-        if run.load_config().data.path != experiment.config.data.path:
+        config = run.load_config()
+        run.keep_config(note)
+        if config.data.path != experiment.config.data.path:
             run.move_data(experiment.config)
     return _train(experiment, run, records, snapshots, save_seconds, stop)
 

@@ -18,6 +18,7 @@ from fcnet import evaluate, predict, train
 from fcnet.config.toml import load_config
 from fcnet.experiment.build import build
 from fcnet.experiment.run_folder import Run
+from fcnet.experiment.run_identity import settings
 from fcnet.experiment.runner import run_experiment
 from fcnet.report import __main__ as report
 from fcnet.sweep import __main__ as sweep
@@ -85,7 +86,11 @@ def loads(run: Path) -> Answer:
 
 def resumes(run: Path) -> Answer:
     result = run_command(train.main, "--resume", "--out", run)
-    return result, run_result(run) if result.code == 0 else None
+    if result.code:
+        return result, None
+    answer = run_result(run)
+    del answer["files"]["config.toml"]  # settings without effect may be changed until the run is finished
+    return result, (answer, settings(Run(run).load_config()))
 
 
 def checks(run: Path) -> Answer:

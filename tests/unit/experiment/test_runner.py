@@ -176,6 +176,17 @@ def test_the_identity_of_a_checkpoint_is_checked_before_it_is_used(tmp_path: Pat
     assert str(error.value) == f"{run.path / 'checkpoints'} is damaged: data.shape: field required"
 
 
+def test_a_changed_setting_without_effect_is_kept_and_said(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", make_config())
+    stop_after(run, make_config(), 2)
+    changed = make_config(train={"save_seconds": 7.0})
+    run.config.write_text(dump_config(changed))
+    notes: list[str] = []
+    list(run_experiment(build(run.load_config(), CPU), run, save_seconds=1e9, note=notes.append))
+    assert notes == [f"{run.config} was changed after the run began, in settings that do not change its result"]
+    assert Run(run.path).load_config() == changed
+
+
 @pytest.mark.parametrize("threads", [0, -1, 1025, 2**31 - 1, 2**63, 1.0, "1", None])
 def test_no_checkpoint_sets_an_impossible_number_of_threads(threads: Any, tmp_path: Path) -> None:
     config = make_config()
