@@ -73,7 +73,7 @@ def load_config(
         for details in broken[:_MAX_ERRORS]:
             errors += _error_lines(details, places, str(path))
         if len(broken) > _MAX_ERRORS:
-            errors.append(f"{path} has {len(broken) - _MAX_ERRORS:,} more errors")
+            errors.append(f"and {len(broken) - _MAX_ERRORS:,} more errors")
     if errors or config is None:
         raise UserError(*errors)
     return _with_absolute_path(config, places, str(path))

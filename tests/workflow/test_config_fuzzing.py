@@ -210,6 +210,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 RULES = (
+    " more errors",
     "must ",
     "is not a known key",
     "expected ",

@@ -58,6 +58,13 @@ def test_lambda_of_mixup_has_a_beta_distribution(alpha: float) -> None:
     assert_close(share.quantile(parts), theirs.quantile(parts), rtol=0, atol=0.02)
 
 
+@pytest.mark.parametrize("mixing", [MixupCutmix(mixup=5e-324), MixupCutmix(cutmix=1e-300)])
+def test_with_a_tiny_alpha_an_image_is_kept_or_replaced(mixing: MixupCutmix) -> None:
+    lam = mixing.draw(10_000, (6, 6), torch.Generator().manual_seed(0)).lam
+    assert set(lam.tolist()) == {0.0, 1.0}
+    assert 0.45 < lam.mean() < 0.55
+
+
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 5.0])
 def test_an_uncropped_cutmix_box_has_the_area_that_lambda_gives(alpha: float) -> None:
     mixture = MixupCutmix(cutmix=alpha).draw(40_000, (200, 100), torch.Generator().manual_seed(0))
