@@ -59,10 +59,10 @@ def test_lambda_of_mixup_has_a_beta_distribution(alpha: float) -> None:
 
 
 @pytest.mark.parametrize("mixing", [MixupCutmix(mixup=5e-324), MixupCutmix(cutmix=1e-300)])
-def test_with_a_tiny_alpha_an_image_is_kept_or_replaced(mixing: MixupCutmix) -> None:
+def test_with_a_tiny_alpha_half_of_the_images_are_kept_as_they_are(mixing: MixupCutmix) -> None:
     lam = mixing.draw(10_000, (6, 6), torch.Generator().manual_seed(0)).lam
-    assert set(lam.tolist()) == {0.0, 1.0}
-    assert 0.45 < lam.mean() < 0.55
+    assert 0.45 < (lam == 1.0).float().mean() < 0.55
+    assert ((lam < 0.8) | (lam == 1.0)).all()  # a box as large as the image covers a quarter of it at least
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 5.0])
