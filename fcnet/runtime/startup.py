@@ -8,12 +8,16 @@ from fcnet.runtime.signals import exit_on_signals
 
 
 def start_command() -> None:
-    """Lets a signal end the command properly, and checks the working folder.
+    """Lets a signal end the command properly, checks the working folder, and silences torch's own warnings of ranks.
+
+    These come from its C++ code before the error that `fcnet.runtime.distributed` reports. ``TORCH_CPP_LOG_LEVEL``
+    brings them back.
 
     Raises:
         SystemExit: with exit code 2 if the working folder was deleted. Libraries of torch would abort.
     """
     exit_on_signals()
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         os.getcwd()  # noqa: PTH109 - pathlib takes longer to import
     except FileNotFoundError:

@@ -101,7 +101,10 @@ class WarmServer:
             [sys.executable, "-c", f"from tests.faults.processes import serve; serve({theirs.fileno()})"],
             pass_fds=[theirs.fileno()],
             cwd=ROOT,
-            env=subprocess_environment(PYTHONPATH=os.pathsep.join([*filter(None, sys.path), str(ROOT)])),
+            env=subprocess_environment(
+                PYTHONPATH=os.pathsep.join([*filter(None, sys.path), str(ROOT)]),
+                TORCH_CPP_LOG_LEVEL="ERROR",  # as commands set it, before they import torch
+            ),
         )
         theirs.close()
 

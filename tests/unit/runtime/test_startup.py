@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,3 +54,10 @@ def test_a_deleted_working_folder_is_one_line(tmp_path: Path) -> None:
     )
     assert (process.returncode, process.stdout) == (2, "")
     assert process.stderr == "the working folder no longer exists: change to another one\n"
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "ERROR"), ({"TORCH_CPP_LOG_LEVEL": "INFO"}, "INFO")])
+def test_warnings_of_torchs_own_code_are_silent_unless_asked_for(given: dict[str, Any], expected: str) -> None:
+    program = "import os; from fcnet.runtime.startup import start_command; start_command()"
+    done = run_python("-c", f"{program}; print(os.environ['TORCH_CPP_LOG_LEVEL'])", **given)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{expected}\n", "")
