@@ -212,7 +212,7 @@ def show_decoding() -> Iterator[Callable[[int, int], None]]:
 
         def progress(done: int, total: int) -> None:
             if not progress_bars:
-                bar = tqdm(desc="decoding", unit=" images", total=total, initial=done, disable=not terminal)
+                bar = _Bar(desc="decoding", unit=" images", total=total, initial=done, disable=not terminal)
                 progress_bars.append(stack.enter_context(bar))
             calls.append((done, time.perf_counter()))
             progress_bars[0].update(done - progress_bars[0].n)
@@ -236,7 +236,7 @@ def show_progress(training: Training, events: Iterator[EpochRecord | None], *, l
     bar_format = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"  # fits into 80 columns
     with (
         memory.phase("making a training step"),
-        tqdm(
+        _Bar(
             total=training.num_steps,
             initial=training.step,
             bar_format=bar_format,
@@ -275,6 +275,12 @@ def format_accuracy(accuracy: float, interval: tuple[float, float]) -> str:
     """Returns an accuracy and its 95% interval as text."""
     low, high = map(format_percent, interval)
     return f"{format_percent(accuracy)} (95% interval {low} to {high})"
+
+
+class _Bar(tqdm):  # type: ignore[misc]
+    """A progress bar that a signal may interrupt while it is made: tqdm reads ``disable`` when it deletes the bar."""
+
+    disable = True
 
 
 class _LossyStream:

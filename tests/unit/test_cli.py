@@ -408,3 +408,9 @@ def test_nothing_is_printed_if_nothing_is_decoded_or_decoding_fails(capsys: pyte
     with pytest.raises(UserError):
         failing()
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_bar_that_was_interrupted_while_it_was_made_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = cli._Bar.__new__(cli._Bar)  # as a signal in its __init__ leaves it
+    del bar
+    assert capsys.readouterr() == ("", "")
