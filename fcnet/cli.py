@@ -278,9 +278,9 @@ def format_accuracy(accuracy: float, interval: tuple[float, float]) -> str:
 
 
 class _Bar(tqdm):  # type: ignore[misc]
-    """A progress bar that a signal may interrupt while it is made: tqdm reads ``disable`` when it deletes the bar."""
+    """A progress bar that prints nothing if a signal interrupts ``__init__``."""
 
-    disable = True
+    disable = True  # tqdm's ``__del__`` reads it, and ``__init__`` sets it late
 
 
 class _LossyStream:

@@ -104,7 +104,7 @@ class MixupCutmix:
         partner = torch.randperm(num_images, generator=generator)
         cutmix_probability = 0.5 if self.mixup and self.cutmix else float(self.cutmix > 0)
         is_cutmix = torch.rand(num_images, generator=generator) < cutmix_probability
-        # Not 0 in float32: below any such α, λ is 0 or 1, each with probability ½.
+        # A tiny α rounds to 0 in float32, which Beta refuses. At the bound too, λ is 0 or 1 with probability ½ each.
         alpha = torch.where(is_cutmix, self.cutmix, self.mixup).double().clamp(min=_MIN_ALPHA).numpy()
         # torch's Beta distribution takes no generator, so NumPy draws from it, seeded by this one.
         beta_rng = np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator)))
