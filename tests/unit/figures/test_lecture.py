@@ -50,7 +50,8 @@ def test_every_figure_has_a_name(figures: dict[str, Callable[[], Figure]]) -> No
 
 
 def test_the_weights_are_one_image_for_each_class(figures: dict[str, Callable[[], Figure]]) -> None:
-    weights, classes = figures["weights"].args  # type: ignore[attr-defined]
+    _, draw = figures["weights"].args  # type: ignore[attr-defined]
+    weights, classes = draw.args
     assert weights.shape == (10, 8, 8)
     assert float(weights.abs().max()) > 0.0
     assert classes == tuple("0123456789")
