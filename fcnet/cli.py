@@ -1,92 +1,29 @@
-"""Shared parts of all commands: flags, exit codes, one-line errors, signals and progress."""
+"""Shared parts of all commands: exit codes, one-line errors, signals and progress."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import math
-import os
 import sys
 import time
-from functools import partial
-from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from tqdm import tqdm
 
-from fcnet.runtime import distributed, memory, signals
+from fcnet.runtime import distributed, memory, output, signals
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.formatting import escape_unprintable, format_count, format_percent
+from fcnet.runtime.formatting import format_count, format_percent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import TextIO
 
     from fcnet.training.loop import Training
     from fcnet.training.records import EpochRecord
 
 _BAR_INTERVAL = 0.25
 """Seconds between updates of the progress bar. Each one reads the metrics and therefore waits for the device."""
-
-_HelpFormatter = partial(argparse.HelpFormatter, max_help_position=28)  # one line for each flag, on a wide terminal
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser with the flags that commands share; its errors are one line.
-
-    Args:
-        command: name of the command, as in ``python -m fcnet.NAME``.
-        description: one sentence for ``--help``.
-    """
-
-    def __init__(self, command: str, description: str) -> None:
-        super().__init__(
-            prog=f"python -m fcnet.{command}",
-            description=description,
-            allow_abbrev=False,
-            formatter_class=_HelpFormatter,
-        )
-        self.add_argument(
-            "--version", action="version", version=f"fcnet {version('fcnet')}", help="show the version and exit"
-        )
-
-    def add_run(self, *, several: bool = False) -> None:
-        """Adds the argument RUN: ``run``, a path, or ``runs``, a list of one or more."""
-        if several:
-            self.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder; several are compared")
-        else:
-            self.add_argument("run", type=Path, metavar="RUN", help="run folder")
-
-    def add_config(self, name: str = "--config", *, use: str = "") -> None:
-        """Adds an argument for a configuration, which `fcnet.config.presets.find_config` takes.
-
-        Args:
-            name: a flag such as ``--config``, or ``config`` for a positional argument.
-            use: what the command does with the configuration, if that is not plain.
-        """
-        description = "TOML file or name of a preset"
-        self.add_argument(name, metavar="CONFIG", help=f"{use}: {description}" if use else description)
-
-    def add_set(self) -> None:
-        """Adds ``--set``: ``set``, a list of overrides."""
-        self.add_argument(
-            "--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting; may be repeated"
-        )
-
-    def add_out(self, description: str, metavar: str = "DIR") -> None:
-        """Adds ``--out``: ``out``, a path or None. The description states the default."""
-        self.add_argument("--out", type=Path, metavar=metavar, help=description)
-
-    def add_device(self) -> None:
-        """Adds ``--device``, which `choose_device` takes."""
-        self.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, … (default: auto)")
-
-    def error(self, message: str) -> NoReturn:
-        """Raises a `UserError` with the message of `argparse`."""
-        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def run_command(main: Callable[[list[str]], int]) -> NoReturn:
@@ -99,10 +36,7 @@ def run_command(main: Callable[[list[str]], int]) -> NoReturn:
     Args:
         main: function of the arguments that returns the exit code.
     """
-    sys.stdout = sys.stdout or _unwritable_stream()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    with contextlib.redirect_stderr(cast("TextIO", _LossyStream(sys.stderr or _unwritable_stream()))):
+    with output.protect_streams():
         try:
             signals.raise_signals()
             code = _run(main)
@@ -110,7 +44,7 @@ def run_command(main: Callable[[list[str]], int]) -> NoReturn:
         except signals.Interrupted as interrupted:
             code = 128 + interrupted.number
             signals.finish(code)
-            _write_error(signals.describe(interrupted.number))
+            output.write_error(signals.describe(interrupted.number))
     raise SystemExit(code)
 
 
@@ -124,11 +58,11 @@ def _run(main: Callable[[list[str]], int]) -> int:
         lines = _error_lines(error)
         if not lines:
             raise
-        return _write_error(*lines)
+        return output.write_error(*lines)
     try:
         sys.stdout.flush()  # the text of --help
     except OSError as error:
-        return _lose_output(error) or code
+        return output.lose_output(error) or code
     return code
 
 
@@ -172,7 +106,7 @@ def process_group(device: torch.device) -> Iterator[None]:
 def print_status(line: str) -> None:
     """Prints a line from the first rank. If standard output fails, one line says so and the command continues."""
     if distributed.rank() == 0:
-        _print_line(line)
+        output.print_line(line)
 
 
 def print_result(line: str) -> None:
@@ -181,18 +115,12 @@ def print_result(line: str) -> None:
     Raises:
         SystemExit: with exit code 2 and one line of error, or 0 if the reader has gone.
     """
-    try:
-        sys.stdout.write(escape_unprintable(line) + "\n")
-        sys.stdout.flush()
-    except OSError as error:
-        raise SystemExit(_lose_output(error)) from None
-    if isinstance(sys.stdout, _LostOutput):
-        raise SystemExit(sys.stdout.exit_code)
+    output.print_result(line)
 
 
 def print_error(message: str) -> int:
     """Prints a line on standard error from the first rank; returns the exit code 2."""
-    return _write_error(message) if distributed.rank() == 0 else 2
+    return output.write_error(message) if distributed.rank() == 0 else 2
 
 
 @contextlib.contextmanager
@@ -221,7 +149,7 @@ def show_decoding() -> Iterator[Callable[[int, int], None]]:
     if calls and not terminal:
         (before, began), (done, ended) = calls[0], calls[-1]
         earlier = f", {before:,} of them in an earlier run" if before else ""
-        _print_line(f"decoded {format_count(done, 'image')} in {ended - began:.1f} s{earlier}")
+        output.print_line(f"decoded {format_count(done, 'image')} in {ended - began:.1f} s{earlier}")
 
 
 def show_progress(training: Training, events: Iterator[EpochRecord | None], *, lines: bool = True) -> None:
@@ -283,80 +211,6 @@ class _Bar(tqdm):  # type: ignore[misc]
     disable = True  # tqdm's ``__del__`` reads it, and ``__init__`` sets it late
 
 
-class _LossyStream:
-    """Standard error, on which nothing depends: what cannot be written is dropped.
-
-    Args:
-        stream: the stream to write to.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        """Writes the text, or drops it."""
-        try:
-            self._stream.write(text)
-            self._stream.flush()
-        except OSError:
-            _silence(self._stream)
-        return len(text)
-
-    def flush(self) -> None:
-        """Does nothing: each write is flushed."""
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - that of any attribute
-        return getattr(self._stream, name)
-
-
-class _LostOutput(io.StringIO):
-    """Takes the place of standard output after it has failed, and drops what is written.
-
-    Attributes:
-        exit_code: exit code of a command that cannot print its result.
-    """
-
-    exit_code = 2
-
-    def write(self, text: str) -> int:
-        """Drops the text."""
-        return len(text)
-
-
-def _unwritable_stream() -> TextIO:
-    """Returns a stream in place of a closed one. Its writes fail, and no other file takes the closed one's number."""
-    return os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
-
-
-def _print_line(line: str) -> None:
-    try:
-        tqdm.write(escape_unprintable(line), file=sys.stdout)  # moves a progress bar out of the way
-        sys.stdout.flush()
-    except OSError as error:
-        _lose_output(error, "; the command continues without it")
-
-
-def _lose_output(error: OSError, consequence: str = "") -> int:
-    """Replaces standard output, which failed; returns the exit code of a command that cannot print its result.
-
-    It prints why, unless the reader has gone and nothing else follows.
-    """
-    _silence(sys.stdout)
-    sys.stdout = _LostOutput()
-    sys.stdout.exit_code = 0 if isinstance(error, BrokenPipeError) else 2
-    if consequence or sys.stdout.exit_code:
-        _write_error(f"standard output: {error.strerror or error}{consequence}")
-    return sys.stdout.exit_code
-
-
-def _silence(stream: TextIO) -> None:
-    """Redirects a stream to the null device, so that flushing it at exit does not fail again."""
-    with contextlib.suppress(OSError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
-
-
 def _error_lines(error: Exception) -> tuple[str, ...]:
     """Returns the lines for an error that the user can mend, or none for a bug."""
     if isinstance(error, UserError):
@@ -370,8 +224,3 @@ def _error_lines(error: Exception) -> tuple[str, ...]:
         reason = error.strerror or str(error)
         return (f"{reason}{memory.describe_phase(error)}" if error.filename is None else f"{error.filename}: {reason}",)
     return ()
-
-
-def _write_error(*lines: str) -> int:
-    sys.stderr.write("".join(f"{escape_unprintable(line)}\n" for line in lines))
-    return 2

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcnet import cli
+from fcnet.arguments import Parser
 from fcnet.data.transforms.corruptions import SEVERITIES
 from fcnet.evaluation.classification import evaluate
 from fcnet.evaluation.corruption_robustness import evaluate_corrupted, example_images
@@ -34,7 +35,11 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str]) -> int:
     """Parses the arguments, evaluates and prints tables; returns the exit code."""
-    parser = cli.Parser("evaluate", "Evaluate a trained model on the test images of its data, or on other data.")
+    parser = Parser(
+        "evaluate",
+        "Evaluate a trained model on the test images of its data, or on other data.",
+        ["runs/digits", "runs/digits --data other/images"],
+    )
     parser.add_run()
     parser.add_argument(
         "--data", type=Path, metavar="PATH", help="use other data with the same classes; report the distribution shift"
@@ -43,7 +48,7 @@ def main(arguments: list[str]) -> int:
         "--corruptions", action="store_true", help="also use corrupted images: noise, blur, brightness, …"
     )
     parser.add_device()
-    flags = parser.parse_args(arguments)
+    flags = parser.parse(arguments)
     device = cli.choose_device(flags.device)
     classifier = load(flags.run, device=device)
     run = Run(flags.run)

@@ -16,6 +16,7 @@ from fcnet.data.batches import normalize
 from fcnet.data.decoding.image_decoding import IGNORE_PILLOW_WARNINGS, decode_image
 from fcnet.data.sources.image_paths import ImageEntry
 from fcnet.data.transforms.whitening import Whitening
+from fcnet.experiment.run_folder import Run, describe_no_run
 from fcnet.models.mlp import MLP, LogisticRegression, logits_to_probabilities
 from fcnet.runtime import memory
 from fcnet.runtime.errors import UserError
@@ -279,8 +280,9 @@ def load(run: str | Path, *, device: torch.device | str = "cpu") -> ImageClassif
     """
     folder = Path(run)
     if not folder.is_dir():
-        raise UserError(f"RUN must be a run folder, got {folder}")
+        raise UserError(f"RUN must be a run folder, got {folder}: {describe_no_run(folder)}")
     if not (folder / "model.json").is_file():
-        raise UserError(f"{folder} holds no trained model: model.json is missing")
+        unfinished = "; its training is not finished" if Run(folder).started else ""
+        raise UserError(f"{folder} holds no trained model: model.json is missing{unfinished}")
     with memory.phase("loading the model"):
         return ImageClassifier.load(folder / "model", device=device)

@@ -320,7 +320,7 @@ def test_help_explains_each_flag(main: Main, flags: set[str]) -> None:
 def test_the_commands_run_as_modules() -> None:
     command_output(train.main, "--config", "pets.toml", "--out", "run")
     image = "pets/test/cat/0.png"
-    refusal = "RUN must be a run folder, got gone\n"
+    refusal = "RUN must be a run folder, got gone: no such folder\n"
     cases: Sequence[tuple[str, list[str], tuple[int, str, str]]] = [
         ("evaluate", ["run"], (0, command_output(evaluate.main, "run"), "")),
         ("predict", ["run", image], (0, command_output(predict.main, "run", image), "")),

@@ -294,9 +294,9 @@ def load_error(run: Path) -> str:
 
 
 def test_a_run_without_a_trained_model_is_refused(tmp_path: Path) -> None:
-    assert load_error(tmp_path / "nowhere") == f"RUN must be a run folder, got {tmp_path / 'nowhere'}"
+    assert load_error(tmp_path / "nowhere") == f"RUN must be a run folder, got {tmp_path / 'nowhere'}: no such folder"
     (tmp_path / "file").touch()
-    assert load_error(tmp_path / "file") == f"RUN must be a run folder, got {tmp_path / 'file'}"
+    assert load_error(tmp_path / "file") == f"RUN must be a run folder, got {tmp_path / 'file'}: a file"
     assert load_error(tmp_path) == f"{tmp_path} holds no trained model: model.json is missing"
     make_classifier().save(tmp_path / "model", {})
     (tmp_path / "model.safetensors").unlink()
