@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import re
 import sys
 import time
 from typing import TYPE_CHECKING, NoReturn
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from fcnet.runtime import distributed, memory, output, signals
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.formatting import format_count, format_percent
+from fcnet.runtime.terminal import first_fitting, fitting_postfix, meter_format, terminal_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -82,12 +84,25 @@ def choose_device(name: str) -> torch.device:
             local_rank = distributed.launch_variable("LOCAL_RANK", default=0)
             device = torch.device("cuda", local_rank if device.index is None else device.index)
     except RuntimeError:
-        raise UserError(f"--device must be auto, cpu, cuda or another device of torch, got {name!r}") from None
+        rule = "must be auto, cpu, cuda or another device of torch"
+        raise UserError(f"--device {rule}, got {name!r}{_suggest_device(name)}") from None
     try:
         torch.empty(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        raise UserError(f"device {name} is not available: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0].rstrip(".")
+        remedy = "" if name == "cpu" else "; --device cpu uses the processor"
+        raise UserError(f"device {name} is not available: {reason}{remedy}") from None
     return device
+
+
+def _suggest_device(name: str) -> str:
+    """Returns what to write in place of a name such as GPU or 0."""
+    if name.lower() in {"auto", "cpu", "cuda"}:
+        return f"; write --device {name.lower()}"
+    gpu = re.fullmatch(r"(?:gpu|cuda)?:?(\d*)", name.lower())
+    if not name or gpu is None:
+        return ""
+    return f"; write --device cuda{f':{gpu[1]}' if gpu[1] else ''}"
 
 
 @contextlib.contextmanager
@@ -140,7 +155,8 @@ def show_decoding() -> Iterator[Callable[[int, int], None]]:
 
         def progress(done: int, total: int) -> None:
             if not progress_bars:
-                bar = _Bar(desc="decoding", unit=" images", total=total, initial=done, disable=not terminal)
+                form = meter_format(terminal_columns(sys.stderr), total, "decoding")
+                bar = _Bar(desc="decoding", total=total, initial=done, bar_format=form, disable=not terminal)
                 progress_bars.append(stack.enter_context(bar))
             calls.append((done, time.perf_counter()))
             progress_bars[0].update(done - progress_bars[0].n)
@@ -161,13 +177,13 @@ def show_progress(training: Training, events: Iterator[EpochRecord | None], *, l
         lines: print a line for each epoch.
     """
     shown = distributed.rank() == 0 and sys.stderr.isatty()
-    bar_format = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"  # fits into 80 columns
+    columns = terminal_columns(sys.stderr)
     with (
         memory.phase("making a training step"),
         _Bar(
             total=training.num_steps,
             initial=training.step,
-            bar_format=bar_format,
+            bar_format=meter_format(columns, training.num_steps),
             disable=not shown,
             mininterval=_BAR_INTERVAL,
         ) as bar,
@@ -175,28 +191,40 @@ def show_progress(training: Training, events: Iterator[EpochRecord | None], *, l
         for record in events:
             if record is not None:
                 if lines:
-                    print_status(format_epoch(record, training.algorithm.epochs))
+                    print_status(format_epoch(record, training.algorithm.epochs, terminal_columns()))
             # `update` is true only when it redraws the bar. One rank's metrics do not cover the batch of several.
             elif bar.update(training.step - bar.n) and distributed.world_size() == 1:
                 loss, accuracy = training.metrics.compute()
                 if not math.isfinite(loss):
                     training.check_finite()
                 speed = training.metrics.num_images / max(training.seconds, 1e-9)
-                postfix = f"loss {loss:.3f}, accuracy {format_percent(accuracy, 1)}, {speed:,.0f} images/s"
-                bar.set_postfix_str(postfix, refresh=False)
+                short = f"loss {loss:.3f}, {format_percent(accuracy, 1)}"
+                long = f"loss {loss:.3f}, accuracy {format_percent(accuracy, 1)}, {speed:,.0f} images/s"
+                bar.set_postfix_str(fitting_postfix(columns, training.num_steps, [long, short]), refresh=False)
 
 
-def format_epoch(record: EpochRecord, epochs: int) -> str:
-    """Returns the line for one epoch of a training run of ``epochs`` epochs."""
-    validation = ""
-    if record.validation_accuracy is not None:
-        accuracy = format_percent(record.validation_accuracy)
-        validation = f" · validation loss {record.validation_loss:.4f} accuracy {accuracy}"
-    return (
-        f"epoch {record.epoch:{len(str(epochs))}}/{epochs}"
-        f" · training loss {record.train_loss:.4f} accuracy {format_percent(record.train_accuracy)}{validation}"
-        f" · {record.images_per_second:,.0f} images/s"
-    )
+def format_epoch(record: EpochRecord, epochs: int, columns: int | None = None) -> str:
+    """Returns the line for one epoch of a training run.
+
+    Args:
+        record: figures of the epoch.
+        epochs: number of epochs of the run.
+        columns: width to fit into; None for the longest form.
+    """
+    number = f"epoch {record.epoch:{len(str(epochs))}}/{epochs}"
+    speed = f"{record.images_per_second:,.0f} images/s"
+    loss, accuracy = f"{record.train_loss:.4f}", format_percent(record.train_accuracy)
+    if record.validation_loss is None or record.validation_accuracy is None:
+        full = [number, f"training loss {loss} accuracy {accuracy}", speed]
+        short = [number, f"train {loss} ({accuracy})", speed]
+        key_figures = f"{number} · train {loss}"
+    else:
+        validation_loss, validation = f"{record.validation_loss:.4f}", format_percent(record.validation_accuracy)
+        full = [number, f"training loss {loss} accuracy {accuracy}"]
+        full += [f"validation loss {validation_loss} accuracy {validation}", speed]
+        short = [number, f"train {loss} ({accuracy})", f"val {validation_loss} ({validation})", speed]
+        key_figures = f"{number} · train {loss} · val {validation}"
+    return first_fitting([*(" · ".join(each) for each in (full, short, short[:-1])), key_figures], columns)
 
 
 def format_accuracy(accuracy: float, interval: tuple[float, float]) -> str:

@@ -14,6 +14,7 @@ from fcnet.evaluation.classification import evaluate
 from fcnet.evaluation.corruption_robustness import evaluate_corrupted, example_images
 from fcnet.evaluation.dataset_shift import DatasetShift, accuracy_shift, class_shift, pixel_shift
 from fcnet.experiment.build import own_test_data, test_data
+from fcnet.experiment.build_data import NotCachedError
 from fcnet.experiment.image_classifier import load
 from fcnet.experiment.run_folder import Run
 from fcnet.metrics import class_metrics
@@ -21,6 +22,7 @@ from fcnet.runtime import memory
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import write_bytes, write_text
 from fcnet.runtime.formatting import escape_unprintable, format_count, format_percent
+from fcnet.runtime.terminal import shorten_names, terminal_columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from fcnet.evaluation.classification import Evaluation
     from fcnet.evaluation.corruption_robustness import Robustness
     from fcnet.experiment.image_classifier import ImageClassifier
+
+_MAX_CONFUSION_CLASSES = 100
 
 
 def main(arguments: list[str]) -> int:
@@ -57,7 +61,7 @@ def main(arguments: list[str]) -> int:
     test = _open_test_set(run, classifier, flags.data, device)
     result = evaluate(classifier.model, test)
     shift = None if flags.data is None else _measure_shift(run, classifier, test, result)
-    lines = evaluation_table(result, classifier.classes)
+    lines = evaluation_table(result, classifier.classes, terminal_columns())
     lines += shift.describe(classifier.classes) if shift else []
     content = _to_dict(result, classifier.classes, flags.data)
     content["shift"] = shift.to_dict(classifier.classes) if shift else None
@@ -76,7 +80,7 @@ def _open_test_set(run: Run, classifier: ImageClassifier, path: Path | None, dev
             return test_data(data, classifier, path, device=device, progress=progress)
     try:
         return own_test_data(data, run.data_fingerprint(), classifier, device)
-    except UserError as error:
+    except NotCachedError as error:
         raise UserError(f"{error}; --data PATH decodes them") from None
 
 
@@ -135,25 +139,54 @@ def corruption_table(robustness: Robustness) -> list[str]:
     return lines
 
 
-def evaluation_table(result: Evaluation, classes: Sequence[str]) -> list[str]:
-    """Returns an evaluation as lines of text: overall figures, figures of each class, and the confusion matrix."""
+def evaluation_table(result: Evaluation, classes: Sequence[str], columns: int | None = None) -> list[str]:
+    """Returns an evaluation as lines of text: overall figures, figures of each class, and the confusion matrix.
+
+    Args:
+        result: the evaluation.
+        classes: names of the classes.
+        columns: width to fit into; None for names in full.
+    """
     classes = [escape_unprintable(name) for name in classes]  # before the columns are aligned
-    width = max(len("class"), *map(len, classes))
+    names = classes if columns is None else shorten_names(classes, max(columns - 35, 6))
+    width = max(len("class"), *map(len, names))
     accuracy = cli.format_accuracy(result.accuracy, result.interval)
     lines = [
         f"accuracy {accuracy}, loss {result.loss:.4f}, {format_count(result.count, 'image')}",
         "",
         f"{'class':{width}}  images  precision  recall      F1",
     ]
-    for name, row in zip(classes, class_metrics(result.confusion), strict=True):
+    for name, row in zip(names, class_metrics(result.confusion), strict=True):
         precision, recall, f1 = (
             "–" if value is None else format_percent(value, 1) for value in (row.precision, row.recall, row.f1)
         )
         lines.append(f"{name:{width}}  {row.count:6}  {precision:>9}  {recall:>6}  {f1:>6}")
-    cell = max(len(str(result.count)), *(min(len(name), 6) for name in classes))
-    lines += ["", f"{'truth':{width}}  prediction"]
-    lines.append(" " * width + "".join(f"  {name[:cell]:>{cell}}" for name in classes))
-    for name, counts in zip(classes, result.confusion, strict=True):
+    return [*lines, "", *confusion_table(result.confusion, classes, columns)]
+
+
+def confusion_table(confusion: list[list[int]], classes: Sequence[str], columns: int | None = None) -> list[str]:
+    """Returns a confusion matrix as lines of text, or one line that says where it is if it does not fit.
+
+    Args:
+        confusion: number of images by class and prediction.
+        classes: names of the classes.
+        columns: width to fit into; None for any width, but at most 100 classes.
+    """
+    digits = max(len(str(count)) for counts in confusion for count in counts)
+    narrowest = max(digits, len(str(len(classes))) + 1)
+    for limit in range(max(6, narrowest), narrowest - 1, -1):
+        heads = shorten_names(classes, limit)
+        cell = max(digits, *map(len, heads))
+        rest = None if columns is None else columns - len(classes) * (cell + 2)
+        if rest is None or rest >= max(len("truth"), narrowest):
+            break
+    if len(classes) > _MAX_CONFUSION_CLASSES or (rest is not None and rest < max(len("truth"), narrowest)):
+        wide = f"is wider than {columns} columns" if columns else "is not printed"
+        return [f"the confusion matrix of {len(classes):,} classes {wide}; evaluation.json has it"]
+    names = list(classes) if rest is None else shorten_names(classes, rest)
+    width = max(len("truth"), *map(len, names))
+    lines = [f"{'truth':{width}}  prediction", " " * width + "".join(f"  {head:>{cell}}" for head in heads)]
+    for name, counts in zip(names, confusion, strict=True):
         lines.append(f"{name:{width}}" + "".join(f"  {count:{cell}}" for count in counts))
     return lines
 

@@ -306,8 +306,11 @@ def _find_lr(config: Config, folder: Path, device: torch.device) -> int:
 
 
 def _describe_checkpoint(run: Run) -> str:
-    """Returns the end of the message for a run that met NaN or infinity, and would meet it again if it resumed."""
-    return f"Resuming with this configuration would fail in the same step; {_describe_saved(run)} in {run.path}"
+    """Returns the end of the message for a run that met NaN or infinity."""
+    return (
+        "Begin a new run: this one keeps its settings and would fail in the same step again; "
+        f"{_describe_saved(run)} in {run.path}"
+    )
 
 
 def _describe_saved(run: Run) -> str:

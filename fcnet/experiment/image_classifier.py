@@ -174,6 +174,8 @@ class ImageClassifier(nn.Module):
             raise content
         if isinstance(content, Tensor):
             pixels = content
+            if tuple(pixels.shape) != self.shape:
+                raise UserError(f"{name} must have the shape {self.shape} (C, H, W), got {tuple(pixels.shape)}")
         else:
             size = (self.shape[1], self.shape[2]) if self.resize else None
             file = io.BytesIO(content) if isinstance(content, bytes) else content
@@ -181,8 +183,11 @@ class ImageClassifier(nn.Module):
         if pixels.dtype != torch.uint8:
             raise UserError(f"{name} must be uint8, got {pixels.dtype}")
         if tuple(pixels.shape) != self.shape:
-            expected, actual = "×".join(map(str, self.shape)), "×".join(map(str, pixels.shape))
-            raise UserError(f"{name} must be an image of {expected} (channels, height, width), got {actual}")
+            (_, height, width), (_, own_height, own_width) = self.shape, pixels.shape
+            raise UserError(
+                f"{name} must be {width}×{height} pixels like the training images, got {own_width}×{own_height}; "
+                "a model trained with data.size resizes its images"
+            )
         return pixels
 
     def save(self, stem: Path, metadata: dict[str, Any]) -> None:

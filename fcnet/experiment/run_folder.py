@@ -376,7 +376,10 @@ def claim_folder(out: Path | None, name: str) -> Path:
         _check_folder(out)
         out.mkdir(parents=True, exist_ok=True)
         return out
-    Path("runs").mkdir(exist_ok=True)
+    try:
+        Path("runs").mkdir(exist_ok=True)
+    except FileExistsError:
+        raise UserError("runs must be a folder, got a file or a broken link; --out DIR names another place") from None
     number = 1
     while True:
         folder = Path("runs") / (name if number == 1 else f"{name}-{number}")

@@ -42,6 +42,8 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--set needs --augment CONFIG, got --set {flags.set[0]} alone")
     else:
         files = _lecture_files()
+    if flags.folder.is_file():
+        raise UserError(f"DIR must be a folder, got the file {flags.folder}")
     flags.folder.mkdir(parents=True, exist_ok=True)
     if not os.access(flags.folder, os.W_OK):
         raise UserError(f"DIR must be a writable folder, got {flags.folder}")

@@ -266,6 +266,7 @@ NO_CONFIG = (
 FORMATS = "(JPEG, PNG, BMP, GIF, PPM, TIFF, WEBP)"
 LAYOUT = "expected train/CLASS/… and test/CLASS/… in {here}/pets"
 SUM = "is damaged: its bytes do not match the checksum in"
+RUNS = "runs must be a folder, got a file or a broken link; --out DIR names another place"
 DEVICES = "--device must be auto, cpu, cuda or another device of torch"
 NO_MODEL = "run holds no trained model: model.json is missing; its training is not finished"
 # 90,000 pixels times 2³¹ units are more bytes than a process has addresses.
@@ -273,7 +274,8 @@ LARGE = "--set data.shape=[1,300,300] --set data.train_size=3 --set data.test_si
 HOW = "--clean needs exactly one of NAME…, --older-than DAYS and --all"
 NAN_ERROR = (
     "NaN or inf in step 3 of 10, first in ~; try optimizer.lr = 3.3e+11 or 1e+11 (now 1e+12), "
-    "optimizer.clip_norm = 1, optimizer.warmup_epochs = 1. Resuming with this configuration would fail in the same step"
+    "optimizer.clip_norm = 1, optimizer.warmup_epochs = 1. "
+    "Begin a new run: this one keeps its settings and would fail in the same step again"
 )
 DISK = "cannot write ~cache: the images need 223,338,299,184.0 GiB and ~ GiB are free; lower their number or size"
 
@@ -291,7 +293,7 @@ ERRORS = [
     on_train("unknown flag", "--epochs 3", "unknown flag --epochs 3; write --set train.epochs=3"),
     on_train("shortened flag", "--dev cpu", "unknown flag --dev cpu; write --device cpu"),
     on_train("superfluous argument", "more", "CONFIG is given twice, as more and as --config made.toml; leave one out"),
-    on_train("unknown device", "--device gpu", f"{DEVICES}, got 'gpu'"),
+    on_train("unknown device", "--device gpu", f"{DEVICES}, got 'gpu'; write --device cuda"),
     on_train("device without memory", "--device meta", "device meta is not available: ~"),
     # the configuration file
     Case("config absent", ["train", "--config", "x.toml"],
@@ -404,7 +406,7 @@ ERRORS = [
     # figures
     Case("figures of settings alone", ["figures", "sheets", "--set", "seed=1"],
         ["--set needs --augment CONFIG, got --set seed=1 alone"]),
-    Case("the lecture's figures into a file", ["figures", "sheets"], ["sheets: File exists"],
+    Case("the lecture's figures into a file", ["figures", "sheets"], ["DIR must be a folder, got the file sheets"],
         lambda: write("sheets", "")),
     Case("figures without a folder", ["figures", "--augment", "made.toml"],
         ["DIR is missing: python -m fcnet.figures DIR"]),
@@ -416,7 +418,7 @@ ERRORS = [
         "data.augment.shift must be less than the size of the images, 4×4 pixels, got 4"),
     on_figures("figures of an unknown class", "--set data.augment={flip=true} --set data.classes=['1','x']",
         "data.classes must be among 0, 1, 2, got x"),
-    on_figures("figures into a file", "--set data.augment={flip=true}", "sheets: File exists",
+    on_figures("figures into a file", "--set data.augment={flip=true}", "DIR must be a folder, got the file sheets",
         setup=lambda: write("sheets", "")),
     Case("figures inside a file",
         ["figures", "made.toml/x", "--augment", "made.toml", "--set", "data.augment.flip=true"],
@@ -463,12 +465,12 @@ ERRORS = [
     on_train("out is this folder", "--out .", "--out: . is not empty and holds no run; name a new or an empty folder"),
     on_train("out is a file", "--out made.toml", "--out must be a folder, got the file made.toml"),
     on_train("out is inside a file", "--out made.toml/run", "made.toml/run: Not a directory"),
-    on_train("runs is a file", "", "runs: File exists", setup=lambda: write("runs", "")),
-    on_train("runs is a link to nowhere", "", "runs: File exists", setup=lambda: Path("runs").symlink_to("unmounted")),
+    on_train("runs is a file", "", RUNS, setup=lambda: write("runs", "")),
+    on_train("runs is a link to nowhere", "", RUNS, setup=lambda: Path("runs").symlink_to("unmounted")),
     # CIFAR
     on_train("CIFAR-100 in a file", "--set data.source=cifar100 --set data.path=made.toml",
-        "data.path must be a folder with CIFAR-100, or to download it to, got {here}/made.toml: File exists; "
-        "connect to the network, or put a whole cifar-100-python.tar.gz there"),
+        "data.path must be a folder with CIFAR-100, or to download it to, got the file {here}/made.toml; "
+        "an archive of images needs data.source=images"),
     # images
     on_images("images absent", lambda: None,
         "{here}/pets: no such file or folder"),
@@ -529,7 +531,7 @@ ERRORS = [
     on_images("empty file", lambda: write("pets.tar", ""),
         "{here}/pets.tar must be a folder or a whole tar archive, got: empty file", path="pets.tar"),
     on_set("no folder for cifar10", "data={source='cifar10',path='made.toml'}",
-        "data.path must be a folder with CIFAR-10, or to download it to, got {here}/made.toml: ~"),
+        "data.path must be a folder with CIFAR-10, or to download it to, got the file {here}/made.toml; ~"),
     # arrays
     on_arrays("arrays absent", lambda: None, "{here}/x.npz: no such file"),
     on_arrays("arrays that are no archive", lambda: write("x.npz", "hello"),
@@ -625,7 +627,7 @@ ERRORS = [
     on_evaluate("evaluate an unfinished run", "run", NO_MODEL, setup=interrupted),
     on_evaluate("evaluate with an unknown flag", "run --json",
         "unknown flag --json; see python -m fcnet.evaluate --help"),
-    on_evaluate("evaluate on an unknown device", "run --device gpu", f"{DEVICES}, got 'gpu'"),
+    on_evaluate("evaluate on an unknown device", "run --device gpu", f"{DEVICES}, got 'gpu'; write --device cuda"),
     on_evaluate("evaluate without the configuration", "run",
         "run/config.toml: no such file; it names the data that the run was trained on",
         setup=setups(finished, lambda: Path("run/config.toml").unlink())),
@@ -690,7 +692,8 @@ ERRORS = [
         "--top must be from 1 to 2, the number of classes, got 3"),
     on_predict("predict in batches of nothing", f"run {IMAGE} --batch-size 0",
         "--batch-size must be at least 1, got 0"),
-    on_predict("predict on an unknown device", f"run {IMAGE} --device gpu", f"{DEVICES}, got 'gpu'"),
+    on_predict("predict on an unknown device", f"run {IMAGE} --device gpu",
+        f"{DEVICES}, got 'gpu'; write --device cuda"),
     on_predict("predict an absent image", "run gone.png",
         "gone.png: no such file"),
     on_predict("predict a folder without images", "run run", "run must hold an image, found none"),
@@ -702,7 +705,8 @@ ERRORS = [
     on_predict("predict a text", "run made.toml",
         f"made.toml must be an image {FORMATS}, got something else"),
     on_predict("predict an image of another size", "run wide.png",
-        "wide.png must be an image of 1×4×4 (channels, height, width), got 1×4×5",
+        "wide.png must be 4×4 pixels like the training images, got 5×4; "
+        "a model trained with data.size resizes its images",
         setup=setups(finished_on_pets, lambda: draw_image("wide.png", (5, 4)))),
     on_predict("predict with damaged weights", f"run {IMAGE} --json", f"run/model.safetensors {SUM} model.json",
         setup=setups(finished_on_pets, lambda: flip_bit("run/model.safetensors"))),
