@@ -10,6 +10,7 @@ import difflib
 import itertools
 import re
 import shlex
+import textwrap
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -51,7 +52,7 @@ class Parser(argparse.ArgumentParser):
         lines = ["examples:", *(f"  {prog} {example}" for example in examples), "", DOCUMENTATION]
         super().__init__(
             prog=prog,
-            description=description,
+            description=textwrap.fill(description, 78),
             epilog="\n".join(lines),
             allow_abbrev=False,
             formatter_class=_HelpFormatter,
@@ -133,7 +134,9 @@ class Parser(argparse.ArgumentParser):
 
             if override := suggest_override(name.replace("-", "_"), value):
                 return override
-        close = difflib.get_close_matches(name, [option[2:] for option in known], n=1, cutoff=0.75)
+        names = [option[2:] for option in known]
+        close = [known_name for known_name in names if known_name.startswith(name)]
+        close = close or difflib.get_close_matches(name, names, n=1, cutoff=0.75)
         if not close:
             return None
         return _with_value(f"--{close[0]}", value, takes_value=self._option_string_actions[f"--{close[0]}"].nargs != 0)

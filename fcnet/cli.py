@@ -7,6 +7,7 @@ import io
 import math
 import re
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, NoReturn
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _BAR_INTERVAL = 0.25
 """Seconds between updates of the progress bar. Each one reads the metrics and therefore waits for the device."""
+
+_SLOW_SECONDS = 1.0
 
 
 def run_command(main: Callable[[list[str]], int]) -> NoReturn:
@@ -139,6 +142,26 @@ def print_error(message: str) -> int:
 
 
 @contextlib.contextmanager
+def say_if_slow(doing: str) -> Iterator[None]:
+    """Says on a terminal what is under way, if the block takes longer than a second.
+
+    Args:
+        doing: what the block does, such as ``writing the report``.
+    """
+    if distributed.rank() != 0 or not sys.stderr.isatty():
+        yield
+        return
+    timer = threading.Timer(_SLOW_SECONDS, tqdm.write, [f"{doing} …"], {"file": sys.stderr})
+    timer.daemon = True
+    with contextlib.suppress(RuntimeError):  # the system refuses a thread
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextlib.contextmanager
 def show_decoding() -> Iterator[Callable[[int, int], None]]:
     """Shows the progress of decoding images: a bar on a terminal, otherwise one line at the end.
 
@@ -179,6 +202,7 @@ def show_progress(training: Training, events: Iterator[EpochRecord | None], *, l
     shown = distributed.rank() == 0 and sys.stderr.isatty()
     columns = terminal_columns(sys.stderr)
     with (
+        contextlib.ExitStack() as stack,
         memory.phase("making a training step"),
         _Bar(
             total=training.num_steps,
@@ -190,6 +214,8 @@ def show_progress(training: Training, events: Iterator[EpochRecord | None], *, l
     ):
         for record in events:
             if record is not None:
+                if training.step == training.num_steps:
+                    stack.enter_context(say_if_slow("evaluating and saving the model"))
                 if lines:
                     print_status(format_epoch(record, training.algorithm.epochs, terminal_columns()))
             # `update` is true only when it redraws the bar. One rank's metrics do not cover the batch of several.

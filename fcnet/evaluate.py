@@ -59,7 +59,8 @@ def main(arguments: list[str]) -> int:
     if not run.started:
         raise UserError(f"{run.config}: no such file; it names the data that the run was trained on")
     test = _open_test_set(run, classifier, flags.data, device)
-    result = evaluate(classifier.model, test)
+    with cli.say_if_slow("evaluating"):
+        result = evaluate(classifier.model, test)
     shift = None if flags.data is None else _measure_shift(run, classifier, test, result)
     lines = evaluation_table(result, classifier.classes, terminal_columns())
     lines += shift.describe(classifier.classes) if shift else []

@@ -199,7 +199,8 @@ def _train(
     device: torch.device,
     tensorboard: bool,
 ) -> int:
-    with cli.show_decoding() as progress, distributed.long_work():  # each rank may have images to decode
+    # Each rank may have images to decode.
+    with cli.say_if_slow("preparing the data"), cli.show_decoding() as progress, distributed.long_work():
         experiment = build(config, device, progress)
     _check_shared(run)
     if run is None:
@@ -207,7 +208,7 @@ def _train(
         path = str(_create_run(config, out, name, lock)) if distributed.rank() == 0 else ""
         run = Run(Path(distributed.broadcast(path)))
     cli.print_status(f"{experiment.describe()}; {run.path}")
-    for note in experiment.notes:
+    for note in (*experiment.notes, *_loss_notes(config)):
         cli.print_status(note)
     training = experiment.training
     with defer_signals() as received_signal:
@@ -264,11 +265,28 @@ def _check_shared(run: Run | None) -> None:
 def _finish(run: Run, experiment: Experiment) -> int:
     """Writes the report and prints the warnings and the result of a finished run; returns the exit code."""
     if distributed.rank() == 0:  # other ranks may not see the folder
-        ensure_report(run, experiment.test)
+        with cli.say_if_slow("writing the report"):
+            ensure_report(run, experiment.test)
         for warning in run.summary()["warnings"]:
             cli.print_status(f"note: {warning}")
         cli.print_status(_format_result(run))
+        report = f"report: {run.path / 'report.html'}; " if (run.path / "report.html").is_file() else ""
+        cli.print_status(f"{report}next: {command_line('evaluate')} {shlex.quote(str(run.path))}")
     return 0
+
+
+def _loss_notes(config: Config) -> list[str]:
+    """Returns one line if the training loss is of other targets than the validation loss."""
+    mixed = [name for name in ("mixup", "cutmix") if getattr(config.data.augment, name)]
+    if mixed:
+        figures = f"training loss and accuracy are those of mixed images ({' and '.join(mixed)})"
+    elif config.train.label_smoothing:
+        figures = (
+            f"the training loss is that of smoothed labels (train.label_smoothing={config.train.label_smoothing:g})"
+        )
+    else:
+        return []
+    return [f"note: {figures}, which validation does not use: do not compare the two"]
 
 
 def _log_events(events: Iterator[EpochRecord | None], run: Run, training: Training) -> Iterator[EpochRecord | None]:

@@ -67,7 +67,7 @@ _CHOICE_SYNONYMS = {
     "steps": "step multistep steplr multisteplr",
     "cosine": "cosineannealing cosineannealinglr cos",
     "bfloat16": "bf16 fp16 float16 half amp 16 mixed",
-    "float32": "fp32 32 single full float",
+    "float32": "fp32 32 single full float float64 fp64 64 double",
     "sgd": "momentum nesterov gd",
     "glorot": "xavier xavieruniform xaviernormal",
     "he": "kaiming kaimingnormal kaiminguniform msra",
@@ -212,6 +212,8 @@ def suggest_override(name: str, text: str | None) -> str | None:
         text = _number(text, whole=isinstance(default, int)) or text
     elif isinstance(default, str) and (choices := _choices(key)) and text not in choices:
         text = suggest_choice(text, choices) or text
+    elif isinstance(default, str) and _NUMBERS.fullmatch(text):
+        text = format_value(text)
     return f"--set {shlex.quote(f'{key}={text}')}"
 
 

@@ -29,7 +29,8 @@ def main(arguments: list[str]) -> int:
     check_output_file(flags.file)
     card = _build_card(flags.run, flags.license)
     covered_files(card, flags.file)  # refuses to replace someone's README.md before the export takes its time
-    difference = export_classifier(card.classifier, flags.file)
+    with cli.say_if_slow("exporting"):
+        difference = export_classifier(card.classifier, flags.file)
     card_file = write_card(card, flags.file)
     shape = ", ".join(map(str, card.classifier.shape))
     cli.print_status(

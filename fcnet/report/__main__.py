@@ -25,7 +25,8 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"{'--out' if flags.out else file} must be a file, got the folder {file}")
     if flags.out is not None and not file.parent.is_dir():
         raise UserError(f"--out must be in an existing folder, got {file}")
-    write_report(flags.runs, file)
+    with cli.say_if_slow("writing the report"):
+        write_report(flags.runs, file)
     cli.print_status(f"written to {file}")
     return 0
 

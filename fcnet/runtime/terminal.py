@@ -14,7 +14,7 @@ MIN_BAR_CELLS = 20
 """Cells of a progress bar at least, on a terminal of 50 columns or more."""
 _CUT = "…"
 _FULL_METER = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
-_SHORT_METER = "{l_bar}{bar}| [{remaining} left]"
+_SHORT_METER = "{l_bar}{bar}| {remaining}"
 
 
 def terminal_columns(stream: TextIO | None = None) -> int | None:
@@ -82,7 +82,7 @@ def meter_format(columns: int | None, total: int, description: str = "", postfix
         postfix: text after it.
     """
     before = len(f"{description}: " if description else "") + len("100%|")
-    after = len(f"| {total}/{total} [00:00<00:00, ]") + len(postfix)
+    after = len(f"| {total}/{total} [0:00:00<0:00:00, ]") + len(postfix)
     is_wide = columns is None or before + MIN_BAR_CELLS + after <= columns
     return _FULL_METER if is_wide else _SHORT_METER
 

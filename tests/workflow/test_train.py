@@ -98,7 +98,9 @@ def start(name: str, *arguments: str) -> subprocess.Popen[str]:
 
 @pytest.mark.usefixtures("pets")
 def test_training_prints_the_model_then_a_line_an_epoch_then_the_result() -> None:
-    decoded, first, *epochs, last = command_output(train.main, "--config", "pets.toml", "--out", "run").splitlines()
+    decoded, first, *epochs, last, ending = command_output(
+        train.main, "--config", "pets.toml", "--out", "run"
+    ).splitlines()
     assert re.fullmatch(r"decoded 102 images in \d+\.\d s", decoded)
     assert first == (
         "63 training, 9 validation and 30 test images in 3 classes; layers 20-8-3, 195 parameters; cpu, 1 thread; run"
@@ -117,6 +119,7 @@ def test_training_prints_the_model_then_a_line_an_epoch_then_the_result() -> Non
         f"test accuracy {summary['test_accuracy']:.2%} (95% interval {low:.2%} to {high:.2%})"
         f" on 30 images after {summary['train_seconds']:.1f} s of training"
     )
+    assert ending == "report: run/report.html; next: python -m fcnet.evaluate run"
 
 
 @pytest.mark.usefixtures("pets")
@@ -229,7 +232,7 @@ def test_another_seed_trains_another_model() -> None:
 @pytest.mark.usefixtures("pets")
 def test_runs_are_named_after_the_configuration_and_numbered() -> None:
     for name in ("runs/pets", "runs/pets-2", "runs/pets-3"):
-        first = command_output(train.main, "--config", "pets.toml").splitlines()[-5]
+        first = command_output(train.main, "--config", "pets.toml").splitlines()[-6]
         assert first.endswith(f"; {name}")
         assert {entry.name for entry in Path(name).iterdir()} == RUN_FILES
 
@@ -301,7 +304,15 @@ def test_version_prints_the_packages_version(main: Main) -> None:
     [
         (
             train.main,
-            {"--config CONFIG", "--set KEY=VALUE", "--out DIR", "--device", "--resume", "--print-config", "--find-lr"},
+            {
+                "--config CONFIG",
+                "--set KEY=VALUE",
+                "--out DIR",
+                "--device",
+                "--resume [RUN]",
+                "--print-config",
+                "--find-lr",
+            },
         ),
         (evaluate.main, {"RUN", "--data PATH", "--corruptions", "--device"}),
         (
@@ -411,7 +422,7 @@ def test_a_signal_saves_the_run_which_then_resumes_to_an_identical_result(
     epoch, step = int(said[1]), int(said[2])
     assert len(read_records("my run")) == step // 9 == epoch - 1
     assert not (Path("my run") / "summary.json").exists()
-    _, *epochs, _ = command_output(train.main, *shlex.split(said[3])).splitlines()
+    _, *epochs, _, _ = command_output(train.main, *shlex.split(said[3])).splitlines()
     assert len(epochs) == 250 - step // 9
     assert model_files("my run") == model_files(uninterrupted)
     assert read_learning_curve("my run") == read_learning_curve(uninterrupted)
