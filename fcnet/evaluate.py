@@ -165,7 +165,9 @@ def evaluation_table(result: Evaluation, classes: Sequence[str], columns: int | 
     return [*lines, "", *confusion_table(result.confusion, classes, columns)]
 
 
-def confusion_table(confusion: list[list[int]], classes: Sequence[str], columns: int | None = None) -> list[str]:
+def confusion_table(
+    confusion: Sequence[Sequence[int]], classes: Sequence[str], columns: int | None = None
+) -> list[str]:
     """Returns a confusion matrix as lines of text, or one line that says where it is if it does not fit.
 
     Args:
@@ -182,8 +184,7 @@ def confusion_table(confusion: list[list[int]], classes: Sequence[str], columns:
         if rest is None or rest >= max(len("truth"), narrowest):
             break
     if len(classes) > _MAX_CONFUSION_CLASSES or (rest is not None and rest < max(len("truth"), narrowest)):
-        wide = f"is wider than {columns} columns" if columns else "is not printed"
-        return [f"the confusion matrix of {len(classes):,} classes {wide}; evaluation.json has it"]
+        return ["confusion matrix too wide: see evaluation.json"]
     names = list(classes) if rest is None else shorten_names(classes, rest)
     width = max(len("truth"), *map(len, names))
     lines = [f"{'truth':{width}}  prediction", " " * width + "".join(f"  {head:>{cell}}" for head in heads)]

@@ -331,5 +331,5 @@ def test_files_of_another_size_are_resized_if_training_resized_them(tmp_path: Pa
     again = ImageClassifier.load(tmp_path / "model")
     assert again.resize
     assert again.predict_images([tmp_path / "large.png"]) == again.predict_images([large]) == expected
-    with pytest.raises(UserError, match=r"^images\[0\] must be an image of 3×2×4 "):
+    with pytest.raises(UserError, match=r"^images\[0\] must have the shape \(3, 2, 4\) "):
         again.predict_images([torch.zeros(3, 4, 4, dtype=torch.uint8)])

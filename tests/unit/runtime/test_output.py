@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import sys
-from typing import TYPE_CHECKING
+
+import pytest
 
 from fcnet.runtime import output
 
-if TYPE_CHECKING:
-    import pytest
+
+class FullStream(io.StringIO):
+    """A stream to a full disk."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_command_may_print_without_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", None)
-    monkeypatch.setattr(sys, "stderr", None)
-    with output.protect_streams():
+def test_progress_that_cannot_be_printed_is_told_once_and_a_result_ends_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", FullStream())
+    for _ in range(2):
         output.print_line("progress")
-        assert output.write_error("an error") == 2
+    with pytest.raises(SystemExit, match=r"^2$"):
+        output.print_result("a result")
+    assert capsys.readouterr().err == "standard output: No space left on device; the command continues without it\n"
 
 
 def test_lines_are_printed_in_order(capsys: pytest.CaptureFixture[str]) -> None:
