@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from fcnet.data.sources.archives import is_archive, iter_archive
 from fcnet.data.sources.file_listing import is_image_name
-from fcnet.data.sources.tar import is_archive, iter_archive
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
