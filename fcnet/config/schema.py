@@ -69,8 +69,8 @@ class Data(Section):
     source: Literal["digits", "cifar10", "cifar100", "images", "arrays", "synthetic"] = "digits"
     """Source of the images."""
     path: str = ""
-    """For cifar10 and cifar100: folder of the downloaded archive. For images: folder, or tar or zip archive of a folder.
-    For arrays: ``.npz`` file."""
+    """For cifar10 and cifar100: folder of the downloaded archive. For images: folder, or tar or zip archive of one. For
+    arrays: ``.npz`` file."""
     classes: Annotated[tuple[str, ...], ListAsTuple] = ()
     """Names of the classes to use, in the order of the labels; two make a binary problem. Empty: all classes."""
     validation: float = Field(default=0.1, ge=0.0, lt=1.0)
