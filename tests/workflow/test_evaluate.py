@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import subprocess
@@ -58,6 +59,40 @@ def check_evaluation(evaluation: dict[str, Any], confusion: list[list[int]], los
         }
 
 
+def mistakes_by_hand(folder: str, run: str) -> list[list[str]]:
+    """Returns the misclassified test images, surest first: path in the folder, true and predicted class, probability."""
+    classifier = fcnet.load(run)
+    mistakes = []
+    for file in sorted(Path(folder, "test").rglob("*.png")):
+        (prediction,) = classifier.predict_images([file])
+        if prediction.class_name != file.parent.name:
+            path = file.relative_to(folder).as_posix()
+            mistakes.append((prediction.probability, path, file.parent.name, prediction.class_name))
+    mistakes.sort(key=lambda row: -row[0])
+    return [[*names, f"{probability:.4f}"] for probability, *names in mistakes]
+
+
+def read_mistakes(file: str) -> list[list[str]]:
+    """Returns the lines of a list of mistakes, without its header and its last column."""
+    header, *rows = csv.reader(Path(file).read_text(encoding="utf-8").splitlines())
+    assert header == ["path", "true_class", "predicted_class", "probability", "true_probability"]
+    return [[*names, f"{float(probability):.4f}"] for *names, probability, _ in rows]
+
+
+def check_mistakes(out: str, expected: list[list[str]], count: int) -> None:
+    """Compares what ``evaluate`` printed and wrote with the expected mistakes."""
+    lines = out.splitlines()
+    start = lines.index(f"most confident mistakes, {min(count, 10)} of {count}")
+    assert lines[start + 1].split() == ["path", "truth", "prediction", "probability"]
+    shown = [line.split() for line in lines[start + 2 :][: min(count, 10)]]
+    assert shown == [[*names, f"{float(probability):.1%}"] for *names, probability in expected[:10]]
+    assert max(map(len, lines[start : start + 12])) <= 80
+    recorded = json.loads(Path("run/evaluation.json").read_text())["mistakes"]
+    assert [[*list(row.values())[:3], f"{row['probability']:.4f}"] for row in recorded] == expected[:10]
+    assert list(recorded[0]) == ["path", "true_class", "predicted_class", "probability", "true_probability"]
+    assert read_mistakes("run/evaluation-mistakes.csv") == expected
+
+
 def table_rows(out: str, start: str) -> list[list[str]]:
     """Returns the words of the three lines below the line with this start."""
     lines = out.splitlines()
@@ -91,8 +126,13 @@ def test_an_evaluation_equals_counts_made_image_by_image() -> None:
     assert [line.split() for line in confusion_table.splitlines()[2:5]] == [
         [name, *map(str, row)] for name, row in zip(CLASSES, confusion, strict=True)
     ]
-    assert out.splitlines()[-1] == "written to run/evaluation.json"
-    assert {entry.name for entry in Path("run").iterdir()} == RUN_FILES | {"evaluation.json"}
+    mistakes = mistakes_by_hand("pets", "run")
+    check_mistakes(out, mistakes, len(mistakes))
+    assert read_mistakes("run/mistakes.csv") == mistakes
+    assert out.splitlines()[-3:] == [
+        "paths are relative to pets", "written to run/evaluation-mistakes.csv", "written to run/evaluation.json"
+    ]  # fmt: skip
+    assert {entry.name for entry in Path("run").iterdir()} == RUN_FILES | {"evaluation.json", "evaluation-mistakes.csv"}
 
 
 def test_files_are_written_even_if_the_table_cannot_be_printed() -> None:
@@ -123,6 +163,10 @@ def test_data_evaluates_on_another_dataset() -> None:
     assert evaluation["data"] == "zoo"
     assert "51 images" in out
     check_evaluation(evaluation, *count_by_hand("zoo", "run"))
+    mistakes = [[f"zoo/{path}", *rest] for path, *rest in mistakes_by_hand("zoo", "run")]
+    assert all(Path(path).is_file() for path, *_ in mistakes)
+    check_mistakes(out, mistakes, len(mistakes))
+    assert "relative" not in out
 
 
 def test_the_distribution_shift_is_printed_and_recorded() -> None:
@@ -188,7 +232,7 @@ def test_corruptions_give_the_same_table_file_and_figure_every_time() -> None:
     figures = [f"corruptions-{theme}.{form}" for theme in ("light", "dark") for form in ("svg", "png")]
     assert out[-5:] == [f"written to run/{name}" for name in ("corruptions.json", *figures)]
     assert {entry.name for entry in Path("run").iterdir()} == {
-        *RUN_FILES, "evaluation.json", "corruptions.json", *figures
+        *RUN_FILES, "evaluation.json", "evaluation-mistakes.csv", "corruptions.json", *figures
     }  # fmt: skip
     before = read_tree("run")
     command_output(evaluate.main, "run", "--corruptions")
