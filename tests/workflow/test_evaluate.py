@@ -60,7 +60,7 @@ def check_evaluation(evaluation: dict[str, Any], confusion: list[list[int]], los
 
 
 def mistakes_by_hand(folder: str, run: str) -> list[list[str]]:
-    """Returns the misclassified test images, surest first: path in the folder, true and predicted class, probability."""
+    """Returns the misclassified test images, surest first: path, true and predicted class, probability."""
     classifier = fcnet.load(run)
     mistakes = []
     for file in sorted(Path(folder, "test").rglob("*.png")):
