@@ -63,7 +63,7 @@ class Mistake(NamedTuple):
 'true_probability': 0.25}
         """
         probability, true_probability = (float(f"{p:.6g}") for p in (self.probability, self.true_probability))
-        values = [classes[self.label], classes[self.prediction], probability, true_probability]
+        values: list[str | int | float] = [classes[self.label], classes[self.prediction], probability, true_probability]
         image = "path" if isinstance(self.image, str) else "index"
         return {image: self.image, **dict(zip(MISTAKE_COLUMNS, values, strict=True))}
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from PIL import Image
@@ -59,38 +59,57 @@ def check_evaluation(evaluation: dict[str, Any], confusion: list[list[int]], los
         }
 
 
-def mistakes_by_hand(folder: str, run: str) -> list[list[str]]:
-    """Returns the misclassified test images, surest first: path, true and predicted class, probability."""
-    classifier = fcnet.load(run)
+class Row(NamedTuple):
+    """A misclassified image."""
+
+    path: str
+    true_class: str
+    predicted_class: str
+    probability: float
+    true_probability: float
+
+
+def mistakes_by_hand(folder: str, below: str = "") -> list[Row]:
+    """Returns the misclassified test images, most confident first; ``below`` begins their paths."""
+    classifier = fcnet.load("run")
     mistakes = []
     for file in sorted(Path(folder, "test").rglob("*.png")):
         (prediction,) = classifier.predict_images([file])
-        if prediction.class_name != file.parent.name:
-            path = file.relative_to(folder).as_posix()
-            mistakes.append((prediction.probability, path, file.parent.name, prediction.class_name))
-    mistakes.sort(key=lambda row: -row[0])
-    return [[*names, f"{probability:.4f}"] for probability, *names in mistakes]
+        truth, path = file.parent.name, below + file.relative_to(folder).as_posix()
+        if prediction.class_name != truth:
+            probability = prediction.probabilities[CLASSES.index(truth)]
+            mistakes.append(Row(path, truth, prediction.class_name, prediction.probability, probability))
+    return sorted(mistakes, key=lambda row: -row.probability)
 
 
-def read_mistakes(file: str) -> list[list[str]]:
-    """Returns the lines of a list of mistakes, without its header and its last column."""
+def check_rows(rows: list[Row], expected: list[Row], *, digits: int = 5) -> None:
+    assert [row[:3] for row in rows] == [row[:3] for row in expected]
+    for row, other in zip(rows, expected, strict=True):
+        assert row[3:] == pytest.approx(other[3:], abs=10**-digits)
+
+
+def read_mistakes(file: str) -> list[Row]:
     header, *rows = csv.reader(Path(file).read_text(encoding="utf-8").splitlines())
-    assert header == ["path", "true_class", "predicted_class", "probability", "true_probability"]
-    return [[*names, f"{float(probability):.4f}"] for *names, probability, _ in rows]
+    assert tuple(header) == Row._fields
+    return [Row(path, truth, predicted, *map(float, figures)) for path, truth, predicted, *figures in rows]
 
 
-def check_mistakes(out: str, expected: list[list[str]], count: int) -> None:
+def check_mistakes(out: str, expected: list[Row]) -> None:
     """Compares what ``evaluate`` printed and wrote with the expected mistakes."""
-    lines = out.splitlines()
-    start = lines.index(f"most confident mistakes, {min(count, 10)} of {count}")
+    lines, shown = out.splitlines(), min(len(expected), 10)
+    start = lines.index(f"most confident mistakes, {shown} of {len(expected)}")
     assert lines[start + 1].split() == ["path", "truth", "prediction", "probability"]
-    shown = [line.split() for line in lines[start + 2 :][: min(count, 10)]]
-    assert shown == [[*names, f"{float(probability):.1%}"] for *names, probability in expected[:10]]
-    assert max(map(len, lines[start : start + 12])) <= 80
+    printed = [line.split() for line in lines[start + 2 :][:shown]]
+    check_rows(
+        [Row(*names, float(figure.rstrip("%")) / 100, 0.0) for *names, figure in printed],  # type: ignore[arg-type]
+        [row._replace(true_probability=0.0) for row in expected[:shown]],
+        digits=3,
+    )
+    assert max(map(len, lines[start : start + shown + 2])) <= 80
     recorded = json.loads(Path("run/evaluation.json").read_text())["mistakes"]
-    assert [[*list(row.values())[:3], f"{row['probability']:.4f}"] for row in recorded] == expected[:10]
-    assert list(recorded[0]) == ["path", "true_class", "predicted_class", "probability", "true_probability"]
-    assert read_mistakes("run/evaluation-mistakes.csv") == expected
+    assert list(recorded[0]) == list(Row._fields)
+    check_rows([Row(**row) for row in recorded], expected[:10])
+    check_rows(read_mistakes("run/evaluation-mistakes.csv"), expected)
 
 
 def table_rows(out: str, start: str) -> list[list[str]]:
@@ -126,12 +145,14 @@ def test_an_evaluation_equals_counts_made_image_by_image() -> None:
     assert [line.split() for line in confusion_table.splitlines()[2:5]] == [
         [name, *map(str, row)] for name, row in zip(CLASSES, confusion, strict=True)
     ]
-    mistakes = mistakes_by_hand("pets", "run")
-    check_mistakes(out, mistakes, len(mistakes))
-    assert read_mistakes("run/mistakes.csv") == mistakes
+    mistakes = mistakes_by_hand("pets")
+    check_mistakes(out, mistakes)
+    check_rows(read_mistakes("run/mistakes.csv"), mistakes)
     assert out.splitlines()[-3:] == [
-        "paths are relative to pets", "written to run/evaluation-mistakes.csv", "written to run/evaluation.json"
-    ]  # fmt: skip
+        f"paths are relative to {Path('pets').resolve()}",
+        "written to run/evaluation-mistakes.csv",
+        "written to run/evaluation.json",
+    ]
     assert {entry.name for entry in Path("run").iterdir()} == RUN_FILES | {"evaluation.json", "evaluation-mistakes.csv"}
 
 
@@ -163,9 +184,9 @@ def test_data_evaluates_on_another_dataset() -> None:
     assert evaluation["data"] == "zoo"
     assert "51 images" in out
     check_evaluation(evaluation, *count_by_hand("zoo", "run"))
-    mistakes = [[f"zoo/{path}", *rest] for path, *rest in mistakes_by_hand("zoo", "run")]
-    assert all(Path(path).is_file() for path, *_ in mistakes)
-    check_mistakes(out, mistakes, len(mistakes))
+    mistakes = mistakes_by_hand("zoo", below="zoo/")
+    assert all(Path(row.path).is_file() for row in mistakes)
+    check_mistakes(out, mistakes)
     assert "relative" not in out
 
 
