@@ -249,6 +249,7 @@ def test_batches(
         rows=rows,
         batch_size=EVALUATION_BATCH_SIZE,
         preprocessing=Preprocessing(classifier.mean, classifier.std, classifier.whitening),
+        names=store.test.names,
         device=device,
     )
 
