@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 from fcnet.data.decoding.decode_batch import ImageFile
+from fcnet.data.sources.archives import read_archive
 from fcnet.data.sources.file_listing import check_unchanged, is_hidden, is_image_name, is_split_name
-from fcnet.data.sources.tar import read_archive
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.seeds import derive_seed
 
