@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fcnet import cli
+from fcnet.arguments import Parser
 from fcnet.data.sources.image_paths import iter_images
 from fcnet.experiment.image_classifier import load
 from fcnet.runtime import memory
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.formatting import csv_text, format_percent
+from fcnet.runtime.formatting import csv_path, csv_text, format_percent
 
 if TYPE_CHECKING:
     import argparse
@@ -50,9 +51,13 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse_flags(arguments: list[str]) -> argparse.Namespace:
-    parser = cli.Parser("predict", "Predict the class of each image, with its probability.")
+    parser = Parser(
+        "predict",
+        "Predict the class of each image, with its probability.",
+        ["runs/digits digit.png", "runs/digits images --csv --top 3"],
+    )
     parser.add_run()
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file, folder or tar archive")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file, folder, or tar or zip archive")
     forms = parser.add_mutually_exclusive_group()
     forms.add_argument("--json", dest="form", action="store_const", const="json", help="print one JSON list")
     forms.add_argument("--csv", dest="form", action="store_const", const="csv", help="print CSV with a header")
@@ -63,7 +68,7 @@ def _parse_flags(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="images in a batch (default: 256)")
     parser.add_device()
     parser.set_defaults(form="text")
-    return parser.parse_args(arguments)
+    return parser.parse(arguments)
 
 
 class ImagePredictor:
@@ -164,7 +169,7 @@ def format_csv(predictions: Predictions, options: OutputOptions) -> Iterator[str
     yield _csv_line(["path", "class", "probability", *ranks, *every])
     for path, prediction in predictions:
         best = itertools.chain.from_iterable(options.top_classes(prediction))
-        yield _csv_line([path, *best, *(prediction.probabilities if options.all_probabilities else ())])
+        yield _csv_line([csv_path(path), *best, *(prediction.probabilities if options.all_probabilities else ())])
 
 
 def _csv_line(values: list[object]) -> str:

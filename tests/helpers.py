@@ -16,7 +16,7 @@ import textwrap
 import time
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from unittest import mock
 
 import numpy as np
@@ -51,7 +51,7 @@ WAIT_SECONDS = 60.0
 
 RUN_FILES = {
     *("config.toml", "metrics.jsonl", "diagnostics.jsonl", "summary.json", "model.safetensors", "model.json"),
-    *("predictions.safetensors", "predictions.json", "report.html", "checksums.json"),
+    *("predictions.safetensors", "predictions.json", "mistakes.csv", "report.html", "checksums.json"),
 }
 TIMINGS = {"seconds", "images_per_second", "train_seconds"}
 
@@ -149,7 +149,13 @@ def start_python(*arguments: str, cwd: Path | None = None, **variables: str) -> 
     )
 
 
-def wait_until(condition: Callable[[], object], process: subprocess.Popen[str], *, poll_seconds: float = 0.01) -> bool:
+class HasPoll(Protocol):
+    """A process that tells how it ended, or None while it runs."""
+
+    def poll(self) -> object: ...
+
+
+def wait_until(condition: Callable[[], object], process: HasPoll, *, poll_seconds: float = 0.01) -> bool:
     """Waits until a condition holds; returns False if the process ended first."""
     deadline = time.monotonic() + 2 * WAIT_SECONDS
     while not condition():
@@ -285,7 +291,7 @@ def run_result(run: Path | str) -> dict[str, Any]:
         assert all(measured[key] > 0.0 for key in TIMINGS & measured.keys())
     checksummed = [f"{name}.{ending}" for name in ("model", "predictions") for ending in ("safetensors", "json")]
     return {
-        "files": {name: (folder / name).read_bytes() for name in ("config.toml", *checksummed)},
+        "files": {name: (folder / name).read_bytes() for name in ("config.toml", "mistakes.csv", *checksummed)},
         "records": read_learning_curve(folder),
         "snapshots": read_json_lines(folder / "diagnostics.jsonl"),
         "summary": without_timings(summary),
