@@ -142,8 +142,7 @@ CASES = [
     Case("an empty validation split",
         {**SPLIT, "val": None},
         SPLIT_COUNTS,
-        "not used: 1 split without an image (val)",
-        forms=("folder",)),
+        "not used: 1 split without an image (val)"),
     Case("a class without test images",
         {**SPLIT, "train/cow/1.png": PNG, "test/cow": None},
         {**SPLIT_COUNTS, "train": {"cat": 2, "cow": 1, "dog": 1}},
@@ -293,7 +292,7 @@ def write_case(case: Case, folder: Path, form: Form) -> Path:
 
 
 def pack(data: Path, archive: Path) -> Path:
-    """Packs a folder as ``tar -C FOLDER .`` or ``zip -ry`` does."""
+    """Packs a folder as ``tar -C FOLDER .`` or ``zip -ry`` do."""
     names = sorted(str(path.relative_to(data)) for path in data.rglob("*"))
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive, "w") as zipped:
