@@ -340,8 +340,8 @@ from fcnet import cli, predict
 
 find = predict.iter_images
 
-def wait_for_second(paths):
-    for number, entry in enumerate(find(paths)):
+def wait_for_second(*arguments):
+    for number, entry in enumerate(find(*arguments)):
         while number == 1 and not Path("go").exists():
             time.sleep(0.01)
         yield entry
