@@ -40,6 +40,7 @@ from tests.helpers import (
     set_flags,
     write_image_folder,
 )
+from tests.unit.data.sources.hostile_archives import ZipEntry, zip_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,6 +115,12 @@ def pack_pets(name: str) -> None:
     pets("inside")
     with tarfile.open(name, "w:gz") as archive:
         archive.add("inside", ".")
+    shutil.rmtree("inside")
+
+
+def zip_pets(name: str) -> None:
+    pets("inside")
+    shutil.make_archive(name.removesuffix(".zip"), "zip", "inside")
     shutil.rmtree("inside")
 
 
@@ -477,7 +484,7 @@ ERRORS = [
     on_images("images absent", lambda: None,
         "{here}/pets: no such file or folder"),
     on_images("images behind a link to itself", lambda: Path("pets").symlink_to("pets"),
-        "{here}/pets must be a readable folder or tar archive, got: Too many levels of symbolic links"),
+        "{here}/pets must be a readable folder or archive, got: Too many levels of symbolic links"),
     on_images("folder is empty", lambda: Path("pets").mkdir(),
         "expected train/CLASS/… and test/CLASS/…, or CLASS/IMAGE, in {here}/pets, found no images"),
     on_images("nothing is kept for testing", pets, "data.test (--set data.test=0) must be greater than 0.0, got 0",
@@ -530,6 +537,13 @@ ERRORS = [
         "{here}/pets.tgz must be a folder or a whole tar or zip archive, got: Compressed file ~", path="pets.tgz"),
     on_images("archive with a changed byte", setups(lambda: pack_pets("pets.tgz"), lambda: flip_bit("pets.tgz")),
         "{here}/pets.tgz must be a folder or a whole tar or zip archive, got: ~", path="pets.tgz"),
+    on_images("zip archive that is cut short", setups(lambda: zip_pets("pets.zip"), lambda: truncate("pets.zip", 0.9)),
+        "{here}/pets.zip must be a folder or a whole tar or zip archive, got: a zip archive without its end, "
+        "such as an unfinished download", path="pets.zip"),
+    on_images("encrypted zip archive",
+        lambda: Path("pets.zip").write_bytes(zip_bytes(ZipEntry(b"train/cat/1.png", bytes(13), flags=1, size=1))),
+        "train/cat/1.png in {here}/pets.zip is encrypted; unpack the archive with its password to a folder",
+        path="pets.zip"),
     on_images("no archive", lambda: write("pets.tar", "hello"),
         "{here}/pets.tar must be a folder or a whole tar or zip archive, got: truncated header", path="pets.tar"),
     on_images("empty file", lambda: write("pets.tar", ""),
@@ -698,7 +712,8 @@ ERRORS = [
         f"{DEVICES}, got 'gpu'; write --device cuda"),
     on_predict("predict an absent image", "run gone.png",
         "gone.png: no such file"),
-    on_predict("predict a folder without images", "run run", "run must hold an image, found none"),
+    on_predict("predict a folder without images", "run run",
+        "run must hold an image, found only ~ files without an image suffix (run/~"),
     on_predict("predict an archive without images", "run none.tar", "none.tar must hold an image, found none",
         setup=setups(finished_on_pets, lambda: tarfile.open("none.tar", "w").close())),
     on_predict("predict a cut archive", "run pets.tar",
