@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from fcnet.models.mlp import MLP, LogisticRegression
     from fcnet.runtime.errors import NonFiniteError, UserError
     from fcnet.training.algorithm import GradientDescent
-    from fcnet.training.loop import fit
+    from fcnet.training.fit import fit, iter_fit
+    from fcnet.training.history import History
 
 __all__ = [
     "MLP",
     "GradientDescent",
+    "History",
     "LogisticRegression",
     "NonFiniteError",
     "UserError",
@@ -32,6 +34,7 @@ __all__ = [
     "evaluation",
     "fit",
     "functional",
+    "iter_fit",
     "load",
     "losses",
     "metrics",
@@ -43,11 +46,13 @@ __all__ = [
 # Names and modules load on first use (PEP 562), so that `import fcnet` does not wait for torch.
 _HOMES = {
     "GradientDescent": "fcnet.training.algorithm",
+    "History": "fcnet.training.history",
     "LogisticRegression": "fcnet.models.mlp",
     "MLP": "fcnet.models.mlp",
     "NonFiniteError": "fcnet.runtime.errors",
     "UserError": "fcnet.runtime.errors",
-    "fit": "fcnet.training.loop",
+    "fit": "fcnet.training.fit",
+    "iter_fit": "fcnet.training.fit",
     "load": "fcnet.experiment.image_classifier",
 }
 
