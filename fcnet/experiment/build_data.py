@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fcnet.data import sources
 from fcnet.data.batches import Augmentation, Batches, Preprocessing, split_validation
+from fcnet.data.sources.archives import is_archive
 from fcnet.data.store.store import cache_folder, find_store, open_store
 from fcnet.data.transforms.augment import Affine, ColorJitter, Cutout, Flip, Shift
 from fcnet.data.transforms.mixup import MixupCutmix
@@ -252,7 +253,9 @@ def test_data(
 
 def _source_name(own: str, path: Path) -> str:
     """Returns the kind of another dataset, from its path and, where that is ambiguous, from the model's own kind."""
-    if path.suffix == ".npz" or (own == "arrays" and not path.is_dir() and ".tar" not in path.name):
+    named_so = ".tar" in path.name or path.suffix == ".zip"
+    is_images = path.is_dir() or named_so or (path.is_file() and is_archive(path))
+    if path.suffix == ".npz" or (own == "arrays" and not is_images):
         return "arrays"
     return own if own in {"cifar10", "cifar100"} and any(path.glob("cifar-*")) else "images"
 
@@ -268,6 +271,7 @@ def test_batches(store: Store, classifier: ImageClassifier, device: torch.device
         rows=rows,
         batch_size=EVALUATION_BATCH_SIZE,
         preprocessing=Preprocessing(classifier.mean, classifier.std, classifier.whitening),
+        names=store.test.names,
         device=device,
     )
 

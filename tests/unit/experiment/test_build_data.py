@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tarfile
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -191,6 +192,10 @@ def test_another_dataset_may_be_arrays_or_images_whatever_the_model_was_trained_
     images = write_image_folder(tmp_path / "images", {"cat": 10, "dog": 20})
     with tarfile.open(tmp_path / "all.tar.gz", "w:gz") as archive:
         archive.add(images, ".")
+    packed = tmp_path / "all"  # a zip archive, whatever its name
+    with zipfile.ZipFile(packed, "w") as zipped:
+        for path in images.rglob("*.*"):
+            zipped.write(path, path.relative_to(images))
     pixels = np.full((4, 6, 5), 10, dtype=np.uint8)
     labels = np.array([0, 1, 0, 1])
     np.savez(
@@ -204,9 +209,9 @@ def test_another_dataset_may_be_arrays_or_images_whatever_the_model_was_trained_
     data = schema.Data(source=source, path="own")
     counts = [
         build.test_data(data, make_classifier(("cat", "dog")), path, device=CPU).num_images
-        for path in (images, tmp_path / "all.tar.gz", tmp_path / "x.npz")
+        for path in (images, tmp_path / "all.tar.gz", packed, tmp_path / "x.npz")
     ]
-    assert counts == [4, 4, 4]
+    assert counts == [4, 4, 4, 4]
 
 
 def test_a_test_split_without_the_classes_of_the_model_is_refused() -> None:
