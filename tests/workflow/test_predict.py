@@ -8,7 +8,6 @@ import json
 import os
 import re
 import select
-import shlex
 import subprocess
 import sys
 import tarfile
@@ -26,9 +25,12 @@ from fcnet import predict, train
 from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.models.mlp import LogisticRegression
 from tests.helpers import command_output, image_bytes, make_png, run_command
+from tests.processes import call_redirected
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from tests.processes import WarmServer
 
     Pixels = npt.NDArray[np.uint8]
 
@@ -127,7 +129,7 @@ BITS = np.where(GREY > 127, 255, 0).astype(np.uint8)
 INKS = np.stack([255 - np.array(colours("CMYK"))[..., channel] for channel in range(3)], axis=2)
 ALPHA = (255, 128, 0, 64)
 NO_IMAGE = r"must be an image \(JPEG, PNG, BMP, GIF, PPM, TIFF, WEBP\), got something else"
-SIZE = r"must be an image of 3×16×16 \(channels, height, width\), got "
+SIZE = "must be 16×16 pixels like the training images, got "
 JPEG = {"quality": 100, "subsampling": 0}
 
 
@@ -178,10 +180,10 @@ UNUSUAL = [
         "must have 8 bits a channel, got Pillow's mode RGB;16B"),
     UnusualImage("TIFF of floats", image_bytes(Image.fromarray(GREY[..., 0].astype(np.float32)), "TIFF"),
         "must have 8 bits a channel, got Pillow's mode F"),
-    UnusualImage("one pixel", image_bytes(Image.new("RGB", (1, 1)), "PNG"), f"{SIZE}3×1×1"),
-    UnusualImage("wrong size", image_bytes(Image.new("RGB", (17, 16)), "PNG"), f"{SIZE}3×16×17"),
+    UnusualImage("one pixel", image_bytes(Image.new("RGB", (1, 1)), "PNG"), f"{SIZE}1×1; .*"),
+    UnusualImage("wrong size", image_bytes(Image.new("RGB", (17, 16)), "PNG"), f"{SIZE}17×16; .*"),
     UnusualImage("huge",
-        make_png((100_000, 100_000), 8, 0, b"\0"), r"must be a whole image, got: Image size \(1\d* pixels\) .*"),
+        make_png((100_000, 100_000), 8, 0, b"\0"), r"is too large to decode: Image size \(1\d* pixels\) .*"),
     UnusualImage("cut PNG", image_bytes(Image.effect_noise((SIDE, SIDE), 90), "PNG")[:200],
         "must be a whole image, got: image file is truncated.*"),
     UnusualImage("cut JPEG", image_bytes(Image.effect_noise((SIDE, SIDE), 90), "JPEG")[:400],
@@ -398,22 +400,12 @@ def test_json_without_predictions_is_an_empty_list(run: Path) -> None:
     assert err == "gone: no such file\n"
 
 
-@pytest.mark.parametrize(
-    ("redirection", "reason"), [(">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")]
-)
+@pytest.mark.parametrize(("out", "reason"), [("full", "No space left on device"), ("closed", "Bad file descriptor")])
 def test_predictions_that_cannot_be_printed_are_one_line(
-    redirection: str, reason: str, run: Path, image_files: list[str]
+    out: str, reason: str, run: Path, image_files: list[str], warm: WarmServer
 ) -> None:
-    program = shlex.join([sys.executable, "-m", "fcnet.predict", str(run), *image_files])
-    done = subprocess.run(
-        ["bash", "-c", f"{program} {redirection}"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=os.environ | {"PYTHONPATH": str(Path(fcnet.__file__).parents[1])},
-    )
-    assert (done.returncode, done.stderr) == (2, f"standard output: {reason}\n")
+    ended = warm.start(call_redirected, out, "kept", "predict", str(run), *image_files).wait()
+    assert (ended.code, ended.err) == (2, f"standard output: {reason}\n")
 
 
 # --- after training ---------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import resource
 import shlex
 import signal
 import socket
@@ -38,14 +39,17 @@ from tests.helpers import (
     read_summary,
     read_tree,
     run_command,
+    run_python,
     set_flags,
-    start_python,
     wait_until,
 )
+from tests.processes import call_command, call_redirected
 from tests.unit.data.decoding.hostile_images import flat_png
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from tests.processes import WarmProcess, WarmServer
 
     Main = Callable[[list[str]], int]
 
@@ -88,17 +92,14 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder / "run")
 
 
-def start(name: str, *arguments: str) -> subprocess.Popen[str]:
-    """Starts a command as a process of its own."""
-    return start_python("-m", f"fcnet.{name}", *arguments)
-
-
 # --- train ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("pets")
 def test_training_prints_the_model_then_a_line_an_epoch_then_the_result() -> None:
-    decoded, first, *epochs, last = command_output(train.main, "--config", "pets.toml", "--out", "run").splitlines()
+    decoded, first, *epochs, last, ending = command_output(
+        train.main, "--config", "pets.toml", "--out", "run"
+    ).splitlines()
     assert re.fullmatch(r"decoded 102 images in \d+\.\d s", decoded)
     assert first == (
         "63 training, 9 validation and 30 test images in 3 classes; layers 20-8-3, 195 parameters; cpu, 1 thread; run"
@@ -117,6 +118,7 @@ def test_training_prints_the_model_then_a_line_an_epoch_then_the_result() -> Non
         f"test accuracy {summary['test_accuracy']:.2%} (95% interval {low:.2%} to {high:.2%})"
         f" on 30 images after {summary['train_seconds']:.1f} s of training"
     )
+    assert ending == "report: run/report.html; next: python -m fcnet.evaluate run"
 
 
 @pytest.mark.usefixtures("pets")
@@ -153,7 +155,7 @@ def test_advice_on_training_is_printed_once_and_recorded() -> None:
     slow = ("--set", "optimizer.lr=1e-9", "--set", "train.epochs=8")
     said = command_output(train.main, "--config", "pets.toml", "--out", "run", *slow).splitlines()
     notes = [line for line in said if line.startswith("note: ")]
-    assert notes == [f"note: {warning}" for warning in read_summary("run")["warnings"]] == said[-1 - len(notes) : -1]
+    assert notes == [f"note: {warning}" for warning in read_summary("run")["warnings"]] == said[-2 - len(notes) : -2]
     assert any("; try optimizer.lr = " in note and "1e-08 (now 1e-09)" in note for note in notes)
     assert len(command_output(train.main, "--resume", "--out", "run").splitlines()) == 1
 
@@ -229,7 +231,7 @@ def test_another_seed_trains_another_model() -> None:
 @pytest.mark.usefixtures("pets")
 def test_runs_are_named_after_the_configuration_and_numbered() -> None:
     for name in ("runs/pets", "runs/pets-2", "runs/pets-3"):
-        first = command_output(train.main, "--config", "pets.toml").splitlines()[-5]
+        first = command_output(train.main, "--config", "pets.toml").splitlines()[-6]
         assert first.endswith(f"; {name}")
         assert {entry.name for entry in Path(name).iterdir()} == RUN_FILES
 
@@ -262,7 +264,8 @@ def test_the_printed_configuration_is_the_same_configuration() -> None:
 @pytest.mark.usefixtures("pets")
 def test_early_stopping_prints_the_best_epoch() -> None:
     changes = ["train.patience=2", "train.epochs=200", "optimizer.lr=0.1"]
-    *_, result = command_output(train.main, "--config", "pets.toml", "--out", "run", *set_flags(*changes)).splitlines()
+    output = command_output(train.main, "--config", "pets.toml", "--out", "run", *set_flags(*changes))
+    result = output.splitlines()[-2]
     accuracies = [record["validation_accuracy"] for record in read_records("run")]
     best = accuracies.index(max(accuracies)) + 1
     assert len(accuracies) == best + 2
@@ -301,7 +304,15 @@ def test_version_prints_the_packages_version(main: Main) -> None:
     [
         (
             train.main,
-            {"--config CONFIG", "--set KEY=VALUE", "--out DIR", "--device", "--resume", "--print-config", "--find-lr"},
+            {
+                "--config CONFIG",
+                "--set KEY=VALUE",
+                "--out DIR",
+                "--device",
+                "--resume",
+                "--print-config",
+                "--find-lr",
+            },
         ),
         (evaluate.main, {"RUN", "--data PATH", "--corruptions", "--device"}),
         (
@@ -320,16 +331,15 @@ def test_help_explains_each_flag(main: Main, flags: set[str]) -> None:
 def test_the_commands_run_as_modules() -> None:
     command_output(train.main, "--config", "pets.toml", "--out", "run")
     image = "pets/test/cat/0.png"
-    refusal = "RUN must be a run folder, got gone\n"
+    refusal = "RUN must be a run folder, got gone: no such folder\n"
     cases: Sequence[tuple[str, list[str], tuple[int, str, str]]] = [
         ("evaluate", ["run"], (0, command_output(evaluate.main, "run"), "")),
         ("predict", ["run", image], (0, command_output(predict.main, "run", image), "")),
         ("predict", ["gone", image], (2, "", refusal)),
     ]
     for module, arguments, expected in cases:
-        process = start(module, *arguments)
-        out, err = process.communicate(timeout=WAIT_SECONDS)
-        assert (process.returncode, out, err) == expected
+        process = run_python("-m", f"fcnet.{module}", *arguments)
+        assert (process.returncode, process.stdout, process.stderr) == expected
 
 
 # --- resume -----------------------------------------------------------------------------------------------------
@@ -337,7 +347,7 @@ def test_the_commands_run_as_modules() -> None:
 
 @pytest.mark.usefixtures("pets")
 def test_resuming_a_finished_run_prints_its_result_and_changes_nothing() -> None:
-    *_, result = command_output(train.main, "--config", "pets.toml").splitlines()
+    *_, result, _ = command_output(train.main, "--config", "pets.toml").splitlines()
     before = read_tree("runs")
     for flags in (["--out", "runs/pets"], ["--config", "pets.toml"], ["--config", "pets.toml", "--out", "runs/pets"]):
         assert command_output(train.main, "--resume", *flags) == f"runs/pets is finished: {result}\n"
@@ -357,7 +367,7 @@ def test_resuming_a_run_killed_after_its_summary_removes_the_checkpoints() -> No
 @pytest.mark.usefixtures("pets")
 @pytest.mark.parametrize(("flags", "run"), [([], "runs/pets"), (["--out", "a/b"], "a/b")])
 def test_resume_without_a_run_starts_one(flags: list[str], run: str) -> None:
-    _, first, *epochs, _ = command_output(train.main, "--resume", "--config", "pets.toml", *flags).splitlines()
+    _, first, *epochs, _, _ = command_output(train.main, "--resume", "--config", "pets.toml", *flags).splitlines()
     assert first.endswith(f"; {run}")
     assert len(epochs) == 3
     command_output(train.main, "--config", "pets.toml", "--out", "again")
@@ -374,15 +384,9 @@ def test_resume_without_out_resumes_the_newest_run() -> None:
     assert model_files("runs/long-2") == model_files("runs/long")
 
 
-def lines_until(process: subprocess.Popen[str], wanted: str) -> list[str]:
-    """Reads the output of a process up to a line with this start."""
-    assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if line.startswith(wanted):
-            break
-    return lines
+def wait_for_line(process: WarmProcess, start: str) -> None:
+    """Waits until a process has printed a line with this start."""
+    assert wait_until(lambda: f"\n{start}" in process.out, process)
 
 
 @pytest.mark.parametrize(
@@ -394,24 +398,24 @@ def lines_until(process: subprocess.Popen[str], wanted: str) -> list[str]:
     ],
 )
 def test_a_signal_saves_the_run_which_then_resumes_to_an_identical_result(
-    signals: list[signal.Signals], code: int, uninterrupted: str
+    signals: list[signal.Signals], code: int, uninterrupted: str, warm: WarmServer
 ) -> None:
     Path("long.toml").write_text(LONG)
-    process = start("train", "--config", "long.toml", "--out", "my run")
-    lines_until(process, "epoch   2/250")
+    process = warm.command("train", "--config", "long.toml", "--out", "my run")
+    wait_for_line(process, "epoch   2/250")
     for number in signals:
         process.send_signal(number)
-    out, err = process.communicate(timeout=WAIT_SECONDS)
-    assert (process.returncode, err) == (code, "")
+    ended = process.wait()
+    assert (ended.code, ended.err) == (code, "")
     said = re.fullmatch(
         r"stopped and saved in epoch (\d+) of 250, step (\d+); resume with: python -m fcnet\.train (.*)",
-        out.splitlines()[-1],
+        ended.out.splitlines()[-1],
     )
     assert said
     epoch, step = int(said[1]), int(said[2])
     assert len(read_records("my run")) == step // 9 == epoch - 1
     assert not (Path("my run") / "summary.json").exists()
-    _, *epochs, _ = command_output(train.main, *shlex.split(said[3])).splitlines()
+    _, *epochs, _, _ = command_output(train.main, *shlex.split(said[3])).splitlines()
     assert len(epochs) == 250 - step // 9
     assert model_files("my run") == model_files(uninterrupted)
     assert read_learning_curve("my run") == read_learning_curve(uninterrupted)
@@ -419,11 +423,11 @@ def test_a_signal_saves_the_run_which_then_resumes_to_an_identical_result(
 
 
 @pytest.mark.parametrize("flags", [["--resume"], ["--config", "long.toml"], ["--resume", "--config", "long.toml"]])
-def test_a_second_process_on_a_run_is_told_who_has_it_and_changes_nothing(flags: list[str]) -> None:
+def test_a_second_process_on_a_run_is_told_who_has_it_and_changes_nothing(flags: list[str], warm: WarmServer) -> None:
     Path("long.toml").write_text(LONG.replace("epochs = 250", "epochs = 1000000"))
-    process = start("train", "--config", "long.toml", "--out", "run")
+    process = warm.command("train", "--config", "long.toml", "--out", "run")
     try:
-        lines_until(process, "epoch")
+        wait_for_line(process, "epoch")
         process.send_signal(signal.SIGSTOP)  # holds the run, and writes nothing
         before = read_tree("run")
         code, out, err = run_command(train.main, *flags, "--out", "run")
@@ -434,23 +438,23 @@ def test_a_second_process_on_a_run_is_told_who_has_it_and_changes_nothing(flags:
         assert read_tree("run") == before
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
     # A lock ends with its process.
-    resumed = start("train", "--resume", "--out", "run")
-    lines_until(resumed, "epoch")
-    resumed.terminate()
-    assert resumed.communicate(timeout=WAIT_SECONDS)[1] == ""
+    resumed = warm.command("train", "--resume", "--out", "run")
+    wait_for_line(resumed, "epoch")
+    resumed.send_signal(signal.SIGTERM)
+    assert resumed.wait().err == ""
     assert not list(Path("run").glob(".*"))
 
 
-def test_of_two_processes_that_start_one_run_one_trains_and_one_is_refused() -> None:
+def test_of_two_processes_that_start_one_run_one_trains_and_one_is_refused(warm: WarmServer) -> None:
     Path("long.toml").write_text(LONG)
     command_output(train.main, "--config", "long.toml", "--out", "alone", "--set", "train.epochs=20")
     flags = ["--config", "long.toml", "--out", "run", "--set", "train.epochs=20"]
-    processes = [start("train", *flags) for _ in range(2)]
-    outputs = [process.communicate(timeout=WAIT_SECONDS) for process in processes]
-    assert sorted(process.returncode for process in processes) == [0, 2]
-    (err,) = (err for _, err in outputs if err)
+    processes = [warm.command("train", *flags) for _ in range(2)]
+    ended = [process.wait() for process in processes]
+    assert sorted(each.code for each in ended) == [0, 2]
+    (err,) = (each.err for each in ended if each.err)
     assert err.count("\n") == 1
     assert err.startswith(("run is in training: process ", "--out: run already exists and is not empty"))
     assert model_files("run") == model_files("alone")
@@ -459,16 +463,25 @@ def test_of_two_processes_that_start_one_run_one_trains_and_one_is_refused() -> 
 
 @pytest.mark.usefixtures("pets")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_images_are_decoded_leaves_nothing_half_written(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_signal_while_images_are_decoded_leaves_nothing_half_written(
+    number: signal.Signals, tmp_path: Path, warm: WarmServer
+) -> None:
     Path("pets/train/bee/5.png").write_bytes(flat_png(0))  # takes seconds to decode
     before = set(Path().rglob("*"))
-    process = start("train", "--config", "pets.toml")
+    process = warm.command("train", "--config", "pets.toml")
     assert wait_until(lambda: list((tmp_path / "cache").glob(".images-*.unfinished")), process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=WAIT_SECONDS)
-    assert (process.returncode, out, err) == (128 + number, "", f"stopped by {number.name}\n")
+    code, out, err, _ = process.wait()
+    assert (code, out, err) == (128 + number, "", f"stopped by {number.name}\n")
     assert {entry.suffix for entry in (tmp_path / "cache").iterdir()} <= {".lock"}
     assert set(Path().rglob("*")) == before
+
+
+def train_with_small_files(*arguments: str) -> None:
+    """Trains where no file may have more than 1,024 bytes, and without standard output, which is a file here."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+    call_command("train", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -485,21 +498,16 @@ def test_a_signal_while_images_are_decoded_leaves_nothing_half_written(number: s
         ),
     ],
 )
-def test_a_run_stopped_by_a_full_disk_resumes_once_there_is_space(settings: list[str], refusal: str) -> None:
+def test_a_run_stopped_by_a_full_disk_resumes_once_there_is_space(
+    settings: list[str], refusal: str, warm: WarmServer
+) -> None:
     Path("long.toml").write_text(LONG)
     changes = set_flags(*settings, "train.epochs=7")
     flags = ["--config", "long.toml", *changes]
     command_output(train.main, *flags, "--out", "uninterrupted")
-    program = shlex.join([sys.executable, "-m", "fcnet.train", *flags, "--out", "run"])
-    done = subprocess.run(
-        ["bash", "-c", f"ulimit -f 1; {program}"],  # no file of more than 1,024 bytes
-        capture_output=True,
-        text=True,
-        timeout=WAIT_SECONDS,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert re.fullmatch(refusal, done.stderr)
+    ended = warm.start(train_with_small_files, *flags, "--out", "run").wait()
+    assert ended.code == 2
+    assert re.fullmatch(refusal, ended.err)
     names = {"config.toml", "checkpoints", "metrics.jsonl", "checksums.json"}
     assert {entry.name for entry in Path("run").rglob("*")} <= names
     command_output(train.main, "--resume", "--out", "run")
@@ -547,13 +555,21 @@ def test_training_continues_after_its_output_pipe_is_closed(uninterrupted: str) 
     assert model_files("run") == model_files(uninterrupted)
 
 
+@pytest.mark.parametrize(("out", "err"), [("full", "kept"), ("full", "full"), ("kept", "closed")])
+@pytest.mark.usefixtures("pets")
+def test_training_ends_as_it_would_if_an_output_fails(out: str, err: str, warm: WarmServer) -> None:
+    command_output(train.main, "--config", "pets.toml", "--out", "expected")
+    ended = warm.start(call_redirected, out, err, "train", "--config", "pets.toml", "--out", "run").wait()
+    lost = "standard output: No space left on device; the command continues without it\n"
+    assert (ended.code, ended.err) == (0, lost if (out, err) == ("full", "kept") else "")
+    assert (ended.out == "") == (out == "full")
+    assert model_files("run") == model_files("expected")
+
+
 @pytest.mark.parametrize(
     ("redirection", "err"),
     [
-        (">/dev/full", "standard output: No space left on device; the command continues without it\n"),
         (">&-", "standard output: Bad file descriptor; the command continues without it\n"),
-        (">/dev/full 2>/dev/full", ""),
-        (">/dev/null 2>&-", ""),
         (">&- 2>&- <&-", ""),
     ],
 )

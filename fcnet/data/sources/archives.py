@@ -19,7 +19,7 @@ from fcnet.data.decoding.decode_batch import CHANGED_MESSAGE
 from fcnet.data.decoding.image_decoding import MAX_FILE_BYTES, describe_file_limit
 from fcnet.data.sources.archive_member import MemberError
 from fcnet.data.sources.archive_tree import ArchiveTree, normalize_name
-from fcnet.data.sources.file_listing import is_hidden
+from fcnet.data.sources.file_listing import is_system_path
 from fcnet.data.sources.size_limits import check_fits_memory
 from fcnet.data.sources.tar import is_tar, iter_tar
 from fcnet.data.sources.zip import holds_arrays, is_zip, iter_zip
@@ -213,7 +213,7 @@ def _is_file(member: ArchiveMember) -> bool:
 
 def _may_be_folder(name: str) -> bool:
     """Returns whether a link that leads nowhere may stand for a folder of images."""
-    return not (is_hidden(name) or posixpath.splitext(name)[1])
+    return not (is_system_path(name) or posixpath.splitext(name)[1])
 
 
 def _read_start(path: Path) -> bytes:

@@ -53,8 +53,8 @@ WRONG_OVERRIDES = {
     "seed=1\nseed=2": r'--set must be one line of UTF-8 text without NUL characters, got "seed=1\nseed=2"',
     "data.path=": "--set data.path=: the value must be TOML, got nothing",
     "data.path='x": """--set data.path='x: the value must be TOML, got 'x""",
-    "model.hidden=[3": "--set model.hidden=[3: the value must be TOML, got [3",
-    "model.hidden=3, 4": "--set model.hidden=3, 4: the value must be TOML, got 3, 4",
+    "model.hidden=[3": "--set model.hidden=[3: the value must be TOML, got [3; write --set 'model.hidden=[3]'",
+    "model.hidden=3, 4": "--set model.hidden=3, 4: the value must be TOML, got 3, 4; write --set 'model.hidden=[3, 4]'",
     "train.epochs=0": "train.epochs (--set train.epochs=0) must be at least 1, got 0",
     "train.epochs=many": 'train.epochs (--set train.epochs=many) must be an integer, got "many"',
     "trian.epochs=1": "trian (--set trian.epochs=1) is not a known key; the nearest is train",
@@ -136,7 +136,7 @@ def test_all_errors_are_reported_together(read_errors: ReadErrors, file: Path) -
             "--set data.path=': the value must be TOML, got '",
             (
                 f'data.source ({file}:3) must be one of "digits", "cifar10", "cifar100", "images", "arrays", '
-                '"synthetic", got "cifar"'
+                '"synthetic", got "cifar"; the nearest is "cifar10"'
             ),
             f"model.hidden.0 ({file}:5) must be at least 1, got 0",
             f"model.hidden.1 ({file}:5) must be at least 1, got 0",
@@ -220,7 +220,8 @@ def test_the_path_of_the_data_is_made_absolute(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"seed = '\xff'", "{file} must be UTF-8 text"),
+        (b"seed = '\xff'", "{file} must be UTF-8 text, got another encoding; save it as UTF-8"),
+        ("seed = 1".encode("utf-16"), "{file} must be UTF-8 text, got UTF-16; save it as UTF-8"),
         (b"seed = ", "{file} must be TOML: Invalid value (at end of document)"),
         (b"seed = 1\n[data\n", "{file} must be TOML: Expected ']' at the end of a table declaration (at line 2, col"),
         (b"seed = 1\nseed = 2", "{file} must be TOML: Cannot overwrite a value (at end of document)"),
@@ -234,6 +235,16 @@ def test_an_unreadable_file_is_named_in_one_line(content: bytes | None, message:
         load_config(file)
     assert str(error.value).startswith(message.format(file=file))
     assert "\n" not in str(error.value)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_change_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "windows.toml"
+    file.write_bytes(b"\xef\xbb\xbfseed = 3\r\n[train]\r\nepochs = 4\r\n")
+    config = load_config(file)
+    assert (config.seed, config.train.epochs) == (3, 4)
+    file.write_bytes(b"\xef\xbb\xbfseed = 3\r\n[train]\r\nepochs = 0\r\n")
+    with pytest.raises(UserError, match=rf"^train\.epochs \({file}:3\) must be at least 1, got 0$"):
+        load_config(file)
 
 
 def test_a_folder_is_not_a_configuration(tmp_path: Path) -> None:
