@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import numbers
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -136,7 +135,8 @@ class Dense(nn.Module):
         _require_one_of("activation", activation, tuple(ACTIVATIONS))
         _require_one_of("initialization", initialization, tuple(VARIANCES))
         _require_one_of("normalization", normalization, ("none", *_NORMALIZATIONS))
-        if not (isinstance(dropout, numbers.Real) and 0.0 <= dropout < 1.0):
+        probability: object = dropout
+        if isinstance(probability, str) or not 0.0 <= dropout < 1.0:
             raise UserError(f"dropout must be at least 0 and less than 1, got {dropout!r}")
         if residual and in_features != out_features:
             raise UserError(f"residual must be False for widths that differ, got {in_features} and {out_features}")
@@ -181,7 +181,7 @@ def flatten_inputs(x: Tensor, in_features: int) -> Tensor:
     Raises:
         UserError: a ValueError; an input does not have D values, or the dtype is not floating.
     """
-    if not isinstance(x, Tensor):
+    if not torch.is_tensor(x):
         raise UserError(f"expected a tensor (B, …) of inputs, got a {type(x).__name__}; pass torch.as_tensor(x)")
     if x.ndim < 2 or math.prod(x.shape[1:]) != in_features:
         raise UserError(f"expected a batch of inputs (B, …) with {in_features} values each, got {tuple(x.shape)}")

@@ -242,7 +242,7 @@ def logits_to_classes(logits: Tensor) -> Tensor:
     return (logits > 0).long() if logits.ndim == 1 else logits.argmax(1)
 
 
-def _to_widths(hidden: int | Sequence[int]) -> list[int]:
+def _to_widths(hidden: Any) -> list[int]:  # noqa: ANN401 - checked here
     """Returns the widths of the hidden layers; a number is the width of a single one."""
     if isinstance(hidden, str) or not isinstance(hidden, numbers.Integral | Iterable):
         raise UserError(f"hidden must be the widths of the hidden layers, such as (32,), got {hidden!r}")
@@ -252,7 +252,7 @@ def _to_widths(hidden: int | Sequence[int]) -> list[int]:
     return [operator.index(width) for width in widths]
 
 
-def _require_at_least(name: str, value: int, least: int) -> None:
+def _require_at_least(name: str, value: Any, least: int) -> None:  # noqa: ANN401 - checked here
     if not isinstance(value, numbers.Integral):
         raise UserError(f"{name} must be a whole number, got {value!r}")
     if value < least:

@@ -169,7 +169,10 @@ def test_an_array_in_place_of_a_tensor_is_an_error() -> None:
         ({"hidden": (3.0,)}, "each width of hidden must be a whole number, got 3.0"),
         (
             {"activation": "rely"},
-            "activation must be one of identity, sigmoid, relu, leaky_relu, elu, gelu, got 'rely'; did you mean 'relu'?",
+            (
+                "activation must be one of identity, sigmoid, relu, leaky_relu, elu, gelu, got 'rely'; "
+                "did you mean 'relu'?"
+            ),
         ),
         ({"dropout": ".5"}, "dropout must be at least 0 and less than 1, got '.5'"),
         ({"hidden": (3, 0)}, "each width of hidden must be at least 1, got 0"),
