@@ -204,7 +204,7 @@ def stop_at_nan(folder: Path) -> None:
         images[order[18]] = float("nan")
         algorithm = GradientDescent(torch.optim.SGD(model.parameters(), lr=0.1), epochs=1)
         try:
-            list(fcnet.fit(model, Batches(images, labels, batch_size=10), algorithm))
+            fcnet.fit(model, Batches(images, labels, batch_size=10), algorithm)
         except NonFiniteError as error:
             total = sum(parameter.detach().double().sum() for parameter in model.parameters())
             lines.append(f"{error} {error.step} {error.layer} {float(total):.4f}\n")
