@@ -164,6 +164,8 @@ def _run_seed(trial: SweepTrial, seed: int, device: torch.device, resume_hint: s
                     )
                     return 128 + (received_signal() or signal.SIGTERM)
             ensure_report(run, experiment.test)
+        # A run that continued to more epochs would no longer be that of its trial.
+        run.checkpoints.clear()
         result = trial.record_result(run, seed)
         cli.print_status(
             f"  seed {seed}: validation accuracy {format_percent(result.validation_accuracy)} after "

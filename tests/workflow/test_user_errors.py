@@ -280,7 +280,7 @@ ERRORS = [
     Case("resume without a folder", ["train", "--resume"], [NO_CONFIG]),
     Case("set without config", ["train", "--set", "seed=1"], [NO_CONFIG]),
     on_resume("set and resume without config", interrupted,
-        "--set needs --config CONFIG for all but data.path, got --set seed=2 alone",
+        "--set seed=2: a run that continues takes another data.path or train.epochs, nothing else",
         flags="--set seed=2", prints_model=False),
     Case("flag without its value", ["train", "--config"],
         ["argument --config: expected one argument; see python -m fcnet.train --help"]),
