@@ -43,7 +43,7 @@ class ImageFile(NamedTuple):
     name: str
     content: str | bytes
     stamp: FileStamp | None = None
-    split: Literal["train", "test"] = "train"
+    split: Literal["train", "validation", "test"] = "train"
     label: int = 0
 
 

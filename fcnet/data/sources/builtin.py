@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from fcnet.data.sources.source import SPLITS, Contents, ImageChunk, SourceSnapshot, iter_slices
+from fcnet.data.sources.source import Contents, ImageChunk, SourceSnapshot, iter_slices
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.seeds import generator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from fcnet.data.sources.source import Fingerprint, Source
+    from fcnet.data.sources.source import Fingerprint, Source, SplitName
 
+_SPLITS: tuple[SplitName, ...] = ("train", "test")
 _PATTERN_LEVELS = 32
 
 
@@ -79,7 +80,7 @@ class _Digits:
         is_test[np.argsort(labels, kind="stable")[::5]] = True
         chunks = [
             ImageChunk(split, pixels[rows], labels[rows])
-            for split, rows in zip(SPLITS, (~is_test, is_test), strict=True)
+            for split, rows in zip(_SPLITS, (~is_test, is_test), strict=True)
         ]
         return Contents(tuple("0123456789"), iter(chunks))
 
@@ -113,7 +114,7 @@ class _Synthetic:
             dtype=torch.uint8,
             generator=generator(0, "synthetic", "pattern"),
         )
-        for split, size in zip(SPLITS, (self.train_size, self.test_size), strict=True):
+        for split, size in zip(_SPLITS, (self.train_size, self.test_size), strict=True):
             draws = generator(0, "synthetic", split)
             for rows in iter_slices(size, math.prod(self.shape)):
                 labels = torch.arange(rows.start, rows.stop) % self.num_classes

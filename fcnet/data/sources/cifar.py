@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from fcnet.data.sources.download import download, md5_matches
-from fcnet.data.sources.source import SPLITS, Contents, SourceSnapshot, split_into_chunks
+from fcnet.data.sources.source import Contents, SourceSnapshot, split_into_chunks
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.locks import file_lock
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fcnet.data.sources.source import Source, SplitArrays, SplitName
 
 CifarName: TypeAlias = Literal["cifar10", "cifar100"]
+_SPLITS: tuple[SplitName, ...] = ("train", "test")
 _TITLES: dict[CifarName, str] = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 
 
@@ -96,14 +97,14 @@ def read_cifar(
         ) from error
     return tuple(parts[0].classes), {
         split: (part.data.transpose(0, 3, 1, 2), np.array(part.targets, dtype=np.int64))
-        for split, part in zip(SPLITS, parts, strict=True)
+        for split, part in zip(_SPLITS, parts, strict=True)
     }
 
 
 def _load_verified(dataset: Any, path: Path) -> list[Any]:  # noqa: ANN401 - a class of torchvision's
     """Loads both splits from unpacked files; returns an empty list if one is missing or has another checksum."""
     with contextlib.suppress(RuntimeError):
-        return [dataset(path, train=split == "train") for split in SPLITS]
+        return [dataset(path, train=split == "train") for split in _SPLITS]
     return []
 
 
@@ -122,4 +123,4 @@ def _unpack_and_load(dataset: Any, path: Path, *, may_download: bool) -> list[An
         with tarfile.open(archive) as unpacking:
             unpacking.extraction_filter = getattr(tarfile, "data_filter", None)  # missing in Python 3.11.3 and older
             unpacking.extractall(path)
-        return [dataset(path, train=split == "train") for split in SPLITS]
+        return [dataset(path, train=split == "train") for split in _SPLITS]

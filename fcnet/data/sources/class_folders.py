@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from fcnet.data.decoding.decode_batch import ImageFile
 from fcnet.data.sources.file_listing import check_unchanged, is_hidden, is_image_name, is_split_name
-from fcnet.data.sources.source import SPLITS
 from fcnet.data.sources.tar import read_archive
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.seeds import derive_seed
@@ -24,10 +23,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fcnet.data.sources.file_listing import FileListing
+    from fcnet.data.sources.source import SplitName
 
 NamesBySplit: TypeAlias = dict[str, dict[str, list[str]]]
 """The names of images by split and class."""
 
+_SPLITS: tuple[SplitName, ...] = ("train", "test")
 _WITH_SPLITS = "train/CLASS/… and test/CLASS/…"
 _MAX_NAMED = 5
 
@@ -72,7 +73,7 @@ def find_images(listing: FileListing, test: float) -> tuple[tuple[str, ...], lis
     classes = _check_classes(path, names)
     images = [
         ImageFile(name, contents.get(name, f"{path}/{name}"), listing.files.get(name), split, label)
-        for split in SPLITS
+        for split in _SPLITS
         for label, class_name in enumerate(classes)
         for name in sorted(names[split][class_name])
     ]
@@ -93,9 +94,9 @@ def _strip_root(files: dict[str, bytes], folders: set[str]) -> tuple[dict[str, b
 
 def _group_by_split(path: Path, files: Iterable[str], folders: set[str], tops: set[str]) -> NamesBySplit:
     """Groups ``SPLIT/CLASS/…``; a class with an empty folder has no names."""
-    if not tops >= set(SPLITS):
+    if not tops >= set(_SPLITS):
         raise UserError(f"expected {_WITH_SPLITS} in {path}, found {_list_names(tops) or 'no images'}")
-    names: NamesBySplit = {split: {} for split in SPLITS}
+    names: NamesBySplit = {split: {} for split in _SPLITS}
     for folder in folders:
         split, *below = folder.split("/")
         if split in names and len(below) == 1 and not is_hidden(folder):
@@ -120,7 +121,7 @@ def _split_by_hash(path: Path, files: Iterable[str], folders: set[str], test: fl
         by_class.setdefault(class_name, []).append(name)
     if empty := {class_name for class_name, names in by_class.items() if not names}:
         raise UserError(f"every class folder in {path} must hold an image, found none in {_list_names(empty)}")
-    split_names: NamesBySplit = {split: {} for split in SPLITS}
+    split_names: NamesBySplit = {split: {} for split in _SPLITS}
     for class_name, names in by_class.items():
         if len(names) == 1:
             raise UserError(f"every class in {path} must hold at least two images to be split, found only {names[0]}")
@@ -132,10 +133,10 @@ def _split_by_hash(path: Path, files: Iterable[str], folders: set[str], test: fl
 
 def _check_classes(path: Path, names: NamesBySplit) -> tuple[str, ...]:
     """Returns the classes in order, after checking that each has images in both splits."""
-    empty = {f"{split}/{name}" for split in SPLITS for name in names[split] if not names[split][name]}
+    empty = {f"{split}/{name}" for split in _SPLITS for name in names[split] if not names[split][name]}
     if empty:
         raise UserError(f"every class folder in {path} must hold an image, found none in {_list_names(empty)}")
-    train, test = (set(names[split]) for split in SPLITS)
+    train, test = (set(names[split]) for split in _SPLITS)
     if train != test:
         differences = [("train", train - test), ("test", test - train)]
         found = " and ".join(f"{_list_names(extra)} in {split} only" for split, extra in differences if extra)

@@ -86,10 +86,11 @@ class _ImageFolder:
         with contextlib.closing(parallel_map(decode_images, batches, options)) as results:
             for batch, decoded in zip(batches, results, strict=True):
                 reasons = dict(decoded.skipped)
-                labels = [file.label for index, file in enumerate(batch) if index not in reasons]
+                readable = [file for index, file in enumerate(batch) if index not in reasons]
                 skipped = tuple((batch[index].name, reason) for index, reason in decoded.skipped)
                 pixels = np.frombuffer(decoded.data, dtype=np.uint8).reshape(-1, *shape)
-                yield ImageChunk(batch[0].split, pixels, np.array(labels, dtype=np.int64), skipped)
+                labels = np.array([file.label for file in readable], dtype=np.int64)
+                yield ImageChunk(batch[0].split, pixels, labels, skipped, tuple(file.name for file in readable))
 
     def _decode_options(self, files: list[ImageFile]) -> DecodeOptions:
         options = DecodeOptions(str(self.path), self.skip_broken)

@@ -19,7 +19,7 @@ import numpy as np
 
 from fcnet.data.sources.file_listing import check_unchanged, scan_path
 from fcnet.data.sources.size_limits import MAX_EXPANSION, check_fits_memory, expanded_limit
-from fcnet.data.sources.source import SPLITS, Contents, SourceSnapshot, split_into_chunks
+from fcnet.data.sources.source import Contents, SourceSnapshot, split_into_chunks
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,8 +43,9 @@ _HEADER_ERRORS = (
 )
 # RuntimeError: an encrypted member.
 _READ_ERRORS = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError)
+_SPLITS: tuple[SplitName, ...] = ("train", "test")
 _CLASSES = "classes"
-_NAMES = (*(f"{kind}_{split}" for split in SPLITS for kind in "xy"), _CLASSES)
+_NAMES = (*(f"{kind}_{split}" for split in _SPLITS for kind in "xy"), _CLASSES)
 _HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _LAYOUTS = "(N, H, W), (N, C, H, W) or (N, H, W, C) with 1 or 3 channels"
 
@@ -102,7 +103,7 @@ def read_arrays(path: Path) -> tuple[tuple[str, ...], dict[SplitName, SplitArray
         raise UserError(f"{path} must be a whole NumPy archive (.npz), got: {' '.join(str(error).split())}") from error
     splits: dict[SplitName, SplitArrays] = {
         split: (_channels_first(arrays[f"x_{split}"]), _int64_labels(path, split, arrays[f"y_{split}"]))
-        for split in SPLITS
+        for split in _SPLITS
     }
     return _class_names(path, arrays, splits), splits
 
@@ -153,7 +154,7 @@ def _read_header(member: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtyp
 
 def _check_headers(path: Path, headers: Mapping[str, _Header]) -> None:
     shapes = []
-    for split in SPLITS:
+    for split in _SPLITS:
         x, y = headers[f"x_{split}"], headers[f"y_{split}"]
         if x.dtype != np.uint8:
             raise UserError(f"x_{split} in {path} must be uint8, got {x.dtype}")

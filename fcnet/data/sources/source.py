@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-SplitName: TypeAlias = Literal["train", "test"]
+SplitName: TypeAlias = Literal["train", "validation", "test"]
 Fingerprint: TypeAlias = "Mapping[str, str | int | Sequence[int]]"
 SplitArrays: TypeAlias = "tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]"
 """The pixels (N, C, H, W) and labels (N,) of one split."""
 
-SPLITS: tuple[SplitName, ...] = ("train", "test")
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+"""In the order of their images in a source. A source without a validation split has no image of it."""
+
 CHUNK_BYTES = 1 << 24
 
 
@@ -32,12 +34,15 @@ class ImageChunk:
         pixels: uint8 (N, C, H, W).
         labels: int64 (N,), class indices.
         skipped: the unreadable images among them, as pairs of a name and the reason.
+        names: the name of each image, a path relative to the folder or archive of the data such as
+            ``test/cat/0001.png``; empty if the source has no names.
     """
 
     split: SplitName
     pixels: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
     skipped: tuple[tuple[str, str], ...] = ()
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +51,11 @@ class Contents:
 
     Attributes:
         classes: the class names, in the order of the labels.
-        chunks: the images in a fixed order, train before test, decoded as the iterator advances.
+        chunks: the images in a fixed order, split by split as in `SPLITS`, decoded as the iterator advances.
         num_images: the number of images, skipped ones included; 0 if none has to be decoded.
         resume_after: returns the chunks without the first images, given their number; None if that saves no decoding.
         num_bytes: the bytes of all pixels, if they are known beforehand; else 0.
+        notes: one sentence for each kind of thing that the source left out: files, folders, images or classes.
     """
 
     classes: tuple[str, ...]
@@ -57,6 +63,7 @@ class Contents:
     num_images: int = 0
     resume_after: Callable[[int], Iterator[ImageChunk]] | None = None
     num_bytes: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from fcnet.data.sources.source import SPLITS
+from fcnet.data.store.image_names import encode_names
 from fcnet.data.store.integrity import block_checksums, content_fingerprint
 from fcnet.runtime import files
 from fcnet.runtime.errors import UserError
@@ -35,11 +36,13 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], object]
 
-FORMAT = 3  # increase when the files change, or when a source decodes the same data differently
+FORMAT = 4  # increase when the files change, or when a source decodes the same data differently
 ARRAY_DTYPES: dict[str, np.dtype[Any]] = {
     "pixels": np.dtype(np.uint8),
     "labels": np.dtype(np.int64),
     "moments": np.dtype(np.int64),
+    "names": np.dtype(np.uint8),
+    "name_ends": np.dtype(np.int64),
 }
 _JOURNAL = "journal"
 _FILES = {(split, part): f"{split}_{part}.bin" for split in SPLITS for part in ARRAY_DTYPES}
@@ -51,9 +54,21 @@ def store_key(fingerprint: object) -> str:
     return files.sha256(canonical.encode())
 
 
-def array_shapes(count: int, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of each array of a split with ``count`` images of shape (C, H, W)."""
-    return {"pixels": (count, *shape), "labels": (count,), "moments": (count, 2, shape[0])}
+def array_shapes(count: int, shape: tuple[int, ...], name_bytes: int | None) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each array of a split.
+
+    Args:
+        count: the number of images.
+        shape: (C, H, W) of each.
+        name_bytes: the bytes of their names in UTF-8; None if they have no names.
+    """
+    return {
+        "pixels": (count, *shape),
+        "labels": (count,),
+        "moments": (count, 2, shape[0]),
+        "names": (name_bytes or 0,),
+        "name_ends": (0 if name_bytes is None else count,),
+    }
 
 
 def array_file(folder: Path, split: str, part: str) -> Path:
@@ -134,7 +149,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _write_files(contents: Contents, folder: Path, head: dict[str, Any], progress: Progress | None) -> dict[str, Any]:
-    """Writes the six array files. Returns their metadata for ``store.json``."""
+    """Writes the array files. Returns their metadata for ``store.json``."""
     lines = _resume(folder, head) if contents.resume_after else []
     if not lines:
         _start_build(folder, head)
@@ -152,27 +167,42 @@ def _write_files(contents: Contents, folder: Path, head: dict[str, Any], progres
         journal = stack.enter_context((folder / _JOURNAL).open("ab"))
         for chunk in chunks:
             _check_labels(chunk, contents.classes)
-            lines.append(_append_chunk(chunk, out, journal))
+            lines.append(_append_chunk(chunk, _name_bytes(lines, chunk.split) or 0, out, journal))
             done += len(chunk.labels) + len(chunk.skipped)
             report(done, contents.num_images)
     for name in _FILES.values():
         files.fsync(folder / name)
-    labels = {split: np.fromfile(array_file(folder, split, "labels"), np.int64) for split in SPLITS}
     skipped = [pair for line in lines for pair in line["skipped"]]
-    _check_classes(contents.classes, labels, skipped)
-    counts = {split: len(labels[split]) for split in SPLITS}
-    return {"classes": contents.classes, "shape": lines[0]["shape"], "counts": counts, "skipped": skipped}
+    _check_classes(contents.classes, np.fromfile(array_file(folder, "train", "labels"), np.int64), skipped)
+    return {
+        "classes": contents.classes,
+        "shape": lines[0]["shape"],
+        "counts": {split: sum(line["count"] for line in lines if line["split"] == split) for split in SPLITS},
+        "name_bytes": {split: _name_bytes(lines, split) for split in SPLITS},
+        "skipped": skipped,
+        "notes": contents.notes,
+    }
+
+
+def _name_bytes(lines: list[dict[str, Any]], split: str) -> int | None:
+    """Returns the bytes of the names in a split's chunks; None without names."""
+    name_bytes = [line["name_bytes"] for line in lines if line["split"] == split and line["name_bytes"] is not None]
+    return sum(name_bytes) if name_bytes else None
 
 
 def _checksums(folder: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     """Returns the fingerprint of the images and labels, and the checksums of all array files."""
     arrays = {
         name.removesuffix(".bin"): map_array(
-            folder / name, array_shapes(metadata["counts"][split], metadata["shape"])[part], ARRAY_DTYPES[part]
+            folder / name,
+            array_shapes(metadata["counts"][split], metadata["shape"], metadata["name_bytes"][split])[part],
+            ARRAY_DTYPES[part],
         )
         for (split, part), name in _FILES.items()
     }
-    images = [array for name, array in arrays.items() if not name.endswith("moments")]  # moments follow from pixels
+    # Moments follow from pixels, and renamed images are the same data.
+    splits = [split for split in SPLITS if split != "validation" or metadata["counts"][split]]
+    images = [arrays[f"{split}_{part}"] for split in splits for part in ("pixels", "labels")]
     fingerprint = content_fingerprint(metadata["classes"], metadata["shape"], images)
     return {"fingerprint": fingerprint, "checksums": block_checksums(arrays)}
 
@@ -187,10 +217,18 @@ def _start_build(folder: Path, head: dict[str, Any]) -> None:
 
 
 def _append_chunk(
-    chunk: ImageChunk, out: dict[tuple[SplitName, str], BufferedWriter], journal: IO[bytes]
+    chunk: ImageChunk, name_start: int, out: dict[tuple[SplitName, str], BufferedWriter], journal: IO[bytes]
 ) -> dict[str, Any]:
-    """Appends a chunk to the array files, then its line to the journal. Returns the line."""
-    arrays = {part: np.ascontiguousarray(array).data for part, array in _chunk_arrays(chunk).items()}
+    """Appends a chunk to the array files, then its line to the journal. Returns the line.
+
+    Args:
+        chunk: the images.
+        name_start: the bytes of the names before them.
+        out: the array files.
+        journal: the journal.
+    """
+    assert len(chunk.names) in (0, len(chunk.labels)), f"{len(chunk.labels)} images have {len(chunk.names)} names"
+    arrays = {part: np.ascontiguousarray(array).data for part, array in _chunk_arrays(chunk, name_start).items()}
     for part, data in arrays.items():
         out[chunk.split, part].write(data)
         out[chunk.split, part].flush()
@@ -198,6 +236,7 @@ def _append_chunk(
         "split": chunk.split,
         "count": len(chunk.labels),
         "shape": chunk.pixels.shape[1:],
+        "name_bytes": arrays["names"].nbytes if chunk.names else None,
         "skipped": chunk.skipped,
         "sha256": files.sha256(*arrays.values()),
     }
@@ -233,7 +272,7 @@ def _line_is_valid(line: dict[str, Any], written: dict[tuple[SplitName, str], Bu
 
 
 def _array_bytes(line: dict[str, Any]) -> dict[str, int]:
-    shapes = array_shapes(line["count"], line["shape"])
+    shapes = array_shapes(line["count"], line["shape"], line["name_bytes"])
     return {part: math.prod(shapes[part]) * dtype.itemsize for part, dtype in ARRAY_DTYPES.items()}
 
 
@@ -254,15 +293,18 @@ def _read_journal(folder: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _chunk_arrays(chunk: ImageChunk) -> dict[str, npt.NDArray[Any]]:
+def _chunk_arrays(chunk: ImageChunk, name_start: int) -> dict[str, npt.NDArray[Any]]:
     num_images, channels, height, width = chunk.pixels.shape
     x = chunk.pixels.reshape(num_images, channels, height * width)
     # Exact sums in int64: n images, c channels, p pixels.
     sums, squares = x.sum(-1, dtype=np.int64), np.einsum("ncp,ncp->nc", x, x, dtype=np.int64)
+    names, name_ends = encode_names(chunk.names, name_start)
     return {
         "pixels": chunk.pixels,
         "labels": chunk.labels,
         "moments": np.stack([sums, squares], axis=1),
+        "names": names,
+        "name_ends": name_ends,
     }
 
 
@@ -272,16 +314,16 @@ def _check_labels(chunk: ImageChunk, classes: tuple[str, ...]) -> None:
         raise UserError(f"labels must be 0 to {len(classes) - 1}, got {outside[0]} in {chunk.split}")
 
 
-def _check_classes(classes: tuple[str, ...], labels: dict[Any, npt.NDArray[np.int64]], skipped: list[Any]) -> None:
+def _check_classes(classes: tuple[str, ...], labels: npt.NDArray[np.int64], skipped: list[Any]) -> None:
+    """Checks that every class has a training image. Classes may be absent from the other splits."""
     if len(classes) < 2:
         raise UserError(f"classes must be two or more, got {', '.join(classes) or 'none'}")
-    for split in SPLITS if skipped else SPLITS[:1]:
-        missing = sorted(set(range(len(classes))) - set(np.unique(labels[split]).tolist()))
-        names = ", ".join(classes[label] for label in missing[:5])
-        if missing and skipped:
-            raise UserError(
-                f"every class must have a readable image, found none of {names} in {split} "
-                f"({len(skipped):,} broken images are skipped; the first: {skipped[0][0]} {skipped[0][1]})"
-            )
-        if missing:
-            raise UserError(f"every class must have a training image, found none of {names}")
+    missing = sorted(set(range(len(classes))) - set(np.unique(labels).tolist()))
+    names = ", ".join(classes[label] for label in missing[:5])
+    if missing and skipped:
+        raise UserError(
+            f"every class must have a readable image, found none of {names} in train "
+            f"({len(skipped):,} broken images are skipped; the first: {skipped[0][0]} {skipped[0][1]})"
+        )
+    if missing:
+        raise UserError(f"every class must have a training image, found none of {names}")

@@ -23,7 +23,7 @@ class CachedStore:
         folder: the folder of the finished store.
         finished: whether the store is finished, according to its metadata.
         source: the path of the data, or the kind of a source without one; empty if unknown.
-        num_images: the number of decoded images in both splits.
+        num_images: the number of decoded images in all splits.
         size_bytes: the size of all its files.
         last_used: the time it was last opened or written to, in seconds since 1970.
         in_use: whether a process has it open or builds it.

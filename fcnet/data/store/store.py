@@ -13,7 +13,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -21,16 +21,21 @@ from torch import Tensor
 
 from fcnet.data.sources.source import SPLITS
 from fcnet.data.store.build import ARRAY_DTYPES, array_file, array_shapes, build_store, map_array, store_key
+from fcnet.data.store.image_names import ImageNames
 from fcnet.data.store.integrity import block_checksums
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import read_json
 from fcnet.runtime.locks import UseMark, file_lock
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy.typing as npt
 
     from fcnet.data.sources.source import Source
     from fcnet.data.store.build import Progress
+
+    Location: TypeAlias = tuple[Path, str, int, tuple[int, int, int], int | None]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -45,20 +50,22 @@ class Split:
         pixels: uint8 (N, C, H, W).
         labels: int64 (N,), indices of the store's classes.
         moments: int64 (N, 2, C), the sums of x and of x² over the pixels of each channel; see `mean_and_std`.
-        location: folder, split, N and (C, H, W) of the files; None if the tensors are in memory.
+        names: the name of each image, relative to the folder or archive of the data; None if the source has no names.
+        location: folder, split, N, (C, H, W) and bytes of the names of the files; None if the tensors are in memory.
     """
 
     pixels: Tensor
     labels: Tensor
     moments: Tensor
-    location: tuple[Path, str, int, tuple[int, int, int]] | None = None
+    names: ImageNames | None = None
+    location: Location | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles the location of mapped files, or the tensors in memory."""
         if self.location:
             return _map_split, self.location
         # As arrays: torch cannot share a part of a privately mapped file with another process.
-        return _split_from_arrays, (self.pixels.numpy(), self.labels.numpy(), self.moments.numpy())
+        return _split_from_arrays, (self.pixels.numpy(), self.labels.numpy(), self.moments.numpy(), self.names)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -67,6 +74,7 @@ class Store:
 
     Attributes:
         train: the training images; every class has at least one.
+        validation: the source's own validation images; none in most sources.
         test: the test images.
         classes: the class names, two or more.
         shape: (C, H, W) of every image.
@@ -74,16 +82,19 @@ class Store:
             wherever it lies and whatever decoded it.
         source: the state of the source that the store was built from; see `SourceSnapshot.fingerprint`.
         skipped: the unreadable images of the source, as pairs of a name and the reason.
+        notes: one sentence for each kind of thing that the source left out; see `Contents`.
         metadata_file: the file of this metadata.
     """
 
     train: Split
+    validation: Split
     test: Split
     classes: tuple[str, ...]
     shape: tuple[int, int, int]
     fingerprint: str
     source: dict[str, Any]
     skipped: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
     metadata_file: Path
 
 
@@ -213,39 +224,56 @@ def _try_open(folder: Path, key: str) -> Store | None:
         if metadata["key"] != key:
             return None
         shape = tuple(metadata["shape"])
-        splits = {split: _map_split(folder, split, metadata["counts"][split], shape) for split in SPLITS}
+        counts, name_bytes = metadata["counts"], metadata["name_bytes"]
+        locations = {split: (folder, split, counts[split], shape, name_bytes[split]) for split in SPLITS}
+        arrays = {split: _map_arrays(*locations[split]) for split in SPLITS}
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    arrays = {f"{split}_{part}": getattr(splits[split], part).numpy() for split in SPLITS for part in ARRAY_DTYPES}
-    if block_checksums(arrays) != metadata["checksums"]:
+    named = {f"{split}_{part}": array for split in SPLITS for part, array in arrays[split].items()}
+    if block_checksums(named) != metadata["checksums"]:
         return None
     with contextlib.suppress(OSError):
         os.utime(file)  # the time of the last use, by which a cache is cleaned
     return Store(
-        **splits,
+        **{split: _make_split(arrays[split], locations[split]) for split in SPLITS},
         classes=tuple(metadata["classes"]),
         shape=shape,
         fingerprint=metadata["fingerprint"],
         source=metadata["source"],
         skipped=tuple((name, reason) for name, reason in metadata["skipped"]),
+        notes=tuple(metadata["notes"]),
         metadata_file=file,
     )
 
 
-def _map_split(folder: Path, split: str, count: int, shape: tuple[int, int, int]) -> Split:
+def _map_split(*location: *Location) -> Split:
+    return _make_split(_map_arrays(*location), location)
+
+
+def _map_arrays(
+    folder: Path, split: str, count: int, shape: tuple[int, int, int], name_bytes: int | None
+) -> dict[str, npt.NDArray[Any]]:
     """Maps the files of a split; raises ValueError if one has the wrong size."""
-    shapes = array_shapes(count, shape)
     mark = UseMark(folder)
-    parts = {}
-    for part, dtype in ARRAY_DTYPES.items():
-        array = map_array(array_file(folder, split, part), shapes[part], dtype)
+    arrays = {}
+    for part, array_shape in array_shapes(count, shape, name_bytes).items():
+        array = map_array(array_file(folder, split, part), array_shape, ARRAY_DTYPES[part])
         if isinstance(array, np.memmap):
             # Every tensor over the mapping holds the array, and the array the mark: the store is in use until the last
             # is gone.
             vars(array)["use_mark"] = mark
-        parts[part] = torch.from_numpy(array)
-    return Split(**parts, location=(folder, split, count, shape))
+        arrays[part] = array
+    return arrays
 
 
-def _split_from_arrays(pixels: npt.NDArray[Any], labels: npt.NDArray[Any], moments: npt.NDArray[Any]) -> Split:
-    return Split(torch.from_numpy(pixels), torch.from_numpy(labels), torch.from_numpy(moments))
+def _make_split(arrays: Mapping[str, npt.NDArray[Any]], location: Location) -> Split:
+    *_, name_bytes = location
+    names = None if name_bytes is None else ImageNames(arrays["names"], arrays["name_ends"])
+    pixels, labels, moments = (torch.from_numpy(arrays[part]) for part in ("pixels", "labels", "moments"))
+    return Split(pixels, labels, moments, names, location)
+
+
+def _split_from_arrays(
+    pixels: npt.NDArray[Any], labels: npt.NDArray[Any], moments: npt.NDArray[Any], names: ImageNames | None
+) -> Split:
+    return Split(torch.from_numpy(pixels), torch.from_numpy(labels), torch.from_numpy(moments), names)

@@ -154,6 +154,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], int]] = {
     "a bit of the first image": (lambda left: flip_bit(left / "train_pixels.bin", 0), 0),
     "a bit of a label": (lambda left: flip_bit(left / "train_labels.bin", 8 * 9), 10),
     "a bit of the moments": (lambda left: flip_bit(left / "train_moments.bin", 48 * 14), 15),
+    "a bit of a name": (lambda left: flip_bit(left / "train_names.bin", len("train/a/00.png") * 9), 10),
+    "a bit of the end of a name": (lambda left: flip_bit(left / "train_name_ends.bin", 8 * 14), 15),
     "truncated pixels": (lambda left: truncate(left / "train_pixels.bin", 12 * SIZE_BYTES), 10),
     "extra pixels": (lambda left: append_bytes(left / "train_pixels.bin"), 24),
     "no labels": (lambda left: (left / "train_labels.bin").unlink(), 0),

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from fcnet.data.sources.source import SplitName
 
 ROOT = Path(fcnet.__file__).parents[1]
-FILES = {f"{split}_{part}.bin" for split in ("train", "test") for part in ("pixels", "labels", "moments")}
+PARTS = ("pixels", "labels", "moments", "names", "name_ends")
+FILES = {f"{split}_{part}.bin" for split in ("train", "validation", "test") for part in PARTS}
 
 
 @dataclass
@@ -43,6 +44,7 @@ class MemorySource:
     labels: tuple[int, ...] = (0, 1, 2, 0)
     classes: tuple[str, ...] = ("ant", "bee", "cat")
     name: str = "made"
+    prefix: str = ""
     reads: int = 0
     pixels: list[Any] = field(default_factory=list)
 
@@ -55,11 +57,12 @@ class MemorySource:
 
     def chunks(self) -> Iterator[ImageChunk]:
         rng = np.random.default_rng(0)
-        splits: tuple[SplitName, ...] = ("train", "train", "test")
-        for split in splits:
+        splits: tuple[SplitName, ...] = ("train", "train", "validation", "test")
+        for number, split in enumerate(splits):
             pixels = rng.integers(0, 256, (len(self.labels), 3, 4, 5), dtype=np.uint8)
             self.pixels.append(pixels)
-            yield ImageChunk(split, pixels, np.array(self.labels))
+            image_names = tuple(f"{split}/{number}/{self.prefix}{row}.png" for row in range(len(self.labels)))
+            yield ImageChunk(split, pixels, np.array(self.labels), names=image_names)
 
 
 def names(folder: Path) -> set[str]:
@@ -83,10 +86,10 @@ def equal(first: Store, second: Store) -> bool:
 def test_a_store_holds_the_images_of_its_source(tmp_path: Path) -> None:
     source = MemorySource()
     store = open_store(source, tmp_path)
-    train, test = np.concatenate(source.pixels[:2]), source.pixels[2]
+    train, validation, test = np.concatenate(source.pixels[:2]), source.pixels[2], source.pixels[3]
     assert store.classes == ("ant", "bee", "cat")
     assert store.shape == (3, 4, 5)
-    for split, pixels in ((store.train, train), (store.test, test)):
+    for split, pixels in ((store.train, train), (store.validation, validation), (store.test, test)):
         assert (split.pixels.dtype, split.labels.dtype, split.moments.dtype) == (
             torch.uint8,
             torch.int64,
@@ -487,3 +490,62 @@ def test_images_that_do_not_fit_on_the_disk_are_refused_before_they_are_made(tmp
     with pytest.raises(UserError, match=r"^cannot write .*: the images need 12,288.0 GiB and .* GiB are free; lower "):
         open_store(synthetic((3, 32, 32), 2**32 - 10, 10, num_classes=2), tmp_path)
     assert {entry.suffix for entry in tmp_path.iterdir()} <= {".lock"}
+
+
+# --- names, notes and the validation split -----------------------------------------------------------------
+
+
+def test_a_store_keeps_the_name_of_each_image(tmp_path: Path) -> None:
+    prefix = "ü-\udcff-\ud800-"  # not UTF-8 on this system, or a lone surrogate of another
+    store = open_store(MemorySource(prefix=prefix), tmp_path)
+    assert store.train.names is not None
+    assert list(store.train.names) == [f"train/{number}/{prefix}{row}.png" for number in (0, 1) for row in range(4)]
+    assert store.test.names is not None
+    assert store.test.names[-1] == f"test/3/{prefix}3.png"
+
+
+def test_a_source_without_names_has_none(tmp_path: Path) -> None:
+    store = open_store(synthetic((1, 4, 4), 30, 10, num_classes=3), tmp_path)
+    assert (store.train.names, store.test.names) == (None, None)
+    assert len(store.validation.labels) == 0
+
+
+def test_renamed_images_are_the_same_data(tmp_path: Path) -> None:
+    first, second = (open_store(MemorySource(name=name, prefix=name), tmp_path) for name in ("one", "two"))
+    assert first.train.names is not None
+    assert second.train.names is not None
+    assert list(first.train.names) != list(second.train.names)
+    assert first.fingerprint == second.fingerprint
+
+
+def test_an_own_validation_split_belongs_to_the_data(tmp_path: Path) -> None:
+    class WithoutValidation(MemorySource):
+        def chunks(self) -> Iterator[ImageChunk]:
+            return (chunk for chunk in super().chunks() if chunk.split != "validation")
+
+    store = open_store(WithoutValidation(name="without"), tmp_path)
+    assert store.validation.pixels.shape == (0, 3, 4, 5)
+    assert store.fingerprint != open_store(MemorySource(), tmp_path).fingerprint
+
+
+def test_the_notes_of_a_source_are_kept_in_its_store(tmp_path: Path) -> None:
+    class Noted(MemorySource):
+        def read(self) -> Contents:
+            self.reads += 1
+            return Contents(self.classes, self.chunks(), notes=("2 files are not images: a.txt, b.txt",))
+
+    source = Noted()
+    for _ in range(2):
+        assert open_store(source, tmp_path).notes == ("2 files are not images: a.txt, b.txt",)
+    assert source.reads == 1
+
+
+def test_a_class_may_be_absent_from_test_and_validation(tmp_path: Path) -> None:
+    class Lopsided(MemorySource):
+        def chunks(self) -> Iterator[ImageChunk]:
+            for chunk in super().chunks():
+                labels = chunk.labels if chunk.split == "train" else chunk.labels % 2
+                yield ImageChunk(chunk.split, chunk.pixels, labels)
+
+    store = open_store(Lopsided(), tmp_path)
+    assert store.test.labels.unique().tolist() == store.validation.labels.unique().tolist() == [0, 1]
