@@ -165,7 +165,7 @@ def _train(
     tensorboard: bool,
 ) -> int:
     with cli.show_decoding() as progress, distributed.long_work():  # each rank may have images to decode
-        experiment = build(config, device, progress)
+        experiment = build(config, device, progress, run=run)
     _check_shared(run)
     if run is None:
         # One rank creates the folder, whose name may get a number, and tells the others.

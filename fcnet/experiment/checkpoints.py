@@ -32,6 +32,11 @@ class Checkpoints:
         self._good: Path | None = None  # the last that this object read or wrote
 
     @property
+    def initial(self) -> Path:
+        """The path, without an ending, of the trained model that the run started from, if it started from one."""
+        return self.folder / "initial"
+
+    @property
     def saved_step(self) -> int | None:
         """The step of the newest checkpoint; None if there are none."""
         return next((step for step, _, _ in self._list("*.json")), None)

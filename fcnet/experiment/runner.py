@@ -68,6 +68,8 @@ def run_experiment(
     metadata = _restore(experiment, run, note)
     records, snapshots = metadata.get("records", []), metadata.get("snapshots", [])
     if distributed.rank() == 0:
+        if experiment.initial is not None:
+            experiment.initial.save(run)
         run.rewind(records, snapshots, note)
         config, wanted = run.load_config(), experiment.config
         run.keep_config(note)
@@ -190,7 +192,8 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
         if distributed.rank() == 0:
             environment = _environment(experiment)
             run.remove_results()
-            classifier.save(run.path / "model", {"environment": environment})
+            origin = {} if experiment.initial is None else {"init_from": experiment.initial.origin}
+            classifier.save(run.path / "model", {"environment": environment, **origin})
             write_predictions(run.path, predictions, classifier.classes, experiment.fingerprint)
             best = records[training.best_epoch - 1]
             summary = {
@@ -210,7 +213,7 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
                 "test_images": experiment.test.num_images,
                 "warnings": warnings,
             }
-            run.finish(summary | environment)
+            run.finish(summary | environment | origin)
 
 
 def _training_warnings(experiment: Experiment, records: list[dict[str, Any]], test: Evaluation) -> list[str]:

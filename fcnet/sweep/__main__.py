@@ -144,7 +144,7 @@ def _run_seed(trial: SweepTrial, seed: int, device: torch.device, resume_hint: s
     with trial.lock(seed):
         run = trial.run(seed)
         if not run.finished:
-            experiment = build(trial.config(seed), device)
+            experiment = build(trial.config(seed), device, run=run)
             with defer_signals() as received_signal:
                 try:
                     cli.show_progress(
