@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 _CONFIG, _RECORDS, _SNAPSHOTS, _SUMMARY = "config.toml", "metrics.jsonl", "diagnostics.jsonl", "summary.json"
 _RESULTS = (
-    *("model.json", "model.safetensors", "predictions.json", "predictions.safetensors", "report.html"),
-    *("evaluation.json", "corruptions.json"),
+    *("model.json", "model.safetensors", "predictions.json", "predictions.safetensors", "mistakes.csv", "report.html"),
+    *("evaluation.json", "evaluation-mistakes.csv", "corruptions.json"),
     *(f"corruptions-{theme}.{form}" for theme in ("light", "dark") for form in ("svg", "png")),
 )
 """What describes the trained model, besides the summary. ``model.json`` is first, since a model without it is none."""

@@ -11,7 +11,7 @@ import torch
 
 from fcnet.config.schema import Config
 from fcnet.config.toml import dump_config
-from fcnet.evaluation.predictions import read_predictions
+from fcnet.evaluation.prediction_files import read_predictions
 from fcnet.experiment.build import build
 from fcnet.experiment.image_classifier import load
 from fcnet.experiment.run_folder import Run
@@ -89,7 +89,14 @@ def test_a_finished_run_holds_model_predictions_summary_and_its_last_checkpoint(
     experiment = train_to_end(run, config)
     assert {file.name for file in run.path.iterdir()} == {
         *("config.toml", "metrics.jsonl", "diagnostics.jsonl", "summary.json", "checksums.json"),
-        *("model.safetensors", "model.json", "predictions.safetensors", "predictions.json", "checkpoints"),
+        *(
+            "model.safetensors",
+            "model.json",
+            "predictions.safetensors",
+            "predictions.json",
+            "mistakes.csv",
+            "checkpoints",
+        ),
     }
     assert len(list((run.path / "checkpoints").glob("*.json"))) == 1
     summary, predictions = run.summary(), read_predictions(run.path)
