@@ -137,7 +137,7 @@ class Model(Section):
     chooses by the activation."""
     init_from: str = ""
     """Folder of a finished run whose weights the training starts from. The other settings of this section must fit it;
-    the last layer is new if the classes differ. Empty: start from random weights."""
+    the last layer starts from zeros if the classes differ. Empty: start from random weights."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Model:

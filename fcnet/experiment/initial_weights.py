@@ -59,41 +59,47 @@ class InitialWeights:
         Raises:
             UserError: they do not; the message names the first difference.
         """
-        for name, wanted, given in self._differences(config, shape):
-            if wanted != given:
-                raise UserError(f"{name} must be {wanted} to start from the weights of {self.run}, got {given}")
+        for name, trained, configured in self._properties(config, shape):
+            if trained != configured:
+                raise UserError(f"{name} must be {trained} to start from the weights of {self.run}, got {configured}")
 
-    def _differences(self, config: schema.Config, shape: Sequence[int]) -> Iterator[tuple[str, str, str]]:
+    def _properties(self, config: schema.Config, shape: Sequence[int]) -> Iterator[tuple[str, str, str]]:
         """Yields the name of each property that must fit, its value in the trained model, and the configured one."""
         classifier, section = self.classifier, config.model
-        trained = classifier.model.arguments
-        yield "the shape of the images", *("×".join(map(str, each)) for each in (classifier.shape, shape))
+        arguments = classifier.model.arguments
+        yield "the shape of the images", _format_shape(classifier.shape), _format_shape(shape)
         components = 0 if classifier.whitening is None else len(classifier.whitening.bias)
         yield "data.whiten", str(components), str(config.data.whiten)
         if section.kind == "logistic":
-            yield "model.kind", *map(shorten_value, ("mlp" if trained["hidden"] else "logistic", "logistic"))
+            yield "model.kind", '"mlp"' if arguments["hidden"] else '"logistic"', '"logistic"'
             return
-        yield "model.hidden", *map(shorten_value, (trained["hidden"], section.hidden))
-        if section.hidden:
-            for name in ("activation", "normalization", "residual"):
-                yield f"model.{name}", *map(shorten_value, (trained[name], getattr(section, name)))
+        for name in ("hidden", "activation", "normalization", "residual") if section.hidden else ("hidden",):
+            yield f"model.{name}", shorten_value(arguments[name]), shorten_value(getattr(section, name))
 
     @torch.no_grad()
     def copy_to(self, model: MLP, classes: Sequence[str]) -> str:
         """Copies the weights into a model that fits; returns a line that says what happened.
 
         The last layer is copied if the classes have the same names, each row to the class of its name. Otherwise it
-        keeps its initial weights.
+        starts from zeros.
+
+        Raises:
+            UserError: the last layer is the only one, and would not be copied.
         """
         before = self.classifier.classes
         state = self.classifier.model.state_dict()
-        head = f"layers.{len(model.layers) - 1}."
+        head = {name: x for name, x in state.items() if name.startswith(f"layers.{len(model.layers) - 1}.")}
         if set(before) == set(classes):
             order = [before.index(name) for name in classes]
-            state |= {name: _reorder(x, order) for name, x in state.items() if name.startswith(head)}
+            state |= {name: _reorder(x, order) for name, x in head.items()}
             last = "copied" if before == tuple(classes) else "copied, in the order of the classes here"
+        elif len(head) == len(state):
+            raise UserError(f"model.init_from: nothing to start from, {self.run} has no hidden layer and other classes")
         else:
-            state |= {name: x for name, x in model.state_dict().items() if name.startswith(head)}
+            # Random weights of the usual size, on features that are trained, are sure of the wrong classes at first:
+            # the first epochs would change the features to mend that.
+            own = model.state_dict()
+            state |= {name: torch.zeros_like(own[name]) for name in head}
             last = f"new, for {len(classes)} classes instead of {len(before)}"
             if len(before) == len(classes):
                 last = f"new, for other classes than {', '.join(before[:3])}{', …' if len(before) > 3 else ''}"
@@ -133,6 +139,10 @@ def load_initial_weights(config: schema.Config, run: Run | None = None) -> Initi
 
 def _has_copy(run: Run) -> bool:
     return run.checkpoints.initial.with_suffix(".json").is_file()
+
+
+def _format_shape(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))
 
 
 def _reorder(rows: Tensor, order: Sequence[int]) -> Tensor:

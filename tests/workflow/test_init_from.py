@@ -125,12 +125,11 @@ def test_the_weight_average_starts_from_the_loaded_weights() -> None:
 def test_with_other_classes_the_last_layer_alone_is_new(classes: list[str]) -> None:
     train_run("source")
     names = f"data.classes={classes}"
-    experiment, other_seed, scratch = started(names), started(names, "seed=1"), build(configure(names), CPU)
+    experiment, other_seed = started(names), started(names, "seed=1")
     assert f"last layer new, for {len(classes)} classes instead of 4;" in experiment.notes[0]
     assert_identical(weights(experiment, [0, 1]), source_weights([0, 1]))
-    assert_identical(weights(other_seed, [0, 1]), source_weights([0, 1]))
-    assert_identical(weights(experiment, [2]), weights(scratch, [2]))
-    assert not torch.equal(weights(experiment, [2])["layers.2.weight"], weights(other_seed, [2])["layers.2.weight"])
+    assert_identical(weights(other_seed, [0, 1, 2]), weights(experiment, [0, 1, 2]))
+    assert not any(x.any() for x in weights(experiment, [2]).values())
 
 
 def test_as_many_other_classes_have_a_new_last_layer_too() -> None:
@@ -157,10 +156,11 @@ def test_two_classes_become_more_with_a_new_last_layer() -> None:
     assert_identical(weights(experiment, [0, 1]), source_weights([0, 1]))
 
 
-def test_digits_learned_for_ten_classes_help_with_four_of_them() -> None:
-    digits = ["data.source=digits", "data.augment={}", "model.hidden=[64]", "optimizer.lr=3e-3"]
-    train_run("source", *digits, "train.epochs=10")
-    four = [*digits, "data.classes=['3','5','8','9']", "train.epochs=1", "train.batch_size=64"]
+@pytest.mark.parametrize("seed", range(3))
+def test_digits_learned_for_ten_classes_help_with_four_of_them(seed: int) -> None:
+    digits = ["data.source=digits", "model.hidden=[64]", "optimizer.lr=3e-3", f"seed={seed}"]
+    train_run("source", *digits, "train.epochs=5", "train.batch_size=64")
+    four = [*digits, "data.classes=['3','5','8','9']", "train.epochs=1", "data.validation=0.7"]
     scratch = train_run("scratch", *four).records()[0]["validation_accuracy"]
     transferred = train_run("transferred", *four, "model.init_from=source").records()[0]["validation_accuracy"]
     assert transferred > scratch + 0.05
