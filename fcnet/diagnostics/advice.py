@@ -280,7 +280,7 @@ def gradient_advice(norms: Sequence[float | None]) -> list[str]:
             f"layer {smallest[1]}: the gradient vanishes, {smallest[0]:.2g} times that of layer {len(norms)}; "
             "try relu or gelu, normalization or residual layers"
         )
-    if ratios and (largest := max(ratios))[0] > _EXPLODING_GRADIENT:
+    if (largest := max(ratios))[0] > _EXPLODING_GRADIENT:
         advice.append(
             f"layer {largest[1]}: the gradient explodes, {largest[0]:.2g} times that of layer {len(norms)}; "
             "try normalization, smaller initial weights or gradient clipping"

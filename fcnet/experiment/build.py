@@ -21,7 +21,6 @@ from fcnet.experiment.build_data import (
     skipped_image_notes,
     split_rows,
     test_batches,
-    test_data,
 )
 from fcnet.experiment.build_training import choose_threads, estimate_step_memory, make_algorithm, make_model
 from fcnet.experiment.image_classifier import ImageClassifier
@@ -49,7 +48,6 @@ __all__ = [
     "own_test_data",
     "preview",
     "test_batches",
-    "test_data",
 ]
 
 
