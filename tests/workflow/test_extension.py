@@ -253,13 +253,13 @@ def test_a_continued_run_that_meets_nan_keeps_the_model_of_the_former_end() -> N
 
 def test_the_command_says_that_the_test_images_are_read_again() -> None:
     finished_run("run")
-    first, note, *_, last = resume("run", 3).splitlines()
+    first, note, *_, result, _ = resume("run", 3).splitlines()
     assert first.endswith("; run")
     assert note == (
         "note: the run continues to epoch 3, where the test images are read again; choose train.epochs by the "
         "validation accuracy: chosen by the test accuracy, that would be too high"
     )
-    assert last.startswith("test accuracy ")
+    assert result.startswith("test accuracy ")
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
