@@ -6,9 +6,10 @@ import sys
 
 # `python -m fcnet.NAME` imports this package first, with "-m" in place of the program.
 if sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)].removeprefix("-m").startswith("fcnet."):
-    from fcnet.runtime.startup import start_command
+    from fcnet.runtime.startup import announce, start_command
 
     start_command()
+    announce(f"python -m {sys.orig_argv[-len(sys.argv)].removeprefix('-m')}")
 
 from importlib import import_module
 from typing import TYPE_CHECKING

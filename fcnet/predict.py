@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fcnet import cli
+from fcnet.arguments import Parser
 from fcnet.data.sources.image_paths import iter_images
 from fcnet.experiment.image_classifier import load
 from fcnet.runtime import memory
@@ -50,7 +51,11 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse_flags(arguments: list[str]) -> argparse.Namespace:
-    parser = cli.Parser("predict", "Predict the class of each image, with its probability.")
+    parser = Parser(
+        "predict",
+        "Predict the class of each image, with its probability.",
+        ["runs/digits digit.png", "runs/digits images --csv --top 3"],
+    )
     parser.add_run()
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file, folder, or tar or zip archive")
     forms = parser.add_mutually_exclusive_group()
@@ -63,7 +68,7 @@ def _parse_flags(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="images in a batch (default: 256)")
     parser.add_device()
     parser.set_defaults(form="text")
-    return parser.parse_args(arguments)
+    return parser.parse(arguments)
 
 
 class ImagePredictor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import math
 import re
@@ -10,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fcnet.config.presets import list_presets
 from fcnet.config.toml import dump_config, load_config
 from fcnet.experiment.run_identity import check_settings
 from fcnet.experiment.run_schema import EpochLine, SnapshotLine, Summary, check_lines, check_object
@@ -341,16 +343,23 @@ class Run:
                 yield read_metadata(stem)
 
 
-def check_new(out: Path) -> None:
+def check_new(out: Path, flag: str = "--out") -> None:
     """Checks that a folder can take a new run.
+
+    Args:
+        out: the folder; it need not exist.
+        flag: name of the argument that gave it, for the error.
 
     Raises:
         UserError: it is a file, or a folder that is not empty. What a run leaves if it is killed before it has written
             its configuration does not count.
     """
-    _check_folder(out)
-    if out.is_dir() and any(_is_content(entry) for entry in out.iterdir()):
-        raise UserError(f"--out: {out} already exists and is not empty (use --resume to continue a run)")
+    _check_folder(out, flag)
+    if not out.is_dir() or not any(_is_content(entry) for entry in out.iterdir()):
+        return
+    if Run(out).started:
+        raise UserError(f"{flag}: {out} already holds a run; --resume continues it, another folder begins a new one")
+    raise UserError(f"{flag}: {out} is not empty and holds no run; name a new or an empty folder")
 
 
 def claim_folder(out: Path | None, name: str) -> Path:
@@ -367,7 +376,10 @@ def claim_folder(out: Path | None, name: str) -> Path:
         _check_folder(out)
         out.mkdir(parents=True, exist_ok=True)
         return out
-    Path("runs").mkdir(exist_ok=True)
+    try:
+        Path("runs").mkdir(exist_ok=True)
+    except FileExistsError:
+        raise UserError("runs must be a folder, got a file or a broken link; --out DIR names another place") from None
     number = 1
     while True:
         folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
@@ -379,11 +391,28 @@ def claim_folder(out: Path | None, name: str) -> Path:
             return folder
 
 
-def _check_folder(out: Path) -> None:
+def describe_no_run(path: Path) -> str:
+    """Returns why a path is no run folder, and the name of the run that it nearly names.
+
+    Example:
+        >>> describe_no_run(Path("digits"))
+        'a preset, not a folder'
+    """
+    if path.is_dir():
+        return "it holds no config.toml"
+    if path.exists():
+        return "a file"
+    runs = [str(file.parent) for file in sorted(Path("runs").glob("*/config.toml"))]
+    near = [difflib.get_close_matches(str(name), runs, n=1, cutoff=0.8) for name in (path, Path("runs") / path)]
+    nearest = "".join(f"; the nearest is {name[0]}" for name in near if name)
+    return ("a preset, not a folder" if str(path) in list_presets() else "no such folder") + nearest
+
+
+def _check_folder(out: Path, flag: str = "--out") -> None:
     if "\0" in str(out):
-        raise UserError(f"--out must be a path without NUL characters, got {str(out)!r}")
+        raise UserError(f"{flag} must be a path without NUL characters, got {str(out)!r}")
     if out.exists() and not out.is_dir():
-        raise UserError(f"--out must be a folder, got the file {out}")
+        raise UserError(f"{flag} must be a folder, got the file {out}")
 
 
 def _is_content(entry: Path) -> bool:

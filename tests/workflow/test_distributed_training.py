@@ -377,7 +377,7 @@ def test_a_lost_rank_ends_the_others_with_one_line_and_the_run_resumes(
     step = Run(run).saved_step
     assert err == (
         f"rank {1 - lost} of 2 stopped: another rank {reason}; the checkpoint of step {step} is kept, "
-        f"resume with: python -m fcnet.train --resume --out {run}\n"
+        f"resume with: python -m fcnet.train --resume {run}\n"
     )
     ranks[lost].kill()
     ranks[lost].wait()

@@ -325,24 +325,30 @@ def test_a_report_that_fails_does_not_fail_the_run(
     assert line in ParsedPage(run / "report.html").text
 
 
-def test_resuming_a_finished_run_writes_a_missing_report(run_copy: Path) -> None:
+def test_resuming_a_finished_run_writes_a_missing_report_and_missing_mistakes(run_copy: Path) -> None:
     (run_copy / "report.html").unlink()
+    mistakes = (run_copy / "mistakes.csv").read_bytes()
+    (run_copy / "mistakes.csv").unlink()
     (run_copy / ".report.html.abcdefgh.tmp").mkdir()
     (run_copy / ".report.html.abcdefgh.tmp" / "report.html").write_text("half of a page")
     assert train.main(["--resume", "--out", str(run_copy)]) == 0
     assert ParsedPage(run_copy / "report.html").all("h1")
+    assert (run_copy / "mistakes.csv").read_bytes() == mistakes
     assert not list(run_copy.glob(".*"))
 
 
 def test_each_user_error_is_one_line(runs: tuple[Path, Path], tmp_path: Path) -> None:
     run, page = str(runs[0]), str(tmp_path / "page.html")
     for arguments, message in (
-        ([str(tmp_path)], f"RUN must be a run folder, got {tmp_path}"),
-        ([run, str(tmp_path / "no"), "--out", page], f"RUN must be a run folder, got {tmp_path / 'no'}"),
+        ([str(tmp_path)], f"RUN must be a run folder, got {tmp_path}: it holds no config.toml"),
+        (
+            [run, str(tmp_path / "no"), "--out", page],
+            f"RUN must be a run folder, got {tmp_path / 'no'}: no such folder",
+        ),
         ([run, "--out", str(tmp_path)], f"--out must be a file, got the folder {tmp_path}"),
         ([run, "--out", "no/page.html"], "--out must be in an existing folder, got no/page.html"),
-        ([str(tmp_path / "gone")], f"RUN must be a run folder, got {tmp_path / 'gone'}"),
-        ([], "the following arguments are required: RUN; see python -m fcnet.report --help"),
+        ([str(tmp_path / "gone")], f"RUN must be a run folder, got {tmp_path / 'gone'}: no such folder"),
+        ([], "RUN is missing: python -m fcnet.report RUN"),
     ):
         with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
             report.main(arguments)

@@ -82,9 +82,12 @@ def test_a_folder_that_is_not_empty_is_refused(held: str, tmp_path: Path) -> Non
     for function in (check_new, lambda out: Run.create(out, "digits", "")):
         with pytest.raises(UserError) as error:
             function(tmp_path / "run")
-        assert str(error.value) == (
-            f"--out: {tmp_path / 'run'} already exists and is not empty (use --resume to continue a run)"
+        reason = (
+            "already holds a run; --resume continues it, another folder begins a new one"
+            if held == "config.toml"
+            else "is not empty and holds no run; name a new or an empty folder"
         )
+        assert str(error.value) == f"--out: {tmp_path / 'run'} {reason}"
     assert file.read_text() == "mine"
 
 
@@ -503,7 +506,7 @@ def test_the_checksums_of_a_run_killed_before_its_configuration_was_written_are_
     assert Run.create(run.path, "digits", "seed = 2").load_config().seed == 2
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "checksums.json").write_text("{}")
-    with pytest.raises(UserError, match="already exists and is not empty"):
+    with pytest.raises(UserError, match="is not empty and holds no run"):
         check_new(tmp_path / "mine")
 
 

@@ -88,7 +88,8 @@ def test_a_path_of_a_file_is_an_error(server: CifarServer, tmp_path: Path) -> No
     (tmp_path / "file").touch()
     with pytest.raises(UserError) as error:
         server.source(tmp_path / "file").snapshot().read()
-    assert str(error.value) == server.error_prefix(tmp_path / "file") + "File exists" + server.error_suffix
+    prefix = server.error_prefix(tmp_path / "file").replace("got ", "got the file ").removesuffix(": ")
+    assert str(error.value) == f"{prefix}; an archive of images needs data.source=images"
     assert server.offsets == []
 
 
