@@ -11,6 +11,7 @@ import select
 import subprocess
 import sys
 import tarfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -309,8 +310,26 @@ def test_images_are_predicted_in_order_and_missing_ones_reported(
     assert err.splitlines() == [
         "gone: no such file",
         "empty must hold an image, found none",
+        "note: not used: 2 files without an image suffix (all.tar.gz/notes.txt, in/notes.txt)",
         "2 of 9 could not be predicted",
     ]
+
+
+def test_files_that_are_no_images_are_counted_and_change_neither_the_list_nor_the_exit_code(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("in/a.png", "in/notes.txt", "in/raw.heic", "in/b/c.csv", "in/b/d.md", "in/Thumbs.db", "in/._a.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(image_bytes(colours(), "PNG"))
+    with zipfile.ZipFile("all.zip", "w") as archive:
+        archive.write("in/a.png")
+        archive.write("in/notes.txt")
+    code, out, err = run_command(predict.main, run, "in", "all.zip", "--json")
+    assert code == 0
+    assert [row["path"] for row in json.loads(out)] == ["in/a.png", "all.zip/in/a.png"]
+    names = "all.zip/in/notes.txt, in/b/c.csv, in/b/d.md, …"
+    assert err == f"note: not used: 5 files without an image suffix ({names})\n"
 
 
 # Delays the second image until a file exists.
@@ -321,8 +340,8 @@ from fcnet import cli, predict
 
 find = predict.iter_images
 
-def wait_for_second(paths):
-    for number, entry in enumerate(find(paths)):
+def wait_for_second(*arguments):
+    for number, entry in enumerate(find(*arguments)):
         while number == 1 and not Path("go").exists():
             time.sleep(0.01)
         yield entry
