@@ -197,6 +197,9 @@ EXPECTED: dict[str, dict[str, Shown]] = {
             [*(rf"{epoch} \d\.\d+" for epoch in range(1, 11)), r"tensor\(2\.06\d*e-09\)", r"\[Prediction"]
         ),
     },
+    "installation.md": {
+        "python -m fcnet train digits --set train.epochs=2 --out runs/check": Shown([r"epoch 2/2 · .*", RESULT]),
+    },
     "guide.md": {
         "python -m fcnet.train --list": Shown([rf"{name} +Trains .*\." for name in sorted(list_presets())]),
         "python -m fcnet.train --config digits": Shown([r".*; runs/digits", RESULT], digit, FEW),
@@ -360,9 +363,9 @@ def served_folder(working_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 def run_line(line: str, smaller: str) -> str:
     """Returns the output of a command line, which must succeed."""
     words = shlex.split(line.replace("/my/", "my/"))
-    module = words[2].removeprefix("fcnet.")
     assert (Path(words[0]).name, words[1]) == ("python", "-m")
-    return command_output(COMMANDS[module], *words[3:], *smaller.split())
+    name, *arguments = words[3:] if words[2] == "fcnet" else [words[2].removeprefix("fcnet."), *words[3:]]
+    return command_output(COMMANDS[name], *arguments, *smaller.split())
 
 
 def program_output(text: str) -> str:
