@@ -74,7 +74,8 @@ class Data(Section):
     classes: Annotated[tuple[str, ...], ListAsTuple] = ()
     """Names of the classes to use, in the order of the labels; two make a binary problem. Empty: all classes."""
     validation: float = Field(default=0.1, ge=0.0, lt=1.0)
-    """Fraction of each class's training images held out for validation."""
+    """Fraction of each class's training images held out for validation. Data with its own validation split, such as
+    ``val/CLASS/…`` or ``x_validation``, uses that instead."""
     test: float = Field(default=0.2, gt=0.0, lt=1.0)
     """For images without a test split: fraction of each class held out for testing."""
     augment: Augment = Augment()
