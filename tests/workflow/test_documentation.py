@@ -220,6 +220,16 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         "python -m fcnet.train --config digits --find-lr": Shown(
             [r"tried \d+ learning rates from 1e-06 .*: --set optimizer\.lr=.* \(now 0\.01\); plot: runs/digits-lr/.*"]
         ),
+        "python -m fcnet.train --config mine.toml --set optimizer.schedule=constant --out runs/longer": Shown(
+            [r".*; runs/longer", RESULT], smaller="--set train.epochs=1"
+        ),
+        "python -m fcnet.train --resume --out runs/longer --set train.epochs=40": Shown(
+            [r"note: the run continues to epoch 2, .*", r"epoch 2/2 · .*", RESULT], smaller=FEW
+        ),
+        "python -m fcnet.train --config mine.toml --set \"data.classes=['3','5','8']\" --set model.init_from=runs/mine "
+        "--out runs/three": Shown(
+            [r"starts from the weights of .*/runs/mine; last layer new, .*", RESULT], smaller=FEW
+        ),
         "python -m fcnet.report runs/digits runs/narrow": Shown([r"written to report\.html"]),
         "python -m fcnet.sweep digits --grid 'optimizer.lr=[1e-3,1e-2]' --grid 'model.hidden=[[64],[256,128]]' "
         "--seeds 2": Shown(
