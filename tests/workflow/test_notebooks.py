@@ -31,7 +31,7 @@ PRINTED = {
         r"test accuracy 9\d\.\d+%",
         r"[1-9]\d* mistakes",
         r"digit 3 \d\d\.\d%",
-        r"\[0, 0, 0\] 1437",
+        r".* \[0, 0, 0\] 1437",
         r"test accuracy 9\d\.\d%",
     ],
     "inside_a_layer": [
