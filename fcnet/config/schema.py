@@ -74,7 +74,8 @@ class Data(Section):
     classes: Annotated[tuple[str, ...], ListAsTuple] = ()
     """Names of the classes to use, in the order of the labels; two make a binary problem. Empty: all classes."""
     validation: float = Field(default=0.1, ge=0.0, lt=1.0)
-    """Fraction of each class's training images held out for validation."""
+    """Fraction of each class's training images held out for validation. Data with a validation split of its own uses
+    that split instead."""
     test: float = Field(default=0.2, gt=0.0, lt=1.0)
     """For images without a test split: fraction of each class held out for testing."""
     augment: Augment = Augment()
@@ -138,6 +139,9 @@ class Model(Section):
     @model_validator(mode="after")
     def _check_consistency(self) -> Model:
         widths = self.hidden
+        if self.kind == "mlp" and self.normalization == "layer" and 1 in widths:
+            rule = "must have two or more units in each layer if normalization is layer: one unit is normalized to zero"
+            raise ValueError(f"hidden|{rule}|{format_value(widths)}")
         if self.kind == "mlp" and self.residual and not any(a == b for a, b in itertools.pairwise(widths)):
             rule = "must have two adjacent layers of equal width if residual is true"
             raise ValueError(f"hidden|{rule}|{format_value(widths)}")

@@ -12,18 +12,24 @@ from fcnet.data.store.store import mean_and_std
 from fcnet.experiment.build_data import (
     EVALUATION_BATCH_SIZE,
     check_data,
-    class_imbalance_notes,
     load_or_fit_whitening,
     make_augmentation,
     open_data,
     own_test_data,
+    own_validation_batches,
     preview,
-    skipped_image_notes,
     split_rows,
     test_batches,
     test_data,
 )
-from fcnet.experiment.build_training import choose_threads, estimate_step_memory, make_algorithm, make_model
+from fcnet.experiment.build_notes import data_notes, setting_notes
+from fcnet.experiment.build_training import (
+    check_batch_norm,
+    choose_threads,
+    estimate_step_memory,
+    make_algorithm,
+    make_model,
+)
 from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.runtime import memory
 from fcnet.runtime.formatting import format_count
@@ -63,7 +69,7 @@ class Experiment:
         threads: the number of CPU threads for training.
         memory_estimate: the estimated memory of a training step.
         free_bytes: the memory that was free before anything was allocated; None if it is unknown.
-        notes: one line for each thing that the user should know about the data.
+        notes: one line for each thing that the user should know about the data and the settings.
         diagnostics_every: the number of epochs between diagnostics snapshots; 0 for none.
     """
 
@@ -112,6 +118,7 @@ def build(config: schema.Config, device: torch.device, progress: Progress | None
         store = open_data(config.data, progress)
         check_data(config, store)
         classes, labels, train_rows, validation_rows = split_rows(config, store)
+        check_batch_norm(config, len(train_rows))
         statistics = mean_and_std(store.train.moments[train_rows], store.shape[1] * store.shape[2])
     # Fail before the model is allocated, where the operating system may kill the process without a message.
     memory_estimate = estimate_step_memory(config, store, len(train_rows), len(classes), device)
@@ -133,7 +140,7 @@ def build(config: schema.Config, device: torch.device, progress: Progress | None
             augmentation=make_augmentation(config.data.augment),
             balance=config.data.balance,
         )
-        validation = None
+        validation = own_validation_batches(store, classes, preprocessing, device)
         if len(validation_rows):
             validation = make_batches(rows=validation_rows, batch_size=EVALUATION_BATCH_SIZE)
     with memory.phase("building the network"):
@@ -160,6 +167,6 @@ def build(config: schema.Config, device: torch.device, progress: Progress | None
         threads=config.train.threads or choose_threads(model, batches.batch_size),
         memory_estimate=memory_estimate,
         free_bytes=free_bytes,
-        notes=(*skipped_image_notes(store), *class_imbalance_notes(labels[train_rows], classes, config.data.balance)),
+        notes=(*data_notes(config, store, classes, batches, validation), *setting_notes(config, batches)),
         diagnostics_every=config.train.diagnostics_every,
     )
