@@ -5,6 +5,7 @@ A tree is the nested dictionary that TOML gives. Errors name the place of a key:
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import re
 import tomllib
@@ -88,11 +89,13 @@ def _read_text(path: Path, flag: str) -> str:
             content = file.read(_MAX_BYTES + 1)
         if len(content) > _MAX_BYTES:
             raise UserError(f"{path} must have at most {_MAX_BYTES:,} bytes, got more")
-        return content.decode().replace("\r\n", "\n")
+        return content.decode("utf-8-sig").replace("\r\n", "\n")  # editors on Windows may add a byte order mark
     except OSError as error:
         raise UserError(f"{flag} must be a file that can be read, got {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path} must be UTF-8 text") from None
+        is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        found = "UTF-16" if is_utf16 else "another encoding"
+        raise UserError(f"{path} must be UTF-8 text, got {found}; save it as UTF-8") from None
 
 
 def dump_config(config: Config) -> str:

@@ -17,6 +17,7 @@ from fcnet.data.decoding.image_decoding import (
     decode_planes,
     describe_file_limit,
     is_grey,
+    read_shape,
 )
 from fcnet.runtime.errors import UserError
 
@@ -27,6 +28,8 @@ FileStamp: TypeAlias = tuple[int, int, int]
 """Size, mtime and ctime of a file, both times in nanoseconds."""
 
 CHANGED_MESSAGE = "changed while it was being read"
+OTHER_CHANNELS, OTHER_SIZE = 1, 2
+"""Flags of an image whose channels, or whose size, decoding changes."""
 
 
 class ImageFile(NamedTuple):
@@ -141,6 +144,29 @@ def detect_grey(files: Sequence[ImageFile], options: DecodeOptions) -> DecodedIm
             skipped.append((index, _skip_reason(file, options, error)))
         if flags and not flags[-1]:
             break
+    return DecodedImages(bytes(flags), tuple(skipped))
+
+
+def compare_headers(files: Sequence[ImageFile], options: DecodeOptions) -> DecodedImages:
+    """Finds out which images of a batch decoding converts, from their headers.
+
+    Returns:
+        For each readable image the sum of `OTHER_CHANNELS` and `OTHER_SIZE`, where they hold.
+
+    Raises:
+        UserError: an image is unreadable and must not be skipped.
+    """
+    flags: list[int] = []
+    skipped: list[tuple[int, str]] = []
+    with IGNORE_PILLOW_WARNINGS:
+        for index, file in enumerate(files):
+            try:
+                channels, height, width = read_shape(_as_file(file), display_name(file, options))
+            except UserError as error:
+                skipped.append((index, _skip_reason(file, options, error)))
+                continue
+            differs = (height, width) != (options.height, options.width)
+            flags.append(OTHER_CHANNELS * (channels != options.channels) + OTHER_SIZE * differs)
     return DecodedImages(bytes(flags), tuple(skipped))
 
 

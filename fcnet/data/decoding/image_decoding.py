@@ -50,6 +50,7 @@ _ORIENTATION_TRANSPOSES = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
+_QUARTER_TURNS = {"TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"}  # they exchange width and height
 # The errors that Pillow raises for broken files of these formats, and for paths that are not files.
 _DECODE_ERRORS = (
     OSError,
@@ -114,8 +115,21 @@ def is_grey(file: Path | IO[bytes], name: str) -> bool:
     Raises:
         UserError: the file is unreadable or not an image.
     """
-    # 16-bit grey counts as grey: `decode_image` rejects it with a better message.
-    return _read_image(file, name, lambda image: image.mode in GREY_MODES or image.mode.startswith(("I", "F")))
+    return _read_image(file, name, _has_grey_mode)
+
+
+def read_shape(file: Path | IO[bytes], name: str) -> tuple[int, int, int]:
+    r"""Returns the shape of an image, from its header alone: 1 channel if it is grey, else 3; H and W as it is shown.
+
+    Raises:
+        UserError: the file is unreadable or not an image.
+
+    Example:
+        >>> import io
+        >>> read_shape(io.BytesIO(b"P5 2 1 255 \x07\x09"), name="two.pgm")
+        (1, 1, 2)
+    """
+    return _read_image(file, name, _displayed_shape)
 
 
 def describe_file_limit(num_bytes: int) -> str:
@@ -131,6 +145,18 @@ def check_file_type(status: os.stat_result, name: str) -> None:
     """
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         raise UserError(f"{name} must be a file, got a pipe or a device")
+
+
+def _has_grey_mode(image: Image.Image) -> bool:
+    # 16-bit grey counts as grey: `decode_image` rejects it with a better message.
+    return image.mode in GREY_MODES or image.mode.startswith(("I", "F"))
+
+
+def _displayed_shape(image: Image.Image) -> tuple[int, int, int]:
+    width, height = image.size
+    if image.format != "TIFF" and _find_orientation(image) in _QUARTER_TURNS:
+        width, height = height, width
+    return 1 if _has_grey_mode(image) else 3, height, width
 
 
 def _image_planes(image: Image.Image, channels: int, name: str, size: tuple[int, int] | None) -> tuple[bytes, int, int]:

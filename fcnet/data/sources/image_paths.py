@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from fcnet.data.sources.file_listing import is_image_name
+from fcnet.data.sources.file_listing import is_image_name, is_system_name
 from fcnet.data.sources.tar import is_archive, iter_archive
 from fcnet.runtime.errors import UserError
 
@@ -79,7 +79,7 @@ def _iter_folder(folder: str, *, follow_links: bool) -> Iterator[ImageEntry]:
         yield ImageEntry(folder, UserError(f"{folder} must be a readable folder, got: {error.strerror}"))
         return
     for entry in entries:
-        if entry.name.startswith("."):
+        if is_system_name(entry.name):
             continue
         if entry.is_dir(follow_symlinks=follow_links):
             yield from _iter_folder(entry.path, follow_links=False)

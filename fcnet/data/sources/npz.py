@@ -1,4 +1,4 @@
-"""The arrays source: ``x_train``, ``y_train``, ``x_test``, ``y_test`` and optional ``classes`` in one ``.npz`` file.
+"""The arrays source: ``x_train``, ``y_train``, ``x_test`` and ``y_test`` in one ``.npz`` file.
 
 N images of C channels, H rows and W columns.
 """
@@ -17,13 +17,15 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fcnet.data.sources.array_labels import LABEL_KINDS, TEXT_KINDS, name_classes
 from fcnet.data.sources.file_listing import check_unchanged, scan_path
 from fcnet.data.sources.size_limits import MAX_EXPANSION, check_fits_memory, expanded_limit
 from fcnet.data.sources.source import Contents, SourceSnapshot, split_into_chunks
+from fcnet.data.sources.unused import Reason, UnusedItems
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -43,21 +45,27 @@ _HEADER_ERRORS = (
 )
 # RuntimeError: an encrypted member.
 _READ_ERRORS = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError)
-_SPLITS: tuple[SplitName, ...] = ("train", "test")
 _CLASSES = "classes"
-_NAMES = (*(f"{kind}_{split}" for split in _SPLITS for kind in "xy"), _CLASSES)
+_VALIDATION_SUFFIXES = ("validation", "val")
 _HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _LAYOUTS = "(N, H, W), (N, C, H, W) or (N, H, W, C) with 1 or 3 channels"
+_MAX_NAMED = 8
 
 
-def arrays(path: Path) -> Source:
-    """Returns the images and labels of a ``.npz`` file; see `read_arrays` for its contents."""
-    return _Arrays(path)
+def arrays(path: Path, *, test_only: bool = False) -> Source:
+    """Returns the images and labels of a ``.npz`` file; see `read_arrays` for its contents.
+
+    Args:
+        path: the file.
+        test_only: whether to read only the test split; the file may lack the others.
+    """
+    return _Arrays(path, test_only)
 
 
 @dataclass(frozen=True)
 class _Arrays:
     path: Path
+    test_only: bool
 
     def snapshot(self) -> SourceSnapshot:
         if self.path.is_dir():
@@ -65,25 +73,41 @@ class _Arrays:
         if not self.path.exists():
             raise UserError(f"{self.path}: no such file")
         listing = scan_path(self.path)
-        return SourceSnapshot(listing.fingerprint("arrays"), partial(self._read, listing))
+        fingerprint = listing.fingerprint("arrays")
+        if self.test_only:
+            fingerprint["test_only"] = 1
+        return SourceSnapshot(fingerprint, partial(self._read, listing))
 
     def _read(self, listing: FileListing) -> Contents:
-        classes, splits = read_arrays(self.path)
+        read = read_arrays(self.path, test_only=self.test_only)
         check_unchanged(listing)
-        return Contents(classes, split_into_chunks(splits))
+        return Contents(read.classes, split_into_chunks(read.splits), notes=read.notes)
 
 
-def read_arrays(path: Path) -> tuple[tuple[str, ...], dict[SplitName, SplitArrays]]:
+class LabelledArrays(NamedTuple):
+    """The contents of a ``.npz`` file.
+
+    Attributes:
+        classes: the class names.
+        splits: the pixels (N, C, H, W) and labels (N,) of each split, in the order of `SPLITS`.
+        notes: sentences on the labels and on what is not used.
+    """
+
+    classes: tuple[str, ...]
+    splits: dict[SplitName, SplitArrays]
+    notes: tuple[str, ...]
+
+
+def read_arrays(path: Path, *, test_only: bool = False) -> LabelledArrays:
     """Reads a ``.npz`` file into memory, without unpickling anything.
 
     Images are uint8 (N, H, W), (N, C, H, W) or (N, H, W, C) with one or three channels; channels come first where
-    both layouts fit. Labels are integers (N,) or (N, 1). ``classes`` holds the class names.
+    both layouts fit. Labels (N,) or (N, 1) are whole numbers or class names; see `name_classes`. ``classes`` may hold
+    the class names, and ``x_validation`` and ``y_validation``, or ``x_val`` and ``y_val``, a validation split.
 
     Args:
         path: the file.
-
-    Returns:
-        The class names, by default "0", "1", …, and for each split the pixels (N, C, H, W) and labels (N,).
+        test_only: whether to read only ``x_test``, ``y_test`` and ``classes``.
 
     Raises:
         UserError: the file is unreadable, or an array is missing or breaks a rule, or the arrays do not fit in memory.
@@ -94,18 +118,62 @@ def read_arrays(path: Path) -> tuple[tuple[str, ...], dict[SplitName, SplitArray
             if not zipfile.is_zipfile(file):
                 raise UserError(f"{path} must be a whole NumPy archive (.npz), got something else")
             with zipfile.ZipFile(file) as archive:
-                headers = _read_headers(path, archive)
-                _check_headers(path, headers)
+                names, unused = _find_arrays(path, archive.namelist(), test_only=test_only)
+                headers = _read_headers(path, archive, [*names.values(), _CLASSES])
+                _check_headers(path, headers, names)
                 arrays = {name: _read_array(archive, name) for name in headers}
     except UserError:
         raise
     except _READ_ERRORS as error:
         raise UserError(f"{path} must be a whole NumPy archive (.npz), got: {' '.join(str(error).split())}") from error
+    named = name_classes(
+        path, {split: (names["y", split], arrays[names["y", split]]) for _, split in names}, arrays.get(_CLASSES)
+    )
     splits: dict[SplitName, SplitArrays] = {
-        split: (_channels_first(arrays[f"x_{split}"]), _int64_labels(path, split, arrays[f"y_{split}"]))
-        for split in _SPLITS
+        split: (_channels_first(arrays[names["x", split]]), labels) for split, labels in named.labels.items()
     }
-    return _class_names(path, arrays, splits), splits
+    for name in () if test_only else named.unused:
+        unused.add(Reason.UNUSED_NAME, name)
+    return LabelledArrays(named.classes, splits, (*unused.notes(), *named.notes))
+
+
+def _find_arrays(
+    path: Path, members: Sequence[str], *, test_only: bool
+) -> tuple[dict[tuple[str, SplitName], str], UnusedItems]:
+    """Finds the arrays of each split.
+
+    Returns:
+        The name of each array, by "x" or "y" and the split; and everything else.
+    """
+    found = {name.removesuffix(".npy") for name in members if name.endswith(".npy")}
+    present: dict[SplitName, list[str]] = {
+        split: [suffix for suffix in suffixes if {f"x_{suffix}", f"y_{suffix}"} & found]
+        for split, suffixes in (("train", ("train",)), ("validation", _VALIDATION_SUFFIXES), ("test", ("test",)))
+    }
+    needed = ["test"] if test_only else ["train", "test"]
+    if missing := {f"{kind}_{split}" for split in needed for kind in "xy"} - found:
+        expected = "x_test and y_test" if test_only else "x_train, y_train, x_test and y_test"
+        listed = ", ".join(sorted(found)[:_MAX_NAMED]) + (", …" if len(found) > _MAX_NAMED else "")
+        raise UserError(f"{path} must hold {expected}, found {listed or 'no arrays'}")
+    if len(present["validation"]) > 1:
+        raise UserError(f"{path} must have one validation split, found x_val or y_val beside x_validation")
+    names: dict[tuple[str, SplitName], str] = {}
+    unused = UnusedItems()
+    known = {_CLASSES}
+    for split, suffixes in present.items():
+        pair = {kind: f"{kind}_{suffix}" for suffix in suffixes for kind in "xy"}
+        known |= set(pair.values())
+        if suffixes and test_only and split != "test":
+            unused.add(Reason.OTHER_SPLIT, suffixes[0])
+        elif missing := set(pair.values()) - found:
+            raise UserError(f"{path} must hold {pair['x']} and {pair['y']}, or neither, found no {missing.pop()}")
+        else:
+            names |= {(kind, split): name for kind, name in pair.items()}
+    for name in members:
+        if name.removesuffix(".npy") not in known:
+            is_array = name.endswith(".npy")
+            unused.add(Reason.UNKNOWN_ARRAY if is_array else Reason.NO_ARRAY, name.removesuffix(".npy"))
+    return names, unused
 
 
 class _Header(NamedTuple):
@@ -115,11 +183,11 @@ class _Header(NamedTuple):
     dtype: np.dtype[Any]
 
 
-def _read_headers(path: Path, archive: zipfile.ZipFile) -> dict[str, _Header]:
+def _read_headers(path: Path, archive: zipfile.ZipFile, names: Iterable[str]) -> dict[str, _Header]:
     """Reads the headers of the known arrays, and checks that the arrays have the sizes they claim and fit in memory."""
     members = set(archive.namelist())
     headers, total = {}, 0
-    for name in (name for name in _NAMES if f"{name}.npy" in members):
+    for name in (name for name in names if f"{name}.npy" in members):
         info = archive.getinfo(f"{name}.npy")
         if info.file_size > expanded_limit(info.compress_size):
             raise UserError(
@@ -133,9 +201,6 @@ def _read_headers(path: Path, archive: zipfile.ZipFile) -> dict[str, _Header]:
             if min(shape, default=1) < 0 or (num_bytes != info.file_size - member.tell() and not dtype.hasobject):
                 raise ValueError(f"{name} has another size than its header says, {shape} of {dtype}")
         headers[name], total = _Header(shape, dtype), total + info.file_size
-    missing = [name for name in _NAMES if name not in headers and name != _CLASSES]
-    if missing:
-        raise UserError(f"{path} must hold x_train, y_train, x_test and y_test, found no {', '.join(missing)}")
     check_fits_memory(total, path, 'write the images as files and use data.source = "images"')
     return headers
 
@@ -152,24 +217,45 @@ def _read_header(member: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtyp
     return shape, dtype
 
 
-def _check_headers(path: Path, headers: Mapping[str, _Header]) -> None:
-    shapes = []
-    for split in _SPLITS:
-        x, y = headers[f"x_{split}"], headers[f"y_{split}"]
-        if x.dtype != np.uint8:
-            raise UserError(f"x_{split} in {path} must be uint8, got {x.dtype}")
-        if not np.issubdtype(y.dtype, np.integer):
-            raise UserError(f"y_{split} in {path} must be integers, got {y.dtype}")
-        if _layout(x.shape) is None:
-            raise UserError(f"x_{split} in {path} must be {_LAYOUTS}, got {x.shape}")
-        if y.shape not in ((x.shape[0],), (x.shape[0], 1)):
-            raise UserError(f"expected x_{split} (N, …) and y_{split} (N,) in {path}, got {x.shape} and {y.shape}")
-        shapes.append(_channels_first(np.broadcast_to(np.uint8(0), x.shape)).shape[1:])
-    if shapes[0] != shapes[1]:
-        raise UserError(f"expected x_train and x_test of one shape in {path}, got {shapes[0]} and {shapes[1]}")
-    names = headers.get(_CLASSES)
-    if names is not None and (len(names.shape) != 1 or names.dtype.kind != "U"):
-        raise UserError(f"classes in {path} must be (C,) different strings, got {names.dtype} {names.shape}")
+def _check_headers(path: Path, headers: Mapping[str, _Header], names: Mapping[tuple[str, SplitName], str]) -> None:
+    first, shapes = "", {}
+    for x_name, y_name in ((names["x", split], names["y", split]) for kind, split in names if kind == "x"):
+        shapes[x_name] = _check_pair(path, x_name, headers[x_name], y_name, headers[y_name])
+        first = first or x_name
+        if shapes[x_name] != shapes[first]:
+            raise UserError(
+                f"expected {first} and {x_name} of one shape in {path}, got {shapes[first]} and {shapes[x_name]}"
+            )
+    classes = headers.get(_CLASSES)
+    if classes is not None and (len(classes.shape) != 1 or classes.dtype.kind not in TEXT_KINDS):
+        raise UserError(f"classes in {path} must be (C,) different strings, got {classes.dtype} {classes.shape}")
+
+
+def _check_pair(path: Path, x_name: str, x: _Header, y_name: str, y: _Header) -> tuple[int, ...]:
+    """Checks the headers of the images and labels of a split; returns (C, H, W)."""
+    if x.dtype != np.uint8:
+        raise UserError(f"{x_name} in {path} must be uint8, got {x.dtype}{_describe_scaling(x_name, x.dtype)}")
+    if y.dtype.kind not in LABEL_KINDS:
+        raise UserError(f"{y_name} in {path} must be whole numbers or class names, got {y.dtype}")
+    if _layout(x.shape) is None:
+        raise UserError(f"{x_name} in {path} must be {_LAYOUTS}, got {x.shape}")
+    if y.shape not in ((x.shape[0],), (x.shape[0], 1)):
+        is_one_hot = len(y.shape) == 2 and y.shape[0] == x.shape[0]
+        remedy = f"; if {y_name} is one-hot, save {y_name}.argmax(1)" * is_one_hot
+        raise UserError(f"expected {x_name} (N, …) and {y_name} (N,) in {path}, got {x.shape} and {y.shape}{remedy}")
+    return _channels_first(np.broadcast_to(np.uint8(0), x.shape)).shape[1:]
+
+
+def _describe_scaling(name: str, dtype: np.dtype[Any]) -> str:
+    """Returns the end of the error of images that are not uint8: how to convert them."""
+    match dtype.kind:
+        case "f":
+            return f'; for values from 0 to 1, save ({name} * 255).round().astype("uint8")'
+        case "i" | "u":
+            return f'; for values from 0 to 255, save {name}.astype("uint8")'
+        case "b":
+            return f'; save {name}.astype("uint8") * 255'
+    return ""
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
@@ -192,28 +278,3 @@ def _channels_first(x: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Returns the images as (N, C, H, W)."""
     layout = _layout(x.shape)
     return x[:, None] if layout == "NHW" else x if layout == "NCHW" else x.transpose(0, 3, 1, 2)
-
-
-def _int64_labels(path: Path, split: SplitName, y: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    for label in (y.min(), y.max()):
-        if not 0 <= label < 2**31:
-            raise UserError(f"y_{split} in {path} must be from 0 to {2**31 - 1}, got {label}")
-    return y.reshape(-1).astype(np.int64)
-
-
-def _class_names(
-    path: Path, arrays: Mapping[str, npt.NDArray[Any]], splits: Mapping[SplitName, SplitArrays]
-) -> tuple[str, ...]:
-    names = arrays.get(_CLASSES)
-    num_classes = max(int(labels.max()) for _, labels in splits.values()) + 1 if names is None else len(names)
-    num_images = len(splits["train"][1])
-    if num_classes > num_images:
-        raise UserError(
-            f"every class in {path} must have a training image, got {num_classes:,} classes "
-            f"and {num_images:,} training images; labels must be 0, 1, 2, …"
-        )
-    if names is None:
-        return tuple(map(str, range(num_classes)))
-    if len(set(names.tolist())) < len(names):
-        raise UserError(f"classes in {path} must be (C,) different strings, got {names.dtype} {names.shape}")
-    return tuple(names.tolist())

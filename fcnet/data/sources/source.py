@@ -56,6 +56,7 @@ class Contents:
         resume_after: returns the chunks without the first images, given their number; None if that saves no decoding.
         num_bytes: the bytes of all pixels, if they are known beforehand; else 0.
         notes: one sentence for each kind of thing that the source left out: files, folders, images or classes.
+        test_only: whether there are test images alone, of one class or more.
     """
 
     classes: tuple[str, ...]
@@ -64,6 +65,7 @@ class Contents:
     resume_after: Callable[[int], Iterator[ImageChunk]] | None = None
     num_bytes: int = 0
     notes: tuple[str, ...] = ()
+    test_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

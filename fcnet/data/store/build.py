@@ -174,7 +174,8 @@ def _write_files(contents: Contents, folder: Path, head: dict[str, Any], progres
     for name in _FILES.values():
         files.fsync(folder / name)
     skipped = [pair for line in lines for pair in line["skipped"]]
-    _check_classes(contents.classes, np.fromfile(array_file(folder, "train", "labels"), np.int64), skipped)
+    if not contents.test_only:
+        _check_classes(contents.classes, np.fromfile(array_file(folder, "train", "labels"), np.int64), skipped)
     return {
         "classes": contents.classes,
         "shape": lines[0]["shape"],

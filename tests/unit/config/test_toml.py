@@ -220,7 +220,8 @@ def test_the_path_of_the_data_is_made_absolute(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"seed = '\xff'", "{file} must be UTF-8 text"),
+        (b"seed = '\xff'", "{file} must be UTF-8 text, got another encoding; save it as UTF-8"),
+        ("seed = 1".encode("utf-16"), "{file} must be UTF-8 text, got UTF-16; save it as UTF-8"),
         (b"seed = ", "{file} must be TOML: Invalid value (at end of document)"),
         (b"seed = 1\n[data\n", "{file} must be TOML: Expected ']' at the end of a table declaration (at line 2, col"),
         (b"seed = 1\nseed = 2", "{file} must be TOML: Cannot overwrite a value (at end of document)"),
@@ -234,6 +235,16 @@ def test_an_unreadable_file_is_named_in_one_line(content: bytes | None, message:
         load_config(file)
     assert str(error.value).startswith(message.format(file=file))
     assert "\n" not in str(error.value)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_change_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "windows.toml"
+    file.write_bytes(b"\xef\xbb\xbfseed = 3\r\n[train]\r\nepochs = 4\r\n")
+    config = load_config(file)
+    assert (config.seed, config.train.epochs) == (3, 4)
+    file.write_bytes(b"\xef\xbb\xbfseed = 3\r\n[train]\r\nepochs = 0\r\n")
+    with pytest.raises(UserError, match=rf"^train\.epochs \({file}:3\) must be at least 1, got 0$"):
+        load_config(file)
 
 
 def test_a_folder_is_not_a_configuration(tmp_path: Path) -> None:

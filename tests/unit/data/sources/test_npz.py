@@ -48,7 +48,7 @@ def save_arrays(path: Path, x: npt.NDArray[np.uint8], y: npt.NDArray[Any] = LABE
 def test_channels_may_come_first_or_last_or_be_missing(
     x: npt.NDArray[np.uint8], shape: tuple[int, ...], tmp_path: Path
 ) -> None:
-    _, splits = read_arrays(save_arrays(tmp_path, x))
+    splits = read_arrays(save_arrays(tmp_path, x)).splits
     for split, size in (("train", 6), ("test", 2)):
         pixels, labels = splits[split]  # type: ignore[index]
         assert pixels.shape == (size, *shape)
@@ -58,7 +58,7 @@ def test_channels_may_come_first_or_last_or_be_missing(
 
 @pytest.mark.parametrize("y", [LABELS.astype(np.uint8), LABELS[:, None], LABELS.astype(np.int32)], ids=str)
 def test_labels_may_have_any_integer_dtype_and_a_second_axis(y: npt.NDArray[Any], tmp_path: Path) -> None:
-    classes, splits = read_arrays(save_arrays(tmp_path, PIXELS, y))
+    classes, splits, _ = read_arrays(save_arrays(tmp_path, PIXELS, y))
     assert classes == ("0", "1", "2")
     assert splits["train"][1].dtype == np.int64
     np.testing.assert_array_equal(splits["train"][1], LABELS)
@@ -122,7 +122,7 @@ def shaped(shape: object, dtype: str = "|u1") -> bytes:
 @pytest.mark.parametrize("dtype", ["<i8", ">i8", ">u2", "<u8", "|i1"])
 def test_the_order_in_memory_and_of_bytes_does_not_matter(order: Literal["C", "F"], dtype: str, tmp_path: Path) -> None:
     path = save_arrays(tmp_path, np.array(PIXELS, order=order), LABELS.astype(dtype))
-    classes, splits = read_arrays(path)
+    classes, splits, _ = read_arrays(path)
     assert classes == ("0", "1", "2")
     np.testing.assert_array_equal(splits["train"][0], PIXELS)
     np.testing.assert_array_equal(splits["train"][1], LABELS)
@@ -141,7 +141,7 @@ def test_members_that_are_not_needed_are_not_read(tmp_path: Path) -> None:
     [
         (
             {"x_test": None, "y_test": None},
-            "x.npz must hold x_train, y_train, x_test and y_test, found no x_test, y_test",
+            "x.npz must hold x_train, y_train, x_test and y_test, found x_train, y_train",
         ),
         ({"x_train": b"no array"}, "x.npz must be a whole NumPy archive (.npz), got: the magic string is not correct"),
         ({"x_train": b""}, "x.npz must be a whole NumPy archive (.npz), got: EOF: reading magic string"),
@@ -153,8 +153,10 @@ def test_members_that_are_not_needed_are_not_read(tmp_path: Path) -> None:
         ),
         ({"x_train": npy_header("{}", b"\x07\x00")}, "x.npz must be a whole NumPy archive (.npz), got: "),
         ({"x_train": npy_bytes(np.array([1, None]))}, "x_train in x.npz must be uint8, got object"),
-        ({"y_train": npy_bytes(np.array([1, None]))}, "y_train in x.npz must be integers, got object"),
-        ({"y_train": npy_bytes(np.array([True] * 6))}, "y_train in x.npz must be integers, got bool"),
+        (
+            {"y_train": npy_bytes(np.array([1, None]))},
+            "y_train in x.npz must be whole numbers or class names, got object",
+        ),
         (
             {"y_train": npy_bytes(np.array(3))},
             "expected x_train (N, …) and y_train (N,) in x.npz, got (6, 3, 4, 5) and ()",
@@ -162,12 +164,12 @@ def test_members_that_are_not_needed_are_not_read(tmp_path: Path) -> None:
         ({"x_train": npy_bytes(np.array(3, np.uint8))}, "x_train in x.npz must be (N, H, W), (N, C, H, W) or "),
         ({"classes": npy_bytes(np.array("a"))}, "classes in x.npz must be (C,) different strings, got <U1 ()"),
         (
-            {"classes": npy_bytes(np.array([b"a", b"b"]))},
-            "classes in x.npz must be (C,) different strings, got |S1 (2,)",
+            {"classes": npy_bytes(np.array([b"a", b"b\xff", b"c"]))},
+            "classes in x.npz must be text in UTF-8, got b'b\\xff'",
         ),
         (
-            {"classes": npy_bytes(np.arange(9).astype("U"))},
-            "every class in x.npz must have a training image, got 9 classes and 6 training images; labels must be ",
+            {"classes": npy_bytes(np.array(["a", "b", "a"]))},
+            "classes in x.npz must be (C,) different strings, got <U1 (3,)",
         ),
         *(
             (
@@ -179,18 +181,6 @@ def test_members_that_are_not_needed_are_not_read(tmp_path: Path) -> None:
         (
             {"x_train": npy_bytes(PIXELS) + b"\0"},
             "x.npz must be a whole NumPy archive (.npz), got: x_train has another size",
-        ),
-        (
-            {"y_train": npy_bytes(np.array([0, 1, 2, 0, 1, -1]))},
-            "y_train in x.npz must be from 0 to 2147483647, got -1",
-        ),
-        (
-            {"y_train": npy_bytes(np.array([0, 1, 2, 0, 1, 2**64 - 1], np.uint64))},
-            "y_train in x.npz must be from 0 to 2147483647, got 18446744073709551615",
-        ),
-        (
-            {"y_train": npy_bytes(np.array([0, 1, 2, 0, 1, 10**9]))},
-            "every class in x.npz must have a training image, got 1,000,000,001 classes and 6 training images; labels",
         ),
     ],
     ids=lambda value: "" if isinstance(value, dict) else value[:60],
@@ -235,6 +225,8 @@ def test_a_small_file_of_many_zeros_is_refused_before_memory_is_taken(tmp_path: 
             for _ in range(300):
                 member.write(bytes(1 << 20))
         archive.writestr("y_train.npy", npy_bytes(np.arange(300) % 2))
+        archive.writestr("x_test.npy", npy_bytes(np.zeros((2, 1024, 1024), np.uint8)))
+        archive.writestr("y_test.npy", npy_bytes(np.arange(2)))
     script = f"""
         from pathlib import Path
         try:
