@@ -9,6 +9,7 @@ import math
 from typing import TYPE_CHECKING
 
 from fcnet.data.batches import smallest_part
+from fcnet.data.sources.unused import missing_class_notes
 from fcnet.runtime.formatting import format_count
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ def data_notes(
     yield from _skipped_image_notes(store)
     if len(store.validation.labels):
         yield f"validation: the data's own {format_count(validation.num_images if validation else 0, 'image')}"
-        yield from _absent_class_notes(store, store.validation, classes, "validation")
-    yield from _absent_class_notes(store, store.test, classes, "test")
+        yield from _absent_class_notes(store, store.validation, "validation")
+    yield from _absent_class_notes(store, store.test, "test")
     yield from _copy_notes(store, store.validation, "validation")
     yield from _copy_notes(store, store.test, "test")
     counts = batches.labels[batches.rows.to(batches.labels.device)].bincount(minlength=len(classes)).tolist()
@@ -70,12 +71,14 @@ def _skipped_image_notes(store: Store) -> Iterator[str]:
         yield f"skipped {count:,} broken of {total:,} images: {names}; the full list is in {store.metadata_file}"
 
 
-def _absent_class_notes(store: Store, split: Split, classes: Sequence[str], name: str) -> Iterator[str]:
-    """Yields a line if a class has no image in a split, and so no figures there."""
-    counts = split.labels.bincount(minlength=len(store.classes)).tolist()
-    absent = [each for each in classes if not counts[store.classes.index(each)]]
-    if absent:
-        yield f"no {name} image of {_first_names(absent, len(absent))}"
+def _absent_class_notes(store: Store, split: Split, name: str) -> Iterator[str]:
+    """Yields a line if a class has no image left in a split after broken ones were skipped, and so no figures there.
+
+    The notes of the source name the classes that had none before.
+    """
+    if store.skipped:
+        present = {store.classes[label] for label in split.labels.unique().tolist()}
+        yield from (line for line in missing_class_notes(name, store.classes, present) if line not in store.notes)
 
 
 def _copy_notes(store: Store, split: Split, name: str) -> Iterator[str]:

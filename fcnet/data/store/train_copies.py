@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -66,7 +67,7 @@ def find_train_copies(train: SplitArrays, other: SplitArrays) -> TrainCopies:
 
 def _moment_keys(moments: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
     """Returns one number for each image, (N,), from its moments: their sum modulo 2⁶⁴ with random odd weights."""
-    values = moments.reshape(len(moments), -1).view(np.uint64)
+    values = moments.reshape(len(moments), math.prod(moments.shape[1:])).view(np.uint64)
     weights = np.random.default_rng(0).integers(2**63, size=values.shape[1], dtype=np.uint64) * np.uint64(2)
     return values @ (weights + np.uint64(1))
 

@@ -11,8 +11,10 @@ import torch
 
 from fcnet.config import schema
 from fcnet.data.batches import Batches
+from fcnet.evaluation.classification import evaluate
 from fcnet.experiment.build import build
 from fcnet.experiment.build_notes import batch_norm_notes, schedule_notes
+from fcnet.metrics import class_metrics
 from tests.helpers import write_image
 from tests.unit.experiment.helpers import build_experiment
 
@@ -74,9 +76,30 @@ def test_without_a_validation_split_a_share_of_the_training_images_is_held_out(t
     assert experiment.notes == ()
 
 
-def test_a_class_that_is_absent_from_a_split_is_named(tmp_path: Path) -> None:
+def test_a_class_that_is_absent_from_a_split_is_named_once(tmp_path: Path) -> None:
     data = write_arrays(tmp_path / "x.npz", y_validation=np.zeros(6, int), y_test=np.ones(6, int))
-    assert build_data(data).notes == (OWN, "no validation image of dog", "no test image of cat")
+    absent = "1 of 2 classes has no validation image: dog", "1 of 2 classes has no test image: cat"
+    assert build_data(data).notes == (*absent, OWN)
+
+
+def write_pets(folder: Path) -> schema.Data:
+    """Writes 6 training images and 2 test images of two classes; the test images are training images, too."""
+    for split, count in (("train", 6), ("test", 2)):
+        for label, name in enumerate(("cat", "dog")):
+            for number, pixels in enumerate(draw(count, label)):
+                write_image(folder / split / name / f"{number}.png", pixels)
+    return schema.Data(source="images", path=str(folder), skip_broken=True)
+
+
+def test_a_class_whose_test_images_are_all_broken_is_named_and_has_no_figures(tmp_path: Path) -> None:
+    data = write_pets(tmp_path / "pets")
+    for number in range(2):
+        (tmp_path / "pets" / "test" / "dog" / f"{number}.png").write_bytes(b"")
+    experiment = build_data(data)
+    assert experiment.notes[0].startswith("skipped 2 broken of 16 images: test/dog/0.png, test/dog/1.png; ")
+    assert experiment.notes[1] == "1 of 2 classes has no test image: dog"
+    metrics = class_metrics(evaluate(experiment.training.model, experiment.test).confusion)
+    assert (metrics[1].count, metrics[1].recall) == (0, None)
 
 
 def test_copies_of_training_images_are_counted_and_the_first_named(tmp_path: Path) -> None:
@@ -93,12 +116,8 @@ def test_copies_of_training_images_are_counted_and_the_first_named(tmp_path: Pat
 
 
 def test_copies_and_skipped_images_are_named_by_their_paths_also_when_the_store_is_opened_again(tmp_path: Path) -> None:
-    for split, count in (("train", 6), ("test", 2)):
-        for label, name in enumerate(("cat", "dog")):
-            for number, pixels in enumerate(draw(count, label)):
-                write_image(tmp_path / "pets" / split / name / f"{number}.png", pixels)
+    data = write_pets(tmp_path / "pets")
     (tmp_path / "pets" / "test" / "dog" / "0.png").write_bytes(b"")
-    data = schema.Data(source="images", path=str(tmp_path / "pets"), skip_broken=True)
     first, second = (build_data(data).notes for _ in range(2))
     assert first == second
     assert first[0].startswith("skipped 1 broken of 16 images: test/dog/0.png; ")
@@ -134,8 +153,10 @@ def test_a_photo_that_keeps_its_size_is_named(tmp_path: Path) -> None:
             write_image(tmp_path / "pets" / split / name / "0.png", pixels)
     data = schema.Data(source="images", path=str(tmp_path / "pets"))
     assert build_data(data).notes == (
-        "images have 1,000×2 pixels, and each unit of the first layer 2,000 weights; data.size = [64, 64] resizes "
-        "the images",
+        (
+            "images have 1,000×2 pixels, and each unit of the first layer 2,000 weights; data.size = [64, 64] resizes "
+            "the images"
+        ),
     )
     assert build_data(data.model_copy(update={"size": (2, 1000)})).notes == ()
 
@@ -144,14 +165,14 @@ def test_a_photo_that_keeps_its_size_is_named(tmp_path: Path) -> None:
     ("num_images", "batch_size", "accumulate", "note"),
     [
         (128, 64, 8, ""),
-        (128, 64, 10, "batch normalization sees only 6 images at a time, whose mean and variance are noise; lower "
-         "train.accumulate or raise train.batch_size"),
-        (9, 3, 1, "batch normalization sees only 3 images at a time, whose mean and variance are noise; raise "
-         "train.batch_size"),
-        (129, 64, 1, "the last batch of an epoch has 1 image, and batch normalization learns nothing from one image; "
-         "change train.batch_size (64)"),
-        (133, 64, 4, "the last batch of an epoch has 5 images in 4 parts, and batch normalization learns nothing from "
-         "one image; change train.batch_size (64)"),
+        (128, 64, 10, ("batch normalization sees only 6 images at a time, whose mean and variance are noise; lower "
+         "train.accumulate or raise train.batch_size")),
+        (9, 3, 1, ("batch normalization sees only 3 images at a time, whose mean and variance are noise; raise "
+         "train.batch_size")),
+        (129, 64, 1, ("the last batch of an epoch has 1 image, and batch normalization learns nothing from one image; "
+         "change train.batch_size (64)")),
+        (133, 64, 4, ("the last batch of an epoch has 5 images in 4 parts, and batch normalization learns nothing from "
+         "one image; change train.batch_size (64)")),
         (136, 64, 4, ""),
     ],
 )  # fmt: skip
