@@ -166,9 +166,11 @@ def _write_files(contents: Contents, folder: Path, head: dict[str, Any], progres
             stack.callback(close)
         out = {of: stack.enter_context((folder / name).open("ab")) for of, name in _FILES.items()}
         journal = stack.enter_context((folder / _JOURNAL).open("ab"))
+        name_starts = {split: _name_bytes(lines, split) or 0 for split in SPLITS}
         for chunk in chunks:
             _check_labels(chunk, contents.classes)
-            lines.append(_append_chunk(chunk, _name_bytes(lines, chunk.split) or 0, out, journal))
+            lines.append(_append_chunk(chunk, name_starts[chunk.split], out, journal))
+            name_starts[chunk.split] += lines[-1]["name_bytes"] or 0
             done += len(chunk.labels) + len(chunk.skipped)
             report(done, contents.num_images)
     for name in _FILES.values():
