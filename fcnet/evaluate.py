@@ -12,6 +12,8 @@ from fcnet.data.transforms.corruptions import SEVERITIES
 from fcnet.evaluation.classification import evaluate
 from fcnet.evaluation.corruption_robustness import evaluate_corrupted, example_images
 from fcnet.evaluation.dataset_shift import DatasetShift, accuracy_shift, class_shift, pixel_shift
+from fcnet.evaluation.prediction_files import write_mistakes
+from fcnet.evaluation.predictions import PredictionCollector
 from fcnet.experiment.build import own_test_data, test_data
 from fcnet.experiment.image_classifier import load
 from fcnet.experiment.run_folder import Run
@@ -19,7 +21,7 @@ from fcnet.metrics import class_metrics
 from fcnet.runtime import memory
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import write_bytes, write_text
-from fcnet.runtime.formatting import escape_unprintable, format_count, format_percent
+from fcnet.runtime.formatting import escape_unprintable, format_count, format_percent, shorten_middle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +31,12 @@ if TYPE_CHECKING:
     from fcnet.data.batches import Batches
     from fcnet.evaluation.classification import Evaluation
     from fcnet.evaluation.corruption_robustness import Robustness
+    from fcnet.evaluation.predictions import Mistake, Predictions
     from fcnet.experiment.image_classifier import ImageClassifier
+
+_NUM_MISTAKES = 10
+_MAX_NAME = 15
+"""The longest class name that is shown whole in the table of mistakes."""
 
 
 def main(arguments: list[str]) -> int:
@@ -50,12 +57,15 @@ def main(arguments: list[str]) -> int:
     if not run.started:
         raise UserError(f"{run.config}: no such file; it names the data that the run was trained on")
     test = _open_test_set(run, classifier, flags.data, device)
-    result = evaluate(classifier.model, test)
+    collector = PredictionCollector(test)
+    result = evaluate(classifier.model, test, on_batch=collector.update)
     shift = None if flags.data is None else _measure_shift(run, classifier, test, result)
     lines = evaluation_table(result, classifier.classes)
     lines += shift.describe(classifier.classes) if shift else []
     content = _to_dict(result, classifier.classes, flags.data)
     content["shift"] = shift.to_dict(classifier.classes) if shift else None
+    table, content["mistakes"] = _report_mistakes(run, collector.compute(), classifier.classes, flags.data)
+    lines += table
     lines.append(_write_json(run.path / "evaluation.json", content))
     if flags.corruptions:
         lines += _evaluate_corruptions(run, classifier, test, flags.data)
@@ -151,6 +161,52 @@ def evaluation_table(result: Evaluation, classes: Sequence[str]) -> list[str]:
     for name, counts in zip(classes, result.confusion, strict=True):
         lines.append(f"{name:{width}}" + "".join(f"  {count:{cell}}" for count in counts))
     return lines
+
+
+def mistake_table(mistakes: Sequence[Mistake], classes: Sequence[str], count: int) -> list[str]:
+    """Returns the most confident mistakes as lines of text with at most 80 columns.
+
+    Args:
+        mistakes: the mistakes to show, in the order of the rows.
+        classes: the class names.
+        count: the number of all mistakes.
+    """
+    if not mistakes:
+        return ["no mistakes: every image is classified correctly"]
+    first = "index" if isinstance(mistakes[0].image, int) else "path"
+    rows: list[tuple[str, ...]] = [(first, "truth", "prediction", "probability")]
+    for each in mistakes:
+        names = (str(each.image), classes[each.label], classes[each.prediction])
+        # Before the columns are aligned.
+        rows.append((*map(escape_unprintable, names), format_percent(each.probability, 1)))
+    image, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+    truth, prediction, probability = (min(width, _MAX_NAME) for width in others)
+    image = min(image, 80 - truth - prediction - probability - 3 * len("  "))
+    lines = [f"most confident mistakes, {len(mistakes)} of {count:,}"]
+    for *cells, figure in rows:
+        widths = (image, truth, prediction)
+        cells = [f"{shorten_middle(cell, width):{width}}" for cell, width in zip(cells, widths, strict=True)]
+        lines.append("  ".join([*cells, f"{figure:>{probability}}"]))
+    return lines
+
+
+def _report_mistakes(
+    run: Run, predictions: Predictions, classes: Sequence[str], data: Path | None
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Writes all mistakes to the run folder; returns lines of text, and the first mistakes for a JSON file."""
+    first = [_name_below(data, each) for each in predictions.mistakes(_NUM_MISTAKES)]
+    lines = ["", *mistake_table(first, classes, predictions.num_mistakes)]
+    if first and predictions.names is not None and data is None:
+        lines.append(f"paths are relative to {run.load_config().data.path}")
+    file = run.path / "evaluation-mistakes.csv"
+    write_mistakes(file, (_name_below(data, each) for each in predictions.iter_mistakes()), classes)
+    return [*lines, f"written to {file}"], [mistake.to_dict(classes) for mistake in first]
+
+
+def _name_below(data: Path | None, mistake: Mistake) -> Mistake:
+    """Returns a mistake with the path of its image below ``data``, if that was given, so that the user can open it."""
+    is_path = data is not None and isinstance(mistake.image, str)
+    return mistake._replace(image=f"{data}/{mistake.image}") if is_path else mistake
 
 
 def _to_dict(result: Evaluation, classes: Sequence[str], data: Path | None) -> dict[str, Any]:

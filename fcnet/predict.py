@@ -17,7 +17,7 @@ from fcnet.data.sources.image_paths import iter_images
 from fcnet.experiment.image_classifier import load
 from fcnet.runtime import memory
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.formatting import csv_text, format_percent
+from fcnet.runtime.formatting import csv_path, csv_text, format_percent
 
 if TYPE_CHECKING:
     import argparse
@@ -164,7 +164,7 @@ def format_csv(predictions: Predictions, options: OutputOptions) -> Iterator[str
     yield _csv_line(["path", "class", "probability", *ranks, *every])
     for path, prediction in predictions:
         best = itertools.chain.from_iterable(options.top_classes(prediction))
-        yield _csv_line([path, *best, *(prediction.probabilities if options.all_probabilities else ())])
+        yield _csv_line([csv_path(path), *best, *(prediction.probabilities if options.all_probabilities else ())])
 
 
 def _csv_line(values: list[object]) -> str:

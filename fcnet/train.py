@@ -16,7 +16,7 @@ import torch
 from fcnet import cli
 from fcnet.config.presets import find_config, list_presets, preset_summary
 from fcnet.config.toml import check_agreement, dump_config, load_config
-from fcnet.evaluation.predictions import read_predictions
+from fcnet.evaluation.prediction_files import ensure_mistakes
 from fcnet.experiment.build import build
 from fcnet.experiment.image_classifier import load
 from fcnet.experiment.run_folder import Run, check_new, claim_folder
@@ -80,7 +80,7 @@ def _show_finished(run: Run, *, tensorboard: bool) -> int:
     """Checks a finished run, adds what is missing, and prints its result; returns the exit code."""
     records, _, result = _read_records(run), run.snapshots(), _format_result(run)
     load(run.path)
-    read_predictions(run.path)
+    ensure_mistakes(run.path)
     run.clean_up()
     ensure_report(run)
     if tensorboard:

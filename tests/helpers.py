@@ -51,7 +51,7 @@ WAIT_SECONDS = 60.0
 
 RUN_FILES = {
     *("config.toml", "metrics.jsonl", "diagnostics.jsonl", "summary.json", "model.safetensors", "model.json"),
-    *("predictions.safetensors", "predictions.json", "report.html", "checksums.json"),
+    *("predictions.safetensors", "predictions.json", "mistakes.csv", "report.html", "checksums.json"),
 }
 TIMINGS = {"seconds", "images_per_second", "train_seconds"}
 
@@ -285,7 +285,7 @@ def run_result(run: Path | str) -> dict[str, Any]:
         assert all(measured[key] > 0.0 for key in TIMINGS & measured.keys())
     checksummed = [f"{name}.{ending}" for name in ("model", "predictions") for ending in ("safetensors", "json")]
     return {
-        "files": {name: (folder / name).read_bytes() for name in ("config.toml", *checksummed)},
+        "files": {name: (folder / name).read_bytes() for name in ("config.toml", "mistakes.csv", *checksummed)},
         "records": read_learning_curve(folder),
         "snapshots": read_json_lines(folder / "diagnostics.jsonl"),
         "summary": without_timings(summary),

@@ -76,6 +76,7 @@ class Batches:
             ``"sampling"`` draws as many images with replacement, every class with the same probability. ``"none"``
             does neither.
         num_classes: C, for mixed or weighted targets; None for the largest label plus one, at least two.
+        names: the name of each of ``images``, such as its path; None if they have no names.
         device: the device of the batches. The images move there if they take at most half of its free memory;
             otherwise each batch moves.
 
@@ -112,15 +113,19 @@ class Batches:
         augmentation: Augmentation | None = None,
         balance: str = "none",
         num_classes: int | None = None,
+        names: Sequence[str] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.preprocessing = preprocessing or Preprocessing()
         self.augmentation = augmentation or Augmentation()
         needs_uint8 = self.augmentation != Augmentation() or self.preprocessing.whitening is not None
         _check_arguments(images, labels, batch_size, balance, needs_uint8=needs_uint8)
+        if names is not None and len(names) != len(images):
+            raise UserError(f"names must be one for each of the {len(images):,} images, got {len(names):,}")
         self.device = torch.device(device)
         self.batch_size = batch_size
         self.balance = balance
+        self.names = names
         self.images = _move_if_fits(images, self.device)
         self.labels = labels.to(self.device)
         self.rows = torch.arange(len(labels)) if rows is None else rows

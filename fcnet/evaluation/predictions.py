@@ -1,29 +1,71 @@
-"""Predictions of a classifier for each image of a set, collected in memory and stored in a run folder.
+"""Predictions of a classifier for each image of a set, and the mistakes among them.
 
 N images, C classes; the K most probable classes are kept for each image.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 
+from fcnet.data.store.image_names import ImageNames, encode_names
 from fcnet.models.mlp import logits_to_probabilities
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import read_checksummed, read_metadata, write_checksummed
-from fcnet.runtime.tensor_checks import check_finite, check_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
+    import numpy.typing as npt
     from torch import Tensor
+
+    from fcnet.data.batches import Batches
 
 TOP_K = 10
 """K, or C if that is smaller."""
+
+MISTAKE_COLUMNS = ("true_class", "predicted_class", "probability", "true_probability")
+"""What files say of a mistake, after its path or index."""
+
+_NAMES_AT_ONCE = 1 << 14
+_MISTAKES_AT_ONCE = 1 << 12
+
+
+class Mistake(NamedTuple):
+    """A misclassified image.
+
+    Attributes:
+        position: the image's place in the set, from 0.
+        image: its name, such as its path; or its index in the split if the images have no names.
+        label: the true class.
+        prediction: the predicted class.
+        probability: the probability of the predicted class.
+        true_probability: the probability of the true class.
+    """
+
+    position: int
+    image: str | int
+    label: int
+    prediction: int
+    probability: float
+    true_probability: float
+
+    def to_dict(self, classes: Sequence[str]) -> dict[str, str | int | float]:
+        """Returns the mistake for a file, with class names and six digits of each probability.
+
+        Example:
+            >>> Mistake(7, "test/cat/1.png", 0, 1, 0.75, 0.25).to_dict(["cat", "dog"])
+            {'path': 'test/cat/1.png', 'true_class': 'cat', 'predicted_class': 'dog', 'probability': 0.75, \
+'true_probability': 0.25}
+        """
+        probability, true_probability = (float(f"{p:.6g}") for p in (self.probability, self.true_probability))
+        values: list[str | int | float] = [classes[self.label], classes[self.prediction], probability, true_probability]
+        image = "path" if isinstance(self.image, str) else "index"
+        return {image: self.image, **dict(zip(MISTAKE_COLUMNS, values, strict=True))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,17 +77,39 @@ class Predictions:
         classes: int64 (N, K), the most probable classes in descending order of probability.
         probabilities: float32 (N, K), the probabilities of these classes.
         true_probabilities: float32 (N,), the probability of the true class, whether it is among the K or not.
+        rows: int64 (N,), the index of each image in its split, which may have images of more classes.
+        names: the name of each image, such as its path; None if they have no names.
+
+    Example:
+        >>> from fcnet import MLP
+        >>> from fcnet.data.batches import Batches
+        >>> from fcnet.evaluation import evaluate
+        >>> batches = Batches(torch.eye(3), torch.tensor([0, 1, 1]), names=["a.png", "b.png", "c.png"])
+        >>> model = MLP(3, (), 3)
+        >>> _ = model.dense_layers()[0].weight.data.copy_(2 * torch.eye(3))
+        >>> collector = PredictionCollector(batches)
+        >>> _ = evaluate(model, batches, on_batch=collector.update)
+        >>> for mistake in collector.compute().mistakes():
+        ...     print(mistake.image, mistake.label, mistake.prediction, round(mistake.probability, 3))
+        c.png 1 2 0.787
     """
 
     labels: Tensor
     classes: Tensor
     probabilities: Tensor
     true_probabilities: Tensor
+    rows: Tensor
+    names: Sequence[str] | None = None
 
     @property
     def is_correct(self) -> Tensor:
         """Whether the most probable class is the true class, bool (N,)."""
         return self.classes[:, 0] == self.labels
+
+    @property
+    def num_mistakes(self) -> int:
+        """The number of misclassified images."""
+        return int((~self.is_correct).sum())
 
     def confusion(self, num_classes: int) -> tuple[tuple[int, ...], ...]:
         """Returns the counts ``confusion[truth][prediction]``, (C, C)."""
@@ -53,9 +117,35 @@ class Predictions:
         counts = cells.bincount(minlength=num_classes**2).view(num_classes, num_classes)
         return tuple(map(tuple, counts.tolist()))
 
+    def mistakes(self, count: int | None = None) -> list[Mistake]:
+        """Returns the misclassified images, most confident first; ties keep the order of the set.
+
+        Args:
+            count: the maximum number of mistakes; None for all.
+        """
+        return list(itertools.islice(self.iter_mistakes(), count))
+
+    def iter_mistakes(self) -> Iterator[Mistake]:
+        """Yields the mistakes of `mistakes` one at a time, for sets of millions of images."""
+        positions = (~self.is_correct).nonzero().squeeze(1)
+        order = self.probabilities[positions, 0].sort(descending=True, stable=True).indices
+        for chunk in positions[order].split(_MISTAKES_AT_ONCE):
+            columns = (self.labels, self.classes[:, 0], self.probabilities[:, 0], self.true_probabilities)
+            rows = zip(chunk.tolist(), *(column[chunk].tolist() for column in columns), strict=True)
+            for position, *values in rows:
+                yield Mistake(position, self.image(position), *values)
+
+    def image(self, position: int) -> str | int:
+        """Returns the name of the image at a place in the set; without names, its index in the split."""
+        return int(self.rows[position]) if self.names is None else self.names[position]
+
 
 class PredictionCollector:
     """Collects the predictions of a set batch by batch; for ``on_batch`` of `fcnet.evaluation.evaluate`.
+
+    Args:
+        batches: the set that is evaluated, from which the predictions get the names of the images. None if the images
+            have no names and are numbered from 0.
 
     Example:
         >>> collector = PredictionCollector()
@@ -67,7 +157,8 @@ class PredictionCollector:
         [False]
     """
 
-    def __init__(self) -> None:
+    def __init__(self, batches: Batches | None = None) -> None:
+        self._set = batches
         self._batches: list[tuple[Tensor, ...]] = []
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
@@ -81,91 +172,30 @@ class PredictionCollector:
         self._batches.append(tuple(tensor.cpu() for tensor in batch))
 
     def compute(self) -> Predictions:
-        """Returns all predictions of all ranks, on the CPU; collective, every rank must call it."""
+        """Returns all predictions of all ranks, on the CPU; collective, every rank must call it.
+
+        Raises:
+            UserError: the predictions are not one for each image of the set.
+        """
         ranks = distributed.all_gather(self._batches)
         batches = [part for batch in zip(*ranks, strict=True) for part in batch]  # a rank has a slice of each batch
-        return Predictions(*(torch.cat(column) for column in zip(*batches, strict=True)))
+        labels, classes, probabilities, true_probabilities = (torch.cat(each) for each in zip(*batches, strict=True))
+        rows, names = torch.arange(len(labels)), None
+        if self._set is not None:
+            rows, names = self._set.rows.cpu(), self._set.names
+        if len(labels) != len(rows):
+            raise UserError(f"expected one prediction for each of the {len(rows):,} images, got {len(labels):,}")
+        if names is not None:
+            names = ImageNames(*pack_names(names, rows.tolist()))
+        return Predictions(labels, classes, probabilities, true_probabilities, rows, names)
 
 
-def write_predictions(folder: Path, predictions: Predictions, classes: Sequence[str], data: str) -> None:
-    """Writes ``predictions.safetensors`` and ``predictions.json`` with checksums into a run folder.
-
-    Args:
-        folder: the run folder, with the model that made the predictions.
-        predictions: the predictions for the test set.
-        classes: the class names.
-        data: the fingerprint of the data.
-    """
-    tensors = {
-        "labels": predictions.labels.int(),
-        "classes": predictions.classes.int(),
-        "probabilities": predictions.probabilities,
-        "true_probabilities": predictions.true_probabilities,
-    }
-    write_checksummed(
-        folder / "predictions",
-        tensors,
-        {"classes": list(classes), "data": data, "model_checksum": _model_checksum(folder)},
-    )
-
-
-def read_predictions(folder: Path) -> Predictions | None:
-    """Reads the predictions of a run; None if there are none, or if they are those of another model.
-
-    Raises:
-        UserError: a file is damaged, or its contents are no predictions of the model.
-    """
-    from fcnet.config.json_schema import (  # pydantic takes long to import
-        ModelEntries,
-        PredictionsMetadata,
-        parse_object,
-    )
-
-    stem = folder / "predictions"
-    if not stem.with_suffix(".json").is_file():
-        return None
-    tensors, content = read_checksummed(stem)
-    metadata = parse_object(PredictionsMetadata, content, f"{stem}.json")
-    model = parse_object(ModelEntries, read_metadata(folder / "model"), folder / "model.json")
-    if metadata.model_checksum != model.checksum:
-        return None
-    file = stem.with_suffix(".safetensors")
-    if len(metadata.classes) != len(model.classes):
-        raise UserError(f"{stem}.json must have the {len(model.classes)} classes of the model")
-    _check_predictions(tensors, len(model.classes), file)
-    return Predictions(
-        tensors["labels"].long(), tensors["classes"].long(), tensors["probabilities"], tensors["true_probabilities"]
-    )
-
-
-def _check_predictions(tensors: dict[str, Tensor], num_classes: int, file: Path) -> None:
-    """Checks the tensors of a file, which may come from a stranger.
-
-    Raises:
-        UserError: a tensor is missing or has the wrong shape, or holds what is no class or no probability.
-    """
-    count, kept = len(tensors.get("labels", torch.empty(1)).view(-1)), min(num_classes, TOP_K)
-    dtypes = {"labels": torch.int32, "classes": torch.int32}
-    shapes = {
-        "labels": (count,),
-        "classes": (count, kept),
-        "probabilities": (count, kept),
-        "true_probabilities": (count,),
-    }
-    expected = {
-        name: torch.empty(shape, dtype=dtypes.get(name, torch.float32), device="meta") for name, shape in shapes.items()
-    }
-    check_tensors(tensors, expected, file)
-    check_finite(tensors, file)
-    for name, tensor in tensors.items():
-        # Rounding can leave a probability a little above 1.
-        last = num_classes - 1 if name in dtypes else 1.00001
-        if count and not 0 <= tensor.min() <= tensor.max() <= last:
-            raise UserError(
-                f"{file}: the tensor {name} must be from 0 to {last:g}, got {tensor.min():g} to {tensor.max():g}"
-            )
-
-
-def _model_checksum(folder: Path) -> Any:  # noqa: ANN401 - a JSON value
-    """Returns the checksum of the model in a run folder, which covers its weights too."""
-    return read_metadata(folder / "model")["checksum"]
+def pack_names(names: Sequence[str], rows: Sequence[int]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Returns the two arrays of `ImageNames` for some of the names, with few of them in memory as strings at a time."""
+    texts, ends, length = [np.empty(0, np.uint8)], [np.empty(0, np.int64)], 0
+    for start in range(0, len(rows), _NAMES_AT_ONCE):
+        text, text_ends = encode_names([names[row] for row in rows[start : start + _NAMES_AT_ONCE]], length)
+        texts.append(text)
+        ends.append(text_ends)
+        length += len(text)
+    return np.concatenate(texts), np.concatenate(ends)

@@ -294,5 +294,6 @@ def test_batches(store: Store, classifier: ImageClassifier, device: torch.device
         rows=rows,
         batch_size=EVALUATION_BATCH_SIZE,
         preprocessing=Preprocessing(classifier.mean, classifier.std, classifier.whitening),
+        names=store.test.names,
         device=device,
     )

@@ -12,7 +12,8 @@ import torch
 
 from fcnet.diagnostics import advice, idle_units
 from fcnet.evaluation.classification import evaluate
-from fcnet.evaluation.predictions import PredictionCollector, write_predictions
+from fcnet.evaluation.prediction_files import write_predictions
+from fcnet.evaluation.predictions import PredictionCollector
 from fcnet.experiment.run_folder import nan_to_none
 from fcnet.experiment.run_identity import check_identity, identity_notes, run_identity
 from fcnet.experiment.run_schema import CheckpointEntries, check_object
@@ -164,7 +165,7 @@ def _save(experiment: Experiment, run: Run, records: list[dict[str, Any]], snaps
 def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> None:
     """Evaluates on the test set and writes the model, the predictions and the summary."""
     training, classifier = experiment.training, experiment.classifier
-    collector = PredictionCollector()
+    collector = PredictionCollector(experiment.test)
     result = evaluate(training.model, experiment.test, on_batch=collector.update)
     predictions = collector.compute()
     warnings = _training_warnings(experiment, records, result)

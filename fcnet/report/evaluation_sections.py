@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fcnet.evaluation.prediction_files import MISTAKES_FILE
 from fcnet.metrics import calibration_error, class_metrics, wilson_interval
 from fcnet.report.charts import reliability_diagram
 from fcnet.report.images import image_data_uri, weight_data_uri
-from fcnet.report.run_data import find_confident_mistakes, find_uncertain_correct, first_layer_weights
-from fcnet.runtime.formatting import format_percent
+from fcnet.report.run_data import find_uncertain_correct, first_layer_weights
+from fcnet.runtime.formatting import format_percent, shorten_middle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fcnet.evaluation.predictions import Predictions
     from fcnet.report.charts import Chart
     from fcnet.report.run_data import RunData
 
@@ -22,6 +24,7 @@ _NUM_UNITS = 48
 _MAX_MATRIX_CLASSES = 30
 _MAX_CONFUSIONS = 30
 _MAX_SHORT_NAME = 3
+_MAX_SHOWN_PATH = 60
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,18 @@ class CaptionedImage:
         uri: a data URI; None if the image is unavailable.
         alt: the alternative text.
         lines: the caption, one string for each line.
+        path: the image's path, which the caption ends with; None if it has none.
     """
 
     uri: str | None
     alt: str
     lines: Sequence[str]
+    path: str | None = None
+
+    @property
+    def short_path(self) -> str | None:
+        """The path, with ``…`` in place of the middle of a long one."""
+        return None if self.path is None else shorten_middle(self.path, _MAX_SHOWN_PATH)
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,7 @@ class EvaluationSection:
         calibration: the reliability diagram.
         calibration_error: the expected calibration error, as a percentage.
         mistakes: the most confident mistakes.
+        mistakes_note: how many mistakes there are, and where all of them are listed.
         uncertain_correct: the least confident correct predictions.
     """
 
@@ -62,6 +73,7 @@ class EvaluationSection:
     calibration: Chart
     calibration_error: str
     mistakes: Sequence[CaptionedImage]
+    mistakes_note: str
     uncertain_correct: Sequence[CaptionedImage]
 
 
@@ -77,7 +89,6 @@ def evaluation_section(run: RunData) -> EvaluationSection | None:
         (name, [(count, count / max(sum(row), 1)) for count in row])
         for name, row in zip(run.classes, run.confusion, strict=True)
     ]
-    mistakes = find_confident_mistakes(run.predictions, _NUM_EXAMPLES)
     uncertain = find_uncertain_correct(run.predictions, _NUM_EXAMPLES)
     return EvaluationSection(
         matrix=matrix if len(run.classes) <= _MAX_MATRIX_CLASSES else (),
@@ -86,8 +97,9 @@ def evaluation_section(run: RunData) -> EvaluationSection | None:
         per_class=_per_class_metrics(run),
         calibration=reliability_diagram("Reliability diagram", bins),
         calibration_error=format_percent(calibration_error(run.confidence_bins)),
-        mistakes=[_captioned_image(run, index) for index in mistakes],
-        uncertain_correct=[_captioned_image(run, index) for index in uncertain],
+        mistakes=[_captioned_image(run, mistake.position) for mistake in run.predictions.mistakes(_NUM_EXAMPLES)],
+        mistakes_note=_mistakes_note(run, run.predictions),
+        uncertain_correct=[_captioned_image(run, position) for position in uncertain],
     )
 
 
@@ -131,20 +143,32 @@ def _per_class_metrics(run: RunData) -> list[tuple[str, ...]]:
     return rows
 
 
-def _captioned_image(run: RunData, index: int) -> CaptionedImage:
-    """Returns a test image with its predicted class and, as a second line, its true class or the runner-up."""
+def _mistakes_note(run: RunData, predictions: Predictions) -> str:
+    """Says how many mistakes there are, where all of them are listed, and what paths are relative to."""
+    count = predictions.num_mistakes
+    shown = f"The {_NUM_EXAMPLES} most confident of {count:,} mistakes" if count > _NUM_EXAMPLES else "All mistakes"
+    note = f"{shown}, most confident first."
+    if (run.folder / MISTAKES_FILE).is_file():
+        note += f" The file {MISTAKES_FILE} in the run folder lists every mistake."
+    if predictions.names is not None and run.config.data.path:
+        note += f" Paths are relative to {run.config.data.path}."
+    return note
+
+
+def _captioned_image(run: RunData, position: int) -> CaptionedImage:
+    """Returns a test image with its predicted class, its true class or the runner-up, and its path or number."""
     predictions = run.predictions
     assert predictions is not None
-    pixels = run.pixels(index)
-    truth, predicted = (run.classes[int(label[index])] for label in (predictions.labels, predictions.classes[:, 0]))
-    first = f"predicted {predicted}: {format_percent(float(predictions.probabilities[index, 0]), 1)}"
+    pixels, path, number = run.pixels(position), run.image_path(position), run.image_number(position)
+    truth, predicted = (run.classes[int(label[position])] for label in (predictions.labels, predictions.classes[:, 0]))
+    lines = [f"predicted {predicted}: {format_percent(float(predictions.probabilities[position, 0]), 1)}"]
     if truth == predicted:
-        runner_up = run.classes[int(predictions.classes[index, 1])]
-        second = f"next {runner_up}: {format_percent(float(predictions.probabilities[index, 1]), 1)}"
-        alt = f"test image {index}, {truth}, predicted correctly, {second}"
+        runner_up = run.classes[int(predictions.classes[position, 1])]
+        lines.append(f"next {runner_up}: {format_percent(float(predictions.probabilities[position, 1]), 1)}")
+        alt = f"{number}, {truth}, predicted correctly, {lines[1]}"
     else:
-        second = f"true class {truth}: {format_percent(float(predictions.true_probabilities[index]), 1)}"
-        alt = f"test image {index}, {truth}, predicted as {predicted}"
-    return CaptionedImage(
-        None if pixels is None else image_data_uri(pixels), alt, [first, second, f"test image {index}"]
-    )
+        lines.append(f"true class {truth}: {format_percent(float(predictions.true_probabilities[position]), 1)}")
+        alt = f"{number}, {truth}, predicted as {predicted}"
+    if path is None:
+        lines.append(number)
+    return CaptionedImage(None if pixels is None else image_data_uri(pixels), alt, lines, path)

@@ -48,14 +48,21 @@ def live_sections(runs: Sequence[RunData], names: Sequence[str]) -> list[PageSec
         # Evenly spaced, because a test set may be sorted by class.
         indices = torch.linspace(0, run.test.num_images - 1, count).round().long()
         images = [pixels for index in indices.tolist() if (pixels := run.pixels(index)) is not None]
+        image_names = [run.image_path(index) or run.image_number(index).capitalize() for index in indices.tolist()]
         if images:
             labels = run.test.labels[run.test.rows[indices].to(run.test.labels.device)]
             title = f"{TITLE}: {name}" if len(runs) > 1 else TITLE
-            sections.append(live_section(run.classifier, torch.stack(images), labels, title))
+            sections.append(live_section(run.classifier, torch.stack(images), labels, title, image_names))
     return [section for section in sections if section is not None]
 
 
-def live_section(classifier: ImageClassifier, images: Tensor, labels: Tensor, title: str = TITLE) -> PageSection | None:
+def live_section(
+    classifier: ImageClassifier,
+    images: Tensor,
+    labels: Tensor,
+    title: str = TITLE,
+    image_names: Sequence[str] | None = None,
+) -> PageSection | None:
     """Returns a section that runs a model in the browser.
 
     The reader selects a test image or opens an image file, draws on it, and sees the activations of every layer and
@@ -66,6 +73,7 @@ def live_section(classifier: ImageClassifier, images: Tensor, labels: Tensor, ti
         images: test images to select from, uint8 (K, channels, height, width).
         labels: their classes, int64 (K,).
         title: the section's heading.
+        image_names: what to call each image; None for ``Test image 0`` and so on.
 
     Returns:
         The section; None if the model is too large (`fcnet.report.quantize.MAX_BYTES`), has non-finite weights, is not
@@ -105,6 +113,7 @@ def live_section(classifier: ImageClassifier, images: Tensor, labels: Tensor, ti
             "layers": layers,
             "labels": labels.tolist(),
             "predicted": predicted.tolist(),
+            "names": image_names or [f"Test image {index}" for index in range(len(images))],
         },
         tensors=base64.b64encode(pack.content).decode(),
         images=base64.b64encode(images.numpy().tobytes()).decode(),

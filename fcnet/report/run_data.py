@@ -11,11 +11,13 @@ import torch
 
 from fcnet import metrics
 from fcnet.evaluation.classification import evaluate
-from fcnet.evaluation.predictions import PredictionCollector, read_predictions
+from fcnet.evaluation.prediction_files import read_predictions
+from fcnet.evaluation.predictions import PredictionCollector
 from fcnet.experiment.build import own_test_data
 from fcnet.experiment.image_classifier import load
 from fcnet.experiment.run_folder import Run
 from fcnet.runtime.errors import UserError
+from fcnet.runtime.formatting import escape_unprintable, shorten_middle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from fcnet.experiment.image_classifier import ImageClassifier
 
 _NUM_RANKING_IMAGES = 1000
+_MAX_PATH_LENGTH = 1024
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,16 @@ class RunData:
         """The median of images per second over the epochs; None before the first epoch ends."""
         return statistics.median(record["images_per_second"] for record in self.records) if self.records else None
 
+    def image_path(self, position: int) -> str | None:
+        """Returns the path of a test image as one printable line; None if it is unknown."""
+        names = self.predictions.names if self.predictions is not None else None
+        return None if names is None else shorten_middle(escape_unprintable(names[position]), _MAX_PATH_LENGTH)
+
+    def image_number(self, position: int) -> str:
+        """Returns what the report calls a test image: ``test image 7`` for row 7 of the test split."""
+        row = position if self.predictions is None else int(self.predictions.rows[position])
+        return f"test image {row}"
+
     def pixels(self, index: int) -> Tensor | None:
         """Returns one test image, uint8 (channels, height, width); None if the images are unavailable."""
         if self.test is None or self.test.images.dtype != torch.uint8:
@@ -117,22 +130,20 @@ def read_run_data(folder: Path, test: Batches | None = None) -> RunData:
     return RunData(name, folder, config, run.records(), summary, snapshots, classifier, predictions, test, missing)
 
 
-def find_confident_mistakes(predictions: Predictions, count: int) -> list[int]:
-    """Returns the indices of misclassified images, most confident first.
+def find_uncertain_correct(predictions: Predictions, count: int) -> list[int]:
+    """Returns the positions of correctly classified images, least confident first; ties keep their order.
 
     Example:
         >>> from fcnet.evaluation.predictions import PredictionCollector
         >>> collector = PredictionCollector()
-        >>> collector.update(torch.tensor([[0.0, 2.0], [0.0, 9.0], [0.0, 4.0]]), torch.tensor([0, 1, 0]))
-        >>> find_confident_mistakes(collector.compute(), 5)
+        >>> collector.update(torch.tensor([[4.0, 0.0], [0.0, 9.0], [2.0, 0.0]]), torch.tensor([0, 0, 0]))
+        >>> find_uncertain_correct(collector.compute(), 5)
         [2, 0]
     """
-    return _sort_by_confidence(predictions.probabilities[:, 0], ~predictions.is_correct, count, descending=True)
-
-
-def find_uncertain_correct(predictions: Predictions, count: int) -> list[int]:
-    """Returns the indices of correctly classified images, least confident first."""
-    return _sort_by_confidence(predictions.probabilities[:, 0], predictions.is_correct, count, descending=False)
+    positions = predictions.is_correct.nonzero().squeeze(1)
+    order = predictions.probabilities[positions, 0].sort(stable=True).indices
+    selected: list[int] = positions[order][:count].tolist()
+    return selected
 
 
 @torch.no_grad()
@@ -168,14 +179,6 @@ def first_layer_weights(classifier: ImageClassifier, test: Batches | None, count
     return order.tolist(), selected.view(-1, *classifier.shape).float().cpu()
 
 
-def _sort_by_confidence(confidence: Tensor, mask: Tensor, count: int, *, descending: bool) -> list[int]:
-    """Returns the first ``count`` indices within the mask, sorted by confidence; ties keep their order."""
-    indices = mask.nonzero().squeeze(1)
-    order = confidence[indices].sort(dim=0, descending=descending, stable=True).indices
-    selected: list[int] = indices[order][:count].tolist()
-    return selected
-
-
 def _open_test_set(run: Run, config: Config, classifier: ImageClassifier, missing: list[str]) -> Batches | None:
     """Opens the test set if it is in the cache."""
     try:
@@ -198,6 +201,6 @@ def _read_or_predict(
         missing.append(f"stored predictions unavailable: {error}")
     if stored is not None or test is None:
         return stored
-    collector = PredictionCollector()
+    collector = PredictionCollector(test)
     evaluate(classifier.model, test, on_batch=collector.update)
     return collector.compute()

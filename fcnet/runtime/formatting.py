@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -69,8 +69,38 @@ def csv_text(rows: Iterable[Iterable[object]]) -> str:
         "a ""b"", c",
     """
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(map(_inert_cell, row) for row in rows)
+    write_csv(text, rows)
     return text.getvalue()
+
+
+def write_csv(file: IO[str], rows: Iterable[Iterable[object]]) -> None:
+    """Writes the lines of `csv_text` to an open file, one at a time."""
+    csv.writer(file, lineterminator="\n").writerows(map(_inert_cell, row) for row in rows)
+
+
+def csv_path(path: str) -> str:
+    """Returns a relative path for a cell of CSV: with ``./`` before what a spreadsheet would compute, so that it opens.
+
+    Example:
+        >>> csv_path("test/a.png"), csv_path("=1+1/a.png")
+        ('test/a.png', './=1+1/a.png')
+    """
+    return f"./{path}" if path.startswith(_FORMULA_STARTS) else path
+
+
+def shorten_middle(text: str, width: int) -> str:
+    """Returns text with ``…`` in place of its middle if it has more than ``width`` characters, at least 1.
+
+    The end stays longer than the start, because the ends of paths differ.
+
+    Example:
+        >>> shorten_middle("test/cat/0001.png", 20), shorten_middle("test/cat/0001.png", 12)
+        ('test/cat/0001.png', 'test/…01.png')
+    """
+    if len(text) <= width:
+        return text
+    start = (width - 1) // 2
+    return f"{text[:start]}…{text[len(text) - (width - 1 - start) :]}"
 
 
 def _escape(found: re.Match[str]) -> str:

@@ -49,6 +49,8 @@ save_seconds = 0
 IMAGES = "images/test/a"
 NOTE = re.compile(r"^.*(?:stored predictions|test images) unavailable: .*$\n", re.MULTILINE)
 """The line of a report for a part that it cannot show."""
+LISTED = " The file mistakes.csv in the run folder lists every mistake."
+"""What a report says if the file is there."""
 NO_RUN = ("must be a run folder, got run", "must be a run to resume if --config is not given, got run")
 """What is said of a run without its config.toml."""
 Answer = tuple["CommandResult", Any]
@@ -69,7 +71,8 @@ def predicts(run: Path) -> Answer:
 
 def reports(run: Path) -> Answer:
     result = run_command(report.main, run)
-    return result, (run / "report.html").read_text() if result.code == 0 else None
+    text = (run / "report.html").read_text().replace(LISTED, "") if result.code == 0 else None
+    return result, text
 
 
 def loads(run: Path) -> Answer:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from fcnet.evaluate import corruption_table, evaluation_table
+from fcnet.evaluate import corruption_table, evaluation_table, mistake_table
 from fcnet.evaluation.classification import Evaluation
 from fcnet.evaluation.corruption_robustness import Robustness
+from fcnet.evaluation.predictions import Mistake
 
 CLASSES = ("cat", "elephant")
 
@@ -55,3 +56,33 @@ def test_names_of_classes_are_escaped_before_columns_are_aligned() -> None:
         r"a\x1b[2J       8       2",
         r"b\n            1       9",
     ]
+
+
+def test_mistakes_are_a_row_each_with_a_percentage() -> None:
+    mistakes = [Mistake(4, "test/cat/4.png", 0, 1, 0.98765, 0.01), Mistake(2, "test/elephant/1.png", 1, 0, 0.5, 0.4)]
+    assert mistake_table(mistakes, CLASSES, 1234) == [
+        "most confident mistakes, 2 of 1,234",
+        "path                 truth     prediction  probability",
+        "test/cat/4.png       cat       elephant          98.8%",
+        "test/elephant/1.png  elephant  cat               50.0%",
+    ]
+    assert mistake_table([mistakes[0]._replace(image=7)], CLASSES, 1) == [
+        "most confident mistakes, 1 of 1",
+        "index  truth  prediction  probability",
+        "7      cat    elephant          98.8%",
+    ]
+
+
+def test_without_mistakes_a_line_says_so() -> None:
+    assert mistake_table([], CLASSES, 0) == ["no mistakes: every image is classified correctly"]
+
+
+def test_a_table_of_mistakes_has_at_most_80_columns() -> None:
+    path, classes = f"a/{'b' * 300}/{'c' * 20}.png", ["x" * 200, "y" * 99 + "\x1b"]
+    lines = mistake_table([Mistake(0, path, 0, 1, 0.5, 0.4), Mistake(1, "\n" * 50, 1, 0, 1.0, 0.0)], classes, 2)
+    assert [len(line) for line in lines[1:]] == [80, 80, 80]
+    shown, *names, _ = lines[2].split()
+    assert shown.startswith("a/bbb")
+    assert shown.endswith("bcccccccccccccccccccc.png"[-12:])
+    assert [len(name) for name in names] == [15, 15]
+    assert all("…" in cell for cell in (shown, *names))

@@ -76,6 +76,6 @@ def test_csv_holds_no_formulas_and_no_control_characters() -> None:
     chosen = OutputOptions(("-x", "@y\t"), 1, all_probabilities=True)
     assert list(format_csv(named, chosen)) == [
         r"path,class,probability,p_-x,p_@y\t",
-        "'=1+1.png,'-x,0.5,0.5,0.5",
+        "./=1+1.png,'-x,0.5,0.5,0.5",
         r"a\nb\x1b.png,'-x,0.5,0.5,0.5",
     ]

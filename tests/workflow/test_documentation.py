@@ -69,7 +69,10 @@ EVALUATION = [
     r"accuracy .*, 360 images",
     r"class +images +precision +recall +F1",
     r"truth +prediction",
-    "evaluation.json",
+    r"most confident mistakes, \d+ of \d+",
+    r"index +truth +prediction +probability",
+    r"evaluation-mistakes\.csv",
+    r"evaluation\.json",
 ]
 CORRUPTIONS = [
     *EVALUATION,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import subprocess
 import sys
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from PIL import Image
@@ -58,6 +59,57 @@ def check_evaluation(evaluation: dict[str, Any], confusion: list[list[int]], los
         }
 
 
+class Row(NamedTuple):
+    """A misclassified image."""
+
+    path: str
+    true_class: str
+    predicted_class: str
+    probability: float
+    true_probability: float
+
+
+def mistakes_by_hand(folder: str, below: str = "") -> list[Row]:
+    """Returns the misclassified test images, most confident first; ``below`` begins their paths."""
+    classifier = fcnet.load("run")
+    mistakes = []
+    for file in sorted(Path(folder, "test").rglob("*.png")):
+        (prediction,) = classifier.predict_images([file])
+        truth, path = file.parent.name, below + file.relative_to(folder).as_posix()
+        if prediction.class_name != truth:
+            probability = prediction.probabilities[CLASSES.index(truth)]
+            mistakes.append(Row(path, truth, prediction.class_name, prediction.probability, probability))
+    return sorted(mistakes, key=lambda row: -row.probability)
+
+
+def check_rows(rows: list[Row], expected: list[Row]) -> None:
+    assert [row[:3] for row in rows] == [row[:3] for row in expected]
+    for row, other in zip(rows, expected, strict=True):
+        assert row[3:] == pytest.approx(other[3:], abs=1e-5)
+
+
+def read_mistakes(file: str) -> list[Row]:
+    header, *rows = csv.reader(Path(file).read_text(encoding="utf-8").splitlines())
+    assert tuple(header) == Row._fields
+    return [Row(path, truth, predicted, *map(float, figures)) for path, truth, predicted, *figures in rows]
+
+
+def check_mistakes(out: str, expected: list[Row]) -> None:
+    """Compares what ``evaluate`` printed and wrote with the expected mistakes."""
+    lines, shown = out.splitlines(), min(len(expected), 10)
+    start = lines.index(f"most confident mistakes, {shown} of {len(expected)}")
+    assert lines[start + 1].split() == ["path", "truth", "prediction", "probability"]
+    printed = [line.split() for line in lines[start + 2 :][:shown]]
+    assert [row[:3] for row in printed] == [list(row[:3]) for row in expected[:shown]]
+    for row, other in zip(printed, expected, strict=False):
+        assert float(row[3].removesuffix("%")) == pytest.approx(100 * other.probability, abs=0.051)
+    assert max(map(len, lines[start : start + shown + 2])) <= 80
+    recorded = json.loads(Path("run/evaluation.json").read_text())["mistakes"]
+    assert list(recorded[0]) == list(Row._fields)
+    check_rows([Row(**row) for row in recorded], expected[:10])
+    check_rows(read_mistakes("run/evaluation-mistakes.csv"), expected)
+
+
 def table_rows(out: str, start: str) -> list[list[str]]:
     """Returns the words of the three lines below the line with this start."""
     lines = out.splitlines()
@@ -91,8 +143,15 @@ def test_an_evaluation_equals_counts_made_image_by_image() -> None:
     assert [line.split() for line in confusion_table.splitlines()[2:5]] == [
         [name, *map(str, row)] for name, row in zip(CLASSES, confusion, strict=True)
     ]
-    assert out.splitlines()[-1] == "written to run/evaluation.json"
-    assert {entry.name for entry in Path("run").iterdir()} == RUN_FILES | {"evaluation.json"}
+    mistakes = mistakes_by_hand("pets")
+    check_mistakes(out, mistakes)
+    check_rows(read_mistakes("run/mistakes.csv"), mistakes)
+    assert out.splitlines()[-3:] == [
+        f"paths are relative to {Path('pets').resolve()}",
+        "written to run/evaluation-mistakes.csv",
+        "written to run/evaluation.json",
+    ]
+    assert {entry.name for entry in Path("run").iterdir()} == RUN_FILES | {"evaluation.json", "evaluation-mistakes.csv"}
 
 
 def test_files_are_written_even_if_the_table_cannot_be_printed() -> None:
@@ -123,6 +182,10 @@ def test_data_evaluates_on_another_dataset() -> None:
     assert evaluation["data"] == "zoo"
     assert "51 images" in out
     check_evaluation(evaluation, *count_by_hand("zoo", "run"))
+    mistakes = mistakes_by_hand("zoo", below="zoo/")
+    assert all(Path(row.path).is_file() for row in mistakes)
+    check_mistakes(out, mistakes)
+    assert "relative" not in out
 
 
 def test_the_distribution_shift_is_printed_and_recorded() -> None:
@@ -188,7 +251,7 @@ def test_corruptions_give_the_same_table_file_and_figure_every_time() -> None:
     figures = [f"corruptions-{theme}.{form}" for theme in ("light", "dark") for form in ("svg", "png")]
     assert out[-5:] == [f"written to run/{name}" for name in ("corruptions.json", *figures)]
     assert {entry.name for entry in Path("run").iterdir()} == {
-        *RUN_FILES, "evaluation.json", "corruptions.json", *figures
+        *RUN_FILES, "evaluation.json", "evaluation-mistakes.csv", "corruptions.json", *figures
     }  # fmt: skip
     before = read_tree("run")
     command_output(evaluate.main, "run", "--corruptions")

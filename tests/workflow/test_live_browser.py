@@ -319,7 +319,7 @@ def test_the_keyboard_draws_pixels_and_selects_images(show: Opener) -> None:
     press("ArrowLeft")
     press("Enter")
     assert page.pixels(1).equal(images[1:2])
-    assert page.part("source").inner_text() == "Test image 2 of 3"
+    assert page.part("source").inner_text() == "Test image 1 (2 of 3)"
 
 
 def test_the_summary_names_the_two_most_probable_classes_and_the_true_class(show: Opener) -> None:

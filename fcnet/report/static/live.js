@@ -53,12 +53,12 @@ class Live {
 
   buildThumbnails() {
     const strip = this.find("thumbnails");
-    const { images, labels, classes, predicted } = this.network;
+    const { images, labels, classes, predicted, names } = this.network;
     this.thumbnails = images.map((pixels, index) => {
       const canvas = element("canvas");
       paint(canvas, pixels, this.network.shape);
       const wrong = predicted[index] !== labels[index];
-      const name = `Test image ${index + 1}, ${classes[labels[index]]}`;
+      const name = `${names[index]}, ${classes[labels[index]]}`;
       const label = wrong ? `${name}, predicted as ${classes[predicted[index]]}` : name;
       const button = element("button", { type: "button", "aria-label": label, title: label, tabindex: -1 }, canvas);
       button.classList.toggle("live-misclassified", wrong);
@@ -79,10 +79,10 @@ class Live {
   }
 
   pick(index) {
-    const { images, labels, classes } = this.network;
+    const { images, labels, classes, names } = this.network;
     this.image.load(images[index]);
     this.truth = classes[labels[index]];
-    this.setSource(`Test image ${index + 1} of ${images.length}`, this.thumbnails[index]);
+    this.setSource(`${names[index]} (${index + 1} of ${images.length})`, this.thumbnails[index]);
   }
 
   /** Shows the image's source, marks its thumbnail and recomputes. */

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any
-
 import pytest
 import torch
 from hypothesis import given
@@ -12,17 +9,11 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from fcnet.data.batches import Batches
+from fcnet.data.store.image_names import ImageNames
 from fcnet.evaluation.classification import evaluate
-from fcnet.evaluation.predictions import TOP_K, PredictionCollector, Predictions, read_predictions, write_predictions
-from fcnet.experiment.image_classifier import ImageClassifier
+from fcnet.evaluation.predictions import TOP_K, Mistake, PredictionCollector, Predictions, pack_names
 from fcnet.models.mlp import MLP
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import read_checksummed, write_checksummed
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import Tensor
 
 IMAGES = torch.rand(23, 6, generator=torch.Generator().manual_seed(0))
 
@@ -36,14 +27,6 @@ def predict(num_classes: int, batch_size: int = 7) -> Predictions:
     batches = Batches(IMAGES, torch.arange(23) % num_classes, batch_size=batch_size)
     evaluate(make_model(num_classes), batches, on_batch=collector.update)
     return collector.compute()
-
-
-def write_model(path: Path, num_classes: int, seed: int = 1) -> Path:
-    half = torch.full((1,), 0.5)
-    net = MLP(6, (5,), num_classes, generator=torch.Generator().manual_seed(seed))
-    classes = [str(index) for index in range(num_classes)]
-    ImageClassifier(net, classes=classes, shape=(1, 2, 3), mean=half, std=half).save(path / "model", {})
-    return path
 
 
 @given(st.sampled_from([2, 3, 11, 30]), st.integers(1, 30))
@@ -74,81 +57,73 @@ def test_ties_go_to_the_first_class() -> None:
     assert binary.compute().classes[:, 0].tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("num_classes", [2, 12])
-def test_written_predictions_are_read_back(num_classes: int, tmp_path: Path) -> None:
-    folder, predictions = write_model(tmp_path, num_classes), predict(num_classes)
-    write_predictions(folder, predictions, ["a"] * num_classes, "fingerprint")
-    again = read_predictions(folder)
-    assert again is not None
-    assert_close(vars(again), vars(predictions), rtol=0.0, atol=0.0)
+def collect(labels: list[int], confidence: list[float], batches: Batches | None = None) -> Predictions:
+    """Predictions of class 1 of two with some confidence, in two batches."""
+    collector = PredictionCollector(batches)
+    logits = torch.tensor(confidence).logit()
+    for rows in (slice(None, 2), slice(2, None)):
+        collector.update(logits[rows], torch.tensor(labels)[rows])
+    return collector.compute()
 
 
-def test_a_run_without_predictions_reads_as_none(tmp_path: Path) -> None:
-    assert read_predictions(write_model(tmp_path, 2)) is None
+def test_mistakes_come_most_confident_first_and_ties_in_the_order_of_the_set() -> None:
+    predictions = collect([0, 1, 0, 0, 1, 0], [0.75, 0.875, 0.9375, 0.75, 0.625, 0.25])
+    mistakes = predictions.mistakes()
+    assert [(each.position, each.label, each.prediction) for each in mistakes] == [(2, 0, 1), (0, 0, 1), (3, 0, 1)]
+    assert [each.probability for each in mistakes] == pytest.approx([0.9375, 0.75, 0.75])
+    assert [each.true_probability for each in mistakes] == pytest.approx([0.0625, 0.25, 0.25])
+    assert predictions.num_mistakes == 3
+    assert predictions.mistakes(2) == mistakes[:2]
+    assert predictions.mistakes(0) == []
+    assert list(predictions.iter_mistakes()) == mistakes
 
 
-def test_predictions_of_another_model_read_as_none(tmp_path: Path) -> None:
-    write_predictions(write_model(tmp_path, 2), predict(2), ["a", "b"], "fingerprint")
-    write_model(tmp_path, 2, seed=2)
-    assert read_predictions(tmp_path) is None
+def test_mistakes_do_not_depend_on_how_many_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictions = predict(3)
+    expected = predictions.mistakes()
+    assert len(expected) > 5
+    monkeypatch.setattr("fcnet.evaluation.predictions._MISTAKES_AT_ONCE", 2)
+    assert predictions.mistakes() == expected
 
 
-def test_a_changed_bit_is_refused(tmp_path: Path) -> None:
-    write_predictions(write_model(tmp_path, 2), predict(2), ["a", "b"], "fingerprint")
-    file = tmp_path / "predictions.safetensors"
-    data = bytearray(file.read_bytes())
-    data[-1] ^= 1
-    file.write_bytes(bytes(data))
-    with pytest.raises(UserError, match=r"predictions\.safetensors is damaged"):
-        read_predictions(tmp_path)
+def test_without_mistakes_the_list_is_empty() -> None:
+    predictions = collect([1, 1, 1], [0.75, 0.875, 0.9375])
+    assert (predictions.mistakes(), predictions.num_mistakes) == ([], 0)
 
 
-def reseal(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Changes tensors and entries of the predictions, and writes the checksums that fit; None removes an entry."""
-    old_tensors, old_metadata = read_checksummed(folder / "predictions")
-    content = {key: value for key, value in (old_metadata | metadata).items() if value is not None}
-    new_tensors = {name: tensor for name, tensor in (old_tensors | tensors).items() if tensor.ndim < 3}
-    write_checksummed(folder / "predictions", new_tensors, content)
+def test_a_mistake_carries_the_name_of_its_image_also_in_a_subset() -> None:
+    names = [f"test/cat/{number}.png" for number in range(5)]
+    batches = Batches(torch.rand(5, 2), torch.zeros(5, dtype=torch.int64), rows=torch.tensor([4, 1, 3]), names=names)
+    predictions = collect([0, 1, 0], [0.75, 0.75, 0.875], batches)
+    assert predictions.names is not None
+    assert list(predictions.names) == ["test/cat/4.png", "test/cat/1.png", "test/cat/3.png"]
+    assert [each.image for each in predictions.mistakes()] == ["test/cat/3.png", "test/cat/4.png"]
 
 
-@pytest.mark.parametrize(
-    ("metadata", "message"),
-    [
-        ({"classes": None}, "classes must be there, got nothing"),
-        ({"classes": "ab"}, 'classes must be a list, got "ab"'),
-        ({"classes": ["a", 1, "c"]}, "classes.1 must be a string, got 1"),
-        ({"classes": ["a", "b"]}, "must have the 3 classes of the model"),
-        ({"model_checksum": None}, "model_checksum must be there, got nothing"),
-        ({"model_checksum": [1]}, "model_checksum must be a string, got [1]"),
-    ],
-)
-def test_a_wrong_entry_is_named(metadata: dict[str, Any], message: str, tmp_path: Path) -> None:
-    write_predictions(write_model(tmp_path, 3), predict(3), ["a", "b", "c"], "fingerprint")
-    reseal(tmp_path, {}, metadata)
-    with pytest.raises(UserError, match=rf"^{re.escape(str(tmp_path))}/predictions\.json:? {re.escape(message)}$"):
-        read_predictions(tmp_path)
+def test_without_names_a_mistake_carries_the_index_of_its_image_in_the_split() -> None:
+    batches = Batches(torch.rand(5, 2), torch.zeros(5, dtype=torch.int64), rows=torch.tensor([4, 1, 3]))
+    predictions = collect([0, 1, 0], [0.75, 0.75, 0.875], batches)
+    assert predictions.names is None
+    assert [each.image for each in predictions.mistakes()] == [3, 4]
+    assert [each.image for each in collect([0, 1, 0], [0.75, 0.75, 0.875]).mistakes()] == [2, 0]
 
 
-@pytest.mark.parametrize(
-    ("tensors", "message"),
-    [
-        ({"labels": torch.full((23,), 3).int()}, "labels must be from 0 to 2, got 3 to 3"),
-        ({"labels": torch.full((23,), -1).int()}, "labels must be from 0 to 2, got -1 to -1"),
-        ({"labels": torch.zeros(22).int()}, "classes must be int32 (22, 3), got int32 (23, 3)"),
-        ({"labels": torch.zeros(23, 1).int()}, "labels must be int32 (23,), got int32 (23, 1)"),
-        ({"labels": torch.zeros(23)}, "labels must be int32 (23,), got float32 (23,)"),
-        ({"labels": torch.zeros(1, 1, 1)}, "labels must be int32 (1,), got absent"),
-        ({"more": torch.zeros(23)}, "more must be absent, got float32 (23,)"),
-        ({"classes": torch.full((23, 3), 10**9).int()}, "classes must be from 0 to 2, got 1e+09 to 1e+09"),
-        ({"classes": torch.zeros(23, 2).int()}, "classes must be int32 (23, 3), got int32 (23, 2)"),
-        ({"probabilities": torch.full((23, 3), torch.nan)}, "probabilities must be finite, got NaN or infinity"),
-        ({"probabilities": torch.full((23, 3), 1.5)}, "probabilities must be from 0 to 1.00001, got 1.5 to 1.5"),
-        ({"true_probabilities": torch.full((23,), -0.5)}, "true_probabilities must be from 0 to 1.00001, got -0.5 to"),
-    ],
-)
-def test_a_wrong_tensor_is_named(tensors: dict[str, Tensor], message: str, tmp_path: Path) -> None:
-    write_predictions(write_model(tmp_path, 3), predict(3), ["a", "b", "c"], "fingerprint")
-    reseal(tmp_path, tensors, {})
-    expected = f"{tmp_path / 'predictions.safetensors'}: the tensor {message}"
-    with pytest.raises(UserError, match=f"^{re.escape(expected)}"):
-        read_predictions(tmp_path)
+def test_predictions_must_be_one_for_each_image_of_the_set() -> None:
+    batches = Batches(torch.rand(5, 2), torch.zeros(5, dtype=torch.int64))
+    with pytest.raises(UserError, match=r"^expected one prediction for each of the 5 images, got 3$"):
+        collect([0, 1, 0], [0.75, 0.75, 0.875], batches)
+
+
+def test_a_mistake_is_written_with_class_names_and_six_digits() -> None:
+    mistake = Mistake(3, "a/1.png", 2, 0, 1 / 3, 1e-9 / 3)
+    figures = {"true_class": "cat", "predicted_class": "ant", "probability": 0.333333, "true_probability": 3.33333e-10}
+    assert mistake.to_dict(["ant", "bee", "cat"]) == {"path": "a/1.png", **figures}
+    assert mistake._replace(image=7).to_dict(["ant", "bee", "cat"]) == {"index": 7, **figures}
+
+
+@given(st.lists(st.text(max_size=4)), st.integers(1, 5), st.data())
+def test_packed_names_are_the_names_of_the_rows(names: list[str], at_once: int, data: st.DataObject) -> None:
+    rows = data.draw(st.lists(st.integers(0, len(names) - 1)) if names else st.just([]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fcnet.evaluation.predictions._NAMES_AT_ONCE", at_once)
+        assert list(ImageNames(*pack_names(names, rows))) == [names[row] for row in rows]

@@ -11,7 +11,7 @@ import torch
 
 from fcnet.config.schema import Config
 from fcnet.config.toml import dump_config
-from fcnet.evaluation.predictions import read_predictions
+from fcnet.evaluation.prediction_files import read_predictions
 from fcnet.experiment.build import build
 from fcnet.experiment.image_classifier import load
 from fcnet.experiment.run_folder import Run
@@ -89,7 +89,7 @@ def test_a_finished_run_holds_model_predictions_summary_and_no_checkpoints(tmp_p
     experiment = train_to_end(run, config)
     assert {file.name for file in run.path.iterdir()} == {
         *("config.toml", "metrics.jsonl", "diagnostics.jsonl", "summary.json", "checksums.json"),
-        *("model.safetensors", "model.json", "predictions.safetensors", "predictions.json"),
+        *("model.safetensors", "model.json", "predictions.safetensors", "predictions.json", "mistakes.csv"),
     }
     summary, predictions = run.summary(), read_predictions(run.path)
     assert predictions is not None

@@ -23,7 +23,7 @@ def make_predictions(correct: list[bool], labels: list[int] | None = None) -> Pr
     predicted = [label if each else 1 - label for label, each in zip(labels, correct, strict=True)]
     classes = torch.tensor([[first, 1 - first] for first in predicted])
     probabilities = torch.tensor([[0.9, 0.1]] * len(correct))
-    return Predictions(torch.tensor(labels), classes, probabilities, probabilities[:, 0])
+    return Predictions(torch.tensor(labels), classes, probabilities, probabilities[:, 0], torch.arange(len(labels)))
 
 
 def make_classifier(num_classes: int) -> ImageClassifier:

@@ -19,14 +19,25 @@ from tests.helpers import random_classifier, random_images
 SHAPE = (1, 2, 2)
 
 
-def make_run(logits: torch.Tensor, labels: list[int], *, with_images: bool = True) -> RunData:
+def make_run(
+    logits: torch.Tensor, labels: list[int], *, with_images: bool = True, names: list[str] | None = None
+) -> RunData:
     """A run whose model predicts the given logits (N, C) for N test images."""
-    collector = PredictionCollector()
+    test = Batches(random_images(len(labels), SHAPE), torch.tensor(labels), names=names)
+    collector = PredictionCollector(test)
     collector.update(logits, torch.tensor(labels))
-    test = Batches(random_images(len(labels), SHAPE), torch.tensor(labels)) if with_images else None
     classifier = random_classifier(SHAPE, logits.shape[1])
     predictions = collector.compute()
-    return RunData("run", Path("run"), Config(), [], {}, classifier=classifier, predictions=predictions, test=test)
+    return RunData(
+        "run",
+        Path("run"),
+        Config.model_validate({"data": {"path": "my/pets"}}),
+        [],
+        {},
+        classifier=classifier,
+        predictions=predictions,
+        test=test if with_images else None,
+    )
 
 
 LOGITS = torch.tensor([[4.0, 0.0, 0.0], [0.0, 3.0, 0.0], [2.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
@@ -89,6 +100,53 @@ def test_without_images_the_captions_remain() -> None:
     assert section is not None
     assert [image.uri for image in section.mistakes] == [None]
     assert section.mistakes[0].lines[2] == "test image 1"
+
+
+ALL_WRONG = torch.tensor([[4.0, 0.0], [3.0, 0.0], [2.0, 0.0]])
+
+
+def test_a_caption_has_the_path_of_its_image_in_place_of_its_number() -> None:
+    names = ["test/a/<0>.png", "test/\x1b[2J\udcff.png", f"test/b/{'x' * 2000}/1.png"]
+    section = evaluation_section(make_run(ALL_WRONG, [1, 1, 1], names=names))
+    assert section is not None
+    first, second, third = section.mistakes
+    assert (first.path, first.short_path) == (names[0], names[0])
+    assert second.path == r"test/\x1b[2J\udcff.png"
+    assert third.path is not None
+    assert third.short_path is not None
+    assert (len(third.path), len(third.short_path)) == (1024, 60)
+    assert all(path.startswith("test/b/x") and path.endswith("x/1.png") for path in (third.path, third.short_path))
+    assert [len(image.lines) for image in section.mistakes] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("names", [None, [f"test/{number}.png" for number in range(13)]])
+def test_a_note_counts_the_mistakes_and_names_the_list_of_all(
+    names: list[str] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    below = " Paths are relative to my/pets." if names else ""
+    for count, shown in ((12, "All mistakes"), (13, "The 12 most confident of 13 mistakes")):
+        run = make_run(ALL_WRONG[:1].repeat(count, 1), [1] * count, names=names and names[:count])
+        section = evaluation_section(run)
+        assert section is not None
+        assert section.mistakes_note == f"{shown}, most confident first.{below}"
+    Path("run").mkdir()
+    Path("run/mistakes.csv").touch()
+    section = evaluation_section(run)
+    assert section is not None
+    assert section.mistakes_note.endswith(f" The file mistakes.csv in the run folder lists every mistake.{below}")
+
+
+def test_an_image_without_a_path_has_the_number_of_its_row_in_the_test_split() -> None:
+    test = Batches(random_images(9, SHAPE), torch.zeros(9, dtype=torch.int64), rows=torch.tensor([8, 3, 5]))
+    collector = PredictionCollector(test)
+    collector.update(ALL_WRONG, torch.tensor([1, 1, 1]))
+    classifier = random_classifier(SHAPE, 2)
+    run = RunData("run", Path("run"), Config(), [], {}, classifier=classifier, predictions=collector.compute())
+    section = evaluation_section(run)
+    assert section is not None
+    assert [image.lines[2] for image in section.mistakes] == ["test image 8", "test image 3", "test image 5"]
+    assert section.mistakes[0].alt.startswith("test image 8, ")
 
 
 def test_more_than_thirty_classes_have_no_matrix() -> None:

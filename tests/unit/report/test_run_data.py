@@ -16,7 +16,6 @@ from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.models.mlp import MLP, LogisticRegression
 from fcnet.report.run_data import (
     RunData,
-    find_confident_mistakes,
     find_uncertain_correct,
     first_layer_weights,
     read_run_data,
@@ -37,6 +36,7 @@ def make_predictions(confidence: list[float], correct: list[bool]) -> Prediction
         torch.stack([first, 1 - first], 1),
         torch.stack([top, 1 - top], 1),
         torch.where(first == 0, top, 1 - top),
+        torch.arange(len(correct)),
     )
 
 
@@ -46,11 +46,10 @@ def make_classifier(model: MLP, whitening: Whitening | None = None) -> ImageClas
     return ImageClassifier(model, classes=classes, shape=SHAPE, mean=half, std=half, whitening=whitening)
 
 
-def test_mistakes_come_most_confident_first_and_correct_predictions_least_confident_first() -> None:
+def test_correct_predictions_come_least_confident_first() -> None:
     predictions = make_predictions([0.9, 0.6, 0.8, 0.7, 0.9], [False, True, False, True, True])
-    assert find_confident_mistakes(predictions, 5) == [0, 2]
-    assert find_confident_mistakes(predictions, 1) == [0]
     assert find_uncertain_correct(predictions, 2) == [1, 3]
+    assert find_uncertain_correct(predictions, 5) == [1, 3, 4]
 
 
 def test_whitened_weights_are_mapped_back_to_pixels() -> None:

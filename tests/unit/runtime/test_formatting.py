@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcnet.runtime.formatting import csv_text, escape_unprintable, format_count, format_percent
+from fcnet.runtime.formatting import (
+    csv_path,
+    csv_text,
+    escape_unprintable,
+    format_count,
+    format_percent,
+    shorten_middle,
+)
 
 
 @pytest.mark.parametrize(
@@ -56,3 +63,34 @@ def test_csv_cells_are_inert_and_numbers_stay_numbers() -> None:
     first, _ = csv.reader(io.StringIO(text))
     assert first == [
         "'=1+1", "'+1", "'-1", "'@SUM(A1)", "'＝1", r"\t=1", r"\r=1", "a=1", 'a "b", c', "-0.5", "3", ""]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "cell"),
+    [
+        ("a/=1.png", "a/=1.png"),
+        ("=1/a.png", "./=1/a.png"),
+        ("-a", "./-a"),
+        ("＝1", "./＝1"),
+        ("../a", "../a"),
+        ("", ""),
+    ],
+)
+def test_a_path_in_csv_begins_no_formula_and_stays_a_path(path: str, cell: str) -> None:
+    assert csv_path(path) == cell
+    assert csv_text([[cell]]).rstrip("\n") in (cell, '""')
+
+
+@given(st.text(max_size=30), st.integers(1, 20))
+def test_shortened_text_has_the_start_and_the_end_of_the_text(text: str, width: int) -> None:
+    short = shorten_middle(text, width)
+    if len(text) <= width:
+        assert short == text
+        return
+    assert len(short) == width
+    start, _, end = (
+        short.partition("…") if "…" not in text else (short[: (width - 1) // 2], "", short[(width + 1) // 2 :])
+    )
+    assert text.startswith(start)
+    assert text.endswith(end)
+    assert 0 <= len(end) - len(start) <= 1
