@@ -25,7 +25,7 @@ from fcnet.data.store.store import open_store
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fcnet.data.sources.source import SplitName
+    from fcnet.data.sources.source import Fingerprint, SplitName
 
 _CHUNK = 341  # as many images of 32×32 as are decoded at a time
 _SIDE = 4
@@ -50,7 +50,7 @@ class TinyImages:
 
     def snapshot(self) -> SourceSnapshot:
         """Returns a snapshot, as every source does."""
-        fingerprint = {"kind": "tiny", "count": self.count, "named": int(self.named)}
+        fingerprint: Fingerprint = {"kind": "tiny", "count": self.count, "named": int(self.named)}
         return SourceSnapshot(fingerprint, lambda: Contents(tuple(map(str, range(_NUM_CLASSES))), self.iter_chunks()))
 
     def iter_chunks(self) -> Iterator[ImageChunk]:

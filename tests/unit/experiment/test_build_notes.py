@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -140,7 +140,7 @@ def test_copies_and_skipped_images_are_named_by_their_paths_also_when_the_store_
     ],
 )
 def test_a_schedule_beyond_the_end_of_training_is_named(optimizer: dict[str, Any], note: str) -> None:
-    batch_size = "all" if optimizer.get("name") == "lbfgs" else 8
+    batch_size: Literal["all", 8] = "all" if optimizer.get("name") == "lbfgs" else 8
     config = schema.Config(optimizer=schema.Optimizer(**optimizer), train=schema.Train(epochs=5, batch_size=batch_size))
     expected = [note.format(end="training ends after 5 epochs (train.epochs)")] if note else []
     assert list(schedule_notes(config)) == expected

@@ -33,7 +33,12 @@ def test_a_split_without_images_has_no_copies() -> None:
 
 def test_pixels_of_images_with_other_moments_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    monkeypatch.setattr(module, "_hash_pixels", lambda pixels, row: read.append(row) or b"")
+
+    def read_row(pixels: npt.NDArray[np.uint8], row: int) -> bytes:
+        read.append(row)
+        return b""
+
+    monkeypatch.setattr(module, "_hash_pixels", read_row)
     train = np.arange(400, dtype=np.uint8).reshape(100, 1, 2, 2)
     find_train_copies(arrays(train[:50]), arrays(train[49:60]))
     assert read == [0, 49]
