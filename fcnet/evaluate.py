@@ -14,7 +14,8 @@ from fcnet.evaluation.corruption_robustness import evaluate_corrupted, example_i
 from fcnet.evaluation.dataset_shift import DatasetShift, accuracy_shift, class_shift, pixel_shift
 from fcnet.evaluation.prediction_files import write_mistakes
 from fcnet.evaluation.predictions import PredictionCollector
-from fcnet.experiment.build import own_test_data, test_data
+from fcnet.experiment.build import own_test_data
+from fcnet.experiment.evaluation_data import EvaluationData, OwnData, open_evaluation_data
 from fcnet.experiment.image_classifier import load
 from fcnet.experiment.run_folder import Run
 from fcnet.metrics import class_metrics
@@ -44,7 +45,10 @@ def main(arguments: list[str]) -> int:
     parser = cli.Parser("evaluate", "Evaluate a trained model on the test images of its data, or on other data.")
     parser.add_run()
     parser.add_argument(
-        "--data", type=Path, metavar="PATH", help="use other data with the same classes; report the distribution shift"
+        "--data",
+        type=Path,
+        metavar="PATH",
+        help="judge other images instead: a folder, an archive or a .npz file; report the distribution shift",
     )
     parser.add_argument(
         "--corruptions", action="store_true", help="also use corrupted images: noise, blur, brightness, …"
@@ -56,13 +60,13 @@ def main(arguments: list[str]) -> int:
     run = Run(flags.run)
     if not run.started:
         raise UserError(f"{run.config}: no such file; it names the data that the run was trained on")
-    test = _open_test_set(run, classifier, flags.data, device)
+    test, notes = _open_test_set(run, classifier, flags.data, device)
     collector = PredictionCollector(test)
     result = evaluate(classifier.model, test, on_batch=collector.update)
     shift = None if flags.data is None else _measure_shift(run, classifier, test, result)
-    lines = evaluation_table(result, classifier.classes)
+    lines = [f"note: {note}" for note in notes] + evaluation_table(result, classifier.classes)
     lines += shift.describe(classifier.classes) if shift else []
-    content = _to_dict(result, classifier.classes, flags.data)
+    content = _to_dict(result, classifier.classes, flags.data) | {"notes": notes}
     content["shift"] = shift.to_dict(classifier.classes) if shift else None
     table, content["mistakes"] = _report_mistakes(run, collector.compute(), classifier.classes, flags.data)
     lines += table
@@ -74,15 +78,24 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _open_test_set(run: Run, classifier: ImageClassifier, path: Path | None, device: torch.device) -> Batches:
+def _open_test_set(run: Run, classifier: ImageClassifier, path: Path | None, device: torch.device) -> EvaluationData:
     data = run.load_config().data
     if path is not None:
+        own = OwnData(data, run.data_fingerprint(), _num_images(run))
         with memory.phase("reading the data"), cli.show_decoding() as progress:
-            return test_data(data, classifier, path, device=device, progress=progress)
+            return open_evaluation_data(own, classifier, path, device=device, progress=progress)
     try:
-        return own_test_data(data, run.data_fingerprint(), classifier, device)
+        return EvaluationData(own_test_data(data, run.data_fingerprint(), classifier, device), ())
     except UserError as error:
         raise UserError(f"{error}; --data PATH decodes them") from None
+
+
+def _num_images(run: Run) -> int | None:
+    """Returns the number of images of a finished run, in all splits."""
+    if not run.finished:
+        return None
+    counts: list[int] = [run.summary().get(f"{split}_images", 0) for split in ("train", "validation", "test")]
+    return sum(counts)
 
 
 def _measure_shift(run: Run, classifier: ImageClassifier, test: Batches, result: Evaluation) -> DatasetShift:

@@ -20,7 +20,6 @@ from fcnet.experiment.build_data import (
     preview,
     split_rows,
     test_batches,
-    test_data,
 )
 from fcnet.experiment.build_notes import data_notes, setting_notes
 from fcnet.experiment.build_training import (
@@ -52,7 +51,6 @@ __all__ = [
     "own_test_data",
     "preview",
     "test_batches",
-    "test_data",
 ]
 
 

@@ -38,10 +38,11 @@ _NUM_PREVIEW_IMAGES = 10
 
 def open_data(data: schema.Data, progress: Progress | None = None) -> Store:
     """Opens the store of the configured source; one rank builds it if it does not exist yet, and the others wait."""
-    return open_store(_source(data), progress=progress)
+    return open_store(make_source(data), progress=progress)
 
 
-def _source(data: schema.Data, *, download: bool = True) -> Source:
+def make_source(data: schema.Data, *, download: bool = True) -> Source:
+    """Returns the configured source; CIFAR is downloaded where it is missing, unless ``download`` is false."""
     match data.source:
         case "digits":
             return sources.digits()
@@ -221,41 +222,6 @@ def own_test_data(data: schema.Data, fingerprint: str, classifier: ImageClassifi
     return test_batches(store, classifier, device)
 
 
-def test_data(
-    data: schema.Data,
-    classifier: ImageClassifier,
-    path: Path,
-    *,
-    device: torch.device,
-    progress: Progress | None = None,  # noqa: PT028 - not a test
-) -> Batches:
-    """Builds the test set of another dataset with the classes of a trained model.
-
-    Args:
-        data: the ``data`` section of the run's configuration.
-        classifier: the trained model.
-        path: a ``.npz`` file, or a folder or archive of images; for a model trained on CIFAR also a folder with another
-            copy of it.
-        device: the device of the batches.
-        progress: a callback for decoding; see `fcnet.data.store.store.open_store`.
-
-    Raises:
-        UserError: the data does not fit the model.
-    """
-    data = data.model_copy(update={"path": str(path), "source": _source_name(data.source, path)})
-    store = open_store(_source(data, download=False), progress=progress)
-    if store.shape != classifier.shape:
-        raise UserError(f"{data.path} must hold images of shape {classifier.shape} for this model, got {store.shape}")
-    return test_batches(store, classifier, device)
-
-
-def _source_name(own: str, path: Path) -> str:
-    """Returns the kind of another dataset, from its path and, where that is ambiguous, from the model's own kind."""
-    if path.suffix == ".npz" or (own == "arrays" and not path.is_dir() and ".tar" not in path.name):
-        return "arrays"
-    return own if own in {"cifar10", "cifar100"} and any(path.glob("cifar-*")) else "images"
-
-
 def own_validation_batches(
     store: Store, classes: Sequence[str], preprocessing: Preprocessing, device: torch.device
 ) -> Batches | None:
@@ -283,9 +249,24 @@ def own_validation_batches(
     )
 
 
-def test_batches(store: Store, classifier: ImageClassifier, device: torch.device) -> Batches:
-    """Builds the test set of a model's classes, normalized and whitened as in training."""
-    rows, labels = select(store.test, store.classes, classifier.classes, "the classes of the test split")
+def test_batches(
+    store: Store,
+    classifier: ImageClassifier,
+    device: torch.device,
+    labels: Tensor | None = None,  # noqa: PT028 - not a test
+) -> Batches:
+    """Builds the test set of a model's classes, normalized and whitened as in training.
+
+    Args:
+        store: the store of the images.
+        classifier: the model.
+        device: the device of the batches.
+        labels: the model's class index of each test image, −1 for those to leave out; None to match classes by name,
+            each of which must be a class of the store.
+    """
+    if labels is None:
+        _, labels = select(store.test, store.classes, classifier.classes, "the classes of the test split")
+    rows = (labels >= 0).nonzero().squeeze(1)
     if not len(rows):
         raise UserError("the test split must hold at least one image of these classes, got 0")
     return Batches(

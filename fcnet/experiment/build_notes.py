@@ -38,7 +38,7 @@ def data_notes(
         validation: the validation set; None for none.
     """
     yield from store.notes
-    yield from _skipped_image_notes(store)
+    yield from skipped_image_notes(store)
     if len(store.validation.labels):
         yield f"validation: the data's own {format_count(validation.num_images if validation else 0, 'image')}"
         yield from _absent_class_notes(store, store.validation, "validation")
@@ -62,7 +62,7 @@ def setting_notes(config: schema.Config, batches: Batches) -> Iterator[str]:
         yield from batch_norm_notes(config.train, batches.num_images, batches.batch_size)
 
 
-def _skipped_image_notes(store: Store) -> Iterator[str]:
+def skipped_image_notes(store: Store) -> Iterator[str]:
     """Yields a line if broken images were skipped."""
     if store.skipped:
         count = len(store.skipped)

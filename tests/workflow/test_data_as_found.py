@@ -22,6 +22,7 @@ from fcnet.runtime.errors import UserError
 from tests.helpers import image_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import numpy.typing as npt
@@ -333,7 +334,7 @@ class ArrayCase:
     """Arrays as found; ``changes`` to `ARRAYS`, None for an array that is missing. The rest is as for `Case`."""
 
     name: str
-    changes: dict[str, npt.NDArray[Any] | None]
+    changes: Mapping[str, npt.NDArray[Any] | None]
     counts: Counts = field(default_factory=dict)
     notes: str = ""
     error: str = ""

@@ -12,6 +12,7 @@ import numpy as np
 
 from fcnet.data.sources.unused import list_names, missing_class_notes
 from fcnet.runtime.errors import UserError
+from fcnet.runtime.formatting import format_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -140,5 +141,7 @@ def _match_names(
     if labels[0] >= 0 and labels[-1] < len(given):
         return {label: given[label] for label in labels}, ()
     if len(given) != len(labels):
-        raise UserError(f"classes in {path} must name the {len(labels):,} labels {listed}, got {len(given):,} names")
+        raise UserError(
+            f"classes in {path} must name the {len(labels):,} labels {listed}, got {format_count(len(given), 'name')}"
+        )
     return dict(zip(labels, given, strict=True)), (f"labels are {listed}: classes names them in this order",)

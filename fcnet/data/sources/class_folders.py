@@ -121,8 +121,13 @@ class _Tree:
 
 def _read_folder(listing: FileListing) -> _Tree:
     return _Tree(
-        *(listing.path, listing.test_only, listing.splits),
-        *(list(listing.files), listing.folders, listing.unused.copy(), {}),
+        path=listing.path,
+        test_only=listing.test_only,
+        splits=listing.splits,
+        files=list(listing.files),
+        folders=listing.folders,
+        unused=listing.unused.copy(),
+        contents={},
     )
 
 

@@ -17,15 +17,16 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fcnet.data.decoding.image_decoding import decode_image
 from fcnet.data.sources.array_labels import LABEL_KINDS, TEXT_KINDS, name_classes
 from fcnet.data.sources.file_listing import check_unchanged, scan_path
 from fcnet.data.sources.size_limits import MAX_EXPANSION, check_fits_memory, expanded_limit
 from fcnet.data.sources.source import Contents, SourceSnapshot, split_into_chunks
-from fcnet.data.sources.unused import Reason, UnusedItems
+from fcnet.data.sources.unused import Reason, UnusedItems, conversion_notes
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -46,26 +47,41 @@ _HEADER_ERRORS = (
 # RuntimeError: an encrypted member.
 _READ_ERRORS = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError)
 _CLASSES = "classes"
-_VALIDATION_SUFFIXES = ("validation", "val")
+_SUFFIXES: dict[SplitName, tuple[str, ...]] = {
+    "train": ("train",),
+    "validation": ("validation", "val"),
+    "test": ("test",),
+}
 _HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _LAYOUTS = "(N, H, W), (N, C, H, W) or (N, H, W, C) with 1 or 3 channels"
 _MAX_NAMED = 8
 
 
-def arrays(path: Path, *, test_only: bool = False) -> Source:
+def arrays(path: Path, *, test_only: bool = False, shape: Sequence[int] = ()) -> Source:
     """Returns the images and labels of a ``.npz`` file; see `read_arrays` for its contents.
 
     Args:
         path: the file.
         test_only: whether to read only the test split; the file may lack the others.
+        shape: (C, H, W) to convert each image to, as an image file is converted; empty to keep the shape.
     """
-    return _Arrays(path, test_only)
+    return _Arrays(path, test_only, tuple(shape))
+
+
+def is_npz(path: Path) -> bool:
+    """Returns whether a file is a zip archive of NumPy arrays, whatever its name."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(".npy") for name in archive.namelist())
+    except _READ_ERRORS:
+        return False
 
 
 @dataclass(frozen=True)
 class _Arrays:
     path: Path
     test_only: bool
+    shape: tuple[int, ...]
 
     def snapshot(self) -> SourceSnapshot:
         if self.path.is_dir():
@@ -76,12 +92,18 @@ class _Arrays:
         fingerprint = listing.fingerprint("arrays")
         if self.test_only:
             fingerprint["test_only"] = 1
+        if self.shape:
+            fingerprint["shape"] = self.shape
         return SourceSnapshot(fingerprint, partial(self._read, listing))
 
     def _read(self, listing: FileListing) -> Contents:
         read = read_arrays(self.path, test_only=self.test_only)
         check_unchanged(listing)
-        return Contents(read.classes, split_into_chunks(read.splits), notes=read.notes)
+        splits, notes = read.splits, read.notes
+        if self.shape:
+            notes += tuple(note for x, _ in splits.values() for note in _conversion_notes(x, self.shape))
+            splits = {split: (_convert_images(x, self.shape, self.path), y) for split, (x, y) in splits.items()}
+        return Contents(read.classes, split_into_chunks(splits), notes=notes, test_only=self.test_only)
 
 
 class LabelledArrays(NamedTuple):
@@ -146,9 +168,9 @@ def _find_arrays(
         The name of each array, by "x" or "y" and the split; and everything else.
     """
     found = {name.removesuffix(".npy") for name in members if name.endswith(".npy")}
-    present: dict[SplitName, list[str]] = {
+    present = {
         split: [suffix for suffix in suffixes if {f"x_{suffix}", f"y_{suffix}"} & found]
-        for split, suffixes in (("train", ("train",)), ("validation", _VALIDATION_SUFFIXES), ("test", ("test",)))
+        for split, suffixes in _SUFFIXES.items()
     }
     needed = ["test"] if test_only else ["train", "test"]
     if missing := {f"{kind}_{split}" for split in needed for kind in "xy"} - found:
@@ -278,3 +300,23 @@ def _channels_first(x: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Returns the images as (N, C, H, W)."""
     layout = _layout(x.shape)
     return x[:, None] if layout == "NHW" else x if layout == "NCHW" else x.transpose(0, 3, 1, 2)
+
+
+def _conversion_notes(x: npt.NDArray[np.uint8], shape: Sequence[int]) -> Iterator[str]:
+    count, channels, *size = x.shape
+    return conversion_notes(
+        count, channels=count * (channels != shape[0]), size=count * (size != list(shape[1:])), shape=shape
+    )
+
+
+def _convert_images(x: npt.NDArray[np.uint8], shape: Sequence[int], path: Path) -> npt.NDArray[np.uint8]:
+    """Converts images (N, C, H, W) as image files are converted."""
+    from PIL import Image
+
+    if x.shape[1:] == tuple(shape):
+        return x
+    converted = np.empty((len(x), *shape), np.uint8)
+    for row, pixels in enumerate(x):
+        image = Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+        converted[row] = decode_image(image, shape[0], f"image {row} in {path}", (shape[1], shape[2]))
+    return converted

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tarfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +14,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from fcnet.config import schema
-from fcnet.data import sources
 from fcnet.data.batches import Augmentation
-from fcnet.data.sources import Source, synthetic
 from fcnet.data.transforms.augment import Affine, ColorJitter, Cutout, Flip, Shift
 from fcnet.data.transforms.mixup import MixupCutmix
 from fcnet.data.transforms.whitening import Whitening, fit_whitening
@@ -124,15 +121,6 @@ def test_the_own_test_set_is_that_of_the_experiment() -> None:
         assert ours.labels.tolist() == theirs.labels.tolist()
 
 
-def test_another_dataset_is_labeled_by_class_name(tmp_path: Path) -> None:
-    path = write_image_folder(tmp_path / "other", {"cat": 10, "dog": 20, "zebra": 30})
-    data = schema.Data(source="images", path=str(tmp_path / "its own"))
-    (batch,) = build.test_data(data, make_classifier(("zebra", "cat")), path, device=CPU)
-    levels = (batch.images[:, 0, 0, 0] * 0.5 + 0.25) * 255
-    assert_close(levels, torch.tensor([10.0, 10.0, 30.0, 30.0]))
-    assert batch.labels.tolist() == [1, 1, 0, 0]
-
-
 @pytest.mark.parametrize(("fraction", "num_test"), [(0.2, 2 * 2), (0.5, 2 * 5)])
 def test_a_folder_without_splits_is_split_independently_of_the_seed(
     tmp_path: Path, fraction: float, num_test: int
@@ -146,67 +134,6 @@ def test_a_folder_without_splits_is_split_independently_of_the_seed(
     assert first.test.num_images == num_test
     assert first.fingerprint == second.fingerprint
     assert torch.equal(first.test.images, second.test.images)
-
-
-@pytest.mark.parametrize("source", ["cifar10", "cifar100"])
-def test_a_model_trained_on_cifar_can_be_tested_on_another_copy_of_it(
-    source: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened: list[Path] = []
-
-    def open_source(path: Path, *, download: bool) -> Source:
-        assert not download
-        opened.append(path)
-        return synthetic((1, 6, 5), 4, 7, 2)
-
-    (tmp_path / "copy" / "cifar-files").mkdir(parents=True)
-    monkeypatch.setattr(sources, source, open_source)
-    batches = build.test_data(
-        schema.Data(source=source, path="own"), make_classifier(("0", "1")), tmp_path / "copy", device=CPU
-    )
-    assert batches.num_images == 7
-    assert opened == [tmp_path / "copy"]
-
-
-def refuse_data(data: schema.Data, net: ImageClassifier, path: Path) -> str:
-    with pytest.raises(UserError) as error:
-        build.test_data(data, net, path, device=CPU)
-    return str(error.value)
-
-
-def test_a_dataset_that_does_not_fit_the_model_is_refused(tmp_path: Path) -> None:
-    data = schema.Data(source="images", path=str(tmp_path))
-    large = write_image_folder(tmp_path / "large", {"cat": 1, "dog": 2}, size=(6, 7))
-    assert refuse_data(data, make_classifier(("cat", "dog")), large) == (
-        f"{large} must hold images of shape (1, 6, 5) for this model, got (1, 7, 6)"
-    )
-    cows = write_image_folder(tmp_path / "cows", {"cat": 1, "cow": 2})
-    assert refuse_data(data, make_classifier(("cat", "dog")), cows) == (
-        "the classes of the test split must be among cat, cow, got dog"
-    )
-
-
-@pytest.mark.parametrize("source", ["digits", "synthetic", "images", "cifar10", "arrays"])
-def test_another_dataset_may_be_arrays_or_images_whatever_the_model_was_trained_on(source: Any, tmp_path: Path) -> None:
-    images = write_image_folder(tmp_path / "images", {"cat": 10, "dog": 20})
-    with tarfile.open(tmp_path / "all.tar.gz", "w:gz") as archive:
-        archive.add(images, ".")
-    pixels = np.full((4, 6, 5), 10, dtype=np.uint8)
-    labels = np.array([0, 1, 0, 1])
-    np.savez(
-        tmp_path / "x.npz",
-        x_train=pixels,
-        y_train=labels,
-        x_test=pixels,
-        y_test=labels,
-        classes=np.array(["cat", "dog"]),
-    )
-    data = schema.Data(source=source, path="own")
-    counts = [
-        build.test_data(data, make_classifier(("cat", "dog")), path, device=CPU).num_images
-        for path in (images, tmp_path / "all.tar.gz", tmp_path / "x.npz")
-    ]
-    assert counts == [4, 4, 4]
 
 
 def test_a_test_split_without_the_classes_of_the_model_is_refused() -> None:
