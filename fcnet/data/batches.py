@@ -52,7 +52,7 @@ class Batch:
 
         All ranks make the same number of parts, because batch normalization exchanges sums in each.
         """
-        num_parts = min(num_parts, self.size // distributed.world_size())
+        num_parts = min(num_parts, len(self.labels), self.size // distributed.world_size())
         if num_parts <= 1:
             return [self]
         columns = (column.tensor_split(num_parts) for column in (self.images, self.labels, self.target))
