@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
         "--data",
         type=Path,
         metavar="PATH",
-        help="judge other images instead: a folder, an archive or a .npz file; report the distribution shift",
+        help="judge other images: a folder, an archive or a .npz file; report the distribution shift",
     )
     parser.add_argument(
         "--corruptions", action="store_true", help="also use corrupted images: noise, blur, brightness, …"

@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
 def _parse_flags(arguments: list[str]) -> argparse.Namespace:
     parser = cli.Parser("predict", "Predict the class of each image, with its probability.")
     parser.add_run()
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file, folder or tar archive")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file, folder, or tar or zip archive")
     forms = parser.add_mutually_exclusive_group()
     forms.add_argument("--json", dest="form", action="store_const", const="json", help="print one JSON list")
     forms.add_argument("--csv", dest="form", action="store_const", const="csv", help="print CSV with a header")

@@ -69,7 +69,7 @@ class Data(Section):
     source: Literal["digits", "cifar10", "cifar100", "images", "arrays", "synthetic"] = "digits"
     """Source of the images."""
     path: str = ""
-    """For cifar10 and cifar100: folder of the downloaded archive. For images: folder, or tar archive of a folder. For
+    """For cifar10 and cifar100: folder of the downloaded archive. For images: folder, or tar or zip archive of one. For
     arrays: ``.npz`` file."""
     classes: Annotated[tuple[str, ...], ListAsTuple] = ()
     """Names of the classes to use, in the order of the labels; two make a binary problem. Empty: all classes."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Form: TypeAlias = Literal["folder", "tar", "zip"]
 Counts: TypeAlias = dict[str, dict[str, int]]
 
-ALL_FORMS: tuple[Form, ...] = ("folder", "tar")
+ALL_FORMS: tuple[Form, ...] = ("folder", "tar", "zip")
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,7 @@ CASES = [
     Case("an empty validation split",
         {**SPLIT, "val": None},
         SPLIT_COUNTS,
-        "not used: 1 split without an image (val)",
-        forms=("folder",)),
+        "not used: 1 split without an image (val)"),
     Case("a class without test images",
         {**SPLIT, "train/cow/1.png": PNG, "test/cow": None},
         {**SPLIT_COUNTS, "train": {"cat": 2, "cow": 1, "dog": 1}},
@@ -208,20 +207,21 @@ CASES = [
         {"pets.zip": b"PK"},
         error="expected train/CLASS/… and test/CLASS/…, or CLASS/IMAGE, in PATH, found no images; "
         "not used: 1 file without an image suffix (pets.zip)"),
-    Case("an archive with a folder around the data", under("pets", SPLIT), SPLIT_COUNTS, forms=("tar",)),
+    Case("an archive with a folder around the data", under("pets", SPLIT), SPLIT_COUNTS, forms=("tar", "zip")),
     Case("an archive with a folder and other files around the data",
         {**under("pets", SPLIT), "pets/README.md": b"x", "LICENSE": b"x"},
         SPLIT_COUNTS,
         "not used: 2 files without an image suffix (LICENSE, README.md)",
-        forms=("tar",)),
+        forms=("tar", "zip")),
     Case("a class folder that is a link",
         {**SPLIT, "train/cow": Link("../other"), "other/1.png": PNG, "other/2.png": PNG, "test/cow/1.png": PNG},
         {"train": {"cat": 2, "cow": 2, "dog": 1}, "test": {"cat": 1, "cow": 1, "dog": 1}},
         "not used: 1 folder beside the splits (other)",
-        forms=("folder",)),
+        forms=("folder", "tar")),
     Case("links to images, symbolic and hard",
         {**SPLIT, "train/dog/2.png": Link("../cat/1.png"), "train/dog/3.png": Link("train/cat/2.png", hard=True)},
-        {**SPLIT_COUNTS, "train": {"cat": 2, "dog": 3}}),
+        {**SPLIT_COUNTS, "train": {"cat": 2, "dog": 3}},
+        forms=("folder", "tar")),
     Case("links that lead nowhere",
         {**SPLIT, "train/cat/9.png": Link("gone.png"), "train/dog/8.png": Link("8.png")},
         SPLIT_COUNTS,
@@ -273,7 +273,7 @@ def write_case(case: Case, folder: Path, form: Form) -> Path:
 
 
 def pack(data: Path, archive: Path) -> Path:
-    """Packs a folder as ``tar -C FOLDER .`` or ``zip -r`` does."""
+    """Packs a folder as ``tar -C FOLDER .`` or ``zip -r`` do."""
     names = sorted(str(path.relative_to(data)) for path in data.rglob("*"))
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive, "w") as zipped:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from fcnet.data.decoding.decode_batch import ImageFile
+from fcnet.data.sources.archives import read_archive
 from fcnet.data.sources.file_listing import (
     check_unchanged,
     find_splits,
@@ -23,7 +24,6 @@ from fcnet.data.sources.file_listing import (
     select_splits,
 )
 from fcnet.data.sources.source import SPLITS
-from fcnet.data.sources.tar import read_archive
 from fcnet.data.sources.unused import Reason, UnusedItems, list_names, missing_class_notes
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.seeds import derive_seed
@@ -203,8 +203,8 @@ def _check_splits(tree: _Tree) -> None:
         found = list_names([*tree.splits.values(), *tree.unused.first(Reason.OUTSIDE_SPLITS)])
         train, validation = (tree.splits.get(split) for split in ("train", "validation"))
         remedy = ""
-        if validation and tree.path.is_dir() and tree.test_only:
-            remedy = f"give {tree.path / validation} to use its images"
+        if tree.test_only and tree.path.is_dir() and (other := validation or train):
+            remedy = f"give {tree.path / other} to use its images"
         elif validation and train:
             remedy = f"rename {validation} to test, and a share of {train} is held out for validation"
         elif train and tree.path.is_dir():

@@ -1,4 +1,4 @@
-"""Images to classify, found one at a time in files, folders and tar archives."""
+"""Images to classify, found one at a time in files, folders and archives."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from fcnet.data.sources.archives import is_archive, iter_archive
 from fcnet.data.sources.file_listing import is_image_name, is_system_name
-from fcnet.data.sources.tar import is_archive, iter_archive
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def iter_images(arguments: Iterable[str | Path]) -> Iterator[ImageEntry]:
 
     Args:
         arguments: image files; folders, walked recursively in the order of the names; and tar archives, plain or
-            compressed, in the order of their members, with the links last.
+            compressed, and zip archives, in the order of their members, with the links last.
 
     Yields:
         The images. If one is unreadable, or a folder is missing, or an archive is broken from some member on, the
@@ -65,7 +65,7 @@ def iter_images(arguments: Iterable[str | Path]) -> Iterator[ImageEntry]:
 
 def _may_be_archive(path: Path) -> bool:
     try:
-        return path.is_file() and (path.suffix == ".tar" or is_archive(path))
+        return path.is_file() and (path.suffix in {".tar", ".zip"} or is_archive(path))
     except OSError:
         return False  # decoding the image raises the error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -182,9 +183,13 @@ def test_other_data_may_be_arrays_or_images_whatever_the_model_was_trained_on(so
     folder = write_classes(tmp_path / "images", CAT_AND_DOG)
     with tarfile.open(tmp_path / "all.tar.gz", "w:gz") as archive:
         archive.add(folder, ".")
+    packed = tmp_path / "all"  # a zip archive, whatever its name
+    with zipfile.ZipFile(packed, "w") as zipped:
+        for path in folder.rglob("*.*"):
+            zipped.write(path, path.relative_to(folder))
     pixels, labels = np.full((4, 6, 5), 10, dtype=np.uint8), np.array([0, 1, 0, 1])
     np.savez(tmp_path / "x.npz", x_test=pixels, y_test=labels, classes=np.array(["cat", "dog"]))
-    for path in (folder, tmp_path / "all.tar.gz", tmp_path / "x.npz"):
+    for path in (folder, tmp_path / "all.tar.gz", packed, tmp_path / "x.npz"):
         assert len(judge(path, source=source)[0]) == 4
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import stat
 import sys
 import tarfile
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +64,27 @@ def write_archive(
     if mode.endswith(":zst"):
         path.write_bytes(compress_zstandard(path.read_bytes()))
     return path
+
+
+def write_zip(
+    path: Path, folder: Path, members: list[str], root: str = "", compression: int = zipfile.ZIP_DEFLATED
+) -> Path:
+    """Packs files, links and folders of a folder into a zip archive, as ``zip -y`` does; returns it."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for member in members:
+            source, name = folder / member, f"{root}{member}"
+            if source.is_symlink():
+                archive.writestr(zip_link(name), str(source.readlink()))
+            else:
+                archive.write(source, name)
+    return path
+
+
+def zip_link(name: str) -> zipfile.ZipInfo:
+    """Returns the header of a symbolic link, whose content is the link's target."""
+    info = zipfile.ZipInfo(name)
+    info.create_system, info.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    return info
 
 
 def compress_zstandard(content: bytes, *, checksum: bool = True) -> bytes:

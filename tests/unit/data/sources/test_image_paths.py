@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fcnet.data.sources import image_paths
+from fcnet.data.sources.archives import iter_archive, read_archive
 from fcnet.data.sources.image_paths import ImageEntry, iter_images
-from fcnet.data.sources.tar import iter_archive, read_archive
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def test_a_named_file_is_an_image_unless_it_is_an_archive() -> None:
         ("letter.txt", b"letter.txt"),
         ("looks.png/a.png", b"1"),
         ("all.tar/a.png", b"2"),
-        ("broken.tar", "broken.tar must be a folder or a whole tar archive, got: truncated header"),
+        ("broken.tar", "broken.tar must be a folder or a whole tar or zip archive, got: truncated header"),
     ]
 
 
@@ -106,11 +106,11 @@ def test_reading_an_archive_one_file_at_a_time_equals_reading_it_whole(form: str
 
 def test_a_broken_link_is_an_error_entry_after_the_others() -> None:
     write_members("all.tar", {"a.png": "gone.png", "b.png": "b.png", "c.png": b"c"})
-    message = "must be a file or a link to a file in the archive, got neither"
+    remedy = "store the file or folder itself"
     assert read_entries("all.tar") == [
         ("all.tar/c.png", b"c"),
-        ("all.tar/a.png", f"all.tar/a.png {message}"),
-        ("all.tar/b.png", f"all.tar/b.png {message}"),
+        ("all.tar/a.png", f"a.png in all.tar links to gone.png, which leads to nothing in the archive; {remedy}"),
+        ("all.tar/b.png", f"b.png in all.tar links to b.png, which leads in a loop; {remedy}"),
     ]
 
 
@@ -121,11 +121,11 @@ def test_the_complete_images_of_a_truncated_archive_come_before_its_error() -> N
         Path(name).write_bytes(cut)
         *images, (last, message) = read_entries(name)
         assert last == name
-        assert str(message).startswith(f"{name} must be a folder or a whole tar archive, got: ")
+        assert str(message).startswith(f"{name} must be a folder or a whole tar or zip archive, got: ")
         assert images == [(f"{name}/{number}.png", bytes([number]) * 600) for number in range(len(images))]
     for end in range(9 * 1536 - 700, 9 * 1536 + 512, 50):  # also after the last image
         Path("cut.tar").write_bytes(content[:end])
-        assert "must be a folder or a whole tar archive" in str(read_entries("cut.tar")[-1][1]), end
+        assert "must be a folder or a whole tar or zip archive" in str(read_entries("cut.tar")[-1][1]), end
 
 
 def test_two_members_with_one_name_are_both_yielded() -> None:
