@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import importlib.util
 import os
 import shutil
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from playwright.sync_api import Browser, Page
+
+    from tests.processes import WarmServer
 
 # Parallel test processes share the processors. With one thread per processor each, they would wait for one another.
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
@@ -36,6 +39,21 @@ pytest.register_assert_rewrite("tests.helpers")  # an assertion that fails there
 collect_ignore = ["without_fcntl"]  # importing it for its doctests would hide fcntl from every test
 
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cases", type=int, metavar="N", help="of each parametrized test, run N cases spread evenly")
+
+
+@pytest.hookimpl(trylast=True)  # of the tests that markers have selected
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if limit := config.getoption("cases"):
+        tests = collections.defaultdict[str, list[pytest.Item]](list)
+        for item in items:
+            tests[item.nodeid.partition("[")[0]].append(item)
+        chosen = {case for cases in tests.values() for case in cases[:: -(-len(cases) // limit)]}
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = [item for item in items if item in chosen]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -94,6 +112,16 @@ def working_folder(tmp_path: Path, isolated_cache: None, monkeypatch: pytest.Mon
     folder.mkdir()
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[WarmServer]:
+    """Starts commands in processes that have already imported torch."""
+    from tests.processes import WarmServer
+
+    server = WarmServer()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import textwrap
 import time
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from unittest import mock
 
 import numpy as np
@@ -149,7 +149,13 @@ def start_python(*arguments: str, cwd: Path | None = None, **variables: str) -> 
     )
 
 
-def wait_until(condition: Callable[[], object], process: subprocess.Popen[str], *, poll_seconds: float = 0.01) -> bool:
+class HasPoll(Protocol):
+    """A process that tells how it ended, or None while it runs."""
+
+    def poll(self) -> object: ...
+
+
+def wait_until(condition: Callable[[], object], process: HasPoll, *, poll_seconds: float = 0.01) -> bool:
     """Waits until a condition holds; returns False if the process ended first."""
     deadline = time.monotonic() + 2 * WAIT_SECONDS
     while not condition():

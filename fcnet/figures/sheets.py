@@ -6,10 +6,12 @@ Letters: R rows of images; C channels, H rows and W columns of an image.
 from __future__ import annotations
 
 import io
+import itertools
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _INCHES = 1.1
+_FILLED = 0.92  # the share of a cell's side that an image takes
 
 
 def image_grid(
@@ -40,17 +43,23 @@ def image_grid(
         >>> png[1:4]
         b'PNG'
     """
-    figure = Figure(figsize=(_INCHES * len(columns), _INCHES * len(row_names) + 0.5), layout="constrained")
+    num_rows, num_columns = len(row_names), len(columns)
+    figure = Figure(figsize=(_INCHES * num_columns, _INCHES * num_rows + 0.5), layout="constrained")
     figure.suptitle(title, fontsize="small", parse_math=False)
-    grid = figure.subplots(len(row_names), len(columns), squeeze=False)
-    for column, (images, column_name) in enumerate(zip(columns, column_names, strict=True)):
-        grid[0, column].set_title(column_name, fontsize="small", parse_math=False)
-        for axes, image in zip(grid[:, column], images, strict=True):
-            pixels = image.permute(1, 2, 0) if len(image) == 3 else image.mean(0)
-            axes.imshow(pixels.clamp(0.0, 1.0).numpy(), cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
-    for axes, row_name in zip(grid[:, 0], row_names, strict=True):
-        axes.set_ylabel(row_name, fontsize="small", parse_math=False)
+    axes = figure.subplots()  # one for all images: matplotlib takes 20 ms for the axes of each
+    for column, row in itertools.product(range(num_columns), range(num_rows)):
+        image = columns[column][row]
+        height, width = (_FILLED * size / max(image.shape[1:]) for size in image.shape[1:])
+        left, top = column + (1.0 - width) / 2, row + (1.0 - height) / 2
+        pixels = (image.permute(1, 2, 0) if len(image) == 3 else image.mean(0)).clamp(0.0, 1.0).numpy()
+        extent = (left, left + width, top + height, top)
+        axes.imshow(pixels, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest", extent=extent)
+        axes.add_patch(Rectangle((left, top), width, height, fill=False, linewidth=0.8))
+    font: dict[str, Any] = {"fontsize": "small", "parse_math": False}
+    axes.set_xticks([column + 0.5 for column in range(num_columns)], column_names, **font)
+    axes.set_yticks([row + 0.5 for row in range(num_rows)], row_names, rotation="vertical", va="center", **font)
+    axes.tick_params(length=0.0, labeltop=True, labelbottom=False)
+    axes.set(xlim=(0, num_columns), ylim=(num_rows, 0), frame_on=False)
     return _png(figure)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
+import dataclasses
 import os
 import random
 import re
-import subprocess
+import signal
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fcnet import cli
-from tests.helpers import RUN_FILES, WAIT_SECONDS, run_result, set_flags, start_python, wait_until
+from tests.helpers import RUN_FILES, WAIT_SECONDS, run_result, set_flags, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.processes import WarmProcess, WarmServer
 
 pytestmark = pytest.mark.slow
 
@@ -51,32 +54,33 @@ class KilledRun:
     """A run to kill.
 
     Attributes:
+        warm: starts the processes.
         folder: holds the configuration, the cache and the run.
         optimizer: the run's optimizer.
         random: chooses when to kill.
         moments: counts the kills by the moment they hit.
     """
 
+    warm: WarmServer
     folder: Path
     optimizer: str
     random: random.Random
-    moments: collections.Counter[str] = field(default_factory=collections.Counter)
+    moments: Counter[str] = field(default_factory=Counter)
 
     @property
     def run(self) -> Path:
         return self.folder / "run"
 
-    def start(self, *flags: str) -> subprocess.Popen[str]:
+    def start(self, *flags: str) -> WarmProcess:
         config = self.folder / "digits.toml"
         config.write_text(CONFIG)
         changes = [f"optimizer.name={self.optimizer}", "train.save_seconds=0"]
-        command = ["fcnet.train", "--config", str(config), *set_flags(*changes), "--out", str(self.run), *flags]
-        return start_python("-m", *command, FCNET_CACHE=str(self.folder / "cache"))
+        arguments = ["--config", config, *set_flags(*changes), "--out", self.run, *flags]
+        return self.warm.command("train", *arguments, FCNET_CACHE=str(self.folder / "cache"))
 
     def finish(self) -> None:
-        process = self.start("--resume")
-        _, err = process.communicate(timeout=10 * WAIT_SECONDS)
-        assert process.returncode == 0, err
+        ended = self.start("--resume").wait(10 * WAIT_SECONDS)
+        assert ended.code == 0, ended.err
 
     def kill_once(self) -> bool:
         """Starts or resumes the run and kills it at some moment; returns False if it ended before."""
@@ -87,22 +91,22 @@ class KilledRun:
         )
         wait(process, before)
         process.kill()
-        _, err = process.communicate()
-        if process.returncode == 0:
+        ended = process.wait()
+        if ended.code == 0:
             return False
-        assert process.returncode == -9, err
+        assert ended.code == -signal.SIGKILL, ended.err
         self.moments[self.moment(before)] += 1
         return True
 
-    def wait_any_time(self, process: subprocess.Popen[str], before: set[str]) -> None:
-        _sleep(process, self.random.uniform(0.0, 5.0))
+    def wait_any_time(self, process: WarmProcess, before: set[str]) -> None:
+        _sleep(process, self.random.uniform(0.0, 1.5))
 
-    def wait_for_training(self, process: subprocess.Popen[str], before: set[str]) -> None:
+    def wait_for_training(self, process: WarmProcess, before: set[str]) -> None:
         """Waits until some time after this process begins its first checkpoint."""
         if wait_until(lambda: self.checkpoints() - before or self.unfinished(), process, poll_seconds=POLL_SECONDS):
             _sleep(process, self.random.choice([0.0, self.random.uniform(0.0, 0.05), self.random.uniform(0.0, 1.5)]))
 
-    def wait_for_the_end(self, process: subprocess.Popen[str], before: set[str]) -> None:
+    def wait_for_the_end(self, process: WarmProcess, before: set[str]) -> None:
         """Waits for the last step, after which the process writes the model and the summary and removes checkpoints."""
         sign = self.random.choice(["metrics", "model.safetensors", "model.json", "summary.json"])
         last = f'"epoch": {EPOCHS},'
@@ -147,8 +151,8 @@ def _names(folder: Path) -> list[str]:
     return [name for _, folders, files in os.walk(folder) for name in (*folders, *files)]
 
 
-def _sleep(process: subprocess.Popen[str], seconds: float) -> None:
-    with contextlib.suppress(subprocess.TimeoutExpired):
+def _sleep(process: WarmProcess, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
         process.wait(seconds)
 
 
@@ -169,28 +173,30 @@ def kill_and_finish(first: KilledRun, expected: dict[str, Any]) -> list[KilledRu
         assert finished_result(run.run) == expected, run.folder.name
         if not kills_left:
             return runs
-        runs.append(KilledRun(run.folder.with_name(f"{run.folder.name}-again"), run.optimizer, run.random))
+        runs.append(
+            dataclasses.replace(run, folder=run.folder.with_name(f"{run.folder.name}-again"), moments=Counter())
+        )
 
 
 def test_killed_runs_end_as_the_uninterrupted_run_to_the_bit(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    warm: WarmServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seed = int(os.environ.get("FCNET_TEST_SEED") or random.SystemRandom().randrange(10_000))
     with capsys.disabled():
         cli.print_status(f"\nFCNET_TEST_SEED={seed}")
     firsts, results = [], []
     for optimizer in OPTIMIZERS:
-        whole = KilledRun(tmp_path / optimizer, optimizer, random.Random(seed))
+        whole = KilledRun(warm, tmp_path / optimizer, optimizer, random.Random(seed))
         whole.folder.mkdir()
         whole.finish()
         expected = finished_result(whole.run)
         for number in range(NUM_RUNS):
             folder = tmp_path / f"{optimizer}-{number}"
-            firsts.append(KilledRun(folder, optimizer, random.Random(f"{seed} {folder.name}")))
+            firsts.append(KilledRun(warm, folder, optimizer, random.Random(f"{seed} {folder.name}")))
             results.append(expected)
     with ThreadPoolExecutor(2) as pool:
         runs = [run for group in pool.map(kill_and_finish, firsts, results) for run in group]
-    moments = sum((run.moments for run in runs), collections.Counter[str]())
+    moments = sum((run.moments for run in runs), Counter[str]())
     assert moments.total() == len(firsts) * KILLS_PER_RUN
     with capsys.disabled():
         counts = ", ".join(f"{count} {moment}" for moment, count in moments.most_common())

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.processes import WarmServer
 from tests.faults.runs import FaultyRuns
 from tests.helpers import write_noise_images
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
+
+    from tests.processes import WarmServer
 
 _FIGURES = "figures"
 
@@ -26,14 +27,6 @@ def figures(record_property: Callable[[str, object], None]) -> Callable[..., Non
         record_property(_FIGURES, f"{name}: {values}")
 
     return record
-
-
-@pytest.fixture(scope="session")
-def warm() -> Iterator[WarmServer]:
-    """Starts commands in processes that have already imported torch."""
-    server = WarmServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="session")

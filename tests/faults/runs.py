@@ -12,13 +12,13 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fcnet.experiment.run_folder import Run
-from tests.faults.processes import call_command
 from tests.helpers import RUN_FILES, run_result, set_flags
+from tests.processes import call_command
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.faults.processes import Ended, WarmServer
+    from tests.processes import Ended, WarmServer
 
 # 90 training images in 12 steps an epoch, the last of two images.
 CONFIG = """

@@ -23,7 +23,7 @@ from fcnet.experiment.runner import run_experiment
 from fcnet.report import __main__ as report
 from fcnet.sweep import __main__ as sweep
 from tests.faults.damage import damage_file, judge
-from tests.faults.processes import repeated
+from tests.faults.rounds import repeated
 from tests.helpers import model_files, read_summary, run_command, run_result
 
 if TYPE_CHECKING:

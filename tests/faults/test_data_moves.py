@@ -21,7 +21,7 @@ from fcnet.data.sources import image_folder
 from fcnet.experiment.build import build
 from fcnet.experiment.run_folder import Run
 from fcnet.experiment.runner import run_experiment
-from tests.faults.processes import repeated
+from tests.faults.rounds import repeated
 from tests.faults.runs import CONFIG
 from tests.helpers import advance_run, run_command, run_result, set_flags, write_image
 

@@ -18,13 +18,14 @@ from fcnet.experiment.run_folder import Run
 from fcnet.report import __main__ as report
 from fcnet.sweep import __main__ as sweep
 from tests.faults.disk import FailingDisk
-from tests.faults.processes import call_command, repeated
+from tests.faults.rounds import repeated
 from tests.helpers import CommandResult, run_command, run_result
+from tests.processes import call_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.faults.processes import WarmServer
+    from tests.processes import WarmServer
 
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES)
 CONFIG = """

@@ -23,15 +23,16 @@ import pytest
 from PIL import Image
 
 from fcnet.runtime.files import ChecksummedFolder, sha256
-from tests.faults.processes import call_command, repeated
+from tests.faults.rounds import repeated
 from tests.helpers import image_bytes, write_noise_images
+from tests.processes import call_command
 from tests.unit.data.decoding.hostile_images import HOSTILE_IMAGES
 from tests.unit.data.sources.hostile_archives import HOSTILE_ARCHIVES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.faults.processes import WarmServer
+    from tests.processes import WarmServer
 
 MAX_BYTES, MAX_SECONDS = 1 << 30, 10.0
 CASES_A_PROCESS = 30

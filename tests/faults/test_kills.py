@@ -7,7 +7,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from fcnet.experiment.run_folder import Run
-from tests.faults.processes import repeated
+from tests.faults.rounds import repeated
 from tests.faults.runs import OPTIMIZERS, Fault, draw_changes, full_batch
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from fcnet.config.toml import load_config
 from fcnet.experiment.build import build
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.memory import is_out_of_memory
-from tests.faults.processes import repeated
+from tests.faults.rounds import repeated
 from tests.helpers import preserve_process_state, write_pets
 from tests.workflow.test_config_fuzzing import (
     CLASSES,

@@ -17,7 +17,7 @@ from fcnet.experiment.build import build
 from fcnet.experiment.run_folder import Run
 from fcnet.experiment.runner import run_experiment
 from fcnet.runtime.errors import NonFiniteError
-from tests.faults.processes import repeated
+from tests.faults.rounds import repeated
 from tests.helpers import run_result
 
 if TYPE_CHECKING:

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import collections
 import itertools
-import os
 import random
 import re
 import resource
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from fcnet import train
-from tests.faults.processes import call_command, repeated
+from tests.faults.rounds import repeated
 from tests.helpers import command_output, run_result
+from tests.processes import call_command, call_redirected
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.faults.processes import WarmServer
+    from tests.processes import WarmServer
 
 CONFIG = """
 [data]
@@ -53,35 +52,6 @@ def here(image_folder: Path) -> Path:
     Path("made.toml").write_text(CONFIG)
     command_output(train.main, "--config", "made.toml", "--out", "run")
     return image_folder
-
-
-def redirect(number: int, kind: str) -> None:
-    """Replaces an output of this process, as a shell does before Python starts."""
-    name = {1: "stdout", 2: "stderr"}[number]
-    if kind == "closed":
-        os.close(number)
-        setattr(sys, name, None)
-        return
-    if kind == "broken pipe":
-        reader, writer = os.pipe()
-        os.close(reader)
-        os.dup2(writer, number)
-        os.close(writer)
-    elif kind == "full":
-        os.dup2(os.open("/dev/full", os.O_WRONLY), number)
-    setattr(sys, name, os.fdopen(number, "w", closefd=False))
-
-
-def call_redirected(out: str, err: str, *command: str) -> None:
-    """Runs a command with other outputs; an exit code of 99 is a traceback."""
-    redirect(1, out)
-    redirect(2, err)
-    try:
-        call_command(*command)
-    except SystemExit as ending:
-        os._exit(ending.code if isinstance(ending.code, int) else 98)
-    except BaseException:  # noqa: BLE001 - it cannot be printed
-        os._exit(99)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

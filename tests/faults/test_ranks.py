@@ -15,8 +15,9 @@ import torch.distributed as dist
 
 from fcnet.experiment.run_folder import Run
 from fcnet.runtime import distributed
-from tests.faults.processes import Ended, WarmProcess, WarmServer, call_command, repeated
+from tests.faults.rounds import repeated
 from tests.helpers import WAIT_SECONDS, run_result
+from tests.processes import Ended, WarmProcess, WarmServer, call_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,7 +17,7 @@ from fcnet.config.toml import dump_config, load_config
 from fcnet.experiment.build import build
 from fcnet.experiment.run_folder import Run
 from fcnet.experiment.runner import run_experiment
-from tests.faults.processes import repeated
+from tests.faults.rounds import repeated
 from tests.faults.runs import CONFIG
 from tests.helpers import advance_run, run_result
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fcnet.experiment.run_folder import Run
-from tests.faults.processes import repeated
+from tests.faults.rounds import repeated
 from tests.faults.runs import CONFIG, Fault, draw_changes
 from tests.helpers import WAIT_SECONDS, set_flags, start_python, wait_until
 

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from fcnet.experiment.run_folder import Run
-from tests.faults.processes import repeated
+from tests.faults.rounds import repeated
 from tests.faults.runs import CONFIG
 from tests.helpers import set_flags
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tests.faults.processes import WarmServer
+    from tests.processes import WarmServer
 
 _MAX_GROWTH = 0.02
 # A record stays in memory, and each save makes a text of all of them.

@@ -14,7 +14,7 @@ import torch
 from fcnet.config.toml import dump_config, load_config
 from fcnet.experiment.build import build
 from fcnet.experiment.run_folder import Run
-from tests.faults.processes import repeated
+from tests.faults.rounds import repeated
 from tests.faults.runs import CONFIG
 from tests.helpers import RUN_FILES, advance_run, run_result, set_flags
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.faults.processes import WarmServer
+    from tests.processes import WarmServer
 
 CHANGES = ["train.epochs=6"]
 NEW, RESUME, RESUME_ONLY = "new", "resume or new", "resume"

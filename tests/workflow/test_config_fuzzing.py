@@ -20,7 +20,7 @@ from fcnet import train
 from fcnet.config.presets import list_presets
 from fcnet.config.schema import Config
 from fcnet.experiment import runner
-from tests.helpers import preserve_process_state, run_command, run_python, set_flags, write_pets
+from tests.helpers import preserve_process_state, run_command, set_flags, write_pets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fcnet.experiment.build import Experiment
     from fcnet.experiment.run_folder import Run
     from fcnet.training.records import EpochRecord
+    from tests.processes import WarmServer
 
     Tree = dict[str, Any]
 
@@ -257,8 +258,8 @@ def test_a_mutated_configuration_trains_or_is_refused_with_a_line_an_error(
         ('[data]\nsource = "images"\npath = "\\u0000"\n"a\\nb" = 1\n', ["data.path=\udcff"]),
     ],
 )
-def test_a_subprocess_refuses_them_too(text: str, changes: list[str], tmp_path: Path) -> None:
+def test_a_process_refuses_them_too(text: str, changes: list[str], tmp_path: Path, warm: WarmServer) -> None:
     (tmp_path / "x.toml").write_text(text, encoding="utf-8")
-    process = run_python("-m", "fcnet.train", "--config", "x.toml", *set_flags(*changes), cwd=tmp_path)
-    assert is_clear_refusal(process.returncode, process.stderr), process.stderr
+    ended = warm.command("train", "--config", "x.toml", *set_flags(*changes), cwd=tmp_path).wait()
+    assert is_clear_refusal(ended.code, ended.err), ended.err
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.toml"]

@@ -1,21 +1,17 @@
 """Two processes that train together learn what one process learns, except for rounding.
 
-The fixture runs the same jobs twice: here as one process, and with `torchrun`, which starts this file as a program, as
-two ranks. The tests compare the results.
+The fixture runs the same jobs twice: here as one process, and as two ranks. The tests compare the results.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import signal
 import socket
-import sys
 import weakref
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -34,21 +30,21 @@ from fcnet.runtime.errors import NonFiniteError
 from fcnet.runtime.seeds import generator
 from fcnet.training.algorithm import GradientDescent
 from tests.helpers import (
-    PACKAGE_ROOT,
-    WAIT_SECONDS,
     advance_run,
     preserve_process_state,
     read_json_lines,
     read_records,
     read_summary,
     run_python,
-    start_python,
     wait_until,
 )
+from tests.processes import call_command
 
 if TYPE_CHECKING:
-    import subprocess
+    from collections.abc import Callable
+    from pathlib import Path
 
+    from tests.processes import WarmProcess, WarmServer
 
 CPU = torch.device("cpu")
 # Odd batch sizes cannot be split evenly. The validation shares leave 1,321 and 251 training images: one more than a
@@ -225,17 +221,35 @@ def run_jobs(folder: Path) -> None:
     train_run(folder, "long", until=32)
 
 
-def torchrun(*program: str, code: int = 0) -> tuple[str, str]:
-    """Runs a program as two ranks; returns its standard output and its standard error."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    search_path = os.pathsep.join([str(PACKAGE_ROOT), str(Path(__file__).parents[2])])  # for fcnet and for tests
-    process = run_python(*launcher, *program, PYTHONPATH=search_path)
-    assert process.returncode == code, process.stderr
-    return process.stdout, process.stderr
+def run_jobs_as_rank(folder: Path) -> None:
+    with cli.process_group(CPU):
+        group = weakref.ref(torch.distributed.group.WORLD)
+        run_jobs(folder)
+    # A group that anything keeps alive keeps its threads, which may abort the interpreter as it exits.
+    assert group() is None
+
+
+def start_ranks(
+    warm: WarmServer,
+    function: Callable[..., None],
+    *arguments: object,
+    cwds: tuple[Path | None, Path | None] = (None, None),
+) -> list[WarmProcess]:
+    """Starts two processes that call a function, with the variables that a launcher sets."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    launch: dict[str, Any] = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [warm.start(function, *arguments, cwd=cwd, RANK=str(rank), **launch) for rank, cwd in enumerate(cwds)]
+
+
+def assert_ranks_succeed(ranks: list[WarmProcess]) -> None:
+    for ended in [rank.wait() for rank in ranks]:
+        assert ended.code == 0, ended.err
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def folders(warm: WarmServer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The folders of the jobs that one process ran, and of those that two ranks ran."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     with pytest.MonkeyPatch.context() as patch, preserve_process_state():
@@ -245,10 +259,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
                 (folder / f"{name}.toml").write_text(text)
         run_jobs(one)
         train_run(one, "long")
-        torchrun(__file__, str(two))
-        torchrun(
-            "-m", "fcnet.train", "--resume", "--out", str(one / "long-stopped"), "--config", str(one / "long.toml")
-        )
+        assert_ranks_succeed(start_ranks(warm, run_jobs_as_rank, two))
+        flags = ("--resume", "--out", str(one / "long-stopped"), "--config", str(one / "long.toml"))
+        assert_ranks_succeed(start_ranks(warm, call_command, "train", *flags))
         resumed = build(load_config(two / "long.toml"), CPU)
         advance_run(resumed, Run(two / "long-stopped"))
     return one, two
@@ -316,15 +329,17 @@ def test_all_ranks_stop_at_a_nan_in_the_slice_of_one(folders: tuple[Path, Path])
     assert [(two / f"stopped-{rank}.txt").read_text() for rank in range(2)] == [alone, alone]
 
 
-def test_ranks_that_stop_print_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_of_torchrun_that_stop_print_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "long.toml"
     file.write_text(CONFIGS["long"])
     flags = ("--config", str(file), "--out", str(tmp_path / "run"), "--set", "optimizer.lr=1e30")
-    _, err = torchrun("-m", "fcnet.train", *flags, code=1)
-    (line,) = (line for line in err.splitlines() if "NaN" in line)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    process = run_python(*launcher, "-m", "fcnet.train", *flags)
+    assert process.returncode == 1
+    (line,) = (line for line in process.stderr.splitlines() if "NaN" in line)
     assert line.startswith("NaN or inf in step 2 of ")
-    assert "fcnet/training/loop.py" not in err  # torchrun prints its own traceback, but none of fcnet
+    assert "fcnet/training/loop.py" not in process.stderr  # torchrun prints its own traceback, but none of fcnet
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 
@@ -334,79 +349,76 @@ def train_run_until_stopped(config: Path, out: Path) -> None:
     advance_run(experiment, Run.create(out, "run", dump_config(load_config(config))), until=8)
 
 
-def start_ranks(
-    *arguments: str, cwds: tuple[Path | None, Path | None] = (None, None), **variables: str
-) -> list[subprocess.Popen[str]]:
-    """Starts ``fcnet.train`` as two ranks, without a launcher. They wait for each other for 5 seconds at most."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
-    program = (
-        "from fcnet import cli, train; from fcnet.runtime import distributed\n"
-        "distributed.ANSWER_SECONDS = 5.0\n"
-        "cli.run_command(train.main)"
-    )
-    launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [
-        start_python("-c", program, *arguments, cwd=cwds[rank], RANK=str(rank), **launch, **variables)
-        for rank in range(2)
-    ]
+def train_as_rank(*arguments: str) -> None:
+    """Trains as a rank that waits for 5 seconds at most."""
+    distributed.ANSWER_SECONDS = 5.0
+    call_command("train", *arguments)
 
 
 @pytest.mark.parametrize(("number", "reason"), [(signal.SIGKILL, "ended"), (signal.SIGSTOP, "did not answer for 5 s")])
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_lost_rank_ends_the_others_with_one_line_and_the_run_resumes(
-    number: signal.Signals, reason: str, lost: int, tmp_path: Path
+    number: signal.Signals,
+    reason: str,
+    lost: int,
+    warm: WarmServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run, cache = tmp_path / "run", str(tmp_path / "cache")
+    monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
+    run = tmp_path / "run"
     (tmp_path / "long.toml").write_text(CONFIGS["long"])
     flags = ("--config", str(tmp_path / "long.toml"), "--set", "train.epochs=200", "--set", "train.save_seconds=0.2")
-    ranks = start_ranks(*flags, "--out", str(run), FCNET_CACHE=cache)
+    ranks = start_ranks(warm, train_as_rank, *flags, "--out", str(run))
     assert wait_until(lambda: len(list(run.glob("checkpoints/step-*.json"))) == 2, ranks[0])
     ranks[lost].send_signal(number)
-    _, err = ranks[1 - lost].communicate(timeout=2 * WAIT_SECONDS)
-    assert ranks[1 - lost].returncode == 2
+    code, _, err, _ = ranks[1 - lost].wait()
+    assert code == 2
     step = Run(run).saved_step
     assert err == (
         f"rank {1 - lost} of 2 stopped: another rank {reason}; the checkpoint of step {step} is kept, "
         f"resume with: python -m fcnet.train --resume --out {run}\n"
     )
     ranks[lost].kill()
-    ranks[lost].communicate(timeout=WAIT_SECONDS)
+    ranks[lost].wait()
     checkpoint = Run(run).latest_checkpoint()
     assert checkpoint is not None
     assert checkpoint[1]["step"] == step
 
 
-def test_one_signal_stops_and_saves_all_ranks(tmp_path: Path) -> None:
+def test_one_signal_stops_and_saves_all_ranks(
+    warm: WarmServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
     run = tmp_path / "run"
     (tmp_path / "long.toml").write_text(CONFIGS["long"])
     flags = ("--config", str(tmp_path / "long.toml"), "--set", "train.epochs=200", "--out", str(run))
-    ranks = start_ranks(*flags, FCNET_CACHE=str(tmp_path / "cache"))
+    ranks = start_ranks(warm, train_as_rank, *flags)
     assert wait_until((run / "metrics.jsonl").is_file, ranks[0])
     ranks[1].send_signal(signal.SIGTERM)
-    (out, first), (nothing, second) = (rank.communicate(timeout=2 * WAIT_SECONDS) for rank in ranks)
-    assert [rank.returncode for rank in ranks] == [143, 143]
-    nothing = re.sub(r"^\[Gloo\] Rank 1 is connected to .*\n", "", nothing)  # torch 2.10 says so itself
-    assert (first, second, nothing) == ("", "", "")
+    ended = [rank.wait() for rank in ranks]
+    assert [(each.code, each.err) for each in ended] == [(143, ""), (143, "")]
+    out, nothing = (each.out for each in ended)
+    assert re.sub(r"^\[Gloo\] Rank 1 is connected to .*\n", "", nothing) == ""  # torch 2.10 says so itself
     assert out.splitlines()[-1].startswith("stopped and saved in epoch ")
     assert Run(run).saved_step is not None
 
 
-def test_ranks_that_see_different_checkpoints_do_not_resume(tmp_path: Path) -> None:
+def test_ranks_that_see_different_checkpoints_do_not_resume(
+    warm: WarmServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As on two machines without a shared file system: the second rank's working folder has no run."""
     config = tmp_path / "long.toml"
     config.write_text(CONFIGS["long"])
     (tmp_path / "0").mkdir()
     (tmp_path / "1").mkdir()
-    with pytest.MonkeyPatch.context() as patch, preserve_process_state():
-        patch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
+    with preserve_process_state():
         train_run_until_stopped(config, tmp_path / "0" / "run")
     flags = ("--config", str(config), "--resume", "--out", "run")
-    ranks = start_ranks(*flags, cwds=(tmp_path / "0", tmp_path / "1"), FCNET_CACHE=str(tmp_path / "cache"))
-    for rank in ranks:
-        _, err = rank.communicate(timeout=2 * WAIT_SECONDS)
-        assert rank.returncode == 2
+    for rank in start_ranks(warm, train_as_rank, *flags, cwds=(tmp_path / "0", tmp_path / "1")):
+        code, _, err, _ = rank.wait()
+        assert code == 2
         assert err == (
             "--resume needs a run folder that all ranks see, on a shared file system: "
             "rank 1 sees other checkpoints than rank 0\n"
@@ -421,11 +433,3 @@ def test_a_run_of_two_ranks_has_the_files_of_one_process(folders: tuple[Path, Pa
     }
     environment = json.loads((two / "normalised" / "model.json").read_text())["environment"]
     assert environment["ranks"] == 2
-
-
-if __name__ == "__main__":
-    with cli.process_group(CPU):
-        group = weakref.ref(torch.distributed.group.WORLD)
-        run_jobs(Path(sys.argv[1]))
-    # A group that anything keeps alive keeps its threads, which may abort the interpreter as it exits.
-    assert group() is None

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import select
-import shlex
 import subprocess
 import sys
 import tarfile
@@ -26,9 +25,12 @@ from fcnet import predict, train
 from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.models.mlp import LogisticRegression
 from tests.helpers import command_output, image_bytes, make_png, run_command
+from tests.processes import call_redirected
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from tests.processes import WarmServer
 
     Pixels = npt.NDArray[np.uint8]
 
@@ -398,22 +400,12 @@ def test_json_without_predictions_is_an_empty_list(run: Path) -> None:
     assert err == "gone: no such file\n"
 
 
-@pytest.mark.parametrize(
-    ("redirection", "reason"), [(">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")]
-)
+@pytest.mark.parametrize(("out", "reason"), [("full", "No space left on device"), ("closed", "Bad file descriptor")])
 def test_predictions_that_cannot_be_printed_are_one_line(
-    redirection: str, reason: str, run: Path, image_files: list[str]
+    out: str, reason: str, run: Path, image_files: list[str], warm: WarmServer
 ) -> None:
-    program = shlex.join([sys.executable, "-m", "fcnet.predict", str(run), *image_files])
-    done = subprocess.run(
-        ["bash", "-c", f"{program} {redirection}"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=os.environ | {"PYTHONPATH": str(Path(fcnet.__file__).parents[1])},
-    )
-    assert (done.returncode, done.stderr) == (2, f"standard output: {reason}\n")
+    ended = warm.start(call_redirected, out, "kept", "predict", str(run), *image_files).wait()
+    assert (ended.code, ended.err) == (2, f"standard output: {reason}\n")
 
 
 # --- after training ---------------------------------------------------------------------------------------------

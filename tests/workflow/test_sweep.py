@@ -11,6 +11,7 @@ import re
 import signal
 import statistics
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +31,14 @@ from fcnet.sweep import study
 from fcnet.sweep.search_space import parse_space
 from fcnet.sweep.study import SweepPlan, quiet_optuna
 from fcnet.sweep.trials import Sweep
-from tests.helpers import run_python, run_result, start_python, wait_until
+from tests.helpers import run_python, run_result, wait_until
+from tests.processes import call_command
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Iterator
 
     from fcnet.sweep.trials import SweepOutcome
+    from tests.processes import WarmServer
 
 pytestmark = pytest.mark.usefixtures("isolated_cache")
 CONFIG = """
@@ -447,33 +449,33 @@ def test_an_interrupted_run_resumes_from_its_checkpoint_and_finished_runs_are_ke
     assert results(tmp_path / "shared") == results(tmp_path / "whole")
 
 
-def start_sweep(here: Path, *flags: str) -> subprocess.Popen[str]:
-    return start_python("-W", "error", "-m", "fcnet.sweep", "mine.toml", *flags, cwd=here)
+def sweep_without_warnings(*flags: str) -> None:
+    warnings.simplefilter("error")
+    call_command("sweep", "mine.toml", *flags)
 
 
-def test_ctrl_c_saves_and_the_same_command_resumes_after_it_and_after_a_kill(here: Path) -> None:
+def test_ctrl_c_saves_and_the_same_command_resumes_after_it_and_after_a_kill(here: Path, warm: WarmServer) -> None:
     flags = ["--grid", "optimizer.lr=[1e-3, 1e-2]", "--set", "train.epochs=60", "--set", "train.save_seconds=0.1"]
     folder = here / "sweeps" / "mine"
 
     def saved(trial: int) -> Callable[[], bool]:
         return lambda: any((folder / f"trial-{trial:03d}/seed-0").glob("checkpoints/*.json"))
 
-    first = start_sweep(here, *flags)
-    assert wait_until(saved(1), first), first.communicate()
+    first = warm.start(sweep_without_warnings, *flags, cwd=here)
+    assert wait_until(saved(1), first), first.wait()
     first.send_signal(signal.SIGINT)
-    out, err = first.communicate(timeout=60)
-    assert (first.returncode, err) == (130, "")
+    code, out, err, _ = first.wait()
+    assert (code, err) == (130, "")
     assert "stopped and saved in epoch " in out
     assert (
         "resume with: python -m fcnet.sweep mine.toml --grid 'optimizer.lr=[1e-3, 1e-2]' --set train.epochs=60" in out
     )
-    second = start_sweep(here, *flags)
-    assert wait_until(saved(2), second), second.communicate()
+    second = warm.start(sweep_without_warnings, *flags, cwd=here)
+    assert wait_until(saved(2), second), second.wait()
     second.kill()
-    second.communicate()
-    third = start_sweep(here, *flags)
-    out, err = third.communicate(timeout=120)
-    assert (third.returncode, err) == (0, "")
+    second.wait()
+    third = warm.start(sweep_without_warnings, *flags, cwd=here).wait()
+    assert (third.code, third.err) == (0, "")
     assert [(trial["state"], trial["num_runs"]) for trial in read_sweep_json(folder)["trials"]] == [("finished", 1)] * 2
     with contextlib.chdir(here):
         assert sweep.main(["mine.toml", *flags, "--out", "whole"]) == 0
@@ -481,13 +483,12 @@ def test_ctrl_c_saves_and_the_same_command_resumes_after_it_and_after_a_kill(her
     assert read_sweep_json(folder) == read_sweep_json(here / "whole")
 
 
-def test_two_processes_share_the_trials_and_run_each_once(here: Path) -> None:
+def test_two_processes_share_the_trials_and_run_each_once(here: Path, warm: WarmServer) -> None:
     flags = ["--grid", "optimizer.lr=[1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2]", "--set", "train.epochs=10"]
-    both = [start_sweep(here, *flags), start_sweep(here, *flags)]
-    outputs = [process.communicate(timeout=240) for process in both]
-    assert [process.returncode for process in both] == [0, 0], outputs
-    assert [err for _, err in outputs] == ["", ""]
-    done = [re.findall(r"; (\S+/trial-\d+/seed-\d)$", out, re.MULTILINE) for out, _ in outputs]
+    both = [warm.start(sweep_without_warnings, *flags, cwd=here) for _ in range(2)]
+    ended = [process.wait(240.0) for process in both]
+    assert [(each.code, each.err) for each in ended] == [(0, ""), (0, "")]
+    done = [re.findall(r"; (\S+/trial-\d+/seed-\d)$", each.out, re.MULTILINE) for each in ended]
     assert sorted(done[0] + done[1]) == [f"sweeps/mine/trial-{number:03d}/seed-0" for number in range(1, 7)]
     trials = read_sweep_json(here / "sweeps" / "mine")["trials"]
     assert {(trial["state"], trial["num_runs"]) for trial in trials} == {("finished", 1)}

@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import resource
 import shlex
 import signal
 import socket
@@ -38,14 +39,17 @@ from tests.helpers import (
     read_summary,
     read_tree,
     run_command,
+    run_python,
     set_flags,
-    start_python,
     wait_until,
 )
+from tests.processes import call_command, call_redirected
 from tests.unit.data.decoding.hostile_images import flat_png
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from tests.processes import WarmProcess, WarmServer
 
     Main = Callable[[list[str]], int]
 
@@ -86,11 +90,6 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> str:
         patch.setenv("FCNET_CACHE", str(folder / "cache"))
         assert train.main(["--config", str(folder / "long.toml"), "--out", str(folder / "run")]) == 0
     return str(folder / "run")
-
-
-def start(name: str, *arguments: str) -> subprocess.Popen[str]:
-    """Starts a command as a process of its own."""
-    return start_python("-m", f"fcnet.{name}", *arguments)
 
 
 # --- train ------------------------------------------------------------------------------------------------------
@@ -327,9 +326,8 @@ def test_the_commands_run_as_modules() -> None:
         ("predict", ["gone", image], (2, "", refusal)),
     ]
     for module, arguments, expected in cases:
-        process = start(module, *arguments)
-        out, err = process.communicate(timeout=WAIT_SECONDS)
-        assert (process.returncode, out, err) == expected
+        process = run_python("-m", f"fcnet.{module}", *arguments)
+        assert (process.returncode, process.stdout, process.stderr) == expected
 
 
 # --- resume -----------------------------------------------------------------------------------------------------
@@ -374,15 +372,9 @@ def test_resume_without_out_resumes_the_newest_run() -> None:
     assert model_files("runs/long-2") == model_files("runs/long")
 
 
-def lines_until(process: subprocess.Popen[str], wanted: str) -> list[str]:
-    """Reads the output of a process up to a line with this start."""
-    assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if line.startswith(wanted):
-            break
-    return lines
+def wait_for_line(process: WarmProcess, start: str) -> None:
+    """Waits until a process has printed a line with this start."""
+    assert wait_until(lambda: f"\n{start}" in process.out, process)
 
 
 @pytest.mark.parametrize(
@@ -394,18 +386,18 @@ def lines_until(process: subprocess.Popen[str], wanted: str) -> list[str]:
     ],
 )
 def test_a_signal_saves_the_run_which_then_resumes_to_an_identical_result(
-    signals: list[signal.Signals], code: int, uninterrupted: str
+    signals: list[signal.Signals], code: int, uninterrupted: str, warm: WarmServer
 ) -> None:
     Path("long.toml").write_text(LONG)
-    process = start("train", "--config", "long.toml", "--out", "my run")
-    lines_until(process, "epoch   2/250")
+    process = warm.command("train", "--config", "long.toml", "--out", "my run")
+    wait_for_line(process, "epoch   2/250")
     for number in signals:
         process.send_signal(number)
-    out, err = process.communicate(timeout=WAIT_SECONDS)
-    assert (process.returncode, err) == (code, "")
+    ended = process.wait()
+    assert (ended.code, ended.err) == (code, "")
     said = re.fullmatch(
         r"stopped and saved in epoch (\d+) of 250, step (\d+); resume with: python -m fcnet\.train (.*)",
-        out.splitlines()[-1],
+        ended.out.splitlines()[-1],
     )
     assert said
     epoch, step = int(said[1]), int(said[2])
@@ -419,11 +411,11 @@ def test_a_signal_saves_the_run_which_then_resumes_to_an_identical_result(
 
 
 @pytest.mark.parametrize("flags", [["--resume"], ["--config", "long.toml"], ["--resume", "--config", "long.toml"]])
-def test_a_second_process_on_a_run_is_told_who_has_it_and_changes_nothing(flags: list[str]) -> None:
+def test_a_second_process_on_a_run_is_told_who_has_it_and_changes_nothing(flags: list[str], warm: WarmServer) -> None:
     Path("long.toml").write_text(LONG.replace("epochs = 250", "epochs = 1000000"))
-    process = start("train", "--config", "long.toml", "--out", "run")
+    process = warm.command("train", "--config", "long.toml", "--out", "run")
     try:
-        lines_until(process, "epoch")
+        wait_for_line(process, "epoch")
         process.send_signal(signal.SIGSTOP)  # holds the run, and writes nothing
         before = read_tree("run")
         code, out, err = run_command(train.main, *flags, "--out", "run")
@@ -434,23 +426,23 @@ def test_a_second_process_on_a_run_is_told_who_has_it_and_changes_nothing(flags:
         assert read_tree("run") == before
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
     # A lock ends with its process.
-    resumed = start("train", "--resume", "--out", "run")
-    lines_until(resumed, "epoch")
-    resumed.terminate()
-    assert resumed.communicate(timeout=WAIT_SECONDS)[1] == ""
+    resumed = warm.command("train", "--resume", "--out", "run")
+    wait_for_line(resumed, "epoch")
+    resumed.send_signal(signal.SIGTERM)
+    assert resumed.wait().err == ""
     assert not list(Path("run").glob(".*"))
 
 
-def test_of_two_processes_that_start_one_run_one_trains_and_one_is_refused() -> None:
+def test_of_two_processes_that_start_one_run_one_trains_and_one_is_refused(warm: WarmServer) -> None:
     Path("long.toml").write_text(LONG)
     command_output(train.main, "--config", "long.toml", "--out", "alone", "--set", "train.epochs=20")
     flags = ["--config", "long.toml", "--out", "run", "--set", "train.epochs=20"]
-    processes = [start("train", *flags) for _ in range(2)]
-    outputs = [process.communicate(timeout=WAIT_SECONDS) for process in processes]
-    assert sorted(process.returncode for process in processes) == [0, 2]
-    (err,) = (err for _, err in outputs if err)
+    processes = [warm.command("train", *flags) for _ in range(2)]
+    ended = [process.wait() for process in processes]
+    assert sorted(each.code for each in ended) == [0, 2]
+    (err,) = (each.err for each in ended if each.err)
     assert err.count("\n") == 1
     assert err.startswith(("run is in training: process ", "--out: run already exists and is not empty"))
     assert model_files("run") == model_files("alone")
@@ -459,16 +451,25 @@ def test_of_two_processes_that_start_one_run_one_trains_and_one_is_refused() -> 
 
 @pytest.mark.usefixtures("pets")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_images_are_decoded_leaves_nothing_half_written(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_signal_while_images_are_decoded_leaves_nothing_half_written(
+    number: signal.Signals, tmp_path: Path, warm: WarmServer
+) -> None:
     Path("pets/train/bee/5.png").write_bytes(flat_png(0))  # takes seconds to decode
     before = set(Path().rglob("*"))
-    process = start("train", "--config", "pets.toml")
+    process = warm.command("train", "--config", "pets.toml")
     assert wait_until(lambda: list((tmp_path / "cache").glob(".images-*.unfinished")), process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=WAIT_SECONDS)
-    assert (process.returncode, out, err) == (128 + number, "", f"stopped by {number.name}\n")
+    code, out, err, _ = process.wait()
+    assert (code, out, err) == (128 + number, "", f"stopped by {number.name}\n")
     assert {entry.suffix for entry in (tmp_path / "cache").iterdir()} <= {".lock"}
     assert set(Path().rglob("*")) == before
+
+
+def train_with_small_files(*arguments: str) -> None:
+    """Trains where no file may have more than 1,024 bytes, and without standard output, which is a file here."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+    call_command("train", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -485,21 +486,16 @@ def test_a_signal_while_images_are_decoded_leaves_nothing_half_written(number: s
         ),
     ],
 )
-def test_a_run_stopped_by_a_full_disk_resumes_once_there_is_space(settings: list[str], refusal: str) -> None:
+def test_a_run_stopped_by_a_full_disk_resumes_once_there_is_space(
+    settings: list[str], refusal: str, warm: WarmServer
+) -> None:
     Path("long.toml").write_text(LONG)
     changes = set_flags(*settings, "train.epochs=7")
     flags = ["--config", "long.toml", *changes]
     command_output(train.main, *flags, "--out", "uninterrupted")
-    program = shlex.join([sys.executable, "-m", "fcnet.train", *flags, "--out", "run"])
-    done = subprocess.run(
-        ["bash", "-c", f"ulimit -f 1; {program}"],  # no file of more than 1,024 bytes
-        capture_output=True,
-        text=True,
-        timeout=WAIT_SECONDS,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert re.fullmatch(refusal, done.stderr)
+    ended = warm.start(train_with_small_files, *flags, "--out", "run").wait()
+    assert ended.code == 2
+    assert re.fullmatch(refusal, ended.err)
     names = {"config.toml", "checkpoints", "metrics.jsonl", "checksums.json"}
     assert {entry.name for entry in Path("run").rglob("*")} <= names
     command_output(train.main, "--resume", "--out", "run")
@@ -547,13 +543,21 @@ def test_training_continues_after_its_output_pipe_is_closed(uninterrupted: str) 
     assert model_files("run") == model_files(uninterrupted)
 
 
+@pytest.mark.parametrize(("out", "err"), [("full", "kept"), ("full", "full"), ("kept", "closed")])
+@pytest.mark.usefixtures("pets")
+def test_training_ends_as_it_would_if_an_output_fails(out: str, err: str, warm: WarmServer) -> None:
+    command_output(train.main, "--config", "pets.toml", "--out", "expected")
+    ended = warm.start(call_redirected, out, err, "train", "--config", "pets.toml", "--out", "run").wait()
+    lost = "standard output: No space left on device; the command continues without it\n"
+    assert (ended.code, ended.err) == (0, lost if (out, err) == ("full", "kept") else "")
+    assert (ended.out == "") == (out == "full")
+    assert model_files("run") == model_files("expected")
+
+
 @pytest.mark.parametrize(
     ("redirection", "err"),
     [
-        (">/dev/full", "standard output: No space left on device; the command continues without it\n"),
         (">&-", "standard output: Bad file descriptor; the command continues without it\n"),
-        (">/dev/full 2>/dev/full", ""),
-        (">/dev/null 2>&-", ""),
         (">&- 2>&- <&-", ""),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import os
 import pickle
 import select
@@ -11,29 +12,24 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import traceback
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import pytest
 
 from tests.helpers import WAIT_SECONDS, subprocess_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 _IMPORTED_BEFORE = (
     *("fcnet.train", "fcnet.evaluate", "fcnet.predict", "fcnet.cache", "fcnet.report.__main__", "fcnet.sweep.__main__"),
     *("fcnet.experiment.build", "torch._dynamo"),  # imported during the first step
     *("filelock", "jinja2", "safetensors.torch", "PIL.Image"),  # imported where they are used
+    "tests.helpers",
 )
-
-
-def repeated(short: int, long: int) -> pytest.MarkDecorator:
-    """Gives a test its ``count``: a short one, and a long one behind the marker ``long``."""
-    return pytest.mark.parametrize("count", [short, pytest.param(long, marks=pytest.mark.long)])
 
 
 class Ended(NamedTuple):
@@ -60,6 +56,11 @@ class WarmProcess:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
+    @property
+    def out(self) -> str:
+        """What the process has written to its standard output so far."""
+        return (self._folder / "out").read_text(encoding="utf-8", errors="replace")
+
     def poll(self) -> Ended | None:
         """Returns how the process ended, or None while it runs."""
         if self._ended is None and not select.select([self._connection], [], [], 0.0)[0]:
@@ -76,8 +77,8 @@ class WarmProcess:
             if not select.select([self._connection], [], [], seconds)[0]:
                 raise TimeoutError(f"the process still runs after {seconds} s")
             code, peak_bytes = map(int, self._reader.readline().split())
-            out, err = ((self._folder / name).read_text(errors="replace") for name in ("out", "err"))
-            self._ended = Ended(code, out, err, peak_bytes)
+            err = (self._folder / "err").read_text(encoding="utf-8", errors="replace")
+            self._ended = Ended(code, self.out, err, peak_bytes)
             self._reader.close()
             self._connection.close()
         return self._ended
@@ -96,9 +97,9 @@ class WarmServer:
 
     def __init__(self) -> None:
         own, theirs = socket.socketpair()
-        self._socket = own
+        self._socket, self._outputs = own, tempfile.TemporaryDirectory()
         self._server = subprocess.Popen(
-            [sys.executable, "-c", f"from tests.faults.processes import serve; serve({theirs.fileno()})"],
+            [sys.executable, "-c", f"from tests.processes import serve; serve({theirs.fileno()})"],
             pass_fds=[theirs.fileno()],
             cwd=ROOT,
             env=subprocess_environment(
@@ -112,7 +113,7 @@ class WarmServer:
         self,
         function: Callable[..., object],
         *arguments: object,
-        folder: Path,
+        folder: Path | None = None,
         cwd: Path | None = None,
         **environment: str,
     ) -> WarmProcess:
@@ -121,11 +122,14 @@ class WarmServer:
         Args:
             function: an importable function. What it returns is the exit code, None for 0.
             arguments: its arguments.
-            folder: takes the outputs of the process, in the files ``out`` and ``err``.
+            folder: takes the outputs of the process, in the files ``out`` and ``err``; a new one if None.
             cwd: working folder of the process; that of this one if None.
             environment: variables to set beside those of this process.
         """
+        folder = folder or Path(tempfile.mkdtemp(dir=self._outputs.name))
         folder.mkdir(parents=True, exist_ok=True)
+        for name in ("out", "err"):
+            (folder / name).write_bytes(b"")  # may be read before the process has begun
         own, theirs = socket.socketpair()
         with theirs:
             socket.send_fds(self._socket, [b"+"], [theirs.fileno()])
@@ -134,13 +138,14 @@ class WarmServer:
         own.shutdown(socket.SHUT_WR)
         return WarmProcess(own, folder)
 
-    def command(self, name: str, *arguments: object, folder: Path, **options: Any) -> WarmProcess:
-        """Starts a command as ``python -m fcnet.NAME ARGUMENT…`` does."""
-        return self.start(call_command, name, *map(str, arguments), folder=folder, **options)
+    def command(self, name: str, *arguments: object, **options: Any) -> WarmProcess:
+        """Starts a command as ``python -m fcnet.NAME ARGUMENT…`` does; takes the options of `start`."""
+        return self.start(call_command, name, *map(str, arguments), **options)
 
     def close(self) -> None:
         self._socket.close()
         self._server.wait(WAIT_SECONDS)
+        self._outputs.cleanup()
 
 
 def call_command(name: str, *arguments: str) -> None:
@@ -148,15 +153,48 @@ def call_command(name: str, *arguments: str) -> None:
     from fcnet import cli
     from fcnet.runtime.startup import start_command
 
+    module = import_module(f"fcnet.{name}")
+    if hasattr(module, "__path__"):
+        module = import_module(f"fcnet.{name}.__main__")
     sys.argv = [f"fcnet.{name}", *arguments]
     start_command()
-    cli.run_command(import_module(f"fcnet.{name}").main)
+    cli.run_command(module.main)
+
+
+def _redirect(number: int, kind: str) -> None:
+    """Replaces an output of this process, as a shell does before Python starts."""
+    name = {1: "stdout", 2: "stderr"}[number]
+    if kind == "closed":
+        os.close(number)
+        setattr(sys, name, None)
+        return
+    if kind == "broken pipe":
+        reader, writer = os.pipe()
+        os.close(reader)
+        os.dup2(writer, number)
+        os.close(writer)
+    elif kind == "full":
+        os.dup2(os.open("/dev/full", os.O_WRONLY), number)
+    setattr(sys, name, os.fdopen(number, "w", closefd=False))
+
+
+def call_redirected(out: str, err: str, *command: str) -> None:
+    """Runs a command whose outputs are "kept", "closed", "full" or a "broken pipe"; a traceback is exit code 99."""
+    _redirect(1, out)
+    _redirect(2, err)
+    try:
+        call_command(*command)
+    except SystemExit as ending:
+        os._exit(ending.code if isinstance(ending.code, int) else 98)
+    except BaseException:  # noqa: BLE001 - it cannot be printed
+        os._exit(99)
 
 
 def serve(number: int) -> None:
     """Forks a process for each connection, until no more come."""
     for name in _IMPORTED_BEFORE:
         import_module(name)
+    gc.freeze()  # so that the collections of a process copy none of these pages
     requests = socket.socket(fileno=number)
     while True:
         message, descriptors, _, _ = socket.recv_fds(requests, 1, 1)
@@ -179,10 +217,11 @@ def _supervise(connection: socket.socket) -> None:
         task = reader.read()
     child = os.fork()
     if child == 0:
+        os.setsid()
+        with contextlib.suppress(OSError):
+            connection.sendall(f"{os.getpid()}\n".encode())
         connection.close()
         _call(task)
-    with contextlib.suppress(OSError):
-        connection.sendall(f"{child}\n".encode())
     _, status, usage = os.wait4(child, 0)
     with contextlib.suppress(OSError):
         connection.sendall(f"{os.waitstatus_to_exitcode(status)} {usage.ru_maxrss * 1024}\n".encode())
@@ -191,7 +230,6 @@ def _supervise(connection: socket.socket) -> None:
 
 def _call(task: bytes) -> None:
     code = 1
-    os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
     function, arguments, folder, cwd, environment = pickle.loads(task)  # noqa: S301 - from the test itself
