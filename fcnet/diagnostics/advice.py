@@ -130,8 +130,8 @@ def validation_advice(records: Records, lr: float | None, *, has_hidden_layers: 
         f"training accuracy {format_percent(train_accuracy, 1)}, validation accuracy {format_percent(accuracy, 1)}"
     )
     problem = f"overfitting: {accuracies}, and the validation loss rises since epoch {best + 1}"
-    dropout = "model.dropout " if has_hidden_layers else ""
-    return [f"{problem}; try data.augment, optimizer.weight_decay, {dropout}or fewer train.epochs"]
+    dropout = ", model.dropout" if has_hidden_layers else ""
+    return [f"{problem}; try data.augment, optimizer.weight_decay{dropout} or fewer train.epochs"]
 
 
 def class_advice(confusion: Sequence[Sequence[int]], classes: Sequence[str], *, steps: int) -> list[str]:

@@ -446,6 +446,10 @@ ERRORS = [
         "data.classes must be among 0, 1, 2, got 7",
         "data.augment.shift must be less than the size of the images, 4×4 pixels, got 9",
         "data.whiten must be at most 16, the values of an image, got 99"),
+    on_train("batch normalization of one image at a time",
+        "--set model.normalization=batch --set train.batch_size=8 --set train.accumulate=16",
+        "train.accumulate must be at most 4 for batches of 8 images, because batch normalization learns nothing from "
+        "one image, got 16"),
     on_train("network that is too large", f"{LARGE} --set model.hidden=[2147483647]",
         "out of memory: 1.9e+14 parameters need 2.9e+06 GiB and ~ GiB are free; lower model.hidden"),
     on_set("images that are too large", "data.shape=[1,2147483647,2147483647]", DISK),
