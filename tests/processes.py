@@ -63,7 +63,7 @@ class WarmProcess:
 
     def poll(self) -> Ended | None:
         """Returns how the process ended, or None while it runs."""
-        if self._ended is None and not select.select([self._connection], [], [], 0.0)[0]:
+        if self._ended is None and not self._ends_within(0.0):
             return None
         return self.wait()
 
@@ -74,14 +74,23 @@ class WarmProcess:
             TimeoutError: it still runs.
         """
         if self._ended is None:
-            if not select.select([self._connection], [], [], seconds)[0]:
+            if not self._ends_within(seconds):
                 raise TimeoutError(f"the process still runs after {seconds} s")
             code, peak_bytes = map(int, self._reader.readline().split())
             err = (self._folder / "err").read_text(encoding="utf-8", errors="replace")
             self._ended = Ended(code, self.out, err, peak_bytes)
-            self._reader.close()
-            self._connection.close()
+            self.close()
         return self._ended
+
+    def close(self) -> None:
+        """Ends the process if it still runs, as after a failed test."""
+        if self._ended is None and not self._ends_within(0.0):
+            self.kill()
+        self._reader.close()
+        self._connection.close()
+
+    def _ends_within(self, seconds: float) -> bool:
+        return bool(select.select([self._connection], [], [], seconds)[0])
 
     def kill(self) -> None:
         """Ends the process and its children."""
@@ -98,6 +107,7 @@ class WarmServer:
     def __init__(self) -> None:
         own, theirs = socket.socketpair()
         self._socket, self._outputs = own, tempfile.TemporaryDirectory()
+        self._processes: list[WarmProcess] = []
         self._server = subprocess.Popen(
             [sys.executable, "-c", f"from tests.processes import serve; serve({theirs.fileno()})"],
             pass_fds=[theirs.fileno()],
@@ -136,13 +146,18 @@ class WarmServer:
         task = (function, arguments, str(folder), str(cwd or Path.cwd()), {**os.environ, **environment})
         own.sendall(pickle.dumps(task))
         own.shutdown(socket.SHUT_WR)
-        return WarmProcess(own, folder)
+        process = WarmProcess(own, folder)
+        self._processes.append(process)
+        return process
 
     def command(self, name: str, *arguments: object, **options: Any) -> WarmProcess:
         """Starts a command as ``python -m fcnet.NAME ARGUMENT…`` does; takes the options of `start`."""
         return self.start(call_command, name, *map(str, arguments), **options)
 
     def close(self) -> None:
+        """Ends the server and the processes that still run."""
+        for process in self._processes:
+            process.close()
         self._socket.close()
         self._server.wait(WAIT_SECONDS)
         self._outputs.cleanup()

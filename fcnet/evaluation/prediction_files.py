@@ -53,7 +53,7 @@ def write_predictions(folder: Path, predictions: Predictions, classes: Sequence[
         "rows": predictions.rows,
     }
     if predictions.names is not None:
-        names, ends = pack_names(predictions.names, range(len(predictions.names)))
+        names, ends = pack_names(predictions.names, np.arange(len(predictions.names)))
         tensors |= {"names": torch.from_numpy(names), "name_ends": torch.from_numpy(ends)}
     write_checksummed(
         folder / "predictions",

@@ -186,11 +186,13 @@ class PredictionCollector:
         if len(labels) != len(rows):
             raise UserError(f"expected one prediction for each of the {len(rows):,} images, got {len(labels):,}")
         if names is not None:
-            names = ImageNames(*pack_names(names, rows.tolist()))
+            names = ImageNames(*pack_names(names, rows.numpy()))
         return Predictions(labels, classes, probabilities, true_probabilities, rows, names)
 
 
-def pack_names(names: Sequence[str], rows: Sequence[int]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+def pack_names(
+    names: Sequence[str], rows: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """Returns the two arrays of `ImageNames` for some of the names, with few of them in memory as strings at a time."""
     texts, ends, length = [np.empty(0, np.uint8)], [np.empty(0, np.int64)], 0
     for start in range(0, len(rows), _NAMES_AT_ONCE):

@@ -146,10 +146,9 @@ def _per_class_metrics(run: RunData) -> list[tuple[str, ...]]:
 def _mistakes_note(run: RunData, predictions: Predictions) -> str:
     """Says how many mistakes there are, where all of them are listed, and what paths are relative to."""
     count = predictions.num_mistakes
-    shown = f"The {_NUM_EXAMPLES} most confident of {count:,} mistakes" if count > _NUM_EXAMPLES else "All mistakes"
-    note = f"{shown}, most confident first."
+    note = f"{min(count, _NUM_EXAMPLES)} of {count:,} mistakes, most confident first."
     if (run.folder / MISTAKES_FILE).is_file():
-        note += f" The file {MISTAKES_FILE} in the run folder lists every mistake."
+        note += f" The file {MISTAKES_FILE} in the run folder lists all of them."
     if predictions.names is not None and run.config.data.path:
         note += f" Paths are relative to {run.config.data.path}."
     return note

@@ -49,7 +49,7 @@ save_seconds = 0
 IMAGES = "images/test/a"
 NOTE = re.compile(r"^.*(?:stored predictions|test images) unavailable: .*$\n", re.MULTILINE)
 """The line of a report for a part that it cannot show."""
-LISTED = " The file mistakes.csv in the run folder lists every mistake."
+LISTED = " The file mistakes.csv in the run folder lists all of them."
 """What a report says if the file is there."""
 NO_RUN = ("must be a run folder, got run", "must be a run to resume if --config is not given, got run")
 """What is said of a run without its config.toml."""

@@ -325,12 +325,15 @@ def test_a_report_that_fails_does_not_fail_the_run(
     assert line in ParsedPage(run / "report.html").text
 
 
-def test_resuming_a_finished_run_writes_a_missing_report(run_copy: Path) -> None:
+def test_resuming_a_finished_run_writes_a_missing_report_and_missing_mistakes(run_copy: Path) -> None:
     (run_copy / "report.html").unlink()
+    mistakes = (run_copy / "mistakes.csv").read_bytes()
+    (run_copy / "mistakes.csv").unlink()
     (run_copy / ".report.html.abcdefgh.tmp").mkdir()
     (run_copy / ".report.html.abcdefgh.tmp" / "report.html").write_text("half of a page")
     assert train.main(["--resume", "--out", str(run_copy)]) == 0
     assert ParsedPage(run_copy / "report.html").all("h1")
+    assert (run_copy / "mistakes.csv").read_bytes() == mistakes
     assert not list(run_copy.glob(".*"))
 
 

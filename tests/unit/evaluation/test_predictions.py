@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -126,4 +127,4 @@ def test_packed_names_are_the_names_of_the_rows(names: list[str], at_once: int, 
     rows = data.draw(st.lists(st.integers(0, len(names) - 1)) if names else st.just([]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fcnet.evaluation.predictions._NAMES_AT_ONCE", at_once)
-        assert list(ImageNames(*pack_names(names, rows))) == [names[row] for row in rows]
+        assert list(ImageNames(*pack_names(names, np.array(rows, dtype=np.int64)))) == [names[row] for row in rows]

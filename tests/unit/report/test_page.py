@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fcnet.config.schema import Config
+from fcnet.data.batches import Batches
+from fcnet.evaluation.predictions import PredictionCollector
 from fcnet.experiment.run_folder import Run
 from fcnet.report import page
 from fcnet.report.page import ensure_report, format_duration, render_report
 from fcnet.report.run_data import RunData
 from fcnet.runtime.errors import UserError
-from tests.helpers import make_summary
+from fcnet.runtime.formatting import shorten_middle
+from tests.helpers import make_summary, random_classifier, random_images
 
 
 def make_run(name: str = "run", **changes: Any) -> RunData:
@@ -42,6 +48,19 @@ def test_names_are_escaped() -> None:
     html = render_report([make_run("<script>x")])
     assert "<script>x" not in html
     assert "&lt;script&gt;x" in html
+
+
+def test_the_path_of_an_image_is_escaped_cut_in_its_text_and_whole_in_its_title() -> None:
+    path = f'test/"><img src=x>/{"a" * 100}&.png'
+    test = Batches(random_images(1, (1, 2, 2)), torch.tensor([1]), names=[path])
+    collector = PredictionCollector(test)
+    collector.update(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))
+    classifier = random_classifier((1, 2, 2), 2)
+    html = render_report([make_run(classifier=classifier, predictions=collector.compute(), test=test)])
+    assert "<img src=x>" not in html
+    (title, text) = re.findall(r'<span class="path" title="(.*?)">(.*?)</span>', html)[0]
+    assert unescape(title) == path
+    assert unescape(text) == shorten_middle(path, 60)
 
 
 @pytest.mark.parametrize(
