@@ -6,9 +6,10 @@ import sys
 
 # `python -m fcnet.NAME` imports this package first, with "-m" in place of the program.
 if sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)].removeprefix("-m").startswith("fcnet."):
-    from fcnet.runtime.startup import start_command
+    from fcnet.runtime.startup import announce, start_command
 
     start_command()
+    announce(f"python -m {sys.orig_argv[-len(sys.argv)].removeprefix('-m')}")
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
     from fcnet.models.mlp import MLP, LogisticRegression
     from fcnet.runtime.errors import NonFiniteError, UserError
     from fcnet.training.algorithm import GradientDescent
-    from fcnet.training.loop import fit
+    from fcnet.training.fit import fit, iter_fit
+    from fcnet.training.history import History
 
 __all__ = [
     "MLP",
     "GradientDescent",
+    "History",
     "LogisticRegression",
     "NonFiniteError",
     "UserError",
@@ -32,6 +35,7 @@ __all__ = [
     "evaluation",
     "fit",
     "functional",
+    "iter_fit",
     "load",
     "losses",
     "metrics",
@@ -43,11 +47,13 @@ __all__ = [
 # Names and modules load on first use (PEP 562), so that `import fcnet` does not wait for torch.
 _HOMES = {
     "GradientDescent": "fcnet.training.algorithm",
+    "History": "fcnet.training.history",
     "LogisticRegression": "fcnet.models.mlp",
     "MLP": "fcnet.models.mlp",
     "NonFiniteError": "fcnet.runtime.errors",
     "UserError": "fcnet.runtime.errors",
-    "fit": "fcnet.training.loop",
+    "fit": "fcnet.training.fit",
+    "iter_fit": "fcnet.training.fit",
     "load": "fcnet.experiment.image_classifier",
 }
 

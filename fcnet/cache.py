@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from fcnet import cli
+from fcnet.arguments import Parser
 from fcnet.data.store.cleanup import list_stores, remove_store
 from fcnet.data.store.store import cache_folder
 from fcnet.runtime.errors import UserError
@@ -59,11 +60,15 @@ def store_table(stores: list[CachedStore], now: float) -> list[str]:
 
 
 def _parse_flags(arguments: list[str]) -> argparse.Namespace:
-    parser = cli.Parser("cache", "List or remove cached images. Removed images are decoded again when needed.")
+    parser = Parser(
+        "cache",
+        "List or remove cached images. Removed images are decoded again when needed.",
+        ["", "--clean --older-than 30"],
+    )
     parser.add_argument("--clean", nargs="*", metavar="NAME", help="remove the stores with these names")
     parser.add_argument("--older-than", type=float, metavar="DAYS", help="with --clean: remove stores unused for DAYS")
     parser.add_argument("--all", action="store_true", help="with --clean: remove all stores")
-    flags = parser.parse_args(arguments)
+    flags = parser.parse(arguments)
     ways = [bool(flags.clean), flags.older_than is not None, flags.all]
     if flags.clean is None and any(ways):
         raise UserError("--older-than and --all need --clean")

@@ -1,29 +1,26 @@
-"""Shared parts of all commands: flags, exit codes, one-line errors, signals and progress."""
+"""Shared parts of all commands: exit codes, one-line errors, signals and progress."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import math
-import os
+import re
 import sys
+import threading
 import time
-from functools import partial
-from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from tqdm import tqdm
 
-from fcnet.runtime import distributed, memory, signals
+from fcnet.runtime import distributed, memory, output, signals
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.formatting import escape_unprintable, format_count, format_percent
+from fcnet.runtime.formatting import format_count, format_percent
+from fcnet.runtime.terminal import first_fitting, fitting_postfix, meter_format, terminal_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import TextIO
 
     from fcnet.training.loop import Training
     from fcnet.training.records import EpochRecord
@@ -31,62 +28,7 @@ if TYPE_CHECKING:
 _BAR_INTERVAL = 0.25
 """Seconds between updates of the progress bar. Each one reads the metrics and therefore waits for the device."""
 
-_HelpFormatter = partial(argparse.HelpFormatter, max_help_position=28)  # one line for each flag, on a wide terminal
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser with the flags that commands share; its errors are one line.
-
-    Args:
-        command: name of the command, as in ``python -m fcnet.NAME``.
-        description: one sentence for ``--help``.
-    """
-
-    def __init__(self, command: str, description: str) -> None:
-        super().__init__(
-            prog=f"python -m fcnet.{command}",
-            description=description,
-            allow_abbrev=False,
-            formatter_class=_HelpFormatter,
-        )
-        self.add_argument(
-            "--version", action="version", version=f"fcnet {version('fcnet')}", help="show the version and exit"
-        )
-
-    def add_run(self, *, several: bool = False) -> None:
-        """Adds the argument RUN: ``run``, a path, or ``runs``, a list of one or more."""
-        if several:
-            self.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder; several are compared")
-        else:
-            self.add_argument("run", type=Path, metavar="RUN", help="run folder")
-
-    def add_config(self, name: str = "--config", *, use: str = "") -> None:
-        """Adds an argument for a configuration, which `fcnet.config.presets.find_config` takes.
-
-        Args:
-            name: a flag such as ``--config``, or ``config`` for a positional argument.
-            use: what the command does with the configuration, if that is not plain.
-        """
-        description = "TOML file or name of a preset"
-        self.add_argument(name, metavar="CONFIG", help=f"{use}: {description}" if use else description)
-
-    def add_set(self) -> None:
-        """Adds ``--set``: ``set``, a list of overrides."""
-        self.add_argument(
-            "--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting; may be repeated"
-        )
-
-    def add_out(self, description: str, metavar: str = "DIR") -> None:
-        """Adds ``--out``: ``out``, a path or None. The description states the default."""
-        self.add_argument("--out", type=Path, metavar=metavar, help=description)
-
-    def add_device(self) -> None:
-        """Adds ``--device``, which `choose_device` takes."""
-        self.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, … (default: auto)")
-
-    def error(self, message: str) -> NoReturn:
-        """Raises a `UserError` with the message of `argparse`."""
-        raise UserError(f"{message}; see {self.prog} --help")
+_SLOW_SECONDS = 1.0
 
 
 def run_command(main: Callable[[list[str]], int]) -> NoReturn:
@@ -99,10 +41,7 @@ def run_command(main: Callable[[list[str]], int]) -> NoReturn:
     Args:
         main: function of the arguments that returns the exit code.
     """
-    sys.stdout = sys.stdout or _unwritable_stream()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    with contextlib.redirect_stderr(cast("TextIO", _LossyStream(sys.stderr or _unwritable_stream()))):
+    with output.protect_streams():
         try:
             signals.raise_signals()
             code = _run(main)
@@ -110,7 +49,7 @@ def run_command(main: Callable[[list[str]], int]) -> NoReturn:
         except signals.Interrupted as interrupted:
             code = 128 + interrupted.number
             signals.finish(code)
-            _write_error(signals.describe(interrupted.number))
+            output.write_error(signals.describe(interrupted.number))
     raise SystemExit(code)
 
 
@@ -124,11 +63,11 @@ def _run(main: Callable[[list[str]], int]) -> int:
         lines = _error_lines(error)
         if not lines:
             raise
-        return _write_error(*lines)
+        return output.write_error(*lines)
     try:
         sys.stdout.flush()  # the text of --help
     except OSError as error:
-        return _lose_output(error) or code
+        return output.lose_output(error) or code
     return code
 
 
@@ -148,12 +87,25 @@ def choose_device(name: str) -> torch.device:
             local_rank = distributed.launch_variable("LOCAL_RANK", default=0)
             device = torch.device("cuda", local_rank if device.index is None else device.index)
     except RuntimeError:
-        raise UserError(f"--device must be auto, cpu, cuda or another device of torch, got {name!r}") from None
+        rule = "must be auto, cpu, cuda or another device of torch"
+        raise UserError(f"--device {rule}, got {name!r}{_suggest_device(name)}") from None
     try:
         torch.empty(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        raise UserError(f"device {name} is not available: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0].rstrip(".")
+        remedy = "" if name == "cpu" else "; --device cpu uses the processor"
+        raise UserError(f"device {name} is not available: {reason}{remedy}") from None
     return device
+
+
+def _suggest_device(name: str) -> str:
+    """Returns what to write in place of a name such as GPU or 0."""
+    if name.lower() in {"auto", "cpu", "cuda"}:
+        return f"; write --device {name.lower()}"
+    gpu = re.fullmatch(r"(?:gpu|cuda)?:?(\d*)", name.lower())
+    if not name or gpu is None:
+        return ""
+    return f"; write --device cuda{f':{gpu[1]}' if gpu[1] else ''}"
 
 
 @contextlib.contextmanager
@@ -172,7 +124,7 @@ def process_group(device: torch.device) -> Iterator[None]:
 def print_status(line: str) -> None:
     """Prints a line from the first rank. If standard output fails, one line says so and the command continues."""
     if distributed.rank() == 0:
-        _print_line(line)
+        output.print_line(line)
 
 
 def print_result(line: str) -> None:
@@ -181,18 +133,32 @@ def print_result(line: str) -> None:
     Raises:
         SystemExit: with exit code 2 and one line of error, or 0 if the reader has gone.
     """
-    try:
-        sys.stdout.write(escape_unprintable(line) + "\n")
-        sys.stdout.flush()
-    except OSError as error:
-        raise SystemExit(_lose_output(error)) from None
-    if isinstance(sys.stdout, _LostOutput):
-        raise SystemExit(sys.stdout.exit_code)
+    output.print_result(line)
 
 
 def print_error(message: str) -> int:
     """Prints a line on standard error from the first rank; returns the exit code 2."""
-    return _write_error(message) if distributed.rank() == 0 else 2
+    return output.write_error(message) if distributed.rank() == 0 else 2
+
+
+@contextlib.contextmanager
+def say_if_slow(doing: str) -> Iterator[None]:
+    """Says on a terminal what is under way, if the block takes longer than a second.
+
+    Args:
+        doing: what the block does, such as ``writing the report``.
+    """
+    if distributed.rank() != 0 or not sys.stderr.isatty():
+        yield
+        return
+    timer = threading.Timer(_SLOW_SECONDS, tqdm.write, [f"{doing} …"], {"file": sys.stderr})
+    timer.daemon = True
+    with contextlib.suppress(RuntimeError):  # the system refuses a thread
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextlib.contextmanager
@@ -212,7 +178,8 @@ def show_decoding() -> Iterator[Callable[[int, int], None]]:
 
         def progress(done: int, total: int) -> None:
             if not progress_bars:
-                bar = _Bar(desc="decoding", unit=" images", total=total, initial=done, disable=not terminal)
+                form = meter_format(terminal_columns(sys.stderr), total, "decoding")
+                bar = _Bar(desc="decoding", total=total, initial=done, bar_format=form, disable=not terminal)
                 progress_bars.append(stack.enter_context(bar))
             calls.append((done, time.perf_counter()))
             progress_bars[0].update(done - progress_bars[0].n)
@@ -221,7 +188,7 @@ def show_decoding() -> Iterator[Callable[[int, int], None]]:
     if calls and not terminal:
         (before, began), (done, ended) = calls[0], calls[-1]
         earlier = f", {before:,} of them in an earlier run" if before else ""
-        _print_line(f"decoded {format_count(done, 'image')} in {ended - began:.1f} s{earlier}")
+        output.print_line(f"decoded {format_count(done, 'image')} in {ended - began:.1f} s{earlier}")
 
 
 def show_progress(training: Training, events: Iterator[EpochRecord | None], *, lines: bool = True) -> None:
@@ -233,42 +200,57 @@ def show_progress(training: Training, events: Iterator[EpochRecord | None], *, l
         lines: print a line for each epoch.
     """
     shown = distributed.rank() == 0 and sys.stderr.isatty()
-    bar_format = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"  # fits into 80 columns
+    columns = terminal_columns(sys.stderr)
     with (
+        contextlib.ExitStack() as stack,
         memory.phase("making a training step"),
         _Bar(
             total=training.num_steps,
             initial=training.step,
-            bar_format=bar_format,
+            bar_format=meter_format(columns, training.num_steps),
             disable=not shown,
             mininterval=_BAR_INTERVAL,
         ) as bar,
     ):
         for record in events:
             if record is not None:
+                if training.step == training.num_steps:
+                    stack.enter_context(say_if_slow("evaluating and saving the model"))
                 if lines:
-                    print_status(format_epoch(record, training.algorithm.epochs))
+                    print_status(format_epoch(record, training.algorithm.epochs, terminal_columns()))
             # `update` is true only when it redraws the bar. One rank's metrics do not cover the batch of several.
             elif bar.update(training.step - bar.n) and distributed.world_size() == 1:
                 loss, accuracy = training.metrics.compute()
                 if not math.isfinite(loss):
                     training.check_finite()
                 speed = training.metrics.num_images / max(training.seconds, 1e-9)
-                postfix = f"loss {loss:.3f}, accuracy {format_percent(accuracy, 1)}, {speed:,.0f} images/s"
-                bar.set_postfix_str(postfix, refresh=False)
+                short = f"loss {loss:.3f}, {format_percent(accuracy, 1)}"
+                long = f"loss {loss:.3f}, accuracy {format_percent(accuracy, 1)}, {speed:,.0f} images/s"
+                bar.set_postfix_str(fitting_postfix(columns, training.num_steps, [long, short]), refresh=False)
 
 
-def format_epoch(record: EpochRecord, epochs: int) -> str:
-    """Returns the line for one epoch of a training run of ``epochs`` epochs."""
-    validation = ""
-    if record.validation_accuracy is not None:
-        accuracy = format_percent(record.validation_accuracy)
-        validation = f" · validation loss {record.validation_loss:.4f} accuracy {accuracy}"
-    return (
-        f"epoch {record.epoch:{len(str(epochs))}}/{epochs}"
-        f" · training loss {record.train_loss:.4f} accuracy {format_percent(record.train_accuracy)}{validation}"
-        f" · {record.images_per_second:,.0f} images/s"
-    )
+def format_epoch(record: EpochRecord, epochs: int, columns: int | None = None) -> str:
+    """Returns the line for one epoch of a training run.
+
+    Args:
+        record: figures of the epoch.
+        epochs: number of epochs of the run.
+        columns: width to fit into; None for the longest form.
+    """
+    number = f"epoch {record.epoch:{len(str(epochs))}}/{epochs}"
+    speed = f"{record.images_per_second:,.0f} images/s"
+    loss, accuracy = f"{record.train_loss:.4f}", format_percent(record.train_accuracy)
+    if record.validation_loss is None or record.validation_accuracy is None:
+        full = [number, f"training loss {loss} accuracy {accuracy}", speed]
+        short = [number, f"train {loss} ({accuracy})", speed]
+        key_figures = f"{number} · train {loss}"
+    else:
+        validation_loss, validation = f"{record.validation_loss:.4f}", format_percent(record.validation_accuracy)
+        full = [number, f"training loss {loss} accuracy {accuracy}"]
+        full += [f"validation loss {validation_loss} accuracy {validation}", speed]
+        short = [number, f"train {loss} ({accuracy})", f"val {validation_loss} ({validation})", speed]
+        key_figures = f"{number} · train {loss} · val {validation}"
+    return first_fitting([*(" · ".join(each) for each in (full, short, short[:-1])), key_figures], columns)
 
 
 def format_accuracy(accuracy: float, interval: tuple[float, float]) -> str:
@@ -281,80 +263,6 @@ class _Bar(tqdm):  # type: ignore[misc]
     """A progress bar that prints nothing if a signal interrupts ``__init__``."""
 
     disable = True  # tqdm's ``__del__`` reads it, and ``__init__`` sets it late
-
-
-class _LossyStream:
-    """Standard error, on which nothing depends: what cannot be written is dropped.
-
-    Args:
-        stream: the stream to write to.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        """Writes the text, or drops it."""
-        try:
-            self._stream.write(text)
-            self._stream.flush()
-        except OSError:
-            _silence(self._stream)
-        return len(text)
-
-    def flush(self) -> None:
-        """Does nothing: each write is flushed."""
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - that of any attribute
-        return getattr(self._stream, name)
-
-
-class _LostOutput(io.StringIO):
-    """Takes the place of standard output after it has failed, and drops what is written.
-
-    Attributes:
-        exit_code: exit code of a command that cannot print its result.
-    """
-
-    exit_code = 2
-
-    def write(self, text: str) -> int:
-        """Drops the text."""
-        return len(text)
-
-
-def _unwritable_stream() -> TextIO:
-    """Returns a stream in place of a closed one. Its writes fail, and no other file takes the closed one's number."""
-    return os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
-
-
-def _print_line(line: str) -> None:
-    try:
-        tqdm.write(escape_unprintable(line), file=sys.stdout)  # moves a progress bar out of the way
-        sys.stdout.flush()
-    except OSError as error:
-        _lose_output(error, "; the command continues without it")
-
-
-def _lose_output(error: OSError, consequence: str = "") -> int:
-    """Replaces standard output, which failed; returns the exit code of a command that cannot print its result.
-
-    It prints why, unless the reader has gone and nothing else follows.
-    """
-    _silence(sys.stdout)
-    sys.stdout = _LostOutput()
-    sys.stdout.exit_code = 0 if isinstance(error, BrokenPipeError) else 2
-    if consequence or sys.stdout.exit_code:
-        _write_error(f"standard output: {error.strerror or error}{consequence}")
-    return sys.stdout.exit_code
-
-
-def _silence(stream: TextIO) -> None:
-    """Redirects a stream to the null device, so that flushing it at exit does not fail again."""
-    with contextlib.suppress(OSError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
 
 
 def _error_lines(error: Exception) -> tuple[str, ...]:
@@ -370,8 +278,3 @@ def _error_lines(error: Exception) -> tuple[str, ...]:
         reason = error.strerror or str(error)
         return (f"{reason}{memory.describe_phase(error)}" if error.filename is None else f"{error.filename}: {reason}",)
     return ()
-
-
-def _write_error(*lines: str) -> int:
-    sys.stderr.write("".join(f"{escape_unprintable(line)}\n" for line in lines))
-    return 2

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcnet import cli
+from fcnet.arguments import Parser
 from fcnet.data.transforms.corruptions import SEVERITIES
 from fcnet.evaluation.classification import evaluate
 from fcnet.evaluation.corruption_robustness import evaluate_corrupted, example_images
@@ -15,6 +16,7 @@ from fcnet.evaluation.dataset_shift import DatasetShift, accuracy_shift, class_s
 from fcnet.evaluation.prediction_files import write_mistakes
 from fcnet.evaluation.predictions import PredictionCollector
 from fcnet.experiment.build import own_test_data
+from fcnet.experiment.build_data import NotCachedError
 from fcnet.experiment.evaluation_data import EvaluationData, OwnData, open_evaluation_data
 from fcnet.experiment.image_classifier import load
 from fcnet.experiment.run_folder import Run
@@ -23,6 +25,7 @@ from fcnet.runtime import memory
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import write_bytes, write_text
 from fcnet.runtime.formatting import escape_unprintable, format_count, format_percent, shorten_middle
+from fcnet.runtime.terminal import shorten_names, terminal_columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from fcnet.evaluation.predictions import Mistake, Predictions
     from fcnet.experiment.image_classifier import ImageClassifier
 
+_MAX_CONFUSION_CLASSES = 100
 _NUM_MISTAKES = 10
 _MAX_NAME = 15
 """The longest class name that is shown whole in the table of mistakes."""
@@ -42,7 +46,11 @@ _MAX_NAME = 15
 
 def main(arguments: list[str]) -> int:
     """Parses the arguments, evaluates and prints tables; returns the exit code."""
-    parser = cli.Parser("evaluate", "Evaluate a trained model on the test images of its data, or on other data.")
+    parser = Parser(
+        "evaluate",
+        "Evaluate a trained model on the test images of its data, or on other data.",
+        ["runs/digits", "runs/digits --data other/images"],
+    )
     parser.add_run()
     parser.add_argument(
         "--data",
@@ -54,7 +62,7 @@ def main(arguments: list[str]) -> int:
         "--corruptions", action="store_true", help="also use corrupted images: noise, blur, brightness, …"
     )
     parser.add_device()
-    flags = parser.parse_args(arguments)
+    flags = parser.parse(arguments)
     device = cli.choose_device(flags.device)
     classifier = load(flags.run, device=device)
     run = Run(flags.run)
@@ -62,9 +70,11 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"{run.config}: no such file; it names the data that the run was trained on")
     test, notes = _open_test_set(run, classifier, flags.data, device)
     collector = PredictionCollector(test)
-    result = evaluate(classifier.model, test, on_batch=collector.update)
+    with cli.say_if_slow("evaluating"):
+        result = evaluate(classifier.model, test, on_batch=collector.update)
     shift = None if flags.data is None else _measure_shift(run, classifier, test, result)
-    lines = [f"note: {note}" for note in notes] + evaluation_table(result, classifier.classes)
+    table = evaluation_table(result, classifier.classes, terminal_columns())
+    lines = [f"note: {note}" for note in notes] + table
     lines += shift.describe(classifier.classes) if shift else []
     content = _to_dict(result, classifier.classes, flags.data) | {"notes": notes}
     content["shift"] = shift.to_dict(classifier.classes) if shift else None
@@ -86,7 +96,7 @@ def _open_test_set(run: Run, classifier: ImageClassifier, path: Path | None, dev
             return open_evaluation_data(own, classifier, path, device=device, progress=progress)
     try:
         return EvaluationData(own_test_data(data, run.data_fingerprint(), classifier, device), ())
-    except UserError as error:
+    except NotCachedError as error:
         raise UserError(f"{error}; --data PATH decodes them") from None
 
 
@@ -153,25 +163,55 @@ def corruption_table(robustness: Robustness) -> list[str]:
     return lines
 
 
-def evaluation_table(result: Evaluation, classes: Sequence[str]) -> list[str]:
-    """Returns an evaluation as lines of text: overall figures, figures of each class, and the confusion matrix."""
+def evaluation_table(result: Evaluation, classes: Sequence[str], columns: int | None = None) -> list[str]:
+    """Returns an evaluation as lines of text: overall figures, figures of each class, and the confusion matrix.
+
+    Args:
+        result: the evaluation.
+        classes: names of the classes.
+        columns: width to fit into; None for names in full.
+    """
     classes = [escape_unprintable(name) for name in classes]  # before the columns are aligned
-    width = max(len("class"), *map(len, classes))
+    names = classes if columns is None else shorten_names(classes, max(columns - 35, 6))
+    width = max(len("class"), *map(len, names))
     accuracy = cli.format_accuracy(result.accuracy, result.interval)
     lines = [
         f"accuracy {accuracy}, loss {result.loss:.4f}, {format_count(result.count, 'image')}",
         "",
         f"{'class':{width}}  images  precision  recall      F1",
     ]
-    for name, row in zip(classes, class_metrics(result.confusion), strict=True):
+    for name, row in zip(names, class_metrics(result.confusion), strict=True):
         precision, recall, f1 = (
             "–" if value is None else format_percent(value, 1) for value in (row.precision, row.recall, row.f1)
         )
         lines.append(f"{name:{width}}  {row.count:6}  {precision:>9}  {recall:>6}  {f1:>6}")
-    cell = max(len(str(result.count)), *(min(len(name), 6) for name in classes))
-    lines += ["", f"{'truth':{width}}  prediction"]
-    lines.append(" " * width + "".join(f"  {name[:cell]:>{cell}}" for name in classes))
-    for name, counts in zip(classes, result.confusion, strict=True):
+    return [*lines, "", *confusion_table(result.confusion, classes, columns)]
+
+
+def confusion_table(
+    confusion: Sequence[Sequence[int]], classes: Sequence[str], columns: int | None = None
+) -> list[str]:
+    """Returns a confusion matrix as lines of text, or one line that says where it is if it does not fit.
+
+    Args:
+        confusion: number of images by class and prediction.
+        classes: names of the classes.
+        columns: width to fit into; None for any width, but at most 100 classes.
+    """
+    digits = max(len(str(count)) for counts in confusion for count in counts)
+    narrowest = max(digits, len(str(len(classes))) + 1)
+    for limit in range(max(6, narrowest), narrowest - 1, -1):
+        heads = shorten_names(classes, limit)
+        cell = max(digits, *map(len, heads))
+        rest = None if columns is None else columns - len(classes) * (cell + 2)
+        if rest is None or rest >= max(len("truth"), narrowest):
+            break
+    if len(classes) > _MAX_CONFUSION_CLASSES or (rest is not None and rest < max(len("truth"), narrowest)):
+        return ["confusion matrix too wide: see evaluation.json"]
+    names = list(classes) if rest is None else shorten_names(classes, rest)
+    width = max(len("truth"), *map(len, names))
+    lines = [f"{'truth':{width}}  prediction", " " * width + "".join(f"  {head:>{cell}}" for head in heads)]
+    for name, counts in zip(names, confusion, strict=True):
         lines.append(f"{name:{width}}" + "".join(f"  {count:{cell}}" for count in counts))
     return lines
 

@@ -1,7 +1,8 @@
 """``python -m fcnet.predict``: predicts the classes of images with a trained model.
 
 Predictions are printed batch by batch. An image that cannot be read or has the wrong size is one line on standard
-error; the other images are predicted, and the exit code is 2.
+error; the other images are predicted, and the exit code is 2. Files that are no images are counted in one line on
+standard error.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fcnet import cli
+from fcnet.arguments import Parser
 from fcnet.data.sources.image_paths import iter_images
+from fcnet.data.sources.unused import UnusedItems
 from fcnet.experiment.image_classifier import load
 from fcnet.runtime import memory
 from fcnet.runtime.errors import UserError
@@ -43,6 +46,8 @@ def main(arguments: list[str]) -> int:
     with memory.phase("predicting"):
         for line in formatter(predictor.predict(flags.images), options):
             cli.print_result(line)
+    for note in predictor.unused.notes():
+        cli.print_error(f"note: {note}")
     if predictor.num_failed > 1:
         total = predictor.num_failed + predictor.num_predicted
         cli.print_error(f"{predictor.num_failed:,} of {total:,} could not be predicted")
@@ -50,7 +55,11 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse_flags(arguments: list[str]) -> argparse.Namespace:
-    parser = cli.Parser("predict", "Predict the class of each image, with its probability.")
+    parser = Parser(
+        "predict",
+        "Predict the class of each image, with its probability.",
+        ["runs/digits digit.png", "runs/digits images --csv --top 3"],
+    )
     parser.add_run()
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file, folder, or tar or zip archive")
     forms = parser.add_mutually_exclusive_group()
@@ -63,7 +72,7 @@ def _parse_flags(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="images in a batch (default: 256)")
     parser.add_device()
     parser.set_defaults(form="text")
-    return parser.parse_args(arguments)
+    return parser.parse(arguments)
 
 
 class ImagePredictor:
@@ -76,10 +85,12 @@ class ImagePredictor:
     Attributes:
         num_predicted: number of predictions so far.
         num_failed: number of images, folders and archives that failed so far.
+        unused: what was left out so far.
     """
 
     def __init__(self, classifier: ImageClassifier, batch_size: int) -> None:
         self.num_predicted = self.num_failed = 0
+        self.unused = UnusedItems()
         self._classifier, self._batch_size = classifier, batch_size
 
     def predict(self, images: list[str]) -> Predictions:
@@ -88,7 +99,7 @@ class ImagePredictor:
         names: deque[str] = deque()
 
         def record_names() -> Iterator[ImageEntry]:
-            for entry in iter_images(images):
+            for entry in iter_images(images, self.unused):
                 names.append(entry.name)
                 yield entry
 

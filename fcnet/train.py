@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from fcnet import cli
+from fcnet.arguments import Parser
 from fcnet.config.presets import find_config, list_presets, preset_summary
 from fcnet.config.toml import check_agreement, dump_config, load_config
 from fcnet.evaluation.prediction_files import ensure_mistakes
 from fcnet.experiment.build import build
+from fcnet.experiment.extension import check_extension
 from fcnet.experiment.image_classifier import load
-from fcnet.experiment.run_folder import Run, check_new, claim_folder
+from fcnet.experiment.run_folder import Run, check_new, claim_folder, describe_no_run
 from fcnet.experiment.runner import Stopped, run_experiment
 from fcnet.experiment.tensorboard import EventLog, check_tensorboard, has_events, log_to_tensorboard
 from fcnet.report.page import ensure_report
@@ -28,8 +30,12 @@ from fcnet.runtime.errors import NonFiniteError, UserError
 from fcnet.runtime.files import write_bytes, write_text
 from fcnet.runtime.formatting import format_count
 from fcnet.runtime.signals import defer_signals
+from fcnet.runtime.startup import command_line
 from fcnet.training.lr_finder import lr_range_test, suggest_lr
 from fcnet.training.records import EpochRecord
+
+_MAY_CHANGE = ("data.path", "train.epochs")
+"""The settings that ``--set`` may change in a run that continues."""
 
 if TYPE_CHECKING:
     import argparse
@@ -57,12 +63,12 @@ def main(arguments: list[str]) -> int:
         check_tensorboard()
     if run is None and flags.out is not None:
         Run(flags.out).check_unlocked()
-        check_new(flags.out)
+        check_new(flags.out, flags.out_flag)
     # Released when the command ends. Of the processes of a distributed run, the first holds it.
     with contextlib.ExitStack() as lock:
         if run is not None and _is_first_process():
             lock.enter_context(run.lock())
-        if run is not None and run.finished:
+        if run is not None and run.finished and config.train.epochs == run.load_config().train.epochs:
             return _show_finished(run, tensorboard=tensorboard)
         device = cli.choose_device(flags.device)
         with cli.process_group(device):
@@ -90,31 +96,74 @@ def _show_finished(run: Run, *, tensorboard: bool) -> int:
 
 
 def _parse_flags(arguments: list[str]) -> argparse.Namespace:
-    parser = cli.Parser("train", "Train the network that a configuration describes.")
-    parser.add_config()
+    """Parses the arguments. ``config`` is a file and ``config_flag`` names its argument; ``out`` may be RUN."""
+    parser = Parser(
+        "train",
+        "Train the network that a configuration describes.",
+        ["digits --set train.epochs=5", "--resume runs/digits"],
+    )
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="TOML file or name of a preset")
+    parser.add_argument("--config", dest="named_config", metavar="CONFIG", help="the same")
     parser.add_set()
     parser.add_out("run folder (default: runs/NAME for CONFIG NAME)")
     parser.add_device()
-    parser.add_argument("--resume", action="store_true", help="continue the run from its last checkpoint")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="RUN",
+        help="continue a run from its last checkpoint (default: --out, or the newest of CONFIG)",
+    )
     parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events to the run folder")
     parser.add_argument("--find-lr", action="store_true", help="run a learning-rate range test instead of training")
     parser.add_argument("--print-config", action="store_true", help="print the whole configuration and exit")
     parser.add_argument("--list", action="store_true", help="list the presets and exit")
-    flags = parser.parse_args(arguments)
-    flags.config = None if flags.config is None else find_config(flags.config)
+    flags = parser.parse(arguments)
+    _choose_config(flags)
+    _choose_run(flags)
     if flags.list:
         return flags
     if flags.config is None and not (flags.resume and flags.out):
-        raise UserError("--config CONFIG is required, unless --resume --out DIR continues a run")
+        raise UserError(
+            f"--resume needs a run folder: {parser.prog} --resume runs/NAME"
+            if flags.resume
+            else f"CONFIG is missing: {parser.prog} digits trains the preset digits, {parser.prog} --list lists all"
+        )
     if flags.find_lr and flags.resume:
         raise UserError("--find-lr must be given without --resume")
-    if flags.config is None and (others := [each for each in flags.set if not _is_data_path(each)]):
-        raise UserError(f"--set needs --config CONFIG for all but data.path, got --set {others[0]} alone")
+    if flags.config is None and (others := [each for each in flags.set if not _may_change(each)]):
+        raise UserError(
+            f"--set {others[0]}: a run that continues takes another {' or '.join(_MAY_CHANGE)}, nothing else"
+        )
     return flags
 
 
-def _is_data_path(override: str) -> bool:
-    return override.partition("=")[0].strip() == "data.path"
+def _choose_config(flags: argparse.Namespace) -> None:
+    """Finds the configuration, which is the first argument or the value of ``--config``."""
+    given, named = flags.config, flags.named_config
+    if None not in (given, named) and given != named:
+        raise UserError(f"CONFIG is given twice, as {given} and as --config {named}; leave one out")
+    flags.config_flag = "CONFIG" if named is None else "--config"
+    name = named if given is None else given
+    flags.config = None if name is None else find_config(name, flags.config_flag)
+
+
+def _choose_run(flags: argparse.Namespace) -> None:
+    """Makes the folder that ``--resume`` names the run folder, and ``resume`` a truth value."""
+    name, flags.out_flag = flags.resume, "--out"
+    flags.resume = name is not None
+    if not name:
+        return
+    if flags.out not in (None, Path(name)):
+        raise UserError(f"--resume {name} and --out {flags.out} must name the same folder; leave one out")
+    if flags.config is None and not Run(Path(name)).started:
+        raise UserError(f"--resume needs a run folder, got {name}: {describe_no_run(Path(name))}")
+    flags.out, flags.out_flag = Path(name), "--resume"
+
+
+def _may_change(override: str) -> bool:
+    """Returns whether ``--set`` changes a setting that a run may change when it continues."""
+    return override.partition("=")[0].strip() in _MAY_CHANGE
 
 
 def _print_config(config: Config) -> None:
@@ -132,16 +181,16 @@ def _print_presets() -> None:
 def _read_config(flags: argparse.Namespace, run: Run | None) -> Config:
     """Returns the configuration to train: that of the run to resume, which a given one must equal, or the given one.
 
-    Only the place of the data may differ, if ``--set`` names it.
+    Only the place of the data and the number of epochs may differ, if ``--set`` names them.
     """
-    given = load_config(flags.config, flags.set) if flags.config else None
+    given = load_config(flags.config, flags.set, flag=flags.config_flag) if flags.config else None
     if run is None:
         if given is None:
-            raise UserError(f"--out must be a run to resume if --config is not given, got {flags.out}")
+            raise UserError(f"--resume needs a run folder, got {flags.out}: {describe_no_run(flags.out)}")
         return given
     stored = run.load_config()
-    if moves := [each for each in flags.set if _is_data_path(each)]:
-        stored = load_config(run.config, moves)
+    if changes := [each for each in flags.set if _may_change(each)]:
+        stored = check_extension(run, stored, load_config(run.config, changes))
     if given is not None:
         check_agreement(given, stored, flags.config, run.config)
     return stored
@@ -157,16 +206,15 @@ def _train(
     device: torch.device,
     tensorboard: bool,
 ) -> int:
-    with cli.show_decoding() as progress, distributed.long_work():  # each rank may have images to decode
-        experiment = build(config, device, progress)
+    # Each rank may have images to decode.
+    with cli.say_if_slow("preparing the data"), cli.show_decoding() as progress, distributed.long_work():
+        experiment = build(config, device, progress, run=run)
     _check_shared(run)
     if run is None:
         # One rank creates the folder, whose name may get a number, and tells the others.
         path = str(_create_run(config, out, name, lock)) if distributed.rank() == 0 else ""
         run = Run(Path(distributed.broadcast(path)))
-    cli.print_status(f"{experiment.describe()}; {run.path}")
-    for note in experiment.notes:
-        cli.print_status(note)
+    _describe_start(experiment, run)
     training = experiment.training
     with defer_signals() as received_signal:
         try:
@@ -202,6 +250,18 @@ def _train(
     return _finish(run, experiment)
 
 
+def _describe_start(experiment: Experiment, run: Run) -> None:
+    """Prints what is trained, and what the user should know about it."""
+    cli.print_status(f"{experiment.describe()}; {run.path}")
+    for note in (*experiment.notes, *_loss_notes(experiment.config)):
+        cli.print_status(note)
+    if distributed.rank() == 0 and run.finished:
+        cli.print_status(
+            f"note: the run continues to epoch {experiment.config.train.epochs}, where the test images are read again; "
+            "choose train.epochs by the validation accuracy: chosen by the test accuracy, that would be too high"
+        )
+
+
 def _create_run(config: Config, out: Path | None, name: str, lock: contextlib.ExitStack) -> Path:
     """Creates a run folder and locks it; returns its path."""
     folder = claim_folder(out, name)
@@ -211,7 +271,7 @@ def _create_run(config: Config, out: Path | None, name: str, lock: contextlib.Ex
 
 def _check_shared(run: Run | None) -> None:
     """Checks that all ranks resume from the same checkpoint."""
-    states = distributed.all_gather((run is not None, run and run.saved_step))
+    states = distributed.all_gather((run is not None, run and run.checkpoints.saved_step))
     if different := [str(rank) for rank, state in enumerate(states) if state != states[0]]:
         raise UserError(
             "--resume needs a run folder that all ranks see, on a shared file system: "
@@ -222,11 +282,28 @@ def _check_shared(run: Run | None) -> None:
 def _finish(run: Run, experiment: Experiment) -> int:
     """Writes the report and prints the warnings and the result of a finished run; returns the exit code."""
     if distributed.rank() == 0:  # other ranks may not see the folder
-        ensure_report(run, experiment.test)
+        with cli.say_if_slow("writing the report"):
+            ensure_report(run, experiment.test)
         for warning in run.summary()["warnings"]:
             cli.print_status(f"note: {warning}")
         cli.print_status(_format_result(run))
+        report = f"report: {run.path / 'report.html'}; " if (run.path / "report.html").is_file() else ""
+        cli.print_status(f"{report}next: {command_line('evaluate')} {shlex.quote(str(run.path))}")
     return 0
+
+
+def _loss_notes(config: Config) -> list[str]:
+    """Returns one line if the training loss is of other targets than the validation loss."""
+    mixed = [name for name in ("mixup", "cutmix") if getattr(config.data.augment, name)]
+    if mixed:
+        figures = f"training loss and accuracy are those of mixed images ({' and '.join(mixed)})"
+    elif config.train.label_smoothing:
+        figures = (
+            f"the training loss is that of smoothed labels (train.label_smoothing={config.train.label_smoothing:g})"
+        )
+    else:
+        return []
+    return [f"note: {figures}, which validation does not use: do not compare the two"]
 
 
 def _log_events(events: Iterator[EpochRecord | None], run: Run, training: Training) -> Iterator[EpochRecord | None]:
@@ -264,18 +341,25 @@ def _find_lr(config: Config, folder: Path, device: torch.device) -> int:
 
 
 def _describe_checkpoint(run: Run) -> str:
-    """Returns the end of the message for a run that met NaN or infinity, and would meet it again if it resumed."""
-    return f"Resuming with this configuration would fail in the same step; {_describe_saved(run)} in {run.path}"
+    """Returns the end of the message for a run that met NaN or infinity."""
+    return (
+        "Begin a new run: this one keeps its settings and would fail in the same step again; "
+        f"{_describe_saved(run)} in {run.path}"
+    )
 
 
 def _describe_saved(run: Run) -> str:
     if not run.started:
         return "rank 0 has its checkpoints"
-    return "nothing was saved" if run.saved_step is None else f"the checkpoint of step {run.saved_step} is kept"
+    return (
+        "nothing was saved"
+        if run.checkpoints.saved_step is None
+        else f"the checkpoint of step {run.checkpoints.saved_step} is kept"
+    )
 
 
 def _resume_command(run: Run) -> str:
-    return f"python -m fcnet.train --resume --out {shlex.quote(str(run.path))}"
+    return f"{command_line('train')} --resume {shlex.quote(str(run.path))}"
 
 
 def _format_result(run: Run) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from importlib import resources
 from pathlib import Path
 
@@ -57,8 +58,17 @@ def find_config(name: str, flag: str = "--config") -> Path:
     presets = list_presets()
     if name in presets and not Path(name).is_file():
         return presets[name]
+    if Path(name).is_dir():
+        raise UserError(f"{flag} must be a file or a preset, got the folder {name}{_describe_folder(name)}")
     if Path(name).exists():
         return Path(name)
     close = difflib.get_close_matches(Path(name).stem, presets, n=1)
     nearest = f"; the nearest is {close[0]}" if close else ""
     raise UserError(f"{flag} must be a file or one of {', '.join(presets)}, got {name}{nearest}")
+
+
+def _describe_folder(name: str) -> str:
+    """Returns what to write in place of a folder: of a run, or of images."""
+    if (Path(name) / "config.toml").is_file():
+        return f" of a run; write {name}/config.toml to train the same again, or --resume {name} to continue it"
+    return f"; for images in it, take the preset images with --set {shlex.quote(f'data.path={name}')}"

@@ -6,8 +6,8 @@ A tree is the nested dictionary that TOML gives. Errors name the place of a key:
 from __future__ import annotations
 
 import codecs
-import difflib
 import re
+import shlex
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from fcnet.config.schema import Config
+from fcnet.config.suggestions import suggest_choice, suggest_key, suggest_override, suggest_value
 from fcnet.config.values import PLAIN_TEXT_RULE, is_plain_text, shorten_value
 from fcnet.runtime.errors import UserError
 
@@ -39,7 +40,7 @@ def load_config(
         flag_overrides: further overrides, applied last, each with the name of its flag.
 
     Returns:
-        The configuration, with ``data.path`` made absolute.
+        The configuration, with ``data.path`` and ``model.init_from`` made absolute.
 
     Raises:
         UserError: the file or an override has errors. The message has one line for each: the key, its place, the rule
@@ -77,7 +78,15 @@ def load_config(
             errors.append(f"and {len(broken) - _MAX_ERRORS:,} more errors")
     if errors or config is None:
         raise UserError(*errors)
-    return _with_absolute_path(config, places, str(path))
+    data_path, init_from = (
+        _absolute_path(value, key, places, str(path))
+        for key, value in (("data.path", config.data.path), ("model.init_from", config.model.init_from))
+    )
+    data, model = (
+        config.data.model_copy(update={"path": data_path}),
+        config.model.model_copy(update={"init_from": init_from}),
+    )
+    return config.model_copy(update={"data": data, "model": model})
 
 
 def _read_text(path: Path, flag: str) -> str:
@@ -217,19 +226,19 @@ def describe_first_error(error: ValidationError) -> str:
     return f"{key} {describe_rule(details)}, got {value}"
 
 
-def _with_absolute_path(config: Config, places: dict[str, str], file: str) -> Config:
-    path = config.data.path
+def _absolute_path(path: str, key: str, places: dict[str, str], file: str) -> str:
+    """Returns a path of the configuration made absolute; an empty one stays empty."""
     if not path:
-        return config
-    place = _find_place(["data", "path"], places, file)
+        return path
+    place = _find_place(key.split("."), places, file)
     try:
         absolute = str(Path(path).expanduser().absolute())
     except RuntimeError:
         rule = "must begin with the home folder of a known user"
-        raise UserError(f"data.path ({place}) {rule}, got {shorten_value(path)}") from None
+        raise UserError(f"{key} ({place}) {rule}, got {shorten_value(path)}") from None
     if not is_plain_text(absolute):
-        raise UserError(f"data.path ({place}) must be {PLAIN_TEXT_RULE}, got {shorten_value(absolute)}")
-    return config.model_copy(update={"data": config.data.model_copy(update={"path": absolute})})
+        raise UserError(f"{key} ({place}) must be {PLAIN_TEXT_RULE}, got {shorten_value(absolute)}")
+    return absolute
 
 
 def _apply_override(tree: dict[str, Any], places: dict[str, str], flag: str, override: str) -> str | None:
@@ -247,7 +256,9 @@ def _apply_override(tree: dict[str, Any], places: dict[str, str], flag: str, ove
     except ValueError:
         # A bare word is a string. Text with quotes, brackets or commas is TOML with a typing error.
         if not re.fullmatch(r"[^\s\"'\[\]{}=,#][^\"'\[\]{}=,\n]*", text):
-            return f"{place}: the value must be TOML, got {text or 'nothing'}"
+            remedy = suggest_override(key, text) if text else None
+            remedy = f"; write {remedy}" if remedy and remedy != f"--set {shlex.quote(override)}" else ""
+            return f"{place}: the value must be TOML, got {text or 'nothing'}{remedy}"
         value = text
     section: Any = tree
     for depth, part in enumerate(parts[:-1]):
@@ -291,9 +302,24 @@ def _error_lines(details: Any, places: dict[str, str], file: str) -> Iterator[st
     key, place = ".".join(location), _find_place(location, places, file)
     if details["type"] == "extra_forbidden":
         shown = key if key.isprintable() and key else shorten_value(key)
-        yield f"{shown} ({place}) is not a known key{_suggest_key(key)}"
+        yield f"{shown} ({place}) is not a known key{suggest_key(key)}"
     else:
-        yield f"{key} ({place}) {describe_rule(details)}, got {shorten_value(details['input'])}"
+        value, remedy = shorten_value(details["input"]), _suggest(details, key, place)
+        yield f"{key} ({place}) {describe_rule(details)}, got {value}{remedy}"
+
+
+def _suggest(details: Any, key: str, place: str) -> str:  # noqa: ANN401 - pydantic's dictionary
+    """Returns the end of the error for a value: what it most probably means, or nothing."""
+    value = details["input"]
+    if details["type"] == "literal_error":
+        choice = suggest_choice(value, re.findall(r"'([^']*)'", details["ctx"]["expected"]))
+        return f'; the nearest is "{choice}"' if choice else ""
+    form = suggest_value(details["type"], value, key)
+    if form is not None and details["type"].endswith("_type") and place.startswith("--set "):
+        # The whole override, as a shell needs it, also where one item of its list is wrong.
+        override, _, text = place.removeprefix("--set ").partition("=")
+        form = suggest_override(override, text) if override in key else form
+    return f"; write {form}" if form else ""
 
 
 def _find_place(location: list[str], places: dict[str, str], file: str) -> str:
@@ -301,19 +327,3 @@ def _find_place(location: list[str], places: dict[str, str], file: str) -> str:
     around = [".".join(location[:length]) for length in range(len(location), 0, -1)]
     inside = [known for known in places if known.startswith(f"{around[0]}.")]
     return next((places[known] for known in [around[0], *inside, *around] if known in places), file)
-
-
-def _suggest_key(key: str) -> str:
-    """Returns the end of an unknown key's error: the nearest known key, or the known keys of its section."""
-    section, _, name = key.rpartition(".")
-    tree: Any = Config().model_dump()
-    sections = {part: list(keys) for part, keys in tree.items() if isinstance(keys, dict)}
-    sections |= {"": list(tree), "data.augment": list(tree["data"]["augment"])}
-    elsewhere = [f"{part}.{name}" for part, keys in sections.items() if part and name in keys]
-    if name in tree and name not in sections:
-        elsewhere.append(name)
-    if elsewhere:
-        return f"; the nearest is {elsewhere[0]}"
-    if close := difflib.get_close_matches(name, sections.get(section, []), n=1):
-        return f"; the nearest is {'.'.join(filter(None, [section, *close]))}"
-    return f"; known keys are {', '.join(sections[section])}" if section in sections else ""

@@ -199,6 +199,10 @@ def preview(config: schema.Config) -> tuple[list[str], dict[str, Batches]]:
     return [classes[label] for label in labels[shown].tolist()], batches
 
 
+class NotCachedError(UserError):
+    """The cache does not have the images that a model was trained on."""
+
+
 def own_test_data(data: schema.Data, fingerprint: str, classifier: ImageClassifier, device: torch.device) -> Batches:
     """Opens the test set of the data that a model was trained on, wherever that lies now.
 
@@ -212,13 +216,13 @@ def own_test_data(data: schema.Data, fingerprint: str, classifier: ImageClassifi
         device: the device of the batches.
 
     Raises:
-        UserError: the cache does not have the data.
+        NotCachedError: the cache does not have the data.
     """
     store = find_store(fingerprint)
     if store is None and data.source == "digits":
         store = open_store(sources.digits())
     if store is None or store.fingerprint != fingerprint:
-        raise UserError(f"the images that the model was trained on are not in the cache ({cache_folder()})")
+        raise NotCachedError(f"the images that the model was trained on are not in the cache ({cache_folder()})")
     return test_batches(store, classifier, device)
 
 

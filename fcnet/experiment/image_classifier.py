@@ -16,6 +16,7 @@ from fcnet.data.batches import normalize
 from fcnet.data.decoding.image_decoding import IGNORE_PILLOW_WARNINGS, decode_image
 from fcnet.data.sources.image_paths import ImageEntry
 from fcnet.data.transforms.whitening import Whitening
+from fcnet.experiment.run_folder import Run, describe_no_run
 from fcnet.models.mlp import MLP, LogisticRegression, logits_to_probabilities
 from fcnet.runtime import memory
 from fcnet.runtime.errors import UserError
@@ -173,6 +174,8 @@ class ImageClassifier(nn.Module):
             raise content
         if isinstance(content, Tensor):
             pixels = content
+            if tuple(pixels.shape) != self.shape:
+                raise UserError(f"{name} must have the shape {self.shape} (C, H, W), got {tuple(pixels.shape)}")
         else:
             size = (self.shape[1], self.shape[2]) if self.resize else None
             file = io.BytesIO(content) if isinstance(content, bytes) else content
@@ -180,8 +183,11 @@ class ImageClassifier(nn.Module):
         if pixels.dtype != torch.uint8:
             raise UserError(f"{name} must be uint8, got {pixels.dtype}")
         if tuple(pixels.shape) != self.shape:
-            expected, actual = "×".join(map(str, self.shape)), "×".join(map(str, pixels.shape))
-            raise UserError(f"{name} must be an image of {expected} (channels, height, width), got {actual}")
+            (_, height, width), (_, own_height, own_width) = self.shape, pixels.shape
+            raise UserError(
+                f"{name} must be {width}×{height} pixels like the training images, got {own_width}×{own_height}; "
+                "a model trained with data.size resizes its images"
+            )
         return pixels
 
     def save(self, stem: Path, metadata: dict[str, Any]) -> None:
@@ -279,8 +285,9 @@ def load(run: str | Path, *, device: torch.device | str = "cpu") -> ImageClassif
     """
     folder = Path(run)
     if not folder.is_dir():
-        raise UserError(f"RUN must be a run folder, got {folder}")
+        raise UserError(f"RUN must be a run folder, got {folder}: {describe_no_run(folder)}")
     if not (folder / "model.json").is_file():
-        raise UserError(f"{folder} holds no trained model: model.json is missing")
+        unfinished = "; its training is not finished" if Run(folder).started else ""
+        raise UserError(f"{folder} holds no trained model: model.json is missing{unfinished}")
     with memory.phase("loading the model"):
         return ImageClassifier.load(folder / "model", device=device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fcnet import cli
+from fcnet.arguments import Parser
 from fcnet.experiment.image_classifier import load
 from fcnet.experiment.run_folder import Run
 from fcnet.export.card_writer import covered_files, write_card
@@ -16,15 +17,20 @@ from fcnet.runtime.files import read_metadata
 
 def main(arguments: list[str]) -> int:
     """Parses the flags, writes the model and its card and returns the exit code."""
-    parser = cli.Parser("export", "Export a trained model as a single file for other programs, with a model card.")
+    parser = Parser(
+        "export",
+        "Export a trained model as a single file for other programs, with a model card.",
+        ["runs/digits digits.pt2", "runs/digits digits.onnx --license mit"],
+    )
     parser.add_run()
     parser.add_argument("file", type=Path, metavar="FILE", help="output file: .pt2 (torch.export) or .onnx")
     parser.add_argument("--license", default="", metavar="ID", help="license identifier for the model card, e.g. mit")
-    flags = parser.parse_args(arguments)
+    flags = parser.parse(arguments)
     check_output_file(flags.file)
     card = _build_card(flags.run, flags.license)
     covered_files(card, flags.file)  # refuses to replace someone's README.md before the export takes its time
-    difference = export_classifier(card.classifier, flags.file)
+    with cli.say_if_slow("exporting"):
+        difference = export_classifier(card.classifier, flags.file)
     card_file = write_card(card, flags.file)
     shape = ", ".join(map(str, card.classifier.shape))
     cli.print_status(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fcnet import cli
+from fcnet.arguments import Parser
 from fcnet.config.presets import find_config
 from fcnet.config.toml import load_config
 from fcnet.config.values import format_value
@@ -25,11 +26,15 @@ _NUM_SAMPLES = 7
 
 def main(arguments: list[str]) -> int:
     """Parses the flags, draws the figures and returns the exit code."""
-    parser = cli.Parser("figures", "Draw the lecture's figures, or samples of a configuration's data augmentation.")
+    parser = Parser(
+        "figures",
+        "Draw the lecture's figures, or samples of a configuration's data augmentation.",
+        ["figures", "samples --augment digits --set data.augment.rotate=15"],
+    )
     parser.add_argument("folder", type=Path, metavar="DIR", help="output folder; created if it does not exist")
     parser.add_config("--augment", use="draw augmented training images instead")
     parser.add_set()
-    flags = parser.parse_args(arguments)
+    flags = parser.parse(arguments)
     files: Iterable[tuple[str, bytes]]
     if flags.augment is not None:
         files = _augmentation_grids(find_config(flags.augment, "--augment"), flags.set).items()
@@ -37,6 +42,8 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--set needs --augment CONFIG, got --set {flags.set[0]} alone")
     else:
         files = _lecture_files()
+    if flags.folder.is_file():
+        raise UserError(f"DIR must be a folder, got the file {flags.folder}")
     flags.folder.mkdir(parents=True, exist_ok=True)
     if not os.access(flags.folder, os.W_OK):
         raise UserError(f"DIR must be a writable folder, got {flags.folder}")

@@ -15,7 +15,7 @@ from fcnet.evaluation.prediction_files import read_predictions
 from fcnet.evaluation.predictions import PredictionCollector
 from fcnet.experiment.build import own_test_data
 from fcnet.experiment.image_classifier import load
-from fcnet.experiment.run_folder import Run
+from fcnet.experiment.run_folder import Run, describe_no_run
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.formatting import escape_unprintable, shorten_middle
 
@@ -115,7 +115,7 @@ def read_run_data(folder: Path, test: Batches | None = None) -> RunData:
     """
     run = Run(folder)
     if not run.started:
-        raise UserError(f"RUN must be a run folder, got {folder}")
+        raise UserError(f"RUN must be a run folder, got {folder}: {describe_no_run(folder)}")
     config, snapshots, missing = run.load_config(), run.snapshots(), list[str]()
     name = folder.resolve().name
     if not run.finished:

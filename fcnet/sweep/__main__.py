@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from fcnet import cli
+from fcnet.arguments import Parser
 from fcnet.config.presets import find_config
 from fcnet.experiment.build import build, open_data
 from fcnet.experiment.build_data import check_data
@@ -17,6 +18,7 @@ from fcnet.runtime import distributed
 from fcnet.runtime.errors import NonFiniteError, UserError
 from fcnet.runtime.formatting import format_count, format_percent
 from fcnet.runtime.signals import Interrupted, defer_signals
+from fcnet.runtime.startup import command_line
 from fcnet.sweep.ranking import format_mean_std, format_settings, ranking_table, verdict
 from fcnet.sweep.search_space import parse_space
 from fcnet.sweep.study import Pruning, SweepPlan, quiet_optuna
@@ -45,7 +47,7 @@ def main(arguments: list[str]) -> int:
     folder = flags.out or Path("sweeps") / file.stem
     space.config({}, space.base.seed + flags.seeds - 1)  # refuses a seed that is too large
     # A database URL may hold a password, which is not printed.
-    command = "the same command" if flags.storage else f"python -m fcnet.sweep {shlex.join(arguments)}"
+    command = "the same command" if flags.storage else f"{command_line('sweep')} {shlex.join(arguments)}"
     resume_hint = f"resume with: {command}"
     with quiet_optuna():
         plan = SweepPlan(space, flags.seeds, flags.trials or space.num_trials(), flags.prune, _check_data(space))
@@ -58,7 +60,11 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse_flags(arguments: list[str]) -> argparse.Namespace:
-    parser = cli.Parser("sweep", "Train a configuration with many settings and several seeds, and rank the settings.")
+    parser = Parser(
+        "sweep",
+        "Train a configuration with many settings and several seeds, and rank the settings.",
+        ["digits --grid 'model.hidden=[[64],[256]]' --seeds 3", "digits --search optimizer.lr=1e-4..1e-1 --trials 20"],
+    )
     parser.add_config("config")
     parser.add_argument(
         "--grid", action="append", default=[], metavar="KEY=[…]",
@@ -86,7 +92,7 @@ def _parse_flags(arguments: list[str]) -> argparse.Namespace:
         help="database that several machines share (default: a file in the folder)",
     )
     parser.add_device()
-    flags = parser.parse_args(arguments)
+    flags = parser.parse(arguments)
     if bool(flags.grid) == bool(flags.search):
         raise UserError("give either --grid KEY=[…] or --search KEY=LOW..HIGH; --search takes lists as well")
     if bool(flags.search) != (flags.trials is not None):
@@ -144,7 +150,7 @@ def _run_seed(trial: SweepTrial, seed: int, device: torch.device, resume_hint: s
     with trial.lock(seed):
         run = trial.run(seed)
         if not run.finished:
-            experiment = build(trial.config(seed), device)
+            experiment = build(trial.config(seed), device, run=run)
             with defer_signals() as received_signal:
                 try:
                     cli.show_progress(
@@ -164,6 +170,8 @@ def _run_seed(trial: SweepTrial, seed: int, device: torch.device, resume_hint: s
                     )
                     return 128 + (received_signal() or signal.SIGTERM)
             ensure_report(run, experiment.test)
+        # A run that continued to more epochs would no longer be that of its trial.
+        run.checkpoints.clear()
         result = trial.record_result(run, seed)
         cli.print_status(
             f"  seed {seed}: validation accuracy {format_percent(result.validation_accuracy)} after "

@@ -51,7 +51,7 @@ NOTE = re.compile(r"^.*(?:stored predictions|test images) unavailable: .*$\n", r
 """The line of a report for a part that it cannot show."""
 LISTED = " The file mistakes.csv in the run folder lists all of them."
 """What a report says if the file is there."""
-NO_RUN = ("must be a run folder, got run", "must be a run to resume if --config is not given, got run")
+NO_RUN = ("must be a run folder, got run", "--resume needs a run folder, got run")
 """What is said of a run without its config.toml."""
 Answer = tuple["CommandResult", Any]
 

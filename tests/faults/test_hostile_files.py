@@ -27,7 +27,8 @@ from tests.faults.rounds import repeated
 from tests.helpers import image_bytes, write_noise_images
 from tests.processes import call_command
 from tests.unit.data.decoding.hostile_images import HOSTILE_IMAGES
-from tests.unit.data.sources.hostile_archives import HOSTILE_ARCHIVES
+from tests.unit.data.sources.hostile_archives import HOSTILE_ARCHIVES, HOSTILE_ZIPS
+from tests.unit.data.sources.image_trees import zip_link
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -198,7 +199,18 @@ def make_archive(draws: random.Random, number: int, folder: Path) -> list[str]:
     with tarfile.open(fileobj=file, mode=mode) as archive:
         archive.add("pets/test", "test")
     (folder / "a.tar").write_bytes(mutate_bytes(draws, file.getvalue()))
-    return draws.choice([["predict", "run", "a.tar"], ["evaluate", "run", "--data", "a.tar"]])
+    return read_command(draws, "a.tar")
+
+
+def make_zip(draws: random.Random, number: int, folder: Path) -> list[str]:
+    file = io.BytesIO()
+    methods = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+    with zipfile.ZipFile(file, "w", draws.choice(methods)) as archive:
+        for path in sorted(Path("pets/test").rglob("*")):
+            archive.write(path, path.relative_to("pets"))
+        archive.writestr(zip_link("test/cow"), "cat")
+    (folder / "a.zip").write_bytes(mutate_bytes(draws, file.getvalue()))
+    return read_command(draws, "a.zip")
 
 
 def make_hostile_archive(draws: random.Random, number: int, folder: Path) -> list[str]:
@@ -206,7 +218,19 @@ def make_hostile_archive(draws: random.Random, number: int, folder: Path) -> lis
     if number >= len(writers):
         return make_archive(draws, number, folder)
     writers[number](folder / "a.tar")
-    return draws.choice([["predict", "run", "a.tar"], ["evaluate", "run", "--data", "a.tar"]])
+    return read_command(draws, "a.tar")
+
+
+def make_hostile_zip(draws: random.Random, number: int, folder: Path) -> list[str]:
+    writers = [write for write, _ in HOSTILE_ZIPS.values()]
+    if number >= len(writers):
+        return make_zip(draws, number, folder)
+    writers[number](folder / "a.zip")
+    return read_command(draws, "a.zip")
+
+
+def read_command(draws: random.Random, archive: str) -> list[str]:
+    return draws.choice([["predict", "run", archive], ["evaluate", "run", "--data", archive]])
 
 
 def make_npz(draws: random.Random, number: int, folder: Path) -> list[str]:
@@ -259,7 +283,8 @@ def make_checkpoint(draws: random.Random, number: int, folder: Path) -> list[str
 
 
 KINDS: list[Callable[[random.Random, int, Path], list[str]]] = [
-    *(make_image, make_hostile_image, make_archive, make_hostile_archive, make_npz, make_toml, make_checkpoint),
+    *(make_image, make_hostile_image, make_archive, make_hostile_archive, make_zip, make_hostile_zip),
+    *(make_npz, make_toml, make_checkpoint),
     of_pair("model", "predict", tensors=False),
     of_pair("model", "predict", tensors=True),
     of_pair("predictions", "report", tensors=False),
@@ -312,7 +337,7 @@ def describe_failure(outcome: Outcome) -> str | None:
     """Returns what a command did that it must not, or None."""
     lines = outcome.err.splitlines()
     # An image of an archive, or an error of a configuration, is a line each.
-    several = "a.tar" in outcome.name or "toml" in outcome.name or all(".toml" in line for line in lines)
+    several = any(kind in outcome.name for kind in ("a.tar", "a.zip", "toml")) or all(".toml" in line for line in lines)
     if outcome.code not in (0, 2) or "Traceback" in outcome.err:
         return f"exit code {outcome.code}: {outcome.err[-2000:]}"
     if outcome.code == 2 and (len(lines) == 0 or (len(lines) > 1 and not several)):
@@ -347,7 +372,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, warm: WarmServer) -> Path:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs the peak memory of Linux")
-@repeated(34, 5000)
+@repeated(38, 5000)
 def test_a_hostile_file_is_refused_with_a_line_in_bounded_time_and_memory(
     count: int,
     base: Path,

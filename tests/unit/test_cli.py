@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import os
 import signal
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fcnet import cli
+from fcnet.arguments import Parser
 from fcnet.data.batches import Batches
 from fcnet.models.mlp import LogisticRegression
 from fcnet.runtime import memory, signals
@@ -46,33 +49,17 @@ def run(main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]) ->
     return exiting.value.code, capsys.readouterr().err
 
 
-def make_parser() -> cli.Parser:
-    parser = cli.Parser("train", "Train.")
+def make_parser() -> Parser:
+    parser = Parser("train", "Train.")
     parser.add_config()
     parser.add_argument("--steps", type=int)
     return parser
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--nope"], "unrecognized arguments: --nope"),
-        (["--conf", "x"], "unrecognized arguments: --conf x"),
-        (["--config"], "argument --config: expected one argument"),
-        (["--steps", "many"], "argument --steps: invalid int value: 'many'"),
-    ],
-)
-def test_a_wrong_flag_is_a_user_error(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError) as error:
-        make_parser().parse_args(arguments)
-    assert str(error.value) == f"{message}; see python -m fcnet.train --help"
-    assert capsys.readouterr() == ("", "")
-
-
 @pytest.mark.parametrize(("flag", "start"), [("--version", f"fcnet {version('fcnet')}\n"), ("--help", "usage: python")])
 def test_version_and_help_go_to_standard_output(flag: str, start: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exiting:
-        make_parser().parse_args([flag])
+        make_parser().parse([flag])
     assert exiting.value.code == 0
     assert capsys.readouterr().out.startswith(start)
 
@@ -226,7 +213,7 @@ def test_help_that_cannot_be_printed_is_an_error(
 ) -> None:
     with full_disk() as output:
         monkeypatch.setattr(sys, "stdout", output)
-        assert run(lambda arguments: vars(make_parser().parse_args(["--help"]))["code"], capsys) == (
+        assert run(lambda arguments: vars(make_parser().parse(["--help"]))["code"], capsys) == (
             2,
             "standard output: No space left on device\n",
         )
@@ -284,11 +271,15 @@ def test_the_handlers_are_restored_after_an_error() -> None:
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-@pytest.mark.parametrize("name", ["", "gpu", "CPU", "cpu:x", "cuda:-1"])
-def test_an_unknown_device_is_an_error(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("", ""), ("gpu", "cuda"), ("gpu0", "cuda:0"), ("1", "cuda:1"), ("CPU", "cpu"), ("cpu:x", ""), ("cuda:-1", "")],
+)
+def test_an_unknown_device_is_an_error(name: str, meant: str) -> None:
     with pytest.raises(UserError) as error:
         cli.choose_device(name)
-    assert str(error.value) == f"--device must be auto, cpu, cuda or another device of torch, got '{name}'"
+    remedy = f"; write --device {meant}" if meant else ""
+    assert str(error.value) == f"--device must be auto, cpu, cuda or another device of torch, got '{name}'{remedy}"
 
 
 @pytest.mark.parametrize("name", ["meta", "hpu", "opencl", "cuda:99"])
@@ -353,6 +344,34 @@ def test_an_epoch_is_one_line() -> None:
         " · validation loss 0.5000 accuracy 50.00% · 12,346 images/s"
     )
     assert cli.format_epoch(record(None), 5) == "epoch 3/5 · training loss 0.1235 accuracy 98.77% · 12,346 images/s"
+
+
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        (80, "epoch   3/100 · train 0.1235 (98.77%) · val 0.5000 (50.00%) · 12,346 images/s"),
+        (79, "epoch   3/100 · train 0.1235 (98.77%) · val 0.5000 (50.00%) · 12,346 images/s"),
+        (60, "epoch   3/100 · train 0.1235 (98.77%) · val 0.5000 (50.00%)"),
+        (50, "epoch   3/100 · train 0.1235 · val 50.00%"),
+    ],
+)
+def test_an_epoch_fits_into_one_line_of_the_terminal(columns: int, line: str) -> None:
+    assert cli.format_epoch(record(0.5), 100, columns) == line
+    assert len(line) <= columns
+    for slow in (1.0, 1e7):
+        changed = dataclasses.replace(record(0.5), images_per_second=slow, train_loss=123.4, train_accuracy=1.0)
+        assert all(len(cli.format_epoch(changed, epochs, columns)) <= columns for epochs in (5, 10_000))
+
+
+def test_a_slow_block_says_on_a_terminal_what_is_under_way(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for terminal, slow_seconds, line in ((True, 0.0, "reading …\n"), (True, 60.0, ""), (False, 0.0, "")):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        monkeypatch.setattr(cli, "_SLOW_SECONDS", slow_seconds)
+        with cli.say_if_slow("reading"):
+            time.sleep(0.1)
+        assert capsys.readouterr() == ("", line)
 
 
 def test_an_accuracy_is_written_with_its_interval() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from fcnet.evaluate import corruption_table, evaluation_table, mistake_table
 from fcnet.evaluation.classification import Evaluation
 from fcnet.evaluation.corruption_robustness import Robustness
@@ -19,7 +21,7 @@ def test_an_evaluation_is_a_line_a_table_by_class_and_the_confusion_matrix() -> 
         "elephant      10      81.8%   90.0%   85.7%",
         "",
         "truth     prediction",
-        "             cat  elepha",
+        "             cat  eleph…",
         "cat            8       2",
         "elephant       1       9",
     ]
@@ -52,9 +54,37 @@ def test_names_of_classes_are_escaped_before_columns_are_aligned() -> None:
         r"b\n           10      81.8%   90.0%   85.7%",
     ]
     assert lines[7:] == [
-        r"          a\x1b[     b\n",
+        r"          a\x1b…     b\n",
         r"a\x1b[2J       8       2",
         r"b\n            1       9",
+    ]
+
+
+@pytest.mark.parametrize("columns", [50, 80, None])
+@pytest.mark.parametrize("count", [2, 10, 100, 1000])
+def test_tables_fit_the_terminal_and_names_in_a_column_differ(columns: int | None, count: int) -> None:
+    classes = [f"n0211{number:04}, a breed of dogs with a long name" for number in range(count)]
+    confusion = tuple(tuple(50 * (row == column) for column in range(count)) for row in range(count))
+    lines = evaluation_table(Evaluation(loss=0.4, confusion=confusion), classes, columns)
+    table, matrix = lines[3 : 3 + count], lines[4 + count :]
+    assert len({line[: len(line) - 33] for line in table}) == count
+    if columns is not None:
+        assert all(len(line) <= columns for line in lines[2:])
+    if (count, columns) in {(2, 50), (2, 80), (10, 80), (2, None), (10, None), (100, None)}:
+        heads = matrix[1].split()
+        assert len(set(heads)) == len(heads) == count
+        assert len({line.rsplit(maxsplit=count)[0] for line in matrix[2:]}) == len(matrix[2:]) == count
+    else:
+        assert matrix == ["confusion matrix too wide: see evaluation.json"]
+
+
+def test_ten_classes_of_cifar_fit_into_80_columns_with_their_names() -> None:
+    classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    confusion = tuple(tuple(1000 * (row == column) for column in range(10)) for row in range(10))
+    lines = evaluation_table(Evaluation(loss=0.4, confusion=confusion), classes, 80)
+    assert lines[15:17] == [
+        "            airp…  auto…   bird    cat   deer    dog   frog  horse   ship  truck",
+        "airplane     1000      0      0      0      0      0      0      0      0      0",
     ]
 
 

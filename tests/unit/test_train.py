@@ -20,14 +20,13 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--config CONFIG is required, unless --resume --out DIR continues a run"),
-        (["--resume"], "--config CONFIG is required, unless --resume --out DIR continues a run"),
+        (["--resume"], "--resume needs a run folder: python -m fcnet.train --resume runs/NAME"),
         (["--config", "digits", "--find-lr", "--resume"], "--find-lr must be given without --resume"),
         (
             ["--resume", "--out", "run", "--set", "seed=1"],
-            "--set needs --config CONFIG for all but data.path, got --set seed=1 alone",
+            "--set seed=1: a run that continues takes another data.path or train.epochs, nothing else",
         ),
-        (["--resume", "--out", "missing"], "--out must be a run to resume if --config is not given, got missing"),
+        (["--resume", "--out", "missing"], "--resume needs a run folder, got missing: no such folder"),
     ],
 )
 def test_arguments_that_contradict_each_other_are_an_error(

@@ -20,6 +20,7 @@ from PIL import Image
 from fcnet.data import sources
 from fcnet.runtime.errors import UserError
 from tests.helpers import image_bytes
+from tests.unit.data.sources.image_trees import zip_link
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -216,22 +217,40 @@ CASES = [
     Case("a class folder that is a link",
         {**SPLIT, "train/cow": Link("../other"), "other/1.png": PNG, "other/2.png": PNG, "test/cow/1.png": PNG},
         {"train": {"cat": 2, "cow": 2, "dog": 1}, "test": {"cat": 1, "cow": 1, "dog": 1}},
-        "not used: 1 folder beside the splits (other)",
-        forms=("folder", "tar")),
+        "not used: 1 folder beside the splits (other)"),
+    Case("a split and a class that are links, through links",
+        {**{name.replace("train", "in/all"): entry for name, entry in SPLIT.items()},
+         "train": Link("now/all"), "now": Link("in"), "in/all/cow": Link("../../now/all/dog"),
+         "test/cow": Link("../train/../all/cow")},
+        {"train": {"cat": 2, "cow": 1, "dog": 1}, "test": {"cat": 1, "cow": 1, "dog": 1}},
+        "not used: 2 folders beside the splits (in, now)"),
     Case("links to images, symbolic and hard",
         {**SPLIT, "train/dog/2.png": Link("../cat/1.png"), "train/dog/3.png": Link("train/cat/2.png", hard=True)},
-        {**SPLIT_COUNTS, "train": {"cat": 2, "dog": 3}},
-        forms=("folder", "tar")),
+        {**SPLIT_COUNTS, "train": {"cat": 2, "dog": 3}}),
     Case("links that lead nowhere",
         {**SPLIT, "train/cat/9.png": Link("gone.png"), "train/dog/8.png": Link("8.png")},
         SPLIT_COUNTS,
         "not used: 2 broken links (train/cat/9.png, train/dog/8.png)",
         forms=("folder",)),
+    Case("a link to nothing in an archive",
+        {**SPLIT, "train/cat/9.png": Link("gone.png")},
+        error="train/cat/9.png in PATH links to gone.png, which leads to nothing in the archive; "
+        "store the file or folder itself",
+        forms=("tar", "zip")),
+    Case("a class folder that is a link out of an archive",
+        {**SPLIT, "train/cow": Link("/home/me/cow")},
+        error="train/cow in PATH links to /home/me/cow, which leads out of the archive; "
+        "store the file or folder itself",
+        forms=("tar", "zip")),
     Case("a link back up",
         {**SPLIT, "train/cat/round": Link("../cat")},
         SPLIT_COUNTS,
         "not used: 1 link to a folder inside a class folder (train/cat/round)",
         forms=("folder",)),
+    Case("a link back up in an archive",
+        {**SPLIT, "train/cat/round": Link("../cat")},
+        error="train/cat/round in PATH links to ../cat, which leads in a loop; store the file or folder itself",
+        forms=("tar", "zip")),
     Case("an animation", {**SPLIT, "train/cat/3.gif": GIF.getvalue()}, {**SPLIT_COUNTS, "train": {"cat": 3, "dog": 1}}),
     Case("CMYK",
         {**SPLIT, "train/cat/3.jpg": image_bytes(Image.new("CMYK", (3, 2)), "JPEG")},
@@ -273,12 +292,15 @@ def write_case(case: Case, folder: Path, form: Form) -> Path:
 
 
 def pack(data: Path, archive: Path) -> Path:
-    """Packs a folder as ``tar -C FOLDER .`` or ``zip -r`` do."""
+    """Packs a folder as ``tar -C FOLDER .`` or ``zip -ry`` do."""
     names = sorted(str(path.relative_to(data)) for path in data.rglob("*"))
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive, "w") as zipped:
             for name in names:
-                zipped.write(data / name, name)
+                if (data / name).is_symlink():
+                    zipped.writestr(zip_link(name), str((data / name).readlink()))
+                else:
+                    zipped.write(data / name, name)
     else:
         with tarfile.open(archive, "w") as packed:
             for name in names:

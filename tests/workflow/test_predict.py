@@ -11,6 +11,7 @@ import select
 import subprocess
 import sys
 import tarfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,7 +130,7 @@ BITS = np.where(GREY > 127, 255, 0).astype(np.uint8)
 INKS = np.stack([255 - np.array(colours("CMYK"))[..., channel] for channel in range(3)], axis=2)
 ALPHA = (255, 128, 0, 64)
 NO_IMAGE = r"must be an image \(JPEG, PNG, BMP, GIF, PPM, TIFF, WEBP\), got something else"
-SIZE = r"must be an image of 3×16×16 \(channels, height, width\), got "
+SIZE = "must be 16×16 pixels like the training images, got "
 JPEG = {"quality": 100, "subsampling": 0}
 
 
@@ -180,10 +181,10 @@ UNUSUAL = [
         "must have 8 bits a channel, got Pillow's mode RGB;16B"),
     UnusualImage("TIFF of floats", image_bytes(Image.fromarray(GREY[..., 0].astype(np.float32)), "TIFF"),
         "must have 8 bits a channel, got Pillow's mode F"),
-    UnusualImage("one pixel", image_bytes(Image.new("RGB", (1, 1)), "PNG"), f"{SIZE}3×1×1"),
-    UnusualImage("wrong size", image_bytes(Image.new("RGB", (17, 16)), "PNG"), f"{SIZE}3×16×17"),
+    UnusualImage("one pixel", image_bytes(Image.new("RGB", (1, 1)), "PNG"), f"{SIZE}1×1; .*"),
+    UnusualImage("wrong size", image_bytes(Image.new("RGB", (17, 16)), "PNG"), f"{SIZE}17×16; .*"),
     UnusualImage("huge",
-        make_png((100_000, 100_000), 8, 0, b"\0"), r"must be a whole image, got: Image size \(1\d* pixels\) .*"),
+        make_png((100_000, 100_000), 8, 0, b"\0"), r"is too large to decode: Image size \(1\d* pixels\) .*"),
     UnusualImage("cut PNG", image_bytes(Image.effect_noise((SIDE, SIDE), 90), "PNG")[:200],
         "must be a whole image, got: image file is truncated.*"),
     UnusualImage("cut JPEG", image_bytes(Image.effect_noise((SIDE, SIDE), 90), "JPEG")[:400],
@@ -309,8 +310,26 @@ def test_images_are_predicted_in_order_and_missing_ones_reported(
     assert err.splitlines() == [
         "gone: no such file",
         "empty must hold an image, found none",
+        "note: not used: 2 files without an image suffix (all.tar.gz/notes.txt, in/notes.txt)",
         "2 of 9 could not be predicted",
     ]
+
+
+def test_files_that_are_no_images_are_counted_and_change_neither_the_list_nor_the_exit_code(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("in/a.png", "in/notes.txt", "in/raw.heic", "in/b/c.csv", "in/b/d.md", "in/Thumbs.db", "in/._a.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(image_bytes(colours(), "PNG"))
+    with zipfile.ZipFile("all.zip", "w") as archive:
+        archive.write("in/a.png")
+        archive.write("in/notes.txt")
+    code, out, err = run_command(predict.main, run, "in", "all.zip", "--json")
+    assert code == 0
+    assert [row["path"] for row in json.loads(out)] == ["in/a.png", "all.zip/in/a.png"]
+    names = "all.zip/in/notes.txt, in/b/c.csv, in/b/d.md, …"
+    assert err == f"note: not used: 5 files without an image suffix ({names})\n"
 
 
 # Delays the second image until a file exists.
@@ -321,8 +340,8 @@ from fcnet import cli, predict
 
 find = predict.iter_images
 
-def wait_for_second(paths):
-    for number, entry in enumerate(find(paths)):
+def wait_for_second(*arguments):
+    for number, entry in enumerate(find(*arguments)):
         while number == 1 and not Path("go").exists():
             time.sleep(0.01)
         yield entry

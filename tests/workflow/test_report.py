@@ -340,12 +340,15 @@ def test_resuming_a_finished_run_writes_a_missing_report_and_missing_mistakes(ru
 def test_each_user_error_is_one_line(runs: tuple[Path, Path], tmp_path: Path) -> None:
     run, page = str(runs[0]), str(tmp_path / "page.html")
     for arguments, message in (
-        ([str(tmp_path)], f"RUN must be a run folder, got {tmp_path}"),
-        ([run, str(tmp_path / "no"), "--out", page], f"RUN must be a run folder, got {tmp_path / 'no'}"),
+        ([str(tmp_path)], f"RUN must be a run folder, got {tmp_path}: it holds no config.toml"),
+        (
+            [run, str(tmp_path / "no"), "--out", page],
+            f"RUN must be a run folder, got {tmp_path / 'no'}: no such folder",
+        ),
         ([run, "--out", str(tmp_path)], f"--out must be a file, got the folder {tmp_path}"),
         ([run, "--out", "no/page.html"], "--out must be in an existing folder, got no/page.html"),
-        ([str(tmp_path / "gone")], f"RUN must be a run folder, got {tmp_path / 'gone'}"),
-        ([], "the following arguments are required: RUN; see python -m fcnet.report --help"),
+        ([str(tmp_path / "gone")], f"RUN must be a run folder, got {tmp_path / 'gone'}: no such folder"),
+        ([], "RUN is missing: python -m fcnet.report RUN"),
     ):
         with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
             report.main(arguments)

@@ -32,6 +32,7 @@ from tests.helpers import (
     RUN_FILES,
     WAIT_SECONDS,
     command_output,
+    list_run_files,
     model_files,
     preserve_process_state,
     read_learning_curve,
@@ -97,7 +98,9 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.usefixtures("pets")
 def test_training_prints_the_model_then_a_line_an_epoch_then_the_result() -> None:
-    decoded, first, *epochs, last = command_output(train.main, "--config", "pets.toml", "--out", "run").splitlines()
+    decoded, first, *epochs, last, ending = command_output(
+        train.main, "--config", "pets.toml", "--out", "run"
+    ).splitlines()
     assert re.fullmatch(r"decoded 102 images in \d+\.\d s", decoded)
     assert first == (
         "63 training, 9 validation and 30 test images in 3 classes; layers 20-8-3, 195 parameters; cpu, 1 thread; run"
@@ -116,6 +119,7 @@ def test_training_prints_the_model_then_a_line_an_epoch_then_the_result() -> Non
         f"test accuracy {summary['test_accuracy']:.2%} (95% interval {low:.2%} to {high:.2%})"
         f" on 30 images after {summary['train_seconds']:.1f} s of training"
     )
+    assert ending == "report: run/report.html; next: python -m fcnet.evaluate run"
 
 
 @pytest.mark.usefixtures("pets")
@@ -152,7 +156,7 @@ def test_advice_on_training_is_printed_once_and_recorded() -> None:
     slow = ("--set", "optimizer.lr=1e-9", "--set", "train.epochs=8")
     said = command_output(train.main, "--config", "pets.toml", "--out", "run", *slow).splitlines()
     notes = [line for line in said if line.startswith("note: ")]
-    assert notes == [f"note: {warning}" for warning in read_summary("run")["warnings"]] == said[-1 - len(notes) : -1]
+    assert notes == [f"note: {warning}" for warning in read_summary("run")["warnings"]] == said[-2 - len(notes) : -2]
     assert any("; try optimizer.lr = " in note and "1e-08 (now 1e-09)" in note for note in notes)
     assert len(command_output(train.main, "--resume", "--out", "run").splitlines()) == 1
 
@@ -160,7 +164,7 @@ def test_advice_on_training_is_printed_once_and_recorded() -> None:
 @pytest.mark.usefixtures("pets")
 def test_a_run_folder_holds_these_files_with_these_keys() -> None:
     command_output(train.main, "--config", "pets.toml", "--out", "run")
-    assert {entry.name for entry in Path("run").iterdir()} == RUN_FILES
+    assert list_run_files("run") == RUN_FILES
     seen = read_records("run")
     assert [set(record) for record in seen] == [RECORD_KEYS] * 3
     assert [(record["epoch"], record["step"], record["lr"]) for record in seen] == [
@@ -228,9 +232,9 @@ def test_another_seed_trains_another_model() -> None:
 @pytest.mark.usefixtures("pets")
 def test_runs_are_named_after_the_configuration_and_numbered() -> None:
     for name in ("runs/pets", "runs/pets-2", "runs/pets-3"):
-        first = command_output(train.main, "--config", "pets.toml").splitlines()[-5]
+        first = command_output(train.main, "--config", "pets.toml").splitlines()[-6]
         assert first.endswith(f"; {name}")
-        assert {entry.name for entry in Path(name).iterdir()} == RUN_FILES
+        assert list_run_files(name) == RUN_FILES
 
 
 @pytest.mark.usefixtures("pets")
@@ -261,7 +265,8 @@ def test_the_printed_configuration_is_the_same_configuration() -> None:
 @pytest.mark.usefixtures("pets")
 def test_early_stopping_prints_the_best_epoch() -> None:
     changes = ["train.patience=2", "train.epochs=200", "optimizer.lr=0.1"]
-    *_, result = command_output(train.main, "--config", "pets.toml", "--out", "run", *set_flags(*changes)).splitlines()
+    output = command_output(train.main, "--config", "pets.toml", "--out", "run", *set_flags(*changes))
+    result = output.splitlines()[-2]
     accuracies = [record["validation_accuracy"] for record in read_records("run")]
     best = accuracies.index(max(accuracies)) + 1
     assert len(accuracies) == best + 2
@@ -300,7 +305,15 @@ def test_version_prints_the_packages_version(main: Main) -> None:
     [
         (
             train.main,
-            {"--config CONFIG", "--set KEY=VALUE", "--out DIR", "--device", "--resume", "--print-config", "--find-lr"},
+            {
+                "--config CONFIG",
+                "--set KEY=VALUE",
+                "--out DIR",
+                "--device",
+                "--resume",
+                "--print-config",
+                "--find-lr",
+            },
         ),
         (evaluate.main, {"RUN", "--data PATH", "--corruptions", "--device"}),
         (
@@ -319,7 +332,7 @@ def test_help_explains_each_flag(main: Main, flags: set[str]) -> None:
 def test_the_commands_run_as_modules() -> None:
     command_output(train.main, "--config", "pets.toml", "--out", "run")
     image = "pets/test/cat/0.png"
-    refusal = "RUN must be a run folder, got gone\n"
+    refusal = "RUN must be a run folder, got gone: no such folder\n"
     cases: Sequence[tuple[str, list[str], tuple[int, str, str]]] = [
         ("evaluate", ["run"], (0, command_output(evaluate.main, "run"), "")),
         ("predict", ["run", image], (0, command_output(predict.main, "run", image), "")),
@@ -335,7 +348,7 @@ def test_the_commands_run_as_modules() -> None:
 
 @pytest.mark.usefixtures("pets")
 def test_resuming_a_finished_run_prints_its_result_and_changes_nothing() -> None:
-    *_, result = command_output(train.main, "--config", "pets.toml").splitlines()
+    *_, result, _ = command_output(train.main, "--config", "pets.toml").splitlines()
     before = read_tree("runs")
     for flags in (["--out", "runs/pets"], ["--config", "pets.toml"], ["--config", "pets.toml", "--out", "runs/pets"]):
         assert command_output(train.main, "--resume", *flags) == f"runs/pets is finished: {result}\n"
@@ -355,7 +368,7 @@ def test_resuming_a_run_killed_after_its_summary_removes_the_checkpoints() -> No
 @pytest.mark.usefixtures("pets")
 @pytest.mark.parametrize(("flags", "run"), [([], "runs/pets"), (["--out", "a/b"], "a/b")])
 def test_resume_without_a_run_starts_one(flags: list[str], run: str) -> None:
-    _, first, *epochs, _ = command_output(train.main, "--resume", "--config", "pets.toml", *flags).splitlines()
+    _, first, *epochs, _, _ = command_output(train.main, "--resume", "--config", "pets.toml", *flags).splitlines()
     assert first.endswith(f"; {run}")
     assert len(epochs) == 3
     command_output(train.main, "--config", "pets.toml", "--out", "again")
@@ -403,11 +416,11 @@ def test_a_signal_saves_the_run_which_then_resumes_to_an_identical_result(
     epoch, step = int(said[1]), int(said[2])
     assert len(read_records("my run")) == step // 9 == epoch - 1
     assert not (Path("my run") / "summary.json").exists()
-    _, *epochs, _ = command_output(train.main, *shlex.split(said[3])).splitlines()
+    _, *epochs, _, _ = command_output(train.main, *shlex.split(said[3])).splitlines()
     assert len(epochs) == 250 - step // 9
     assert model_files("my run") == model_files(uninterrupted)
     assert read_learning_curve("my run") == read_learning_curve(uninterrupted)
-    assert {entry.name for entry in Path("my run").iterdir()} == RUN_FILES
+    assert list_run_files("my run") == RUN_FILES
 
 
 @pytest.mark.parametrize("flags", [["--resume"], ["--config", "long.toml"], ["--resume", "--config", "long.toml"]])
@@ -446,7 +459,7 @@ def test_of_two_processes_that_start_one_run_one_trains_and_one_is_refused(warm:
     assert err.count("\n") == 1
     assert err.startswith(("run is in training: process ", "--out: run already exists and is not empty"))
     assert model_files("run") == model_files("alone")
-    assert {entry.name for entry in Path("run").iterdir()} == RUN_FILES
+    assert list_run_files("run") == RUN_FILES
 
 
 @pytest.mark.usefixtures("pets")

@@ -40,6 +40,7 @@ from tests.helpers import (
     set_flags,
     write_image_folder,
 )
+from tests.unit.data.sources.hostile_archives import ZipEntry, zip_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,6 +116,12 @@ def pack_pets(name: str) -> None:
     pets("inside")
     with tarfile.open(name, "w:gz") as archive:
         archive.add("inside", ".")
+    shutil.rmtree("inside")
+
+
+def zip_pets(name: str) -> None:
+    pets("inside")
+    shutil.make_archive(name.removesuffix(".zip"), "zip", "inside")
     shutil.rmtree("inside")
 
 
@@ -261,36 +268,40 @@ def on_export(kind: str, flags: str, *lines: str, setup: Callable[[], object] = 
 
 
 SHIPPED = "cifar100_mlp, cifar10_gpu, cifar10_logistic, cifar10_mlp, ~images"
-NO_CONFIG = "--config CONFIG is required, unless --resume --out DIR continues a run"
+NO_CONFIG = (
+    "CONFIG is missing: python -m fcnet.train digits trains the preset digits, python -m fcnet.train --list lists all"
+)
 FORMATS = "(JPEG, PNG, BMP, GIF, PPM, TIFF, WEBP)"
 LAYOUT = "expected train/CLASS/… and test/CLASS/… in {here}/pets"
 SUM = "is damaged: its bytes do not match the checksum in"
-NEW = "(use --resume to continue a run)"
+RUNS = "runs must be a folder, got a file or a broken link; --out DIR names another place"
 DEVICES = "--device must be auto, cpu, cuda or another device of torch"
-NO_MODEL = "run holds no trained model: model.json is missing"
+NO_MODEL = "run holds no trained model: model.json is missing; its training is not finished"
 # 90,000 pixels times 2³¹ units are more bytes than a process has addresses.
 LARGE = "--set data.shape=[1,300,300] --set data.train_size=3 --set data.test_size=1"
 HOW = "--clean needs exactly one of NAME…, --older-than DAYS and --all"
 NAN_ERROR = (
     "NaN or inf in step 3 of 10, first in ~; try optimizer.lr = 3.3e+11 or 1e+11 (now 1e+12), "
-    "optimizer.clip_norm = 1, optimizer.warmup_epochs = 1. Resuming with this configuration would fail in the same step"
+    "optimizer.clip_norm = 1, optimizer.warmup_epochs = 1. "
+    "Begin a new run: this one keeps its settings and would fail in the same step again"
 )
 DISK = "cannot write ~cache: the images need 223,338,299,184.0 GiB and ~ GiB are free; lower their number or size"
 
 ERRORS = [
     # flags
     Case("no flag at all", ["train"], [NO_CONFIG]),
-    Case("resume without a folder", ["train", "--resume"], [NO_CONFIG]),
+    Case("resume without a folder", ["train", "--resume"],
+        ["--resume needs a run folder: python -m fcnet.train --resume runs/NAME"]),
     Case("set without config", ["train", "--set", "seed=1"], [NO_CONFIG]),
     on_resume("set and resume without config", interrupted,
-        "--set needs --config CONFIG for all but data.path, got --set seed=2 alone",
+        "--set seed=2: a run that continues takes another data.path or train.epochs, nothing else",
         flags="--set seed=2", prints_model=False),
     Case("flag without its value", ["train", "--config"],
-        ["argument --config: expected one argument; see python -m fcnet.train --help"]),
-    on_train("unknown flag", "--epochs 3", "unrecognized arguments: --epochs 3; see python -m fcnet.train --help"),
-    on_train("shortened flag", "--dev cpu", "unrecognized arguments: --dev cpu; see python -m fcnet.train --help"),
-    on_train("superfluous argument", "more", "unrecognized arguments: more; see python -m fcnet.train --help"),
-    on_train("unknown device", "--device gpu", f"{DEVICES}, got 'gpu'"),
+        ["--config needs a value: --config CONFIG"]),
+    on_train("unknown flag", "--epochs 3", "unknown flag --epochs 3; write --set train.epochs=3"),
+    on_train("shortened flag", "--dev cpu", "unknown flag --dev cpu; write --device cpu"),
+    on_train("superfluous argument", "more", "CONFIG is given twice, as more and as --config made.toml; leave one out"),
+    on_train("unknown device", "--device gpu", f"{DEVICES}, got 'gpu'; write --device cuda"),
     on_train("device without memory", "--device meta", "device meta is not available: ~"),
     # the configuration file
     Case("config absent", ["train", "--config", "x.toml"],
@@ -302,7 +313,7 @@ ERRORS = [
     Case("config behind a link to nowhere", ["train", "--config", "x.toml"],
         [f"--config must be a file or one of {SHIPPED}, got x.toml"], lambda: Path("x.toml").symlink_to("gone")),
     Case("config is a folder", ["train", "--config", "."],
-        ["--config must be a file that can be read, got .: Is a directory"]),
+        ["--config must be a file or a preset, got the folder .; for images in it, ~ --set data.path=."]),
     on_config("config is not TOML", "seed = 1\nepochs: 3\n", "x.toml must be TOML: ~line 2~"),
     on_config("number of too many digits", "seed = " + "9" * 5000,
         "x.toml must be TOML: an integer with too many digits"),
@@ -326,7 +337,8 @@ ERRORS = [
         "data.classes (x.toml:3) must be one line of UTF-8 text without NUL characters, got [\"a\\nb\", \"a\\nb\"]"),
     Case("no TOML and a wrong set", ["train", "--config", "x.toml", "--set", "seed", "--set", "model.hidden=[1"],
         ["x.toml must be TOML: ~line 1~", "--set must be section.key=value, got seed",
-        "--set model.hidden=[1: the value must be TOML, got [1"], lambda: write("x.toml", "seed: 1\n")),
+        "--set model.hidden=[1: the value must be TOML, got [1; write --set 'model.hidden=[1]'"],
+        lambda: write("x.toml", "seed: 1\n")),
     on_config("mistakes of several sections and between fields", "[data]\nsource = 'images'\nclasses = ['cat']\n"
         "[model]\nhidden = [3, 4]\nresidual = true\n[optimizer]\nname = 'sgd'\nnesterov = true\nmomentum = 0\n",
         "data.path (x.toml:1) must be set for the source images, got \"\"",
@@ -342,7 +354,7 @@ ERRORS = [
     on_config("key of another section", "[train]\nlr = 3.0\n",
         "train.lr (x.toml:2) is not a known key; the nearest is optimizer.lr"),
     on_config("value of another type", "[train]\nepochs = '3'\n",
-        "train.epochs (x.toml:2) must be an integer, got \"3\""),
+        "train.epochs (x.toml:2) must be an integer, got \"3\"; write 3"),
     on_config("value out of range", "[train]\nepochs = 0\n", "train.epochs (x.toml:2) must be at least 1, got 0"),
     on_config("value that is no number", "[optimizer]\nlr = nan\n", "optimizer.lr (x.toml:2) must be finite, got nan"),
     on_config("value without bound", "[optimizer]\nlr = inf\n", "optimizer.lr (x.toml:2) must be finite, got inf"),
@@ -353,7 +365,8 @@ ERRORS = [
         "sead = 1\n[model]\nhidden = [8, 0]\ndropout = 1\n[train]\nprecision = 'float64'\n",
         "model.hidden.1 (x.toml:3) must be at least 1, got 0",
         "model.dropout (x.toml:4) must be less than 1.0, got 1",
-        "train.precision (x.toml:6) must be one of \"float32\", \"bfloat16\", got \"float64\"",
+        "train.precision (x.toml:6) must be one of \"float32\", \"bfloat16\", got \"float64\"; "
+        "the nearest is \"float32\"",
         "sead (x.toml:1) is not a known key; the nearest is seed"),
     on_config("no path for images", "[data]\nsource = 'images'\n",
         "data.path (x.toml:1) must be set for the source images, got \"\""),
@@ -363,7 +376,8 @@ ERRORS = [
     on_set("empty set", "", "--set must be section.key=value, got "),
     on_set("set without a value", "seed", "--set must be section.key=value, got seed"),
     on_set("set without a key", "=3", "--set must be section.key=value, got =3"),
-    on_set("set to what is not TOML", "model.hidden=[1", "--set model.hidden=[1: the value must be TOML, got [1"),
+    on_set("set to what is not TOML", "model.hidden=[1",
+        "--set model.hidden=[1: the value must be TOML, got [1; write --set 'model.hidden=[1]'"),
     on_set("set below a value", "seed.x=1", "--set seed.x=1: seed must be a section, got 1"),
     on_set("set of two lines", "seed=1\nseed=2",
         "--set must be one line of UTF-8 text without NUL characters, got \"seed=1\\nseed=2\""),
@@ -402,10 +416,10 @@ ERRORS = [
     # figures
     Case("figures of settings alone", ["figures", "sheets", "--set", "seed=1"],
         ["--set needs --augment CONFIG, got --set seed=1 alone"]),
-    Case("the lecture's figures into a file", ["figures", "sheets"], ["sheets: File exists"],
+    Case("the lecture's figures into a file", ["figures", "sheets"], ["DIR must be a folder, got the file sheets"],
         lambda: write("sheets", "")),
     Case("figures without a folder", ["figures", "--augment", "made.toml"],
-        ["the following arguments are required: DIR; see python -m fcnet.figures --help"]),
+        ["DIR is missing: python -m fcnet.figures DIR"]),
     Case("figures of a config that is absent", ["figures", "sheets", "--augment", "x.toml"],
         [f"--augment must be a file or one of {SHIPPED}, got x.toml"]),
     on_figures("figures of no augmentation", "",
@@ -414,7 +428,7 @@ ERRORS = [
         "data.augment.shift must be less than the size of the images, 4×4 pixels, got 4"),
     on_figures("figures of an unknown class", "--set data.augment={flip=true} --set data.classes=['1','x']",
         "data.classes must be among 0, 1, 2, got x"),
-    on_figures("figures into a file", "--set data.augment={flip=true}", "sheets: File exists",
+    on_figures("figures into a file", "--set data.augment={flip=true}", "DIR must be a folder, got the file sheets",
         setup=lambda: write("sheets", "")),
     Case("figures inside a file",
         ["figures", "made.toml/x", "--augment", "made.toml", "--set", "data.augment.flip=true"],
@@ -459,21 +473,23 @@ ERRORS = [
     on_train("find a learning rate for lbfgs", "--find-lr --set optimizer.name=lbfgs --set train.batch_size=all",
         "optimizer.name must not be lbfgs to find a learning rate: its line search replaces the rate"),
     # --out
-    on_train("out is not empty", "--out run", f"--out: run already exists and is not empty {NEW}", setup=interrupted),
-    on_train("out is this folder", "--out .", f"--out: . already exists and is not empty {NEW}"),
+    on_train("out is not empty", "--out run",
+        "--out: run already holds a run; --resume continues it, another folder begins a new one",
+        setup=interrupted),
+    on_train("out is this folder", "--out .", "--out: . is not empty and holds no run; name a new or an empty folder"),
     on_train("out is a file", "--out made.toml", "--out must be a folder, got the file made.toml"),
     on_train("out is inside a file", "--out made.toml/run", "made.toml/run: Not a directory"),
-    on_train("runs is a file", "", "runs: File exists", setup=lambda: write("runs", "")),
-    on_train("runs is a link to nowhere", "", "runs: File exists", setup=lambda: Path("runs").symlink_to("unmounted")),
+    on_train("runs is a file", "", RUNS, setup=lambda: write("runs", "")),
+    on_train("runs is a link to nowhere", "", RUNS, setup=lambda: Path("runs").symlink_to("unmounted")),
     # CIFAR
     on_train("CIFAR-100 in a file", "--set data.source=cifar100 --set data.path=made.toml",
-        "data.path must be a folder with CIFAR-100, or to download it to, got {here}/made.toml: File exists; "
-        "connect to the network, or put a whole cifar-100-python.tar.gz there"),
+        "data.path must be a folder with CIFAR-100, or to download it to, got the file {here}/made.toml; "
+        "an archive of images needs data.source=images"),
     # images
     on_images("images absent", lambda: None,
         "{here}/pets: no such file or folder"),
     on_images("images behind a link to itself", lambda: Path("pets").symlink_to("pets"),
-        "{here}/pets must be a readable folder or tar archive, got: Too many levels of symbolic links"),
+        "{here}/pets must be a readable folder or archive, got: Too many levels of symbolic links"),
     on_images("folder is empty", lambda: Path("pets").mkdir(),
         "expected train/CLASS/… and test/CLASS/…, or CLASS/IMAGE, in {here}/pets, found no images"),
     on_images("nothing is kept for testing", pets, "data.test (--set data.test=0) must be greater than 0.0, got 0",
@@ -526,12 +542,19 @@ ERRORS = [
         "{here}/pets.tgz must be a folder or a whole tar or zip archive, got: Compressed file ~", path="pets.tgz"),
     on_images("archive with a changed byte", setups(lambda: pack_pets("pets.tgz"), lambda: flip_bit("pets.tgz")),
         "{here}/pets.tgz must be a folder or a whole tar or zip archive, got: ~", path="pets.tgz"),
+    on_images("zip archive that is cut short", setups(lambda: zip_pets("pets.zip"), lambda: truncate("pets.zip", 0.9)),
+        "{here}/pets.zip must be a folder or a whole tar or zip archive, got: a zip archive without its end, "
+        "such as an unfinished download", path="pets.zip"),
+    on_images("encrypted zip archive",
+        lambda: Path("pets.zip").write_bytes(zip_bytes(ZipEntry(b"train/cat/1.png", bytes(13), flags=1, size=1))),
+        "train/cat/1.png in {here}/pets.zip is encrypted; unpack the archive with its password to a folder",
+        path="pets.zip"),
     on_images("no archive", lambda: write("pets.tar", "hello"),
         "{here}/pets.tar must be a folder or a whole tar or zip archive, got: truncated header", path="pets.tar"),
     on_images("empty file", lambda: write("pets.tar", ""),
         "{here}/pets.tar must be a folder or a whole tar or zip archive, got: empty file", path="pets.tar"),
     on_set("no folder for cifar10", "data={source='cifar10',path='made.toml'}",
-        "data.path must be a folder with CIFAR-10, or to download it to, got {here}/made.toml: ~"),
+        "data.path must be a folder with CIFAR-10, or to download it to, got the file {here}/made.toml; ~"),
     # arrays
     on_arrays("arrays absent", lambda: None, "{here}/x.npz: no such file"),
     on_arrays("arrays that are no archive", lambda: write("x.npz", "hello"),
@@ -562,14 +585,14 @@ ERRORS = [
         "classes in {here}/x.npz must be (C,) different strings, got <U3 (2,)"),
     # going on
     on_resume("resume of nothing", lambda: None,
-        "--out must be a run to resume if --config is not given, got run", prints_model=False),
+        "--resume needs a run folder, got run: no such folder", prints_model=False),
     on_resume("resume of a folder without a run", lambda: write("run/notes.txt", ""),
-        f"--out: run already exists and is not empty {NEW}", flags="--config made.toml", prints_model=False),
+        "--out: run is not empty and holds no run; name a new or an empty folder",
+        flags="--config made.toml", prints_model=False),
     on_resume("resume of a file", lambda: write("run", ""), "--out must be a folder, got the file run",
         flags="--config made.toml", prints_model=False),
     on_resume("resume with another configuration", interrupted,
         "optimizer.lr (made.toml) must be 0.001 as in run/config.toml, got 0.1",
-        "train.epochs (made.toml) must be 2 as in run/config.toml, got 3",
         flags="--config made.toml --set train.epochs=3 --set optimizer.lr=0.1", prints_model=False),
     on_resume("resume of a finished run with another configuration", finished,
         "seed (made.toml) must be 1 as in run/config.toml, got 2",
@@ -618,13 +641,13 @@ ERRORS = [
         "{here}/pets: no such file or folder", prints_model=False),
     # evaluate
     on_evaluate("evaluate without a run", "",
-        "the following arguments are required: RUN; see python -m fcnet.evaluate --help"),
-    on_evaluate("evaluate an absent run", "gone", "RUN must be a run folder, got gone"),
-    on_evaluate("evaluate a file", "made.toml", "RUN must be a run folder, got made.toml"),
+        "RUN is missing: python -m fcnet.evaluate RUN"),
+    on_evaluate("evaluate an absent run", "gone", "RUN must be a run folder, got gone: no such folder"),
+    on_evaluate("evaluate a file", "made.toml", "RUN must be a run folder, got made.toml: a file"),
     on_evaluate("evaluate an unfinished run", "run", NO_MODEL, setup=interrupted),
     on_evaluate("evaluate with an unknown flag", "run --json",
-        "unrecognized arguments: --json; see python -m fcnet.evaluate --help"),
-    on_evaluate("evaluate on an unknown device", "run --device gpu", f"{DEVICES}, got 'gpu'"),
+        "unknown flag --json; see python -m fcnet.evaluate --help"),
+    on_evaluate("evaluate on an unknown device", "run --device gpu", f"{DEVICES}, got 'gpu'; write --device cuda"),
     on_evaluate("evaluate without the configuration", "run",
         "run/config.toml: no such file; it names the data that the run was trained on",
         setup=setups(finished, lambda: Path("run/config.toml").unlink())),
@@ -668,7 +691,7 @@ ERRORS = [
     on_evaluate("evaluate a damaged description", "run", f"run/model.json {SUM} it",
         setup=setups(finished, lambda: flip_bit("run/model.json"))),
     # cache
-    on_cache("cache with a word", "list", "unrecognized arguments: list; see python -m fcnet.cache --help"),
+    on_cache("cache with a word", "list", "unexpected argument list; see python -m fcnet.cache --help"),
     on_cache("clean nothing", "--clean", HOW),
     on_cache("clean by name and all", "--clean digits-0 --all", HOW),
     on_cache("all without clean", "--all", "--older-than and --all need --clean"),
@@ -677,22 +700,24 @@ ERRORS = [
     on_cache("clean an unknown store", "--clean x y", "--clean must name stores in ~/cache, got x, y"),
     # predict
     on_predict("predict nothing", "run",
-        "the following arguments are required: IMAGE; see python -m fcnet.predict --help"),
-    on_predict("predict with an absent run", f"gone {IMAGE}", "RUN must be a run folder, got gone"),
+        "IMAGE is missing: python -m fcnet.predict RUN IMAGE"),
+    on_predict("predict with an absent run", f"gone {IMAGE}", "RUN must be a run folder, got gone: no such folder"),
     on_predict("predict with an unfinished run", f"run {IMAGE}", NO_MODEL, setup=interrupted_on_pets),
     on_predict("predict with an unknown flag", f"run {IMAGE} --best 5",
-        "unrecognized arguments: --best 5; see python -m fcnet.predict --help"),
+        "unknown flag --best 5; see python -m fcnet.predict --help"),
     on_predict("predict in two forms", f"run {IMAGE} --json --csv",
-        "argument --csv: not allowed with argument --json; see python -m fcnet.predict --help"),
+        "--csv and --json exclude each other; leave one out"),
     on_predict("predict no class", f"run {IMAGE} --top 0", "--top must be from 1 to 2, the number of classes, got 0"),
     on_predict("predict more classes than there are", f"run {IMAGE} --top 3",
         "--top must be from 1 to 2, the number of classes, got 3"),
     on_predict("predict in batches of nothing", f"run {IMAGE} --batch-size 0",
         "--batch-size must be at least 1, got 0"),
-    on_predict("predict on an unknown device", f"run {IMAGE} --device gpu", f"{DEVICES}, got 'gpu'"),
+    on_predict("predict on an unknown device", f"run {IMAGE} --device gpu",
+        f"{DEVICES}, got 'gpu'; write --device cuda"),
     on_predict("predict an absent image", "run gone.png",
         "gone.png: no such file"),
-    on_predict("predict a folder without images", "run run", "run must hold an image, found none"),
+    on_predict("predict a folder without images", "run run",
+        "run must hold an image, found only ~ files without an image suffix (run/~"),
     on_predict("predict an archive without images", "run none.tar", "none.tar must hold an image, found none",
         setup=setups(finished_on_pets, lambda: tarfile.open("none.tar", "w").close())),
     on_predict("predict a cut archive", "run pets.tar",
@@ -701,7 +726,8 @@ ERRORS = [
     on_predict("predict a text", "run made.toml",
         f"made.toml must be an image {FORMATS}, got something else"),
     on_predict("predict an image of another size", "run wide.png",
-        "wide.png must be an image of 1×4×4 (channels, height, width), got 1×4×5",
+        "wide.png must be 4×4 pixels like the training images, got 5×4; "
+        "a model trained with data.size resizes its images",
         setup=setups(finished_on_pets, lambda: draw_image("wide.png", (5, 4)))),
     on_predict("predict with damaged weights", f"run {IMAGE} --json", f"run/model.safetensors {SUM} model.json",
         setup=setups(finished_on_pets, lambda: flip_bit("run/model.safetensors"))),
@@ -711,8 +737,8 @@ ERRORS = [
         setup=setups(finished_on_pets, lambda: Path("run/model.safetensors").unlink())),
     # export
     on_export("export without a file", "run",
-        "the following arguments are required: FILE; see python -m fcnet.export --help"),
-    on_export("export of an absent run", "gone x.pt2", "RUN must be a run folder, got gone"),
+        "FILE is missing: python -m fcnet.export RUN FILE"),
+    on_export("export of an absent run", "gone x.pt2", "RUN must be a run folder, got gone: no such folder"),
     on_export("export of an unfinished run", "run x.pt2", NO_MODEL, setup=interrupted_on_pets),
     on_export("export by another ending", "run x.tflite", "FILE must end in .pt2 or .onnx, got x.tflite"),
     on_export("export without an ending", "run x", "FILE must end in .pt2 or .onnx, got x"),

@@ -350,8 +350,19 @@ def _read_image(file: Path | IO[bytes] | Image.Image, name: str, read: Callable[
         raise
     except UnidentifiedImageError:
         raise UserError(f"{name} must be an image ({', '.join(FORMATS)}), got something else") from None
-    except FileNotFoundError as error:
-        raise UserError(f"{name}: no such file") from error
     except (*_DECODE_ERRORS, Image.DecompressionBombError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UserError(f"{name} must be a whole image, got: {' '.join(str(reason).split())}") from error
+        raise UserError(f"{name}{_describe_failure(error)}") from error
+
+
+def _describe_failure(error: Exception) -> str:
+    """Returns the end of the error for an image that the system or Pillow cannot read."""
+    from PIL import Image
+
+    if isinstance(error, FileNotFoundError):
+        return ": no such file"
+    if isinstance(error, OSError) and error.strerror:  # of the system; Pillow's own have no number
+        return f": {error.strerror}"
+    reason = " ".join(str(error).split())
+    if isinstance(error, Image.DecompressionBombError):
+        return f" is too large to decode: {reason}"
+    return f" must be a whole image, got: {reason}"

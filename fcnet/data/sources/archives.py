@@ -49,7 +49,8 @@ def read_archive(path: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, b
 
     Args:
         path: a tar archive, plain or compressed by gzip, xz, bzip2 or Zstandard; or a zip archive.
-        wanted: returns whether to read a file, given its name. It is also asked for links that lead to no file.
+        wanted: returns whether to read a file, given its name. It is also asked for broken links that are named like
+            files.
 
     Returns:
         The contents of the files by name, and the names of the folders. Names have ``/`` between their parts and no
@@ -75,7 +76,7 @@ def read_archive(path: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, b
             contents.pop(-1 if replaced is None else replaced, None)
     linked = tree.follow_links()
     for name, fault in linked.broken.items():
-        if wanted(name) or _may_be_folder(name):
+        if _may_be_folder(name) or wanted(name):
             raise UserError(f"{name} in {path} {fault}")
     direct = {name: position for name, position in tree.files.items() if position in contents}
     through_links = {name: position for name, position in linked.files.items() if wanted(name)}
@@ -85,6 +86,8 @@ def read_archive(path: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, b
             raise content
         memory.count(len(content))
         contents[position] = content
+    if not contents and holds_arrays(_read_start(path)):
+        raise UserError(f'{path} must be a folder or an archive of images, got arrays (use data.source = "arrays")')
     return {name: contents[position] for name, position in (direct | through_links).items()}, linked.folders
 
 
@@ -111,7 +114,7 @@ def iter_archive(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[st
                 yield name, _read_or_error(member, name, path)
     linked = tree.follow_links()
     for name, fault in linked.broken.items():
-        if wanted(name) or _may_be_folder(name):
+        if _may_be_folder(name) or wanted(name):
             yield name, UserError(f"{name} in {path} {fault}")
     names_by_position: dict[int, list[str]] = {}
     for name, position in linked.files.items():
@@ -158,10 +161,7 @@ class _MemoryCheck:
 def _open_archive(path: Path) -> Iterator[Iterator[ArchiveMember]]:
     """Opens an archive for one pass over its members; turns all errors of the block into `UserError`."""
     try:
-        start = _read_start(path)
-        if holds_arrays(start):
-            raise UserError(f'{path} must be a folder or an archive of images, got arrays (use data.source = "arrays")')
-        with contextlib.closing(iter_zip(path) if is_zip(start) else iter_tar(path)) as members:
+        with contextlib.closing(iter_zip(path) if is_zip(_read_start(path)) else iter_tar(path)) as members:
             yield members
     except UserError:
         raise

@@ -87,14 +87,25 @@ def read_cifar(
     from torchvision.datasets import CIFAR10, CIFAR100
 
     dataset: Any = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
+    title = _TITLES[name]
+    if path.is_file():
+        raise UserError(
+            f"data.path must be a folder with {title}, or to download it to, got the file {path}; "
+            "an archive of images needs data.source=images"
+        )
     try:
         parts = _load_verified(dataset, path) or _unpack_and_load(dataset, path, may_download=download)
     except (OSError, RuntimeError, tarfile.TarError) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise UserError(
-            f"data.path must be a folder with {_TITLES[name]}, or to download it to, got {path}: {reason}; "
-            f"connect to the network, or put a whole {dataset.filename} there"
-        ) from error
+        if isinstance(error, ConnectionError):
+            remedy = f"connect to the network, or put a whole {dataset.filename} there"
+        elif isinstance(error, FileNotFoundError) or not isinstance(error, OSError):
+            remedy = f"put a whole {dataset.filename} there"
+        else:
+            remedy = "name another folder"
+        # Without a download, the path was given to a command that has no data.path.
+        rule = f"data.path must be a folder with {title}, or to download it to, got {path}"
+        raise UserError(f"{rule if download else f'{path} must hold a whole {title}'}: {reason}; {remedy}") from error
     return tuple(parts[0].classes), {
         split: (part.data.transpose(0, 3, 1, 2), np.array(part.targets, dtype=np.int64))
         for split, part in zip(_SPLITS, parts, strict=True)

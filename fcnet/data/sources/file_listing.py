@@ -97,7 +97,7 @@ def scan_path(path: Path, *, test_only: bool = False) -> FileListing:
     except OSError as error:
         below = f"{error.filename}: " if error.filename and str(error.filename) != str(path) else ""
         reason = f"{below}{error.strerror or error}"
-        raise UserError(f"{path} must be a readable folder or tar archive, got: {reason}") from error
+        raise UserError(f"{path} must be a readable folder or archive, got: {reason}") from error
 
 
 def check_unchanged(listing: FileListing) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from fcnet.data.sources.archives import is_archive, iter_archive
-from fcnet.data.sources.file_listing import is_image_name, is_system_name
+from fcnet.data.sources.file_listing import is_image_name, is_system_name, is_system_path
+from fcnet.data.sources.unused import Reason, UnusedItems
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class ImageEntry(NamedTuple):
     content: Path | bytes | UserError
 
 
-def iter_images(arguments: Iterable[str | Path]) -> Iterator[ImageEntry]:
+def iter_images(arguments: Iterable[str | Path], unused: UnusedItems | None = None) -> Iterator[ImageEntry]:
     """Finds images lazily, with at most one in memory.
 
     In folders and archives, only files with an image suffix that are not hidden count. A file named as an argument is
@@ -36,6 +37,8 @@ def iter_images(arguments: Iterable[str | Path]) -> Iterator[ImageEntry]:
     Args:
         arguments: image files; folders, walked recursively in the order of the names; and tar archives, plain or
             compressed, and zip archives, in the order of their members, with the links last.
+        unused: counts the other files beside images, and the links to folders that are not followed, except what
+            systems make by themselves.
 
     Yields:
         The images. If one is unreadable, or a folder is missing, or an archive is broken from some member on, the
@@ -50,17 +53,23 @@ def iter_images(arguments: Iterable[str | Path]) -> Iterator[ImageEntry]:
         ['a.jpg', 'b.png']
     """
     for argument in map(str, arguments):
-        path = Path(argument)
+        path, others = Path(argument), UnusedItems()
         if os.path.isdir(argument):  # noqa: PTH112 - Path.is_dir raises if the name is too long
-            entries = _iter_folder(argument, follow_links=True)
+            entries = _iter_folder(argument, others, follow_links=True)
         elif _may_be_archive(path):
-            entries = _iter_archive(path)
+            entries = _iter_archive(path, others)
         else:
             yield ImageEntry(argument, path)
             continue
         first = next(entries, None)
-        yield first or ImageEntry(argument, UserError(f"{argument} must hold an image, found none"))
+        if first is None:
+            found = f"found only {others.describe()}" if others.describe() else "found none"
+            yield ImageEntry(argument, UserError(f"{argument} must hold an image, {found}"))
+            continue
+        yield first
         yield from entries
+        if unused is not None:
+            unused.update(others)
 
 
 def _may_be_archive(path: Path) -> bool:
@@ -70,7 +79,7 @@ def _may_be_archive(path: Path) -> bool:
         return False  # decoding the image raises the error
 
 
-def _iter_folder(folder: str, *, follow_links: bool) -> Iterator[ImageEntry]:
+def _iter_folder(folder: str, unused: UnusedItems, *, follow_links: bool) -> Iterator[ImageEntry]:
     """Yields the images below a folder, or an error in their place."""
     try:
         with os.scandir(folder) as scanned:
@@ -82,15 +91,23 @@ def _iter_folder(folder: str, *, follow_links: bool) -> Iterator[ImageEntry]:
         if is_system_name(entry.name):
             continue
         if entry.is_dir(follow_symlinks=follow_links):
-            yield from _iter_folder(entry.path, follow_links=False)
+            yield from _iter_folder(entry.path, unused, follow_links=False)
         elif is_image_name(entry.name):
             yield ImageEntry(entry.path, Path(entry.path))
+        else:
+            unused.add(Reason.DEEP_LINK if entry.is_dir() else Reason.NO_IMAGE_SUFFIX, entry.path)
 
 
-def _iter_archive(path: Path) -> Iterator[ImageEntry]:
+def _iter_archive(path: Path, unused: UnusedItems) -> Iterator[ImageEntry]:
     """Yields the images of an archive, then the error if it is broken."""
+
+    def is_wanted(name: str) -> bool:
+        if not (is_image_name(name) or is_system_path(name)):
+            unused.add(Reason.NO_IMAGE_SUFFIX, f"{path}/{name}")
+        return is_image_name(name)
+
     try:
-        for member, content in iter_archive(path, is_image_name):
+        for member, content in iter_archive(path, is_wanted):
             yield ImageEntry(f"{path}/{member}", content)
     except UserError as error:
         yield ImageEntry(str(path), error)

@@ -23,6 +23,7 @@ from fcnet.data.sources.file_listing import check_unchanged, scan_path
 from fcnet.data.sources.size_limits import MAX_EXPANSION, check_fits_memory, expanded_limit
 from fcnet.data.sources.source import Contents, SourceSnapshot, split_into_chunks
 from fcnet.data.sources.unused import Reason, UnusedItems, conversion_notes
+from fcnet.data.sources.zip import ZIP_START_BYTES, holds_arrays
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,9 +72,9 @@ def arrays(path: Path, *, test_only: bool = False, shape: Sequence[int] = ()) ->
 def is_npz(path: Path) -> bool:
     """Returns whether a file is a zip archive of NumPy arrays, whatever its name."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith(".npy") for name in archive.namelist())
-    except _READ_ERRORS:
+        with path.open("rb") as file:
+            return holds_arrays(file.read(ZIP_START_BYTES))
+    except OSError:
         return False
 
 

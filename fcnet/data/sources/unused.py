@@ -27,6 +27,7 @@ class Reason(Enum):
     OUTSIDE_CLASSES = "image", "outside the class folders"
     BROKEN_LINK = "broken link", ""
     INNER_LINK = "link", "to a folder inside a class folder"
+    DEEP_LINK = "link", "to a folder more than one level down"
     OUTSIDE_SPLITS = "folder", "beside the splits"
     OTHER_SPLIT = "split", "not judged"
     EMPTY_SPLIT = "split", "without an image"
@@ -59,11 +60,20 @@ class UnusedItems:
             reason: why it is not used.
             name: its name, relative to the folder or archive of the data.
         """
-        self._counts[reason] = self._counts.get(reason, 0) + 1
+        self._add(reason, 1, [name])
+
+    def update(self, others: UnusedItems) -> None:
+        """Counts other items, too."""
+        for reason, count in others._counts.items():
+            self._add(reason, count, others._first[reason])
+
+    def _add(self, reason: Reason, count: int, names: Iterable[str]) -> None:
+        self._counts[reason] = self._counts.get(reason, 0) + count
         first = self._first.setdefault(reason, [])
-        if len(first) < _MAX_NAMED or name < first[-1]:
-            bisect.insort(first, name)
-            del first[_MAX_NAMED:]
+        for name in names:
+            if len(first) < _MAX_NAMED or name < first[-1]:
+                bisect.insort(first, name)
+                del first[_MAX_NAMED:]
 
     def first(self, reason: Reason) -> list[str]:
         """Returns the first names of a reason."""
@@ -75,13 +85,17 @@ class UnusedItems:
 
     def notes(self) -> tuple[str, ...]:
         """Returns a sentence with all counts; none if nothing was left out."""
+        return (f"not used: {self.describe()}",) if self._counts else ()
+
+    def describe(self) -> str:
+        """Returns all counts with the first names; empty if nothing was left out."""
         parts = []
         for reason in Reason:
             if count := self._counts.get(reason, 0):
                 noun, common = reason.value
                 names = ", ".join(self._first[reason]) + (", …" if count > _MAX_NAMED else "")
                 parts.append(" ".join(filter(None, [format_count(count, noun), common, f"({names})"])))
-        return (f"not used: {', '.join(parts)}",) if parts else ()
+        return ", ".join(parts)
 
 
 def missing_class_notes(split: str, classes: Sequence[str], present: Iterable[str]) -> Iterator[str]:

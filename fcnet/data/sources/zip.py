@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from fcnet.data.sources.archive_member import MemberKind
 
+ZIP_START_BYTES = 512
+"""The first bytes of an archive, with the name of its first member."""
 MAX_MEMBERS = 1_000_000
 _MAX_LIST_BYTES = 1 << 28  # of the list of all members, which is read as a whole
 _MEMBER_BYTES = 1000  # of memory, which `zipfile` takes for each member
@@ -51,7 +53,7 @@ def holds_arrays(start: bytes) -> bool:
     """Returns whether the first bytes of a zip archive are those of an ``.npz`` file: the first member is an array.
 
     Args:
-        start: at least the first 300 bytes of the file, or all of them.
+        start: at least the first `ZIP_START_BYTES` bytes of the file, or all of them.
     """
     length = int.from_bytes(start[26:28], "little")
     return is_zip(start) and start[_LOCAL_HEADER_BYTES : _LOCAL_HEADER_BYTES + length].endswith(b".npy")

@@ -152,11 +152,17 @@ def open_store(source: Source, cache: Path | None = None, progress: Progress | N
                 build_store(snapshot, folder, progress)
         store = _try_open(folder, key)
     except OSError as error:
+        if error.filename is not None and not _are_nested(cache, Path(os.fsdecode(error.filename))):
+            raise  # an error of the data
         raise UserError(
             f"the cache (FCNET_CACHE) must be a writable folder with free space, got {cache}: {error.strerror or error}"
         ) from error
     assert store, f"{folder} is incomplete although it was just built"
     return store
+
+
+def _are_nested(a: Path, b: Path) -> bool:
+    return a.absolute().is_relative_to(b.absolute()) or b.absolute().is_relative_to(a.absolute())
 
 
 def find_store(fingerprint: str, cache: Path | None = None) -> Store | None:

@@ -53,8 +53,8 @@ WRONG_OVERRIDES = {
     "seed=1\nseed=2": r'--set must be one line of UTF-8 text without NUL characters, got "seed=1\nseed=2"',
     "data.path=": "--set data.path=: the value must be TOML, got nothing",
     "data.path='x": """--set data.path='x: the value must be TOML, got 'x""",
-    "model.hidden=[3": "--set model.hidden=[3: the value must be TOML, got [3",
-    "model.hidden=3, 4": "--set model.hidden=3, 4: the value must be TOML, got 3, 4",
+    "model.hidden=[3": "--set model.hidden=[3: the value must be TOML, got [3; write --set 'model.hidden=[3]'",
+    "model.hidden=3, 4": "--set model.hidden=3, 4: the value must be TOML, got 3, 4; write --set 'model.hidden=[3, 4]'",
     "train.epochs=0": "train.epochs (--set train.epochs=0) must be at least 1, got 0",
     "train.epochs=many": 'train.epochs (--set train.epochs=many) must be an integer, got "many"',
     "trian.epochs=1": "trian (--set trian.epochs=1) is not a known key; the nearest is train",
@@ -136,7 +136,7 @@ def test_all_errors_are_reported_together(read_errors: ReadErrors, file: Path) -
             "--set data.path=': the value must be TOML, got '",
             (
                 f'data.source ({file}:3) must be one of "digits", "cifar10", "cifar100", "images", "arrays", '
-                '"synthetic", got "cifar"'
+                '"synthetic", got "cifar"; the nearest is "cifar10"'
             ),
             f"model.hidden.0 ({file}:5) must be at least 1, got 0",
             f"model.hidden.1 ({file}:5) must be at least 1, got 0",
@@ -255,8 +255,13 @@ def test_a_folder_is_not_a_configuration(tmp_path: Path) -> None:
 
 @given(CONFIGS)
 def test_a_configuration_survives_writing_and_reading(config: Config) -> None:
-    absolute = str(Path(config.data.path).absolute())
-    expected = config.model_copy(update={"data": config.data.model_copy(update={"path": absolute})})
+    path, init_from = (
+        str(Path(each).absolute()) if each else "" for each in (config.data.path, config.model.init_from)
+    )
+    data = config.data.model_copy(update={"path": path})
+    expected = config.model_copy(
+        update={"data": data, "model": config.model.model_copy(update={"init_from": init_from})}
+    )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.toml"
         file.write_bytes(dump_config(config).encode())

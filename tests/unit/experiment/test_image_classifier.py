@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SHAPE = (3, 2, 4)
+SIZE = "must be 4×2 pixels like the training images"
+RESIZE = "a model trained with data.size resizes its images"
 MEAN, STD = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.1, 0.2, 0.7])
 MODELS: dict[str, Callable[[], MLP]] = {
     "mlp": lambda: MLP(24, (5, 4), 3, activation="sigmoid"),
@@ -217,9 +219,9 @@ NOT_AN_IMAGE = "must be an image (JPEG, PNG, BMP, GIF, PPM, TIFF, WEBP), got som
     ("image", "message"),
     [
         (pixels()[0].float(), "images[1] must be uint8, got torch.float32"),
-        (pixels(), "images[1] must be an image of 3×2×4 (channels, height, width), got 5×3×2×4"),
-        (pixels()[0, :2], "images[1] must be an image of 3×2×4 (channels, height, width), got 2×2×4"),
-        (Image.new("RGB", (2, 4)), "images[1] must be an image of 3×2×4 (channels, height, width), got 3×4×2"),
+        (pixels(), "images[1] must have the shape (3, 2, 4) (C, H, W), got (5, 3, 2, 4)"),
+        (pixels()[0, :2], "images[1] must have the shape (3, 2, 4) (C, H, W), got (2, 2, 4)"),
+        (Image.new("RGB", (2, 4)), f"images[1] {SIZE}, got 2×4; {RESIZE}"),
         (Image.new("I", (4, 2)), "images[1] must have 8 bits a channel, got Pillow's mode I"),
         (closed_image(), "images[1] must be a whole image, got: Operation on closed image"),
         (io.BytesIO(b"no image"), f"images[1] {NOT_AN_IMAGE}"),
@@ -238,10 +240,10 @@ def test_an_unsuitable_item_is_reported_with_its_index(image: Any, message: str)
     ("name", "message"),
     [
         ("missing.png", ": no such file"),
-        ("folder", " must be a whole image, got: Is a directory"),
+        ("folder", ": Is a directory"),
         ("text.png", f" {NOT_AN_IMAGE}"),
         ("cut.png", " must be a whole image, got: "),
-        ("large.png", " must be an image of 3×2×4 (channels, height, width), got 3×9×8"),
+        ("large.png", f" {SIZE}, got 8×9; {RESIZE}"),
     ],
 )
 def test_an_unsuitable_file_is_reported_with_its_path(name: str, message: str, as_text: bool, tmp_path: Path) -> None:
@@ -294,9 +296,9 @@ def load_error(run: Path) -> str:
 
 
 def test_a_run_without_a_trained_model_is_refused(tmp_path: Path) -> None:
-    assert load_error(tmp_path / "nowhere") == f"RUN must be a run folder, got {tmp_path / 'nowhere'}"
+    assert load_error(tmp_path / "nowhere") == f"RUN must be a run folder, got {tmp_path / 'nowhere'}: no such folder"
     (tmp_path / "file").touch()
-    assert load_error(tmp_path / "file") == f"RUN must be a run folder, got {tmp_path / 'file'}"
+    assert load_error(tmp_path / "file") == f"RUN must be a run folder, got {tmp_path / 'file'}: a file"
     assert load_error(tmp_path) == f"{tmp_path} holds no trained model: model.json is missing"
     make_classifier().save(tmp_path / "model", {})
     (tmp_path / "model.safetensors").unlink()
@@ -329,5 +331,5 @@ def test_files_of_another_size_are_resized_if_training_resized_them(tmp_path: Pa
     again = ImageClassifier.load(tmp_path / "model")
     assert again.resize
     assert again.predict_images([tmp_path / "large.png"]) == again.predict_images([large]) == expected
-    with pytest.raises(UserError, match=r"^images\[0\] must be an image of 3×2×4 "):
+    with pytest.raises(UserError, match=r"^images\[0\] must have the shape \(3, 2, 4\) "):
         again.predict_images([torch.zeros(3, 4, 4, dtype=torch.uint8)])

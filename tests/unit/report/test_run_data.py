@@ -114,5 +114,5 @@ def test_pixels_are_those_of_the_test_rows_and_only_of_uint8_images() -> None:
 
 
 def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^RUN must be a run folder, got .*nothing$"):
+    with pytest.raises(UserError, match=r"^RUN must be a run folder, got .*nothing: no such folder$"):
         read_run_data(tmp_path / "nothing")

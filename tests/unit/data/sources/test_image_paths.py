@@ -14,6 +14,7 @@ import pytest
 from fcnet.data.sources import image_paths
 from fcnet.data.sources.archives import iter_archive, read_archive
 from fcnet.data.sources.image_paths import ImageEntry, iter_images
+from fcnet.data.sources.unused import UnusedItems
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -148,13 +149,35 @@ def test_an_archive_is_read_lazily() -> None:
             assert len(read) == index + 1
 
 
-def test_no_images_are_an_error_entry() -> None:
+def test_no_images_are_an_error_entry_that_says_what_is_there_instead() -> None:
     Path("none").mkdir()
-    touch("texts/a.txt")
-    write_members("all.tar", {"a.txt": b"1"})
-    assert read_entries("none", "texts", "all.tar") == [
-        (name, f"{name} must hold an image, found none") for name in ("none", "texts", "all.tar")
+    touch("texts/a.heic", "texts/b/c.txt", "texts/.hidden")
+    write_members("all.tar", {"a.txt": b"1", "__MACOSX/._a.png": b"2"})
+    write_members("empty.tar", {})
+    assert read_entries("none", "texts", "all.tar", "empty.tar") == [
+        ("none", "none must hold an image, found none"),
+        (
+            "texts",
+            "texts must hold an image, found only 2 files without an image suffix (texts/a.heic, texts/b/c.txt)",
+        ),
+        ("all.tar", "all.tar must hold an image, found only 1 file without an image suffix (all.tar/a.txt)"),
+        ("empty.tar", "empty.tar must hold an image, found none"),
     ]
+
+
+def test_what_is_left_out_beside_images_is_counted_except_what_systems_make() -> None:
+    systems = ["Thumbs.db", "desktop.ini", ".DS_Store", "._x.png", "@eaDir/x.png", "__MACOSX/x.txt"]
+    touch("top/a.png", "top/b/notes.txt", "top/b/c.heic", "other/x.png", *(f"top/{name}" for name in systems))
+    Path("top/b/far").symlink_to("../../other")
+    members: dict[str, bytes | str] = dict.fromkeys(("in/e.md", "in/f.png", *systems), b"")
+    write_members("all.tar", {**members, "near": "in"})
+    unused = UnusedItems()
+    names = [entry.name for entry in iter_images(["top", "all.tar"], unused)]
+    assert names == ["top/a.png", "all.tar/in/f.png", "all.tar/near/f.png"]
+    assert unused.describe() == (
+        "4 files without an image suffix (all.tar/in/e.md, all.tar/near/e.md, top/b/c.heic, …), "
+        "1 link to a folder more than one level down (top/b/far)"
+    )
 
 
 def test_an_unreadable_folder_is_an_error_entry_and_the_others_follow(monkeypatch: pytest.MonkeyPatch) -> None:
