@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from fcnet.models.mlp import MLP, LogisticRegression
     from fcnet.runtime.errors import NonFiniteError, UserError
     from fcnet.training.algorithm import GradientDescent
-    from fcnet.training.loop import fit
+    from fcnet.training.fit import fit, iter_fit
+    from fcnet.training.history import History
 
 __all__ = [
     "MLP",
     "GradientDescent",
+    "History",
     "LogisticRegression",
     "NonFiniteError",
     "UserError",
@@ -33,6 +35,7 @@ __all__ = [
     "evaluation",
     "fit",
     "functional",
+    "iter_fit",
     "load",
     "losses",
     "metrics",
@@ -44,11 +47,13 @@ __all__ = [
 # Names and modules load on first use (PEP 562), so that `import fcnet` does not wait for torch.
 _HOMES = {
     "GradientDescent": "fcnet.training.algorithm",
+    "History": "fcnet.training.history",
     "LogisticRegression": "fcnet.models.mlp",
     "MLP": "fcnet.models.mlp",
     "NonFiniteError": "fcnet.runtime.errors",
     "UserError": "fcnet.runtime.errors",
-    "fit": "fcnet.training.loop",
+    "fit": "fcnet.training.fit",
+    "iter_fit": "fcnet.training.fit",
     "load": "fcnet.experiment.image_classifier",
 }
 

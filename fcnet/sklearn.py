@@ -28,7 +28,7 @@ from fcnet.runtime.errors import UserError
 from fcnet.runtime.seeds import generator
 from fcnet.training.algorithm import GradientDescent
 from fcnet.training.backpropagation import backpropagate
-from fcnet.training.loop import fit
+from fcnet.training.fit import fit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

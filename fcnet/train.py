@@ -19,6 +19,7 @@ from fcnet.config.presets import find_config, list_presets, preset_summary
 from fcnet.config.toml import check_agreement, dump_config, load_config
 from fcnet.evaluation.prediction_files import ensure_mistakes
 from fcnet.experiment.build import build
+from fcnet.experiment.extension import check_extension
 from fcnet.experiment.image_classifier import load
 from fcnet.experiment.run_folder import Run, check_new, claim_folder, describe_no_run
 from fcnet.experiment.runner import Stopped, run_experiment
@@ -32,6 +33,9 @@ from fcnet.runtime.signals import defer_signals
 from fcnet.runtime.startup import command_line
 from fcnet.training.lr_finder import lr_range_test, suggest_lr
 from fcnet.training.records import EpochRecord
+
+_MAY_CHANGE = ("data.path", "train.epochs")
+"""The settings that ``--set`` may change in a run that continues."""
 
 if TYPE_CHECKING:
     import argparse
@@ -64,7 +68,7 @@ def main(arguments: list[str]) -> int:
     with contextlib.ExitStack() as lock:
         if run is not None and _is_first_process():
             lock.enter_context(run.lock())
-        if run is not None and run.finished:
+        if run is not None and run.finished and config.train.epochs == run.load_config().train.epochs:
             return _show_finished(run, tensorboard=tensorboard)
         device = cli.choose_device(flags.device)
         with cli.process_group(device):
@@ -127,8 +131,10 @@ def _parse_flags(arguments: list[str]) -> argparse.Namespace:
         )
     if flags.find_lr and flags.resume:
         raise UserError("--find-lr must be given without --resume")
-    if flags.config is None and (others := [each for each in flags.set if not _is_data_path(each)]):
-        raise UserError(f"--set needs a CONFIG for all but data.path, got --set {others[0]} alone")
+    if flags.config is None and (others := [each for each in flags.set if not _may_change(each)]):
+        raise UserError(
+            f"--set {others[0]}: a run that continues takes another {' or '.join(_MAY_CHANGE)}, nothing else"
+        )
     return flags
 
 
@@ -155,8 +161,9 @@ def _choose_run(flags: argparse.Namespace) -> None:
     flags.out, flags.out_flag = Path(name), "--resume"
 
 
-def _is_data_path(override: str) -> bool:
-    return override.partition("=")[0].strip() == "data.path"
+def _may_change(override: str) -> bool:
+    """Returns whether ``--set`` changes a setting that a run may change when it continues."""
+    return override.partition("=")[0].strip() in _MAY_CHANGE
 
 
 def _print_config(config: Config) -> None:
@@ -174,7 +181,7 @@ def _print_presets() -> None:
 def _read_config(flags: argparse.Namespace, run: Run | None) -> Config:
     """Returns the configuration to train: that of the run to resume, which a given one must equal, or the given one.
 
-    Only the place of the data may differ, if ``--set`` names it.
+    Only the place of the data and the number of epochs may differ, if ``--set`` names them.
     """
     given = load_config(flags.config, flags.set, flag=flags.config_flag) if flags.config else None
     if run is None:
@@ -182,8 +189,8 @@ def _read_config(flags: argparse.Namespace, run: Run | None) -> Config:
             raise UserError(f"--resume needs a run folder, got {flags.out}: {describe_no_run(flags.out)}")
         return given
     stored = run.load_config()
-    if moves := [each for each in flags.set if _is_data_path(each)]:
-        stored = load_config(run.config, moves)
+    if changes := [each for each in flags.set if _may_change(each)]:
+        stored = check_extension(run, stored, load_config(run.config, changes))
     if given is not None:
         check_agreement(given, stored, flags.config, run.config)
     return stored
@@ -201,15 +208,13 @@ def _train(
 ) -> int:
     # Each rank may have images to decode.
     with cli.say_if_slow("preparing the data"), cli.show_decoding() as progress, distributed.long_work():
-        experiment = build(config, device, progress)
+        experiment = build(config, device, progress, run=run)
     _check_shared(run)
     if run is None:
         # One rank creates the folder, whose name may get a number, and tells the others.
         path = str(_create_run(config, out, name, lock)) if distributed.rank() == 0 else ""
         run = Run(Path(distributed.broadcast(path)))
-    cli.print_status(f"{experiment.describe()}; {run.path}")
-    for note in (*experiment.notes, *_loss_notes(config)):
-        cli.print_status(note)
+    _describe_start(experiment, run)
     training = experiment.training
     with defer_signals() as received_signal:
         try:
@@ -245,6 +250,18 @@ def _train(
     return _finish(run, experiment)
 
 
+def _describe_start(experiment: Experiment, run: Run) -> None:
+    """Prints what is trained, and what the user should know about it."""
+    cli.print_status(f"{experiment.describe()}; {run.path}")
+    for note in (*experiment.notes, *_loss_notes(experiment.config)):
+        cli.print_status(note)
+    if distributed.rank() == 0 and run.finished:
+        cli.print_status(
+            f"note: the run continues to epoch {experiment.config.train.epochs}, where the test images are read again; "
+            "choose train.epochs by the validation accuracy: chosen by the test accuracy, that would be too high"
+        )
+
+
 def _create_run(config: Config, out: Path | None, name: str, lock: contextlib.ExitStack) -> Path:
     """Creates a run folder and locks it; returns its path."""
     folder = claim_folder(out, name)
@@ -254,7 +271,7 @@ def _create_run(config: Config, out: Path | None, name: str, lock: contextlib.Ex
 
 def _check_shared(run: Run | None) -> None:
     """Checks that all ranks resume from the same checkpoint."""
-    states = distributed.all_gather((run is not None, run and run.saved_step))
+    states = distributed.all_gather((run is not None, run and run.checkpoints.saved_step))
     if different := [str(rank) for rank, state in enumerate(states) if state != states[0]]:
         raise UserError(
             "--resume needs a run folder that all ranks see, on a shared file system: "
@@ -334,7 +351,11 @@ def _describe_checkpoint(run: Run) -> str:
 def _describe_saved(run: Run) -> str:
     if not run.started:
         return "rank 0 has its checkpoints"
-    return "nothing was saved" if run.saved_step is None else f"the checkpoint of step {run.saved_step} is kept"
+    return (
+        "nothing was saved"
+        if run.checkpoints.saved_step is None
+        else f"the checkpoint of step {run.checkpoints.saved_step} is kept"
+    )
 
 
 def _resume_command(run: Run) -> str:

@@ -99,7 +99,7 @@ def train(model: MLP, setup: TrainingSetup, seed: int, lr: float) -> bool:
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
     batches = Batches(setup.images.x, setup.images.y, batch_size=64)
     try:
-        list(fit(model, batches, GradientDescent(optimizer, epochs=setup.epochs), seed=seed))
+        fit(model, batches, GradientDescent(optimizer, epochs=setup.epochs), seed=seed)
     except NonFiniteError:
         return False
     return True
@@ -240,7 +240,7 @@ def descend(setup: TrainingSetup, batch_size: int, lr: float, seed: int) -> Desc
     batches = Batches(images.x, images.y, batch_size=batch_size)
     same_images = Batches(images.x, images.y, batch_size=1024)  # the training loss after the epoch, not during it
     try:
-        records = list(fit(model, batches, algorithm, validation=same_images, seed=seed))
+        records = fit(model, batches, algorithm, validation=same_images, seed=seed)
     except NonFiniteError:
         return Descent([math.inf] * setup.epochs, math.inf, math.inf)
     held_out_loss = evaluate(model, Batches(images.held_out_x, images.held_out_y)).loss

@@ -73,8 +73,7 @@ def train(config: Config) -> Experiment:
     """Builds an experiment and trains its model."""
     experiment = build(config, torch.device("cpu"))
     training = experiment.training
-    for _ in fcnet.fit(training.model, training.batches, training.algorithm, seed=config.seed):
-        pass
+    fcnet.fit(training.model, training.batches, training.algorithm, seed=config.seed)
     return experiment
 
 

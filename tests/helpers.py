@@ -273,6 +273,11 @@ def read_learning_curve(run: Path | str) -> list[dict[str, Any]]:
     return [without_timings(record) for record in read_records(run)]
 
 
+def list_run_files(run: Path | str) -> set[str]:
+    """Returns the names in a finished run's folder, besides its last checkpoint, which some configurations keep."""
+    return {entry.name for entry in Path(run).iterdir()} - {"checkpoints"}
+
+
 def read_summary(run: Path | str) -> dict[str, Any]:
     summary: dict[str, Any] = json.loads((Path(run) / "summary.json").read_text(encoding="utf-8"))
     return summary

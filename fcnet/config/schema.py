@@ -74,7 +74,8 @@ class Data(Section):
     classes: Annotated[tuple[str, ...], ListAsTuple] = ()
     """Names of the classes to use, in the order of the labels; two make a binary problem. Empty: all classes."""
     validation: float = Field(default=0.1, ge=0.0, lt=1.0)
-    """Fraction of each class's training images held out for validation."""
+    """Fraction of each class's training images held out for validation. Data with its own validation split, such as
+    ``val/CLASS/…`` or ``x_validation``, uses that instead."""
     test: float = Field(default=0.2, gt=0.0, lt=1.0)
     """For images without a test split: fraction of each class held out for testing."""
     augment: Augment = Augment()
@@ -119,7 +120,8 @@ class Model(Section):
     """Architecture of the network."""
 
     kind: Literal["mlp", "logistic"] = "mlp"
-    """A multilayer perceptron, or logistic regression, which ignores the other settings of this section."""
+    """A multilayer perceptron, or logistic regression, which ignores the other settings of this section but
+    init_from."""
     hidden: Annotated[tuple[_PositiveInt, ...], ListAsTuple, Field(max_length=MAX_HIDDEN_LAYERS)] = (128,)
     """Widths of the hidden layers, from input to output."""
     activation: Literal["identity", "sigmoid", "relu", "leaky_relu", "elu", "gelu"] = "relu"
@@ -134,10 +136,15 @@ class Model(Section):
     initialization: Literal["auto", "he", "glorot", "lecun"] = "auto"
     """Variance of the initial weights, for n inputs and m outputs: he 2 / n, glorot 2 / (n + m), lecun 1 / n. auto
     chooses by the activation."""
+    init_from: str = ""
+    """Folder of a finished run whose weights the training starts from. The other settings of this section must fit it;
+    the last layer starts from zeros if the classes differ. Empty: start from random weights."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Model:
         widths = self.hidden
+        if not is_plain_text(self.init_from):
+            raise ValueError(f"init_from|must be {PLAIN_TEXT_RULE}|{format_value(self.init_from)}")
         if self.kind == "mlp" and self.residual and not any(a == b for a, b in itertools.pairwise(widths)):
             rule = "must have two adjacent layers of equal width if residual is true"
             raise ValueError(f"hidden|{rule}|{format_value(widths)}")

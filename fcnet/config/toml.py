@@ -40,7 +40,7 @@ def load_config(
         flag_overrides: further overrides, applied last, each with the name of its flag.
 
     Returns:
-        The configuration, with ``data.path`` made absolute.
+        The configuration, with ``data.path`` and ``model.init_from`` made absolute.
 
     Raises:
         UserError: the file or an override has errors. The message has one line for each: the key, its place, the rule
@@ -78,7 +78,15 @@ def load_config(
             errors.append(f"and {len(broken) - _MAX_ERRORS:,} more errors")
     if errors or config is None:
         raise UserError(*errors)
-    return _with_absolute_path(config, places, str(path))
+    data_path, init_from = (
+        _absolute_path(value, key, places, str(path))
+        for key, value in (("data.path", config.data.path), ("model.init_from", config.model.init_from))
+    )
+    data, model = (
+        config.data.model_copy(update={"path": data_path}),
+        config.model.model_copy(update={"init_from": init_from}),
+    )
+    return config.model_copy(update={"data": data, "model": model})
 
 
 def _read_text(path: Path, flag: str) -> str:
@@ -218,19 +226,19 @@ def describe_first_error(error: ValidationError) -> str:
     return f"{key} {describe_rule(details)}, got {value}"
 
 
-def _with_absolute_path(config: Config, places: dict[str, str], file: str) -> Config:
-    path = config.data.path
+def _absolute_path(path: str, key: str, places: dict[str, str], file: str) -> str:
+    """Returns a path of the configuration made absolute; an empty one stays empty."""
     if not path:
-        return config
-    place = _find_place(["data", "path"], places, file)
+        return path
+    place = _find_place(key.split("."), places, file)
     try:
         absolute = str(Path(path).expanduser().absolute())
     except RuntimeError:
         rule = "must begin with the home folder of a known user"
-        raise UserError(f"data.path ({place}) {rule}, got {shorten_value(path)}") from None
+        raise UserError(f"{key} ({place}) {rule}, got {shorten_value(path)}") from None
     if not is_plain_text(absolute):
-        raise UserError(f"data.path ({place}) must be {PLAIN_TEXT_RULE}, got {shorten_value(absolute)}")
-    return config.model_copy(update={"data": config.data.model_copy(update={"path": absolute})})
+        raise UserError(f"{key} ({place}) must be {PLAIN_TEXT_RULE}, got {shorten_value(absolute)}")
+    return absolute
 
 
 def _apply_override(tree: dict[str, Any], places: dict[str, str], flag: str, override: str) -> str | None:

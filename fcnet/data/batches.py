@@ -6,6 +6,7 @@ the device. B images of C channels, H rows and W columns in a batch, N in the se
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -143,6 +144,16 @@ class Batches:
     def __len__(self) -> int:
         """Returns the number of batches in an epoch."""
         return -(-self.num_images // self.batch_size)
+
+    def select(self, rows: Tensor) -> Batches:
+        """Returns batches of some of the images, by their positions in ``rows``, int64. They share the tensors."""
+        selected = copy.copy(self)
+        selected.rows = self.rows[rows]
+        return selected
+
+    def example(self) -> Tensor:
+        """Returns the first image as a batch of one, preprocessed, on the device."""
+        return self.get_images(self.rows[:1].to(self.images.device))
 
     def __iter__(self) -> Iterator[Batch]:
         """Yields every image once, in order and without augmentation."""

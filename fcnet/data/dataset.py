@@ -30,7 +30,11 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         transform: applied to each image, uint8 (C, H, W); None for none. It must be picklable for spawned workers.
 
     Attributes:
-        classes: the class names.
+        split: the images and labels.
+        classes: the class names, as a list.
+        class_to_idx: the label of each class name.
+        targets: the labels, as a list of integers.
+        transform: the transform, or None.
 
     Example:
         >>> import tempfile
@@ -46,13 +50,21 @@ class ImageDataset(Dataset[tuple[Any, int]]):
     """
 
     def __init__(self, split: Split, classes: Sequence[str], transform: Callable[[Tensor], Any] | None = None) -> None:
-        self.classes = tuple(classes)
-        self.transform = transform
-        self._split = split
+        self.split, self.classes, self.transform = split, list(classes), transform
+
+    @property
+    def class_to_idx(self) -> dict[str, int]:
+        """The label of each class name."""
+        return {name: label for label, name in enumerate(self.classes)}
+
+    @property
+    def targets(self) -> list[int]:
+        """The labels, in the order of the images."""
+        return self.split.labels.tolist()
 
     def __len__(self) -> int:
         """Returns the number of images."""
-        return len(self._split.labels)
+        return len(self.split.labels)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         """Returns a copy of one image, and its label.
@@ -68,6 +80,6 @@ class ImageDataset(Dataset[tuple[Any, int]]):
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, int]]:
         """Returns several images and labels, read at once. `DataLoader` uses this method for a batch."""
         rows = torch.as_tensor(indices, dtype=torch.int64)
-        images, labels = self._split.pixels[rows].unbind(), self._split.labels[rows].tolist()
+        images, labels = self.split.pixels[rows].unbind(), self.split.labels[rows].tolist()
         transformed = images if self.transform is None else map(self.transform, images)
         return list(zip(transformed, labels, strict=True))

@@ -272,13 +272,15 @@ def gradient_advice(norms: Sequence[float | None]) -> list[str]:
         return []
     ratios = [(norm / last, number) for number, norm in enumerate(norms[:-1], 1) if _is_finite(norm)]
     ratios = [(ratio, number) for ratio, number in ratios if math.isfinite(ratio)]
+    if not any(ratio for ratio, _ in ratios):
+        return []  # no gradient passes the last layer: it starts from zeros, or all units before it are dead
     advice = []
-    if ratios and (smallest := min(ratios))[0] < _VANISHING_GRADIENT:
+    if (smallest := min(ratios))[0] < _VANISHING_GRADIENT:
         advice.append(
             f"layer {smallest[1]}: the gradient vanishes, {smallest[0]:.2g} times that of layer {len(norms)}; "
             "try relu or gelu, normalization or residual layers"
         )
-    if ratios and (largest := max(ratios))[0] > _EXPLODING_GRADIENT:
+    if (largest := max(ratios))[0] > _EXPLODING_GRADIENT:
         advice.append(
             f"layer {largest[1]}: the gradient explodes, {largest[0]:.2g} times that of layer {len(norms)}; "
             "try normalization, smaller initial weights or gradient clipping"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from torch.utils.data import Dataset
 
 from fcnet import metrics
+from fcnet.data.conversion import to_batches
 from fcnet.losses import CrossEntropy
 from fcnet.models.batch_norm import eval_mode
+from fcnet.models.input_checks import check_fit, input_kind
 from fcnet.models.mlp import logits_to_classes
 from fcnet.runtime import distributed, memory
 from fcnet.runtime.errors import UserError
@@ -25,10 +28,6 @@ if TYPE_CHECKING:
 
 class ImageBatches(Protocol):
     """An iterable over batches of labelled images, such as `fcnet.data.batches.Batches`."""
-
-    @property
-    def num_images(self) -> int:
-        """The number of images."""
 
     @property
     def device(self) -> torch.device:
@@ -90,7 +89,7 @@ class Evaluation:
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    batches: ImageBatches,
+    data: Any,  # noqa: ANN401 - see `fcnet.data.conversion.to_batches`
     *,
     loss: Loss | None = None,
     on_batch: Callable[[Tensor, Tensor], object] | None = None,
@@ -101,7 +100,9 @@ def evaluate(
 
     Args:
         model: images -> logits (B,) for two classes, or (B, C).
-        batches: the images, in order and without augmentation, on the device of the model.
+        data: the labelled images, of the kinds that `fcnet.fit` takes: a pair (x, y) of arrays or tensors, a dataset, a
+            loader, or batches such as `fcnet.data.batches.Batches`, on the device of the model. Batches give images in
+            order and without augmentation.
         loss: (logits, labels) -> the sum of the losses of a batch. None for the cross-entropy, whatever the training
             loss was, so that models can be compared.
         on_batch: called with the logits and labels of each batch of this rank.
@@ -110,17 +111,15 @@ def evaluate(
         The mean loss and the confusion matrix.
 
     Raises:
-        UserError: there are no images.
+        UserError: there are no images, or model and data do not fit.
 
     Example:
         >>> from fcnet import MLP
-        >>> from fcnet.data.batches import Batches
-        >>> batches = Batches(torch.rand(6, 4), torch.tensor([0, 1, 2, 0, 1, 2]))
-        >>> evaluate(MLP(4, (), 3), batches).count
+        >>> x, y = torch.rand(6, 4), [0, 1, 2, 0, 1, 2]
+        >>> evaluate(MLP(4, (), 3), (x, y)).count
         6
     """
-    if not batches.num_images:
-        raise UserError("batches must hold at least one image, got 0")
+    batches = _to_batches(model, data)
     loss = loss or CrossEntropy()
     total = torch.zeros((), dtype=torch.float64, device=batches.device)
     confusion = torch.zeros((), dtype=torch.int64, device=batches.device)
@@ -133,7 +132,21 @@ def evaluate(
                 on_batch(logits, batch.labels)
     distributed.all_reduce(total)
     distributed.all_reduce(confusion)
-    return Evaluation(total.item() / batches.num_images, tuple(map(tuple, confusion.tolist())))
+    count = int(confusion.sum())
+    if not count:
+        raise UserError("data must hold at least one example, got 0")
+    return Evaluation(total.item() / count, tuple(map(tuple, confusion.tolist())))
+
+
+def _to_batches(model: nn.Module, data: Any) -> ImageBatches:  # noqa: ANN401 - see `evaluate`
+    """Returns batches as they are, and makes them of other data after the checks that `fcnet.fit` makes."""
+    if hasattr(data, "device") and not (hasattr(data, "__array__") or isinstance(data, Dataset)):
+        batches: ImageBatches = data
+        return batches
+    kind = input_kind(model)
+    made = to_batches(data, device=kind.device, dtype=kind.dtype)
+    check_fit(model, made, "data")
+    return made
 
 
 def _counts(logits: Tensor, labels: Tensor) -> Tensor:

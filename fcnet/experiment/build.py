@@ -24,6 +24,7 @@ from fcnet.experiment.build_data import (
 )
 from fcnet.experiment.build_training import choose_threads, estimate_step_memory, make_algorithm, make_model
 from fcnet.experiment.image_classifier import ImageClassifier
+from fcnet.experiment.initial_weights import load_initial_weights
 from fcnet.runtime import memory
 from fcnet.runtime.formatting import format_count
 from fcnet.training.loop import Training
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from fcnet.config import schema
     from fcnet.data.store.build import Progress
     from fcnet.data.store.store import Store
+    from fcnet.experiment.initial_weights import InitialWeights
+    from fcnet.experiment.run_folder import Run
     from fcnet.runtime.memory import MemoryEstimate
 
 __all__ = [
@@ -61,8 +64,9 @@ class Experiment:
         threads: the number of CPU threads for training.
         memory_estimate: the estimated memory of a training step.
         free_bytes: the memory that was free before anything was allocated; None if it is unknown.
-        notes: one line for each thing that the user should know about the data.
+        notes: one line for each thing that the user should know about the data and the initial weights.
         diagnostics_every: the number of epochs between diagnostics snapshots; 0 for none.
+        initial: the weights of another run that the training starts from, or None.
     """
 
     training: Training
@@ -75,6 +79,7 @@ class Experiment:
     free_bytes: int | None
     notes: tuple[str, ...]
     diagnostics_every: int
+    initial: InitialWeights | None
 
     @property
     def fingerprint(self) -> str:
@@ -95,22 +100,30 @@ class Experiment:
         )
 
 
-def build(config: schema.Config, device: torch.device, progress: Progress | None = None) -> Experiment:
+def build(
+    config: schema.Config, device: torch.device, progress: Progress | None = None, *, run: Run | None = None
+) -> Experiment:
     """Opens the data, and builds the model and the training.
 
     Args:
         config: the configuration of the experiment.
         device: the device of the model and, if it fits, of the data.
         progress: a callback for decoding; see `fcnet.data.store.store.open_store`.
+        run: the run to resume, which has a copy of the weights that it started from.
 
     Raises:
-        UserError: the data is missing or broken, or does not fit the configuration.
+        UserError: the data or the run ``model.init_from`` is missing or broken, or does not fit the configuration.
     """
     with memory.phase("reading the data"):
         store = open_data(config.data, progress)
         check_data(config, store)
         classes, labels, train_rows, validation_rows = split_rows(config, store)
+    initial = load_initial_weights(config, run)
+    if initial is None:
         statistics = mean_and_std(store.train.moments[train_rows], store.shape[1] * store.shape[2])
+    else:
+        initial.check_fit(config, store.shape)
+        statistics = initial.classifier.mean, initial.classifier.std
     # Fail before the model is allocated, where the operating system may kill the process without a message.
     memory_estimate = estimate_step_memory(config, store, len(train_rows), len(classes), device)
     free_bytes = memory.free_bytes(device)
@@ -119,10 +132,12 @@ def build(config: schema.Config, device: torch.device, progress: Progress | None
     make_batches = partial(Batches, store.train.pixels, labels, device=device)
     preprocessing = Preprocessing(*statistics)
     if config.data.whiten:
-        normalized = make_batches(rows=train_rows, preprocessing=preprocessing)
-        with memory.phase("fitting the whitening"):
-            whitening = load_or_fit_whitening(store, normalized, config.data.whiten)
-        preprocessing = replace(preprocessing, whitening=whitening)
+        whitening = None if initial is None else initial.classifier.whitening
+        if whitening is None:
+            normalized = make_batches(rows=train_rows, preprocessing=preprocessing)
+            with memory.phase("fitting the whitening"):
+                whitening = load_or_fit_whitening(store, normalized, config.data.whiten)
+        preprocessing = replace(preprocessing, whitening=whitening.to(device))
     make_batches = partial(make_batches, preprocessing=preprocessing)
     with memory.phase("reading the data"):
         batches = make_batches(
@@ -136,6 +151,7 @@ def build(config: schema.Config, device: torch.device, progress: Progress | None
             validation = make_batches(rows=validation_rows, batch_size=EVALUATION_BATCH_SIZE)
     with memory.phase("building the network"):
         model = make_model(config, config.data.whiten or math.prod(store.shape), len(classes)).to(device)
+        initial_note = () if initial is None else (initial.copy_to(model, classes),)
         training = Training(
             model, batches, make_algorithm(config, model, len(batches)), validation=validation, seed=config.seed
         )
@@ -158,6 +174,11 @@ def build(config: schema.Config, device: torch.device, progress: Progress | None
         threads=config.train.threads or choose_threads(model, batches.batch_size),
         memory_estimate=memory_estimate,
         free_bytes=free_bytes,
-        notes=(*skipped_image_notes(store), *class_imbalance_notes(labels[train_rows], classes, config.data.balance)),
+        notes=(
+            *initial_note,
+            *skipped_image_notes(store),
+            *class_imbalance_notes(labels[train_rows], classes, config.data.balance),
+        ),
         diagnostics_every=config.train.diagnostics_every,
+        initial=initial,
     )

@@ -7,23 +7,22 @@ import difflib
 import json
 import math
 import re
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcnet.config.presets import list_presets
 from fcnet.config.toml import dump_config, load_config
+from fcnet.experiment.checkpoints import Checkpoints
+from fcnet.experiment.extension import schedule_allows, stopped_early
 from fcnet.experiment.run_identity import check_settings
 from fcnet.experiment.run_schema import EpochLine, SnapshotLine, Summary, check_lines, check_object
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import (
     ChecksummedFolder,
     parse_json_object,
-    read_checksummed,
     read_metadata,
     remove_temporary_files,
     sha256,
-    write_checksummed,
 )
 from fcnet.runtime.locks import exclusive_lock
 
@@ -31,12 +30,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pydantic import BaseModel
-    from torch import Tensor
 
     from fcnet.config.schema import Config
 
 _CONFIG, _RECORDS, _SNAPSHOTS, _SUMMARY = "config.toml", "metrics.jsonl", "diagnostics.jsonl", "summary.json"
-_CHECKPOINT = re.compile(r"step-(\d{10})(?:-(\d+))?")
+_RESULTS = (
+    *("model.json", "model.safetensors", "predictions.json", "predictions.safetensors", "mistakes.csv", "report.html"),
+    *("evaluation.json", "evaluation-mistakes.csv", "corruptions.json"),
+    *(f"corruptions-{theme}.{form}" for theme in ("light", "dark") for form in ("svg", "png")),
+)
+"""What describes the trained model, besides the summary. ``model.json`` is first, since a model without it is none."""
 
 
 class Run:
@@ -44,13 +47,15 @@ class Run:
 
     Args:
         path: the folder; use `create` for a new one.
+
+    Attributes:
+        checkpoints: its checkpoints.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.checkpoints = Checkpoints(path / "checkpoints")
         self._files = ChecksummedFolder(path)
-        self._checkpoints = path / "checkpoints"
-        self._good_checkpoint: Path | None = None  # the last that this object read or wrote
 
     @classmethod
     def create(cls, out: Path | None, name: str, config: str) -> Run:
@@ -66,7 +71,7 @@ class Run:
         """
         run = cls(claim_folder(out, name))
         check_new(run.path)
-        run._checkpoints.mkdir(exist_ok=True)
+        run.checkpoints.folder.mkdir(exist_ok=True)
         run._files.write(_CONFIG, config.encode())
         return run
 
@@ -91,15 +96,22 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the run is complete. The summary is its last file.
+        """Whether the run is complete. The summary is its last file; that of fewer epochs than configured is not.
 
         Raises:
-            UserError: the run was complete, and its summary is gone.
+            UserError: the run was complete, and its summary is gone; or what tells whether it is complete is damaged.
         """
         if (self.path / _SUMMARY).is_file():
-            return True
-        # Killed before it wrote its summary, a run still has a checkpoint.
-        if self.saved_step is None and self._files.checksums_file.is_file() and _SUMMARY in self._files.checksums():
+            return self._has_summary_of(self.load_config())
+        is_resumable = self.checkpoints.saved_step is not None
+        try:
+            checksums = self._files.checksums() if self._files.checksums_file.is_file() else {}
+        except UserError:
+            if is_resumable:  # resuming writes damaged checksums again
+                return False
+            raise
+        # Killed before it wrote its summary, a run still has a checkpoint, and its summary may be absent.
+        if _SUMMARY in checksums and not (is_resumable and None in checksums[_SUMMARY]):
             raise UserError(f"{self.path / _SUMMARY}: no such file, but the run was finished")
         return False
 
@@ -136,24 +148,36 @@ class Run:
         Raises:
             UserError: the file was changed or damaged after the run began.
         """
-        # The checkpoints of an unfinished run know the configuration too, and can say what was changed.
-        saved = next((metadata.get("config") for metadata in self._checkpoint_metadata()), None)
+        # Checkpoints know the configuration too, and can say what was changed.
+        saved = next((metadata.get("config") for metadata in self.checkpoints.metadata()), None)
         try:
             is_unchanged = sha256(self.config) in self._files.checksums().get(_CONFIG, [])
         except UserError:
             if not isinstance(saved, dict):
                 raise
             is_unchanged = False
-        if not is_unchanged and isinstance(saved, dict):
+        if is_unchanged:
+            return load_config(self.config)
+        if isinstance(saved, dict):
             config = load_config(self.config)
             check_settings(saved, config, self.config)
-            return config
-        if not is_unchanged:
-            raise UserError(f"{self.config} was changed after the run began; undo the change, or begin a new run")
-        return load_config(self.config)
+            if not self._has_summary_of(config):
+                return config
+        raise UserError(f"{self.config} was changed after the run began; undo the change, or begin a new run")
 
-    def move_data(self, config: Config) -> None:
-        """Writes the configuration with another place of the same data."""
+    def _has_summary_of(self, config: Config) -> bool:
+        """Returns whether there is a summary, and of a training that ended as the configuration asks."""
+        if not (self.path / _SUMMARY).is_file():
+            return False
+        summary, train = self.summary(), config.train
+        epochs: int = summary["epochs"]
+        return epochs >= train.epochs or stopped_early(epochs, summary["best_epoch"], train.patience)
+
+    def change_config(self, config: Config) -> None:
+        """Writes the configuration with another place of the same data, or with more epochs.
+
+        With more epochs than the summary has, the run is unfinished from this moment on.
+        """
         self._files.write(_CONFIG, dump_config(config).encode())
 
     def keep_config(self, note: Callable[[str], None]) -> None:
@@ -219,70 +243,31 @@ class Run:
                     note(f"{error}; it is written again")
             write(lines)
 
-    def save_checkpoint(self, step: int, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-        """Writes a checkpoint, then removes all others but the one before, and whatever is incomplete.
-
-        No checkpoint is written over: a second one of the same step gets a number.
-        """
-        taken = [number for found, number, _ in self._list_checkpoints("*") if found == step]
-        stem = self._checkpoints / (f"step-{step:010d}" + (f"-{max(taken) + 1}" if taken else ""))
-        write_checksummed(stem, tensors, metadata)
-        complete = [each for each in self._checkpoint_stems() if each.with_suffix(".safetensors").is_file()]
-        # The one before is the last that is known to be whole. One that this process has not read may be damaged.
-        before = self._good_checkpoint or next((each for each in complete if each != stem), None)
-        for _, _, file in self._list_checkpoints("*"):
-            if file.with_suffix("") not in (stem, before):
-                file.unlink()
-        self._good_checkpoint = stem
-
-    def latest_checkpoint(
-        self, note: Callable[[str], None] = lambda _: None
-    ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Returns the newest complete checkpoint, or None if there are none.
-
-        Args:
-            note: called with one line for each newer checkpoint that is damaged.
-
-        Raises:
-            UserError: there are checkpoints, and all of them are damaged.
-        """
-        errors: list[UserError] = []
-        for stem in self._checkpoint_stems():
-            try:
-                tensors, metadata = read_checksummed(stem)
-                file = stem.with_suffix(".json")
-                for key, schema in (("records", EpochLine), ("snapshots", SnapshotLine)):
-                    check_lines(schema, metadata.get(key, []), file)
-            except UserError as error:
-                errors.append(error)
-                continue
-            for damage in errors:
-                note(f"{damage}; the run resumes from {stem.name}")
-            self._good_checkpoint = stem
-            return tensors, metadata
-        if errors:
-            raise errors[0]
-        return None
-
-    @property
-    def saved_step(self) -> int | None:
-        """The step of the newest checkpoint; None if there are none."""
-        return next((step for step, _, _ in self._list_checkpoints("*.json")), None)
+    def remove_results(self) -> None:
+        """Removes what describes the model of a former end, before that of the new end is written."""
+        for name in _RESULTS:
+            (self.path / name).unlink(missing_ok=True)
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Writes the summary, which completes the run, and removes the checkpoints."""
+        """Writes the summary, which completes the run, and removes the checkpoints that are not needed any more."""
         text = json.dumps(nan_to_none(summary), indent=2, allow_nan=False) + "\n"
         self._files.write(_SUMMARY, text.encode())
-        self.clear()
-
-    def clear(self) -> None:
-        """Removes the checkpoints of a finished run."""
-        shutil.rmtree(self._checkpoints, ignore_errors=True)
+        self._files.settle()
+        self._remove_checkpoints()
 
     def clean_up(self) -> None:
         """Removes the checkpoints and temporary files that a process leaves if it is killed at the end of the run."""
-        self.clear()
+        self._remove_checkpoints()
         self.remove_temporary_files()
+
+    def _remove_checkpoints(self) -> None:
+        """Keeps the last checkpoint of a finished run if it can continue to more epochs, and removes all others."""
+        config, summary = self.load_config(), self.summary()
+        early = stopped_early(summary["epochs"], summary["best_epoch"], config.train.patience)
+        if schedule_allows(config) and not early:
+            self.checkpoints.keep_last()
+        else:
+            self.checkpoints.clear()
 
     def remove_temporary_files(self) -> None:
         """Removes what killed processes have left of files that they were writing."""
@@ -317,30 +302,11 @@ class Run:
         """Reads a file with one JSON object per line, which checkpoints save as ``key``; an absent file is empty."""
         file, data = self.path / name, self._files.read(name)
         # A kill may come before the file is written for the first time. Checkpoints are written after it.
-        if data is None and any(metadata.get(key) for metadata in self._checkpoint_metadata()):
+        if data is None and any(metadata.get(key) for metadata in self.checkpoints.metadata()):
             raise UserError(f"{file}: no such file")
         lines = [parse_json_object(line, file) for line in (data or b"").splitlines()]
         check_lines(schema, lines, file)
         return lines
-
-    def _list_checkpoints(self, pattern: str) -> list[tuple[int, int, Path]]:
-        """Returns step, number and path of the files of checkpoints, the newest first."""
-        files = [
-            (int(match[1]), int(match[2] or 1), file)
-            for file in self._checkpoints.glob(f"step-{pattern}")
-            if (match := _CHECKPOINT.fullmatch(file.stem)) and file.suffix in {".json", ".safetensors"}
-        ]
-        return sorted(files, reverse=True)
-
-    def _checkpoint_stems(self) -> list[Path]:
-        """Returns the stems of the checkpoints that have metadata, the newest first."""
-        return [file.with_suffix("") for _, _, file in self._list_checkpoints("*.json")]
-
-    def _checkpoint_metadata(self) -> Iterator[dict[str, Any]]:
-        """Yields the metadata of the checkpoints whose metadata are undamaged, the newest first."""
-        for stem in self._checkpoint_stems():
-            with contextlib.suppress(UserError):
-                yield read_metadata(stem)
 
 
 def check_new(out: Path, flag: str = "--out") -> None:

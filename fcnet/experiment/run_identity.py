@@ -13,6 +13,7 @@ import torch
 
 from fcnet.config.toml import flatten_config
 from fcnet.config.values import shorten_value
+from fcnet.experiment.extension import schedule_allows
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import UserError
 
@@ -57,19 +58,26 @@ def check_identity(saved: Mapping[str, Any], experiment: Experiment, folder: Pat
 
     Args:
         saved: the identity in the checkpoint.
-        experiment: the experiment, on the data of now.
+        experiment: the experiment, on the data of now. It may have more epochs, if the schedule allows that.
         folder: the run folder.
 
     Raises:
         UserError: the data or the configuration differs; the message says in what.
     """
-    now = run_identity(experiment)
-    check_settings(saved["config"], experiment.config, folder / "config.toml")
+    now, settings_then = run_identity(experiment), saved["config"]
+    if schedule_allows(experiment.config) and _has_fewer_epochs(settings_then, experiment.config):
+        settings_then = settings_then | {"train.epochs": experiment.config.train.epochs}
+    check_settings(settings_then, experiment.config, folder / "config.toml")
     if difference := _data_difference(saved["data"], now["data"]):
         path = experiment.config.data.path
         place = f" (data.path: {path})" if path else ""
         hint = "; --set data.path=PATH names another place" if path else ""
         raise UserError(f"{folder} was trained on other data than this{place}: {difference}{hint}")
+
+
+def _has_fewer_epochs(saved: Mapping[str, Any], config: Config) -> bool:
+    epochs = saved.get("train.epochs")
+    return isinstance(epochs, int) and epochs < config.train.epochs
 
 
 def check_settings(saved: Mapping[str, Any], config: Config, file: Path) -> None:

@@ -102,6 +102,7 @@ class Summary(_Object):
     platform: str
     seed: int
     data: str
+    init_from: dict[str, str] | None = None
 
 
 class DataIdentity(_Object):

@@ -69,17 +69,21 @@ def run_experiment(
     metadata = _restore(experiment, run, note)
     records, snapshots = metadata.get("records", []), metadata.get("snapshots", [])
     if distributed.rank() == 0:
+        if experiment.initial is not None:
+            experiment.initial.save(run)
         run.rewind(records, snapshots, note)
-        config = run.load_config()
+        config, wanted = run.load_config(), experiment.config
         run.keep_config(note)
-        if config.data.path != experiment.config.data.path:
-            run.move_data(experiment.config)
+        if (config.data.path, config.train.epochs) != (wanted.data.path, wanted.train.epochs):
+            run.change_config(wanted)
+    if metadata and metadata["config"]["train.epochs"] < experiment.config.train.epochs:
+        snapshots = _continue_training(experiment, run, records, snapshots)
     return _train(experiment, run, records, snapshots, save_seconds, stop)
 
 
 def _restore(experiment: Experiment, run: Run, note: Callable[[str], None]) -> dict[str, Any]:
     """Restores the last checkpoint and returns its metadata; empty without a checkpoint."""
-    checkpoint = run.latest_checkpoint(note)
+    checkpoint = run.checkpoints.latest(note)
     if checkpoint is None:
         return {}
     tensors, metadata = checkpoint
@@ -92,6 +96,21 @@ def _restore(experiment: Experiment, run: Run, note: Callable[[str], None]) -> d
     if experiment.classifier.whitening is not None:
         experiment.classifier.whitening.load_state_dict(select_prefix(tensors, "whitening"))
     return metadata
+
+
+def _continue_training(
+    experiment: Experiment, run: Run, records: list[dict[str, Any]], snapshots: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Makes the checkpoint of a run with fewer epochs one of this run, and returns its snapshots; collective."""
+    every = experiment.diagnostics_every
+    if every and not experiment.training.ended:
+        # A run with this many epochs has no snapshot of the former end.
+        snapshots = [snapshot for snapshot in snapshots if snapshot["epoch"] % every == 0]
+    if distributed.rank() == 0:
+        run.write_snapshots(snapshots)
+    with memory.phase("saving the run"):
+        _save(experiment, run, records, snapshots)
+    return snapshots
 
 
 def _train(
@@ -117,7 +136,8 @@ def _train(
         # All ranks must save and stop at the same step. Agreeing on it takes a sync, so they do it now and then.
         if record is not None or distributed.world_size() == 1 or training.step % _STEPS_BETWEEN_SYNCS == 0:
             stopping = distributed.any_rank(stop())
-            if stopping or distributed.any_rank(time.monotonic() - saved >= save_seconds):
+            # The last state is saved before the best or averaged weights replace those that more epochs continue from.
+            if stopping or training.ended or distributed.any_rank(time.monotonic() - saved >= save_seconds):
                 with memory.phase("saving the run"):
                     _save(experiment, run, records, snapshots)
                 saved = time.monotonic()
@@ -125,7 +145,7 @@ def _train(
         if stopping:
             raise Stopped
     with memory.phase("saving the run"):
-        _save(experiment, run, records, snapshots)
+        training.check_finite()
         _finish(experiment, run, records)
 
 
@@ -159,7 +179,7 @@ def _save(experiment: Experiment, run: Run, records: list[dict[str, Any]], snaps
     }
     with distributed.long_work():
         if distributed.rank() == 0:
-            run.save_checkpoint(experiment.training.step, tensors, metadata)
+            run.checkpoints.save(experiment.training.step, tensors, metadata)
 
 
 def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> None:
@@ -172,7 +192,9 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
     with distributed.long_work():
         if distributed.rank() == 0:
             environment = _environment(experiment)
-            classifier.save(run.path / "model", {"environment": environment})
+            run.remove_results()
+            origin = {} if experiment.initial is None else {"init_from": experiment.initial.origin}
+            classifier.save(run.path / "model", {"environment": environment, **origin})
             write_predictions(run.path, predictions, classifier.classes, experiment.fingerprint)
             best = records[training.best_epoch - 1]
             summary = {
@@ -192,7 +214,7 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
                 "test_images": experiment.test.num_images,
                 "warnings": warnings,
             }
-            run.finish(summary | environment)
+            run.finish(summary | environment | origin)
 
 
 def _training_warnings(experiment: Experiment, records: list[dict[str, Any]], test: Evaluation) -> list[str]:

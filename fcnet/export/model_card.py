@@ -212,13 +212,18 @@ def _usage(card: ModelCard, files: Sequence[str]) -> list[str]:
 def _training_data(card: ModelCard) -> str:
     data, train, optimizer, summary = card.config.data, card.config.train, card.config.optimizer, card.summary
     augmentations = [name if value is True else f"{name} {value}" for name, value in data.augment if value]
+    origin = summary.get("init_from")
+    start = (
+        f" Training started from the weights of the run {inline_code(PurePath(origin['run']).name)}." if origin else ""
+    )
     augmented = f" Data augmentation: {', '.join(augmentations)}." if augmentations else ""
+    seconds, device = summary["train_seconds"], escape_markdown(summary["device"])
     return (
         f"{escape_markdown(_dataset_name(data))}: {summary['train_images']:,} training images, "
         f"{summary['validation_images']:,} held out for validation, and {summary['test_images']:,} test images."
         f"{augmented} Trained for {format_count(summary['epochs'], 'epoch')} with {inline_code(optimizer.name)}, "
         f"learning rate {optimizer.lr:g} ({optimizer.schedule} schedule), batch size {train.batch_size} and loss "
-        f"{inline_code(train.loss)}, in {summary['train_seconds']:.1f} s on {escape_markdown(summary['device'])}."
+        f"{inline_code(train.loss)}, in {seconds:.1f} s on {device}.{start}"
     )
 
 
@@ -237,7 +242,7 @@ def _results(card: ModelCard) -> list[str]:
         rows.append(f"| validation accuracy | {format_percent(summary['validation_accuracy'])} |")
     return [
         "\n".join(rows),
-        "The test set was evaluated once, after training. The figures are from a single run, not a mean of several.",
+        "The test set was evaluated after training. The figures are from a single run, not a mean of several.",
     ]
 
 

@@ -17,7 +17,8 @@ from fcnet.figures.curves import Line
 from fcnet.models.mlp import MLP
 from fcnet.runtime.seeds import generator
 from fcnet.training.algorithm import GradientDescent
-from fcnet.training.loop import Training, fit
+from fcnet.training.fit import fit
+from fcnet.training.loop import Training
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -171,5 +172,4 @@ def _sgd(model: nn.Module, lr: float, epochs: int) -> GradientDescent:
 
 
 def _train(model: nn.Module, batches: Batches, algorithm: GradientDescent) -> None:
-    for _ in fit(model, batches, algorithm, seed=_SEED):
-        pass
+    fit(model, batches, algorithm, seed=_SEED)

@@ -49,6 +49,10 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_var", torch.ones(num_features))
 
+    def extra_repr(self) -> str:
+        """Returns the width and the settings, as `print` shows them."""
+        return f"{len(self.weight)}, momentum={self.momentum}, eps={self.eps}"
+
     def forward(self, z: Tensor) -> Tensor:
         """Normalizes each unit, (B, n) -> (B, n)."""
         if self.training and (distributed.world_size() > 1 or len(z) < 2):

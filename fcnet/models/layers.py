@@ -5,6 +5,7 @@ B examples, n[l] units in layer l, n[0] = D input features.
 
 from __future__ import annotations
 
+import difflib
 import math
 from typing import TYPE_CHECKING, Literal
 
@@ -74,6 +75,10 @@ class Dropout(nn.Module):
         super().__init__()
         self.p, self.generator = p, generator
 
+    def extra_repr(self) -> str:
+        """Returns the probability, as `print` shows it."""
+        return f"p={self.p}"
+
     def forward(self, a: Tensor) -> Tensor:
         """Returns a tensor of the shape and dtype of ``a``."""
         if not self.training or self.p == 0.0:
@@ -130,8 +135,9 @@ class Dense(nn.Module):
         _require_one_of("activation", activation, tuple(ACTIVATIONS))
         _require_one_of("initialization", initialization, tuple(VARIANCES))
         _require_one_of("normalization", normalization, ("none", *_NORMALIZATIONS))
-        if not 0.0 <= dropout < 1.0:
-            raise UserError(f"dropout must be at least 0 and less than 1, got {dropout}")
+        probability: object = dropout
+        if isinstance(probability, str) or not 0.0 <= dropout < 1.0:
+            raise UserError(f"dropout must be at least 0 and less than 1, got {dropout!r}")
         if residual and in_features != out_features:
             raise UserError(f"residual must be False for widths that differ, got {in_features} and {out_features}")
         self.in_features, self.out_features = in_features, out_features
@@ -175,6 +181,8 @@ def flatten_inputs(x: Tensor, in_features: int) -> Tensor:
     Raises:
         UserError: a ValueError; an input does not have D values, or the dtype is not floating.
     """
+    if not torch.is_tensor(x):
+        raise UserError(f"expected a tensor (B, …) of inputs, got a {type(x).__name__}; pass torch.as_tensor(x)")
     if x.ndim < 2 or math.prod(x.shape[1:]) != in_features:
         raise UserError(f"expected a batch of inputs (B, …) with {in_features} values each, got {tuple(x.shape)}")
     if not x.is_floating_point():
@@ -195,4 +203,6 @@ def _affine(a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _require_one_of(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
-        raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        close = difflib.get_close_matches(str(value).lower(), known, n=1)
+        advice = f"; did you mean {close[0]!r}?" if close else ""
+        raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}{advice}")

@@ -7,6 +7,9 @@ the logit of the second class.
 from __future__ import annotations
 
 import itertools
+import numbers
+import operator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -35,7 +38,7 @@ class MLP(nn.Module):
 
     Args:
         in_features: D = n[0]. The network flattens inputs of any trailing shape with D values.
-        hidden: n[1], …, n[L−1]. An empty sequence makes logistic regression.
+        hidden: n[1], …, n[L−1]; a number for one hidden layer. An empty sequence makes logistic regression.
         num_classes: C ≥ 2. Two classes have one output node, more have n[L] = C.
         activation: g of the hidden layers: identity, sigmoid, relu, leaky_relu, elu or gelu.
         normalization: the normalization of the hidden layers: none, batch or layer.
@@ -62,7 +65,7 @@ class MLP(nn.Module):
     def __init__(
         self,
         in_features: int,
-        hidden: Sequence[int],
+        hidden: int | Sequence[int],
         num_classes: int,
         *,
         activation: ActivationName = "relu",
@@ -76,8 +79,7 @@ class MLP(nn.Module):
         super().__init__()
         _require_at_least("in_features", in_features, 1)
         _require_at_least("num_classes", num_classes, 2)
-        for width in hidden:
-            _require_at_least("each width of hidden", width, 1)
+        in_features, num_classes, hidden = operator.index(in_features), operator.index(num_classes), _to_widths(hidden)
         widths = [in_features, *hidden]
         if residual and not any(before == width for before, width in itertools.pairwise(widths)):
             raise UserError(f"hidden must have two equal widths in a row for residual=True, got {widths}")
@@ -240,6 +242,18 @@ def logits_to_classes(logits: Tensor) -> Tensor:
     return (logits > 0).long() if logits.ndim == 1 else logits.argmax(1)
 
 
-def _require_at_least(name: str, value: int, least: int) -> None:
+def _to_widths(hidden: Any) -> list[int]:  # noqa: ANN401 - checked here
+    """Returns the widths of the hidden layers; a number is the width of a single one."""
+    if isinstance(hidden, str) or not isinstance(hidden, numbers.Integral | Iterable):
+        raise UserError(f"hidden must be the widths of the hidden layers, such as (32,), got {hidden!r}")
+    widths = list(hidden) if isinstance(hidden, Iterable) else [hidden]
+    for width in widths:
+        _require_at_least("each width of hidden", width, 1)
+    return [operator.index(width) for width in widths]
+
+
+def _require_at_least(name: str, value: Any, least: int) -> None:  # noqa: ANN401 - checked here
+    if not isinstance(value, numbers.Integral):
+        raise UserError(f"{name} must be a whole number, got {value!r}")
     if value < least:
         raise UserError(f"{name} must be at least {least}, got {value}")

@@ -263,13 +263,19 @@ class ChecksummedFolder:
         Raises:
             UserError: the checksums are damaged.
         """
-        checksums = self.checksums() if self.checksums_file.is_file() else {}
-        # A file with its newest contents needs no older checksum.
-        settled = {each: [sums[0]] if self._sha256(each) == sums[0] else sums for each, sums in checksums.items()}
         before = self._sha256(name)
-        believed = before if before in checksums.get(name, ()) else None
+        settled = self._settled()
+        believed = before if before in settled.get(name, ()) else None
         self._write_checksums(settled | {name: [sha256(data), believed]})
         write_bytes(self.path / name, data)
+
+    def settle(self) -> None:
+        """Forgets the checksums of earlier contents. A file with its newest contents must keep them from here on.
+
+        Raises:
+            UserError: the checksums are damaged.
+        """
+        self._write_checksums(self._settled())
 
     def read(self, name: str) -> bytes | None:
         """Reads a file; None if it was never written.
@@ -304,6 +310,11 @@ class ChecksummedFolder:
     def adopt(self, *names: str) -> None:
         """Writes the checksums anew, with those of the named files as they are, and forgets all others."""
         self._write_checksums({name: [self._sha256(name)] for name in names})
+
+    def _settled(self) -> dict[str, list[str | None]]:
+        """Returns the checksums, without the older ones of each file that has its newest contents."""
+        checksums = self.checksums() if self.checksums_file.is_file() else {}
+        return {name: [sums[0]] if self._sha256(name) == sums[0] else sums for name, sums in checksums.items()}
 
     def _write_checksums(self, checksums: dict[str, list[str | None]]) -> None:
         write_json(self.checksums_file, {"files": checksums})

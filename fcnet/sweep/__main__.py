@@ -150,7 +150,7 @@ def _run_seed(trial: SweepTrial, seed: int, device: torch.device, resume_hint: s
     with trial.lock(seed):
         run = trial.run(seed)
         if not run.finished:
-            experiment = build(trial.config(seed), device)
+            experiment = build(trial.config(seed), device, run=run)
             with defer_signals() as received_signal:
                 try:
                     cli.show_progress(
@@ -170,6 +170,8 @@ def _run_seed(trial: SweepTrial, seed: int, device: torch.device, resume_hint: s
                     )
                     return 128 + (received_signal() or signal.SIGTERM)
             ensure_report(run, experiment.test)
+        # A run that continued to more epochs would no longer be that of its trial.
+        run.checkpoints.clear()
         result = trial.record_result(run, seed)
         cli.print_status(
             f"  seed {seed}: validation accuracy {format_percent(result.validation_accuracy)} after "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,7 @@ import torch
 
 from fcnet.losses import CrossEntropy
 from fcnet.optim.schedules import constant
+from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from fcnet.losses import Loss
@@ -36,6 +39,9 @@ class GradientDescent:
         patience: epochs without a better validation accuracy before training stops early. With patience the trained
             model has the weights of the best epoch; 0 trains all epochs and keeps the last weights.
 
+    Raises:
+        UserError: a ValueError; a setting is not what it must be.
+
     Example:
         >>> import fcnet
         >>> model = fcnet.MLP(2, (16,), 2)
@@ -52,3 +58,39 @@ class GradientDescent:
     accumulate: int = 1
     ema_decay: float = 0.0
     patience: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks each setting.
+
+        Raises:
+            UserError: a setting is not what it must be.
+        """
+        rules = {
+            "optimizer": ("a torch.optim.Optimizer", isinstance(self.optimizer, torch.optim.Optimizer)),
+            "epochs": ("a whole number of at least 1", _is_count(self.epochs, 1)),
+            "schedule": ("a function of the step such as fcnet.optim.schedules.cosine(1000)", callable(self.schedule)),
+            "loss": ("a function such as fcnet.losses.CrossEntropy()", _is_function(self.loss)),
+            "clip_norm": ("a number of at least 0", _is_number(self.clip_norm)),
+            "precision": ("a dtype such as torch.bfloat16", isinstance(self.precision, torch.dtype)),
+            "accumulate": ("a whole number of at least 1", _is_count(self.accumulate, 1)),
+            "ema_decay": ("a number from 0 to less than 1", _is_number(self.ema_decay) and self.ema_decay < 1.0),
+            "patience": ("a whole number of at least 0", _is_count(self.patience, 0)),
+        }
+        for name, (rule, is_kept) in rules.items():
+            if not is_kept:
+                value = getattr(self, name)
+                is_plain = value is None or isinstance(value, str | numbers.Number | type)
+                found = repr(value) if is_plain else f"a {type(value).__name__}"
+                raise UserError(f"{name} must be {rule}, got {found}")
+
+
+def _is_count(value: object, least: int) -> bool:
+    return not isinstance(value, bool) and isinstance(value, numbers.Integral) and int(value) >= least
+
+
+def _is_number(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, numbers.Real) and 0.0 <= float(value) < math.inf
+
+
+def _is_function(value: object) -> bool:
+    return callable(value) and not isinstance(value, type)

@@ -13,7 +13,8 @@ from fcnet.models.batch_norm import BatchNorm, update_bn
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fcnet.data.batches import Batch, Batches
+    from fcnet.data.batches import Batch
+    from fcnet.data.loaders import TrainingBatches
 
 _NUM_BN_IMAGES = 10_000
 
@@ -57,7 +58,7 @@ class WeightAverage:
             tensor.copy_(weights[name])
 
     @torch.no_grad()
-    def copy_to(self, batches: Batches, seed: int) -> None:
+    def copy_to(self, batches: TrainingBatches, seed: int) -> None:
         """Copies the average into the model and recomputes the statistics of batch norm.
 
         Args:
@@ -70,7 +71,7 @@ class WeightAverage:
             update_bn(self._model, _first_batches(batches, seed))
 
     @contextlib.contextmanager
-    def average_parameters(self, batches: Batches, seed: int) -> Iterator[None]:
+    def average_parameters(self, batches: TrainingBatches, seed: int) -> Iterator[None]:
         """Gives the model the average for the duration of the block, as `copy_to` does, then restores its weights."""
         weights = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
         self.copy_to(batches, seed)
@@ -80,7 +81,7 @@ class WeightAverage:
             self._model.load_state_dict(weights)
 
 
-def _first_batches(batches: Batches, seed: int) -> Iterator[Batch]:
+def _first_batches(batches: TrainingBatches, seed: int) -> Iterator[Batch]:
     """Yields batches of the first epoch until they hold `_NUM_BN_IMAGES` images."""
     num_images = 0
     for batch in batches.epoch(seed, 0, reuse_buffer=True):

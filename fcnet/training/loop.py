@@ -1,23 +1,22 @@
-"""The training step, the loop over steps and epochs, and `fit`."""
+"""The training step, and the loop over steps and epochs."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from fcnet.data.batches import Batches
 from fcnet.evaluation.classification import evaluate
-from fcnet.optim.optimizers import fast_step, parameter_groups
+from fcnet.optim.optimizers import fast_step
 from fcnet.runtime import distributed
-from fcnet.training.algorithm import GradientDescent
 from fcnet.training.backpropagation import accumulate_gradients
 from fcnet.training.records import EpochRecord
-from fcnet.training.state import TrainingState
+from fcnet.training.state import BatchesT, TrainingState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from fcnet.evaluation.classification import Evaluation
 
 
-def train_step(training: TrainingState, batch: Batch, step_inputs: Sequence[float | Tensor] | None = None) -> None:
+def train_step(training: TrainingState[Any], batch: Batch, step_inputs: Sequence[float | Tensor] | None = None) -> None:
     """Makes one step of gradient descent on the mean loss of the global batch.
 
     All training takes this step: on a CPU, in a CUDA graph, on several ranks, and along the line search of L-BFGS. The
@@ -89,7 +88,7 @@ def train_step(training: TrainingState, batch: Batch, step_inputs: Sequence[floa
     training.step += 1
 
 
-class Training(TrainingState):
+class Training(TrainingState[BatchesT]):
     """A training run: the state that `train_step` advances, and the loop over steps and epochs.
 
     Args:
@@ -131,6 +130,7 @@ class Training(TrainingState):
                 train_step(self, batch)
                 yield
             return
+        assert isinstance(self.batches, Batches)  # graphs index into its tensors
         plan = self.batches.plan_epoch(self.seed, self.epoch)
         step_inputs = [self.step_inputs(step) for step in range(first, first + len(self.batches))]
         for done in self.graphed_steps.epoch(plan, step_inputs, first, self.step - first, partial(train_step, self)):
@@ -162,7 +162,7 @@ class Training(TrainingState):
         self.seconds = 0.0
         return record
 
-    def _validate(self, held_out: Batches) -> Evaluation:
+    def _validate(self, held_out: BatchesT) -> Evaluation:
         """Evaluates the weights that training would keep if it ended now: the average, or the current weights."""
         averaged = self.average.average_parameters(self.batches, self.seed) if self.average else None
         with averaged or contextlib.nullcontext():
@@ -170,52 +170,3 @@ class Training(TrainingState):
             if self.early_stopping is not None:
                 self.early_stopping.update(self.epoch, evaluation.accuracy, self.model)
         return evaluation
-
-
-def fit(
-    model: nn.Module,
-    data: Batches | tuple[Tensor, Tensor],
-    algorithm: GradientDescent | None = None,
-    *,
-    validation: Batches | tuple[Tensor, Tensor] | None = None,
-    seed: int = 0,
-) -> Iterator[EpochRecord]:
-    """Trains a model on a dataset by a learning algorithm and yields a record after each epoch.
-
-    Learning takes these three: a dataset, a model with parameters to choose, and an algorithm that searches for the
-    parameters of least empirical risk. Training runs as the caller iterates over the records.
-
-    Args:
-        model: computes logits (B,) for two classes, or (B, C), from images. Its parameters change in place.
-        data: batches, or images (N, …) and labels int64 (N,), which form batches of 128.
-        algorithm: the learning algorithm. None is AdamW with learning rate 1e-3 for 10 epochs.
-        validation: a held-out set to evaluate after each epoch.
-        seed: the seed of order, augmentation and dropout. torch's global generator is not used.
-
-    Yields:
-        One `EpochRecord` after each epoch.
-
-    Raises:
-        UserError: as for `Training`.
-        NonFiniteError: the loss, the gradient or a parameter is NaN or inf.
-
-    Example:
-        >>> images = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
-        >>> labels = (images[:, 0] > images[:, 1]).long()
-        >>> import fcnet
-        >>> records = list(fcnet.fit(fcnet.MLP(2, (16,), 2), (images, labels)))
-        >>> records[-1].train_loss < records[0].train_loss
-        True
-    """
-    if algorithm is None:
-        optimizer = torch.optim.AdamW(parameter_groups(model, 0.01), lr=1e-3)
-        algorithm = GradientDescent(optimizer, epochs=10)
-    held_out = None if validation is None else _to_batches(validation)
-    training = Training(model, _to_batches(data), algorithm, validation=held_out, seed=seed)
-    for record in training.advance():
-        if record is not None:
-            yield record
-
-
-def _to_batches(data: Batches | tuple[Tensor, Tensor]) -> Batches:
-    return data if isinstance(data, Batches) else Batches(*data, device=data[0].device)

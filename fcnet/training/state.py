@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic
 
 import torch
+from typing_extensions import TypeVar
 
+from fcnet.data.batches import Batches
+from fcnet.data.loaders import TrainingBatches
 from fcnet.diagnostics.nonfinite import (
     NonFiniteLocation,
     NonFiniteMonitor,
@@ -34,11 +37,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fcnet.config.json_schema import TrainingMetadata
-    from fcnet.data.batches import Batch, Batches
+    from fcnet.data.batches import Batch
     from fcnet.training.algorithm import GradientDescent
 
+BatchesT = TypeVar("BatchesT", bound=TrainingBatches, default=Batches)
 
-class TrainingState:
+
+class TrainingState(Generic[BatchesT]):
     """Everything that a training step changes, and so everything that a checkpoint holds.
 
     The seed and the two counters determine the rest: the order of the images, augmentation and dropout.
@@ -57,7 +62,7 @@ class TrainingState:
         previous_seconds: seconds spent in steps of all earlier epochs.
         reads_losses: whether each step reads its loss before the parameters change, as on a CPU. Elsewhere that would
             wait for the device, so the check happens at the end of an epoch and at each save.
-        graphed_steps: captures and replays steps on a GPU; None elsewhere.
+        graphed_steps: captures and replays steps of `Batches` on a GPU; None elsewhere.
 
     Raises:
         UserError: the training set is empty or has a label that is not a class of the model, or ``patience`` is set
@@ -67,15 +72,16 @@ class TrainingState:
     def __init__(
         self,
         model: nn.Module,
-        batches: Batches,
+        batches: BatchesT,
         algorithm: GradientDescent,
         *,
-        validation: Batches | None = None,
+        validation: BatchesT | None = None,
         seed: int = 0,
     ) -> None:
-        if not batches.num_images:
+        if not len(batches):
             raise UserError("the training set must hold at least one image, got 0")
-        _check_labels(model, batches)
+        if isinstance(batches, Batches):
+            _check_labels(model, batches)
         if algorithm.patience and validation is None:
             raise UserError(f"patience must be 0 without a validation set, got {algorithm.patience}")
         self.model, self.batches, self.algorithm = model, batches, algorithm
@@ -92,8 +98,10 @@ class TrainingState:
             group.setdefault("initial_lr", group["lr"])
         self.compute_gradients = make_gradient_fn(model, algorithm.loss, algorithm.precision)
         self.dropout_rng = DropoutRng(model, batches.device, seed)
-        capture = partial(cuda_graph, batches.device) if batches.device.type == "cuda" else None
-        self.graphed_steps = GraphedSteps(capture, model, batches, algorithm, self.dropout_rng) if capture else None
+        self.graphed_steps: GraphedSteps | None = None
+        if isinstance(batches, Batches) and batches.device.type == "cuda":
+            capture = partial(cuda_graph, batches.device)
+            self.graphed_steps = GraphedSteps(capture, model, batches, algorithm, self.dropout_rng)
 
     @property
     def num_steps(self) -> int:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fcnet import cli
-from tests.helpers import RUN_FILES, WAIT_SECONDS, run_result, set_flags, wait_until
+from tests.helpers import RUN_FILES, WAIT_SECONDS, list_run_files, run_result, set_flags, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -157,7 +157,7 @@ def _sleep(process: WarmProcess, seconds: float) -> None:
 
 
 def finished_result(run: Path) -> dict[str, Any]:
-    assert {file.name for file in run.iterdir()} == RUN_FILES
+    assert list_run_files(run) == RUN_FILES
     return run_result(run)
 
 

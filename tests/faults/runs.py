@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fcnet.experiment.run_folder import Run
-from tests.helpers import RUN_FILES, run_result, set_flags
+from tests.helpers import RUN_FILES, list_run_files, run_result, set_flags
 from tests.processes import call_command
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class FaultyRuns:
         ended = self.train(folder, changes)
         if (ended.code, ended.err) != (0, "") or "damaged" in ended.out:
             return f"exit code {ended.code}: {ended.out}{ended.err}"
-        names = {entry.name for entry in (folder / "run").iterdir()} ^ RUN_FILES
+        names = list_run_files(folder / "run") ^ RUN_FILES
         result, expected = run_result(folder / "run"), self.whole(changes).result
         found = [*sorted(names), *(key for key in expected if result[key] != expected[key])]
         found += [entry.name for entry in (folder / "cache").iterdir() if entry.name.endswith((".unfinished", ".tmp"))]

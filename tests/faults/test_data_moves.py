@@ -244,8 +244,8 @@ def test_a_run_names_the_changed_setting_and_resumes_when_it_is_undone(tmp_path:
 @pytest.mark.parametrize("package", ["fcnet", "torch"])
 def test_a_run_names_another_version_of_a_package_and_resumes(package: str, tmp_path: Path) -> None:
     stage = Stage(tmp_path / "stage", "npz", 5)
-    tensors, metadata = stage.run.latest_checkpoint() or ({}, {})
-    stage.run.save_checkpoint(5, tensors, metadata | {package: "0.0.1"})
+    tensors, metadata = stage.run.checkpoints.latest() or ({}, {})
+    stage.run.checkpoints.save(5, tensors, metadata | {package: "0.0.1"})
     notes: list[str] = []
     list(run_experiment(build(stage.config, CPU), stage.run, save_seconds=1e9, note=notes.append))
     installed = torch.__version__ if package == "torch" else version(package)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 def lost_checkpoints(run: Run, saved: int | None) -> str:
     """Says what a killed run has lost of what was saved before; empty if nothing."""
-    if run.started and not run.finished and saved is not None and (run.saved_step is None or run.saved_step < saved):
-        return f"the checkpoint of step {saved} is lost, found that of {run.saved_step}"
+    if run.started and not run.finished and saved is not None and (run.checkpoints.saved_step or -1) < saved:
+        return f"the checkpoint of step {saved} is lost, found that of {run.checkpoints.saved_step}"
     return ""
 
 
@@ -39,7 +39,7 @@ def test_a_run_killed_at_random_resumes_to_the_same_result(
             kills += ended.code == -signal.SIGKILL
             run = Run(folder / "run")
             found = found or lost_checkpoints(run, saved)
-            saved = run.saved_step
+            saved = run.checkpoints.saved_step
         found = found or runs.resumed_differences(folder, changes)
         failures += [f"round {number}, killed after {seconds} s: {found}; {changes}"] if found else []
     figures("killed at random, resumed", rounds=count, kills=kills, different=len(failures))
@@ -64,7 +64,7 @@ def test_a_run_killed_before_any_change_to_a_file_resumes_to_the_same_result(
             run = Run(folder / "run")
             found = "" if ended.code == -signal.SIGKILL else f"exit code {ended.code}: {ended.err}"
             found = found or lost_checkpoints(run, saved)
-            saved = run.saved_step
+            saved = run.checkpoints.saved_step
             found = found or runs.resumed_differences(folder, changes)
             failures += [f"change {point}: {found}; {changes}"] if found else []
     figures("killed before a change to a file, resumed", kills=kills, different=len(failures))

@@ -127,7 +127,7 @@ def test_nan_stops_the_training_and_is_never_saved(
         run = Run.create(Path("run"), "made", config)
         error = train_poisoned(run, place, step, value, draws)
         what = f"round {seed}: {value} {place.__name__} after step {step} of {steps}"
-        found = Run(run.path).latest_checkpoint()
+        found = Run(run.path).checkpoints.latest()
         if not error.startswith("NaN or inf in step "):
             failures.append(f"{what}: {error!r}")
         elif found is None or not all(tensor.isfinite().all() for tensor in found[0].values()):

@@ -33,7 +33,7 @@ def wrong_end(run: Run, number: signal.Signals, code: int, out: str, err: str) -
         return ended
     saved = [line[1] for line in map(_SAVED.fullmatch, out.splitlines()) if line]
     if saved:
-        return "" if not err and int(saved[0]) == run.saved_step else ended
+        return "" if not err and int(saved[0]) == run.checkpoints.saved_step else ended
     return "" if err == f"stopped by {number.name}\n" else ended
 
 

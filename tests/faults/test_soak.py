@@ -70,14 +70,14 @@ def test_a_long_training_grows_by_its_records_alone(
     process = warm.command("train", *arguments, folder=tmp_path / "outputs", FCNET_CACHE=str(tmp_path / "cache"))
     usages, entries, epochs = [], [], []
     try:
-        while not run.saved_step:
+        while not run.checkpoints.saved_step:
             assert process.poll() is None, process.wait()
             time.sleep(0.01)
         deadline = time.monotonic() + count
         while time.monotonic() < deadline:
             usages.append(measure(process.pid))
             entries.append(sum(len(list(folder.iterdir())) for folder in (run.path, run.path / "checkpoints")))
-            epochs.append(run.saved_step or 0)
+            epochs.append(run.checkpoints.saved_step or 0)
             time.sleep(count / 1000)
         process.send_signal(signal.SIGTERM)
         ended = process.wait()

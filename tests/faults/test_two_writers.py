@@ -16,7 +16,7 @@ from fcnet.experiment.build import build
 from fcnet.experiment.run_folder import Run
 from tests.faults.rounds import repeated
 from tests.faults.runs import CONFIG
-from tests.helpers import RUN_FILES, advance_run, run_result, set_flags
+from tests.helpers import RUN_FILES, advance_run, list_run_files, run_result, set_flags
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +70,7 @@ def test_one_of_two_processes_trains_a_run_and_the_other_names_it(
             *([] if ends[loser].code == 2 and ends[loser].err in refused else [f"the other: {ends[loser]}"]),
         ]
         if not found:
-            found = sorted({entry.name for entry in run.iterdir()} ^ RUN_FILES)
+            found = sorted(list_run_files(run) ^ RUN_FILES)
             result = run_result(run)
             found += [key for key in expected if result[key] != expected[key]]
         failures += [f"round {number}, {mode}: {found}"] if found else []

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         (["--config", "digits", "--find-lr", "--resume"], "--find-lr must be given without --resume"),
         (
             ["--resume", "--out", "run", "--set", "seed=1"],
-            "--set needs a CONFIG for all but data.path, got --set seed=1 alone",
+            "--set seed=1: a run that continues takes another data.path or train.epochs, nothing else",
         ),
         (["--resume", "--out", "missing"], "--resume needs a run folder, got missing: no such folder"),
     ],

@@ -204,7 +204,7 @@ def stop_at_nan(folder: Path) -> None:
         images[order[18]] = float("nan")
         algorithm = GradientDescent(torch.optim.SGD(model.parameters(), lr=0.1), epochs=1)
         try:
-            list(fcnet.fit(model, Batches(images, labels, batch_size=10), algorithm))
+            fcnet.fit(model, Batches(images, labels, batch_size=10), algorithm)
         except NonFiniteError as error:
             total = sum(parameter.detach().double().sum() for parameter in model.parameters())
             lines.append(f"{error} {error.step} {error.layer} {float(total):.4f}\n")
@@ -374,14 +374,14 @@ def test_a_lost_rank_ends_the_others_with_one_line_and_the_run_resumes(
     ranks[lost].send_signal(number)
     code, _, err, _ = ranks[1 - lost].wait()
     assert code == 2
-    step = Run(run).saved_step
+    step = Run(run).checkpoints.saved_step
     assert err == (
         f"rank {1 - lost} of 2 stopped: another rank {reason}; the checkpoint of step {step} is kept, "
         f"resume with: python -m fcnet.train --resume {run}\n"
     )
     ranks[lost].kill()
     ranks[lost].wait()
-    checkpoint = Run(run).latest_checkpoint()
+    checkpoint = Run(run).checkpoints.latest()
     assert checkpoint is not None
     assert checkpoint[1]["step"] == step
 
@@ -401,7 +401,7 @@ def test_one_signal_stops_and_saves_all_ranks(
     out, nothing = (each.out for each in ended)
     assert re.sub(r"^\[Gloo\] Rank 1 is connected to .*\n", "", nothing) == ""  # torch 2.10 says so itself
     assert out.splitlines()[-1].startswith("stopped and saved in epoch ")
-    assert Run(run).saved_step is not None
+    assert Run(run).checkpoints.saved_step is not None
 
 
 def test_ranks_that_see_different_checkpoints_do_not_resume(

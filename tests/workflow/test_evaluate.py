@@ -15,7 +15,7 @@ from PIL import Image
 import fcnet
 from fcnet import evaluate, train
 from fcnet.experiment.run_folder import Run
-from tests.helpers import RUN_FILES, command_output, read_summary, read_tree, write_noise_images
+from tests.helpers import RUN_FILES, command_output, list_run_files, read_summary, read_tree, write_noise_images
 from tests.processes import call_redirected
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def test_an_evaluation_equals_counts_made_image_by_image() -> None:
         "written to run/evaluation-mistakes.csv",
         "written to run/evaluation.json",
     ]
-    assert {entry.name for entry in Path("run").iterdir()} == RUN_FILES | {"evaluation.json", "evaluation-mistakes.csv"}
+    assert list_run_files("run") == RUN_FILES | {"evaluation.json", "evaluation-mistakes.csv"}
 
 
 def test_files_are_written_even_if_the_table_cannot_be_printed(warm: WarmServer) -> None:
@@ -216,7 +216,7 @@ def test_the_distribution_shift_is_printed_and_recorded() -> None:
         if key == "test_accuracy":  # as a run that was killed before its summary
             Path("run/summary.json").unlink()
             Path("run/checkpoints").mkdir()
-            run.save_checkpoint(1, {}, {})
+            run.checkpoints.save(1, {}, {})
         command_output(evaluate.main, "run", "--data", "zoo")
         less = json.loads(Path("run/evaluation.json").read_text())["shift"]
         assert less == shift | {
@@ -245,7 +245,7 @@ def test_corruptions_give_the_same_table_file_and_figure_every_time() -> None:
     assert rows[8] == ["clean", f"{robustness['clean']['accuracy']:.1%}"]
     figures = [f"corruptions-{theme}.{form}" for theme in ("light", "dark") for form in ("svg", "png")]
     assert out[-5:] == [f"written to run/{name}" for name in ("corruptions.json", *figures)]
-    assert {entry.name for entry in Path("run").iterdir()} == {
+    assert list_run_files("run") == {
         *RUN_FILES, "evaluation.json", "evaluation-mistakes.csv", "corruptions.json", *figures
     }  # fmt: skip
     before = read_tree("run")

@@ -33,6 +33,7 @@ from tests.helpers import (
     RUN_FILES,
     WAIT_SECONDS,
     command_output,
+    list_run_files,
     model_files,
     preserve_process_state,
     read_learning_curve,
@@ -164,7 +165,7 @@ def test_advice_on_training_is_printed_once_and_recorded() -> None:
 @pytest.mark.usefixtures("pets")
 def test_a_run_folder_holds_these_files_with_these_keys() -> None:
     command_output(train.main, "--config", "pets.toml", "--out", "run")
-    assert {entry.name for entry in Path("run").iterdir()} == RUN_FILES
+    assert list_run_files("run") == RUN_FILES
     seen = read_records("run")
     assert [set(record) for record in seen] == [RECORD_KEYS] * 3
     assert [(record["epoch"], record["step"], record["lr"]) for record in seen] == [
@@ -234,7 +235,7 @@ def test_runs_are_named_after_the_configuration_and_numbered() -> None:
     for name in ("runs/pets", "runs/pets-2", "runs/pets-3"):
         first = command_output(train.main, "--config", "pets.toml").splitlines()[-6]
         assert first.endswith(f"; {name}")
-        assert {entry.name for entry in Path(name).iterdir()} == RUN_FILES
+        assert list_run_files(name) == RUN_FILES
 
 
 @pytest.mark.usefixtures("pets")
@@ -420,7 +421,7 @@ def test_a_signal_saves_the_run_which_then_resumes_to_an_identical_result(
     assert len(epochs) == 250 - step // 9
     assert model_files("my run") == model_files(uninterrupted)
     assert read_learning_curve("my run") == read_learning_curve(uninterrupted)
-    assert {entry.name for entry in Path("my run").iterdir()} == RUN_FILES
+    assert list_run_files("my run") == RUN_FILES
 
 
 @pytest.mark.parametrize("flags", [["--resume"], ["--config", "long.toml"], ["--resume", "--config", "long.toml"]])
@@ -459,7 +460,7 @@ def test_of_two_processes_that_start_one_run_one_trains_and_one_is_refused(warm:
     assert err.count("\n") == 1
     assert err.startswith(("run is in training: process ", "--out: run already exists and is not empty"))
     assert model_files("run") == model_files("alone")
-    assert {entry.name for entry in Path("run").iterdir()} == RUN_FILES
+    assert list_run_files("run") == RUN_FILES
 
 
 @pytest.mark.usefixtures("pets")

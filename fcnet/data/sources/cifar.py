@@ -103,9 +103,9 @@ def read_cifar(
             remedy = f"put a whole {dataset.filename} there"
         else:
             remedy = "name another folder"
-        raise UserError(
-            f"data.path must be a folder with {title}, or to download it to, got {path}: {reason}; {remedy}"
-        ) from error
+        # Without a download, the path was given to a command that has no data.path.
+        rule = f"data.path must be a folder with {title}, or to download it to, got {path}"
+        raise UserError(f"{rule if download else f'{path} must hold a whole {title}'}: {reason}; {remedy}") from error
     return tuple(parts[0].classes), {
         split: (part.data.transpose(0, 3, 1, 2), np.array(part.targets, dtype=np.int64))
         for split, part in zip(_SPLITS, parts, strict=True)

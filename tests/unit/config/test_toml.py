@@ -255,8 +255,13 @@ def test_a_folder_is_not_a_configuration(tmp_path: Path) -> None:
 
 @given(CONFIGS)
 def test_a_configuration_survives_writing_and_reading(config: Config) -> None:
-    absolute = str(Path(config.data.path).absolute())
-    expected = config.model_copy(update={"data": config.data.model_copy(update={"path": absolute})})
+    path, init_from = (
+        str(Path(each).absolute()) if each else "" for each in (config.data.path, config.model.init_from)
+    )
+    data = config.data.model_copy(update={"path": path})
+    expected = config.model_copy(
+        update={"data": data, "model": config.model.model_copy(update={"init_from": init_from})}
+    )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.toml"
         file.write_bytes(dump_config(config).encode())

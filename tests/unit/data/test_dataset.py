@@ -33,7 +33,7 @@ def invert(image: Tensor) -> Tensor:
 
 def test_each_index_gives_the_stores_image_and_label(store: Store) -> None:
     dataset = ImageDataset(store.train, store.classes)
-    assert (len(dataset), dataset.classes) == (103, ("0", "1", "2", "3"))
+    assert (len(dataset), dataset.classes) == (103, ["0", "1", "2", "3"])
     for index in (0, 1, 50, 102, -1, -103):
         image, label = dataset[index]
         assert image.dtype == torch.uint8

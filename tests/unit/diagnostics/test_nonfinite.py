@@ -313,5 +313,5 @@ def test_fit_raises_the_error() -> None:
     model = make_model()
     algorithm = GradientDescent(sgd(model, 3e38), epochs=2)
     with pytest.raises(NonFiniteError) as error_info:
-        list(fit(model, (make_images(), make_labels()), algorithm, validation=(make_images(), make_labels())))
+        fit(model, (make_images(), make_labels()), algorithm, validation=(make_images(), make_labels()))
     assert error_info.value.step == 2

@@ -119,5 +119,5 @@ def test_torch_modules_can_be_evaluated(num_classes: int) -> None:
 
 
 def test_an_empty_set_is_refused() -> None:
-    with pytest.raises(UserError, match=r"^batches must hold at least one image, got 0$"):
+    with pytest.raises(UserError, match=r"^data must hold at least one example, got 0$"):
         evaluate(make_model(3), Batches(PIXELS, make_labels(3), rows=torch.arange(0)))

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from fcnet.config.schema import Train
 from fcnet.experiment.run_folder import Run, check_new, claim_folder
 from fcnet.experiment.run_identity import settings
 from fcnet.runtime import files
@@ -32,7 +33,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    return Run.create(tmp_path / "run", "digits", "seed = 3\n")
+    return Run.create(tmp_path / "run", "digits", "seed = 3\n[train]\nepochs = 1\n")
 
 
 def list_names(folder: Path) -> set[str]:
@@ -41,7 +42,7 @@ def list_names(folder: Path) -> set[str]:
 
 def save_checkpoints(run: Run, steps: Iterable[int]) -> None:
     for step in steps:
-        run.save_checkpoint(step, {"x": torch.tensor([float(step)])}, {"step": step})
+        run.checkpoints.save(step, {"x": torch.tensor([float(step)])}, {"step": step})
 
 
 def checkpoint_file(run: Run, step: int, ending: str) -> Path:
@@ -53,7 +54,7 @@ def checkpoint_names(*steps: int) -> set[str]:
 
 
 def latest_step(run: Run) -> Any:
-    found = run.latest_checkpoint()
+    found = run.checkpoints.latest()
     assert found is not None
     tensors, metadata = found
     assert_close(tensors["x"], torch.tensor([float(metadata["step"])]), rtol=0, atol=0)
@@ -64,7 +65,7 @@ def test_a_new_run_folder_holds_the_configuration(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "some" / "where", "digits", "name = 'é'\n")
     assert run.path == tmp_path / "some" / "where"
     assert run.config.read_text(encoding="utf-8") == "name = 'é'\n"
-    assert (run.started, run.finished, run.records(), run.latest_checkpoint()) == (True, False, [], None)
+    assert (run.started, run.finished, run.records(), run.checkpoints.latest()) == (True, False, [], None)
 
 
 def test_the_default_folder_has_the_name_of_the_run_and_a_number_if_it_exists() -> None:
@@ -167,13 +168,13 @@ def test_checkpoints_of_the_same_step_are_not_written_over(run: Run) -> None:
     names, kept = [], checkpoint_names(4)
     for _ in range(12):
         first = {file: file.read_bytes() for file in (run.path / "checkpoints").iterdir() if file.name in kept}
-        run.save_checkpoint(4, {"x": torch.tensor([4.0])}, {"step": 4})
+        run.checkpoints.save(4, {"x": torch.tensor([4.0])}, {"step": 4})
         assert {file: file.read_bytes() for file in first} == first
         (stem,) = {name.partition(".")[0] for name in list_names(run.path / "checkpoints") - kept}
         names.append(stem)
         kept = {f"{stem}.json", f"{stem}.safetensors"}
         assert latest_step(run) == 4
-        assert run.saved_step == 4
+        assert run.checkpoints.saved_step == 4
     assert names == [f"step-0000000004-{number}" for number in range(2, 14)]
     save_checkpoints(run, [5])
     assert list_names(run.path / "checkpoints") == checkpoint_names(5) | kept
@@ -196,9 +197,9 @@ def test_a_kill_at_any_moment_of_a_save_leaves_the_checkpoint_before(
 
     monkeypatch.setattr(Path, "replace", replace_or_die)
     with contextlib.suppress(KeyboardInterrupt):
-        run.save_checkpoint(step, {"x": torch.tensor([-1.0])}, {"step": -1})
+        run.checkpoints.save(step, {"x": torch.tensor([-1.0])}, {"step": -1})
     monkeypatch.undo()
-    checkpoint = Run(run.path).latest_checkpoint()
+    checkpoint = Run(run.path).checkpoints.latest()
     assert checkpoint is not None
     assert checkpoint[1]["step"] == (-1 if replaced == 2 else 4)
 
@@ -208,7 +209,7 @@ def test_the_checkpoint_before_is_the_one_that_was_restored(run: Run) -> None:
     save_checkpoints(run, [6, 7])
     flip_bit(checkpoint_file(run, 7, "safetensors"))
     resumed, notes = Run(run.path), list[str]()
-    assert resumed.latest_checkpoint(notes.append) is not None
+    assert resumed.checkpoints.latest(notes.append) is not None
     damaged = checkpoint_file(run, 7, "safetensors")
     problem = "is damaged: its bytes do not match the checksum in step-0000000007.json"
     assert notes == [f"{damaged} {problem}; the run resumes from step-0000000006"]
@@ -220,9 +221,9 @@ def test_the_checkpoint_before_is_the_one_that_was_restored(run: Run) -> None:
 @pytest.mark.parametrize("lines", [1, {}, [None], [{}], [make_record(2)], [make_snapshot(3), make_snapshot(3)]])
 def test_a_checkpoint_whose_lines_are_wrong_is_skipped(key: str, lines: Any, run: Run) -> None:
     save_checkpoints(run, [1])
-    run.save_checkpoint(2, {"x": torch.tensor([2.0])}, {"step": 2, key: lines})
+    run.checkpoints.save(2, {"x": torch.tensor([2.0])}, {"step": 2, key: lines})
     notes: list[str] = []
-    found = run.latest_checkpoint(notes.append)
+    found = run.checkpoints.latest(notes.append)
     assert found is not None
     assert found[1]["step"] == 1
     assert [note.startswith(f"{checkpoint_file(run, 2, 'json')} is damaged: ") for note in notes] == [True]
@@ -271,7 +272,7 @@ def test_if_all_checkpoints_are_damaged_the_newest_is_reported(damage: str, run:
     for step in (1, 2):
         damage_file(checkpoint_file(run, step, "safetensors"), damage)
     with pytest.raises(UserError) as error:
-        run.latest_checkpoint()
+        run.checkpoints.latest()
     problem = ": no such file" if damage == "missing" else " is damaged: its bytes do not match the checksum in "
     assert str(error.value).startswith(f"{checkpoint_file(run, 2, 'safetensors')}{problem}")
 
@@ -279,7 +280,7 @@ def test_if_all_checkpoints_are_damaged_the_newest_is_reported(damage: str, run:
 def test_tensors_without_metadata_are_not_a_checkpoint(run: Run) -> None:
     save_checkpoints(run, [1])
     checkpoint_file(run, 1, "json").unlink()
-    assert run.latest_checkpoint() is None
+    assert run.checkpoints.latest() is None
 
 
 def damage_file(file: Path, damage: str) -> None:
@@ -290,12 +291,64 @@ def damage_file(file: Path, damage: str) -> None:
         file.write_bytes(content[:-1] if damage == "cut off" else content[:-3] + b"?" + content[-2:])
 
 
-def test_finish_writes_the_summary_and_removes_the_checkpoints(run: Run) -> None:
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ('[optimizer]\nschedule = "constant"\n[train]\nepochs = 9\n', True),
+        ('[optimizer]\nschedule = "steps"\nmilestones = [2]\n[train]\nepochs = 9\npatience = 2\n', True),
+        ('[optimizer]\nschedule = "cosine"\n[train]\nepochs = 9\n', False),
+        ("[train]\nepochs = 20\npatience = 1\n", False),  # it stopped early
+    ],
+)
+def test_finish_writes_the_summary_and_keeps_the_last_checkpoint_if_more_epochs_can_follow(
+    settings: str, *, kept: bool
+) -> None:
+    run, summary = Run.create(Path("run"), "run", settings), make_summary(epochs=9, best_epoch=8)
+    save_checkpoints(run, [8, 9])
+    run.finish(summary)
+    assert (run.finished, run.summary()) == (True, summary)
+    assert list_names(run.path) - {"checkpoints"} == {"config.toml", "summary.json", "checksums.json"}
+    if kept:
+        assert list_names(run.path / "checkpoints") == checkpoint_names(9)
+    else:
+        assert not (run.path / "checkpoints").exists()
+
+
+def test_a_run_whose_summary_is_of_fewer_epochs_than_its_configuration_is_not_finished(run: Run) -> None:
     save_checkpoints(run, [1])
     run.finish(make_summary())
-    assert (run.finished, run.latest_checkpoint()) == (True, None)
-    assert run.summary() == make_summary()
-    assert list_names(run.path) == {"config.toml", "summary.json", "checksums.json"}
+    run.change_config(run.load_config().model_copy(update={"train": Train(epochs=2)}))
+    assert not run.finished
+    run.finish(make_summary(epochs=2))
+    assert run.finished
+
+
+def test_a_lost_summary_is_reported_whether_or_not_there_is_a_checkpoint(run: Run) -> None:
+    save_checkpoints(run, [1])
+    run.finish(make_summary())
+    (run.path / "summary.json").unlink()
+    for is_cleared in (False, True):
+        if is_cleared:
+            run.checkpoints.clear()
+        with pytest.raises(UserError, match=r"/summary\.json: no such file, but the run was finished$"):
+            _ = run.finished
+
+
+def test_remove_results_leaves_what_more_epochs_continue_from(run: Run) -> None:
+    save_checkpoints(run, [1])
+    run.finish(make_summary())
+    before = list_names(run.path)
+    for name in (
+        "model.json",
+        "model.safetensors",
+        "predictions.json",
+        "report.html",
+        "corruptions-dark.png",
+        "my.txt",
+    ):
+        (run.path / name).touch()
+    run.remove_results()
+    assert list_names(run.path) == before | {"my.txt"}
 
 
 def test_the_checkpoints_are_kept_if_the_summary_cannot_be_written(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,9 +423,9 @@ def test_a_file_that_is_gone_after_it_was_first_written_is_named_once_there_is_a
     else:
         run.write_snapshots([make_snapshot(0)])
     (run.path / name).unlink()
-    run.save_checkpoint(1, {"x": torch.tensor([1.0])}, {key: []})
+    run.checkpoints.save(1, {"x": torch.tensor([1.0])}, {key: []})
     assert READERS[name](run) == []
-    run.save_checkpoint(
+    run.checkpoints.save(
         2, {"x": torch.tensor([2.0])}, {key: [make_record(1) if key == "records" else make_snapshot(0)]}
     )
     with pytest.raises(UserError) as error:
@@ -435,7 +488,7 @@ def test_a_damaged_file_of_an_unfinished_run_is_written_again_from_the_checkpoin
 @pytest.mark.parametrize("damage", ["changed", "missing"])
 def test_checksums_of_an_unfinished_run_are_written_again(damage: str, run: Run) -> None:
     save_checkpoints(run, [1])
-    run.save_checkpoint(2, {"x": torch.tensor([2.0])}, {"step": 2, "config": settings(run.load_config())})
+    run.checkpoints.save(2, {"x": torch.tensor([2.0])}, {"step": 2, "config": settings(run.load_config())})
     run.write_records([make_record(1)])
     damage_file(run.path / "checksums.json", damage)
     assert run.load_config().seed == 3  # the checkpoint vouches for it
@@ -445,7 +498,7 @@ def test_checksums_of_an_unfinished_run_are_written_again(damage: str, run: Run)
     (note,) = notes
     assert note.startswith(f"{run.path / 'checksums.json'}")
     assert note.endswith("; it is written again")
-    run.config.write_text("seed = 4\n")
+    run.config.write_text("seed = 4\n[train]\nepochs = 1\n")
     with pytest.raises(UserError, match=r"^seed \(.*config.toml\) must be 3 as when the run began, got 4$"):
         run.load_config()
 

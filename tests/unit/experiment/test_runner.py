@@ -83,14 +83,22 @@ def test_the_events_are_none_after_each_step_and_a_record_after_each_epoch(tmp_p
     assert [record["epoch"] for record in run.records()] == list(range(1, EPOCHS + 1))
 
 
-def test_a_finished_run_holds_model_predictions_summary_and_no_checkpoints(tmp_path: Path) -> None:
+def test_a_finished_run_holds_model_predictions_summary_and_its_last_checkpoint(tmp_path: Path) -> None:
     config = make_config()
     run = make_run(tmp_path / "run", config)
     experiment = train_to_end(run, config)
     assert {file.name for file in run.path.iterdir()} == {
         *("config.toml", "metrics.jsonl", "diagnostics.jsonl", "summary.json", "checksums.json"),
-        *("model.safetensors", "model.json", "predictions.safetensors", "predictions.json", "mistakes.csv"),
+        *(
+            "model.safetensors",
+            "model.json",
+            "predictions.safetensors",
+            "predictions.json",
+            "mistakes.csv",
+            "checkpoints",
+        ),
     }
+    assert len(list((run.path / "checkpoints").glob("*.json"))) == 1
     summary, predictions = run.summary(), read_predictions(run.path)
     assert predictions is not None
     assert summary["test_accuracy"] == pytest.approx(predictions.is_correct.double().mean().item())
@@ -111,7 +119,7 @@ def test_a_stopped_run_resumes_to_the_same_result(num_steps: int, whiten: int, t
     whole, stopped = make_run(tmp_path / "whole", config), make_run(tmp_path / "stopped", config)
     train_to_end(whole, config)
     stop_after(stopped, config, num_steps)
-    assert (stopped.saved_step, stopped.finished) == (num_steps, False)
+    assert (stopped.checkpoints.saved_step, stopped.finished) == (num_steps, False)
     train_to_end(stopped, config)
     assert read_results(stopped) == read_results(whole)
 
@@ -138,7 +146,7 @@ def test_a_checkpoint_is_saved_after_every_step_if_save_seconds_is_0(tmp_path: P
     config = make_config()
     run = make_run(tmp_path / "run", config)
     for step, _ in zip(range(1, 4), run_experiment(build(config, CPU), run, save_seconds=0.0), strict=False):
-        assert run.saved_step == step
+        assert run.checkpoints.saved_step == step
 
 
 def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
@@ -168,9 +176,9 @@ def test_the_identity_of_a_checkpoint_is_checked_before_it_is_used(tmp_path: Pat
     config = make_config()
     run = make_run(tmp_path / "run", config)
     stop_after(run, config, 3)
-    tensors, metadata = run.latest_checkpoint() or ({}, {})
+    tensors, metadata = run.checkpoints.latest() or ({}, {})
     del metadata["data"]["shape"]
-    run.save_checkpoint(4, tensors, metadata)
+    run.checkpoints.save(4, tensors, metadata)
     with pytest.raises(UserError) as error:
         run_experiment(build(config, CPU), run, save_seconds=1000.0)
     assert str(error.value) == f"{run.path / 'checkpoints'} is damaged: data.shape: field required"
@@ -193,7 +201,7 @@ def test_no_checkpoint_sets_an_impossible_number_of_threads(threads: Any, tmp_pa
     run = make_run(tmp_path / "run", config)
     stop_after(run, config, 2)
     tensors, metadata = read_checksummed(run.path / "checkpoints" / "step-0000000002")
-    run.save_checkpoint(3, tensors, metadata | {"threads": threads})
+    run.checkpoints.save(3, tensors, metadata | {"threads": threads})
     with pytest.raises(UserError, match=rf"^{run.path}/checkpoints is damaged: threads: "):
         run_experiment(build(config, CPU), run, save_seconds=1e9)
     assert torch.get_num_threads() < 1025

@@ -39,7 +39,7 @@ def fit(x: Tensor, y: Tensor, loss: Loss) -> Tensor:
     model = LogisticRegression(2, bias=False, generator=torch.Generator().manual_seed(1)).double()
     optimizer = LBFGS(model.parameters())
     optimizer.param_groups[0] |= {"tolerance_grad": 0.0, "tolerance_change": 0.0}  # to the last digit
-    list(fcnet.fit(model, (x, y), fcnet.GradientDescent(optimizer, epochs=20, loss=loss)))
+    fcnet.fit(model, (x, y), fcnet.GradientDescent(optimizer, epochs=20, loss=loss))
     return next(model.parameters()).detach().squeeze(0)
 
 

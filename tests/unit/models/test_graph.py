@@ -97,7 +97,7 @@ def test_a_graph_learns_exclusive_or_by_one_hidden_neuron() -> None:
         generator=torch.Generator().manual_seed(0),
     )
     algorithm = fcnet.GradientDescent(torch.optim.Adam(graph.parameters(), lr=0.1), epochs=150)
-    records = list(fcnet.fit(graph, (x, labels), algorithm, seed=0))
+    records = fcnet.fit(graph, (x, labels), algorithm, seed=0)
     assert records[-1].train_accuracy == 1.0
     with torch.no_grad():
         graph.weight[4] = 0.0  # without the hidden neuron it is logistic regression

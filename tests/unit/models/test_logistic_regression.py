@@ -111,7 +111,7 @@ def fit_fcnet(x: Tensor, y: Tensor, optimizer: str, epochs: int) -> tuple[Tensor
     if isinstance(made, LBFGS):
         made.param_groups[0]["tolerance_change"] = 0.0  # torch's default stops at a change of 1e-9
     whole = Batches(x, y, batch_size=len(x))
-    list(fcnet.fit(model, whole, fcnet.GradientDescent(made, epochs=epochs)))
+    fcnet.fit(model, whole, fcnet.GradientDescent(made, epochs=epochs))
     weight, bias = (parameter.detach() for parameter in model.parameters())
     return weight, bias
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -139,11 +141,40 @@ def test_a_model_can_be_copied() -> None:
     assert_close(twin(random_tensor(4, 6)), model.eval()(random_tensor(4, 6)), rtol=0, atol=0)
 
 
+def test_a_number_is_the_width_of_one_hidden_layer() -> None:
+    assert MLP(64, 32, 10).arguments == MLP(64, [32], 10).arguments == MLP(64, (32,), 10).arguments
+    assert MLP(64, 32, 10).widths == [64, 32, 10]
+
+
+def test_print_shows_widths_and_probabilities() -> None:
+    text = repr(MLP(64, 32, 10, normalization="batch", dropout=0.5))
+    for part in ("64, 32, relu, bias=False", "BatchNorm(32, momentum=0.1, eps=1e-05)", "Dropout(p=0.5)", "32, 10"):
+        assert part in text
+
+
+def test_an_array_in_place_of_a_tensor_is_an_error() -> None:
+    inputs: Any = np.zeros((2, 4))
+    with pytest.raises(UserError, match=r"^expected a tensor \(B, …\) of inputs, got a ndarray; pass torch.as_tensor"):
+        MLP(4, 3, 2)(inputs)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"in_features": 0}, "in_features must be at least 1, got 0"),
+        ({"in_features": 3.5}, "in_features must be a whole number, got 3.5"),
         ({"num_classes": 1}, "num_classes must be at least 2, got 1"),
+        ({"hidden": "32"}, "hidden must be the widths of the hidden layers, such as (32,), got '32'"),
+        ({"hidden": 0}, "each width of hidden must be at least 1, got 0"),
+        ({"hidden": (3.0,)}, "each width of hidden must be a whole number, got 3.0"),
+        (
+            {"activation": "rely"},
+            (
+                "activation must be one of identity, sigmoid, relu, leaky_relu, elu, gelu, got 'rely'; "
+                "did you mean 'relu'?"
+            ),
+        ),
+        ({"dropout": ".5"}, "dropout must be at least 0 and less than 1, got '.5'"),
         ({"hidden": (3, 0)}, "each width of hidden must be at least 1, got 0"),
         (
             {"activation": "tanh"},

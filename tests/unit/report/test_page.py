@@ -79,7 +79,7 @@ def test_small_p_values_have_four_decimals(p: float, text: str) -> None:
 
 
 def make_run_folder(folder: Path) -> Run:
-    run = Run(folder)
+    run = Run.create(folder, "", "")
     run.finish(make_summary())
     return run
 

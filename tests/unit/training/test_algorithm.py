@@ -34,7 +34,7 @@ def test_clipping_shortens_a_long_gradient_and_keeps_a_short_one(name: str) -> N
         model = make_model(name).double()
         before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-        list(fit(model, batches, GradientDescent(optimizer, epochs=1, clip_norm=clip_norm)))
+        fit(model, batches, GradientDescent(optimizer, epochs=1, clip_norm=clip_norm))
         return torch.cat([p.detach().flatten() for p in model.parameters()]) - before
 
     unclipped = step(0.0)
@@ -48,8 +48,8 @@ def test_micro_batches_train_the_network_like_the_whole_batch(name: str, accumul
     batches = Batches(float64_images(), make_labels(), batch_size=8)
     ours, theirs = make_model(name).double(), make_model(name).double()
     algorithms = [GradientDescent(make_sgd(model), epochs=2, clip_norm=0.5) for model in (ours, theirs)]
-    accumulated = list(fit(ours, batches, dataclasses.replace(algorithms[0], accumulate=accumulate)))
-    whole = list(fit(theirs, batches, algorithms[1]))
+    accumulated = fit(ours, batches, dataclasses.replace(algorithms[0], accumulate=accumulate))
+    whole = fit(theirs, batches, algorithms[1])
     assert_close(copy_weights(ours), copy_weights(theirs), rtol=1e-10, atol=1e-12)
     for record, other in zip(accumulated, whole, strict=True):
         assert record.train_loss == pytest.approx(other.train_loss, rel=1e-10)
@@ -61,7 +61,7 @@ def test_each_forward_pass_takes_one_micro_batch(name: str) -> None:
     model, sizes = make_model(name), []
     model.layers[0].register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[0]))
     algorithm = GradientDescent(make_sgd(model), epochs=1, accumulate=3)
-    list(fit(model, Batches(PIXELS, make_labels(), batch_size=20), algorithm))
+    fit(model, Batches(PIXELS, make_labels(), batch_size=20), algorithm)
     assert sizes == [7, 7, 6, 6, 6, 5]
 
 

@@ -39,14 +39,14 @@ def draw(model: MLP) -> Tensor:
 def test_every_step_drops_its_own_units() -> None:
     model, masks = recording_masks()
     batches = Batches(PIXELS[:16], make_labels(size=16), batch_size=8)
-    list(fit(model, batches, GradientDescent(make_sgd(model), epochs=3)))
+    fit(model, batches, GradientDescent(make_sgd(model), epochs=3))
     assert len(set(masks)) == len(masks) == 6
 
 
 def test_lbfgs_drops_the_same_units_along_each_line_search() -> None:
     model, masks = recording_masks()
     batches = Batches(PIXELS, make_labels(), batch_size=37)
-    list(fit(model, batches, GradientDescent(LBFGS(model.parameters()), epochs=2)))
+    fit(model, batches, GradientDescent(LBFGS(model.parameters()), epochs=2))
     assert len(masks) > 3
     assert len(set(masks)) == 2
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fcnet import fit
+from fcnet import fit, iter_fit
 from fcnet.data.batches import Augmentation, Batches
 from fcnet.data.transforms.augment import Shift
 from fcnet.data.transforms.mixup import MixupCutmix
@@ -90,7 +90,7 @@ def test_every_step_matches_plain_torch(name: str, optimizer: str, num_classes: 
         return GradientDescent(made, epochs=2, schedule=cosine(20), loss=CrossEntropy(smoothing))
 
     expected = train_by_the_textbook(theirs, algorithm(theirs), batches, smoothing, seed=7)
-    for record, (loss, accuracy) in zip(fit(ours, batches, algorithm(ours), seed=7), expected, strict=True):
+    for record, (loss, accuracy) in zip(iter_fit(ours, batches, algorithm(ours), seed=7), expected, strict=True):
         assert record.train_loss == pytest.approx(loss, rel=1e-9)
         assert record.train_accuracy == accuracy
         # sums in another order round differently, and the divisions of AdamW and batch norm amplify it
@@ -136,7 +136,7 @@ def test_a_small_batch_gives_the_mean_gradient_of_its_own_images(name: str) -> N
     expected = torch.autograd.grad(functional.cross_entropy(model(images), target), list(model.parameters()))
     before = [parameter.detach().clone() for parameter in model.parameters()]
     algorithm = GradientDescent(torch.optim.SGD(model.parameters(), lr=1.0), epochs=1)
-    list(fit(model, Batches(images, target, batch_size=8), algorithm))
+    fit(model, Batches(images, target, batch_size=8), algorithm)
     steps = [start - parameter.detach() for start, parameter in zip(before, model.parameters(), strict=True)]
     assert_close(steps, list(expected))
 
@@ -146,7 +146,7 @@ def test_lbfgs_on_the_whole_set_reaches_a_zero_gradient_of_mean_loss_and_decay(n
     model = make_model(name).double()
     groups = parameter_groups(model, 0.1)
     batches = Batches(float64_images(), make_labels(), batch_size=37)
-    records = list(fit(model, batches, GradientDescent(LBFGS(groups), epochs=60)))
+    records = fit(model, batches, GradientDescent(LBFGS(groups), epochs=60))
     assert records[0].train_loss > records[10].train_loss >= records[-1].train_loss
     risk = functional.cross_entropy(model(float64_images()), make_labels())
     for group in groups:
@@ -180,7 +180,7 @@ def test_frozen_parameters_stay_unchanged(name: str) -> None:
     model = make_model(name)
     frozen = next(model.parameters()).requires_grad_(False)
     before = frozen.clone()
-    list(fit(model, (PIXELS, make_labels()), GradientDescent(make_sgd(model), epochs=2)))
+    fit(model, (PIXELS, make_labels()), GradientDescent(make_sgd(model), epochs=2))
     assert torch.equal(frozen, before)
 
 
@@ -188,7 +188,7 @@ def test_frozen_parameters_stay_unchanged(name: str) -> None:
 def test_training_calls_the_hooks_of_a_layer(name: str) -> None:
     model, sizes = make_model(name), []
     model.layers[0].register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[0]))
-    list(fit(model, Batches(PIXELS, make_labels(), batch_size=8), GradientDescent(make_sgd(model), epochs=1)))
+    fit(model, Batches(PIXELS, make_labels(), batch_size=8), GradientDescent(make_sgd(model), epochs=1))
     assert sizes == [8, 8, 8, 8, 5]
 
 
@@ -198,7 +198,7 @@ def test_weight_decay_spares_biases_and_normalizations() -> None:
         for parameter in model.parameters():
             parameter.fill_(1.0)
     optimizer = torch.optim.SGD(parameter_groups(model, 0.5), lr=1.0)
-    list(fit(model, (PIXELS, make_labels()), GradientDescent(optimizer, epochs=1, loss=lambda z, _: 0.0 * z.sum())))
+    fit(model, (PIXELS, make_labels()), GradientDescent(optimizer, epochs=1, loss=lambda z, _: 0.0 * z.sum()))
     for name, parameter in model.named_parameters():
         expected = 0.5 if parameter.ndim == 2 else 1.0
         assert torch.equal(parameter, torch.full_like(parameter, expected)), name
@@ -229,8 +229,9 @@ def test_validation_figures_describe_the_model_after_the_epoch() -> None:
 
 
 def test_validation_figures_are_none_without_a_validation_set() -> None:
-    algorithm = GradientDescent(make_sgd(make_model("plain")), epochs=1)
-    (record,) = fit(make_model("plain"), (PIXELS, make_labels()), algorithm)
+    model = make_model("plain")
+    algorithm = GradientDescent(make_sgd(model), epochs=1)
+    (record,) = fit(model, (PIXELS, make_labels()), algorithm)
     assert record.validation_loss is None
     assert record.validation_accuracy is None
 
@@ -238,12 +239,12 @@ def test_validation_figures_are_none_without_a_validation_set() -> None:
 # --- fit ---------------------------------------------------------------------------------------------------------
 
 
-def test_fit_trains_on_plain_tensors_and_only_while_it_is_iterated() -> None:
+def test_iter_fit_trains_on_plain_tensors_and_only_while_it_is_iterated() -> None:
     images = torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
     target = (images[:, 0] * images[:, 1] > 0).long()  # not linearly separable
     model = MLP(4, (32,), 2, generator=torch.Generator().manual_seed(0))
     before = copy_weights(model)
-    records = fit(model, (images, target), validation=(images[:50], target[:50]))
+    records = iter_fit(model, (images, target), validation=(images[:50], target[:50]))
     assert_identical(copy_weights(model), before)
     first = next(records)
     assert first.epoch == 1
@@ -259,7 +260,7 @@ def test_fit_trains_on_plain_tensors_and_only_while_it_is_iterated() -> None:
 def test_fit_trains_any_torch_module(num_classes: int) -> None:
     layers = nn.Sequential(nn.Flatten(), nn.Linear(20, num_classes))
     target = make_labels(num_classes)
-    records = list(fit(layers, (PIXELS, target), validation=(PIXELS, target)))
+    records = fit(layers, (PIXELS, target), validation=(PIXELS, target))
     assert records[-1].train_loss < records[0].train_loss
     assert records[-1].validation_accuracy is not None
 
@@ -275,7 +276,7 @@ def test_training_by_the_logistic_loss_equals_training_by_the_cross_entropy(
         model = make_model(name, 2)
         augmentation = Augmentation((Shift(1),), mixing)
         batches = Batches(PIXELS, make_labels(2), batch_size=8, augmentation=augmentation, balance="weights")
-        records = list(fit(model, batches, GradientDescent(make_sgd(model), epochs=3, loss=loss), seed=5))
+        records = fit(model, batches, GradientDescent(make_sgd(model), epochs=3, loss=loss), seed=5)
         results.append((copy_weights(model), [record.train_loss for record in records]))
     for parameter, other in zip(results[0][0].values(), results[1][0].values(), strict=True):
         assert_close(parameter, other, rtol=1e-4, atol=1e-5)  # float32 in another order, over 15 steps
@@ -287,7 +288,7 @@ def test_training_by_the_logistic_loss_equals_training_by_the_cross_entropy(
 def test_a_network_learns_by_a_margin_loss(name: str, loss: str) -> None:
     model = make_model(name, 2)
     batches = Batches(PIXELS, make_labels(2), batch_size=8, augmentation=Augmentation(mixing=MixupCutmix(0.4)))
-    records = list(fit(model, batches, GradientDescent(make_sgd(model, 0.02), epochs=8, loss=ScoreLoss(loss))))
+    records = fit(model, batches, GradientDescent(make_sgd(model, 0.02), epochs=8, loss=ScoreLoss(loss)))
     assert records[-1].train_loss < records[0].train_loss
 
 

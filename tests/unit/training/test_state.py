@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from fcnet import fit
 from fcnet.data.batches import Batches
 from fcnet.runtime.errors import NonFiniteError, UserError
 from fcnet.runtime.files import read_checksummed, write_checksummed
@@ -101,8 +100,10 @@ def test_an_empty_training_set_is_an_error() -> None:
     ],
 )
 def test_a_label_outside_the_classes_is_an_error(target: Tensor, message: str) -> None:
+    model = make_model("plain", 2)
+    batches, algorithm = Batches(PIXELS[:3], target), GradientDescent(make_sgd(model), epochs=1)
     with pytest.raises(UserError) as error:
-        next(fit(make_model("plain", 2), (PIXELS[:3], target)))
+        TrainingState(model, batches, algorithm)
     assert str(error.value) == message
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fcnet.data import sources
 from fcnet.data.sources import cifar, download
 from fcnet.runtime.errors import UserError
 
@@ -91,6 +92,15 @@ def test_a_path_of_a_file_is_an_error(server: CifarServer, tmp_path: Path) -> No
     prefix = server.error_prefix(tmp_path / "file").replace("got ", "got the file ").removesuffix(": ")
     assert str(error.value) == f"{prefix}; an archive of images needs data.source=images"
     assert server.offsets == []
+
+
+def test_an_incomplete_copy_that_must_not_be_downloaded_is_named_without_a_setting(tmp_path: Path) -> None:
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    with pytest.raises(UserError) as error:
+        sources.cifar10(tmp_path, download=False).snapshot().read()
+    assert str(error.value) == (
+        f"{tmp_path} must hold a whole CIFAR-10: files are missing or damaged; put a whole cifar-10-python.tar.gz there"
+    )
 
 
 def read(source: Callable[[], Source], failures: Any) -> None:
