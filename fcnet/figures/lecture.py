@@ -55,7 +55,7 @@ def lecture_figures() -> dict[str, Callable[[], Figure]]:
         line = trained.interpolation(digits, names)
         lr = 0.05
         descent = trained.descent(digits, lr)
-    draw_functions = {
+    draw_functions: dict[str, Callable[[], Figure]] = {
         "sigmoid": partial(curves.scaled_sigmoids, formulas.scaled_sigmoids()),
         "saturation": partial(curves.saturation, *formulas.saturation()),
         "activations": partial(curves.activations, formulas.activations()),

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from fcnet import cache, evaluate, predict, train
@@ -35,7 +36,7 @@ from fcnet.export import __main__ as export
 from fcnet.figures import __main__ as figures
 from fcnet.report import __main__ as report
 from fcnet.sweep import __main__ as sweep
-from tests.helpers import command_output, write_image, write_image_folder
+from tests.helpers import command_output, image_bytes, write_image, write_image_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -107,6 +108,19 @@ def image_archive() -> None:
     Path("my").mkdir(exist_ok=True)
     with tarfile.open("my/all.tar.xz", "w:xz") as archive:
         archive.add("packed", ".")
+
+
+def jpeg_archive() -> None:
+    """Writes two training images and a test image of each of ten classes, as JPEG files of CIFAR-10's size."""
+    draws = np.random.default_rng(0)
+    with tarfile.open("my/cifar10-jpeg.tar.xz", "w:xz") as archive:
+        for label, name in itertools.product(range(10), ("train/0", "train/1", "test/0")):
+            split, number = name.split("/")
+            pixels = Image.fromarray(draws.integers(256, size=(32, 32, 3), dtype=np.uint8))
+            content = image_bytes(pixels, "JPEG")
+            info = tarfile.TarInfo(f"{split}/class{label}/{number}.jpg")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
 
 
 def digit() -> None:
@@ -192,6 +206,12 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         "python -m fcnet.train --list": Shown([rf"{name} +Trains .*\." for name in sorted(list_presets())]),
         "python -m fcnet.train --config cifar10_mlp": Shown(
             [r".* layers 3072-2048-512-10, .*; runs/cifar10_mlp", RESULT], tiny_cifar10, f"{FEW} --set data.whiten=0"
+        ),
+        "python -m fcnet.train --config cifar10_mlp --set data.source=images "
+        "--set data.path=/my/cifar10-jpeg.tar.xz": Shown(
+            [r".* in 10 classes; layers 3072-2048-512-10, .*; runs/cifar10_mlp-2", RESULT],
+            jpeg_archive,
+            f"{FEW} --set data.whiten=0",
         ),
         "program 1": Shown(
             [r"\d\.\d+ 0\.\d+", r"tensor\(\[\d(, \d){4}\]\)", r"tensor\(2\.06\d*e-09\)", r"\[Prediction"]

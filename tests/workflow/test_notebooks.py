@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
 from tests.helpers import WAIT_SECONDS, subprocess_environment
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 NOTEBOOKS = Path(__file__).parents[2] / "docs" / "notebooks"
 PRINTED = {
@@ -50,10 +47,12 @@ def printed(notebook: Any) -> str:
 
 
 @pytest.fixture
-def kernel_environment(working_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def kernel_environment(working_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Lets a kernel import this package, and find its commands, in a folder of its own."""
-    monkeypatch.setattr(os, "environ", subprocess_environment(MPLBACKEND="agg", IPYTHONDIR=str(working_folder / ".ipython")))
-    yield working_folder
+    monkeypatch.setattr(
+        os, "environ", subprocess_environment(MPLBACKEND="agg", IPYTHONDIR=str(working_folder / ".ipython"))
+    )
+    return working_folder
 
 
 def test_every_notebook_is_tested_and_committed_without_outputs() -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import io
 import tarfile
 import zipfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fcnet.data.sources.archive_member import ArchiveMember
 from fcnet.data.sources.tar import iter_tar
 from fcnet.data.sources.zip import iter_zip
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fcnet.data.sources.archive_member import ArchiveMember
 
 FILES = {"train/cat/1.png": b"one", "train/cat/2.png": b"", "notes.txt": b"text"}
 SYMBOLIC_LINK = 0o120777
