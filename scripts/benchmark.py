@@ -4,10 +4,11 @@ By default the script times an epoch of training by fcnet, the usual `DataLoader
 scikit-learn, skorch, Lightning and Keras, and the limit: one read of the data, the matrix products and the pass of the
 optimizer. ``--losses`` times the cross-entropy, forward and backward, alone and behind a linear layer; ``--augment``
 times batches, plain and with each augmentation; ``--store`` times the decoding of small JPEG files into a store;
-``--startup`` times the way from the command to the first training step. Packages that are not installed are left out.
+``--names`` measures what the names of images add to a store; ``--startup`` times the way from the command to the first
+training step. Packages that are not installed are left out.
 
     pip install -e '.[peers]'
-    python scripts/benchmark.py [--losses | --augment | --store | --startup] [--device cpu] [--repeats 5]
+    python scripts/benchmark.py [--losses | --augment | --store | --names | --startup] [--device cpu] [--repeats 5]
                                 [--images 50000] [--json FILE] [--plot FILE]
 """
 
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from benchmarks import augment, losses, startup, store, training
+from benchmarks import augment, losses, names, startup, store, training
 from benchmarks.cases import CASES, IMAGES, Data
 from benchmarks.report import append_lines, machine_info, plot
 
@@ -45,6 +46,8 @@ def measure(flags: argparse.Namespace) -> list[Measurement]:
         return augment.compare(flags.repeats, device)
     if flags.store:
         return store.compare(flags.images, flags.repeats)
+    if flags.names:
+        return names.compare(flags.images, flags.repeats)
     if flags.startup:
         return startup.compare(flags.repeats)
     return training.compare(CASES[device.type], Data.random(IMAGES, device), flags.repeats)
@@ -57,10 +60,11 @@ def main() -> int:
     mode.add_argument("--losses", action="store_true", help="time the cross-entropy instead")
     mode.add_argument("--augment", action="store_true", help="time batches with augmentation instead")
     mode.add_argument("--store", action="store_true", help="time the decoding of a store instead")
+    mode.add_argument("--names", action="store_true", help="measure the names of images in a store instead")
     mode.add_argument("--startup", action="store_true", help="time the start, up to the first step, instead")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--images", type=int, default=IMAGES, help="with --store: the number of images")
+    parser.add_argument("--images", type=int, default=IMAGES, help="with --store and --names: the number of images")
     parser.add_argument("--json", type=Path, help="append one line per measurement")
     parser.add_argument("--plot", type=plot_path, help="plot the measurements; .svg or .png")
     flags = parser.parse_args()

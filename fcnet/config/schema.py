@@ -145,6 +145,9 @@ class Model(Section):
         widths = self.hidden
         if not is_plain_text(self.init_from):
             raise ValueError(f"init_from|must be {PLAIN_TEXT_RULE}|{format_value(self.init_from)}")
+        if self.kind == "mlp" and self.normalization == "layer" and 1 in widths:
+            rule = "must have two or more units in each layer if normalization is layer: one unit is normalized to zero"
+            raise ValueError(f"hidden|{rule}|{format_value(widths)}")
         if self.kind == "mlp" and self.residual and not any(a == b for a, b in itertools.pairwise(widths)):
             rule = "must have two adjacent layers of equal width if residual is true"
             raise ValueError(f"hidden|{rule}|{format_value(widths)}")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from fcnet.data.transforms.mixup import MixupParams
 
-__all__ = ["Augmentation", "Batch", "Batches", "Preprocessing", "normalize", "split_validation"]
+__all__ = ["Augmentation", "Batch", "Batches", "Preprocessing", "normalize", "smallest_part", "split_validation"]
 
 BALANCE_MODES = ("none", "weights", "sampling")
 
@@ -49,10 +49,13 @@ class Batch:
     size: int
 
     def split(self, num_parts: int) -> list[Batch]:
-        """Splits the images into ``num_parts`` batches of about equal length, or fewer if there are fewer images."""
-        if num_parts == 1 or len(self.labels) < 2:
+        """Splits the images into ``num_parts`` batches of about equal length, or fewer if a rank has fewer images.
+
+        All ranks make the same number of parts, because batch normalization exchanges sums in each.
+        """
+        num_parts = min(num_parts, len(self.labels), self.size // distributed.world_size())
+        if num_parts <= 1:
             return [self]
-        num_parts = min(num_parts, len(self.labels))
         columns = (column.tensor_split(num_parts) for column in (self.images, self.labels, self.target))
         return [Batch(x, y, t, self.size) for x, y, t in zip(*columns, strict=True)]
 
@@ -279,6 +282,22 @@ class Batches:
             if distributed.world_size() > 1:
                 batch_plan = batch_plan.slice(distributed.rank_slice(size))
             yield self.make_batch(batch_plan, size, buffer)
+
+
+def smallest_part(size: int, num_parts: int) -> int:
+    """Returns the number of images, over all ranks, in the smallest part of a global batch; see `Batch.split`.
+
+    Args:
+        size: the number of images in the batch.
+        num_parts: the number of parts to split it into.
+
+    Example:
+        >>> smallest_part(64, 1), smallest_part(64, 24), smallest_part(64, 128)
+        (64, 2, 1)
+    """
+    ranks = distributed.world_size()
+    of_rank = size // ranks
+    return size if of_rank == 0 else max(1, of_rank // min(num_parts, of_rank)) * ranks
 
 
 def normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:

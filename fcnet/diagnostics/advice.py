@@ -54,13 +54,13 @@ def class_frequency_loss(counts: Sequence[int], label_smoothing: float = 0.0) ->
     return -sum(target * math.log(target) for target in targets if target)
 
 
-def loss_advice(records: Records, baseline: float, lr: float) -> list[str]:
+def loss_advice(records: Records, baseline: float, lr: float | None) -> list[str]:
     """Checks that the training loss fell, and stayed low.
 
     Args:
         records: one per epoch, as in ``metrics.jsonl``.
         baseline: the loss of guessing by class frequency; see `class_frequency_loss`.
-        lr: the learning rate before the schedule.
+        lr: the learning rate before the schedule; None if the optimizer has none, as L-BFGS.
 
     Example:
         >>> records = [{"step": 100 * epoch, "train_loss": 2.2 + epoch} for epoch in (1, 2, 3)]
@@ -76,31 +76,38 @@ def loss_advice(records: Records, baseline: float, lr: float) -> list[str]:
     curves = [losses, validation] if len(validation) == len(losses) else [losses]
     spread = min(max(curve) - min(curve) for curve in curves)
     guessing = f"that of guessing by class frequency ({baseline:.2g})"
-    smaller, larger, now = f"{lr / 10:.2g}", f"{lr * 10:.2g}", f"(now {lr:g})"
     if abs(last - baseline) <= _NO_CHANGE * baseline:
         problem = f"the training loss, {last:.3g}, is {guessing}: nothing was learned"
-        remedy = f"optimizer.lr = {smaller} or {larger} {now}, and check that the labels match the images"
+        remedy = f"{_other_lr(lr, 0.1, 10.0)}, and check that the labels match the images"
     elif len(losses) > 1 and spread <= _NO_CHANGE * baseline and last > (1.0 - 2.0 * _NO_CHANGE) * baseline:
         problem = f"the training loss changed by only {spread:.2g} in {len(losses)} epochs, and is close to {guessing}"
-        remedy = f"optimizer.lr = {larger} {now}"
+        remedy = _other_lr(lr, 10.0)
     elif len(losses) > 1 and last > (1.0 + _NO_CHANGE) * baseline and last > first - _NO_CHANGE * baseline:
         problem = f"the training loss rose to {last:.2g}, above {guessing}"
-        remedy = f"optimizer.lr = {smaller} {now}"
+        remedy = _other_lr(lr, 0.1)
     elif last - lowest > _INCREASE * baseline:
         epoch = losses.index(lowest) + 1
         problem = f"the training loss rose again, from {lowest:.2g} in epoch {epoch} to {last:.2g}"
-        remedy = f"optimizer.lr = {smaller} {now}"
+        remedy = _other_lr(lr, 0.1)
     else:
         return []
     return [f"{problem}; try {remedy}"]
 
 
-def validation_advice(records: Records, lr: float) -> list[str]:
+def _other_lr(lr: float | None, *factors: float) -> str:
+    """Returns the setting to try: another learning rate, or another optimizer in place of one without."""
+    if lr is None:
+        return 'optimizer.name = "adamw"'
+    return f"optimizer.lr = {' or '.join(f'{lr * factor:.2g}' for factor in factors)} (now {lr:g})"
+
+
+def validation_advice(records: Records, lr: float | None, *, has_hidden_layers: bool = True) -> list[str]:
     """Checks for overfitting (an accuracy gap and a rising validation loss), and for a validation loss of NaN or inf.
 
     Args:
         records: one per epoch, as in ``metrics.jsonl``.
-        lr: the learning rate before the schedule.
+        lr: the learning rate before the schedule; None if the optimizer has none, as L-BFGS.
+        has_hidden_layers: whether the network has hidden layers, to which alone dropout applies.
 
     Example:
         >>> losses = [1.0, 0.8, 0.9, 1.1]
@@ -112,7 +119,7 @@ def validation_advice(records: Records, lr: float) -> list[str]:
         return []
     losses = [record["validation_loss"] if _is_finite(record["validation_loss"]) else math.inf for record in records]
     if math.isinf(losses[-1]):
-        return [f"the validation loss is NaN or inf; try optimizer.lr = {lr / 10:.2g} (now {lr:g})"]
+        return [f"the validation loss is NaN or inf; try {_other_lr(lr, 0.1)}"]
     train_accuracy, accuracy = records[-1]["train_accuracy"], records[-1]["validation_accuracy"]
     best = min(range(len(losses)), key=losses.__getitem__)
     is_gap_wide = train_accuracy - accuracy > _ACCURACY_GAP
@@ -123,7 +130,8 @@ def validation_advice(records: Records, lr: float) -> list[str]:
         f"training accuracy {format_percent(train_accuracy, 1)}, validation accuracy {format_percent(accuracy, 1)}"
     )
     problem = f"overfitting: {accuracies}, and the validation loss rises since epoch {best + 1}"
-    return [f"{problem}; try data.augment, optimizer.weight_decay, model.dropout or fewer train.epochs"]
+    dropout = ", model.dropout" if has_hidden_layers else ""
+    return [f"{problem}; try data.augment, optimizer.weight_decay{dropout} or fewer train.epochs"]
 
 
 def class_advice(confusion: Sequence[Sequence[int]], classes: Sequence[str], *, steps: int) -> list[str]:
@@ -207,13 +215,16 @@ def layer_advice(layers: Layers) -> list[str]:
     ]
 
 
-def idle_unit_advice(layers: Layers, *, lr: float | None = None, steps: int | None = None) -> list[str]:
+def idle_unit_advice(
+    layers: Layers, *, lr: float | None = None, has_lr: bool = True, steps: int | None = None
+) -> list[str]:
     """Lists the layers with many dead or saturated units.
 
     Args:
         layers: for each layer its number ``layer``, and the fractions ``dead`` and ``saturated`` of its units; a
             fraction that is missing or None is not checked.
         lr: the learning rate before the schedule, if it is known.
+        has_lr: whether the optimizer has a learning rate, unlike L-BFGS.
         steps: the number of training steps, if it is known; nothing is reported for fewer than 50.
 
     Source:
@@ -225,7 +236,8 @@ def idle_unit_advice(layers: Layers, *, lr: float | None = None, steps: int | No
     """
     if steps is not None and steps < _MIN_STEPS:
         return []
-    smaller_lr = "a smaller learning rate" if lr is None else f"optimizer.lr = {lr / 10:.2g} (now {lr:g})"
+    smaller_lr = "a smaller learning rate" if lr is None else _other_lr(lr, 0.1)
+    alternative = f" or {smaller_lr}" if has_lr else ""
     advice = []
     for state, other in (("dead", "leaky_relu"), ("saturated", "relu, gelu")):
         found = [(layer["layer"], share) for layer in layers if (share := layer.get(state) or 0.0) > _IDLE_FRACTION]
@@ -233,7 +245,7 @@ def idle_unit_advice(layers: Layers, *, lr: float | None = None, steps: int | No
             numbers = ", ".join(str(number) for number, _ in found)
             shares = ", ".join(format_percent(share, 0) for _, share in found)
             name = "layer" if len(found) == 1 else "layers"
-            advice.append(f"{name} {numbers}: {shares} of the units are {state}; try {other} or {smaller_lr}")
+            advice.append(f"{name} {numbers}: {shares} of the units are {state}; try {other}{alternative}")
     return advice
 
 

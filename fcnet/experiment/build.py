@@ -12,17 +12,23 @@ from fcnet.data.store.store import mean_and_std
 from fcnet.experiment.build_data import (
     EVALUATION_BATCH_SIZE,
     check_data,
-    class_imbalance_notes,
     load_or_fit_whitening,
     make_augmentation,
     open_data,
     own_test_data,
+    own_validation_batches,
     preview,
-    skipped_image_notes,
     split_rows,
     test_batches,
 )
-from fcnet.experiment.build_training import choose_threads, estimate_step_memory, make_algorithm, make_model
+from fcnet.experiment.build_notes import data_notes, setting_notes
+from fcnet.experiment.build_training import (
+    check_batch_norm,
+    choose_threads,
+    estimate_step_memory,
+    make_algorithm,
+    make_model,
+)
 from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.experiment.initial_weights import load_initial_weights
 from fcnet.runtime import memory
@@ -64,7 +70,7 @@ class Experiment:
         threads: the number of CPU threads for training.
         memory_estimate: the estimated memory of a training step.
         free_bytes: the memory that was free before anything was allocated; None if it is unknown.
-        notes: one line for each thing that the user should know about the data and the initial weights.
+        notes: one line for each thing that the user should know about the data, the settings and the initial weights.
         diagnostics_every: the number of epochs between diagnostics snapshots; 0 for none.
         initial: the weights of another run that the training starts from, or None.
     """
@@ -118,6 +124,7 @@ def build(
         store = open_data(config.data, progress)
         check_data(config, store)
         classes, labels, train_rows, validation_rows = split_rows(config, store)
+        check_batch_norm(config, len(train_rows))
     initial = load_initial_weights(config, run)
     if initial is None:
         statistics = mean_and_std(store.train.moments[train_rows], store.shape[1] * store.shape[2])
@@ -146,7 +153,7 @@ def build(
             augmentation=make_augmentation(config.data.augment),
             balance=config.data.balance,
         )
-        validation = None
+        validation = own_validation_batches(store, classes, preprocessing, device)
         if len(validation_rows):
             validation = make_batches(rows=validation_rows, batch_size=EVALUATION_BATCH_SIZE)
     with memory.phase("building the network"):
@@ -176,8 +183,8 @@ def build(
         free_bytes=free_bytes,
         notes=(
             *initial_note,
-            *skipped_image_notes(store),
-            *class_imbalance_notes(labels[train_rows], classes, config.data.balance),
+            *data_notes(config, store, classes, batches, validation),
+            *setting_notes(config, batches),
         ),
         diagnostics_every=config.train.diagnostics_every,
         initial=initial,

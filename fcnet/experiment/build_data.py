@@ -22,7 +22,7 @@ from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import read_checksummed, sha256, write_checksummed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from fcnet.config import schema
     from fcnet.data.sources.source import Source
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 EVALUATION_BATCH_SIZE = 1000
 _WHITENING_BATCH_SIZE = 4096
 _NUM_PREVIEW_IMAGES = 10
-_IMBALANCE_RATIO = 2
-_MAX_NAMED_IMAGES = 3
 
 
 def open_data(data: schema.Data, progress: Progress | None = None) -> Store:
@@ -87,11 +85,12 @@ def split_rows(config: schema.Config, store: Store) -> tuple[Sequence[str], Tens
 
     Returns:
         The class names; the label of each image of the training split, −1 for other classes; the rows to train on; and
-        the rows held out for validation.
+        the rows held out for validation, none if the data has a validation split of its own.
     """
     classes = config.data.classes or store.classes
     rows, labels = select(store.train, store.classes, classes, "data.classes")
-    train_rows, validation_rows = split_validation(labels[rows], config.data.validation, config.seed)
+    share = 0.0 if len(store.validation.labels) else config.data.validation
+    train_rows, validation_rows = split_validation(labels[rows], share, config.seed)
     return classes, labels, rows[train_rows], rows[validation_rows]
 
 
@@ -227,6 +226,33 @@ def own_test_data(data: schema.Data, fingerprint: str, classifier: ImageClassifi
     return test_batches(store, classifier, device)
 
 
+def own_validation_batches(
+    store: Store, classes: Sequence[str], preprocessing: Preprocessing, device: torch.device
+) -> Batches | None:
+    """Builds the validation set from the data's own validation split.
+
+    Args:
+        store: the data.
+        classes: the classes of the experiment.
+        preprocessing: the normalization and whitening of the training images.
+        device: the device of the batches.
+
+    Returns:
+        The batches; None if the data has no validation split, or no validation image of these classes.
+    """
+    rows, labels = select(store.validation, store.classes, classes, "data.classes")
+    if not len(rows):
+        return None
+    return Batches(
+        store.validation.pixels,
+        labels,
+        rows=rows,
+        batch_size=EVALUATION_BATCH_SIZE,
+        preprocessing=preprocessing,
+        device=device,
+    )
+
+
 def test_batches(
     store: Store,
     classifier: ImageClassifier,
@@ -256,26 +282,3 @@ def test_batches(
         names=store.test.names,
         device=device,
     )
-
-
-def skipped_image_notes(store: Store) -> Iterator[str]:
-    """Yields a line if broken images were skipped."""
-    if store.skipped:
-        count = len(store.skipped)
-        total = count + len(store.train.labels) + len(store.test.labels)
-        names = ", ".join(name for name, _ in store.skipped[:_MAX_NAMED_IMAGES])
-        more = ", …" if count > _MAX_NAMED_IMAGES else ""
-        yield f"skipped {count:,} broken of {total:,} images: {names}{more}; the full list is in {store.metadata_file}"
-
-
-def class_imbalance_notes(labels: Tensor, classes: Sequence[str], balance: str) -> Iterator[str]:
-    """Yields a line if the largest class has at least twice the images of the smallest, without balancing."""
-    counts = sorted(
-        zip(labels.bincount(minlength=len(classes)).tolist(), classes, strict=True), key=lambda pair: -pair[0]
-    )
-    if balance == "none" and counts[0][0] >= _IMBALANCE_RATIO * counts[-1][0]:
-        (most, largest), (least, smallest) = counts[0], counts[-1]
-        yield (
-            f"classes are imbalanced: {most:,} images of {largest}, {least:,} of {smallest}; "
-            'try data.balance = "weights" or "sampling"'
-        )

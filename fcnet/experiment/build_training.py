@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from fcnet import losses, optim
+from fcnet.data.batches import smallest_part
 from fcnet.models.mlp import MLP, LogisticRegression
 from fcnet.optim import schedules
 from fcnet.runtime import distributed, memory
+from fcnet.runtime.errors import UserError
 from fcnet.runtime.hardware import MAX_THREADS, num_processors, num_threads
 from fcnet.runtime.seeds import generator
 from fcnet.training.algorithm import GradientDescent
@@ -123,6 +125,32 @@ def choose_threads(model: MLP, batch_size: int) -> int:
     return num_threads() if ranks == 1 else min(max(1, num_processors() // ranks), MAX_THREADS)
 
 
+def check_batch_norm(config: schema.Config, num_images: int) -> None:
+    """Checks that batch normalization sees more than one image at a time.
+
+    One image is its own mean, so that it is normalized to zero and nothing is learned.
+
+    Args:
+        config: the configuration.
+        num_images: the number of training images.
+
+    Raises:
+        UserError: it would see one image.
+    """
+    model, train = config.model, config.train
+    if model.kind == "logistic" or not model.hidden or model.normalization != "batch":
+        return
+    batch = num_images if train.batch_size == "all" else min(train.batch_size, num_images)
+    reason = "because batch normalization learns nothing from one image"
+    if batch < 2:
+        raise UserError(f"train.batch_size must be at least 2, {reason}, got {train.batch_size}")
+    if smallest_part(batch, train.accumulate) < 2:
+        raise UserError(
+            f"train.accumulate must be at most {batch // 2} for batches of {batch} images, {reason}, "
+            f"got {train.accumulate}"
+        )
+
+
 def estimate_step_memory(
     config: schema.Config, store: Store, train_images: int, num_classes: int, device: torch.device
 ) -> MemoryEstimate:
@@ -130,6 +158,7 @@ def estimate_step_memory(
     model, pixels = config.model, math.prod(store.shape)
     is_logistic = model.kind == "logistic"
     images = train_images if config.train.batch_size == "all" else min(config.train.batch_size, train_images)
+    data_bytes = sum(split.pixels.nbytes for split in (store.train, store.validation, store.test))
     widths = [
         config.data.whiten or pixels,
         *(() if is_logistic else model.hidden),
@@ -143,5 +172,21 @@ def estimate_step_memory(
         dropout=not is_logistic and model.dropout > 0.0,
         moments=MOMENTS[config.optimizer.name] + (config.train.ema_decay > 0.0) + (config.train.patience > 0),
         num_pixels=pixels if config.data.whiten else 0,
-        data_bytes=store.train.pixels.nbytes + store.test.pixels.nbytes if device.type == "cuda" else 0,
+        data_bytes=data_bytes if device.type == "cuda" else 0,
+        remedy=_memory_remedy(config, store),
     )
+
+
+def _memory_remedy(config: schema.Config, store: Store) -> str:
+    """Returns the settings that make a network smaller. If most of it are inputs, that is the image size."""
+    data, hidden = config.data, config.model.hidden if config.model.kind == "mlp" else ()
+    if data.whiten:
+        return "lower data.whiten or model.hidden" if hidden else "lower data.whiten"
+    if hidden and math.prod(store.shape) <= sum(hidden):
+        return "lower model.hidden"
+    _, height, width = store.shape
+    smaller = {
+        "images": f"lower data.size from [{height}, {width}]" if data.size else "set data.size, such as [64, 64]",
+        "synthetic": f"lower data.shape from {list(store.shape)}",
+    }.get(data.source, "make the images smaller")
+    return f"{smaller}: images have {width}×{height} pixels" + (", or lower model.hidden" if hidden else "")

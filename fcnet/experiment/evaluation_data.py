@@ -12,7 +12,8 @@ from fcnet.data import sources
 from fcnet.data.sources.npz import is_npz
 from fcnet.data.sources.unused import list_names
 from fcnet.data.store.store import open_store
-from fcnet.experiment.build_data import make_source, skipped_image_notes, test_batches
+from fcnet.experiment.build_data import make_source, test_batches
+from fcnet.experiment.build_notes import skipped_image_notes
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.formatting import format_count
 

@@ -32,12 +32,13 @@ _WITHOUT_EFFECT = {"data.path", "train.save_seconds", "train.threads"}
 def run_identity(experiment: Experiment) -> dict[str, Any]:
     """Returns the identity of an experiment, in JSON types; see `fcnet.experiment.run_schema.RunIdentity`."""
     store = experiment.store
+    splits = [store.train, store.test, *([store.validation] if len(store.validation.labels) else [])]
     return {
         "data": {
             "fingerprint": store.fingerprint,
             "classes": list(store.classes),
             "shape": list(store.shape),
-            "images": [len(store.train.labels), len(store.test.labels)],
+            "images": [len(split.labels) for split in splits],
             "source": store.source,
         },
         "config": settings(experiment.config),
@@ -126,7 +127,7 @@ def _data_difference(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         before, after = ("×".join(map(str, each["shape"])) for each in (saved, now))
         return f"images had the shape {before}, and have {after} now"
     if saved["images"] != now["images"]:
-        before, after = ("{:,} training and {:,} test images".format(*each["images"]) for each in (saved, now))
+        before, after = (_describe_counts(*each["images"]) for each in (saved, now))
         return f"it had {before}, and has {after} now"
     decoders = [
         f"{name} {saved['source'].get(name)} decoded the images then, {name} {now['source'].get(name)} now"
@@ -134,3 +135,9 @@ def _data_difference(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         if saved["source"].get(name) != now["source"].get(name)
     ]
     return "; ".join(["it has as many images, but other pixels or labels", *decoders])
+
+
+def _describe_counts(train: int, test: int, validation: int = 0) -> str:
+    if validation:
+        return f"{train:,} training, {validation:,} validation and {test:,} test images"
+    return f"{train:,} training and {test:,} test images"

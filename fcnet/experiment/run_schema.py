@@ -78,7 +78,7 @@ class Summary(_Object):
     """``summary.json``: the figures of a finished run, and the environment in which it was trained."""
 
     test_accuracy: Fraction
-    test_interval: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
+    test_interval: Annotated[list[Fraction], Field(min_length=2, max_length=3)]
     test_loss: float | None
     validation_accuracy: Fraction | None
     validation_loss: float | None

@@ -221,13 +221,15 @@ def _training_warnings(experiment: Experiment, records: list[dict[str, Any]], te
     """Collects the advice on a finished training; collective, since it evaluates the model."""
     training, model = experiment.training, experiment.classifier.model
     algorithm = training.algorithm
-    lr, loss = algorithm.optimizer.param_groups[0]["initial_lr"], algorithm.loss
+    loss = algorithm.loss
+    has_lr = not isinstance(algorithm.optimizer, torch.optim.LBFGS)  # its line search chooses the step size
+    lr = algorithm.optimizer.param_groups[0]["initial_lr"] if has_lr else None
     warnings = advice.score_advice(loss.name) if isinstance(loss, ScoreLoss) else []
     # The baseline is a cross-entropy, and the logistic loss of a score is one too.
     if isinstance(loss, CrossEntropy) or (isinstance(loss, ScoreLoss) and loss.name == "logistic"):
         baseline = advice.class_frequency_loss(_class_counts(experiment), loss.label_smoothing)
         warnings += advice.loss_advice(records, baseline, lr)
-    warnings += advice.validation_advice(records, lr)
+    warnings += advice.validation_advice(records, lr, has_hidden_layers=len(model.dense_layers()) > 1)
     evaluation = evaluate(training.model, training.validation) if training.validation else test
     warnings += advice.class_advice(evaluation.confusion, experiment.classifier.classes, steps=training.step)
     warnings += advice.cuda_graph_advice(training.graphed_steps.fallback_reason if training.graphed_steps else None)
@@ -235,7 +237,7 @@ def _training_warnings(experiment: Experiment, records: list[dict[str, Any]], te
     state = "dead" if model.arguments["activation"] == "relu" else "saturated"
     idle = idle_units(model, training.validation or experiment.test)
     layers = [{"layer": layer.layer, state: layer.num_idle / layer.units} for layer in idle]
-    return warnings + advice.idle_unit_advice(layers, lr=lr, steps=training.step)
+    return warnings + advice.idle_unit_advice(layers, lr=lr, has_lr=has_lr, steps=training.step)
 
 
 def _class_counts(experiment: Experiment) -> list[int]:

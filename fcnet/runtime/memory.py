@@ -52,6 +52,8 @@ class MemoryEstimate:
         bytes_per_image: bytes of one image and its activations during a step.
         num_images: images in this process's slice of a batch.
         data_bytes: bytes of the images stored on the device.
+        remedy: what makes the network smaller.
+        min_images: the number of images that a step must have: two with batch normalization.
     """
 
     num_parameters: int
@@ -59,6 +61,8 @@ class MemoryEstimate:
     bytes_per_image: int
     num_images: int
     data_bytes: int = 0
+    remedy: str = "lower model.hidden"
+    min_images: int = 1
 
     @property
     def step_bytes(self) -> int:
@@ -82,7 +86,7 @@ class MemoryEstimate:
         if self.parameter_bytes > free_bytes:
             raise UserError(
                 f"out of memory: {self.num_parameters:.2g} parameters need {_gib(self.parameter_bytes)} and "
-                f"{_gib(free_bytes)} are free; lower model.hidden"
+                f"{_gib(free_bytes)} are free; {self.remedy}"
             )
 
     def out_of_memory_message(self, free_bytes: int, *, batch_size: int, ranks: int = 1) -> str:
@@ -103,9 +107,9 @@ class MemoryEstimate:
         room = int(0.9 * free_bytes) - self.data_bytes - self.parameter_bytes
         # At most half of the batch that failed, which the estimate may have found to fit.
         fitting = min(room // self.bytes_per_image, self.num_images // 2)
-        if fitting < 1:
+        if fitting < self.min_images:
             parameters = f"{self.num_parameters:.2g} parameters need {_gib(self.parameter_bytes)}"
-            return f"{need}; lower model.hidden: its {parameters}"
+            return f"{need}; {self.remedy} ({parameters})"
         power_of_two = 2 ** ((fitting * ranks).bit_length() - 1)
         return f"{need}; lower train.batch_size from {batch_size} to {power_of_two}, or raise train.accumulate"
 
@@ -120,6 +124,7 @@ def estimate_memory(
     moments: int = 2,
     num_pixels: int = 0,
     data_bytes: int = 0,
+    remedy: str = "lower model.hidden",
 ) -> MemoryEstimate:
     """Estimates the memory to train a dense network in float32, within a factor of two.
 
@@ -136,6 +141,7 @@ def estimate_memory(
         moments: numbers that the optimizer stores for each parameter: AdamW 2, SGD with momentum 1.
         num_pixels: pixels of an image that whitening reduces to n[0] inputs; 0 without whitening.
         data_bytes: bytes of the images stored on the device.
+        remedy: what makes the network smaller, for the error message.
     """
     hidden = sum(widths[1:-1])
     vectors = (2 if normalization != "none" else 1) * hidden + widths[-1]
@@ -149,6 +155,8 @@ def estimate_memory(
         floats * _BYTES_PER_FLOAT + values,
         num_images,
         data_bytes,
+        remedy,
+        min_images=2 if normalization == "batch" else 1,
     )
 
 

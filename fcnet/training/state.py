@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic
 import torch
 from typing_extensions import TypeVar
 
-from fcnet.data.batches import Batches
+from fcnet.data.batches import Batches, smallest_part
 from fcnet.data.loaders import TrainingBatches
 from fcnet.diagnostics.nonfinite import (
     NonFiniteLocation,
@@ -21,6 +21,7 @@ from fcnet.diagnostics.nonfinite import (
     nonfinite_error,
     nonfinite_state,
 )
+from fcnet.models.batch_norm import BatchNorm
 from fcnet.optim.state import join_state, select_prefix, split_state
 from fcnet.runtime.errors import NonFiniteError, UserError
 from fcnet.runtime.tensor_checks import check_tensors
@@ -65,8 +66,8 @@ class TrainingState(Generic[BatchesT]):
         graphed_steps: captures and replays steps of `Batches` on a GPU; None elsewhere.
 
     Raises:
-        UserError: the training set is empty or has a label that is not a class of the model, or ``patience`` is set
-            without a validation set.
+        UserError: the training set is empty or has a label that is not a class of the model, ``patience`` is set
+            without a validation set, or batch normalization sees one image at a time, from which it learns nothing.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class TrainingState(Generic[BatchesT]):
             raise UserError("the training set must hold at least one image, got 0")
         if isinstance(batches, Batches):
             _check_labels(model, batches)
+            _check_batch_norm(model, batches, algorithm.accumulate)
         if algorithm.patience and validation is None:
             raise UserError(f"patience must be 0 without a validation set, got {algorithm.patience}")
         self.model, self.batches, self.algorithm = model, batches, algorithm
@@ -260,6 +262,20 @@ class TrainingState(Generic[BatchesT]):
         if self.graphed_steps is not None:
             # the optimizer has new tensors, and a graph reads and writes the old ones
             self.graphed_steps.reset()
+
+
+def _check_batch_norm(model: nn.Module, batches: Batches, accumulate: int) -> None:
+    """Raises if batch normalization would see one image at a time, which it normalizes to zero."""
+    if not any(isinstance(module, BatchNorm) for module in model.modules()):
+        return
+    size = min(batches.batch_size, batches.num_images)
+    reason = "because batch normalization learns nothing from one image"
+    if size < 2:
+        raise UserError(f"a batch must have two or more images, {reason}, got {size}")
+    if smallest_part(size, accumulate) < 2:
+        raise UserError(
+            f"accumulate must be at most {size // 2} for batches of {size} images, {reason}, got {accumulate}"
+        )
 
 
 def _check_labels(model: nn.Module, batches: Batches) -> None:

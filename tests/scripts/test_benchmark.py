@@ -282,3 +282,20 @@ def test_every_augmentation_is_timed(benchmark: Any, monkeypatch: pytest.MonkeyP
         "plain",
         "all",
     }
+
+
+def test_the_names_of_images_are_measured_against_a_store_without_names(
+    benchmark: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark.names, "_in_new_process", benchmark.names.measure)
+    figures = benchmark.names.compare(2000, 1)
+    cases = [(each.case, each.contender) for each in figures]
+    assert cases == [
+        (f"{action} a store of 2,000 images", contender)
+        for contender in ("fcnet", "without names")
+        for action in ("building", "opening")
+    ]
+    with_names, without = (figures[index].extra["file MiB"] for index in (0, 2))
+    counts = {"train": 1900, "test": 100}
+    text = sum(len(f"{split}/n00000000/n00000000_{row}.JPEG") for split in counts for row in range(counts[split]))
+    assert 2**20 * (with_names - without) == pytest.approx(text + 8 * 2000, abs=2000)  # and their checksums

@@ -80,6 +80,7 @@ STORE = {"store.json"} | {
     for part in ("pixels", "labels", "moments", "names", "name_ends")
 }
 IMAGE = "pets/test/cat/0.png"
+PRINTED_MODEL = r"[\d,]+ training, .*; run\n(\d+ of \d+ test images are copies of training images, .*\n)?"
 
 TOO_FAST = ("optimizer.name='sgd'", "optimizer.lr=1e12")
 ON_PETS = ("data.source=images", "data.path=pets", "train.batch_size=3")
@@ -460,6 +461,10 @@ ERRORS = [
         "data.classes must be among 0, 1, 2, got 7",
         "data.augment.shift must be less than the size of the images, 4×4 pixels, got 9",
         "data.whiten must be at most 16, the values of an image, got 99"),
+    on_train("batch normalization of one image at a time",
+        "--set model.normalization=batch --set train.batch_size=8 --set train.accumulate=16",
+        "train.accumulate must be at most 4 for batches of 8 images, because batch normalization learns nothing from "
+        "one image, got 16"),
     on_train("network that is too large", f"{LARGE} --set model.hidden=[2147483647]",
         "out of memory: 1.9e+14 parameters need 2.9e+06 GiB and ~ GiB are free; lower model.hidden"),
     on_set("images that are too large", "data.shape=[1,2147483647,2147483647]", DISK),
@@ -788,7 +793,7 @@ def test_an_error_is_one_line_and_code_2_and_changes_no_file(case: Case, tmp_pat
     assert re.fullmatch("\n".join(pattern(line, Path.cwd()) for line in case.lines) + "\n", err), err
     assert code == 2
     out = re.sub(r"^decoded \d+ images in [\d.]+ s\n", "", out)
-    assert re.fullmatch(r"[\d,]+ training, .*; run\n" if case.prints_model else "", out), out
+    assert re.fullmatch(PRINTED_MODEL if case.prints_model else "", out), out
     assert read_tree() == before
     assert unfinished_in(tmp_path / "cache") == []
 
@@ -879,7 +884,7 @@ class OutOfMemory(nn.Module):
 @pytest.mark.parametrize(("free_bytes", "advice"), [
     (10**9, "lower train.batch_size from 8 to 4, or raise train.accumulate"),
     (3500, "lower train.batch_size from 8 to 1, or raise train.accumulate"),
-    (1000, "lower model.hidden: its 1.6e+02 parameters need 0.0 GiB"),
+    (1000, "lower model.hidden (1.6e+02 parameters need 0.0 GiB)"),
 ])  # fmt: skip
 def test_a_step_without_memory_names_the_setting_to_lower(
     error: Exception,

@@ -21,6 +21,7 @@ import numpy as np
 from fcnet.data.sources.source import SPLITS
 from fcnet.data.store.image_names import encode_names
 from fcnet.data.store.integrity import block_checksums, content_fingerprint
+from fcnet.data.store.train_copies import SplitArrays, find_train_copies
 from fcnet.runtime import files
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.locks import file_lock
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], object]
 
-FORMAT = 4  # increase when the files change, or when a source decodes the same data differently
+FORMAT = 5  # increase when the files change, or when a source decodes the same data differently
 ARRAY_DTYPES: dict[str, np.dtype[Any]] = {
     "pixels": np.dtype(np.uint8),
     "labels": np.dtype(np.int64),
@@ -120,7 +121,7 @@ def build_store(snapshot: SourceSnapshot, folder: Path, progress: Progress | Non
         resumable = contents.resume_after is not None
         head = {"key": store_key(snapshot.fingerprint), "source": dict(snapshot.fingerprint)}
         metadata = head | _write_files(contents, build_folder, head, progress)
-        files.write_json(build_folder / "store.json", metadata | _checksums(build_folder, metadata))
+        files.write_json(build_folder / "store.json", metadata | _examine(build_folder, metadata))
         (build_folder / _JOURNAL).unlink()
         if folder.exists():
             shutil.rmtree(folder)  # a damaged store
@@ -165,9 +166,11 @@ def _write_files(contents: Contents, folder: Path, head: dict[str, Any], progres
             stack.callback(close)
         out = {of: stack.enter_context((folder / name).open("ab")) for of, name in _FILES.items()}
         journal = stack.enter_context((folder / _JOURNAL).open("ab"))
+        name_starts = {split: _name_bytes(lines, split) or 0 for split in SPLITS}
         for chunk in chunks:
             _check_labels(chunk, contents.classes)
-            lines.append(_append_chunk(chunk, _name_bytes(lines, chunk.split) or 0, out, journal))
+            lines.append(_append_chunk(chunk, name_starts[chunk.split], out, journal))
+            name_starts[chunk.split] += lines[-1]["name_bytes"] or 0
             done += len(chunk.labels) + len(chunk.skipped)
             report(done, contents.num_images)
     for name in _FILES.values():
@@ -191,8 +194,8 @@ def _name_bytes(lines: list[dict[str, Any]], split: str) -> int | None:
     return sum(name_bytes) if name_bytes else None
 
 
-def _checksums(folder: Path, metadata: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fingerprint of the images and labels, and the checksums of all array files."""
+def _examine(folder: Path, metadata: dict[str, Any]) -> dict[str, Any]:
+    """Returns what ``store.json`` says of the written arrays: fingerprint, checksums and copies of training images."""
     arrays = {
         name.removesuffix(".bin"): map_array(
             folder / name,
@@ -205,7 +208,9 @@ def _checksums(folder: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     splits = [split for split in SPLITS if split != "validation" or metadata["counts"][split]]
     images = [arrays[f"{split}_{part}"] for split in splits for part in ("pixels", "labels")]
     fingerprint = content_fingerprint(metadata["classes"], metadata["shape"], images)
-    return {"fingerprint": fingerprint, "checksums": block_checksums(arrays)}
+    train, *others = (SplitArrays(arrays[f"{split}_pixels"], arrays[f"{split}_moments"]) for split in SPLITS)
+    copies = {split: find_train_copies(train, other) for split, other in zip(SPLITS[1:], others, strict=True)}
+    return {"fingerprint": fingerprint, "checksums": block_checksums(arrays), "train_copies": copies}
 
 
 def _start_build(folder: Path, head: dict[str, Any]) -> None:

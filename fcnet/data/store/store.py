@@ -23,6 +23,7 @@ from fcnet.data.sources.source import SPLITS
 from fcnet.data.store.build import ARRAY_DTYPES, array_file, array_shapes, build_store, map_array, store_key
 from fcnet.data.store.image_names import ImageNames
 from fcnet.data.store.integrity import block_checksums
+from fcnet.data.store.train_copies import TrainCopies
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import read_json
 from fcnet.runtime.locks import UseMark, file_lock
@@ -83,6 +84,7 @@ class Store:
         source: the state of the source that the store was built from; see `SourceSnapshot.fingerprint`.
         skipped: the unreadable images of the source, as pairs of a name and the reason.
         notes: one sentence for each kind of thing that the source left out; see `Contents`.
+        train_copies: the images of the other splits that are copies of training images.
         metadata_file: the file of this metadata.
     """
 
@@ -95,6 +97,7 @@ class Store:
     source: dict[str, Any]
     skipped: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
+    train_copies: dict[str, TrainCopies]
     metadata_file: Path
 
 
@@ -248,6 +251,9 @@ def _try_open(folder: Path, key: str) -> Store | None:
         source=metadata["source"],
         skipped=tuple((name, reason) for name, reason in metadata["skipped"]),
         notes=tuple(metadata["notes"]),
+        train_copies={
+            split: TrainCopies(count, tuple(first)) for split, (count, first) in metadata["train_copies"].items()
+        },
         metadata_file=file,
     )
 

@@ -69,6 +69,10 @@ MISTAKES = {
     "[model]\nresidual = true": (
         "model.hidden ({file}:1) must have two adjacent layers of equal width if residual is true, got [128]"
     ),
+    "[model]\nnormalization = 'layer'\nhidden = [9, 1]": (
+        "model.hidden ({file}:3) must have two or more units in each layer if normalization is layer: "
+        "one unit is normalized to zero, got [9, 1]"
+    ),
     "[optimizer]\nname = 'sgd'\nnesterov = true\nmomentum = 0.0": (
         "optimizer.momentum ({file}:4) must be greater than 0 if nesterov is true, got 0.0"
     ),

@@ -92,7 +92,7 @@ CONFIGS = st.builds(
     model=st.builds(
         Model,
         kind=st.sampled_from(["mlp", "logistic"]),
-        hidden=st.lists(st.integers(1, 999), max_size=4).map(tuple),
+        hidden=st.lists(st.integers(2, 999), max_size=4).map(tuple),
         activation=st.sampled_from(["identity", "sigmoid", "relu", "leaky_relu", "elu", "gelu"]),
         normalization=st.sampled_from(["none", "batch", "layer"]),
         dropout=SHARES,

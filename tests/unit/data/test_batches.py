@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from fcnet.data.batches import Augmentation, Batch, Batches, Preprocessing, normalize, split_validation
+from fcnet.data.batches import Augmentation, Batch, Batches, Preprocessing, normalize, smallest_part, split_validation
 from fcnet.data.transforms.augment import Flip, Shift
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import UserError
@@ -176,6 +176,23 @@ def test_the_parts_of_a_batch_have_its_images_labels_and_targets_in_order(num_pa
     for column in ("images", "labels", "target"):
         assert torch.equal(torch.cat([getattr(part, column) for part in parts]), getattr(batch, column))
     assert {part.size for part in parts} == {20}
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("num_parts", [2, 3, 8])
+def test_all_ranks_make_as_many_parts_of_a_batch(ranks: int, num_parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part is one exchange of batch normalization, for which all ranks wait."""
+    monkeypatch.setattr(distributed, "world_size", lambda: ranks)
+    for size in range(1, 20):
+        parts = []
+        for rank in range(ranks):
+            monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+            rows = torch.arange(size)[distributed.rank_slice(size)]
+            parts.append([len(part.labels) for part in Batch(rows[:, None], rows, rows, size).split(num_parts)])
+        assert len(set(map(len, parts))) == 1
+        seen = [sum(of_ranks) for of_ranks in zip(*parts, strict=True)]
+        assert sum(seen) == size
+        assert smallest_part(size, num_parts) <= min(seen)
 
 
 def test_a_batch_is_split_into_no_more_parts_than_it_has_images() -> None:

@@ -274,3 +274,21 @@ def test_gradients_that_vanish_or_explode_are_reported(norms: list[float | None]
 def test_inputs_are_reported_if_most_of_them_are_constant() -> None:
     assert input_advice(0.5) == input_advice(None) == []
     assert input_advice(0.62)[0].startswith("62% of the inputs are the same in every image; ")
+
+
+def test_advice_names_no_learning_rate_for_an_optimizer_without_one() -> None:
+    """L-BFGS ignores optimizer.lr."""
+    flat, worse = make_records([LOG_10, LOG_10]), make_records([LOG_10, 2 * LOG_10])
+    assert loss_advice(flat, LOG_10, lr=None)[0].endswith(
+        '; try optimizer.name = "adamw", and check that the labels match the images'
+    )
+    assert loss_advice(worse, LOG_10, lr=None)[0].endswith('; try optimizer.name = "adamw"')
+    (line,) = idle_unit_advice([{"layer": 1, "dead": 1.0}], has_lr=False, steps=100)
+    assert line.endswith("; try leaky_relu")
+
+
+def test_advice_names_no_dropout_for_a_network_without_hidden_layers() -> None:
+    records = make_validation_records([*OVERFITTED])
+    with_hidden, without = (validation_advice(records, 0.1, has_hidden_layers=has)[0] for has in (True, False))
+    assert with_hidden.endswith("; try data.augment, optimizer.weight_decay, model.dropout or fewer train.epochs")
+    assert without == with_hidden.replace(", model.dropout or", " or")

@@ -35,12 +35,12 @@ CPU = torch.device("cpu")
 
 
 def write_image_folder(path: Path, classes: dict[str, int], *, size: tuple[int, int] = (5, 6)) -> Path:
-    """Two images per class and split; the images of a class have one gray level."""
+    """Two images per class and split; the images of a class have one gray level, in training one more."""
     for split in ("train", "test"):
         for name, level in classes.items():
             (path / split / name).mkdir(parents=True)
             for number in range(2):
-                pixels = np.full((size[1], size[0]), level, dtype=np.uint8)
+                pixels = np.full((size[1], size[0]), level + (split == "train"), dtype=np.uint8)
                 Image.fromarray(pixels).save(path / split / name / f"{number}.png")
     return path
 
@@ -207,7 +207,7 @@ def test_images_of_several_sizes_are_resized_if_configured(tmp_path: Path) -> No
 def test_classes_are_imbalanced_from_a_ratio_of_two(sizes: tuple[int, ...], line: str | None, tmp_path: Path) -> None:
     labels = np.repeat(np.arange(3), sizes)
     pixels = np.zeros((len(labels), 1, 6, 5), dtype=np.uint8)
-    np.savez(tmp_path / "x.npz", x_train=pixels, y_train=labels, x_test=pixels[:3], y_test=np.arange(3))
+    np.savez(tmp_path / "x.npz", x_train=pixels, y_train=labels, x_test=255 - pixels[:3], y_test=np.arange(3))
     data = {"source": "arrays", "path": str(tmp_path / "x.npz"), "validation": 0.0}
     notes = build_experiment(data).notes
     assert notes == (() if line is None else (f'{line}try data.balance = "weights" or "sampling"',))
@@ -216,7 +216,7 @@ def test_classes_are_imbalanced_from_a_ratio_of_two(sizes: tuple[int, ...], line
 def test_imbalance_counts_only_the_classes_and_images_of_the_training(tmp_path: Path) -> None:
     labels = np.repeat(np.arange(3), (8, 8, 2))
     pixels = np.zeros((len(labels), 1, 6, 5), dtype=np.uint8)
-    np.savez(tmp_path / "x.npz", x_train=pixels, y_train=labels, x_test=pixels[:3], y_test=np.arange(3))
+    np.savez(tmp_path / "x.npz", x_train=pixels, y_train=labels, x_test=255 - pixels[:3], y_test=np.arange(3))
     data = {"source": "arrays", "path": str(tmp_path / "x.npz"), "validation": 0.5}
     assert build_experiment(data).notes[0].startswith("classes are imbalanced: 4 images of 0, 1 of 2; ")
     assert build_experiment(data | {"classes": ("1", "0")}).notes == ()
@@ -226,7 +226,7 @@ def test_imbalance_counts_only_the_classes_and_images_of_the_training(tmp_path: 
 def test_balanced_classes_get_no_note(balance: str, tmp_path: Path) -> None:
     labels = np.repeat(np.arange(3), (8, 8, 2))
     pixels = np.zeros((len(labels), 1, 6, 5), dtype=np.uint8)
-    np.savez(tmp_path / "x.npz", x_train=pixels, y_train=labels, x_test=pixels[:3], y_test=np.arange(3))
+    np.savez(tmp_path / "x.npz", x_train=pixels, y_train=labels, x_test=255 - pixels[:3], y_test=np.arange(3))
     assert build_experiment({"source": "arrays", "path": str(tmp_path / "x.npz"), "balance": balance}).notes == ()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,12 +13,14 @@ from torch.testing import assert_close
 
 from fcnet.config import schema
 from fcnet.experiment import build
+from fcnet.experiment.build_training import check_batch_norm, estimate_step_memory
 from fcnet.losses import CrossEntropy
 from fcnet.models.mlp import MLP, LogisticRegression
 from fcnet.optim import schedules
 from fcnet.optim.optimizers import LBFGS, Muon
 from fcnet.runtime import distributed
-from tests.unit.experiment.helpers import build_experiment
+from fcnet.runtime.errors import UserError
+from tests.unit.experiment.helpers import build_experiment, make_config
 
 pytestmark = pytest.mark.usefixtures("isolated_cache")
 
@@ -178,3 +181,60 @@ def test_the_other_settings_reach_the_training() -> None:
     assert (algorithm.epochs, algorithm.loss, algorithm.precision) == (7, CrossEntropy(0.1), torch.bfloat16)
     assert (experiment.training.batches.batch_size, experiment.threads) == (9, 5)
     assert build_experiment().training.algorithm.precision == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (
+            {"batch_size": 64, "accumulate": 128},
+            "train.accumulate must be at most 32 for batches of 64 images, ~, got 128",
+        ),
+        (
+            {"batch_size": 64, "accumulate": 33},
+            "train.accumulate must be at most 32 for batches of 64 images, ~, got 33",
+        ),
+        (
+            {"batch_size": "all", "accumulate": 99},
+            "train.accumulate must be at most 45 for batches of 90 images, ~, got 99",
+        ),
+        ({"batch_size": 1}, "train.batch_size must be at least 2, ~, got 1"),
+    ],
+)
+def test_batch_normalization_of_single_images_is_refused_beforehand(train: dict[str, Any], message: str) -> None:
+    config = make_config(model={"normalization": "batch"}, train=train)
+    with pytest.raises(UserError) as error:
+        check_batch_norm(config, 90)
+    assert str(error.value) == message.replace("~", "because batch normalization learns nothing from one image")
+    for model in ({"normalization": "batch", "hidden": ()}, {"normalization": "batch", "kind": "logistic"}, {}):
+        check_batch_norm(make_config(model=model, train=train), 90)
+
+
+def test_batch_normalization_of_two_images_is_taken() -> None:
+    check_batch_norm(make_config(model={"normalization": "batch"}, train={"batch_size": 64, "accumulate": 32}), 90)
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "remedy"),
+    [
+        ({}, {"hidden": (8,)}, "lower data.shape from [1, 6, 5]: images have 5×6 pixels, or lower model.hidden"),
+        ({}, {"kind": "logistic"}, "lower data.shape from [1, 6, 5]: images have 5×6 pixels"),
+        ({}, {"hidden": (8, 22)}, "lower model.hidden"),
+        ({"whiten": 5}, {"hidden": (8,)}, "lower data.whiten or model.hidden"),
+        ({"whiten": 5}, {"kind": "logistic"}, "lower data.whiten"),
+    ],
+)
+def test_a_lack_of_memory_names_what_makes_the_network_large(
+    data: dict[str, Any], model: dict[str, Any], remedy: str
+) -> None:
+    experiment = build_experiment(data, model=model)
+    assert experiment.memory_estimate.remedy == remedy
+
+
+def test_a_lack_of_memory_for_photos_names_data_size() -> None:
+    store = build_experiment().store
+    photos = replace(store, shape=(3, 3000, 4000))
+    for size, remedy in (((), "set data.size, such as [64, 64]"), ((3000, 4000), "lower data.size from [3000, 4000]")):
+        config = schema.Config(data=schema.Data(source="images", path="pets", size=size))
+        estimate = estimate_step_memory(config, photos, 100, 10, torch.device("cpu"))
+        assert estimate.remedy == f"{remedy}: images have 4000×3000 pixels, or lower model.hidden"

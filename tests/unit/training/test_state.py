@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fcnet import MLP
 from fcnet.data.batches import Batches
 from fcnet.runtime.errors import NonFiniteError, UserError
 from fcnet.runtime.files import read_checksummed, write_checksummed
@@ -239,3 +240,25 @@ def test_a_state_with_inf_outside_the_model_is_not_saved(place: str) -> None:
         NonFiniteError, match=rf"^NaN or inf in step 3 of \d+, first in {place}\..* of the training state;"
     ):
         training.state(others)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "message"),
+    [
+        (8, 5, "accumulate must be at most 4 for batches of 8 images, ~, got 5"),
+        (99, 99, "accumulate must be at most 5 for batches of 10 images, ~, got 99"),
+        (1, 1, "a batch must have two or more images, ~, got 1"),
+        (8, 4, None),
+        (2, 1, None),
+    ],
+)
+def test_batch_normalization_of_single_images_is_refused(batch_size: int, accumulate: int, message: str | None) -> None:
+    model = MLP(3, (4,), 2, normalization="batch")
+    batches = Batches(torch.rand(10, 3), torch.arange(10) % 2, batch_size=batch_size)
+    algorithm = GradientDescent(make_sgd(model), epochs=1, accumulate=accumulate)
+    if message is None:
+        assert not TrainingState(model, batches, algorithm).ended
+        return
+    with pytest.raises(UserError) as error:
+        TrainingState(model, batches, algorithm)
+    assert str(error.value) == message.replace("~", "because batch normalization learns nothing from one image")
