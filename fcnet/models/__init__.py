@@ -2,6 +2,7 @@
 
 from fcnet.models.batch_norm import BatchNorm, update_bn
 from fcnet.models.graph import Graph
+from fcnet.models.layer_table import ModelSummary, summary
 from fcnet.models.layers import Dense, Dropout
 from fcnet.models.mlp import MLP, LogisticRegression, logits_to_classes, logits_to_probabilities, num_parameters
 
@@ -12,8 +13,10 @@ __all__ = [
     "Dropout",
     "Graph",
     "LogisticRegression",
+    "ModelSummary",
     "logits_to_classes",
     "logits_to_probabilities",
     "num_parameters",
+    "summary",
     "update_bn",
 ]
