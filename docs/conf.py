@@ -13,7 +13,7 @@ from fcnet.config import schema
 
 project = "fcnet"
 version = release = version_of("fcnet")
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_nb"]
 html_theme = "furo"
 html_title = f"fcnet {release}"
 html_copy_source = False
@@ -23,6 +23,11 @@ html_math_renderer = "mathml"
 default_role = "py:obj"
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_execution_in_temp = True
+nb_merge_streams = True
 autodoc_default_options = {"members": True, "no-value": True, "exclude-members": "model_config"}
 autodoc_member_order = "bysource"
 napoleon_custom_sections = ["Source"]
