@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -277,9 +278,8 @@ def load(run: str | Path, *, device: torch.device | str = "cpu") -> ImageClassif
     if not folder.is_dir():
         raise UserError(f"RUN must be a run folder, got {folder}: {describe_no_run(folder)}")
     if not (folder / "model.json").is_file():
-        advice = (
-            f"; its training is not finished: python -m fcnet.train --resume {folder}" if Run(folder).started else ""
-        )
+        resume = f"python -m fcnet.train --resume {shlex.quote(str(folder))}"
+        advice = f"; its training is not finished, {resume} continues it" if Run(folder).started else ""
         raise UserError(f"{folder} holds no trained model: model.json is missing{advice}")
     with memory.phase("loading the model"):
         return ImageClassifier.load(folder / "model", device=device)

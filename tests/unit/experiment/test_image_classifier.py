@@ -294,7 +294,7 @@ def test_a_run_without_a_trained_model_is_refused(tmp_path: Path) -> None:
     assert load_error(tmp_path / "file") == f"RUN must be a run folder, got {tmp_path / 'file'}: a file"
     assert load_error(tmp_path) == f"{tmp_path} holds no trained model: model.json is missing"
     (tmp_path / "config.toml").touch()
-    advice = f"its training is not finished: python -m fcnet.train --resume {tmp_path}"
+    advice = f"its training is not finished, python -m fcnet.train --resume {tmp_path} continues it"
     assert load_error(tmp_path) == f"{tmp_path} holds no trained model: model.json is missing; {advice}"
     make_classifier().save(tmp_path / "model", {})
     (tmp_path / "model.safetensors").unlink()
