@@ -1,7 +1,12 @@
 """How Sphinx makes the documentation: ``sphinx-build -W docs build/docs``."""
 
+import html
+import re
 from importlib.metadata import version as version_of
 from typing import Any
+
+from docutils import nodes
+from latex2mathml.converter import convert
 
 import fcnet.functional
 from fcnet.config import schema
@@ -12,7 +17,11 @@ extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser"]
 html_theme = "furo"
 html_title = f"fcnet {release}"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["fcnet.css"]
+html_math_renderer = "mathml"
 default_role = "py:obj"
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 autodoc_default_options = {"members": True, "no-value": True, "exclude-members": "model_config"}
 autodoc_member_order = "bysource"
@@ -61,8 +70,32 @@ def _shorten_signature(app: object, what: str, name: str, *rest: object) -> tupl
     )
 
 
+def _break_code_in_tables(app: object, document: nodes.document, page: str) -> None:
+    """Lets long names in tables break after a dot, a slash, a colon or an underscore."""
+    for table in document.findall(nodes.table):
+        for literal in list(table.findall(nodes.literal)):
+            text = re.sub(r"(?<=[./_])(?=\w)|(?<=::)", "<wbr>", html.escape(literal.astext()))
+            code = f'<code class="docutils literal notranslate"><span class="pre">{text}</span></code>'
+            literal.parent.replace(literal, nodes.raw("", code, format="html"))
+
+
+def _write_inline_formula(writer: Any, node: nodes.math) -> None:  # noqa: ANN401 - Sphinx's HTML writer
+    """Writes a formula in a line as MathML, which a browser shows without a script or a network."""
+    writer.body.append(convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def _write_formula(writer: Any, node: nodes.math_block) -> None:  # noqa: ANN401 - Sphinx's HTML writer
+    """Writes a formula of its own line as MathML."""
+    formula = convert(node.astext(), display="block")
+    writer.body.append(f'<div class="math">{formula}</div>\n')
+    raise nodes.SkipNode
+
+
 def setup(app: Any) -> None:  # noqa: ANN401 - Sphinx's application
     """Called by Sphinx."""
+    app.connect("doctree-resolved", _break_code_in_tables)
+    app.add_html_math_renderer("mathml", (_write_inline_formula, None), (_write_formula, None))
     app.connect("autodoc-skip-member", _is_offered_above)
     app.connect("autodoc-process-docstring", _describe_setting, priority=900)  # after napoleon
     app.connect("autodoc-process-signature", _shorten_signature)

@@ -15,6 +15,23 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
+TITLES = {
+    "sigmoid": "The scaled sigmoids s(cu)",
+    "saturation": "The derivative of the sigmoid and its bound",
+    "activations": "Activation functions and their derivatives",
+    "losses": "Losses of a score",
+    "links": "From a score to a probability",
+    "neuron": "A neuron",
+    "network": "A feedforward network of three layers",
+    "forward-pass": "The forward pass of one digit",
+    "samples": "Training images of each class",
+    "weights": "The weights of softmax regression on digits",
+    "between": "Score and probability along a line between two images",
+    "generalisation": "The gap between test and training risk",
+    "descent": "Gradient descent with three batch sizes",
+}
+"""The title of each figure, by its name, in the order of the lecture."""
+
 
 def lecture_figures() -> dict[str, Callable[[], Figure]]:
     """Computes the data of every figure and returns functions that draw them.
@@ -38,7 +55,7 @@ def lecture_figures() -> dict[str, Callable[[], Figure]]:
         line = trained.interpolation(digits, names)
         lr = 0.05
         descent = trained.descent(digits, lr)
-    return {
+    draw_functions: dict[str, Callable[[], Figure]] = {
         "sigmoid": partial(curves.scaled_sigmoids, formulas.scaled_sigmoids()),
         "saturation": partial(curves.saturation, *formulas.saturation()),
         "activations": partial(curves.activations, formulas.activations()),
@@ -53,6 +70,13 @@ def lecture_figures() -> dict[str, Callable[[], Figure]]:
         "generalisation": partial(curves.generalisation, *generalisation[:3]),
         "descent": partial(curves.descent, descent, lr),
     }
+    return {name: partial(_draw_titled, title, draw_functions[name]) for name, title in TITLES.items()}
+
+
+def _draw_titled(title: str, draw: Callable[[], Figure]) -> Figure:
+    figure = draw()
+    figure.suptitle(title, fontsize=12)
+    return figure
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from fcnet import cache, evaluate, predict, train
@@ -35,7 +36,7 @@ from fcnet.export import __main__ as export
 from fcnet.figures import __main__ as figures
 from fcnet.report import __main__ as report
 from fcnet.sweep import __main__ as sweep
-from tests.helpers import command_output, write_image, write_image_folder
+from tests.helpers import command_output, image_bytes, write_image, write_image_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -107,6 +108,19 @@ def image_archive() -> None:
     Path("my").mkdir(exist_ok=True)
     with tarfile.open("my/all.tar.xz", "w:xz") as archive:
         archive.add("packed", ".")
+
+
+def jpeg_archive() -> None:
+    """Writes two training images and a test image of each of ten classes, as JPEG files of CIFAR-10's size."""
+    draws = np.random.default_rng(0)
+    with tarfile.open("my/cifar10-jpeg.tar.xz", "w:xz") as archive:
+        for label, name in itertools.product(range(10), ("train/0", "train/1", "test/0")):
+            split, number = name.split("/")
+            pixels = Image.fromarray(draws.integers(256, size=(32, 32, 3), dtype=np.uint8))
+            content = image_bytes(pixels, "JPEG")
+            info = tarfile.TarInfo(f"{split}/class{label}/{number}.jpg")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
 
 
 def digit() -> None:
@@ -196,9 +210,28 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         "program 1": Shown(
             [r"\d\.\d+ 0\.\d+", r"tensor\(\[\d(, \d){4}\]\)", r"tensor\(2\.06\d*e-09\)", r"\[Prediction"]
         ),
+        "python -m fcnet.train --config cifar10_mlp --set data.source=images "
+        "--set data.path=/my/cifar10-jpeg.tar.xz": Shown(
+            [r".* in 10 classes; layers 3072-2048-512-10, .*; runs/cifar10_mlp-2", RESULT],
+            jpeg_archive,
+            f"{FEW} --set data.whiten=0",
+        ),
     },
     "installation.md": {
         "python -m fcnet train digits --set train.epochs=2 --out runs/check": Shown([r"epoch 2/2 · .*", RESULT]),
+    },
+    "tour.md": {
+        "fcnet train digits": Shown([r".*; runs/digits", RESULT, r"report: runs/digits/report\.html; .*"], digit, FEW),
+        "fcnet evaluate runs/digits": Shown(EVALUATION),
+        "fcnet train digits --set 'model.hidden=[32]' --set train.epochs=10 --out runs/narrow": Shown(
+            [r".* layers 64-32-10, .*; runs/narrow", RESULT], smaller=FEW
+        ),
+        "fcnet report runs/digits runs/narrow --out comparison.html": Shown([r"written to comparison\.html"]),
+        "fcnet predict runs/digits digit.png": Shown([PREDICTION]),
+        "fcnet train images --set data.path=/my/images": Shown(
+            [r".* in 3 classes; .*; runs/images", RESULT], lambda: image_folder("my/images"), FEW
+        ),
+        "program 1": Shown([r"total +203,530", r"\d\.\d+", r"\d \d+\.\d%"]),
     },
     "guide.md": {
         "python -m fcnet.train --list": Shown([rf"{name} +Trains .*\." for name in sorted(list_presets())]),
@@ -373,8 +406,10 @@ def served_folder(working_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 def run_line(line: str, smaller: str) -> str:
     """Returns the output of a command line, which must succeed."""
     words = shlex.split(line.replace("/my/", "my/"))
-    assert (Path(words[0]).name, words[1]) == ("python", "-m")
-    name, *arguments = words[3:] if words[2] == "fcnet" else [words[2].removeprefix("fcnet."), *words[3:]]
+    if words[0] != "fcnet":
+        assert (Path(words[0]).name, words[1]) == ("python", "-m")
+        words = words[2:] if words[2] == "fcnet" else ["fcnet", words[2].removeprefix("fcnet."), *words[3:]]
+    name, *arguments = words[1:]
     return command_output(COMMANDS[name], *arguments, *smaller.split())
 
 
@@ -403,6 +438,20 @@ def test_a_page_keeps_its_promises(page: Path) -> None:
             shown.before()
             output = program_output(text) if kind == "program" else run_line(text, shown.smaller)
             assert re.search(".*\n(?:.*\n)*?.*".join(shown.output), output), f"{name} printed:\n{output}"
+
+
+def test_every_picture_has_an_alternative_text_and_a_caption_and_is_shown() -> None:
+    shown = set()
+    for page in PAGES:
+        lines = page.read_text(encoding="utf-8").splitlines()
+        for number, line in enumerate(lines):
+            for text, name in re.findall(r"!\[([^\]]*)\]\(([^)]*)\)", line):
+                assert text, f"{name} on {page.name} has no alternative text"
+                assert (page.parent / name).is_file()
+                shown.add(Path(name).name)
+                if page.name != "README.md":
+                    assert re.match(r"\*[A-Z]", lines[number + 2]), f"{name} on {page.name} has no caption"
+    assert shown == {file.name for file in (ROOT / "docs" / "pictures").iterdir()}
 
 
 def test_the_readme_shows_the_format_of_a_result() -> None:

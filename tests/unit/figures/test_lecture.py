@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import matplotlib
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from fcnet.figures import lecture, trained
-from fcnet.figures.style import LIGHT, THEMES, Theme, use_theme
+from fcnet.figures.style import LIGHT, THEMES, Theme, figure_bytes, use_theme
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +27,8 @@ NAMES = [
     "sigmoid", "saturation", "activations", "losses", "links", "neuron", "network", "forward-pass", "samples",
     "weights", "between", "generalisation", "descent",
 ]  # fmt: skip
+UNTRAINED = NAMES[:7]
+PICTURES = Path(__file__).parents[3] / "docs" / "pictures"
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,8 @@ def test_every_figure_has_a_name(figures: dict[str, Callable[[], Figure]]) -> No
 
 
 def test_the_weights_are_one_image_for_each_class(figures: dict[str, Callable[[], Figure]]) -> None:
-    weights, classes = figures["weights"].args  # type: ignore[attr-defined]
+    _, draw = figures["weights"].args  # type: ignore[attr-defined]
+    weights, classes = draw.args
     assert weights.shape == (10, 8, 8)
     assert float(weights.abs().max()) > 0.0
     assert classes == tuple("0123456789")
@@ -77,6 +83,7 @@ def test_no_text_leaves_the_figure_or_overlaps_another(
         figure = figures[name]()
         texts = drawn_texts(figure)
     assert len(texts) > 3
+    assert lecture.TITLES[name] in [text for text, _ in texts]
     page = figure.bbox
     for text, box in texts:
         assert page.x0 <= box.x0, text
@@ -85,6 +92,25 @@ def test_no_text_leaves_the_figure_or_overlaps_another(
         assert box.y1 <= page.y1, text
     for (text, box), (other, other_box) in itertools.combinations(texts, 2):
         assert not box.overlaps(other_box), f"{text!r} overlaps {other!r}"
+
+
+def split_numbers(svg: str) -> tuple[list[str], list[float]]:
+    """The text between the numbers of an SVG file, and the numbers. Identifiers are hashes and left out."""
+    drawing = re.sub(r'"#?[a-z]{1,2}[0-9a-f]{10}"|url\([^)]*\)', "", svg)
+    pattern = r"-?\d+(?:\.\d+)?(?:e-?\d+)?"
+    return re.split(pattern, drawing), [float(number) for number in re.findall(pattern, drawing)]
+
+
+@pytest.mark.parametrize("name", UNTRAINED)
+def test_the_documentation_shows_the_figure_that_is_drawn(name: str, figures: dict[str, Callable[[], Figure]]) -> None:
+    shown = (PICTURES / f"{name}.svg").read_text(encoding="utf-8")
+    if f"Matplotlib v{matplotlib.__version__}," not in shown:
+        pytest.skip("another version of matplotlib drew the picture")
+    with use_theme(LIGHT):
+        drawn = figure_bytes(figures[name]())["svg"].decode()
+    (shown_text, shown_numbers), (drawn_text, drawn_numbers) = split_numbers(shown), split_numbers(drawn)
+    assert drawn_text == shown_text
+    assert drawn_numbers == pytest.approx(shown_numbers, abs=0.01)  # points; processors differ in the last digit
 
 
 def test_no_two_lines_of_a_figure_have_the_same_dash_pattern(figures: dict[str, Callable[[], Figure]]) -> None:
