@@ -104,7 +104,8 @@ class ScoreLoss:
         label_smoothing: ε; the target becomes (1 − ε) t + ε / 2 · (t_0 + t_1), with t one-hot for an index.
 
     Raises:
-        UserError: ``name`` is unknown, or ``label_smoothing`` is outside its range; or, when called, the logits come from more than one node.
+        UserError: ``name`` is unknown, or ``label_smoothing`` is outside its range; or, when called, the logits come
+            from more than one node.
 
     Source:
         The lecture's losses for f(x) = sgn(xᵀw).
