@@ -9,6 +9,7 @@ node: the row of an image adds up to its weight, which need not be 1.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +39,9 @@ class CrossEntropy:
     Attributes:
         label_smoothing: ε; the target becomes (1 − ε) t + ε / C · Σ_j t_j, with t one-hot for an index.
 
+    Raises:
+        UserError: ``label_smoothing`` is outside its range.
+
     Example:
         >>> CrossEntropy()(torch.zeros(4), torch.tensor([0, 1, 1, 0])).item() / 4  # log 2
         0.6931471824645996
@@ -45,8 +49,17 @@ class CrossEntropy:
 
     label_smoothing: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Checks ε."""
+        _check_label_smoothing(self.label_smoothing)
+
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Returns the sum over the batch, a scalar, for logits (B,) or (B, C)."""
+        """Returns the sum over the batch, a scalar, for logits (B,) or (B, C).
+
+        Raises:
+            UserError: logits and target have other shapes.
+        """
+        _check_shapes(logits, target)
         if logits.ndim == 1:
             second, weight = self._second_class_target(logits, target)
             return F.binary_cross_entropy_with_logits(logits, second, weight, reduction="sum")
@@ -91,7 +104,8 @@ class ScoreLoss:
         label_smoothing: ε; the target becomes (1 − ε) t + ε / 2 · (t_0 + t_1), with t one-hot for an index.
 
     Raises:
-        UserError: ``name`` is unknown; or, when called, the logits come from more than one node.
+        UserError: ``name`` is unknown, or ``label_smoothing`` is outside its range; or, when called, the logits come
+            from more than one node.
 
     Source:
         The lecture's losses for f(x) = sgn(xᵀw).
@@ -105,16 +119,19 @@ class ScoreLoss:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        """Checks the name."""
+        """Checks the name and ε."""
+        _check_label_smoothing(self.label_smoothing)
         if self.name not in _SCORE_LOSSES:
             raise UserError(f"name must be one of {', '.join(_SCORE_LOSSES)}, got {self.name!r}")
 
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
         """Returns the sum over the batch, a scalar, for scores (B,)."""
+        _check_tensors(logits, target)
         if logits.ndim != 1:
             raise UserError(
                 f"expected scores (B,) of one output node for the {self.name} loss, got {tuple(logits.shape)}"
             )
+        _check_shapes(logits, target)
         losses = _SCORE_LOSSES[self.name]
         if not target.is_floating_point():
             if not self.label_smoothing:
@@ -159,6 +176,68 @@ def empirical_risk(model: nn.Module, images: Tensor, target: Tensor, loss: Loss)
         raise UserError("images must hold at least one example, got 0")
     logits: Tensor = model(images)
     return loss(logits, target) / len(images)
+
+
+def check_loss(loss: Loss, num_classes: int | None, device: torch.device) -> None:
+    """Checks that a loss from outside fcnet sums over the batch. On two equal rows, a mean is as large as on one.
+
+    Args:
+        loss: (logits, labels) -> the sum of the losses.
+        num_classes: C; None if unknown, which checks nothing.
+        device: the device of the logits.
+
+    Raises:
+        UserError: it returns a mean, or one value for each example, or does not take logits and class indices.
+    """
+    if num_classes is None or isinstance(loss, CrossEntropy | ScoreLoss):
+        return
+    advice = "fcnet.losses.CrossEntropy() is such a loss"
+    function: object = loss
+    if not callable(function):
+        raise UserError(f"loss must be a function of logits and labels, got {function!r}; {advice}")
+    shape = () if num_classes == 2 else (num_classes,)
+    logits, labels = torch.ones(2, *shape, device=device), torch.zeros(2, dtype=torch.int64, device=device)
+    if shape:
+        logits *= torch.linspace(-1.0, 1.0, num_classes, device=device)
+    try:
+        one, two = loss(logits[:1], labels[:1]), loss(logits, labels)
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"loss must take logits {tuple(logits.shape)} and int64 labels (2,), got the error: {reason}; {advice}"
+        ) from None
+    if not isinstance(two, Tensor) or two.ndim:
+        found = f"the shape {tuple(two.shape)}" if isinstance(two, Tensor) else f"a {type(two).__name__}"
+        raise UserError(f"loss must return the sum of a batch as a scalar tensor, got {found}; {advice}")
+    if one == two != 0.0:
+        raise UserError(f"loss must return the sum of a batch, got the mean; set reduction='sum' ({advice})")
+
+
+def _check_label_smoothing(value: object) -> None:
+    if not isinstance(value, numbers.Real) or not 0.0 <= float(value) <= 1.0:
+        raise UserError(f"label_smoothing must be from 0 to 1, got {value!r}")
+
+
+def _check_tensors(logits: object, target: object) -> None:
+    for name, value in (("logits", logits), ("target", target)):
+        if not isinstance(value, Tensor):
+            raise UserError(f"{name} must be a tensor, got a {type(value).__name__}; pass torch.as_tensor({name})")
+
+
+def _check_shapes(logits: Tensor, target: Tensor) -> None:
+    """Raises a sentence for shapes that fail with an error about something else. It reads no values."""
+    _check_tensors(logits, target)
+    if logits.ndim == 2 and logits.shape[1] == 1:
+        raise UserError(f"logits must be (B,) for two classes, got {tuple(logits.shape)}; pass logits.squeeze(1)")
+    if not target.is_floating_point():
+        return
+    if target.ndim == 1:
+        raise UserError(
+            "target must be class indices, int64 (B,), or the probability of each class, (B, C), got "
+            f"{target.dtype} {tuple(target.shape)}; for indices pass target.long()"
+        )
+    if logits.ndim == 1 and target.shape[1] != 2:
+        raise UserError(f"target must be (B, 2) for logits (B,) of one output node, got {tuple(target.shape)}")
 
 
 def _smooth_labels(target: Tensor, label_smoothing: float) -> Tensor:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,10 +61,14 @@ def accuracy(confusion: Sequence[Sequence[int]]) -> float:
     Returns:
         A fraction; NaN without examples.
 
+    Raises:
+        UserError: a ValueError; it is no table of counts.
+
     Example:
         >>> accuracy([[8, 2], [1, 9]])
         0.85
     """
+    confusion = _to_counts(confusion)
     total = sum(map(sum, confusion))
     return sum(row[label] for label, row in enumerate(confusion)) / total if total else math.nan
 
@@ -75,11 +82,14 @@ def class_metrics(confusion: Sequence[Sequence[int]]) -> list[ClassMetrics]:
     Returns:
         One record per class, in the order of the classes.
 
+    Raises:
+        UserError: a ValueError; it is no table of counts.
+
     Example:
         >>> class_metrics([[8, 2], [0, 0]])[0]
         ClassMetrics(count=10, precision=1.0, recall=0.8, f1=0.8888888888888888)
     """
-    rows = []
+    confusion, rows = _to_counts(confusion), []
     for label, row in enumerate(confusion):
         num_correct, count, predicted = row[label], sum(row), sum(other[label] for other in confusion)
         rows.append(
@@ -107,6 +117,9 @@ def wilson_interval(num_correct: int, count: int, z: float = _NORMAL_QUANTILE_95
     Returns:
         Lower and upper bound as fractions; (0, 1) without trials.
 
+    Raises:
+        UserError: a ValueError; the successes are not from 0 to n.
+
     Source:
         Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
 
@@ -115,6 +128,7 @@ def wilson_interval(num_correct: int, count: int, z: float = _NORMAL_QUANTILE_95
         >>> round(low, 4), round(high, 4)
         (0.8256, 0.9448)
     """
+    num_correct, count = _check_successes(num_correct, count, least=0)
     if count == 0:
         return 0.0, 1.0
     fraction = num_correct / count
@@ -144,6 +158,9 @@ def difference_interval(
     Returns:
         Lower and upper bound of num_correct/count − other_num_correct/other_count.
 
+    Raises:
+        UserError: a ValueError; a set is empty, or its successes are more than its trials.
+
     Source:
         Newcombe, "Interval estimation for the difference between independent proportions", 1998, method 10.
 
@@ -152,6 +169,8 @@ def difference_interval(
         >>> round(low, 4), round(high, 4)
         (0.0524, 0.3339)
     """
+    num_correct, count = _check_successes(num_correct, count)
+    other_num_correct, other_count = _check_successes(other_num_correct, other_count, "other_")
     p, q = num_correct / count, other_num_correct / other_count
     (low, high), (other_low, other_high) = (
         wilson_interval(num_correct, count, z),
@@ -175,6 +194,9 @@ def two_proportion_test(num_correct: int, count: int, other_num_correct: int, ot
     Returns:
         The two-sided p-value; 1 if all trials of both sets have the same outcome.
 
+    Raises:
+        UserError: a ValueError; a set is empty, or its successes are more than its trials.
+
     Source:
         Pearson, "On the criterion that a given system of deviations…", 1900.
 
@@ -182,6 +204,8 @@ def two_proportion_test(num_correct: int, count: int, other_num_correct: int, ot
         >>> round(two_proportion_test(56, 70, 48, 80), 4)
         0.008
     """
+    num_correct, count = _check_successes(num_correct, count)
+    other_num_correct, other_count = _check_successes(other_num_correct, other_count, "other_")
     pooled = (num_correct + other_num_correct) / (count + other_count)
     variance = pooled * (1.0 - pooled) * (1.0 / count + 1.0 / other_count)
     difference = num_correct / count - other_num_correct / other_count
@@ -201,6 +225,9 @@ def homogeneity_test(counts: Sequence[int], other_counts: Sequence[int]) -> floa
     Returns:
         The p-value; 1 if there is only one class.
 
+    Raises:
+        UserError: a ValueError; the sets have other classes, or one is empty.
+
     Source:
         Pearson, "On the criterion that a given system of deviations…", 1900.
 
@@ -208,6 +235,13 @@ def homogeneity_test(counts: Sequence[int], other_counts: Sequence[int]) -> floa
         >>> round(homogeneity_test([56, 14], [48, 32]), 4) == round(two_proportion_test(56, 70, 48, 80), 4)
         True
     """
+    counts, other_counts = _to_integers(counts, "counts"), _to_integers(other_counts, "other_counts")
+    if len(counts) != len(other_counts):
+        raise UserError(
+            f"counts and other_counts must have one entry a class, got {len(counts)} and {len(other_counts)}"
+        )
+    if not (sum(counts) and sum(other_counts)):
+        raise UserError("counts and other_counts must each hold at least one example, got 0")
     pairs = [pair for pair in zip(counts, other_counts, strict=True) if sum(pair)]
     totals = [sum(row) for row in zip(*pairs, strict=True)]
     cells = [
@@ -233,6 +267,9 @@ def mcnemar_test(only_first: int, only_second: int) -> float:
     Returns:
         The two-sided p-value; 1 if there are no such examples.
 
+    Raises:
+        UserError: a ValueError; a number is not a count.
+
     Source:
         McNemar, "Note on the sampling error of the difference between correlated proportions or percentages", 1947;
         Fagerland, Lydersen, Laake, "The McNemar test for binary matched-pairs data", 2013.
@@ -241,6 +278,8 @@ def mcnemar_test(only_first: int, only_second: int) -> float:
         >>> mcnemar_test(1, 3)  # 2 · 1/16 + 4/16
         0.375
     """
+    # Integers of NumPy would overflow below.
+    only_first, only_second = _to_integers((only_first, only_second), "only_first and only_second")
     n, m = only_first + only_second, min(only_first, only_second)
     below, term = 0, 1  # term = C(n, k), exact as an integer
     for k in range(m):
@@ -261,6 +300,9 @@ def holm_adjust(p_values: Sequence[float]) -> list[float]:
     Returns:
         The adjusted values, in the order of the tests.
 
+    Raises:
+        UserError: a ValueError; a value is not from 0 to 1.
+
     Source:
         Holm, "A simple sequentially rejective multiple test procedure", 1979.
 
@@ -268,6 +310,7 @@ def holm_adjust(p_values: Sequence[float]) -> list[float]:
         >>> holm_adjust([0.25, 0.125, 0.5])
         [0.5, 0.375, 0.5]
     """
+    p_values = _to_fractions(p_values, "p_values")
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
@@ -286,10 +329,18 @@ def confidence_bins(confidences: Sequence[float], correct: Sequence[bool], num_b
     Returns:
         The bins that are not empty, in rising order.
 
+    Raises:
+        UserError: a ValueError; a confidence is not from 0 to 1, or there is not one for each prediction.
+
     Example:
         >>> confidence_bins([0.55, 0.95, 1.0], [True, False, True], num_bins=10)[-1]
         ConfidenceBin(count=2, confidence=0.975, num_correct=1)
     """
+    confidences, correct = _to_fractions(confidences, "confidences"), _to_list(correct)
+    if len(confidences) != len(correct):
+        raise UserError(f"confidences and correct must have one length, got {len(confidences)} and {len(correct)}")
+    if num_bins < 1:
+        raise UserError(f"num_bins must be at least 1, got {num_bins}")
     members: dict[int, list[tuple[float, bool]]] = {}
     for confidence, is_correct in zip(confidences, correct, strict=True):
         place = min(max(math.ceil(confidence * num_bins) - 1, 0), num_bins - 1)
@@ -322,3 +373,50 @@ def calibration_error(bins: Sequence[ConfidenceBin]) -> float:
     if not total:
         return math.nan
     return math.fsum(each.count * abs(each.accuracy - each.confidence) for each in bins) / total
+
+
+def _to_list(values: Any) -> list[Any]:  # noqa: ANN401 - a sequence, an array or a tensor
+    """Returns Python's own numbers: those of NumPy overflow, and those of torch stay tensors."""
+    return list(values.tolist() if hasattr(values, "tolist") else values)
+
+
+def _to_integers(values: Any, name: str) -> list[int]:  # noqa: ANN401 - see `_to_list`
+    counts = []
+    for value in _to_list(values):
+        try:
+            counts.append(operator.index(value))
+        except TypeError:
+            raise UserError(f"{name} must be a count, which is a whole number, got {value!r}") from None
+        if counts[-1] < 0:
+            raise UserError(f"{name} must be at least 0, got {value}")
+    return counts
+
+
+def _to_counts(confusion: Any) -> list[list[int]]:  # noqa: ANN401 - see `_to_list`
+    try:
+        rows = [_to_integers(row, "each entry of confusion") for row in _to_list(confusion)]
+    except TypeError:
+        rows = [[]]
+    if any(len(row) != len(rows) for row in rows):
+        found = f"a {type(confusion).__name__}" + (f" {tuple(confusion.shape)}" if hasattr(confusion, "shape") else "")
+        raise UserError(f"confusion must be a square table of counts such as [[8, 2], [1, 9]], got {found}")
+    return rows
+
+
+def _to_fractions(values: Any, name: str) -> list[float]:  # noqa: ANN401 - see `_to_list`
+    for value in (fractions := _to_list(values)):
+        if isinstance(value, list) or not 0.0 <= value <= 1.0:
+            found = f"a row of {len(value)}" if isinstance(value, list) else f"{value:g}"
+            raise UserError(f"{name} must be numbers from 0 to 1, got {found}")
+    return [float(value) for value in fractions]
+
+
+def _check_successes(num_correct: int, count: int, prefix: str = "", *, least: int = 1) -> tuple[int, int]:
+    """Checks that successes are among the trials, and returns both as Python's integers."""
+    names = f"{prefix}num_correct", f"{prefix}count"
+    (num_correct,), (count,) = _to_integers([num_correct], names[0]), _to_integers([count], names[1])
+    if count < least:
+        raise UserError(f"{names[1]} must be at least {least}, got {count}")
+    if num_correct > count:
+        raise UserError(f"{names[0]} must be at most {names[1]}={count}, got {num_correct}")
+    return num_correct, count

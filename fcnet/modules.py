@@ -185,6 +185,10 @@ class CrossEntropyLoss(_Loss):
         self.register_buffer("weight", weight)
         self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
 
+    def extra_repr(self) -> str:
+        """Returns the reduction and the label smoothing for `repr`."""
+        return f"{super().extra_repr()}, label_smoothing={self.label_smoothing}"
+
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Returns the loss for logits and class indices or class probabilities."""
         return F.cross_entropy(input, target, self.weight, self.ignore_index, self.reduction, self.label_smoothing)

@@ -6,6 +6,7 @@ deviation of the training set.
 
 from __future__ import annotations
 
+import numbers
 import warnings
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,6 +20,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+import fcnet.functional as F
 from fcnet import models
 from fcnet.data.batches import Batches
 from fcnet.losses import CrossEntropy
@@ -29,6 +31,7 @@ from fcnet.runtime.seeds import generator
 from fcnet.training.algorithm import GradientDescent
 from fcnet.training.backpropagation import backpropagate
 from fcnet.training.fit import fit
+from fcnet.training.fit_checks import check_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,6 +55,15 @@ class _BaseClassifier(ClassifierMixin, BaseEstimator):
         probabilities: Floats = self.model_.predict_proba(x).numpy()
         return probabilities
 
+    def predict_log_proba(self, X: npt.ArrayLike) -> Floats:
+        """Computes logarithms of class probabilities, (B, D) -> float64 (B, C), finite where a probability is 0."""
+        x = torch.from_numpy(self._scale(self._check_features(X)))
+        logits: Tensor = self.model_(x)
+        if logits.ndim == 1:
+            logits = torch.stack([torch.zeros_like(logits), logits], 1)
+        log_probabilities: Floats = F.log_softmax(logits, 1).numpy()
+        return log_probabilities
+
     def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
         """Predicts the most probable class, (B, D) -> (B,)."""
         best = self.predict_proba(X).argmax(1)  # first, because it checks that the classifier is fitted
@@ -69,7 +81,7 @@ class _BaseClassifier(ClassifierMixin, BaseEstimator):
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise UserError(f"y must hold at least two classes, got 1 class: {self.classes_[0]!r}")
+            raise UserError(f"y must hold at least two classes, got 1 class: {self.classes_.tolist()[0]!r}")
         return x, torch.from_numpy(labels.astype(np.int64))
 
     def _fit_scaler(self, x: Floats, weight: Floats | None = None) -> Floats:
@@ -155,6 +167,8 @@ class MLPClassifier(_BaseClassifier):
 
     def fit(self, X: npt.ArrayLike, y: npt.ArrayLike) -> Self:
         """Trains on features X (B, D) and labels y (B,) of any type."""
+        check_settings(epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, seed=0)
+        _require_number("weight_decay", self.weight_decay)
         x, labels = self._check_training_data(X, y)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         model = models.MLP(
@@ -226,8 +240,8 @@ class LogisticRegression(_BaseClassifier):
 
     def fit(self, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> Self:
         """Trains on features X (B, D), labels y (B,) of any type, and sample weights (B,)."""
-        if not self.C > 0.0:
-            raise UserError(f"C must be greater than 0, got {self.C}")
+        _require_number("C", self.C, above=True)
+        _require_number("tol", self.tol)
         x, labels = self._check_training_data(X, y)
         weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
         counted = weight > 0.0
@@ -284,3 +298,10 @@ class LogisticRegression(_BaseClassifier):
                 ConvergenceWarning,
                 stacklevel=3,
             )
+
+
+def _require_number(name: str, value: object, *, above: bool = False) -> None:
+    """Checks that a setting is a number of at least 0, or greater than 0."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not (value > 0.0 if above else value >= 0.0):  # type: ignore[operator]
+        raise UserError(f"{name} must be {'greater than' if above else 'at least'} 0, got {value!r}")

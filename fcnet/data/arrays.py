@@ -57,7 +57,7 @@ def to_inputs(x: object, dtype: torch.dtype, name: str = "x") -> Tensor:
         if dtype.is_floating_point:
             return values.to(dtype).div_(255)
     if not dtype.is_floating_point:
-        found = f"{_dtype_name(values)} {tuple(values.shape)}"
+        found = f"{_dtype_name(values)} {tuple(values.shape)}{advise_pixels(x if hasattr(x, 'dtype') else values)}"
         raise UserError(f"{name} must be uint8 images (N, C, H, W) for this model, got {found}")
     return values.to(dtype)
 
@@ -159,6 +159,31 @@ def check_finite(x: Tensor, name: str = "x") -> None:
     row = int((~x.isfinite()).flatten(1).any(1).nonzero()[0])
     found = "NaN" if x[row].isnan().any() else "infinity"
     raise UserError(f"{name} must hold finite numbers, got {found} in row {row}")
+
+
+def advise_pixels(values: Any) -> str:  # noqa: ANN401 - an array or a tensor
+    """Returns what makes uint8 pixels of an image's values, as the end of an error; nothing where that is not plain.
+
+    Args:
+        values: a tensor, or a NumPy array.
+
+    Example:
+        >>> advise_pixels(np.array([0.0, 0.5]))
+        '; for values from 0 to 1 pass (x * 255).round().astype("uint8")'
+    """
+    tensor = values if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values, np.float64))
+    if not tensor.numel() or tensor.is_meta:
+        return ""
+    low, high = float(tensor.min()), float(tensor.max())
+    convert = "to(torch.uint8)" if isinstance(values, Tensor) else 'astype("uint8")'
+    dtype = str(values.dtype)
+    if "bool" in dtype:
+        return f"; for a mask pass x.{convert} * 255"
+    if "float" in dtype and low >= 0.0 and high <= 1.0:
+        return f"; for values from 0 to 1 pass (x * 255).round().{convert}"
+    if low >= 0.0 and high <= 255.0:
+        return f"; for values from 0 to 255 pass x.{'round().' if 'float' in dtype else ''}{convert}"
+    return f"; its values are from {low:g} to {high:g}, pixels from 0 to 255"
 
 
 def to_tensor(values: Any, name: str, advice: str = "") -> Tensor:  # noqa: ANN401 - whatever NumPy takes

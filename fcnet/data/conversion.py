@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -57,7 +58,7 @@ def to_batches(
         if data.device != device:
             raise UserError(f"{name} must be on the device of the model, {device}, got batches on {data.device}")
         return data
-    batch_size = batch_size or DEFAULT_BATCH_SIZE
+    batch_size = operator.index(batch_size or DEFAULT_BATCH_SIZE)  # torch splits by no other integer
     if isinstance(data, Dataset):
         return _dataset_batches(data, device, dtype, batch_size, name)
     x, y = _require_arrays(data, name)

@@ -66,6 +66,18 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         """Returns the number of images."""
         return len(self.split.labels)
 
+    def __repr__(self) -> str:
+        """Returns the number and the shape of the images, the classes and the transform, as torchvision's datasets."""
+        lines = [
+            f"Dataset {type(self).__name__}",
+            f"Number of datapoints: {len(self)}",
+            f"Shape of an image: {tuple(self.split.pixels.shape[1:])}",
+            f"Number of classes: {len(self.classes)}",
+        ]
+        if self.transform is not None:
+            lines.append(f"Transform: {self.transform!r}")
+        return "\n    ".join(lines)
+
     def __getitem__(self, index: int) -> tuple[Any, int]:
         """Returns a copy of one image, and its label.
 

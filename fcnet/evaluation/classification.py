@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from fcnet import metrics
 from fcnet.data.conversion import to_batches
-from fcnet.losses import CrossEntropy
+from fcnet.losses import CrossEntropy, check_loss
 from fcnet.models.batch_norm import eval_mode
 from fcnet.models.input_checks import check_fit, input_kind
 from fcnet.models.mlp import logits_to_classes
@@ -111,7 +111,7 @@ def evaluate(
         The mean loss and the confusion matrix.
 
     Raises:
-        UserError: there are no images, or model and data do not fit.
+        UserError: there are no images, model and data do not fit, or the loss does not return the sum of a batch.
 
     Example:
         >>> from fcnet import MLP
@@ -119,8 +119,8 @@ def evaluate(
         >>> evaluate(MLP(4, (), 3), (x, y)).count
         6
     """
-    batches = _to_batches(model, data)
-    loss = loss or CrossEntropy()
+    loss = CrossEntropy() if loss is None else loss
+    batches = _to_batches(model, data, loss)
     total = torch.zeros((), dtype=torch.float64, device=batches.device)
     confusion = torch.zeros((), dtype=torch.int64, device=batches.device)
     with memory.phase("evaluating the model"), eval_mode(model):
@@ -138,14 +138,14 @@ def evaluate(
     return Evaluation(total.item() / count, tuple(map(tuple, confusion.tolist())))
 
 
-def _to_batches(model: nn.Module, data: Any) -> ImageBatches:  # noqa: ANN401 - see `evaluate`
+def _to_batches(model: nn.Module, data: Any, loss: Loss) -> ImageBatches:  # noqa: ANN401 - see `evaluate`
     """Returns batches as they are, and makes them of other data after the checks that `fcnet.fit` makes."""
     if hasattr(data, "device") and not (hasattr(data, "__array__") or isinstance(data, Dataset)):
         batches: ImageBatches = data
         return batches
     kind = input_kind(model)
     made = to_batches(data, device=kind.device, dtype=kind.dtype)
-    check_fit(model, made, "data")
+    check_loss(loss, check_fit(model, made, "data"), kind.device)
     return made
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fcnet.data.arrays import advise_pixels
 from fcnet.data.batches import normalize
-from fcnet.data.decoding.image_decoding import IGNORE_PILLOW_WARNINGS, decode_image
-from fcnet.data.sources.image_paths import ImageEntry
+from fcnet.data.decoding.image_decoding import IGNORE_PILLOW_WARNINGS
 from fcnet.data.transforms.whitening import Whitening
+from fcnet.experiment.image_inputs import image_name, iterate_images, to_pixels
 from fcnet.experiment.run_folder import Run, describe_no_run
 from fcnet.models.mlp import MLP, LogisticRegression, logits_to_probabilities
 from fcnet.runtime import memory
@@ -58,6 +59,7 @@ class ImageClassifier(nn.Module):
         resize: whether files of another size are resized to ``shape``, as in training.
     """
 
+    input_dtype = torch.uint8  # `fcnet.fit` and `evaluate` give it pixels
     mean: Tensor
     std: Tensor
 
@@ -81,11 +83,14 @@ class ImageClassifier(nn.Module):
         self.whitening = whitening
         self.resize = resize
 
+    def extra_repr(self) -> str:
+        """Returns the shape of an image and the number of classes, as `print` shows them."""
+        return f"shape={self.shape}, num_classes={len(self.classes)}"
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Computes the logits of uint8 images (B, channels, height, width): (B,) for two classes, else (B, C)."""
-        if pixels.dtype != torch.uint8 or tuple(pixels.shape[1:]) != self.shape:
-            expected = ", ".join(map(str, self.shape))
-            raise UserError(f"expected uint8 images (B, {expected}), got {pixels.dtype} {tuple(pixels.shape)}")
+        if not torch.is_tensor(pixels) or pixels.dtype != torch.uint8 or tuple(pixels.shape[1:]) != self.shape:
+            raise UserError(_describe_mismatch(pixels, self.shape))
         x = normalize(pixels, self.mean, self.std)
         logits: Tensor = self.model(x if self.whitening is None else self.whitening(x))
         return logits
@@ -100,15 +105,17 @@ class ImageClassifier(nn.Module):
         """Classifies images.
 
         Args:
-            images: paths, open PIL images, or uint8 tensors (channels, height, width). Files are decoded as in
-                training, with the same formats and modes; see `fcnet.data.decoding.image_decoding.decode_image`.
+            images: paths, open PIL images, uint8 arrays (H, W), (H, W, C) or (C, H, W), or uint8 tensors (C, H, W); or
+                a stack of them, (N, …). Files, PIL images and arrays are decoded as in training, with the same
+                formats and modes; see `fcnet.data.decoding.image_decoding.decode_image`.
             batch_size: the number of images that are decoded and classified together.
 
         Returns:
             One prediction per image, in order.
 
         Raises:
-            UserError: an item is not an image; or its size is not the classifier's, and images are not resized.
+            UserError: ``images`` is a single image, or an item is not an image; or its size is not the classifier's,
+                and images are not resized.
         """
         predictions = []
         for prediction in self.iter_predictions(images, batch_size=batch_size):
@@ -128,21 +135,20 @@ class ImageClassifier(nn.Module):
             For each image its prediction, or the error that it caused.
 
         Raises:
-            UserError: ``images`` is a single path, or ``batch_size`` is less than 1.
+            UserError: ``images`` is a single image, or ``batch_size`` is less than 1.
         """
         # Checked here and not in a generator, so that the error comes with the call.
-        if isinstance(images, str | Path):
-            raise UserError(f"images must be a list or another iterable of images, got the path {str(images)!r}")
+        iterator = iterate_images(images, self.shape)
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
-        return self._predict_batches(enumerate(images), batch_size)
+        return self._predict_batches(enumerate(iterator), batch_size)
 
     def _predict_batches(self, images: Iterator[tuple[int, Any]], batch_size: int) -> Iterator[Prediction | UserError]:
         while True:
             with IGNORE_PILLOW_WARNINGS:
                 # Each image is decoded before the next one is taken, so an iterable may reuse or close its files.
                 batch = [
-                    (_image_name(image, index), self._pixels_or_error(image, index))
+                    (image_name(image, index), self._pixels_or_error(image, index))
                     for index, image in itertools.islice(images, batch_size)
                 ]
             if not batch:
@@ -160,35 +166,11 @@ class ImageClassifier(nn.Module):
                 best = max(range(len(probabilities)), key=probabilities.__getitem__)  # the first of equals
                 yield Prediction(self.classes[best], probabilities[best], tuple(probabilities))
 
-    def _pixels_or_error(self, image: Any, index: int) -> Tensor | UserError:  # noqa: ANN401 - see `_pixels`
+    def _pixels_or_error(self, image: Any, index: int) -> Tensor | UserError:  # noqa: ANN401 - see `to_pixels`
         try:
-            return self._pixels(image, index)
+            return to_pixels(image, index, self.shape, resize=self.resize)
         except UserError as error:
             return error
-
-    def _pixels(self, image: Any, index: int) -> Tensor:  # noqa: ANN401 - a path, PIL image, tensor or `ImageEntry`
-        name, content = _image_name(image, index), image
-        if isinstance(image, ImageEntry):
-            content = image.content
-        if isinstance(content, UserError):
-            raise content
-        if isinstance(content, Tensor):
-            pixels = content
-            if tuple(pixels.shape) != self.shape:
-                raise UserError(f"{name} must have the shape {self.shape} (C, H, W), got {tuple(pixels.shape)}")
-        else:
-            size = (self.shape[1], self.shape[2]) if self.resize else None
-            file = io.BytesIO(content) if isinstance(content, bytes) else content
-            pixels = torch.from_numpy(decode_image(file, self.shape[0], name, size))
-        if pixels.dtype != torch.uint8:
-            raise UserError(f"{name} must be uint8, got {pixels.dtype}")
-        if tuple(pixels.shape) != self.shape:
-            (_, height, width), (_, own_height, own_width) = self.shape, pixels.shape
-            raise UserError(
-                f"{name} must be {width}×{height} pixels like the training images, got {own_width}×{own_height}; "
-                "a model trained with data.size resizes its images"
-            )
-        return pixels
 
     def save(self, stem: Path, metadata: dict[str, Any]) -> None:
         """Writes ``STEM.safetensors`` and ``STEM.json`` with checksums.
@@ -253,11 +235,20 @@ class ImageClassifier(nn.Module):
         return classifier.to(device).eval()
 
 
-def _image_name(image: Any, index: int) -> str:  # noqa: ANN401 - see `ImageClassifier._pixels`
-    """Returns the name of an item of ``images`` for errors."""
-    if isinstance(image, ImageEntry):
-        return image.name
-    return str(image) if isinstance(image, str | Path) else f"images[{index}]"
+def _describe_mismatch(pixels: object, shape: tuple[int, ...]) -> str:
+    """Returns the error of an argument that is no batch of uint8 images."""
+    expected = f"expected uint8 images (B, {', '.join(map(str, shape))})"
+    if not isinstance(pixels, Tensor):
+        advice = "predict_images takes arrays, files and PIL images"
+        return f"{expected} as a tensor, got a {type(pixels).__name__}; {advice}"
+    advice = ""
+    if pixels.dtype != torch.uint8 and pixels.numel():
+        advice = advise_pixels(pixels)
+    elif tuple(pixels.shape) == shape:
+        advice = "; pass x[None] for one image"
+    elif tuple(pixels.shape[1:]) == (*shape[1:], shape[0]):
+        advice = "; pass x.permute(0, 3, 1, 2)"
+    return f"{expected}, got {pixels.dtype} {tuple(pixels.shape)}{advice}"
 
 
 def load(run: str | Path, *, device: torch.device | str = "cpu") -> ImageClassifier:
@@ -287,7 +278,8 @@ def load(run: str | Path, *, device: torch.device | str = "cpu") -> ImageClassif
     if not folder.is_dir():
         raise UserError(f"RUN must be a run folder, got {folder}: {describe_no_run(folder)}")
     if not (folder / "model.json").is_file():
-        unfinished = "; its training is not finished" if Run(folder).started else ""
-        raise UserError(f"{folder} holds no trained model: model.json is missing{unfinished}")
+        resume = f"python -m fcnet.train --resume {shlex.quote(str(folder))}"
+        advice = f"; its training is not finished, {resume} continues it" if Run(folder).started else ""
+        raise UserError(f"{folder} holds no trained model: model.json is missing{advice}")
     with memory.phase("loading the model"):
         return ImageClassifier.load(folder / "model", device=device)

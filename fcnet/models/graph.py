@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fcnet.models.init import VARIANCES
-from fcnet.models.layers import ACTIVATIONS, flatten_inputs
+from fcnet.models.layers import ACTIVATIONS, describe_activation, flatten_inputs
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,6 +76,11 @@ class Graph(nn.Module):
         deviations = [math.sqrt(VARIANCES["auto"](len(sources[j]), 1, activation)) for _, j in edges]
         self.weight = nn.Parameter(torch.randn(len(edges), generator=generator) * torch.tensor(deviations))
         self.bias = nn.Parameter(torch.zeros(len(self.incoming)))
+
+    def extra_repr(self) -> str:
+        """Returns the inputs, the number of edges, the outputs and the activation, as `print` shows them."""
+        edges = f"{self.in_features}, edges={len(self.weight)}, outputs={self.outputs}"
+        return f"{edges}, {describe_activation(self.activation)}"
 
     def forward(self, x: Tensor) -> Tensor:
         """Computes logits: (B, …) of D values each -> (B,), those of the second of two classes, or (B, C)."""

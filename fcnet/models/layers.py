@@ -6,6 +6,7 @@ B examples, n[l] units in layer l, n[0] = D input features.
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 from typing import TYPE_CHECKING, Literal
 
@@ -166,13 +167,33 @@ class Dense(nn.Module):
         return result
 
     def forward(self, a: Tensor) -> Tensor:
-        """Computes a[l] from a[l−1], (B, n[l−1]) -> (B, n[l])."""
+        """Computes a[l] from a[l−1], (B, n[l−1]) -> (B, n[l]).
+
+        Raises:
+            UserError: a ValueError; the dtype is not that of the weights.
+        """
         return self.output(self.preactivation(a), a)
 
     def extra_repr(self) -> str:
-        """Returns the widths, the activation and a missing bias, as `print` shows them."""
+        """Returns the widths, the activation with its constants, a residual and a missing bias, as `print` shows."""
+        residual = ", residual=True" if self.residual else ""
         bias = "" if self.bias is not None else ", bias=False"
-        return f"{self.in_features}, {self.out_features}, {self.activation}{bias}"
+        return f"{self.in_features}, {self.out_features}, {describe_activation(self.activation)}{residual}{bias}"
+
+
+def describe_activation(name: str) -> str:
+    """Returns the name of an activation with its constants.
+
+    Example:
+        >>> describe_activation("leaky_relu"), describe_activation("relu")
+        ('leaky_relu(negative_slope=0.01)', 'relu')
+    """
+    constants = [
+        f"{parameter.name}={parameter.default!r}"
+        for parameter in inspect.signature(ACTIVATIONS[name]).parameters.values()
+        if parameter.default is not parameter.empty
+    ]
+    return f"{name}({', '.join(constants)})" if constants else name
 
 
 def flatten_inputs(x: Tensor, in_features: int) -> Tensor:
@@ -181,17 +202,30 @@ def flatten_inputs(x: Tensor, in_features: int) -> Tensor:
     Raises:
         UserError: a ValueError; an input does not have D values, or the dtype is not floating.
     """
-    if not torch.is_tensor(x):
-        raise UserError(f"expected a tensor (B, …) of inputs, got a {type(x).__name__}; pass torch.as_tensor(x)")
+    value: object = x
+    if not isinstance(value, Tensor):
+        advice = "pass torch.as_tensor(x, dtype=torch.float32)"
+        raise UserError(f"expected a tensor (B, …) of inputs, got a {type(value).__name__}; {advice}")
     if x.ndim < 2 or math.prod(x.shape[1:]) != in_features:
-        raise UserError(f"expected a batch of inputs (B, …) with {in_features} values each, got {tuple(x.shape)}")
+        advice = "; pass x[None] for one example" if x.numel() == in_features else ""
+        raise UserError(
+            f"expected a batch of inputs (B, …) with {in_features} values each, got {tuple(x.shape)}{advice}"
+        )
     if not x.is_floating_point():
-        raise UserError(f"expected inputs of a floating dtype, got {x.dtype}")
+        advice = "; for pixels pass x.float() / 255" if x.dtype == torch.uint8 else "; pass x.float()"
+        raise UserError(f"expected inputs of a floating dtype, got {x.dtype}{advice}")
     return x.flatten(1)
 
 
 def _affine(a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Computes a Wᵀ + b, (B, n)."""
+    # Autocast converts both factors, unless one is float64.
+    if a.dtype != weight.dtype and (
+        torch.float64 in (a.dtype, weight.dtype) or not torch.is_autocast_enabled(a.device.type)
+    ):
+        raise UserError(
+            f"expected inputs of the dtype of the weights, {weight.dtype}, got {a.dtype}; pass x.to({weight.dtype})"
+        )
     # A CPU computes 16 columns of a product at once. With fewer outputs than that, a Wᵀ takes up to twice as long as
     # its transpose W aᵀ, whose columns are the batch. torch.compile gets one form for every batch size.
     few = 4 < weight.shape[0] < 16 and a.device.type == "cpu"

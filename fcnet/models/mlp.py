@@ -113,7 +113,11 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Computes logits: (B, …) -> (B,), those of the second of two classes, or (B, C)."""
+        """Computes logits: (B, …) -> (B,), those of the second of two classes, or (B, C).
+
+        Raises:
+            UserError: a ValueError; an input does not have D values, or the dtype is not that of the weights.
+        """
         a = self.flatten_inputs(x)
         for layer in self.layers:
             a = layer(a)

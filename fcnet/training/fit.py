@@ -12,12 +12,13 @@ from torch.utils.data import DataLoader
 
 from fcnet.data.batches import Batches
 from fcnet.data.conversion import hold_out, to_batches
+from fcnet.losses import check_loss
 from fcnet.models.input_checks import check_fit, input_kind
 from fcnet.optim.optimizers import parameter_groups
 from fcnet.runtime import distributed
 from fcnet.runtime.formatting import format_percent
 from fcnet.training.algorithm import GradientDescent
-from fcnet.training.fit_checks import check_algorithm, check_loss, check_settings
+from fcnet.training.fit_checks import check_algorithm, check_settings
 from fcnet.training.history import History
 from fcnet.training.loop import Training
 

@@ -8,14 +8,13 @@ import operator
 from typing import TYPE_CHECKING, SupportsIndex, TypeGuard
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fcnet.losses import CrossEntropy, ScoreLoss
 from fcnet.runtime.errors import UserError
 from fcnet.training.algorithm import GradientDescent
 
 if TYPE_CHECKING:
-    from fcnet.losses import Loss
+    from torch import nn
 
 
 def check_settings(*, epochs: object, lr: object, batch_size: object, seed: object) -> None:
@@ -55,38 +54,6 @@ def check_algorithm(algorithm: object, model: nn.Module, *, epochs: int | None, 
         raise UserError(
             "algorithm must train the parameters of model, got an optimizer of others; make it with model.parameters()"
         )
-
-
-def check_loss(loss: Loss, num_classes: int | None, device: torch.device) -> None:
-    """Checks that a loss from outside fcnet sums over the batch. On two equal rows, a mean is as large as on one.
-
-    Args:
-        loss: (logits, labels) -> the sum of the losses.
-        num_classes: C; None if unknown, which checks nothing.
-        device: the device of the logits.
-
-    Raises:
-        UserError: it returns a mean, or one value for each example, or does not take logits and class indices.
-    """
-    if num_classes is None or isinstance(loss, CrossEntropy | ScoreLoss):
-        return
-    shape = () if num_classes == 2 else (num_classes,)
-    logits, labels = torch.ones(2, *shape, device=device), torch.zeros(2, dtype=torch.int64, device=device)
-    if shape:
-        logits *= torch.linspace(-1.0, 1.0, num_classes, device=device)
-    advice = "fcnet.losses.CrossEntropy() is such a loss"
-    try:
-        one, two = loss(logits[:1], labels[:1]), loss(logits, labels)
-    except (RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"loss must take logits {tuple(logits.shape)} and int64 labels (2,), got the error: {reason}; {advice}"
-        ) from None
-    if not isinstance(two, Tensor) or two.ndim:
-        found = f"the shape {tuple(two.shape)}" if isinstance(two, Tensor) else f"a {type(two).__name__}"
-        raise UserError(f"loss must return the sum of a batch as a scalar tensor, got {found}; {advice}")
-    if one == two != 0.0:
-        raise UserError(f"loss must return the sum of a batch, got the mean; set reduction='sum' ({advice})")
 
 
 def _is_whole(value: object) -> TypeGuard[SupportsIndex]:

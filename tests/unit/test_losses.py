@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 from fcnet.functional import binary_cross_entropy
-from fcnet.losses import CrossEntropy, ScoreLoss, empirical_risk
+from fcnet.losses import CrossEntropy, ScoreLoss, check_loss, empirical_risk
 from fcnet.models.mlp import MLP
 from fcnet.runtime.errors import UserError
 
@@ -310,3 +310,55 @@ def test_the_empirical_risk_is_the_mean_loss_and_differentiable(num_classes: int
 def test_the_empirical_risk_of_no_examples_is_refused() -> None:
     with pytest.raises(UserError, match=r"^images must hold at least one example, got 0$"):
         empirical_risk(MLP(4, (), 2), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), CrossEntropy())
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_a_loss_that_sums_is_taken_and_a_mean_is_not(num_classes: int) -> None:
+    check_loss(lambda logits, labels: CrossEntropy()(logits, labels), num_classes, torch.device("cpu"))
+    check_loss(lambda logits, labels: 0.0 * logits.sum(), num_classes, torch.device("cpu"))
+    with pytest.raises(UserError, match=r"^loss must return the sum of a batch, got the mean"):
+        check_loss(
+            lambda logits, labels: CrossEntropy()(logits, labels) / len(labels), num_classes, torch.device("cpu")
+        )
+
+
+TARGET = "target must be class indices, int64 (B,), or the probability of each class, (B, C), "
+Z, Y, SCORES, BINARY = torch.randn(4, 3), torch.tensor([0, 1, 2, 0]), torch.randn(4), torch.tensor([0, 1, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: CrossEntropy(2.0), "label_smoothing must be from 0 to 1, got 2.0"),
+        (lambda: CrossEntropy("mean"), "label_smoothing must be from 0 to 1, got 'mean'"),  # type: ignore[arg-type]
+        (lambda: ScoreLoss("hinge", -0.1), "label_smoothing must be from 0 to 1, got -0.1"),
+        (
+            lambda: CrossEntropy()(SCORES[:, None], BINARY),
+            "logits must be (B,) for two classes, got (4, 1); pass logits.squeeze(1)",
+        ),
+        (
+            lambda: CrossEntropy()(SCORES, BINARY.float()),
+            TARGET + "got torch.float32 (4,); for indices pass target.long()",
+        ),
+        (
+            lambda: ScoreLoss("hinge")(SCORES, torch.rand(4, 3)),
+            "target must be (B, 2) for logits (B,) of one output node, got (4, 3)",
+        ),
+        (
+            lambda: CrossEntropy()(Z.numpy(), Y),  # type: ignore[arg-type]
+            "logits must be a tensor, got a ndarray; pass torch.as_tensor(logits)",
+        ),
+        (
+            lambda: ScoreLoss("hinge")(SCORES, [0, 1, 1, 0]),  # type: ignore[arg-type]
+            "target must be a tensor, got a list; pass torch.as_tensor(target)",
+        ),
+        (
+            lambda: check_loss("hinge", 3, torch.device("cpu")),  # type: ignore[arg-type]
+            "loss must be a function of logits and labels, got 'hinge'; fcnet.losses.CrossEntropy() is such a loss",
+        ),
+    ],
+)
+def test_a_call_that_cannot_be_meant_is_one_sentence(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        call()
+    assert str(error.value) == message

@@ -36,6 +36,8 @@ def test_repr_shows_the_arguments() -> None:
         "LeakyReLU(negative_slope=0.2)",
         "GELU(approximate='tanh')",
     ]
+    expected = "CrossEntropyLoss(reduction='mean', label_smoothing=0.1)"
+    assert repr(modules.CrossEntropyLoss(label_smoothing=0.1)) == expected
     assert repr(modules.Softmax(1)) == "Softmax(dim=1)"
     assert repr(modules.HingeLoss("sum")) == "HingeLoss(reduction='sum')"
 

@@ -178,6 +178,16 @@ def test_arguments_and_labels_out_of_range_are_errors() -> None:
     x, y = load_iris(return_X_y=True)
     for estimator, args, message in (
         (LogisticRegression(), (x[:9], y[:9]), "y must hold at least two classes, got 1 class: "),
+        (LogisticRegression("l2"), (x, y), "C must be greater than 0, got 'l2'"),  # type: ignore[arg-type]
+        (LogisticRegression(tol=-1.0), (x, y), r"tol must be at least 0, got -1\.0"),
+        (MLPClassifier(lr=0.0), (x, y), r"lr must be a number greater than 0, got 0\.0"),
+        (MLPClassifier(weight_decay=-1), (x, y), "weight_decay must be at least 0, got -1"),
+        (MLPClassifier(label_smoothing=2.0), (x, y), r"label_smoothing must be from 0 to 1, got 2\.0"),
+        (
+            MLPClassifier(batch_size="auto"),  # type: ignore[arg-type]
+            (x, y),
+            "batch_size must be a whole number of at least 1, got 'auto'",
+        ),
         (LogisticRegression(0.0), (x, y), r"C must be greater than 0, got 0\.0"),
         (LogisticRegression(), (x, y, np.zeros(len(y))), "Sample weights must|sample_weight must"),
         (MLPClassifier((0,)), (x, y), "each width of hidden must be at least 1, got 0"),
@@ -185,3 +195,13 @@ def test_arguments_and_labels_out_of_range_are_errors() -> None:
         with pytest.raises(ValueError, match=message):
             estimator.fit(*args)
     assert issubclass(UserError, ValueError)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_log_probabilities_are_the_logarithms_and_stay_finite(classes: int) -> None:
+    x, y = load_iris(return_X_y=True)
+    x, y = x[y < classes], y[y < classes]
+    for classifier in (LogisticRegression(), MLPClassifier((3,), epochs=2, random_state=0)):
+        found = classifier.fit(x, y).predict_log_proba(x)
+        np.testing.assert_allclose(found, np.log(classifier.predict_proba(x)), rtol=1e-12, atol=1e-15)
+        assert np.isfinite(classifier.predict_log_proba(1e4 * x)).all()

@@ -190,7 +190,8 @@ MISTAKES = {
     "evaluate digits": "RUN must be a run folder, got digits: a preset, not a folder; the nearest is runs/digits",
     "evaluate runs/digit": "RUN must be a run folder, got runs/digit: no such folder; the nearest is runs/digits",
     "evaluate mine.toml": "RUN must be a run folder, got mine.toml: a file",
-    "evaluate runs/digits": "runs/digits holds no trained model: model.json is missing; its training is not finished",
+    "evaluate runs/digits": "runs/digits holds no trained model: model.json is missing; "
+    "its training is not finished, python -m fcnet.train --resume runs/digits continues it",
     "evaluate runs/digits --json": "unknown flag --json; see python -m fcnet.evaluate --help",
     "predict runs/digits": "IMAGE is missing: python -m fcnet.predict RUN IMAGE",
     "predict digit.png runs/digits": "RUN must be a run folder, got digit.png: a file",

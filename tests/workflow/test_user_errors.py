@@ -276,7 +276,10 @@ LAYOUT = "expected train/CLASS/… and test/CLASS/… in {here}/pets"
 SUM = "is damaged: its bytes do not match the checksum in"
 RUNS = "runs must be a folder, got a file or a broken link; --out DIR names another place"
 DEVICES = "--device must be auto, cpu, cuda or another device of torch"
-NO_MODEL = "run holds no trained model: model.json is missing; its training is not finished"
+NO_MODEL = (
+    "run holds no trained model: model.json is missing; "
+    "its training is not finished, python -m fcnet.train --resume run continues it"
+)
 # 90,000 pixels times 2³¹ units are more bytes than a process has addresses.
 LARGE = "--set data.shape=[1,300,300] --set data.train_size=3 --set data.test_size=1"
 HOW = "--clean needs exactly one of NAME…, --older-than DAYS and --all"

@@ -40,6 +40,10 @@ class Whitening(nn.Module):
         self.register_buffer("weight", torch.zeros(num_components, num_features))
         self.register_buffer("bias", torch.zeros(num_components))
 
+    def extra_repr(self) -> str:
+        """Returns k and D, as `print` shows them."""
+        return f"num_components={self.weight.shape[0]}, num_features={self.weight.shape[1]}"
+
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, …), with D values for each image, to (B, k)."""
         return torch.addmm(self.bias, x.flatten(1), self.weight.T)

@@ -66,6 +66,19 @@ def test_writing_to_an_image_does_not_change_the_store(store: Store) -> None:
     assert torch.equal(store.train.pixels, before)
 
 
+def test_print_shows_what_torchvisions_datasets_show(store: Store) -> None:
+    lines = repr(ImageDataset(store.train, store.classes, invert)).splitlines()
+    count, shape = len(store.train.labels), tuple(store.train.pixels.shape[1:])
+    assert lines[:4] == [
+        "Dataset ImageDataset",
+        f"    Number of datapoints: {count}",
+        f"    Shape of an image: {shape}",
+        f"    Number of classes: {len(store.classes)}",
+    ]
+    assert lines[4].startswith("    Transform: <function invert")
+    assert len(repr(ImageDataset(store.train, store.classes)).splitlines()) == 4
+
+
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_two_workers_load_the_same_pixels_in_the_same_order(store: Store, start: str) -> None:
     dataset = ImageDataset(store.train, store.classes)

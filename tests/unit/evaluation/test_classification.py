@@ -121,3 +121,11 @@ def test_torch_modules_can_be_evaluated(num_classes: int) -> None:
 def test_an_empty_set_is_refused() -> None:
     with pytest.raises(UserError, match=r"^data must hold at least one example, got 0$"):
         evaluate(make_model(3), Batches(PIXELS, make_labels(3), rows=torch.arange(0)))
+
+
+def test_a_loss_that_returns_the_mean_of_a_batch_is_refused() -> None:
+    data = (torch.rand(4, 4), [0, 1, 2, 0])
+    with pytest.raises(UserError, match=r"^loss must return the sum of a batch, got the mean; set reduction='sum'"):
+        evaluate(MLP(4, (), 3), data, loss=torch.nn.CrossEntropyLoss())
+    with pytest.raises(UserError, match=r"^loss must be a function of logits and labels, got 'cross_entropy'"):
+        evaluate(MLP(4, (), 3), data, loss="cross_entropy")  # type: ignore[arg-type]

@@ -134,3 +134,8 @@ def test_a_graph_that_is_not_feedforward_is_an_error(
 ) -> None:
     with pytest.raises(UserError, match=f"^{message}$"):
         Graph(2, edges, outputs)
+
+
+def test_print_shows_inputs_edges_and_outputs() -> None:
+    graph = Graph(2, [(0, 2), (1, 2), (0, 3), (2, 3)], [3], activation="elu")
+    assert repr(graph) == "Graph(2, edges=4, outputs=[3], elu(alpha=1.0))"

@@ -152,6 +152,39 @@ def test_print_shows_widths_and_probabilities() -> None:
         assert part in text
 
 
+@pytest.mark.parametrize(
+    ("activation", "shown"),
+    [
+        ("leaky_relu", "leaky_relu(negative_slope=0.01)"),
+        ("elu", "elu(alpha=1.0)"),
+        ("gelu", "gelu(approximate='none')"),
+        ("sigmoid", "sigmoid"),
+    ],
+)
+def test_print_shows_constants_residuals_and_the_width_of_layer_norm(activation: Any, shown: str) -> None:
+    text = repr(MLP(8, (8,), 3, activation=activation, normalization="layer", residual=True))
+    assert f"8, 8, {shown}, residual=True, bias=False\n" in text
+    assert "LayerNorm((8,), eps=1e-05" in text
+
+
+def test_autocast_takes_inputs_of_another_dtype_than_the_weights() -> None:
+    model, x = MLP(6, (5,), 3), random_tensor(4, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close(model(x.bfloat16()), model(x))
+        with pytest.raises(
+            UserError, match=r"^expected inputs of the dtype of the weights, torch.float32, got torch.float64"
+        ):
+            model(x.double())
+    with pytest.raises(
+        UserError, match=r"^expected inputs of the dtype of the weights, torch.float32, got torch.bfloat16"
+    ):
+        model(x.bfloat16())
+    with pytest.raises(
+        UserError, match=r"^expected inputs of the dtype of the weights, torch.float64, got torch.float32"
+    ):
+        model.double()(x)
+
+
 def test_an_array_in_place_of_a_tensor_is_an_error() -> None:
     inputs: Any = np.zeros((2, 4))
     with pytest.raises(UserError, match=r"^expected a tensor \(B, …\) of inputs, got a ndarray; pass torch.as_tensor"):
@@ -194,18 +227,32 @@ def test_an_argument_out_of_its_range_is_an_error(arguments: dict[str, object], 
     assert str(error.value) == message
 
 
+FEATURES, FLOATING = (
+    "expected a batch of inputs (B, …) with 6 values each, got",
+    "expected inputs of a floating dtype, got",
+)
+
+
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (torch.zeros(4, 7), "expected a batch of inputs (B, …) with 6 values each, got (4, 7)"),
-        (torch.zeros(6), "expected a batch of inputs (B, …) with 6 values each, got (6,)"),
-        (torch.zeros(4, 6, dtype=torch.uint8), "expected inputs of a floating dtype, got torch.uint8"),
+        (torch.zeros(4, 7), f"{FEATURES} (4, 7)"),
+        (torch.zeros(6), f"{FEATURES} (6,); pass x[None] for one example"),
+        (torch.zeros(2, 3), f"{FEATURES} (2, 3); pass x[None] for one example"),
+        (torch.zeros(4, 6, dtype=torch.uint8), f"{FLOATING} torch.uint8; for pixels pass x.float() / 255"),
+        (torch.ones(4, 6).long(), f"{FLOATING} torch.int64; pass x.float()"),
+        (
+            torch.zeros(4, 6).double(),
+            "expected inputs of the dtype of the weights, torch.float32, got torch.float64; pass x.to(torch.float32)",
+        ),
     ],
 )
 def test_inputs_of_another_size_or_dtype_are_an_error(x: Tensor, message: str) -> None:
-    with pytest.raises(UserError) as error:
-        MLP(6, (5,), 3)(x)
-    assert str(error.value) == message
+    model = MLP(6, (5,), 3)
+    for method in (model, model.predict, model.predict_proba, model.trace):
+        with pytest.raises(UserError) as error:
+            method(x)
+        assert str(error.value) == message
 
 
 # --- the lecture's claims about networks ---------------------------------------------------------------------------

@@ -462,3 +462,13 @@ def test_a_wrong_call_is_one_sentence_before_training_begins(message: str) -> No
         WRONG[message]()
     assert str(error.value) == message
     assert "\n" not in message
+
+
+def test_numbers_of_numpy_train_as_pythons_own() -> None:
+    data = (torch.rand(6, 4, generator=torch.Generator().manual_seed(0)), [0, 1, 2, 0, 1, 2])
+    losses = []
+    for integer, real in ((int, float), (np.int64, np.float64)):
+        model = fcnet.MLP(4, (5,), 3, generator=torch.Generator().manual_seed(0))
+        options: dict[str, Any] = {"epochs": integer(2), "batch_size": integer(4), "seed": integer(1), "lr": real(0.1)}
+        losses.append([record.train_loss for record in fcnet.fit(model, data, **options)])
+    assert losses[0] == losses[1]
