@@ -57,7 +57,9 @@ def to_inputs(x: object, dtype: torch.dtype, name: str = "x") -> Tensor:
         if dtype.is_floating_point:
             return values.to(dtype).div_(255)
     if not dtype.is_floating_point:
-        found = f"{_dtype_name(values)} {tuple(values.shape)}{advise_pixels(x if hasattr(x, 'dtype') else values)}"
+        is_only_dtype = values.ndim in (3, 4) and values.dtype != torch.uint8
+        advice = advise_pixels(x if hasattr(x, "dtype") else values) if is_only_dtype else ""
+        found = f"{_dtype_name(values)} {tuple(values.shape)}{advice}"
         raise UserError(f"{name} must be uint8 images (N, C, H, W) for this model, got {found}")
     return values.to(dtype)
 

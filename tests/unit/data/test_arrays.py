@@ -61,6 +61,10 @@ def test_a_model_of_pixels_takes_images_only() -> None:
         UserError, match=r"^x must be uint8 images \(N, C, H, W\) for this model, got float32 \(2, 3\)$"
     ):
         to_inputs(np.zeros((2, 3), np.float32), torch.uint8)
+    with pytest.raises(UserError, match=r"for this model, got uint8 \(2, 3\)$"):
+        to_inputs(np.zeros((2, 3), np.uint8), torch.uint8)
+    with pytest.raises(UserError, match=r"got int64 \(2, 3, 3\); for values from 0 to 255 pass x.astype\(\"uint8\"\)$"):
+        to_inputs(np.full((2, 3, 3), 255), torch.uint8)
 
 
 def test_infinity_and_rows_are_named() -> None:

@@ -472,3 +472,12 @@ def test_numbers_of_numpy_train_as_pythons_own() -> None:
         options: dict[str, Any] = {"epochs": integer(2), "batch_size": integer(4), "seed": integer(1), "lr": real(0.1)}
         losses.append([record.train_loss for record in fcnet.fit(model, data, **options)])
     assert losses[0] == losses[1]
+
+
+def test_the_batch_size_is_that_of_validation_data_too() -> None:
+    sizes: list[int] = []
+    model = fcnet.LogisticRegression(4, 3)
+    model.register_forward_hook(lambda module, _, logits: None if module.training else sizes.append(len(logits)))
+    data = (torch.rand(6, 4), [0, 1, 2, 0, 1, 2])
+    fcnet.fit(model, data, validation=data, batch_size=4, epochs=1)
+    assert sizes == [4, 2]
