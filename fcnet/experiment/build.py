@@ -127,7 +127,8 @@ def build(
         check_batch_norm(config, len(train_rows))
     initial = load_initial_weights(config, run)
     if initial is None:
-        statistics = mean_and_std(store.train.moments[train_rows], store.shape[1] * store.shape[2])
+        with memory.phase("reading the data"):
+            statistics = mean_and_std(store.train.moments[train_rows], store.shape[1] * store.shape[2])
     else:
         initial.check_fit(config, store.shape)
         statistics = initial.classifier.mean, initial.classifier.std

@@ -17,7 +17,6 @@ from fcnet.data.batches import normalize
 from fcnet.data.decoding.image_decoding import IGNORE_PILLOW_WARNINGS
 from fcnet.data.transforms.whitening import Whitening
 from fcnet.experiment.image_inputs import image_name, iterate_images, to_pixels
-from fcnet.experiment.run_folder import Run, describe_no_run
 from fcnet.models.mlp import MLP, LogisticRegression, logits_to_probabilities
 from fcnet.runtime import memory
 from fcnet.runtime.errors import UserError
@@ -274,6 +273,8 @@ def load(run: str | Path, *, device: torch.device | str = "cpu") -> ImageClassif
         >>> loaded.classes, loaded.predict_proba(torch.zeros(5, 1, 2, 2, dtype=torch.uint8)).shape
         (('cat', 'dog'), torch.Size([5, 2]))
     """
+    from fcnet.experiment.run_folder import Run, describe_no_run  # pydantic takes long to import
+
     folder = Path(run)
     if not folder.is_dir():
         raise UserError(f"RUN must be a run folder, got {folder}: {describe_no_run(folder)}")

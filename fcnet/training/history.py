@@ -20,6 +20,7 @@ class History(Sequence[EpochRecord]):
         records: the records, in the order of the epochs.
 
     Example:
+        >>> from fcnet.training import EpochRecord, History
         >>> history = History([EpochRecord(1, 8, 0.1, 0.5, 0.75, None, None, 0.2, 5000.0)])
         >>> history
         History(1 epoch, train_loss=0.5000, train_accuracy=75.0%)

@@ -264,7 +264,7 @@ def test_a_run_cannot_start_from_itself() -> None:
         train.main, "--config", "made.toml", "--out", "source", *set_flags("model.init_from=source")
     )
     assert code == 2
-    assert "source already exists and is not empty" in err
+    assert err == "--out: source already holds a run; --resume continues it, another folder begins a new one\n"
 
 
 def test_the_path_is_stored_absolute() -> None:

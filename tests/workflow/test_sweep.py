@@ -611,7 +611,7 @@ def test_a_database_removed_during_a_sweep_ends_it_with_one_line(tmp_path: Path)
 def test_ctrl_c_between_runs_prints_how_to_resume(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*_: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
         raise Interrupted(signal.SIGTERM)
 
     monkeypatch.setattr("fcnet.sweep.__main__.build", interrupted)

@@ -170,6 +170,13 @@ def finished_on_pets() -> None:
     finished(*ON_PETS)
 
 
+def rewrite(name: str, old: str, new: str) -> None:
+    """Replaces a text in a file, which holds it once."""
+    content = Path(name).read_text(encoding="utf-8")
+    assert content.count(old) == 1
+    write(name, content.replace(old, new))
+
+
 def setups(*setups: Callable[[], object]) -> Callable[[], object]:
     """Returns a setup that runs several setups in order."""
     return lambda: [setup() for setup in setups]
@@ -656,7 +663,7 @@ ERRORS = [
         setup=setups(finished, lambda: Path("run/config.toml").unlink())),
     on_evaluate("evaluate with a changed configuration", "run",
         "run/config.toml was changed after the run began; undo the change, or begin a new run",
-        setup=setups(finished, lambda: flip_bit("run/config.toml"))),
+        setup=setups(finished, lambda: rewrite("run/config.toml", "seed = 1", "seed = 2"))),
     on_evaluate("evaluate on other data with a damaged summary", "run --data pets",
         f"run/summary.json {SUM} checksums.json",
         setup=setups(finished_on_pets, lambda: flip_bit("run/summary.json"))),
@@ -895,8 +902,8 @@ def test_a_step_without_memory_names_the_setting_to_lower(
     advice: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def build_small(*given: Any) -> Experiment:
-        experiment = build(*given)
+    def build_small(*given: Any, **options: Any) -> Experiment:
+        experiment = build(*given, **options)
         experiment.classifier.model.layers[0].normalization = OutOfMemory(error)
         training = experiment.training
         training.compute_gradients = make_gradient_fn(
@@ -928,7 +935,7 @@ def test_a_step_without_memory_names_the_setting_to_lower(
             "_counts",
             "evaluating the model; lower model.hidden (train.batch_size does not matter here)",
         ),
-        ("fcnet.experiment.run_folder", "write_checksummed", "saving the run; lower model.hidden"),
+        ("fcnet.experiment.checkpoints", "write_checksummed", "saving the run; lower model.hidden"),
     ],
 )
 def test_a_lack_of_memory_is_named_for_what_was_being_done(

@@ -148,7 +148,7 @@ BATCHES: dict[str, dict[str, Any]] = {
     "mixed": {"augmentation": Augmentation((Flip(),), MixupCutmix(0.4, 1.0)), "balance": "weights"},
     "sampled": {"balance": "sampling"},
 }
-ALL_SETTINGS: dict[str, Any] = {"accumulate": 3, "clip_norm": 0.5, "ema_decay": 0.9, "loss": CrossEntropy(0.1)}
+ALL_SETTINGS: dict[str, Any] = {"accumulate": 2, "clip_norm": 0.5, "ema_decay": 0.9, "loss": CrossEntropy(0.1)}
 
 
 def training(
