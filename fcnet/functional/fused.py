@@ -30,7 +30,7 @@ _TILE_BYTES = 8192
 _TILE_WITH_TARGETS = 2048
 """Classes in a tile if it holds as many targets as logits."""
 _MAX_REGISTERS = 96
-"""Registers per thread if targets are read too. By default, the assembler stops at 64 or 80 and spills a few."""
+"""Registers per thread of the forward kernel. By default, the assembler stops at 64 or 80 and spills a few, or takes more."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -116,7 +116,7 @@ def losses(x: Tensor, spec: TargetSpec, grad_logits: Tensor | None = None) -> Te
             BLOCK=block,
             GROUP=_ALIGNMENT // read.itemsize,
             num_warps=warps,
-            maxnreg=_MAX_REGISTERS if kind == 2 else None,
+            maxnreg=_MAX_REGISTERS,
             sanitize_overflow=False,
         )
     if grad_logits is not None and written is not grad_logits:

@@ -662,7 +662,7 @@ ERRORS = [
         "run/config.toml: no such file; it names the data that the run was trained on",
         setup=setups(finished, lambda: Path("run/config.toml").unlink())),
     on_evaluate("evaluate with a changed configuration", "run",
-        "run/config.toml was changed after the run began; undo the change, or begin a new run",
+        "seed (run/config.toml) must be 1 as when the run began, got 2",
         setup=setups(finished, lambda: rewrite("run/config.toml", "seed = 1", "seed = 2"))),
     on_evaluate("evaluate on other data with a damaged summary", "run --data pets",
         f"run/summary.json {SUM} checksums.json",
@@ -894,7 +894,7 @@ class OutOfMemory(nn.Module):
 @pytest.mark.parametrize(("free_bytes", "advice"), [
     (10**9, "lower train.batch_size from 8 to 4, or raise train.accumulate"),
     (3500, "lower train.batch_size from 8 to 1, or raise train.accumulate"),
-    (1000, "lower model.hidden (1.6e+02 parameters need 0.0 GiB)"),
+    (1000, "lower data.shape from [1, 4, 4]: images have 4×4 pixels, or lower model.hidden (1.6e+02 parameters need 0.0 GiB)"),
 ])  # fmt: skip
 def test_a_step_without_memory_names_the_setting_to_lower(
     error: Exception,
