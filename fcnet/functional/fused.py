@@ -30,7 +30,7 @@ _TILE_BYTES = 8192
 _TILE_WITH_TARGETS = 2048
 """Classes in a tile if it holds as many targets as logits."""
 _MAX_REGISTERS = 96
-"""Registers per thread of the forward kernel. By default, the assembler stops at 64 or 80 and spills a few, or takes more."""
+"""Registers per thread of the forward kernel. By default, the assembler takes more, or stops at 64 or 80 and spills."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
