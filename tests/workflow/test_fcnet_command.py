@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,19 @@ def run_main(
         fcnet_command.main()
     out, err = capsys.readouterr()
     return exiting.value.code, out, err
+
+
+def test_the_installation_puts_a_script_beside_python() -> None:
+    scripts = entry_points(group="console_scripts", name="fcnet")
+    if not scripts:
+        pytest.skip("fcnet is imported from a folder, not installed")
+    assert {script.value for script in scripts} == {"fcnet.__main__:main"}
+    script = Path(sys.executable).with_name("fcnet")
+    done = subprocess.run(
+        [script, "train", "digits", "--print-config"], capture_output=True, text=True, check=False, encoding="utf-8"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("seed = 0\n")
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])

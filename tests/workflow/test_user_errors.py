@@ -894,8 +894,8 @@ class OutOfMemory(nn.Module):
 @pytest.mark.parametrize(("free_bytes", "advice"), [
     (10**9, "lower train.batch_size from 8 to 4, or raise train.accumulate"),
     (3500, "lower train.batch_size from 8 to 1, or raise train.accumulate"),
-    (1000, "lower data.shape from [1, 4, 4]: images have 4×4 pixels, "
-           "or lower model.hidden (1.6e+02 parameters need 0.0 GiB)"),
+    (1000, ("lower data.shape from [1, 4, 4]: images have 4×4 pixels, "
+            "or lower model.hidden (1.6e+02 parameters need 0.0 GiB)")),
 ])  # fmt: skip
 def test_a_step_without_memory_names_the_setting_to_lower(
     error: Exception,
