@@ -179,7 +179,9 @@ def show_decoding() -> Iterator[Callable[[int, int], None]]:
         def progress(done: int, total: int) -> None:
             if not progress_bars:
                 form = meter_format(terminal_columns(sys.stderr), total, "decoding")
-                bar = _Bar(desc="decoding", total=total, initial=done, bar_format=form, disable=not terminal)
+                bar = _Bar(
+                    desc="decoding", total=total, initial=done, bar_format=form, disable=not terminal, miniters=1
+                )
                 progress_bars.append(stack.enter_context(bar))
             calls.append((done, time.perf_counter()))
             progress_bars[0].update(done - progress_bars[0].n)
@@ -210,6 +212,7 @@ def show_progress(training: Training, events: Iterator[EpochRecord | None], *, l
             bar_format=meter_format(columns, training.num_steps),
             disable=not shown,
             mininterval=_BAR_INTERVAL,
+            miniters=1,
         ) as bar,
     ):
         for record in events:
@@ -263,6 +266,9 @@ class _Bar(tqdm):  # type: ignore[misc]
     """A progress bar that prints nothing if a signal interrupts ``__init__``."""
 
     disable = True  # tqdm's ``__del__`` reads it, and ``__init__`` sets it late
+    monitor_interval = (
+        0  # no thread that wakes slow bars: ``miniters=1`` needs none, and a signal can interrupt its end
+    )
 
 
 def _error_lines(error: Exception) -> tuple[str, ...]:

@@ -56,8 +56,9 @@ def find_train_copies(train: SplitArrays, other: SplitArrays) -> TrainCopies:
         TrainCopies(num_images=1, first=(0,))
     """
     train_keys, other_keys = _moment_keys(train.moments), _moment_keys(other.moments)
-    candidates = np.isin(other_keys, train_keys).nonzero()[0].tolist()
-    train_candidates = np.isin(train_keys, other_keys).nonzero()[0].tolist()
+    # By sorting: the tables of NumPy before 2.1 overflow for keys of 64 bits.
+    candidates = np.isin(other_keys, train_keys, kind="sort").nonzero()[0].tolist()
+    train_candidates = np.isin(train_keys, other_keys, kind="sort").nonzero()[0].tolist()
     hashes = [_hash_pixels(other.pixels, row) for row in candidates]
     wanted = set(hashes)
     found = {each for row in train_candidates if (each := _hash_pixels(train.pixels, row)) in wanted}
