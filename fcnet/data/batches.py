@@ -148,6 +148,11 @@ class Batches:
         """Returns the number of batches in an epoch."""
         return -(-self.num_images // self.batch_size)
 
+    @property
+    def selected_labels(self) -> Tensor:
+        """The labels of the images in ``rows``, int64, on the device."""
+        return self.labels.index_select(0, self.rows.to(self.device))
+
     def select(self, rows: Tensor) -> Batches:
         """Returns batches of some of the images, by their positions in ``rows``, int64. They share the tensors."""
         selected = copy.copy(self)
@@ -187,7 +192,7 @@ class Batches:
         """Draws everything random of an epoch; see `epoch` for the arguments."""
         rows = self._draw_rows(seed, epoch) if shuffle else self.rows
         draws, mixture = self.augmentation.draw(self.num_images, self.images.shape[1:], seed, epoch)
-        weights = class_weights(self._selected_labels(), self.num_classes) if self.balance == "weights" else None
+        weights = class_weights(self.selected_labels, self.num_classes) if self.balance == "weights" else None
         return self._make_plan(rows, draws, mixture, weights)
 
     def batch_size_at(self, number: int) -> int:
@@ -250,13 +255,9 @@ class Batches:
         whitening = self.preprocessing.whitening
         return values.view(-1, *shape) if whitening is None else whitening(values)
 
-    def _selected_labels(self) -> Tensor:
-        """Returns the labels of the selected rows, on the device."""
-        return self.labels.index_select(0, self.rows.to(self.device))
-
     def _draw_rows(self, seed: int, epoch: int) -> Tensor:
         if self.balance == "sampling":
-            return self.rows[sample_balanced(self._selected_labels().cpu(), generator(seed, "sample", epoch))]
+            return self.rows[sample_balanced(self.selected_labels.cpu(), generator(seed, "sample", epoch))]
         return self.rows[torch.randperm(self.num_images, generator=generator(seed, "order", epoch))]
 
     def _make_plan(

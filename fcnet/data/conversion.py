@@ -84,7 +84,7 @@ def hold_out(
         )
     if not 0.0 < share < 1.0:
         raise UserError(f"validation must be data, or a share between 0 and 1 such as 0.1, got {share}")
-    labels = batches.labels[batches.rows.to(batches.device)] if isinstance(batches, Batches) else batches.labels()
+    labels = batches.selected_labels if isinstance(batches, Batches) else batches.labels()
     rows, held_out = split_validation(labels.cpu(), share, seed)
     if not len(held_out):
         raise UserError(
@@ -111,8 +111,7 @@ def check_labels(batches: AnyBatches, num_classes: int | None, name: str) -> Non
     if num_classes is None:
         return
     if isinstance(batches, Batches):
-        rows = batches.rows
-        check_classes(batches.labels[rows.to(batches.device)], num_classes, f"{name}: y", rows)
+        check_classes(batches.selected_labels, num_classes, f"{name}: y", batches.rows)
     else:
         batches.check_classes(num_classes)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fcnet.data.batches import smallest_part
 from fcnet.data.sources.unused import missing_class_notes
-from fcnet.runtime.formatting import format_count
+from fcnet.runtime.formatting import format_count, format_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,7 +45,7 @@ def data_notes(
     yield from _absent_class_notes(store, store.test, "test")
     yield from _copy_notes(store, store.validation, "validation")
     yield from _copy_notes(store, store.test, "test")
-    counts = batches.labels[batches.rows.to(batches.labels.device)].bincount(minlength=len(classes)).tolist()
+    counts = batches.selected_labels.bincount(minlength=len(classes)).tolist()
     yield from class_imbalance_notes(counts, classes, config.data.balance)
     yield from _image_size_notes(config, store)
 
@@ -67,7 +67,7 @@ def skipped_image_notes(store: Store) -> Iterator[str]:
     if store.skipped:
         count = len(store.skipped)
         total = count + sum(len(split.labels) for split in (store.train, store.validation, store.test))
-        names = _first_names([name for name, _ in store.skipped[:_MAX_NAMED]], count)
+        names = format_names([name for name, _ in store.skipped[:_MAX_NAMED]], _MAX_NAMED, count)
         yield f"skipped {count:,} broken of {total:,} images: {names}; the full list is in {store.metadata_file}"
 
 
@@ -89,7 +89,7 @@ def _copy_notes(store: Store, split: Split, name: str) -> Iterator[str]:
         verb = "is a copy of a training image" if copies.num_images == 1 else "are copies of training images"
         yield (
             f"{copies.num_images:,} of {format_count(len(split.labels), f'{name} image')} {verb}, pixel for pixel: "
-            f"{_first_names(names, copies.num_images)}; accuracy on copies says nothing about new images"
+            f"{format_names(names, _MAX_NAMED, copies.num_images)}; accuracy on copies says nothing about new images"
         )
 
 
@@ -159,7 +159,3 @@ def batch_norm_notes(train: schema.Train, num_images: int, batch_size: int) -> I
             f"the last batch of an epoch {what}, and batch normalization learns nothing from one image; "
             f"change train.batch_size ({batch_size})"
         )
-
-
-def _first_names(names: Sequence[str], count: int) -> str:
-    return ", ".join(names[:_MAX_NAMED]) + (", …" if count > _MAX_NAMED else "")

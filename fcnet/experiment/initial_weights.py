@@ -17,6 +17,7 @@ from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.experiment.run_folder import Run
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import read_metadata
+from fcnet.runtime.formatting import format_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -102,7 +103,7 @@ class InitialWeights:
             state |= {name: torch.zeros_like(own[name]) for name in head}
             last = f"new, for {len(classes)} classes instead of {len(before)}"
             if len(before) == len(classes):
-                last = f"new, for other classes than {', '.join(before[:3])}{', …' if len(before) > 3 else ''}"
+                last = f"new, for other classes than {format_names(before, limit=3)}"
         model.load_state_dict(state)
         inputs = "normalized" if self.classifier.whitening is None else "normalized and whitened"
         return f"starts from the weights of {self.run}; last layer {last}; inputs {inputs} as there"

@@ -243,8 +243,7 @@ def _training_warnings(experiment: Experiment, records: list[dict[str, Any]], te
 def _class_counts(experiment: Experiment) -> list[int]:
     """Counts the training images of each class."""
     batches = experiment.training.batches
-    labels = batches.labels[batches.rows.to(batches.labels.device)]
-    counts: list[int] = labels.bincount(minlength=len(experiment.classifier.classes)).tolist()
+    counts: list[int] = batches.selected_labels.bincount(minlength=len(experiment.classifier.classes)).tolist()
     return counts
 
 

@@ -8,7 +8,7 @@ import re
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 # Control characters, marks that reverse the direction of text, line separators, and what UTF-8 cannot encode.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -41,6 +41,22 @@ def format_count(number: int, noun: str) -> str:
         ('1 epoch', '1,500 images')
     """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def format_names(names: Sequence[str], limit: int, count: int | None = None) -> str:
+    """Returns the first few names, followed by ``…`` if there are more.
+
+    Args:
+        names: names in the order of the text.
+        limit: number of names to show.
+        count: number of all names, if ``names`` holds only the first ones.
+
+    Example:
+        >>> format_names(["a", "b", "c"], 2), format_names(["a", "b"], 2), format_names(["a", "b"], 2, count=9)
+        ('a, b, …', 'a, b', 'a, b, …')
+    """
+    total = len(names) if count is None else count
+    return ", ".join(names[:limit]) + (", …" if total > limit else "")
 
 
 def escape_unprintable(text: str) -> str:

@@ -280,7 +280,7 @@ def _check_batch_norm(model: nn.Module, batches: Batches, accumulate: int) -> No
 
 def _check_labels(model: nn.Module, batches: Batches) -> None:
     """Raises if a label is not a class of the model. A model without ``num_classes`` takes any label from 0."""
-    labels = batches.labels[batches.rows.to(batches.device)]
+    labels = batches.selected_labels
     last = getattr(model, "num_classes", int(labels.max()) + 1) - 1
     outside = labels[(labels < 0) | (labels > last)]
     if len(outside):

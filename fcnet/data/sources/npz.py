@@ -25,6 +25,7 @@ from fcnet.data.sources.source import Contents, SourceSnapshot, split_into_chunk
 from fcnet.data.sources.unused import Reason, UnusedItems, conversion_notes
 from fcnet.data.sources.zip import ZIP_START_BYTES, holds_arrays
 from fcnet.runtime.errors import UserError
+from fcnet.runtime.formatting import format_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -176,8 +177,8 @@ def _find_arrays(
     needed = ["test"] if test_only else ["train", "test"]
     if missing := {f"{kind}_{split}" for split in needed for kind in "xy"} - found:
         expected = "x_test and y_test" if test_only else "x_train, y_train, x_test and y_test"
-        listed = ", ".join(sorted(found)[:_MAX_NAMED]) + (", …" if len(found) > _MAX_NAMED else "")
-        raise UserError(f"{path} must hold {expected}, found {listed or 'no arrays'}")
+        listed = format_names(sorted(found), _MAX_NAMED) or "no arrays"
+        raise UserError(f"{path} must hold {expected}, found {listed}")
     if len(present["validation"]) > 1:
         raise UserError(f"{path} must have one validation split, found x_val or y_val beside x_validation")
     names: dict[tuple[str, SplitName], str] = {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from fcnet.runtime.formatting import format_count
+from fcnet.runtime.formatting import format_count, format_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -93,7 +93,7 @@ class UnusedItems:
         for reason in Reason:
             if count := self._counts.get(reason, 0):
                 noun, common = reason.value
-                names = ", ".join(self._first[reason]) + (", …" if count > _MAX_NAMED else "")
+                names = format_names(self._first[reason], _MAX_NAMED, count)
                 parts.append(" ".join(filter(None, [format_count(count, noun), common, f"({names})"])))
         return ", ".join(parts)
 
@@ -143,5 +143,4 @@ def list_names(names: Iterable[str]) -> str:
         >>> list_names("gfedcba")
         'a, b, c, d, e, …'
     """
-    names = sorted(names)
-    return ", ".join(names[:_MAX_LISTED]) + (", …" if len(names) > _MAX_LISTED else "")
+    return format_names(sorted(names), _MAX_LISTED)
