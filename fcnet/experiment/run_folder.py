@@ -361,8 +361,8 @@ def describe_no_run(path: Path) -> str:
     """Returns why a path is no run folder, and the name of the run that it nearly names.
 
     Example:
-        >>> describe_no_run(Path("digits"))
-        'a preset, not a folder'
+        >>> describe_no_run(Path("elsewhere/mine"))
+        'no such folder'
     """
     if path.is_dir():
         return "it holds no config.toml"
