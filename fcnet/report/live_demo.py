@@ -15,6 +15,7 @@ from fcnet.models.mlp import MLP, logits_to_probabilities
 from fcnet.report.quantize import PackedWeights, choose_dtype, fuse_layers
 from fcnet.report.render import STATIC, PageSection, render_template
 from fcnet.runtime.formatting import format_count
+from fcnet.runtime.terminal import shorten_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,9 +28,13 @@ if TYPE_CHECKING:
 TITLE = "Live demo"
 """The heading of the section if the report covers one run."""
 
-_SCRIPTS = ("live_network.js", "live_image.js", "live_charts.js", "live.js")
+_SCRIPTS = ("live_network.js", "live_image.js", "live_files.js", "live_charts.js", "live.js")
 _MAX_IMAGES = 200
 _MAX_IMAGE_BYTES = 700_000
+_MAX_PIXELS = 100_000_000
+"""Pixels at most of an image file that the page opens: more would take the memory of the browser's tab."""
+_MAX_NAME_LENGTH = 40
+_DARK, _BORDER_SHARE, _TONE_SHARE = 64, 0.6, 0.9
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -105,11 +110,14 @@ def live_section(
         title=title,
         metadata={
             "classes": classifier.classes,
+            "short_names": shorten_names(classifier.classes, _MAX_NAME_LENGTH),
             "shape": classifier.shape,
             # (pixel / 255 - mean) / std as one multiplication and one addition
             "scale": (1.0 / (255.0 * std)).tolist(),
             "offset": (-mean / std).tolist(),
             "background": _background(images),
+            "tone": _background_tone(images),
+            "max_pixels": _MAX_PIXELS,
             "layers": layers,
             "labels": labels.tolist(),
             "predicted": predicted.tolist(),
@@ -117,6 +125,7 @@ def live_section(
         },
         tensors=base64.b64encode(pack.content).decode(),
         images=base64.b64encode(images.numpy().tobytes()).decode(),
+        num_images=len(images),
         num_wrong=int((predicted != labels).sum()),
         height=classifier.shape[1],
         width=classifier.shape[2],
@@ -172,9 +181,29 @@ def _background(images: Tensor) -> list[int]:
     """Returns the background colour: each channel's median over the images' border pixels; black without images."""
     if not len(images):
         return [0] * images.shape[1]
-    sides = images[:, :, [0, -1], :], images[:, :, :, [0, -1]].transpose(2, 3)
-    border = torch.cat([side.transpose(0, 1).flatten(1) for side in sides], 1)
-    return border.median(1).values.tolist()
+    return _border(images).transpose(0, 1).flatten(1).median(1).values.tolist()
+
+
+def _background_tone(images: Tensor) -> str | None:
+    """Returns ``dark`` or ``light`` if nearly all images have such a background, as scanned digits do; else None.
+
+    An image has one if most pixels along its border are nearly black, or nearly white. ``live_files.js`` looks at the
+    reader's image in the same way.
+    """
+    if not len(images):
+        return None
+    border = _border(images).double().mean(1)  # (K, pixels), grey
+    for tone, is_tone in (("dark", border < _DARK), ("light", border > 255 - _DARK)):
+        if (is_tone.double().mean(1) >= _BORDER_SHARE).double().mean() >= _TONE_SHARE:
+            return tone
+    return None
+
+
+def _border(images: Tensor) -> Tensor:
+    """Returns the pixels along the border of images (K, channels, height, width), each once: (K, channels, pixels)."""
+    is_border = torch.ones(images.shape[2:], dtype=torch.bool)
+    is_border[1:-1, 1:-1] = False
+    return images[:, :, is_border]
 
 
 @dataclass(frozen=True)

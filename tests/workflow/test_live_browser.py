@@ -14,7 +14,7 @@ from torch import Tensor
 import fcnet.functional as F
 from fcnet.data.decoding.image_decoding import decode_image
 from fcnet.models.layers import ACTIVATIONS
-from fcnet.report import quantize
+from fcnet.report import live_demo, quantize
 from fcnet.report.live_demo import live_section
 from fcnet.report.render import render
 from tests.helpers import image_bytes, random_classifier, random_images
@@ -41,6 +41,7 @@ class DemoPage:
         self.page: Page = browser.new_context(**context).new_page()
         self.messages: list[str] = []
         self.requests: list[str] = []
+        self.hint_was_shown = False
         self.page.on("console", lambda message: self.messages.append(message.text))
         self.page.on("pageerror", lambda error: self.messages.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
@@ -112,6 +113,18 @@ class DemoPage:
         element.scroll_into_view_if_needed()
         box = element.bounding_box()
         return box["x"] + across * box["width"], box["y"] + down * box["height"]
+
+    def drop(self, element: Any, *files: Path, text: str = "") -> None:
+        """Drags files, or a text, over an element and drops them, as the browser itself does."""
+        items = [{"mimeType": "text/plain", "data": text}] if text else []
+        data = {"items": items, "files": [str(file) for file in files], "dragOperationsMask": 1}
+        x, y = self.screen_position(element, 0.5, 0.5)
+        session = self.page.context.new_cdp_session(self.page)
+        for kind in ("dragEnter", "dragOver", "drop"):
+            if kind == "drop":
+                self.hint_was_shown = self.page.locator(".live-drop-hint").is_visible()
+            session.send("Input.dispatchDragEvent", {"type": kind, "x": x, "y": y, "data": data})
+        session.detach()
 
     def stroke(self, *points: tuple[float, float]) -> None:
         """Draws from point to point, each given as fractions of the canvas's width and height."""
@@ -329,7 +342,7 @@ def test_the_summary_names_the_two_most_probable_classes_and_the_true_class(show
     probabilities, order = classifier.predict_proba(images[1:])[0].sort(descending=True)
     expected = ", then ".join(f"class {order[rank]} ({probabilities[rank]:.1%})" for rank in (0, 1))
     page.wait_for("summary", f"Prediction: {expected}. True class: class 1.")
-    best = page.page.locator(".live-best .live-probability").inner_text()
+    best = page.page.locator("[data-live=probabilities] .live-best .live-number").inner_text()
     assert best == f"{probabilities[0]:.1%}"
 
 
@@ -399,24 +412,207 @@ def test_an_opened_image_follows_its_exif_orientation(show: Opener, tmp_path: Pa
     assert (page.pixels(3)[0].int() - expected.int()).abs().max() <= 4  # two JPEG decoders
 
 
-def test_a_dropped_image_is_opened_and_another_file_is_refused(show: Opener) -> None:
+def write_image(file: Path, image: Image.Image) -> Path:
+    file.write_bytes(image_bytes(image))
+    return file
+
+
+def test_a_file_that_is_dropped_anywhere_is_opened(show: Opener, tmp_path: Path) -> None:
+    classifier, (images, labels) = random_classifier(SHAPE), make_images(1)
+    page = show([classifier, random_classifier(SHAPE, 5)], images, labels)
+    file = write_image(tmp_path / "mine.png", gradient_image((8, 8), "L"))
+    page.drop(page.page.locator("h2").first, file)
+    page.wait_for("source", "Your image, mine.png")
+    assert page.hint_was_shown
+    assert not page.page.locator(".live-drop-hint").is_visible()
+    assert page.pixels(1)[0, 0, 0].tolist() == [0, 31, 63, 95, 127, 159, 191, 223]
+    assert page.part("source").all_inner_texts() == ["Your image, mine.png", "Test image 0 (1 of 1)"]
+    page.page.evaluate("() => document.querySelector('main').insertAdjacentHTML('afterbegin', '<h1>Report</h1>')")
+    page.drop(page.page.locator("h1"), file)  # of no demo: all open it
+    page.page.wait_for_function(
+        "() => [...document.querySelectorAll('[data-live=source]')].every((it) => it.textContent.startsWith('Your'))"
+    )
+
+
+def test_what_cannot_be_opened_is_said_and_leaves_the_image(
+    show: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_demo, "_MAX_PIXELS", 2000)
     classifier, (images, labels) = random_classifier(SHAPE), make_images(1)
     page = show(classifier, images, labels)
-    for name, content, message in (
-        ("mine.png", image_bytes(gradient_image((8, 8), "L")), "Your image, mine.png"),
-        ("no.png", b"not an image", "This browser cannot read no.png as an image"),
+    names = {"no.png": b"not an image", "notes.txt": b"a\n", "empty.png": b""}
+    files = {name: tmp_path / name for name in names}
+    for name, content in names.items():
+        files[name].write_bytes(content)
+    huge = write_image(tmp_path / "huge.png", gradient_image((50, 41), "L"))
+    kept = ". The image below is still the one before."
+    for dropped, message in (
+        ([files["no.png"]], f"no.png is damaged, or not an image that this browser can read{kept}"),
+        ([files["notes.txt"]], f"notes.txt is not an image, but text/plain{kept}"),
+        ([files["empty.png"]], f"empty.png is empty, or a folder{kept}"),
+        ([huge], f"huge.png must have at most 0.002 megapixels, and has 50 × 41 pixels{kept}"),
     ):
-        dropped = page.page.evaluate_handle(
-            """([name, bytes]) => {
-              const data = new DataTransfer();
-              data.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
-              return data;
-            }""",
-            [name, list(content)],
-        )
-        page.part("canvas").dispatch_event("drop", {"dataTransfer": dropped})
-        page.wait_for("source", message)
-    assert page.pixels(1)[0, 0, 0].tolist() == [0, 31, 63, 95, 127, 159, 191, 223]
+        page.drop(page.part("canvas"), *dropped)
+        page.wait_for("message", message)
+        assert page.pixels(1).equal(images)
+        assert page.part("source").inner_text() == "Test image 0 (1 of 1)"
+    page.drop(page.part("canvas"), text="https://example.invalid/")
+    assert not page.hint_was_shown
+    mine = write_image(tmp_path / "mine.png", gradient_image((8, 8), "L"))
+    page.drop(page.part("canvas"), files["notes.txt"], mine)
+    page.wait_for("message", "One image at a time: this is mine.png, one of 2 files.")
+    assert page.part("source").inner_text() == "Your image, mine.png"
+    page.pick(0)
+    assert not page.part("message").is_visible()
+
+
+def test_an_image_in_strips_is_read_as_a_whole(show: Opener, tmp_path: Path) -> None:
+    classifier, (images, labels) = random_classifier((3, 6, 5)), make_images(1, (3, 6, 5))
+    page = show(classifier, images, labels)
+    file = write_image(tmp_path / "tall.png", gradient_image((1900, 2300), "RGB"))  # more than a strip of 4 million
+    page.open_image(file)
+    expected = torch.from_numpy(decode_image(file, 3, file.name, (6, 5)))
+    assert (page.pixels(3)[0].int() - expected.int()).abs().max() <= 1
+
+
+def digit_images(background: int, ink: int, shape: tuple[int, int, int] = SHAPE) -> Tensor:
+    """Images of random strokes that rarely touch the border."""
+    images = torch.full((20, *shape), background, dtype=torch.uint8)
+    images[:, :, 2:6, 2:6] = torch.where(random_images(20, (1, 4, 4)) > 127, ink, background).to(torch.uint8)
+    return images
+
+
+@pytest.mark.parametrize(
+    ("background", "own", "usual"), [(0, "dark on light", "light on dark"), (255, "light on dark", "dark on light")]
+)
+def test_a_drawing_of_the_other_polarity_is_inverted(
+    show: Opener, tmp_path: Path, background: int, own: str, usual: str
+) -> None:
+    classifier, images = random_classifier(SHAPE), digit_images(background, 255 - background)
+    page = show(classifier, images[:10], torch.zeros(10, dtype=torch.long))
+    opposite = 255 - images[10:11]
+    page.open_image(write_image(tmp_path / "mine.png", Image.fromarray(opposite[0, 0].numpy())))
+    assert page.part("polarity-text").inner_text() == (
+        f"mine.png is {own}. The test images are {usual}, so it is shown inverted."
+    )
+    assert page.pixels(1).equal(255 - opposite)
+    assert_same_probabilities(page.probabilities(), classifier.predict_proba(255 - opposite))
+    for shown, said, button in ((opposite, "but", "Invert the image"), (255 - opposite, "so", "Do not invert")):
+        page.part("flip").click()
+        assert page.pixels(1).equal(shown)
+        assert f", {said} " in page.part("polarity-text").inner_text()
+        assert page.part("flip").inner_text() == button
+    page.part("undo").click()
+    assert not page.part("polarity").is_visible()
+    page.open_image(write_image(tmp_path / "usual.png", Image.fromarray(images[11, 0].numpy())))
+    assert not page.part("polarity").is_visible()
+    assert page.pixels(1).equal(images[11:12])
+
+
+def test_an_image_is_as_it_is_where_polarity_is_not_known(show: Opener, tmp_path: Path) -> None:
+    classifier, (images, labels) = random_classifier(SHAPE), make_images(9)
+    page = show(classifier, images, labels)
+    drawing = digit_images(255, 0)[:1]
+    page.open_image(write_image(tmp_path / "mine.png", Image.fromarray(drawing[0, 0].numpy())))
+    assert page.pixels(1).equal(drawing)
+    assert not page.part("polarity").is_visible()
+
+
+def test_a_colour_image_of_the_other_polarity_is_inverted_on_request(show: Opener, tmp_path: Path) -> None:
+    shape = (3, 8, 8)
+    classifier, images = random_classifier(shape), digit_images(0, 255, shape)
+    page = show(classifier, images, torch.zeros(20, dtype=torch.long))
+    drawing = 255 - images[:1]
+    page.open_image(write_image(tmp_path / "mine.png", Image.fromarray(drawing[0].permute(1, 2, 0).numpy())))
+    assert page.pixels(3).equal(drawing)
+    page.part("flip").click()
+    assert page.pixels(3).equal(images[:1])
+
+
+def test_a_changed_image_has_no_true_class(show: Opener) -> None:
+    classifier, (images, labels) = random_classifier(SHAPE), make_images(2)
+    page = show(classifier, images, labels)
+    claim = "True class: class 1."
+    page.pick(1)
+    assert page.part("summary").inner_text().endswith(claim)
+    position = page.screen_position(page.part("canvas"), 0.5, 0.5)
+    page.page.mouse.move(*position)
+    page.page.mouse.down()  # the stroke goes on
+    page.settle()
+    assert "True" not in page.part("summary").inner_text()
+    assert page.part("source").inner_text() == "Test image 1 (2 of 2), edited"
+    page.page.mouse.up()
+    page.part("undo").click()
+    assert page.part("summary").inner_text().endswith(claim)
+    for change, source in (("invert", "Test image 1 (2 of 2), edited"), ("clear", "Your drawing")):
+        page.part(change).click()
+        assert "True" not in page.part("summary").inner_text()
+        assert page.part("source").inner_text() == source
+        page.part("restore").click()
+        assert page.part("summary").inner_text().endswith(claim)
+        assert page.part("source").inner_text() == "Test image 1 (2 of 2)"
+    page.wait_for("announcement", page.part("summary").inner_text())
+
+
+def read_logits(page: DemoPage) -> list[tuple[str, float, float]]:
+    """The name, the number and the length of each logit's bar, as a fraction of its half, negative to the left."""
+    page.settle()
+    rows: list[tuple[str, float, float]] = page.page.evaluate(
+        """() => [...document.querySelectorAll(".live-logits li")].map((row) => {
+          const [name, bar, number] = row.children;
+          const [whole, part] = [bar, bar.firstChild].map((each) => each.getBoundingClientRect());
+          const middle = whole.left + whole.width / 2;
+          const end = part.left < middle - 1.5 ? part.left : part.right;
+          return [name.innerText, Number(number.innerText.replace("−", "-")), (2 * (end - middle)) / (whole.width - 2)];
+        })"""
+    )
+    return rows
+
+
+@pytest.mark.parametrize("num_classes", [3, 12, 100])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_each_logit_bar_has_its_classs_name(show: Opener, num_classes: int, width: int) -> None:
+    classifier, (images, labels) = random_classifier(SHAPE, num_classes), make_images(1)
+    classifier.classes = tuple(f"n{number:08} of a long name that ends in {number}" for number in range(num_classes))
+    page = show(classifier, images, labels, viewport={"width": width, "height": 740})
+    logits = classifier(images)[0]
+    largest = logits.abs().max()
+    expected = list(range(num_classes)) if num_classes <= 12 else logits.argsort(descending=True)[:12].tolist()
+    rows = read_logits(page)
+    assert [name.split()[0] for name, _, _ in rows] == [f"n{label:08}" for label in expected]
+    for (_, number, length), label in zip(rows, expected, strict=True):
+        assert number == pytest.approx(logits[label].item(), rel=5e-3)
+        assert length == pytest.approx((logits[label] / largest).item(), abs=0.03)
+    assert page.page.evaluate("() => document.documentElement.scrollWidth") == width
+    page.page.locator(".live-layer").last.locator("summary").click()
+    page.page.wait_for_function("() => [...document.querySelectorAll('.live-values')].at(-1).textContent")
+    listed = page.page.locator(".live-layer").last.locator(".live-values").inner_text().split(" · ")
+    assert len(listed) == num_classes
+    assert listed[-1].startswith(f"{classifier.classes[-1]}: ")
+
+
+def test_a_single_output_node_names_both_classes(show: Opener) -> None:
+    classifier, (images, labels) = random_classifier(SHAPE, 2), make_images(1)
+    classifier.classes = ("cat", "dog")
+    page = show(classifier, images, labels)
+    (name, number, length), *others = read_logits(page)
+    assert (name, others) == ("dog", [])
+    assert number == pytest.approx(classifier(images).item(), rel=5e-3)
+    assert abs(length) == pytest.approx(1.0, abs=0.03)
+    assert page.page.locator(".live-layer .live-note").last.inner_text() == "Above 0 for dog, below 0 for cat"
+
+
+def test_a_second_finger_draws_nothing(show: Opener) -> None:
+    classifier, (images, labels) = random_classifier(SHAPE), make_images(1)
+    page = show(classifier, images * 0, labels, has_touch=True)
+    points = [page.screen_position(page.part("canvas"), *point) for point in ((0.1, 0.1), (0.9, 0.9))]
+    touches = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(points)]
+    session = page.page.context.new_cdp_session(page.page)
+    for kind, fingers in (("touchStart", touches[:1]), ("touchStart", touches), ("touchEnd", [])):
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": fingers})
+    drawn = page.pixels(1)[0, 0]
+    assert drawn[0, 0]
+    assert not drawn[4:, 4:].any()
 
 
 def test_a_touch_draws(show: Opener) -> None:
@@ -436,7 +632,7 @@ def test_the_demo_fits_a_narrow_screen(show: Opener, num_classes: int) -> None:
     )
     page = show(classifier, images, labels, viewport={"width": 360, "height": 740})
     assert page.page.evaluate("() => document.documentElement.scrollWidth") == 360
-    assert page.page.locator(".live-probabilities li").count() == min(num_classes, 12)
+    assert page.page.locator("[data-live=probabilities] li").count() == min(num_classes, 12)
 
 
 @pytest.mark.parametrize(("scheme", "paper"), [("light", [255, 255, 255]), ("dark", [20, 24, 29])])

@@ -25,17 +25,20 @@ class Live {
       (_, index) => background[Math.floor(index / (size[1] * size[2]))],
     );
     this.image = new DrawableImage(size, images.length ? images[0] : this.blank);
+    this.image.isDrawing = !images.length;
     this.scaling = { sigmoid: 1, softmax: 1 };
     this.erasing = false;
+    this.opened = 0;
     this.cell = { x: Math.floor(size[2] / 2), y: Math.floor(size[1] / 2) };
     this.build();
   }
 
   build() {
-    const { layers, classes } = this.network;
-    this.views = layers.map((layer, index) => new LayerView(this.root, layer, index + 1 === layers.length));
+    const { layers, classes, short_names: names } = this.network;
+    const hidden = layers.slice(0, -1).map((layer) => new LayerView(this.root, layer));
+    this.views = [...hidden, new LogitView(layers[layers.length - 1], classes, names)];
     this.find("layers").append(...this.views.map((view) => view.figure));
-    this.probabilities = new ProbabilityView(this.find("probabilities"), classes);
+    this.probabilities = new ProbabilityView(this.find("probabilities"), classes, names);
     this.buildThumbnails();
     this.buildTools();
     this.buildBoard();
@@ -58,8 +61,8 @@ class Live {
       const canvas = element("canvas");
       paint(canvas, pixels, this.network.shape);
       const wrong = predicted[index] !== labels[index];
-      const name = `${names[index]}, ${classes[labels[index]]}`;
-      const label = wrong ? `${name}, predicted as ${classes[predicted[index]]}` : name;
+      const name = `${names[index]}, true class ${classes[labels[index]]}`;
+      const label = wrong ? `${name}, predicted class ${classes[predicted[index]]}` : name;
       const button = element("button", { type: "button", "aria-label": label, title: label, tabindex: -1 }, canvas);
       button.classList.toggle("live-misclassified", wrong);
       button.addEventListener("click", () => this.pick(index));
@@ -79,46 +82,77 @@ class Live {
   }
 
   pick(index) {
-    const { images, labels, classes, names } = this.network;
+    const { images, labels, names, short_names: short } = this.network;
+    this.opened += 1; // a file that is still being read must not replace this image
     this.image.load(images[index]);
-    this.truth = classes[labels[index]];
+    this.truth = short[labels[index]];
     this.setSource(`${names[index]} (${index + 1} of ${images.length})`, this.thumbnails[index]);
   }
 
-  /** Shows the image's source, marks its thumbnail and recomputes. */
+  /** Names the image's source, marks its thumbnail and recomputes. */
   setSource(source, thumbnail) {
     for (const button of this.thumbnails) {
       button.setAttribute("aria-pressed", button === thumbnail);
       button.tabIndex = button === (thumbnail || this.thumbnails[0]) ? 0 : -1;
     }
-    this.find("source").textContent = source;
+    this.source = source;
+    this.say("");
+    this.showPolarity();
     this.refresh();
+  }
+
+  /** Shows a sentence about an image file; an empty one hides the last. */
+  say(sentence) {
+    this.find("message").textContent = sentence;
+    this.find("message").hidden = !sentence;
   }
 
   buildFile() {
     const input = this.find("file");
-    input.addEventListener("change", () => input.files.length && this.open(input.files[0]));
-    this.root.addEventListener("dragover", (event) => {
-      event.preventDefault();
-      this.root.classList.add("live-dragover");
+    input.addEventListener("change", () => {
+      if (input.files.length) this.open([...input.files]);
+      input.value = ""; // the same file may be opened again, after it has changed
     });
-    this.root.addEventListener("dragleave", () => this.root.classList.remove("live-dragover"));
-    this.root.addEventListener("drop", (event) => {
-      event.preventDefault();
-      this.root.classList.remove("live-dragover");
-      if (event.dataTransfer.files.length) this.open(event.dataTransfer.files[0]);
+    this.find("flip").addEventListener("click", () => {
+      this.image.invert();
+      this.showPolarity(this.polarity.name, !this.polarity.inverted);
+      this.refresh();
     });
   }
 
-  async open(file) {
+  /** Opens the first image of some files; says why if it cannot. */
+  async open(files) {
+    const file = files.find(({ type }) => type.startsWith("image/")) || files[0];
+    const { shape, max_pixels: maxPixels, tone } = this.network;
+    const number = ++this.opened;
+    this.say(`Reading ${file.name} …`);
+    let pixels;
     try {
-      this.image.load(await readImageFile(file, this.network.shape));
-    } catch {
-      this.find("source").textContent = `This browser cannot read ${file.name} as an image`;
+      pixels = await readImageFile(file, shape, maxPixels);
+    } catch (error) {
+      if (number === this.opened) this.say(`${error.message}. The image below is still the one before.`);
       return;
     }
+    if (number !== this.opened) return;
+    // In colour an inverted photo has false colours, so that the reader decides.
+    const opposite = backgroundTone(pixels, shape) === { dark: "light", light: "dark" }[tone];
+    const inverted = opposite && shape[0] === 1;
+    this.image.load(inverted ? pixels.map((value) => 255 - value) : pixels);
     this.truth = undefined;
     this.setSource(`Your image, ${file.name}`);
+    if (opposite) this.showPolarity(file.name, inverted);
+    if (files.length > 1) this.say(`One image at a time: this is ${file.name}, one of ${files.length} files.`);
+  }
+
+  /** Says that an image file is light on dark and the test images are not, or the reverse; hides that without a name. */
+  showPolarity(name, inverted) {
+    const [own, usual] = this.network.tone === "dark" ? ["dark on light", "light on dark"] : ["light on dark", "dark on light"];
+    this.polarity = { name, inverted };
+    this.find("polarity").hidden = !name;
+    this.find("polarity-text").textContent = inverted
+      ? `${name} is ${own}. The test images are ${usual}, so it is shown inverted.`
+      : `${name} is ${own}, but the test images are ${usual}.`;
+    this.find("flip").textContent = inverted ? "Do not invert" : "Invert the image";
   }
 
   // ---- drawing
@@ -139,8 +173,8 @@ class Live {
     this.setErasing(false);
     this.find("draw").addEventListener("click", () => this.setErasing(false));
     this.find("erase").addEventListener("click", () => this.setErasing(true));
-    this.onClick("clear", () => this.image.mapPixels((_, channel) => this.network.background[channel]));
-    this.onClick("invert", () => this.image.mapPixels((value) => 255 - value));
+    this.onClick("clear", () => this.image.clear(this.blank));
+    this.onClick("invert", () => this.image.invert());
     this.onClick("undo", () => this.image.undo());
     this.onClick("restore", () => this.image.restore());
   }
@@ -148,6 +182,7 @@ class Live {
   onClick(name, change) {
     this.find(name).addEventListener("click", () => {
       change();
+      this.showPolarity(); // what it says may no longer hold
       this.refresh();
     });
   }
@@ -167,8 +202,8 @@ class Live {
     board.addEventListener("pointerdown", (event) => this.onPointerDown(event));
     board.addEventListener("pointermove", (event) => this.onPointerMove(event));
     for (const end of ["pointerup", "pointercancel"]) {
-      board.addEventListener(end, () => {
-        this.last = null;
+      board.addEventListener(end, ({ isPrimary }) => {
+        if (isPrimary) this.last = null;
       });
     }
     board.addEventListener("keydown", (event) => this.onKeyDown(event));
@@ -185,7 +220,7 @@ class Live {
   }
 
   onPointerDown(event) {
-    if (event.button !== 0 && event.button !== 5) return;
+    if (!event.isPrimary || (event.button !== 0 && event.button !== 5)) return; // a second finger draws nothing
     event.preventDefault();
     event.target.focus({ preventScroll: true });
     event.target.setPointerCapture(event.pointerId);
@@ -195,6 +230,7 @@ class Live {
   }
 
   onPointerMove(event) {
+    if (!event.isPrimary) return;
     const here = this.pointerPosition(event);
     this.moveCell(Math.floor(here.x) - this.cell.x, Math.floor(here.y) - this.cell.y);
     if (!this.last) return;
@@ -230,7 +266,7 @@ class Live {
     frame.style.width = `${100 / width}%`;
     frame.style.height = `${100 / height}%`;
     const values = this.image.pixelAt(this.cell.x, this.cell.y).join(", ");
-    this.find("position").textContent = `Row ${this.cell.y + 1}, column ${this.cell.x + 1}: ${values}`;
+    setText(this.find("position"), `Row ${this.cell.y + 1}, column ${this.cell.x + 1}: ${values}`);
   }
 
   dot(erasing) {
@@ -277,7 +313,7 @@ class Live {
     const result = compute(this.network, this.image.pixels, this.scaling);
     const order = [...classes.keys()].sort((a, b) => result.probabilities[b] - result.probabilities[a]);
     paint(this.find("canvas"), this.image.pixels, size);
-    this.views.forEach((view, index) => view.show(result.layers[index].a));
+    this.views.forEach((view, index) => view.show(result.layers[index].a, order));
     this.probabilities.show(result.probabilities, order);
     this.drawPlots(result, layers, order);
     this.find("undo").disabled = !this.image.history.length;
@@ -288,24 +324,30 @@ class Live {
   }
 
   drawPlots(result, layers, order) {
-    const { classes } = this.network;
+    const { classes, short_names: names } = this.network;
     const plots = { sigmoid: this.find("sigmoid-plot"), softmax: this.find("softmax-plot") };
     if (plots.sigmoid) {
       const units = layers.flatMap(({ activation }, i) => (activation === "sigmoid" ? [...result.layers[i].z] : []));
       drawSigmoids(plots.sigmoid, this.scaling.sigmoid, units, classes.length === 2 ? [...result.logits] : []);
     }
-    if (plots.softmax) drawSoftmaxCurves(plots.softmax, this.scaling.softmax, result.logits, order, classes);
+    if (plots.softmax) drawSoftmaxCurves(plots.softmax, this.scaling.softmax, result.logits, order, names);
   }
 
-  /** Describes the two most probable classes once the image stops changing; screen readers read it aloud. */
+  /**
+   * Describes the image and its two most probable classes. The label of a test image is that of its own pixels: once
+   * they are changed, nobody knows the class. Screen readers read the text aloud once the image stops changing.
+   */
   summarize(probabilities, order) {
-    const describe = (label) => `${this.network.classes[label]} (${formatPercent(probabilities[label])})`;
-    const truth = this.truth === undefined ? "" : ` True class: ${this.truth}.`;
+    const describe = (label) => `${this.network.short_names[label]} (${formatPercent(probabilities[label])})`;
+    const { isChanged, isDrawing } = this.image;
+    const truth = this.truth === undefined || isChanged ? "" : ` True class: ${this.truth}.`;
+    const text = `Prediction: ${describe(order[0])}, then ${describe(order[1])}.${truth}`;
+    this.find("source").textContent = !isChanged ? this.source : isDrawing ? "Your drawing" : `${this.source}, edited`;
+    this.find("summary").textContent = text;
     clearTimeout(this.summaryTimer);
-    this.summaryTimer = setTimeout(() => {
-      this.find("summary").textContent = `Prediction: ${describe(order[0])}, then ${describe(order[1])}.${truth}`;
-    }, 250);
+    this.summaryTimer = setTimeout(() => setText(this.find("announcement"), text), 500);
   }
 }
 
-for (const root of document.querySelectorAll(".live")) new Live(root);
+const demos = [...document.querySelectorAll(".live")].map((root) => new Live(root));
+catchDrops(demos);

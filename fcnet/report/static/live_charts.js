@@ -20,6 +20,11 @@ function svgElement(name, attributes = {}, ...children) {
   return made;
 }
 
+/** Sets a text that screen readers read aloud, only if it is another one. */
+function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
 const formatPercent = (fraction) => `${(100 * fraction).toFixed(1)}%`;
 const formatNumber = (value) => (Math.abs(value) >= 100 ? value.toFixed(0) : value.toPrecision(3)).replace("-", "−");
 const maxOf = (values) => values.reduce((a, b) => Math.max(a, b));
@@ -65,7 +70,7 @@ function drawMap(root, canvas, values, top) {
 
 /** One layer's activations: a chart, their range, the value under the pointer, and a list of all values. */
 class LayerView {
-  constructor(root, layer, last) {
+  constructor(root, layer) {
     this.root = root;
     this.layer = layer;
     this.top = layer.activation === "sigmoid" ? 1 : 0;
@@ -76,12 +81,15 @@ class LayerView {
     this.note = element("p", { class: "live-note" });
     this.list = element("p", { class: "live-values" });
     this.details = element("details", {}, element("summary", {}, "Values"), this.list);
-    this.name = last ? "Output (logits)" : layer.name;
+    this.name = layer.name;
     const title = element("figcaption", {}, element("strong", {}, this.name), ` ${this.kind()}`);
     this.figure = element("figure", { class: "live-layer" }, title, this.chart, this.note, this.details);
     this.details.addEventListener("toggle", () => this.showList());
-    this.chart.addEventListener("pointermove", (event) => this.onPointerMove(event));
-    this.chart.addEventListener("pointerleave", () => this.describe());
+    for (const type of ["pointerdown", "pointermove"]) {
+      this.chart.addEventListener(type, (event) => this.onPointerMove(event));
+    }
+    // A finger leaves as soon as it has touched: its value stays.
+    this.chart.addEventListener("pointerleave", ({ pointerType }) => pointerType === "touch" || this.describe());
   }
 
   kind() {
@@ -124,27 +132,99 @@ class LayerView {
   }
 }
 
+const MAX_CLASSES = 12;
+
+const MAX_NAME_BESIDE = 20; // a longer name stands above its bar
+
+/** Adds rows of a class's name, a bar and a value to a list. */
+function addRows(list, count, names) {
+  list.classList.toggle("live-stacked", names.some((name) => name.length > MAX_NAME_BESIDE));
+  return Array.from({ length: Math.min(count, MAX_CLASSES) }, () => addRow(list));
+}
+
+function addRow(list) {
+  const parts = ["name", "bar", "number"].map((part) => element("span", { class: `live-${part}` }));
+  parts[1].append(element("span"));
+  list.append(element("li", {}, ...parts));
+  return parts;
+}
+
 /** The class probabilities as bars: all classes in their order, or the 12 most probable if there are more. */
 class ProbabilityView {
-  constructor(list, classes) {
-    this.classes = classes;
-    this.rows = Array.from({ length: Math.min(classes.length, 12) }, () => {
-      const parts = ["name", "bar", "probability"].map((part) => element("span", { class: `live-${part}` }));
-      parts[1].append(element("span"));
-      list.append(element("li", {}, ...parts));
-      return parts;
-    });
+  constructor(list, classes, names) {
+    Object.assign(this, { classes, names });
+    this.rows = addRows(list, classes.length, names);
   }
 
   show(probabilities, order) {
     const shown = this.classes.length > this.rows.length ? order.slice(0, this.rows.length) : this.classes.keys();
     [...shown].forEach((label, row) => {
       const [name, bar, probability] = this.rows[row];
-      name.textContent = this.classes[label];
+      name.textContent = this.names[label];
+      name.title = this.classes[label];
       probability.textContent = formatPercent(probabilities[label]);
       bar.firstChild.style.width = formatPercent(probabilities[label]);
       name.parentNode.classList.toggle("live-best", label === order[0]);
     });
+  }
+}
+
+/**
+ * The logits as bars to both sides of 0, each with its class's name: all classes in their order, or the 12 largest logits
+ * if there are more. A single output node is one bar between the names of the two classes.
+ */
+class LogitView {
+  constructor(layer, classes, names) {
+    Object.assign(this, { classes, names });
+    this.single = layer.units === 1;
+    this.top = 0;
+    const count = layer.units;
+    const words = this.single ? "1 unit" : `${count} units`;
+    const title = element("figcaption", {}, element("strong", {}, "Output (logits)"), ` ${words}`);
+    this.bars = element("ul", { class: "live-rows live-logits" });
+    this.note = element("p", { class: "live-note" });
+    this.list = element("p", { class: "live-values" });
+    this.details = element("details", {}, element("summary", {}, "Values"), this.list);
+    this.figure = element("figure", { class: "live-layer" }, title, this.bars, this.note, this.details);
+    this.rows = addRows(this.bars, count, names);
+    this.details.addEventListener("toggle", () => this.showList());
+  }
+
+  show(values, order) {
+    this.values = values;
+    this.top = values.reduce((top, value) => Math.max(top, Math.abs(value)), this.top);
+    const shown = values.length > this.rows.length ? order.slice(0, this.rows.length) : values.keys();
+    [...shown].forEach((label, row) => {
+      const [name, bar, number] = this.rows[row];
+      const length = (50 * Math.abs(values[label])) / (this.top || 1);
+      name.textContent = this.names[this.classOf(label)];
+      name.title = this.classes[this.classOf(label)];
+      number.textContent = formatNumber(values[label]);
+      bar.firstChild.style.width = `${length}%`;
+      bar.firstChild.style.left = `${values[label] < 0 ? 50 - length : 50}%`;
+      bar.firstChild.className = values[label] < 0 ? "live-negative" : "live-positive";
+      name.parentNode.classList.toggle("live-best", !this.single && label === order[0]);
+    });
+    if (this.single) this.note.textContent = `Above 0 for ${this.names[1]}, below 0 for ${this.names[0]}`;
+    else this.note.textContent = this.range();
+    this.showList();
+  }
+
+  range() {
+    const range = `${formatNumber(minOf(this.values))} to ${formatNumber(maxOf(this.values))}`;
+    return this.values.length > this.rows.length ? `the ${this.rows.length} largest; all from ${range}` : range;
+  }
+
+  /** The class whose logit a unit gives. */
+  classOf(unit) {
+    return this.single ? 1 : unit;
+  }
+
+  showList() {
+    if (!this.details.open) return;
+    this.list.textContent = Array.from(this.values, (value, unit) => {
+      return `${this.classes[this.classOf(unit)]}: ${formatNumber(value)}`;
+    }).join(" · ");
   }
 }
 
@@ -191,7 +271,7 @@ function drawSigmoids(chart, scaling, units, output) {
 }
 
 /** Draws the probabilities of the four most probable classes for scales of the logits from 1/10 to 10. */
-function drawSoftmaxCurves(chart, scale, logits, order, classes) {
+function drawSoftmaxCurves(chart, scale, logits, order, names) {
   const top = order.slice(0, 4);
   const curves = STEPS.map((step) => softmax(logits, 10 ** (2 * step - 1)));
   const paths = top.map((label, rank) => {
@@ -206,5 +286,5 @@ function drawSoftmaxCurves(chart, scale, logits, order, classes) {
   const rule = svgElement("line", { x1: here, x2: here, y1: PLOT.top, y2: PLOT.bottom, class: "live-axis" });
   const marks = [[0, "1/10"], [0.5, "scale 1"], [1, "10"]];
   chart.replaceChildren(...plotAxes(marks), rule, ...paths, ...dots);
-  drawLegend(chart.nextElementSibling, top.map((label) => classes[label]));
+  drawLegend(chart.nextElementSibling, top.map((label) => names[label]));
 }

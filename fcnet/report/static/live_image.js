@@ -1,4 +1,4 @@
-// The input image: an array of pixels that the reader draws on, and the conversion of image files to such arrays.
+// The input image: an array of pixels that the reader draws on, and the resizing of images to its shape.
 
 /** The distance from a point to the line segment between two others. */
 function distanceToSegment(x, y, from, to) {
@@ -8,7 +8,10 @@ function distanceToSegment(x, y, from, to) {
   return Math.hypot(x - from.x - t * dx, y - from.y - t * dy);
 }
 
-/** An image with an undo history. `pixels` holds C × H × W values from 0 to 255. */
+/**
+ * An image with an undo history. `pixels` holds C × H × W values from 0 to 255; `isDrawing` tells whether they began as a
+ * blank image.
+ */
 class DrawableImage {
   constructor([channels, height, width], pixels) {
     Object.assign(this, { channels, height, width, history: [] });
@@ -19,27 +22,40 @@ class DrawableImage {
   load(pixels) {
     this.original = Uint8ClampedArray.from(pixels);
     this.pixels = this.original.slice();
+    this.isDrawing = false;
     this.history = [];
   }
 
-  /** Saves the current pixels for `undo`. */
+  /** Whether any pixel differs from the image as it was loaded. */
+  get isChanged() {
+    return this.pixels.some((value, index) => value !== this.original[index]);
+  }
+
+  /** Saves the current state for `undo`. */
   pushHistory() {
-    this.history.push(this.pixels.slice());
+    this.history.push([this.pixels.slice(), this.isDrawing]);
     if (this.history.length > 100) this.history.shift();
   }
 
   undo() {
-    this.pixels = this.history.pop() || this.pixels;
+    [this.pixels, this.isDrawing] = this.history.pop() || [this.pixels, this.isDrawing];
   }
 
-  mapPixels(mapPixel) {
+  invert() {
     this.pushHistory();
-    this.pixels = this.pixels.map((value, index) => mapPixel(value, Math.floor(index / (this.height * this.width))));
+    this.pixels = this.pixels.map((value) => 255 - value);
+  }
+
+  clear(blank) {
+    this.pushHistory();
+    this.pixels = blank.slice();
+    this.isDrawing = true;
   }
 
   restore() {
     this.pushHistory();
     this.pixels = this.original.slice();
+    this.isDrawing = false;
   }
 
   /** Starts a stroke of one colour. A stroke blends with the original pixels, so crossing itself does not darken it. */
@@ -147,35 +163,4 @@ function resizeToCover(values, old, height, width) {
   const rows = resampleWeights(old.height, down, old.height - 2 * down, height);
   const narrow = transpose(resampleRows(values, old.width, old.height, columns), old.height, width);
   return transpose(resampleRows(narrow, old.height, width, rows), width, height);
-}
-
-/** Splits an image into its channels: red, green and blue, or the ITU-R 601 grey level. */
-function splitChannels({ data, width, height }, channels) {
-  return Array.from({ length: channels }, (_, channel) => {
-    const values = new Uint8ClampedArray(width * height);
-    for (let index = 0; index < values.length; index++) {
-      const [red, green, blue] = [data[4 * index], data[4 * index + 1], data[4 * index + 2]];
-      const grey = (red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16;
-      values[index] = channels === 1 ? grey : data[4 * index + channel];
-    }
-    return values;
-  });
-}
-
-/** Reads an image file into a network's input shape, with EXIF orientation applied and transparency over white. */
-async function readImageFile(file, [channels, height, width]) {
-  const bitmap = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
-  const canvas = document.createElement("canvas");
-  canvas.width = bitmap.width;
-  canvas.height = bitmap.height;
-  const context = canvas.getContext("2d");
-  context.fillStyle = "white";
-  context.fillRect(0, 0, bitmap.width, bitmap.height);
-  context.drawImage(bitmap, 0, 0);
-  const image = context.getImageData(0, 0, bitmap.width, bitmap.height);
-  const planes = splitChannels(image, channels).map((plane) => resizeToCover(plane, image, height, width));
-  return Uint8ClampedArray.from({ length: channels * height * width }, (_, index) => {
-    const plane = height * width;
-    return planes[Math.floor(index / plane)][index % plane];
-  });
 }

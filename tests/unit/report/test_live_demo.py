@@ -147,6 +147,40 @@ def test_the_background_is_the_median_of_the_images_borders() -> None:
     assert read_metadata(make_classifier(), images, LABELS[:4])["background"] == [200]
 
 
+def draw(background: int, ink: int, count: int = 20) -> Tensor:
+    """Images of 5 × 5 pixels with a cross that touches the upper and the lower border."""
+    images = torch.full((count, 1, 5, 5), background, dtype=torch.uint8)
+    images[:, :, :, 2] = ink
+    return images
+
+
+@pytest.mark.parametrize(
+    ("images", "tone"),
+    [
+        (draw(0, 255), "dark"),
+        (draw(255, 0), "light"),
+        (draw(63, 255), "dark"),
+        (draw(64, 255), None),
+        (draw(192, 0), "light"),
+        (draw(191, 0), None),
+        (torch.cat([draw(0, 255, 18), draw(255, 0, 2)]), "dark"),
+        (torch.cat([draw(0, 255, 17), draw(255, 0, 3)]), None),
+        (draw(0, 255, 0), None),
+        (draw(0, 255).expand(-1, 3, -1, -1), "dark"),
+    ],
+)
+def test_images_have_a_tone_if_nearly_all_have_such_a_background(images: Tensor, tone: str | None) -> None:
+    assert live_demo._background_tone(images) == tone
+
+
+def test_long_names_are_cut_and_stay_different() -> None:
+    names = [f"{'long ' * 20}{number}" for number in range(3)]
+    metadata = read_metadata(make_classifier(tuple(names)))
+    assert metadata["classes"] == names
+    assert len(set(metadata["short_names"])) == 3
+    assert max(map(len, metadata["short_names"])) == 40
+
+
 def test_a_section_without_images_has_a_black_background() -> None:
     metadata = read_metadata(make_classifier(), IMAGES[:0], LABELS[:0])
     assert (metadata["background"], metadata["labels"], metadata["predicted"]) == ([0], [], [])
