@@ -20,7 +20,7 @@ from fcnet.experiment.build_data import NotCachedError
 from fcnet.experiment.evaluation_data import EvaluationData, OwnData, open_evaluation_data
 from fcnet.experiment.image_classifier import load
 from fcnet.experiment.run_folder import Run
-from fcnet.metrics import class_metrics
+from fcnet.metrics import MAX_TABLE_CLASSES, class_metrics
 from fcnet.runtime import memory
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import write_bytes, write_text
@@ -37,9 +37,12 @@ if TYPE_CHECKING:
     from fcnet.evaluation.corruption_robustness import Robustness
     from fcnet.evaluation.predictions import Mistake, Predictions
     from fcnet.experiment.image_classifier import ImageClassifier
+    from fcnet.metrics import Confusion
 
 _MAX_CONFUSION_CLASSES = 100
+_NO_MATRIX = "confusion matrix too wide: see evaluation.json"
 _NUM_MISTAKES = 10
+_NUM_CONFUSED = 100
 _MAX_NAME = 15
 """The longest class name that is shown whole in the table of mistakes."""
 
@@ -116,7 +119,7 @@ def _measure_shift(run: Run, classifier: ImageClassifier, test: Batches, result:
         raise UserError(f"{run.path}/summary.json is damaged: class_images must have the classes of the model")
     classes = accuracy = None
     if counts is not None:
-        classes = class_shift([counts[name] for name in classifier.classes], list(map(sum, result.confusion)))
+        classes = class_shift([counts[name] for name in classifier.classes], result.confusion.class_counts.tolist())
     if summary:
         accuracy = accuracy_shift(result.num_correct, result.count, summary["test_accuracy"], summary["test_images"])
     return DatasetShift(classes, pixel_shift(test, classifier.mean, classifier.std), accuracy)
@@ -188,17 +191,17 @@ def evaluation_table(result: Evaluation, classes: Sequence[str], columns: int | 
     return [*lines, "", *confusion_table(result.confusion, classes, columns)]
 
 
-def confusion_table(
-    confusion: Sequence[Sequence[int]], classes: Sequence[str], columns: int | None = None
-) -> list[str]:
+def confusion_table(confusion: Confusion, classes: Sequence[str], columns: int | None = None) -> list[str]:
     """Returns a confusion matrix as lines of text, or one line that says where it is if it does not fit.
 
     Args:
-        confusion: number of images by class and prediction.
+        confusion: the counts.
         classes: names of the classes.
         columns: width to fit into; None for any width, but at most 100 classes.
     """
-    digits = max(len(str(count)) for counts in confusion for count in counts)
+    if len(classes) > _MAX_CONFUSION_CLASSES:
+        return [_NO_MATRIX]
+    digits = len(str(confusion.counts.max()))
     narrowest = max(digits, len(str(len(classes))) + 1)
     for limit in range(max(6, narrowest), narrowest - 1, -1):
         heads = shorten_names(classes, limit)
@@ -206,12 +209,12 @@ def confusion_table(
         rest = None if columns is None else columns - len(classes) * (cell + 2)
         if rest is None or rest >= max(len("truth"), narrowest):
             break
-    if len(classes) > _MAX_CONFUSION_CLASSES or (rest is not None and rest < max(len("truth"), narrowest)):
-        return ["confusion matrix too wide: see evaluation.json"]
+    if rest is not None and rest < max(len("truth"), narrowest):
+        return [_NO_MATRIX]
     names = list(classes) if rest is None else shorten_names(classes, rest)
     width = max(len("truth"), *map(len, names))
     lines = [f"{'truth':{width}}  prediction", " " * width + "".join(f"  {head:>{cell}}" for head in heads)]
-    for name, counts in zip(names, confusion, strict=True):
+    for name, counts in zip(names, confusion.table(), strict=True):
         lines.append(f"{name:{width}}" + "".join(f"  {count:{cell}}" for count in counts))
     return lines
 
@@ -271,7 +274,11 @@ def _to_dict(result: Evaluation, classes: Sequence[str], data: Path | None) -> d
         "interval": result.interval,
         "loss": result.loss if math.isfinite(result.loss) else None,  # JSON has no infinity
         "classes": [{"class": name, **vars(row)} for name, row in zip(classes, rows, strict=True)],
-        "confusion": result.confusion,
+        "confusion": result.confusion.table() if len(classes) <= MAX_TABLE_CLASSES else None,
+        "most_confused": [
+            {"class": classes[pair.label], "predicted_class": classes[pair.prediction], "images": pair.count}
+            for pair in result.confusion.most_confused(_NUM_CONFUSED)
+        ],
     }
 
 

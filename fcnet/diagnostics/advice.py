@@ -14,6 +14,8 @@ from fcnet.runtime.formatting import format_percent
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from fcnet.metrics import Confusion
+
     Records = Sequence[Mapping[str, Any]]
     Layers = Sequence[Mapping[str, Any]]
 
@@ -134,25 +136,23 @@ def validation_advice(records: Records, lr: float | None, *, has_hidden_layers: 
     return [f"{problem}; try data.augment, optimizer.weight_decay{dropout} or fewer train.epochs"]
 
 
-def class_advice(confusion: Sequence[Sequence[int]], classes: Sequence[str], *, steps: int) -> list[str]:
+def class_advice(confusion: Confusion, classes: Sequence[str], *, steps: int) -> list[str]:
     """Lists the classes that the model never predicts.
 
     Args:
-        confusion: counts ``confusion[truth][prediction]``, (C, C), of images that were not trained on.
+        confusion: the predictions for images that were not trained on.
         classes: the C class names.
         steps: the number of training steps.
 
     Example:
-        >>> print(*class_advice([[9, 0], [7, 0]], ["cat", "dog"], steps=100))
+        >>> from fcnet.metrics import Confusion
+        >>> print(*class_advice(Confusion.from_table([[9, 0], [7, 0]]), ["cat", "dog"], steps=100))
         no image is classified as dog; check its training images and their number
     """
     if steps < _MIN_STEPS:
         return []
-    absent = [
-        name
-        for label, name in enumerate(classes)
-        if sum(confusion[label]) >= _MIN_IMAGES_PER_CLASS and not any(row[label] for row in confusion)
-    ]
+    is_absent = (confusion.class_counts >= _MIN_IMAGES_PER_CLASS) & (confusion.predicted_counts == 0)
+    absent = [classes[label] for label in is_absent.nonzero()[0].tolist()]
     if not absent:
         return []
     more = len(absent) - _MAX_NAMED_CLASSES

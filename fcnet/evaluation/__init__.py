@@ -2,5 +2,16 @@
 
 from fcnet.evaluation.classification import Evaluation, evaluate
 from fcnet.evaluation.predictions import Mistake, PredictionCollector, Predictions
+from fcnet.evaluation.scores import ScoreCollector, ScoreMetrics
+from fcnet.metrics import Confusion
 
-__all__ = ["Evaluation", "Mistake", "PredictionCollector", "Predictions", "evaluate"]
+__all__ = [
+    "Confusion",
+    "Evaluation",
+    "Mistake",
+    "PredictionCollector",
+    "Predictions",
+    "ScoreCollector",
+    "ScoreMetrics",
+    "evaluate",
+]

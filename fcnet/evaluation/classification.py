@@ -1,11 +1,13 @@
-"""Evaluates a classifier on a set of images: mean loss and confusion matrix, and all figures that follow from them."""
+"""Evaluates a classifier on a set of images: mean loss and counts of predictions, and all figures that follow."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from fcnet import metrics
@@ -20,10 +22,11 @@ from fcnet.runtime.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from torch import Tensor, nn
+    from torch import nn
 
     from fcnet.data.batches import Batch
     from fcnet.losses import Loss
+    from fcnet.metrics import Confusion
 
 
 class ImageBatches(Protocol):
@@ -43,31 +46,31 @@ class Evaluation:
 
     Attributes:
         loss: the mean loss.
-        confusion: counts ``confusion[truth][prediction]``, (C, C).
+        confusion: the number of images for each pair of a true and a predicted class.
 
     Example:
-        >>> result = Evaluation(loss=0.4, confusion=((8, 2), (1, 9)))
+        >>> result = Evaluation(loss=0.4, confusion=metrics.Confusion.from_table([[8, 2], [1, 9]]))
         >>> result.count, result.accuracy
         (20, 0.85)
     """
 
     loss: float
-    confusion: tuple[tuple[int, ...], ...]
+    confusion: Confusion
 
     @property
     def count(self) -> int:
         """The number of images."""
-        return sum(map(sum, self.confusion))
+        return self.confusion.count
 
     @property
     def num_correct(self) -> int:
         """The number of images that are classified correctly."""
-        return sum(row[label] for label, row in enumerate(self.confusion))
+        return self.confusion.num_correct
 
     @property
     def accuracy(self) -> float:
         """The fraction of images that are classified correctly."""
-        return metrics.accuracy(self.confusion)
+        return self.confusion.accuracy
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -108,7 +111,7 @@ def evaluate(
         on_batch: called with the logits and labels of each batch of this rank.
 
     Returns:
-        The mean loss and the confusion matrix.
+        The mean loss and the counts of predictions.
 
     Raises:
         UserError: there are no images, model and data do not fit, or the loss does not return the sum of a batch.
@@ -122,20 +125,22 @@ def evaluate(
     loss = CrossEntropy() if loss is None else loss
     batches = _to_batches(model, data, loss)
     total = torch.zeros((), dtype=torch.float64, device=batches.device)
-    confusion = torch.zeros((), dtype=torch.int64, device=batches.device)
+    cells, num_classes = list[Tensor](), 2
     with memory.phase("evaluating the model"), eval_mode(model):
         for batch in batches:
             logits = model(batch.images)
             total += loss(logits, batch.labels)
-            confusion = confusion + _counts(logits, batch.labels)
+            num_classes = 2 if logits.ndim == 1 else logits.shape[1]
+            # Each image's cell of the table of C × C counts. They are counted at the end: the table may be huge, and
+            # counting would wait for the device.
+            cells.append(batch.labels * num_classes + logits_to_classes(logits))
             if on_batch is not None:
                 on_batch(logits, batch.labels)
     distributed.all_reduce(total)
-    distributed.all_reduce(confusion)
-    count = int(confusion.sum())
-    if not count:
+    confusion = _count_cells(cells, num_classes)
+    if not confusion.count:
         raise UserError("data must hold at least one example, got 0")
-    return Evaluation(total.item() / count, tuple(map(tuple, confusion.tolist())))
+    return Evaluation(total.item() / confusion.count, confusion)
 
 
 def _to_batches(model: nn.Module, data: Any, loss: Loss) -> ImageBatches:  # noqa: ANN401 - see `evaluate`
@@ -149,8 +154,7 @@ def _to_batches(model: nn.Module, data: Any, loss: Loss) -> ImageBatches:  # noq
     return made
 
 
-def _counts(logits: Tensor, labels: Tensor) -> Tensor:
-    """Counts a batch as ``counts[truth][prediction]``, int64 (C, C), without a host sync."""
-    classes = 2 if logits.ndim == 1 else logits.shape[1]
-    cells = labels * classes + logits_to_classes(logits)
-    return cells.new_zeros(classes * classes).scatter_add_(0, cells, torch.ones_like(cells)).view(classes, classes)
+def _count_cells(cells: list[Tensor], num_classes: int) -> Confusion:
+    """Counts the cells of all images of all ranks."""
+    images = torch.cat(cells).cpu().numpy() if cells else np.empty(0, np.int64)
+    return metrics.Confusion.from_cells(distributed.all_gather(images), num_classes)

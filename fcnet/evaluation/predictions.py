@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from fcnet.data.store.image_names import ImageNames, encode_names
+from fcnet.metrics import Confusion
 from fcnet.models.mlp import logits_to_probabilities
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import UserError
@@ -111,11 +112,9 @@ class Predictions:
         """The number of misclassified images."""
         return int((~self.is_correct).sum())
 
-    def confusion(self, num_classes: int) -> tuple[tuple[int, ...], ...]:
-        """Returns the counts ``confusion[truth][prediction]``, (C, C)."""
-        cells = self.labels * num_classes + self.classes[:, 0]
-        counts = cells.bincount(minlength=num_classes**2).view(num_classes, num_classes)
-        return tuple(map(tuple, counts.tolist()))
+    def confusion(self, num_classes: int) -> Confusion:
+        """Counts the images for each pair of a true and a predicted class."""
+        return Confusion.from_labels(self.labels, self.classes[:, 0], num_classes)
 
     def mistakes(self, count: int | None = None) -> list[Mistake]:
         """Returns the misclassified images, most confident first; ties keep the order of the set.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fcnet.evaluation.predictions import Predictions
+    from fcnet.metrics import Confusion
     from fcnet.report.charts import Chart
     from fcnet.report.run_data import RunData
 
@@ -79,22 +80,18 @@ class EvaluationSection:
 
 def evaluation_section(run: RunData) -> EvaluationSection | None:
     """Computes the results on the test set; None if the run has no predictions."""
-    if run.predictions is None:
+    if run.predictions is None or run.confusion is None:
         return None
     bins = [
         (each.confidence, each.accuracy, each.count, *wilson_interval(each.num_correct, each.count))
         for each in run.confidence_bins
     ]
-    matrix = [
-        (name, [(count, count / max(sum(row), 1)) for count in row])
-        for name, row in zip(run.classes, run.confusion, strict=True)
-    ]
     uncertain = find_uncertain_correct(run.predictions, _NUM_EXAMPLES)
     return EvaluationSection(
-        matrix=matrix if len(run.classes) <= _MAX_MATRIX_CLASSES else (),
+        matrix=_matrix(run.confusion, run.classes) if len(run.classes) <= _MAX_MATRIX_CLASSES else (),
         long_names=max(map(len, run.classes)) > _MAX_SHORT_NAME,
-        confusions=_most_frequent_confusions(run),
-        per_class=_per_class_metrics(run),
+        confusions=_most_frequent_confusions(run.confusion, run.classes),
+        per_class=_per_class_metrics(run.confusion, run.classes),
         calibration=reliability_diagram("Reliability diagram", bins),
         calibration_error=format_percent(calibration_error(run.confidence_bins)),
         mistakes=[_captioned_image(run, mistake.position) for mistake in run.predictions.mistakes(_NUM_EXAMPLES)],
@@ -120,24 +117,24 @@ def weight_images(run: RunData) -> list[CaptionedImage]:
     ]
 
 
-def _most_frequent_confusions(run: RunData) -> list[tuple[str, ...]]:
-    cells = [
-        (count, count / sum(row), truth, predicted)
-        for truth, row in enumerate(run.confusion)
-        for predicted, count in enumerate(row)
-        if truth != predicted and count
-    ]
-    cells.sort(key=lambda cell: (-cell[0], -cell[1], cell[2], cell[3]))
+def _matrix(confusion: Confusion, classes: Sequence[str]) -> list[tuple[str, list[tuple[int, float]]]]:
     return [
-        (run.classes[truth], run.classes[predicted], f"{count:,}", format_percent(fraction))
-        for count, fraction, truth, predicted in cells[:_MAX_CONFUSIONS]
+        (name, [(count, count / max(sum(row), 1)) for count in row])
+        for name, row in zip(classes, confusion.table(), strict=True)
     ]
 
 
-def _per_class_metrics(run: RunData) -> list[tuple[str, ...]]:
+def _most_frequent_confusions(confusion: Confusion, classes: Sequence[str]) -> list[tuple[str, ...]]:
+    return [
+        (classes[pair.label], classes[pair.prediction], f"{pair.count:,}", format_percent(pair.fraction))
+        for pair in confusion.most_confused(_MAX_CONFUSIONS)
+    ]
+
+
+def _per_class_metrics(confusion: Confusion, classes: Sequence[str]) -> list[tuple[str, ...]]:
     rows = []
-    for label, (name, row) in enumerate(zip(run.classes, class_metrics(run.confusion), strict=True)):
-        low, high = wilson_interval(run.confusion[label][label], row.count)
+    for name, row, num_correct in zip(classes, class_metrics(confusion), confusion.correct_counts, strict=True):
+        low, high = wilson_interval(int(num_correct), row.count)
         scores = ["–" if value is None else format_percent(value) for value in (row.precision, row.recall, row.f1)]
         rows.append((name, f"{row.count:,}", *scores, f"{format_percent(low)} to {format_percent(high)}"))
     return rows

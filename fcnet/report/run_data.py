@@ -68,9 +68,9 @@ class RunData:
         return self.classifier.classes if self.classifier is not None else ()
 
     @cached_property
-    def confusion(self) -> tuple[tuple[int, ...], ...]:
-        """The confusion matrix, ``confusion[truth][prediction]``; empty without predictions."""
-        return self.predictions.confusion(len(self.classes)) if self.predictions is not None else ()
+    def confusion(self) -> metrics.Confusion | None:
+        """The counts of true and predicted classes; None without predictions."""
+        return self.predictions.confusion(len(self.classes)) if self.predictions is not None else None
 
     @cached_property
     def confidence_bins(self) -> list[metrics.ConfidenceBin]:

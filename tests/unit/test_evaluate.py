@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from fcnet.evaluate import corruption_table, evaluation_table, mistake_table
 from fcnet.evaluation.classification import Evaluation
 from fcnet.evaluation.corruption_robustness import Robustness
 from fcnet.evaluation.predictions import Mistake
+from fcnet.metrics import Confusion
 
 CLASSES = ("cat", "elephant")
 
 
 def test_an_evaluation_is_a_line_a_table_by_class_and_the_confusion_matrix() -> None:
-    assert evaluation_table(Evaluation(loss=0.4, confusion=((8, 2), (1, 9))), CLASSES) == [
+    assert evaluation_table(Evaluation(loss=0.4, confusion=Confusion.from_table([[8, 2], [1, 9]])), CLASSES) == [
         "accuracy 85.00% (95% interval 63.96% to 94.76%), loss 0.4000, 20 images",
         "",
         "class     images  precision  recall      F1",
@@ -28,14 +30,14 @@ def test_an_evaluation_is_a_line_a_table_by_class_and_the_confusion_matrix() -> 
 
 
 def test_undefined_figures_are_dashes() -> None:
-    lines = evaluation_table(Evaluation(loss=0.4, confusion=((1, 0), (0, 0))), CLASSES)
+    lines = evaluation_table(Evaluation(loss=0.4, confusion=Confusion.from_table([[1, 0], [0, 0]])), CLASSES)
     assert lines[0].endswith(", 1 image")
     assert lines[4].split() == ["elephant", "0", "–", "–", "–"]
 
 
 def test_corruptions_are_a_row_for_each_kind_with_means() -> None:
-    clean = Evaluation(loss=0.1, confusion=((10, 0), (0, 10)))
-    noise = tuple(Evaluation(0.5, ((10, 0), (wrong, 10 - wrong))) for wrong in range(2, 7))
+    clean = Evaluation(loss=0.1, confusion=Confusion.from_table([[10, 0], [0, 10]]))
+    noise = tuple(Evaluation(0.5, Confusion.from_table([[10, 0], [wrong, 10 - wrong]])) for wrong in range(2, 7))
     lines = corruption_table(Robustness(clean, {"noise": noise, "blur": (clean,) * 5}, seed=0))
     assert [line.split() for line in lines] == [
         ["accuracy", "at", "1", "2", "3", "4", "5", "mean"],
@@ -48,7 +50,9 @@ def test_corruptions_are_a_row_for_each_kind_with_means() -> None:
 
 
 def test_names_of_classes_are_escaped_before_columns_are_aligned() -> None:
-    lines = evaluation_table(Evaluation(loss=0.4, confusion=((8, 2), (1, 9))), ["a\x1b[2J", "b\n"])
+    lines = evaluation_table(
+        Evaluation(loss=0.4, confusion=Confusion.from_table([[8, 2], [1, 9]])), ["a\x1b[2J", "b\n"]
+    )
     assert lines[3:5] == [
         r"a\x1b[2J      10      88.9%   80.0%   84.2%",
         r"b\n           10      81.8%   90.0%   85.7%",
@@ -64,7 +68,8 @@ def test_names_of_classes_are_escaped_before_columns_are_aligned() -> None:
 @pytest.mark.parametrize("count", [2, 10, 100, 1000])
 def test_tables_fit_the_terminal_and_names_in_a_column_differ(columns: int | None, count: int) -> None:
     classes = [f"n0211{number:04}, a breed of dogs with a long name" for number in range(count)]
-    confusion = tuple(tuple(50 * (row == column) for column in range(count)) for row in range(count))
+    labels = np.arange(count).repeat(50)
+    confusion = Confusion.from_labels(labels, labels, count)
     lines = evaluation_table(Evaluation(loss=0.4, confusion=confusion), classes, columns)
     table, matrix = lines[3 : 3 + count], lines[4 + count :]
     assert len({line[: len(line) - 33] for line in table}) == count
@@ -80,7 +85,8 @@ def test_tables_fit_the_terminal_and_names_in_a_column_differ(columns: int | Non
 
 def test_ten_classes_of_cifar_fit_into_80_columns_with_their_names() -> None:
     classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-    confusion = tuple(tuple(1000 * (row == column) for column in range(10)) for row in range(10))
+    labels = np.arange(10).repeat(1000)
+    confusion = Confusion.from_labels(labels, labels, 10)
     lines = evaluation_table(Evaluation(loss=0.4, confusion=confusion), classes, 80)
     assert lines[15:17] == [
         "            airp…  auto…   bird    cat   deer    dog   frog  horse   ship  truck",

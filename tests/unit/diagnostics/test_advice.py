@@ -21,6 +21,7 @@ from fcnet.diagnostics.advice import (
     validation_advice,
 )
 from fcnet.losses import CrossEntropy
+from fcnet.metrics import Confusion
 
 NAN = math.nan
 LOG_10 = math.log(10)  # the loss of guessing one of ten classes
@@ -90,7 +91,7 @@ def test_a_training_loss_that_falls_or_has_fallen_gets_no_advice(losses: list[fl
 @pytest.mark.parametrize("losses", [[LOG_10, LOG_10], [2.6, 2.59, 2.58], [2.4, 3.0, 2.9], [2.0, 0.5, 0.9]])
 def test_a_training_of_few_steps_gets_no_advice(losses: list[float]) -> None:
     assert loss_advice(make_records(losses, steps=10), LOG_10, lr=1.0) == []
-    assert class_advice([[9, 0], [9, 0]], ["cat", "dog"], steps=49) == []
+    assert class_advice(Confusion.from_table([[9, 0], [9, 0]]), ["cat", "dog"], steps=49) == []
     assert idle_unit_advice([{"layer": 1, "dead": 1.0}], lr=1.0, steps=49) == []
     assert idle_unit_advice([{"layer": 1, "dead": 1.0}], lr=1.0, steps=50) != []
     short = [record | {"step": 49} for record in make_validation_records([0.5, 1.0, 1.0, 1.0])]
@@ -160,17 +161,19 @@ def test_classes_that_are_never_predicted_are_named() -> None:
     confusion = [[5, 0, 1, 0], [3, 0, 2, 0], [0, 0, 5, 0], [1, 0, 3, 0]]
     names = ["cat", "dog", "eel", "fox"]
     expected = ["no image is classified as dog; check its training images and their number"]
-    assert class_advice(confusion, names, steps=100) == expected  # four images of foxes are too few to tell
+    assert (
+        class_advice(Confusion.from_table(confusion), names, steps=100) == expected
+    )  # four images of foxes are too few to tell
     confusion[3] = [2, 0, 3, 0]
-    assert "classified as dog, fox; check their " in class_advice(confusion, names, steps=100)[0]
+    assert "classified as dog, fox; check their " in class_advice(Confusion.from_table(confusion), names, steps=100)[0]
     confusion[0][1] = 1
     confusion[0][3] = 1
-    assert class_advice(confusion, names, steps=100) == []
+    assert class_advice(Confusion.from_table(confusion), names, steps=100) == []
 
 
 def test_at_most_five_classes_are_named() -> None:
     confusion = [[9, *[0] * 7] for _ in range(8)]
-    (line,) = class_advice(confusion, list("abcdefgh"), steps=100)
+    (line,) = class_advice(Confusion.from_table(confusion), list("abcdefgh"), steps=100)
     assert "classified as b, c, d, e, f and 2 more classes; " in line
 
 

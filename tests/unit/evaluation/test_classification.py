@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from fcnet.data.batches import Augmentation, Batches
 from fcnet.data.transforms.augment import Shift
 from fcnet.evaluation.classification import Evaluation, evaluate
-from fcnet.metrics import wilson_interval
+from fcnet.metrics import Confusion, wilson_interval
 from fcnet.models.layers import Dropout
 from fcnet.models.mlp import MLP
 from fcnet.runtime.errors import UserError
@@ -46,15 +46,15 @@ def test_loss_and_confusion_matrix_agree_with_torch_for_any_batch_size(num_class
     counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
     for truth, prediction in zip(target.tolist(), logits.argmax(1).tolist(), strict=True):
         counts[truth, prediction] += 1
-    assert result.confusion == tuple(map(tuple, counts.tolist()))
+    assert result.confusion.table() == tuple(map(tuple, counts.tolist()))
 
 
 @given(st.sampled_from([2, 3, 5]), st.integers(1, 30))
 def test_the_figures_follow_from_the_confusion_matrix(num_classes: int, batch_size: int) -> None:
     result = evaluate(make_model(num_classes), make_batches(num_classes, batch_size))
     assert result.count == len(PIXELS)
-    assert [sum(row) for row in result.confusion] == make_labels(num_classes).bincount().tolist()
-    assert result.num_correct == sum(result.confusion[label][label] for label in range(num_classes))
+    assert result.confusion.class_counts.tolist() == make_labels(num_classes).bincount().tolist()
+    assert result.num_correct == sum(result.confusion.table()[label][label] for label in range(num_classes))
     assert result.accuracy == result.num_correct / result.count
     low, high = result.interval
     assert low <= result.accuracy <= high
@@ -62,7 +62,7 @@ def test_the_figures_follow_from_the_confusion_matrix(num_classes: int, batch_si
 
 @given(st.integers(0, 40), st.integers(1, 40))
 def test_the_error_and_its_interval_complement_the_accuracy(num_correct: int, num_wrong: int) -> None:
-    result = Evaluation(0.0, ((num_correct, num_wrong), (0, 0)))
+    result = Evaluation(0.0, Confusion.from_table([[num_correct, num_wrong], [0, 0]]))
     assert result.error == pytest.approx(num_wrong / (num_correct + num_wrong), abs=1e-15)
     assert result.error_interval == pytest.approx(wilson_interval(num_wrong, num_correct + num_wrong), abs=1e-12)
     assert result.error_interval[0] <= result.error <= result.error_interval[1]
@@ -114,7 +114,7 @@ def test_a_given_loss_is_averaged_over_the_images() -> None:
 def test_torch_modules_can_be_evaluated(num_classes: int) -> None:
     layers = nn.Sequential(nn.Flatten(), nn.Linear(20, num_classes))
     result = evaluate(layers, make_batches(num_classes))
-    assert len(result.confusion) == num_classes
+    assert result.confusion.num_classes == num_classes
     assert result.count == len(PIXELS)
 
 

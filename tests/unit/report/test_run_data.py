@@ -13,6 +13,7 @@ from fcnet.data.batches import Batches, Preprocessing, normalize
 from fcnet.data.transforms.whitening import Whitening
 from fcnet.evaluation.predictions import Predictions
 from fcnet.experiment.image_classifier import ImageClassifier
+from fcnet.metrics import Confusion
 from fcnet.models.mlp import MLP, LogisticRegression
 from fcnet.report.run_data import (
     RunData,
@@ -95,12 +96,12 @@ def test_a_probability_that_rounds_above_1_counts_as_1() -> None:
     (last,) = run.confidence_bins
     assert (last.count, last.num_correct) == (2, 1)
     assert last.confidence == 1.0
-    assert run.confusion == ((1, 1), (0, 0))
+    assert run.confusion == Confusion.from_table([[1, 1], [0, 0]])
 
 
 def test_a_run_without_predictions_has_no_confusion_matrix_and_no_bins() -> None:
     run = make_run(None)
-    assert (run.confusion, run.confidence_bins) == ((), [])
+    assert (run.confusion, run.confidence_bins) == (None, [])
     assert run.images_per_second == 20.0
 
 
