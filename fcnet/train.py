@@ -16,6 +16,7 @@ import torch
 from fcnet import cli
 from fcnet.arguments import Parser
 from fcnet.config.presets import find_config, list_presets, preset_summary
+from fcnet.config.selection import CRITERIA
 from fcnet.config.toml import check_agreement, dump_config, load_config
 from fcnet.evaluation.prediction_files import ensure_mistakes
 from fcnet.experiment.build import build
@@ -365,10 +366,11 @@ def _resume_command(run: Run) -> str:
 def _format_result(run: Run) -> str:
     summary = run.summary()
     best_epoch, epochs = summary["best_epoch"], summary["epochs"]
+    figure = CRITERIA[run.load_config().train.select].label
     return (
         f"test accuracy {cli.format_accuracy(summary['test_accuracy'], summary['test_interval'])} "
         f"on {format_count(summary['test_images'], 'image')} after {summary['train_seconds']:.1f} s of training"
-        + (f"; weights of epoch {best_epoch} of {epochs}, the best" if best_epoch < epochs else "")
+        + (f"; weights of epoch {best_epoch} of {epochs}, the best by {figure}" if best_epoch < epochs else "")
     )
 
 

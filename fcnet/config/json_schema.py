@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fcnet.config.schema import ListAsTuple
+from fcnet.config.selection import DEFAULT_SELECTION
 from fcnet.config.toml import describe_first_error
 from fcnet.runtime.errors import UserError
 
@@ -54,7 +55,8 @@ class TrainingMetadata(_Object):
     seconds: _Seconds
     previous_seconds: _Seconds
     optimizer: OptimizerMetadata
-    best: Annotated[tuple[int, float], ListAsTuple] | None
+    best: Annotated[tuple[int, float | None], ListAsTuple] | None
+    select: str = DEFAULT_SELECTION
 
 
 def parse_object(schema: type[_Entries], content: dict[str, Any], place: object) -> _Entries:

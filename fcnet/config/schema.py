@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from fcnet.config.selection import DEFAULT_SELECTION, Selection
 from fcnet.config.values import PLAIN_TEXT_RULE, format_value, is_plain_text
 from fcnet.runtime.hardware import MAX_THREADS
 
@@ -29,6 +30,7 @@ def _raise_if_any(errors: list[str]) -> None:
 
 
 MAX_HIDDEN_LAYERS = 1000
+_SOURCES_WITHOUT_VALIDATION = {"digits", "cifar10", "cifar100", "synthetic"}
 ListAsTuple = BeforeValidator(_as_tuple)
 _PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
@@ -217,7 +219,11 @@ class Train(Section):
     """Decay of an exponential moving average of the weights, which replaces them in validation and in the final model.
     0: no average."""
     patience: int = Field(default=0, ge=0, le=2**31 - 1)
-    """Epochs without a better validation accuracy before training stops; the best weights are kept. 0: never stop."""
+    """Epochs without a better validation figure before training stops; the best weights are kept. 0: never stop, and
+    keep the last weights."""
+    select: Selection = DEFAULT_SELECTION
+    """Validation figure that decides which epoch is the best, when training stops early, and how a sweep ranks its
+    trials. A loss is better when it is lower, the others when they are higher; of equal epochs the first is best."""
     threads: int = Field(default=0, ge=0, le=MAX_THREADS)
     """CPU threads. 0: choose by the size of the model and the batch, up to ``OMP_NUM_THREADS``."""
     save_seconds: float = Field(default=30.0, ge=0.0)
@@ -247,7 +253,23 @@ class Config(Section):
         if self.optimizer.name == "lbfgs" and self.train.batch_size != "all":
             rule = 'must be "all" for lbfgs, because its line search needs a fixed loss'
             errors.append(f"train.batch_size|{rule}|{self.train.batch_size}")
-        if self.train.patience and not self.data.validation:
-            errors.append("data.validation|must be greater than 0 if train.patience is set|0.0")
+        # Other sources may have a validation split of their own, which `fcnet.experiment.build` knows.
+        if not self.data.validation and self.data.source in _SOURCES_WITHOUT_VALIDATION:
+            errors += [f"data.validation|must be greater than 0 if {key}|0.0" for key in validation_needs(self)]
         _raise_if_any(errors)
         return self
+
+
+def validation_needs(config: Config) -> list[str]:
+    """Returns each setting that needs validation images, as the condition of a rule.
+
+    Example:
+        >>> validation_needs(Config(train=Train(patience=3)))
+        ['train.patience is set']
+    """
+    train = config.train
+    needs = {
+        "train.patience is set": train.patience > 0,
+        f"train.select is {train.select}": train.select != DEFAULT_SELECTION,
+    }
+    return [need for need, holds in needs.items() if holds]

@@ -53,6 +53,7 @@ _KEY_SYNONYMS = {
     "train.precision": "amp fp16 bf16 half dtype mixedprecision",
     "train.ema_decay": "ema averaging",
     "train.patience": "earlystopping earlystop",
+    "train.select": "monitor metric bestmetric metricforbestmodel selection selectby criterionforbest",
     "train.threads": "numthreads nthreads njobs workers numworkers",
     "train.save_seconds": "saveevery saveinterval checkpointevery",
 }
@@ -60,6 +61,8 @@ _SYNONYM_OF = {name: key for key, names in _KEY_SYNONYMS.items() for name in nam
 
 # Other words for a choice, in lower case and without underscores. A word may mean a choice of several keys.
 _CHOICE_SYNONYMS = {
+    "validation_accuracy": "accuracy acc valacc valaccuracy",
+    "validation_loss": "loss valloss logloss",
     "cross_entropy": "ce crossentropyloss nll xent categoricalcrossentropy",
     "quadratic": "mse l2 squared squarederror mseloss",
     "logistic": "bce logreg softmax linear logisticregression binarycrossentropy",

@@ -12,6 +12,7 @@ from fcnet.data.store.store import mean_and_std
 from fcnet.experiment.build_data import (
     EVALUATION_BATCH_SIZE,
     check_data,
+    check_validation,
     load_or_fit_whitening,
     make_augmentation,
     open_data,
@@ -125,6 +126,7 @@ def build(
         check_data(config, store)
         classes, labels, train_rows, validation_rows = split_rows(config, store)
         check_batch_norm(config, len(train_rows))
+        check_validation(config, store, len(validation_rows))
     initial = load_initial_weights(config, run)
     if initial is None:
         with memory.phase("reading the data"):

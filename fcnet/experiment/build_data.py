@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fcnet.config.schema import validation_needs
 from fcnet.data import sources
 from fcnet.data.batches import Augmentation, Batches, Preprocessing, split_validation
 from fcnet.data.store.store import cache_folder, find_store, open_store
@@ -92,6 +93,35 @@ def split_rows(config: schema.Config, store: Store) -> tuple[Sequence[str], Tens
     share = 0.0 if len(store.validation.labels) else config.data.validation
     train_rows, validation_rows = split_validation(labels[rows], share, config.seed)
     return classes, labels, rows[train_rows], rows[validation_rows]
+
+
+def check_validation(config: schema.Config, store: Store, num_held_out: int) -> None:
+    """Checks that there are validation images if a setting needs them.
+
+    Args:
+        config: the configuration.
+        store: the data, which may have a validation split of its own.
+        num_held_out: the number of training images that are held out for validation.
+
+    Raises:
+        UserError: there are none; the message has one line for each setting.
+    """
+    needs = validation_needs(config)
+    if not needs or num_held_out:
+        return
+    classes, own = config.data.classes or store.classes, store.validation
+    if len(own.labels):
+        if len(select(own, store.classes, classes, "data.classes")[0]):
+            return
+        rule, found = (
+            "the validation split must have an image of these classes",
+            f"{len(own.labels):,} of other classes",
+        )
+    elif config.data.validation:
+        rule, found = "data.validation must hold out one or more images", f"none with {config.data.validation:g}"
+    else:
+        rule, found = "data.validation must be greater than 0", "0.0"
+    raise UserError(*(f"{rule} if {need}, got {found}" for need in needs))
 
 
 def select(split: Split, known: Sequence[str], wanted: Sequence[str], key: str) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from fcnet.config.selection import CRITERIA, DEFAULT_SELECTION
 from fcnet.data.batches import smallest_part
 from fcnet.data.sources.unused import missing_class_notes
 from fcnet.runtime.formatting import format_count, format_names
@@ -58,6 +59,7 @@ def setting_notes(config: schema.Config, batches: Batches) -> Iterator[str]:
         batches: the training set.
     """
     yield from schedule_notes(config)
+    yield from selection_notes(config)
     if config.model.kind == "mlp" and config.model.hidden and config.model.normalization == "batch":
         yield from batch_norm_notes(config.train, batches.num_images, batches.batch_size)
 
@@ -137,6 +139,23 @@ def schedule_notes(config: schema.Config) -> Iterator[str]:
     if optimizer.schedule == "steps" and beyond:
         names = ", ".join(f"{each:g}" for each in beyond)
         yield f"optimizer.milestones {names} {'has' if len(beyond) == 1 else 'have'} no effect: {end}"
+
+
+def selection_notes(config: schema.Config) -> Iterator[str]:
+    """Yields a line if a figure is chosen to find the best epoch, and the last weights are kept whatever it is.
+
+    Example:
+        >>> from fcnet.config.schema import Config, Train
+        >>> print(*selection_notes(Config(train=Train(select="validation_loss", epochs=30))))
+        train.select keeps no epoch by itself: the last weights are kept, and train.patience = 30 would keep those of \
+the epoch with the best validation loss
+    """
+    train = config.train
+    if train.select != DEFAULT_SELECTION and not train.patience:
+        yield (
+            f"train.select keeps no epoch by itself: the last weights are kept, and train.patience = {train.epochs} "
+            f"would keep those of the epoch with the best {CRITERIA[train.select].label}"
+        )
 
 
 def batch_norm_notes(train: schema.Train, num_images: int, batch_size: int) -> Iterator[str]:

@@ -72,6 +72,7 @@ def make_algorithm(config: schema.Config, model: MLP, steps_per_epoch: int) -> G
         accumulate=train.accumulate,
         ema_decay=train.ema_decay,
         patience=train.patience,
+        select=train.select,
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fcnet.config.schema import Config
 from fcnet.config.toml import flatten_config
 from fcnet.config.values import shorten_value
 from fcnet.experiment.extension import schedule_allows
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from fcnet.config.schema import Config
     from fcnet.experiment.build import Experiment
 
 
@@ -84,15 +84,22 @@ def _has_fewer_epochs(saved: Mapping[str, Any], config: Config) -> bool:
 def check_settings(saved: Mapping[str, Any], config: Config, file: Path) -> None:
     """Checks that a configuration is the one that a run began with.
 
+    Args:
+        saved: the settings that the run began with. One that is absent did not exist then, and counts as its default.
+        config: the configuration.
+        file: its file, for the error.
+
     Raises:
         UserError: it is not; the message has one line for each key.
     """
     now = settings(config)
+    # A run that began before a setting existed did what the default of the setting does.
+    then = settings(Config()) | dict(saved)
     errors = [
-        f"{key} ({file}) must be {shorten_value(saved.get(key))} as when the run began, "
+        f"{key} ({file}) must be {shorten_value(then.get(key))} as when the run began, "
         f"got {shorten_value(now.get(key))}"
         for key in {**saved, **now}
-        if saved.get(key) != now.get(key)
+        if then.get(key) != now.get(key)
     ]
     if errors:
         raise UserError(*errors)

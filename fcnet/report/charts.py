@@ -203,15 +203,21 @@ def reliability_diagram(title: str, bins: Sequence[tuple[float, float, int, floa
 
 
 def error_bar_chart(
-    title: str, groups: Sequence[tuple[str, Sequence[float]]], *, x_label: str, group_name: str
+    title: str,
+    groups: Sequence[tuple[str, Sequence[float]]],
+    *,
+    x_label: str,
+    group_name: str,
+    as_percent: bool = True,
 ) -> Chart:
-    """Draws the mean of each group of fractions, its standard deviation as an error bar, and each value as a small dot.
+    """Draws the mean of each group, its standard deviation as an error bar, and each value as a small dot.
 
     Args:
         title: the caption.
         groups: a name and at least one value for each group, in the order of the x axis.
         x_label: the label of the x axis, which counts the groups from 1.
         group_name: the header of the table's first column.
+        as_percent: whether the values are fractions to be shown as percentages.
 
     Example:
         >>> error_bar_chart("Accuracy", [("a", [0.5, 0.7]), ("b", [0.4])], x_label="rank", group_name="trial").rows
@@ -227,9 +233,10 @@ def error_bar_chart(
             y_scale,
             x_label,
             lambda rank: format_number(rank) if rank == int(rank) else "",
-            percent_tick_formatter(y_scale.ticks()),
+            percent_tick_formatter(y_scale.ticks()) if as_percent else format_number,
         )
     ]
+    format_y = format_percent if as_percent else format_number
     rows, labels = [], []
     for rank, (name, mean, std, values) in enumerate(statistics, 1):
         x = x_scale(rank)
@@ -241,7 +248,7 @@ def error_bar_chart(
             Markup('<circle class="dot s1" cx="{}" cy="{}" r="1.6"/>').format(x + 4, y_scale(value)) for value in values
         ]
         parts.append(Markup('<circle class="dot s0" cx="{}" cy="{}" r="3.5"/>').format(x, y_scale(mean)))
-        row = (name, format_percent(mean), _format_or_dash(std, format_percent), str(len(values)))
+        row = (name, format_y(mean), _format_or_dash(std, format_y), str(len(values)))
         rows.append(row)
         labels.append(f"{name}: {row[1]} ± {row[2]} (n = {row[3]})")
     svg = _svg(parts, f"{title}. " + "; ".join(labels), [x_scale(rank) for rank in range(1, len(rows) + 1)], labels)

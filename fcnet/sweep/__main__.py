@@ -16,13 +16,13 @@ from fcnet.experiment.runner import Stopped
 from fcnet.report.page import ensure_report
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import NonFiniteError, UserError
-from fcnet.runtime.formatting import format_count, format_percent
+from fcnet.runtime.formatting import format_count
 from fcnet.runtime.signals import Interrupted, defer_signals
 from fcnet.runtime.startup import command_line
 from fcnet.sweep.ranking import format_mean_std, format_settings, ranking_table, verdict
 from fcnet.sweep.search_space import parse_space
 from fcnet.sweep.study import Pruning, SweepPlan, quiet_optuna
-from fcnet.sweep.trials import Pruned, Sweep
+from fcnet.sweep.trials import NoFigureError, Pruned, Sweep
 
 if TYPE_CHECKING:
     import argparse
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from fcnet.config.selection import Criterion
     from fcnet.sweep.search_space import SearchSpace
     from fcnet.sweep.trials import SweepTrial
 
@@ -39,10 +40,6 @@ def main(arguments: list[str]) -> int:
     flags = _parse_flags(arguments)
     file = find_config(flags.config, "CONFIG")
     space = parse_space(file, flags.set, flags.grid or flags.search, search=bool(flags.search))
-    if not space.base.data.validation:
-        raise UserError(
-            f"data.validation ({file}) must be greater than 0 for a sweep, which ranks trials by it, got 0.0"
-        )
     device = cli.choose_device(flags.device)
     folder = flags.out or Path("sweeps") / file.stem
     space.config({}, space.base.seed + flags.seeds - 1)  # refuses a seed that is too large
@@ -50,7 +47,7 @@ def main(arguments: list[str]) -> int:
     command = "the same command" if flags.storage else f"{command_line('sweep')} {shlex.join(arguments)}"
     resume_hint = f"resume with: {command}"
     with quiet_optuna():
-        plan = SweepPlan(space, flags.seeds, flags.trials or space.num_trials(), flags.prune, _check_data(space))
+        plan = SweepPlan(space, flags.seeds, flags.trials or space.num_trials(), flags.prune, _check_data(space, file))
         sweep = Sweep(plan, folder, flags.storage)
         try:
             return _run_trials(sweep, device, resume_hint) or _print_outcome(sweep)
@@ -105,10 +102,14 @@ def _parse_flags(arguments: list[str]) -> argparse.Namespace:
     return flags
 
 
-def _check_data(space: SearchSpace) -> str:
+def _check_data(space: SearchSpace, file: Path) -> str:
     """Checks that the images suit every trial; returns their fingerprint."""
     with cli.show_decoding() as progress:
         store = open_data(space.base.data, progress)
+    if not (space.base.data.validation or len(store.validation.labels)):
+        raise UserError(
+            f"data.validation ({file}) must be greater than 0 for a sweep, which ranks trials by it, got 0.0"
+        )
     errors: dict[str, None] = {}  # in order, without duplicates
     for config in space.checked_configs:
         try:
@@ -125,18 +126,18 @@ def _run_trials(sweep: Sweep, device: torch.device, resume_hint: str) -> int:
     plan = sweep.plan
     cli.print_status(
         f"{format_count(plan.num_trials, 'trial')} with {format_count(plan.num_seeds, 'seed')} each, "
-        f"ranked by validation accuracy; {sweep.folder}"
+        f"ranked by {plan.criterion.label}; {sweep.folder}"
     )
     for trial in sweep.trials():
         cli.print_status(f"trial {trial.number} of {plan.num_trials}: {format_settings(trial.settings)}")
         try:
             for seed in plan.seeds:
-                if code := _run_seed(trial, seed, device, resume_hint):
+                if code := _run_seed(trial, seed, plan.criterion, device, resume_hint):
                     return code
         except Pruned:
             trial.prune()
             cli.print_status("  pruned: worse than other trials after as many epochs")
-        except NonFiniteError as error:
+        except (NonFiniteError, NoFigureError) as error:
             trial.fail(str(error))
             cli.print_status(f"  failed: {error}")
         else:
@@ -145,7 +146,7 @@ def _run_trials(sweep: Sweep, device: torch.device, resume_hint: str) -> int:
     return 0
 
 
-def _run_seed(trial: SweepTrial, seed: int, device: torch.device, resume_hint: str) -> int:
+def _run_seed(trial: SweepTrial, seed: int, criterion: Criterion, device: torch.device, resume_hint: str) -> int:
     """Trains one run of a trial to its end; returns 0, or the exit code after a signal."""
     with trial.lock(seed):
         run = trial.run(seed)
@@ -174,7 +175,7 @@ def _run_seed(trial: SweepTrial, seed: int, device: torch.device, resume_hint: s
         run.checkpoints.clear()
         result = trial.record_result(run, seed)
         cli.print_status(
-            f"  seed {seed}: validation accuracy {format_percent(result.validation_accuracy)} after "
+            f"  seed {seed}: {criterion.label} {criterion.format(result.value)} after "
             f"{format_count(result.epochs, 'epoch')} in {result.seconds:.1f} s; {run.path}"
         )
         return 0
@@ -190,7 +191,7 @@ def _print_outcome(sweep: Sweep) -> int:
             f"{outcome.num_unfinished} of {format_count(sweep.plan.num_trials, 'trial')} unfinished: "
             "other processes work on them, or were stopped"
         )
-    cli.print_status(f"by validation accuracy, {verdict(outcome.trials)}")
+    cli.print_status(f"by {sweep.plan.criterion.label}, {verdict(outcome.trials)}")
     if outcome.best is not None and outcome.test_accuracy is not None:
         test_accuracy = f"{format_mean_std(*outcome.test_accuracy)} (n = {len(outcome.best.runs)})"
         cli.print_status(f"test accuracy of trial {outcome.best.number}, computed after the choice: {test_accuracy}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from fcnet.config.values import format_value
@@ -14,6 +15,7 @@ from fcnet.sweep.ranking import (
     format_mean_std,
     format_settings,
     rank_trials,
+    ranking_criterion,
     ranking_table,
 )
 
@@ -34,7 +36,7 @@ def sweep_page(name: str, trials: Sequence[RankedTrial], results: Mapping[str, A
         trials: the trials so far, in any order.
         results: the sweep's results, as `fcnet.sweep.ranking.to_dict` returns them.
     """
-    ranked = rank_trials(trials)
+    ranked, criterion = rank_trials(trials), ranking_criterion(trials)
     header, rows = ranking_table(trials)
     best = best_trial(trials)
     with_runs = [trial for trial in ranked if trial.runs][:_MAX_CHARTS]
@@ -54,7 +56,8 @@ def sweep_page(name: str, trials: Sequence[RankedTrial], results: Mapping[str, A
         highlighted=[0] if best is not None else [],
         best=best,
         best_settings=format_settings(best.settings) if best is not None else "",
-        best_figure=format_mean_std(best.mean, best.std) if best is not None else "",
+        figure=criterion.label,
+        best_figure=format_mean_std(best.mean, best.std, criterion) if best is not None else "",
         num_seeds=format_count(len(best.runs), "seed") if best is not None else "",
         test_accuracy=test_accuracy,
         verdict=results["verdict"],
@@ -74,29 +77,33 @@ def sweep_page(name: str, trials: Sequence[RankedTrial], results: Mapping[str, A
 
 def _ranking_chart(trials: Sequence[RankedTrial]) -> Chart:
     groups = [
-        (f"trial {trial.number} ({format_settings(trial.settings)})", [run.validation_accuracy for run in trial.runs])
+        (f"trial {trial.number} ({format_settings(trial.settings)})", [run.value for run in trial.runs])
         for trial in trials
     ]
-    return error_bar_chart("Validation accuracy by rank", groups, x_label="rank", group_name="trial")
+    criterion = ranking_criterion(trials)
+    title = f"{criterion.label[0].upper()}{criterion.label[1:]} by rank"
+    return error_bar_chart(title, groups, x_label="rank", group_name="trial", as_percent=criterion.is_fraction)
 
 
 def _learning_curve_charts(trials: Sequence[RankedTrial]) -> list[Chart]:
-    """Draws each trial's validation accuracy by epoch, one line for each seed; the charts share one scale."""
-    values = [accuracy for trial in trials for curve in trial.learning_curves.values() for _, accuracy in curve]
+    """Draws each trial's validation figure by epoch, one line for each seed; the charts share one scale."""
+    points = [point for trial in trials for curve in trial.learning_curves.values() for point in curve]
+    values = [value for _, value in points if value is not None]
     if not values:
         return []
     margin = 0.05 * (max(values) - min(values)) or 0.05
-    low, high = max(0.0, min(values) - margin), min(1.0, max(values) + margin)
+    is_fraction = ranking_criterion(trials).is_fraction
+    low, high = max(0.0, min(values) - margin), min(1.0 if is_fraction else math.inf, max(values) + margin)
     return [
         line_chart(
             f"Trial {trial.number}"
             f"{'' if trial.state == 'finished' else f', {trial.state}'}: {format_settings(trial.settings)}",
             [
-                Series(f"seed {seed}", [epoch for epoch, _ in curve], [accuracy for _, accuracy in curve])
+                Series(f"seed {seed}", [epoch for epoch, _ in curve], [value for _, value in curve])
                 for seed, curve in trial.learning_curves.items()
             ],
             x_label="epoch",
-            as_percent=True,
+            as_percent=is_fraction,
             low=low,
             high=high,
         )

@@ -1,14 +1,15 @@
-"""Ranking of a sweep's trials by their accuracy over seeds, as sentences, tables, JSON and CSV."""
+"""Ranking of a sweep's trials by a validation figure over seeds, as sentences, tables, JSON and CSV."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import asdict, astuple, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from fcnet.config.selection import CRITERIA, DEFAULT_SELECTION, Criterion
 from fcnet.config.values import format_value
-from fcnet.runtime.formatting import csv_text, format_percent
+from fcnet.runtime.formatting import csv_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,15 +27,24 @@ class RunResult:
 
     Attributes:
         seed: seed of the run.
-        validation_accuracy: validation accuracy of the final model, a fraction.
+        value: validation figure of the final model by which trials are ranked; see `Criterion`.
         epochs: number of trained epochs.
         seconds: training time.
     """
 
     seed: int
-    validation_accuracy: float
+    value: float
     epochs: int
     seconds: float
+
+    def to_dict(self, criterion: Criterion) -> dict[str, Any]:
+        """Returns the result with the name of its figure, as the study and the files of the sweep hold it."""
+        return {"seed": self.seed, criterion.name: self.value, "epochs": self.epochs, "seconds": self.seconds}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any], criterion: Criterion) -> RunResult:
+        """Returns the result that `to_dict` wrote."""
+        return cls(stored["seed"], stored[criterion.name], stored["epochs"], stored["seconds"])
 
 
 @dataclass(frozen=True)
@@ -46,31 +56,33 @@ class RankedTrial:
         settings: settings by dotted key.
         state: ``finished`` if all its runs are.
         runs: results of its finished runs.
-        learning_curves: for each seed, pairs of an epoch and the validation accuracy after it.
+        learning_curves: for each seed, pairs of an epoch and the figure after it, None if it is not finite.
         error: error message of a failed trial, else empty.
+        criterion: validation figure by which the trials of the sweep are ranked.
     """
 
     number: int
     settings: Mapping[str, Any]
     state: State
     runs: tuple[RunResult, ...]
-    learning_curves: Mapping[int, Sequence[tuple[int, float]]] = field(default_factory=dict)
+    learning_curves: Mapping[int, Sequence[tuple[int, float | None]]] = field(default_factory=dict)
     error: str = ""
+    criterion: Criterion = CRITERIA[DEFAULT_SELECTION]
 
     @property
     def mean(self) -> float | None:
-        """Mean validation accuracy of the runs, or None without a run."""
-        return statistics.fmean(run.validation_accuracy for run in self.runs) if self.runs else None
+        """Mean figure of the runs, or None without a run."""
+        return statistics.fmean(run.value for run in self.runs) if self.runs else None
 
     @property
     def std(self) -> float | None:
-        """Sample standard deviation (n − 1) of the validation accuracies, or None for fewer than two runs."""
-        values = [run.validation_accuracy for run in self.runs]
+        """Sample standard deviation (n − 1) of the figures, or None for fewer than two runs."""
+        values = [run.value for run in self.runs]
         return statistics.stdev(values) if len(values) > 1 else None
 
 
 def rank_trials(trials: Sequence[RankedTrial]) -> list[RankedTrial]:
-    """Sorts trials: finished ones by mean validation accuracy, the best first, then unfinished, pruned and failed ones.
+    """Sorts trials: finished ones by their mean figure, the best first, then unfinished, pruned and failed ones.
 
     Of two equal trials the earlier one comes first.
 
@@ -85,13 +97,14 @@ def rank_trials(trials: Sequence[RankedTrial]) -> list[RankedTrial]:
     order = ("finished", "unfinished", "pruned", "failed")
 
     def sort_key(trial: RankedTrial) -> tuple[int, float, int]:
-        return order.index(trial.state), -(math.inf if trial.mean is None else trial.mean), trial.number
+        key = -math.inf if trial.mean is None else trial.criterion.sort_key(trial.mean)
+        return order.index(trial.state), key, trial.number
 
     return sorted(trials, key=sort_key)
 
 
 def best_trial(trials: Sequence[RankedTrial]) -> RankedTrial | None:
-    """Returns the finished trial with the best mean validation accuracy, or None if no trial is finished."""
+    """Returns the finished trial with the best mean figure, or None if no trial is finished."""
     first = next(iter(rank_trials(trials)), None)
     return first if first is not None and first.state == "finished" else None
 
@@ -118,19 +131,18 @@ def verdict(trials: Sequence[RankedTrial]) -> str:
     first, second = order[:2]
     assert first.mean is not None
     assert second.mean is not None
-    ahead = first.mean - second.mean
-    pair = f"trial {first.number} is ahead of trial {second.number} by {100 * ahead:.2f} percentage points"
+    ahead, criterion = abs(first.mean - second.mean), first.criterion
+    lead = f"{100 * ahead:.2f} percentage points" if criterion.is_fraction else f"{ahead:.4f}"
+    pair = f"trial {first.number} is ahead of trial {second.number} by {lead}"
     if ahead < _TOLERANCE:
         return f"trials {first.number} and {second.number} are equal; the earlier one is chosen"
     if first.std is None or second.std is None:
         return f"{pair}; a single seed cannot show whether that is chance: use --seeds"
     spread, runs = max(first.std, second.std), f"n = {min(len(first.runs), len(second.runs))}"
+    deviation = f"{100 * spread:.2f}" if criterion.is_fraction else f"{spread:.4f}"
     if ahead > spread:
-        return f"{pair}, more than the spread over seeds (standard deviation {100 * spread:.2f}, {runs})"
-    return (
-        f"{pair}, which is within the spread over seeds (standard deviation {100 * spread:.2f}, {runs}): "
-        "it may be chance"
-    )
+        return f"{pair}, more than the spread over seeds (standard deviation {deviation}, {runs})"
+    return f"{pair}, which is within the spread over seeds (standard deviation {deviation}, {runs}): it may be chance"
 
 
 def ranking_table(trials: Sequence[RankedTrial]) -> tuple[list[str], list[list[str]]]:
@@ -151,24 +163,27 @@ def ranking_table(trials: Sequence[RankedTrial]) -> tuple[list[str], list[list[s
                 rank,
                 str(trial.number),
                 *settings,
-                format_mean_std(trial.mean, trial.std),
+                format_mean_std(trial.mean, trial.std, trial.criterion),
                 str(len(trial.runs)),
                 trial.state,
             ]
         )
-    return ["rank", "trial", *keys, "validation accuracy", "n", "state"], rows
+    return ["rank", "trial", *keys, ranking_criterion(trials).label, "n", "state"], rows
 
 
-def format_mean_std(mean: float | None, std: float | None) -> str:
-    """Returns a mean accuracy and its standard deviation in percent.
+def ranking_criterion(trials: Sequence[RankedTrial]) -> Criterion:
+    """Returns the figure by which the trials of a sweep are ranked, which is that of each."""
+    return trials[0].criterion if trials else CRITERIA[DEFAULT_SELECTION]
+
+
+def format_mean_std(mean: float | None, std: float | None, criterion: Criterion = CRITERIA[DEFAULT_SELECTION]) -> str:
+    """Returns the mean of a figure and its standard deviation, those of an accuracy in percent.
 
     Example:
         >>> format_mean_std(0.98765, 0.0012), format_mean_std(0.5, None), format_mean_std(None, None)
         ('98.77% ± 0.12', '50.00%', '–')
     """
-    if mean is None:
-        return "–"
-    return format_percent(mean) + ("" if std is None else f" ± {100 * std:.2f}")
+    return "–" if mean is None else criterion.format(mean, std)
 
 
 def format_settings(settings: Mapping[str, Any]) -> str:
@@ -191,12 +206,12 @@ def to_dict(
         plan: plan of the sweep, as `fcnet.sweep.study.SweepPlan.to_dict` gives it.
         test_accuracy: mean and standard deviation of the chosen trial's test accuracies, or None if not computed.
     """
-    best = best_trial(trials)
+    best, criterion = best_trial(trials), ranking_criterion(trials)
     first = None if best is None else {"trial": best.number, "settings": best.settings, "num_seeds": len(best.runs)}
     if first is not None and test_accuracy is not None:
         first |= {"test_accuracy_mean": test_accuracy[0], "test_accuracy_std": test_accuracy[1]}
     return {
-        "selected_by": "validation accuracy, mean over seeds",
+        "selected_by": f"{criterion.label}, mean over seeds",
         "best": first,
         "verdict": verdict(trials),
         "trials": [
@@ -206,9 +221,9 @@ def to_dict(
                 "settings": trial.settings,
                 "state": trial.state,
                 "num_runs": len(trial.runs),
-                "validation_accuracy_mean": trial.mean,
-                "validation_accuracy_std": trial.std,
-                "runs": [{"run": run_name(trial.number, run.seed), **asdict(run)} for run in trial.runs],
+                f"{criterion.name}_mean": trial.mean,
+                f"{criterion.name}_std": trial.std,
+                "runs": [{"run": run_name(trial.number, run.seed), **run.to_dict(criterion)} for run in trial.runs],
                 "error": trial.error,
             }
             for place, trial in enumerate(rank_trials(trials), 1)
@@ -227,11 +242,12 @@ def to_csv(trials: Sequence[RankedTrial]) -> str:
         <BLANKLINE>
     """
     keys = list(dict.fromkeys(key for trial in trials for key in trial.settings))
-    rows: list[list[object]] = [["trial", "state", *keys, *(each.name for each in fields(RunResult)), "run"]]
+    criterion = ranking_criterion(trials)
+    rows: list[list[object]] = [["trial", "state", *keys, "seed", criterion.name, "epochs", "seconds", "run"]]
     for trial in rank_trials(trials):
         settings = [trial.settings.get(key) for key in keys]
         rows += [
-            [trial.number, trial.state, *settings, *astuple(run), run_name(trial.number, run.seed)]
+            [trial.number, trial.state, *settings, *run.to_dict(criterion).values(), run_name(trial.number, run.seed)]
             for run in trial.runs
         ]
     return csv_text(rows)

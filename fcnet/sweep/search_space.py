@@ -155,6 +155,10 @@ def parse_space(file: Path, overrides: Sequence[str], axis_texts: Sequence[str],
     if errors:
         raise UserError(*errors)
     configs = tuple(_check_configs(file, overrides, axes, flag))
+    if any(config.train.select != base.train.select for config in configs):
+        raise UserError(
+            f"{flag} must not vary train.select: all trials are ranked by one figure; use --set train.select"
+        )
     types = dict(flatten_config(configs[0].model_dump()))
     axes = [
         dataclasses.replace(axis, integer=isinstance(types[axis.key], int)) if isinstance(axis, Range) else axis

@@ -6,12 +6,16 @@ No other module uses optuna's own names; here `Trial` and `FrozenTrial` are optu
 from __future__ import annotations
 
 import contextlib
+import math
 import sqlite3
 import time
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from fcnet.config.schema import Config
+from fcnet.config.selection import CRITERIA
 from fcnet.config.toml import flatten_config
 from fcnet.config.values import format_value
 from fcnet.runtime.errors import UserError
@@ -20,7 +24,7 @@ from fcnet.sweep.ranking import RankedTrial, RunResult
 from fcnet.sweep.search_space import Range
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from optuna import Study, Trial
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
+    from fcnet.config.selection import Criterion
     from fcnet.sweep.ranking import State
     from fcnet.sweep.search_space import SearchSpace
 
@@ -56,6 +61,11 @@ class SweepPlan:
     num_trials: int
     pruning: Pruning
     data_fingerprint: str
+
+    @property
+    def criterion(self) -> Criterion:
+        """Validation figure by which the trials are ranked."""
+        return CRITERIA[self.space.base.train.select]
 
     @property
     def seeds(self) -> list[int]:
@@ -129,7 +139,7 @@ def open_study(plan: SweepPlan, folder: Path, storage: str) -> Study:
     study = optuna.create_study(
         storage=_open_storage(folder, storage),
         study_name=folder.absolute().name,
-        direction="maximize",
+        direction="minimize" if plan.criterion.lower_is_better else "maximize",
         load_if_exists=True,
         pruner=_make_pruner(plan),
         sampler=_make_sampler(plan, 0),
@@ -137,7 +147,11 @@ def open_study(plan: SweepPlan, folder: Path, storage: str) -> Study:
     stored, given = study.user_attrs.get("plan"), plan.to_dict()
     if stored is None:
         study.set_user_attr("plan", given)
-    elif differing := [key for key in {**stored, **given} if stored.get(key) != given.get(key)]:
+        return study
+    # A sweep that began before a setting existed did what the default of the setting does.
+    defaults = dict(flatten_config(Config().model_dump(mode="json")))
+    stored = {key: value for key, value in defaults.items() if key in given} | stored
+    if differing := [key for key in {**stored, **given} if stored.get(key) != given.get(key)]:
         raise UserError(
             *(
                 f"{key} must be {_format_setting(stored.get(key))} as in the sweep in {folder}, "
@@ -191,12 +205,19 @@ def suggest_settings(trial: Trial, plan: SweepPlan) -> dict[str, Any]:
     return settings
 
 
-def report_values(trial: Trial, curve: dict[int, float]) -> None:
-    """Stores the values of those steps that the study does not have yet."""
+def report_values(trial: Trial, curve: Mapping[int, float | None]) -> None:
+    """Stores the values of those steps that the study does not have yet; None as NaN, which pruners count worst."""
     known = trial.storage.get_trial(trial._trial_id).intermediate_values
     for step, value in curve.items():
         if step not in known:
-            trial.report(value, step)
+            trial.report(math.nan if value is None else value, step)
+
+
+def should_prune(trial: Trial) -> bool:
+    """Returns whether the plan's rule prunes a trial after the values that it has reported."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice encountered", RuntimeWarning)  # such a trial is pruned
+        return bool(trial.should_prune())
 
 
 def end_trial(trial: Trial, state: Literal["finished", "pruned", "surplus"], value: float | None = None) -> None:
@@ -240,11 +261,11 @@ def _to_ranked_trial(trial: FrozenTrial, plan: SweepPlan) -> RankedTrial:
         TrialState.PRUNED: "pruned",
     }
     state, why = states.get(trial.state, "unfinished"), trial.user_attrs.get("error", "")
-    learning_curves: dict[int, list[tuple[int, float]]] = {}
-    for step, accuracy in sorted(trial.intermediate_values.items()):
+    learning_curves: dict[int, list[tuple[int, float | None]]] = {}
+    for step, value in sorted(trial.intermediate_values.items()):
         place, epoch = divmod(step - 1, plan.space.num_epochs)
-        learning_curves.setdefault(plan.seeds[place], []).append((epoch + 1, accuracy))
-    runs = [RunResult(**each) for each in trial.user_attrs.get("runs", [])]
+        learning_curves.setdefault(plan.seeds[place], []).append((epoch + 1, None if math.isnan(value) else value))
+    runs = [RunResult.from_dict(each, plan.criterion) for each in trial.user_attrs.get("runs", [])]
     return RankedTrial(
         trial.number + 1,
         trial.user_attrs["settings"],
@@ -252,6 +273,7 @@ def _to_ranked_trial(trial: FrozenTrial, plan: SweepPlan) -> RankedTrial:
         tuple(sorted(runs, key=lambda run: run.seed)),
         learning_curves,
         why,
+        plan.criterion,
     )
 
 

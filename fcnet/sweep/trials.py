@@ -10,7 +10,7 @@ import datetime
 import json
 import statistics
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fcnet.config.toml import check_agreement, dump_config, flatten_config
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from fcnet.config.schema import Config
+    from fcnet.config.selection import Criterion
     from fcnet.experiment.build import Experiment
     from fcnet.sweep.ranking import RankedTrial
     from fcnet.sweep.study import SweepPlan
@@ -46,6 +47,10 @@ _ABANDONED_SECONDS = 60.0
 
 class Pruned(Exception):  # noqa: N818 - an outcome, not an error
     """The trial is unpromising and is to be pruned."""
+
+
+class NoFigureError(UserError):
+    """The run ended with a validation figure that is not finite, and cannot be ranked."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,7 @@ class SweepTrial:
         stop: Callable[[], bool],
         note: Callable[[str], None] = lambda _: None,
     ) -> Iterator[EpochRecord | None]:
-        """Trains like `fcnet.experiment.runner.run_experiment`, and reports each validation accuracy to the study.
+        """Trains like `fcnet.experiment.runner.run_experiment`, and reports each validation figure to the study.
 
         Raises:
             Pruned: the trial is unpromising, before the run or after an epoch.
@@ -146,17 +151,24 @@ class SweepTrial:
             yield record
 
     def record_result(self, run: Run, seed: int) -> RunResult:
-        """Stores the result of a finished run in the study and returns it."""
+        """Stores the result of a finished run in the study and returns it.
+
+        Raises:
+            NoFigureError: its validation figure is not finite.
+        """
         self._report(run, seed)
-        result = _to_result(run, seed)
+        criterion = self._plan.criterion
+        result = _to_result(run, seed, criterion)
+        if result is None:
+            raise NoFigureError(f"the {criterion.label} of {run.path} is not finite")
         others = [each for each in self._trial.user_attrs.get("runs", []) if each["seed"] != seed]
-        self._trial.set_user_attr("runs", [*others, asdict(result)])
+        self._trial.set_user_attr("runs", [*others, result.to_dict(criterion)])
         return result
 
     def finish(self) -> None:
-        """Ends the trial with the mean validation accuracy of its runs."""
+        """Ends the trial with the mean validation figure of its runs."""
         runs = self._trial.user_attrs["runs"]
-        study.end_trial(self._trial, "finished", statistics.fmean(run["validation_accuracy"] for run in runs))
+        study.end_trial(self._trial, "finished", statistics.fmean(run[self._plan.criterion.name] for run in runs))
 
     def prune(self) -> None:
         """Ends the trial as pruned."""
@@ -174,12 +186,11 @@ class SweepTrial:
     def _report(self, run: Run, seed: int) -> None:
         """Reports all epochs of the run to the study, also those that a killed process left unreported."""
         first = self._plan.seeds.index(seed) * self._plan.space.num_epochs
-        study.report_values(
-            self._trial, {first + record["epoch"]: record["validation_accuracy"] for record in run.records()}
-        )
+        find = self._plan.criterion.find
+        study.report_values(self._trial, {first + record["epoch"]: find(record) for record in run.records()})
 
     def _prune(self) -> None:
-        if self._trial.should_prune():
+        if study.should_prune(self._trial):
             raise Pruned
 
 
@@ -253,16 +264,19 @@ class Sweep:
                 raise UserError(f"{damaged} {key} = {format_value(value)}, not that of {run.config}")
         curve, recorded = dict(trial.learning_curves.get(seed, ())), run.records()
         is_partial = not run.finished  # a process that resumed it may have had fewer epochs saved than reported
-        if any(curve.get(record["epoch"]) != record["validation_accuracy"] for record in recorded) or (
+        find = self.plan.criterion.find
+        if any(curve.get(record["epoch"]) != find(record) for record in recorded) or (
             len(curve) != len(recorded) and not is_partial
         ):
             raise UserError(f"{damaged} another learning curve than {run.path}")
         if is_partial:
             return
-        stored = next((asdict(each) for each in trial.runs if each.seed == seed), {})
+        criterion = self.plan.criterion
+        stored = next((each.to_dict(criterion) for each in trial.runs if each.seed == seed), {})
+        result = _to_result(run, seed, criterion)
         differing = [
             f"{key.replace('_', ' ')} {stored.get(key)!r}, not {value!r}"
-            for key, value in asdict(_to_result(run, seed)).items()
+            for key, value in ({} if result is None else result.to_dict(criterion)).items()
             if stored.get(key) != value
         ]
         if differing:
@@ -310,8 +324,8 @@ class Sweep:
         return (datetime.datetime.now() - trial.datetime_start).total_seconds() > _ABANDONED_SECONDS
 
 
-def _to_result(run: Run, seed: int) -> RunResult:
-    """Returns the result of a finished run.
+def _to_result(run: Run, seed: int, criterion: Criterion) -> RunResult | None:
+    """Returns the result of a finished run; None if its validation figure is not finite.
 
     Raises:
         UserError: its summary is damaged.
@@ -319,7 +333,8 @@ def _to_result(run: Run, seed: int) -> RunResult:
     summary = run.summary()
     if summary["validation_accuracy"] is None:
         raise UserError(f"{run.path} must have a validation accuracy to be ranked; its summary.json has none")
-    return RunResult(seed, summary["validation_accuracy"], summary["epochs"], summary["train_seconds"])
+    value = criterion.find(summary)
+    return None if value is None else RunResult(seed, value, summary["epochs"], summary["train_seconds"])
 
 
 def _folder_id(folder: Path) -> str:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fcnet.config.selection import CRITERIA
 from fcnet.losses import CrossEntropy
 from fcnet.optim.schedules import constant
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
+    from fcnet.config.selection import Selection
     from fcnet.losses import Loss
     from fcnet.optim.schedules import Schedule
 
@@ -36,8 +38,10 @@ class GradientDescent:
             memory, and their gradients add up to the batch's. Batch norm uses the statistics of each micro-batch.
         ema_decay: β of the exponential moving average of the weights, W̄ ← β W̄ + (1 − β) W after each step.
             Validation and the trained model use the average; 0 turns it off.
-        patience: epochs without a better validation accuracy before training stops early. With patience the trained
+        patience: epochs without a better validation figure before training stops early. With patience the trained
             model has the weights of the best epoch; 0 trains all epochs and keeps the last weights.
+        select: the validation figure that tells which epoch is the best: ``"validation_accuracy"`` or
+            ``"validation_loss"``.
 
     Raises:
         UserError: a ValueError; a setting is not what it must be.
@@ -58,6 +62,7 @@ class GradientDescent:
     accumulate: int = 1
     ema_decay: float = 0.0
     patience: int = 0
+    select: Selection = "validation_accuracy"
 
     def __post_init__(self) -> None:
         """Checks each setting.
@@ -75,6 +80,7 @@ class GradientDescent:
             "accumulate": ("a whole number of at least 1", _is_count(self.accumulate, 1)),
             "ema_decay": ("a number from 0 to less than 1", _is_number(self.ema_decay) and self.ema_decay < 1.0),
             "patience": ("a whole number of at least 0", _is_count(self.patience, 0)),
+            "select": (f"one of {', '.join(CRITERIA)}", isinstance(self.select, str) and self.select in CRITERIA),
         }
         for name, (rule, is_kept) in rules.items():
             if not is_kept:

@@ -99,8 +99,8 @@ class Training(TrainingState[BatchesT]):
         seed: the seed of everything random: order, augmentation and dropout.
 
     Raises:
-        UserError: the training set is empty or has a label that is not a class of the model, or ``patience`` is set
-            without a validation set.
+        UserError: the training set is empty or has a label that is not a class of the model, or ``patience`` or
+            ``select`` is set without a validation set.
     """
 
     def advance(self) -> Iterator[EpochRecord | None]:
@@ -168,5 +168,6 @@ class Training(TrainingState[BatchesT]):
         with averaged or contextlib.nullcontext():
             evaluation = evaluate(self.model, held_out)
             if self.early_stopping is not None:
-                self.early_stopping.update(self.epoch, evaluation.accuracy, self.model)
+                figures = {"validation_accuracy": evaluation.accuracy, "validation_loss": evaluation.loss}
+                self.early_stopping.update(self.epoch, figures[self.algorithm.select], self.model)
         return evaluation

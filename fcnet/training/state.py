@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic
 import torch
 from typing_extensions import TypeVar
 
+from fcnet.config.selection import DEFAULT_SELECTION
 from fcnet.data.batches import Batches, smallest_part
 from fcnet.data.loaders import TrainingBatches
 from fcnet.diagnostics.nonfinite import (
@@ -66,8 +67,9 @@ class TrainingState(Generic[BatchesT]):
         graphed_steps: captures and replays steps of `Batches` on a GPU; None elsewhere.
 
     Raises:
-        UserError: the training set is empty or has a label that is not a class of the model, ``patience`` is set
-            without a validation set, or batch normalization sees one image at a time, from which it learns nothing.
+        UserError: the training set is empty or has a label that is not a class of the model, ``patience`` or
+            ``select`` is set without a validation set, or batch normalization sees one image at a time, from which it
+            learns nothing.
     """
 
     def __init__(
@@ -86,13 +88,15 @@ class TrainingState(Generic[BatchesT]):
             _check_batch_norm(model, batches, algorithm.accumulate)
         if algorithm.patience and validation is None:
             raise UserError(f"patience must be 0 without a validation set, got {algorithm.patience}")
+        if algorithm.select != DEFAULT_SELECTION and validation is None:
+            raise UserError(f"select must be {DEFAULT_SELECTION} without a validation set, got {algorithm.select}")
         self.model, self.batches, self.algorithm = model, batches, algorithm
         self.validation, self.seed = validation, seed
         self.epoch = self.step = 0
         self.seconds = self.previous_seconds = 0.0
         self.metrics = MetricAccumulator(batches.device)
         self.average = WeightAverage(model, algorithm.ema_decay) if algorithm.ema_decay else None
-        self.early_stopping = EarlyStopping(algorithm.patience) if algorithm.patience else None
+        self.early_stopping = EarlyStopping(algorithm.patience, algorithm.select) if algorithm.patience else None
         self.reads_losses = batches.device.type == "cpu"
         self._monitor, self._monitor_start = NonFiniteMonitor(batches.device), 0
         for group in algorithm.optimizer.param_groups:
@@ -210,7 +214,8 @@ class TrainingState(Generic[BatchesT]):
             "seconds": self.seconds,
             "previous_seconds": self.previous_seconds,
             "optimizer": optimizer,
-            "best": self.early_stopping and [self.early_stopping.epoch, self.early_stopping.accuracy],
+            "best": self.early_stopping and [self.early_stopping.epoch, self.early_stopping.value],
+            "select": self.algorithm.select,
         }
         return tensors, metadata
 
@@ -241,6 +246,8 @@ class TrainingState(Generic[BatchesT]):
             expected |= {f"best.{name}": tensor for name, tensor in model.items()}
         if bool(metadata.best) != (self.early_stopping is not None):
             raise UserError("best must be there if, and only if, train.patience is set")
+        if metadata.best and metadata.select != self.algorithm.select:
+            raise UserError(f"select must be {metadata.select} as before, got {self.algorithm.select}")
         kept = {"model", "metrics", "average", "best"}
         check_tensors({name: x for name, x in tensors.items() if name.split(".")[0] in kept}, expected, "checkpoint")
         steps = len(self.batches)
@@ -253,7 +260,7 @@ class TrainingState(Generic[BatchesT]):
         if self.average is not None:
             self.average.restore(select_prefix(tensors, "average"))
         if self.early_stopping is not None:
-            self.early_stopping.epoch, self.early_stopping.accuracy = metadata["best"]
+            self.early_stopping.epoch, self.early_stopping.value = metadata["best"]
             self.early_stopping.weights = select_prefix(tensors, "best")
         self.metrics.restore(tensors["metrics"], metadata["images"])
         self.epoch, self.step = metadata["epoch"], metadata["step"]

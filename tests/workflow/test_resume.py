@@ -22,7 +22,7 @@ from fcnet.experiment.build import build
 from fcnet.experiment.run_folder import Run
 from fcnet.experiment.runner import Stopped, run_experiment
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import read_checksummed
+from fcnet.runtime.files import read_checksummed, write_checksummed
 from tests.helpers import (
     RUN_FILES,
     advance_run,
@@ -76,7 +76,7 @@ SETTINGS = [
     ["optimizer.name=adamw", "train.ema_decay=0.9"],
     ["optimizer.name=muon", *STEPS, "train.ema_decay=0.9", "train.patience=3"],
     FULL_BATCH,
-    ["optimizer.name=adam", "optimizer.schedule=one_cycle", "train.patience=1"],
+    ["optimizer.name=adam", "optimizer.schedule=one_cycle", "train.patience=1", "train.select=validation_loss"],
     ["data.whiten=9", "model.activation=gelu"],
     CLIPPED,
     ["data.augment={ rotate = 20, scale = 0.2 }"],
@@ -143,6 +143,39 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(changes: list[str], pause
     if not run.finished:
         advance_run(build(config, CPU), run)
     assert finished_result(run) == expected
+
+
+def remove_setting(run: Run, section: str, name: str) -> None:
+    """Makes an unfinished run one that began before a setting existed, with its configuration and its checkpoints."""
+    lines = run.config.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith(f"{name} = ")]
+    assert len(kept) == len(lines) - 1
+    run._files.write("config.toml", "".join(kept).encode())
+    for file in list(run.checkpoints.folder.glob("step-*.json")):
+        tensors, metadata = read_checksummed(file.with_suffix(""))
+        del metadata["config"][f"{section}.{name}"]
+        metadata.pop(name, None)
+        write_checksummed(file.with_suffix(""), tensors, metadata)
+
+
+@pytest.mark.parametrize(("section", "name"), [("train", "select")])
+def test_a_run_that_began_before_a_setting_existed_resumes_with_its_default(
+    section: str, name: str, tmp_path: Path
+) -> None:
+    config = make_config(tmp_path, "train.patience=3", "optimizer.lr=0.5")
+    expected = uninterrupted_result(tmp_path / "whole", config)
+    run = make_run(tmp_path, config)
+    advance_run(build(config, CPU), run, until=20)
+    remove_setting(run, section, name)
+    again = Run(run.path)
+    assert again.load_config() == config
+    advance_run(build(again.load_config(), CPU), again, until=26)
+    assert next(again.checkpoints.metadata())["config"][f"{section}.{name}"] == getattr(getattr(config, section), name)
+    advance_run(build(again.load_config(), CPU), again)
+    result = finished_result(again)
+    assert load_config(again.config) == config
+    assert result["files"].pop("config.toml") != expected["files"].pop("config.toml")
+    assert result == expected
 
 
 def test_a_resumed_run_keeps_its_whitening(tmp_path: Path) -> None:

@@ -352,7 +352,7 @@ def comparable(outcome: SweepOutcome) -> list[Any]:
             trial.settings,
             trial.state,
             trial.learning_curves,
-            [run.validation_accuracy for run in trial.runs],
+            [run.value for run in trial.runs],
         )
         for trial in outcome.trials
     ]

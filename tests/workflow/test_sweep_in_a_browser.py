@@ -20,7 +20,7 @@ pytestmark = pytest.mark.browser
 
 def make_trial(number: int, *accuracies: float) -> RankedTrial:
     runs = tuple(RunResult(seed, accuracy, 2, 1.0) for seed, accuracy in enumerate(accuracies))
-    learning_curves = {run.seed: [(1, run.validation_accuracy / 2), (2, run.validation_accuracy)] for run in runs}
+    learning_curves = {run.seed: [(1, run.value / 2), (2, run.value)] for run in runs}
     settings = {"optimizer.lr": 10.0**-number, "model.hidden": [1024, 512, 256]}
     return RankedTrial(number, settings, "finished", runs, learning_curves)
 

@@ -271,7 +271,7 @@ def test_early_stopping_prints_the_best_epoch() -> None:
     accuracies = [record["validation_accuracy"] for record in read_records("run")]
     best = accuracies.index(max(accuracies)) + 1
     assert len(accuracies) == best + 2
-    assert result.endswith(f"; weights of epoch {best} of {best + 2}, the best")
+    assert result.endswith(f"; weights of epoch {best} of {best + 2}, the best by validation accuracy")
     summary = json.loads(Path("run/summary.json").read_text())
     assert (summary["epochs"], summary["best_epoch"]) == (best + 2, best)
     assert summary["validation_accuracy"] == max(accuracies)

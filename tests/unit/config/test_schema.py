@@ -89,6 +89,9 @@ MISTAKES = {
     "[data]\nvalidation = 0.0\n[train]\npatience = 3": (
         "data.validation ({file}:2) must be greater than 0 if train.patience is set, got 0.0"
     ),
+    "[data]\nvalidation = 0.0\n[train]\nselect = 'validation_loss'": (
+        "data.validation ({file}:2) must be greater than 0 if train.select is validation_loss, got 0.0"
+    ),
 }
 
 
@@ -105,6 +108,11 @@ def test_an_integer_is_accepted_as_a_number(load_text: LoadText) -> None:
 
 def test_an_empty_file_gives_the_defaults(load_text: LoadText) -> None:
     assert load_text("") == Config()
+
+
+def test_data_that_may_have_a_validation_split_of_its_own_needs_none_held_out(load_text: LoadText) -> None:
+    config = load_text("[data]\nsource = 'images'\npath = 'x'\nvalidation = 0\n[train]\npatience = 3")
+    assert (config.data.validation, config.train.patience) == (0.0, 3)
 
 
 def test_a_key_without_an_effect_is_accepted(load_text: LoadText) -> None:

@@ -15,6 +15,7 @@ from fcnet.evaluation.classification import evaluate
 from fcnet.experiment.build import build
 from fcnet.experiment.build_notes import batch_norm_notes, schedule_notes
 from fcnet.metrics import class_metrics
+from fcnet.runtime.errors import UserError
 from tests.helpers import write_image
 from tests.unit.experiment.helpers import build_experiment
 
@@ -45,6 +46,29 @@ def build_data(data: schema.Data, **sections: Any) -> Experiment:
 
 
 OWN = "validation: the data's own 6 images"
+
+
+def test_a_validation_split_of_its_own_serves_settings_that_need_one(tmp_path: Path) -> None:
+    data = write_arrays(tmp_path / "own.npz").model_copy(update={"validation": 0.0})
+    train = schema.Train(patience=3, select="validation_loss")
+    validation = build_data(data, train=train).training.validation
+    assert validation is not None
+    assert validation.num_images == 6
+    without = write_arrays(tmp_path / "none.npz", x_validation=None, y_validation=None)
+    for share, rule in (
+        (0.0, "data.validation must be greater than 0 if {}, got 0.0"),
+        (0.01, "data.validation must hold out one or more images if {}, got none with 0.01"),
+    ):
+        with pytest.raises(UserError) as error:
+            build_data(without.model_copy(update={"validation": share}), train=train)
+        needs = ("train.patience is set", "train.select is validation_loss")
+        assert error.value.args == tuple(rule.format(need) for need in needs)
+    elsewhere = write_arrays(tmp_path / "three.npz", y_train=np.arange(20) % 3, y_validation=np.full(6, 2),
+                             classes=np.array(["cat", "dog", "eel"]))  # fmt: skip
+    with pytest.raises(
+        UserError, match=r"^the validation split must have an image of these classes if train.patience "
+    ):
+        build_data(elsewhere.model_copy(update={"classes": ("cat", "dog")}), train=schema.Train(patience=3))
 
 
 def test_data_with_a_validation_split_of_its_own_is_validated_on_it(tmp_path: Path) -> None:

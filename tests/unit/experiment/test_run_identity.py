@@ -93,6 +93,22 @@ def test_every_setting_that_decides_the_result_is_compared() -> None:
     )
 
 
+def test_a_setting_that_the_run_did_not_know_counts_as_its_default() -> None:
+    saved = settings(Config())
+    del saved["train.select"]
+    check_settings(saved, Config(), Path("run/config.toml"))
+    with pytest.raises(UserError) as error:
+        check_settings(saved, Config.model_validate({"train": {"select": "validation_loss"}}), Path("run/config.toml"))
+    assert str(error.value) == (
+        'train.select (run/config.toml) must be "validation_accuracy" as when the run began, got "validation_loss"'
+    )
+
+
+def test_a_setting_that_is_not_known_any_more_is_a_difference() -> None:
+    with pytest.raises(UserError, match=r"^train.gone \(x\) must be 3 as when the run began, got None$"):
+        check_settings(settings(Config()) | {"train.gone": 3}, Config(), Path("x"))
+
+
 def test_the_place_of_the_data_may_change() -> None:
     one, two = (Config.model_validate({"data": {"source": "images", "path": path}}) for path in ("/one", "/two"))
     check_settings(settings(one), two, Path("run/config.toml"))

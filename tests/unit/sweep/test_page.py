@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from fcnet.config.selection import CRITERIA
 from fcnet.sweep import page
 from fcnet.sweep.page import sweep_page
 from fcnet.sweep.ranking import RankedTrial, RunResult, format_mean_std, to_dict
@@ -18,7 +19,7 @@ PLAN = {"--seeds": 2, "--grid": ["optimizer.lr=[0.1,0.01]"], "seed": 0, "model.h
 def make_trial(number: int, *accuracies: float, state: Any = "finished", **changes: Any) -> RankedTrial:
     """A trial with one run for each accuracy, whose accuracy doubles from epoch 1 to epoch 2."""
     runs = tuple(RunResult(seed, accuracy, 2, 1.0) for seed, accuracy in enumerate(accuracies))
-    curves = {run.seed: [(1, run.validation_accuracy / 2), (2, run.validation_accuracy)] for run in runs}
+    curves = {run.seed: [(1, run.value / 2), (2, run.value)] for run in runs}
     settings = {"optimizer.lr": 10.0**-number}
     return RankedTrial(number, settings, state, runs, **{"learning_curves": curves} | changes)
 
@@ -34,6 +35,18 @@ def test_the_page_names_the_best_trial_and_its_accuracies() -> None:
     assert f"{format_mean_std(0.85, 0.0707106781)}<small>mean ± standard deviation over 2 seeds</small>" in html
     assert f"{format_mean_std(0.75, 0.05)} (n = 2)" in html
     assert html.count('<tr class="highlight">') == 1
+
+
+def test_by_a_loss_the_page_ranks_the_lowest_first_and_names_it() -> None:
+    loss = CRITERIA["validation_loss"]
+    curves = {0: [(1, None), (2, 1.5)]}
+    trials = [make_trial(1, 1.5, criterion=loss, learning_curves=curves), make_trial(2, 0.25, criterion=loss)]
+    html = render_page(trials)
+    assert "<dt>validation loss</dt><dd>0.2500<small>" in html
+    assert "<p>By validation loss, trial 2 is ahead of trial 1 by 1.2500; " in html
+    assert "<figcaption>Validation loss by rank</figcaption>" in html
+    assert "Validation loss after each epoch" in html
+    assert "accuracy" not in re.sub(r"never by test accuracy|its test accuracy", "", html.split("</head>")[1])
 
 
 def test_a_single_seed_has_no_standard_deviation_and_no_test_accuracy_without_a_test() -> None:

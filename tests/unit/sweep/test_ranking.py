@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fcnet.config.selection import CRITERIA
 from fcnet.sweep.ranking import RankedTrial, RunResult, best_trial, rank_trials, ranking_table, to_csv, to_dict, verdict
 
 
@@ -121,6 +123,26 @@ def test_json_and_csv_have_the_same_figures_as_the_table() -> None:
         ("2", "0", "0.9", "trial-002/seed-0"), ("2", "1", "0.9", "trial-002/seed-1"),
         ("1", "0", "0.5", "trial-001/seed-0"), ("1", "1", "0.75", "trial-001/seed-1"),
     ]  # fmt: skip
+
+
+def test_by_a_loss_the_lowest_mean_is_the_best_and_files_name_it() -> None:
+    trials = [
+        dataclasses.replace(each, criterion=CRITERIA["validation_loss"])
+        for each in (trial(1, 0.5, 0.75), trial(2, 0.25, 0.3), trial(3, state="failed"), trial(4, 1.5))
+    ]
+    assert [each.number for each in rank_trials(trials)] == [2, 1, 4, 3]
+    header, rows = ranking_table(trials)
+    assert header[3] == "validation loss"
+    assert [row[3] for row in rows] == ["0.2750 ± 0.0354", "0.6250 ± 0.1768", "1.5000", "–"]
+    assert verdict(trials[:2]) == (
+        "trial 2 is ahead of trial 1 by 0.3500, more than the spread over seeds (standard deviation 0.1768, n = 2)"
+    )
+    content = to_dict(trials, {}, None)
+    assert (content["selected_by"], content["best"]["trial"]) == ("validation loss, mean over seeds", 2)
+    first = content["trials"][0]
+    assert (first["validation_loss_mean"], [run["validation_loss"] for run in first["runs"]]) == (0.275, [0.25, 0.3])
+    assert "validation_accuracy_mean" not in first
+    assert [line["validation_loss"] for line in csv.DictReader(io.StringIO(to_csv(trials)))][:2] == ["0.25", "0.3"]
 
 
 def test_csv_holds_no_formulas() -> None:

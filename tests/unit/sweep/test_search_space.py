@@ -129,6 +129,10 @@ def test_all_errors_are_reported_together_without_duplicates(file: Path) -> None
         ("optimizer.lr=[1e-3, 0.001]", "--grid optimizer.lr must be different values, got 0.001 twice"),
         ("seed=[0, 1]", "--grid must not vary seed: use --seeds N to train each trial with N seeds"),
         (
+            "train.select=['validation_loss']",
+            "--grid must not vary train.select: all trials are ranked by one figure; use --set train.select",
+        ),
+        (
             "data.validation=[0.1, 0.2]",
             ("--grid must not vary data.validation: all trials are compared on the same images; "
             "of data only augment, balance and whiten may vary"),

@@ -20,6 +20,7 @@ from fcnet.sweep.study import (
     report_damage,
     report_values,
     resume_trial,
+    should_prune,
     start_trial,
     suggest_settings,
 )
@@ -30,10 +31,17 @@ if TYPE_CHECKING:
 optuna = pytest.importorskip("optuna")
 
 
-def make_plan(folder: Path, *axes: str, trials: int = 0, seeds: int = 1, pruning: str = "none") -> SweepPlan:
+def make_plan(
+    folder: Path,
+    *axes: str,
+    trials: int = 0,
+    seeds: int = 1,
+    pruning: str = "none",
+    select: str = "validation_accuracy",
+) -> SweepPlan:
     file = folder / "mine.toml"
     file.write_text("[train]\nepochs = 3\n[data]\npath = '/data'\n")
-    space = parse_space(file, ["seed=5"], axes, search=bool(trials))
+    space = parse_space(file, ["seed=5", f"train.select={select}"], axes, search=bool(trials))
     return SweepPlan(space, seeds, trials or space.num_trials(), pruning, "images")  # type: ignore[arg-type]
 
 
@@ -95,6 +103,41 @@ def test_a_started_trial_keeps_its_settings_and_can_be_resumed_until_it_ends(tmp
     assert suggest_settings(resumed, plan) == settings
     end_trial(resumed, "pruned")
     assert resume_trial(study, 0) is None
+
+
+@pytest.mark.parametrize("select", ["validation_accuracy", "validation_loss"])
+def test_the_study_looks_for_the_better_figure(select: str, tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, "optimizer.lr=[1, 2, 3, 4, 5, 6, 7, 8]", pruning="median", select=select)
+    study = open_study(plan, tmp_path, "")
+    falls = select == "validation_loss"
+    assert study.direction.name == ("MINIMIZE" if falls else "MAXIMIZE")
+    for value in (0.3, 0.4, 0.5, 0.6, 0.7):
+        trial = start_trial(study, plan)
+        assert trial is not None
+        suggest_settings(trial, plan)
+        report_values(trial, {1: value, 2: value})
+        trial.set_user_attr("runs", [{"seed": 5, select: value, "epochs": 2, "seconds": 1.0}])
+        end_trial(trial, "finished", value)
+    cases: list[tuple[float | None, bool]] = [(0.35, not falls), (0.65, falls), (None, True)]
+    for figure, is_pruned in cases:
+        trial = start_trial(study, plan)
+        assert trial is not None
+        suggest_settings(trial, plan)
+        report_values(trial, {1: figure})
+        assert should_prune(trial) is is_pruned
+        end_trial(trial, "pruned")
+    assert rank_started(study, plan)[-1].learning_curves == {5: [(1, None)]}
+
+
+def test_a_plan_from_before_a_setting_is_one_with_its_default(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, "optimizer.lr=[0.1]")
+    study = open_study(plan, tmp_path, "")
+    stored = plan.to_dict()
+    del stored["train.select"]
+    study.set_user_attr("plan", stored)
+    open_study(plan, tmp_path, "")
+    with pytest.raises(UserError, match=r'^train.select must be "validation_accuracy" as in the sweep in'):
+        open_study(make_plan(tmp_path, "optimizer.lr=[0.1]", select="validation_loss"), tmp_path, "")
 
 
 def test_another_plan_is_refused_with_a_line_for_each_difference(tmp_path: Path) -> None:

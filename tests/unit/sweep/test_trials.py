@@ -16,7 +16,7 @@ from fcnet.experiment.run_folder import Run
 from fcnet.runtime.errors import UserError
 from fcnet.sweep.search_space import parse_space
 from fcnet.sweep.study import SweepPlan, quiet_optuna
-from fcnet.sweep.trials import Sweep
+from fcnet.sweep.trials import NoFigureError, Sweep
 from tests.helpers import flip_bit, make_record, make_summary
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def test_a_result_replaces_an_earlier_one_of_the_same_seed(plan: SweepPlan, tmp_
         finish_run(run, accuracy)
         trial.record_result(run, 0)
     (ranked,) = sweep.write().trials
-    assert [result.validation_accuracy for result in ranked.runs] == [0.5]
+    assert [result.value for result in ranked.runs] == [0.5]
 
 
 def test_a_result_that_differs_from_the_summary_of_its_run_is_refused(plan: SweepPlan, tmp_path: Path) -> None:
@@ -177,6 +177,29 @@ def test_settings_and_curves_that_differ_from_those_of_the_runs_are_refused_at_o
         database.commit()
     with pytest.raises(UserError, match=f"^the database of the sweep is damaged: it has {what}"):
         Sweep(plan, tmp_path / "sweep")
+
+
+def test_a_sweep_by_loss_chooses_the_lowest_and_reads_its_results_again(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[train]\nepochs = 1\nselect = 'validation_loss'\n")
+    space = parse_space(file, [], ["optimizer.lr=[0.1, 0.2, 0.3]"], search=False)
+    plan = SweepPlan(space, 1, 3, "none", "images")
+    sweep = Sweep(plan, tmp_path / "sweep")
+    for trial, loss in zip(sweep.trials(), (0.5, 0.25, None), strict=True):
+        run = trial.run(0)
+        run.write_records([make_record(1, validation_accuracy=0.5, validation_loss=loss)])
+        run.finish(make_summary(validation_accuracy=0.5, validation_loss=loss))
+        if loss is None:
+            with pytest.raises(NoFigureError, match=r"^the validation loss of .*trial-003/seed-0 is not finite$"):
+                trial.record_result(run, 0)
+            trial.fail("the validation loss is not finite")
+        else:
+            assert trial.record_result(run, 0).value == loss
+            trial.finish()
+    outcome = Sweep(plan, tmp_path / "sweep").write()
+    assert outcome.best is not None
+    assert (outcome.best.number, outcome.best.mean) == (2, 0.25)
+    assert [each.state for each in outcome.trials] == ["finished", "finished", "failed"]
 
 
 def test_a_run_without_a_validation_accuracy_is_refused(plan: SweepPlan, tmp_path: Path) -> None:

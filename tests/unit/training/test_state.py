@@ -39,7 +39,11 @@ def metadata_without_timings(metadata: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("name", ["plain", "all"])
-@pytest.mark.parametrize("settings", [{}, {"ema_decay": 0.8, "accumulate": 2}, {"patience": 9}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"ema_decay": 0.8, "accumulate": 2}, {"patience": 9}, {"patience": 9, "select": "validation_loss"}],
+    ids=str,
+)
 def test_a_training_restored_at_any_pause_ends_bit_for_bit_like_an_uninterrupted_one(
     name: str, optimizer: str, settings: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -60,6 +64,39 @@ def test_a_training_restored_at_any_pause_ends_bit_for_bit_like_an_uninterrupted
         tensors, other = resumed.state()
         assert_identical(tensors, last)
         assert metadata_without_timings(other) == metadata_without_timings(metadata)
+
+
+def test_the_best_figure_is_restored_exactly_and_only_for_the_same_criterion() -> None:
+    tensors, metadata = saved_state(patience=9, select="validation_loss")
+    restored = make_training("plain", patience=9, select="validation_loss")
+    restored.restore(tensors, metadata)
+    assert restored.early_stopping is not None
+    assert [restored.early_stopping.epoch, restored.early_stopping.value] == metadata["best"]
+    message = "select must be validation_loss as before, got validation_accuracy"
+    with pytest.raises(UserError, match=message):
+        make_training("plain", patience=9).restore(tensors, metadata)
+
+
+def test_a_state_from_before_there_was_a_choice_was_selected_by_accuracy() -> None:
+    tensors, metadata = saved_state(patience=9)
+    del metadata["select"]
+    training = make_training("plain", patience=9)
+    training.restore(tensors, metadata)
+    assert training.early_stopping is not None
+    assert [training.early_stopping.epoch, training.early_stopping.value] == metadata["best"]
+    with pytest.raises(UserError, match="select must be validation_accuracy as before, got validation_loss"):
+        make_training("plain", patience=9, select="validation_loss").restore(tensors, metadata)
+
+
+def test_a_best_figure_that_is_not_finite_survives_json() -> None:
+    training = make_training("plain", patience=9, select="validation_loss")
+    assert training.early_stopping is not None
+    training.early_stopping.update(1, float("nan"), training.model)
+    tensors, metadata = training.state()
+    restored = make_training("plain", patience=9, select="validation_loss")
+    restored.restore(tensors, json.loads(json.dumps(metadata, allow_nan=False)))
+    assert restored.early_stopping is not None
+    assert (restored.early_stopping.epoch, restored.early_stopping.value) == (1, None)
 
 
 def test_train_seconds_continue_after_a_restore(tmp_path: Path) -> None:
