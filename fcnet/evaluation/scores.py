@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,9 @@ from fcnet.functional.softmax import propagate_nan_, sub_max
 from fcnet.runtime import distributed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import numpy.typing as npt
 
     from fcnet.metrics import ClassRanking
 
@@ -41,6 +44,10 @@ class ScoreMetrics:
         top_k_accuracy: the fraction of images with the true class among the five most probable ones; None unless there
             are more than five classes.
         rankings: average precision and ROC AUC of each class; None if ``no_rankings`` says why.
+        intervals: the 95% confidence intervals of the figures by name, such as ``intervals["log_loss"]``, where there
+            are some: normal ones of means, Wilson's of the top-k accuracy, and from the influence of each image for
+            ``mean_average_precision`` and ``roc_auc``. With fewer than some hundred images a class, an average
+            precision tends to be above that of many images, which its interval does not include.
         no_rankings: the reason for which there are no rankings; None if there are.
     """
 
@@ -49,6 +56,7 @@ class ScoreMetrics:
     brier_score: float
     top_k_accuracy: float | None
     rankings: tuple[ClassRanking, ...] | None
+    intervals: Mapping[str, tuple[float, float]]
     no_rankings: str | None = None
 
     @property
@@ -127,12 +135,17 @@ class ScoreCollector:
             reason = f"{count:,} images × {self._num_classes:,} classes are more than {MAX_SCORES:,} scores"
         elif rows.log_loss.isnan().any() or rows.logits.isnan().any():
             reason = "a logit is NaN"
+        scale = 0.5 if self._num_classes == 2 else 1.0
+        rows = rows._replace(brier_score=rows.brier_score * scale)
+        hits = int((rows.ranks < TOP_K).sum()) if self._num_classes > TOP_K else None
+        rankings = None if reason else _Rankings(rows)
         return ScoreMetrics(
             count,
             log_loss=rows.log_loss.mean().item(),
-            brier_score=rows.brier_score.mean().item() / (2 if self._num_classes == 2 else 1),
-            top_k_accuracy=(rows.ranks < TOP_K).double().mean().item() if self._num_classes > TOP_K else None,
-            rankings=None if reason else tuple(_rankings(rows)),
+            brier_score=rows.brier_score.mean().item(),
+            top_k_accuracy=None if hits is None else hits / count,
+            rankings=None if rankings is None else tuple(rankings.classes),
+            intervals=_intervals(rows, hits) | ({} if rankings is None else rankings.intervals()),
             no_rankings=reason,
         )
 
@@ -175,14 +188,48 @@ def _join(parts: Sequence[_Rows]) -> _Rows:
     return _Rows(kept, *map(torch.cat, columns))
 
 
-def _rankings(rows: _Rows) -> Iterator[ClassRanking]:
-    """Ranks the images by the log-probability of each class, one class at a time."""
+def _intervals(rows: _Rows, hits: int | None) -> dict[str, tuple[float, float]]:
+    """Returns the intervals of the figures that need no rankings."""
+    intervals = {} if hits is None else {"top_k_accuracy": metrics.wilson_interval(hits, len(rows.ranks))}
+    for name, values in (("log_loss", rows.log_loss), ("brier_score", rows.brier_score)):
+        if values.isfinite().all() and len(values) > 1:
+            intervals[name] = metrics.mean_interval(values)
+    return intervals
+
+
+class _Rankings:
+    """The rankings of all classes, and how much each image changes their means."""
+
+    def __init__(self, rows: _Rows) -> None:
+        self.classes: list[ClassRanking] = []
+        self._influences = {name: np.zeros(len(rows.labels)) for name in ("mean_average_precision", "roc_auc")}
+        for label, scores in enumerate(_class_scores(rows)):
+            found = metrics.rank_class_with_influences(rows.labels.numpy() == label, scores)
+            self.classes.append(found.ranking)
+            self._influences["mean_average_precision"] += found.average_precision
+            self._influences["roc_auc"] += found.roc_auc
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Returns the intervals of the means over classes, where there are some."""
+        values = {
+            "mean_average_precision": [row.average_precision for row in self.classes],
+            "roc_auc": [row.roc_auc for row in self.classes],
+        }
+        intervals = {}
+        for name, of_classes in values.items():
+            defined = [value for value in of_classes if value is not None]
+            if defined:
+                influences = self._influences[name] / len(defined)
+                intervals[name] = metrics.influence_interval(float(np.mean(defined)), influences)
+        return {name: interval for name, interval in intervals.items() if interval is not None}
+
+
+def _class_scores(rows: _Rows) -> Iterator[npt.NDArray[np.float64]]:
+    """Yields the log-probability of each class for all images, or what ranks as it does, one class at a time."""
     assert rows.logits is not None
-    logits, labels = rows.logits, rows.labels.numpy()
-    if logits.ndim == 1:  # the log-odds rank as the probabilities do
-        yield metrics.rank_class(labels == 0, -logits.numpy())
-        yield metrics.rank_class(labels == 1, logits.numpy())
+    if rows.logits.ndim == 1:  # the log-odds of two classes
+        yield -rows.logits.numpy()
+        yield rows.logits.numpy()
         return
-    for label in range(logits.shape[1]):
-        scores = sub_max(logits[:, label].double(), rows.tops) - rows.log_sums
-        yield metrics.rank_class(labels == label, scores.numpy())
+    for label in range(rows.logits.shape[1]):
+        yield (sub_max(rows.logits[:, label].double(), rows.tops) - rows.log_sums).numpy()

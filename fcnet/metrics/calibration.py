@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fcnet.metrics.checks import to_fractions, to_list
+from fcnet.metrics.checks import to_flags, to_fractions, to_integers
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,9 +51,10 @@ def confidence_bins(confidences: Sequence[float], correct: Sequence[bool], num_b
         >>> confidence_bins([0.55, 0.95, 1.0], [True, False, True], num_bins=10)[-1]
         ConfidenceBin(count=2, confidence=0.975, num_correct=1)
     """
-    confidences, correct = to_fractions(confidences, "confidences"), to_list(correct)
+    confidences, correct = to_fractions(confidences, "confidences"), to_flags(correct, "correct")
     if len(confidences) != len(correct):
         raise UserError(f"confidences and correct must have one length, got {len(confidences)} and {len(correct)}")
+    (num_bins,) = to_integers([num_bins], "num_bins")
     if num_bins < 1:
         raise UserError(f"num_bins must be at least 1, got {num_bins}")
     members: dict[int, list[tuple[float, bool]]] = {}

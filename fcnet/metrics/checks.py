@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 import operator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,15 +16,22 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-def to_list(values: Any) -> list[Any]:  # noqa: ANN401 - a sequence, an array or a tensor
-    """Returns Python's own numbers: those of NumPy overflow, and those of torch stay tensors."""
-    return list(values.tolist() if hasattr(values, "tolist") else values)
+def to_list(values: Any, name: str) -> list[Any]:  # noqa: ANN401 - a sequence, an array or a tensor
+    """Returns Python's own numbers: those of NumPy overflow, and those of torch stay tensors.
+
+    Raises:
+        UserError: it is a single number, or nothing that can be iterated over.
+    """
+    found = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(found, str) or not isinstance(found, Iterable):
+        raise UserError(f"{name} must be a sequence, got {found!r}")
+    return list(found)
 
 
 def to_integers(values: Any, name: str) -> list[int]:  # noqa: ANN401 - see `to_list`
     """Checks that values are whole numbers of at least 0, and returns them as Python's integers."""
     counts = []
-    for value in to_list(values):
+    for value in to_list(values, name):
         try:
             counts.append(operator.index(value))
         except TypeError:
@@ -33,10 +43,9 @@ def to_integers(values: Any, name: str) -> list[int]:  # noqa: ANN401 - see `to_
 
 def to_counts(confusion: Any) -> list[list[int]]:  # noqa: ANN401 - see `to_list`
     """Checks that ``confusion`` is a square table of counts, and returns its rows."""
-    try:
-        rows = [to_integers(row, "each entry of confusion") for row in to_list(confusion)]
-    except TypeError:
-        rows = [[]]
+    table = to_list(confusion, "confusion")
+    is_table = all(isinstance(row, Iterable) or hasattr(row, "tolist") for row in table)
+    rows = [to_integers(row, "each entry of confusion") for row in table] if is_table else [[]]
     if any(len(row) != len(rows) for row in rows):
         found = f"a {type(confusion).__name__}" + (f" {tuple(confusion.shape)}" if hasattr(confusion, "shape") else "")
         raise UserError(f"confusion must be a square table of counts such as [[8, 2], [1, 9]], got {found}")
@@ -45,11 +54,28 @@ def to_counts(confusion: Any) -> list[list[int]]:  # noqa: ANN401 - see `to_list
 
 def to_fractions(values: Any, name: str) -> list[float]:  # noqa: ANN401 - see `to_list`
     """Checks that values are numbers from 0 to 1, and returns them as Python's floats."""
-    for value in (fractions := to_list(values)):
-        if isinstance(value, list) or not 0.0 <= value <= 1.0:
-            found = f"a row of {len(value)}" if isinstance(value, list) else f"{value:g}"
+    for value in (fractions := to_list(values, name)):
+        if isinstance(value, list | tuple):
+            raise UserError(f"{name} must be numbers from 0 to 1, got a row of {len(value)}")
+        if not isinstance(value, numbers.Real) or not 0.0 <= value <= 1.0:
+            found = f"{value:g}" if isinstance(value, numbers.Real) else repr(value)
             raise UserError(f"{name} must be numbers from 0 to 1, got {found}")
     return [float(value) for value in fractions]
+
+
+def to_flags(values: Any, name: str) -> list[bool]:  # noqa: ANN401 - see `to_list`
+    """Checks that values are true or false, or 1 or 0, and returns them as Python's booleans."""
+    flags = to_list(values, name)
+    for flag in flags:
+        if isinstance(flag, list | tuple) or flag not in (0, 1):
+            raise UserError(f"{name} must be true or false, got {flag!r}")
+    return [bool(flag) for flag in flags]
+
+
+def check_quantile(z: float) -> None:
+    """Checks a quantile of the normal distribution."""
+    if not 0.0 < z < math.inf:
+        raise UserError(f"z must be a positive number, such as 1.96 for 95%, got {z:g}")
 
 
 def check_successes(num_correct: int, count: int, prefix: str = "", *, least: int = 1) -> tuple[int, int]:
@@ -100,20 +126,20 @@ def _to_array(values: Any, name: str) -> npt.NDArray[Any]:  # noqa: ANN401 - arr
         raise UserError(f"{name} must have rows of one length") from None
 
 
-def to_scores(values: Any, name: str, ndim: int = 2) -> npt.NDArray[np.floating[Any]]:  # noqa: ANN401 - array-likes
+def to_scores(values: Any, name: str, ndim: int | None = 2) -> npt.NDArray[np.floating[Any]]:  # noqa: ANN401 - array-likes
     """Checks scores, and returns them as float32 or float64, (N, C) or (N,).
 
     Args:
         values: a sequence, an array or a tensor of numbers; infinite ones are scores too.
         name: what errors call them.
-        ndim: 2 for one row an example, (N, C); 1 for one score an example, (N,).
+        ndim: 2 for one row an example, (N, C); 1 for one score an example, (N,); None for either.
 
     Raises:
         UserError: they have another shape, or one is NaN or no number.
     """
     scores = _to_array(values, name)
-    if scores.ndim != ndim:
-        rule = "one row of C scores an example, (N, C)" if ndim == 2 else "one score an example, (N,)"
+    if scores.ndim not in ((1, 2) if ndim is None else (ndim,)):
+        rule = "one score an example, (N,)" if ndim == 1 else "one row of C scores an example, (N, C)"
         hint = "; a single example is [scores]" if (ndim, scores.ndim) == (2, 1) else ""
         raise UserError(f"{name} must be {rule}, got the shape {scores.shape}{hint}")
     if scores.dtype.kind not in "biuf":

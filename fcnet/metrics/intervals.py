@@ -1,10 +1,13 @@
-"""Confidence intervals of probabilities and of their differences."""
+"""Confidence intervals: of probabilities, of their differences, of means, and by bootstrap of any other figure."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from fcnet.metrics.checks import check_successes
+import numpy as np
+
+from fcnet.metrics.checks import check_quantile, check_successes, to_scores
 
 NORMAL_QUANTILE_95 = 1.959963984540054
 
@@ -35,6 +38,7 @@ def wilson_interval(num_correct: int, count: int, z: float = NORMAL_QUANTILE_95)
         (0.8256, 0.9448)
     """
     num_correct, count = check_successes(num_correct, count, least=0)
+    check_quantile(z)
     if count == 0:
         return 0.0, 1.0
     fraction = num_correct / count
@@ -83,3 +87,61 @@ def difference_interval(
         wilson_interval(other_num_correct, other_count, z),
     )
     return p - q - math.hypot(p - low, other_high - q), p - q + math.hypot(high - p, q - other_low)
+
+
+def mean_interval(values: Any, z: float = NORMAL_QUANTILE_95) -> tuple[float, float]:  # noqa: ANN401 - array-like
+    """Computes the confidence interval of a mean, such as the log loss, from its standard error s / √N.
+
+    Args:
+        values: one per example, (N,).
+        z: the normal quantile; the default gives 95%.
+
+    Returns:
+        Lower and upper bound; infinite with fewer than two examples, or if a value is.
+
+    Raises:
+        UserError: a ValueError; a value is NaN, or they are not (N,).
+
+    Example:
+        >>> low, high = mean_interval([1.0, 2.0, 3.0, 4.0])
+        >>> round(low, 4), round(high, 4)
+        (1.2348, 3.7652)
+    """
+    checked = to_scores(values, "values", ndim=1).astype(np.float64)
+    check_quantile(z)
+    if len(checked) < 2 or not np.isfinite(checked).all():
+        return -math.inf, math.inf
+    mean, error = float(checked.mean()), float(checked.std(ddof=1)) / math.sqrt(len(checked))
+    return mean - z * error, mean + z * error
+
+
+def influence_interval(
+    value: float,
+    influences: Any,  # noqa: ANN401 - array-like
+    z: float = NORMAL_QUANTILE_95,
+) -> tuple[float, float] | None:
+    """Computes the confidence interval of a fraction from the influence of each example on it.
+
+    The standard error is √(Σ_i d_i²), with the derivatives d_i by the weights of the examples. The interval is
+    symmetric in log(v / (1 − v)), so it stays within (0, 1).
+
+    Args:
+        value: v, a fraction such as mAP or the ROC AUC.
+        influences: the derivatives, (N,); see `fcnet.metrics.RankingInfluences`.
+        z: the normal quantile; the default gives 95%.
+
+    Returns:
+        Lower and upper bound; None at 0 and 1, where no example has an influence, so nothing is known of the error.
+
+    Example:
+        >>> low, high = influence_interval(0.9, [0.01, -0.01, 0.02, -0.02])
+        >>> round(low, 3), round(high, 3)
+        (0.819, 0.947)
+    """
+    check_quantile(z)
+    error = math.sqrt(float(np.square(np.asarray(influences, dtype=np.float64)).sum()))
+    if not (0.0 < value < 1.0 and error > 0.0):
+        return None
+    odds, spread = math.log(value / (1.0 - value)), z * error / (value * (1.0 - value))
+    low, high = (0.5 + 0.5 * math.tanh(each / 2.0) for each in (odds - spread, odds + spread))
+    return low, high

@@ -28,6 +28,56 @@ def test_arrays_and_tensors_of_counts_give_the_numbers_that_lists_give() -> None
     assert UNTYPED.accuracy(np.full((2, 2), 2**60)) == 0.5
 
 
+LISTS: dict[str, tuple[Any, ...]] = {
+    "accuracy": ([[8, 2], [1, 9]],),
+    "average_metrics": ([[8, 2], [1, 9]],),
+    "average_precision": ([0, 1], [0.5, 0.75]),
+    "brier_score": ([0, 1], [0.5, 0.75]),
+    "class_metrics": ([[8, 2], [1, 9]],),
+    "class_rankings": ([0, 1], [[0.5, 0.5], [0.25, 0.75]]),
+    "confidence_bins": ([0.5, 0.75], [True, False]),
+    "difference_interval": (1, 2, 1, 2),
+    "holm_adjust": ([0.5, 0.25],),
+    "homogeneity_test": ([1, 2], [2, 1]),
+    "log_loss": ([0, 1], [0.5, 0.75]),
+    "mcnemar_test": (1, 2),
+    "mean_class_accuracy": ([[8, 2], [1, 9]],),
+    "mean_interval": ([1.0, 2.0],),
+    "roc_auc": ([0, 1], [0.5, 0.75]),
+    "top_k_accuracy": ([0, 1], [[0.5, 0.5], [0.25, 0.75]], 1),
+    "two_proportion_test": (1, 2, 1, 2),
+    "wilson_interval": (1, 2),
+}
+
+
+def replaced(value: Any, wrong: Any) -> Any:
+    """Returns an argument with its last number replaced."""
+    return [*value[:-1], replaced(value[-1], wrong)] if isinstance(value, list) else wrong
+
+
+@pytest.mark.parametrize("wrong", [math.nan, "a", None, [0.5]])
+@pytest.mark.parametrize("name", LISTS)
+def test_nan_and_what_is_no_number_is_refused_in_one_line(name: str, wrong: Any) -> None:
+    metric, arguments = getattr(metrics, name), LISTS[name]
+    metric(*arguments)
+    for place in range(len(arguments)):
+        changed = [*arguments]
+        changed[place] = replaced(arguments[place], wrong)
+        with pytest.raises(UserError) as error:
+            metric(*changed)
+        assert "\n" not in str(error.value)
+        assert " must " in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [lambda value: value, np.array, torch.tensor])
+@pytest.mark.parametrize("name", [name for name, (first, *_) in LISTS.items() if isinstance(first, list)])
+def test_a_single_row_or_number_is_refused_in_one_line(name: str, kind: Any) -> None:
+    metric, arguments = getattr(metrics, name), LISTS[name]
+    first_of_each = [kind(each[0]) if isinstance(each, list) else each for each in arguments]
+    with pytest.raises(UserError, match=r" must .*got"):
+        metric(*first_of_each)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, precision_recall_fscore_support
 
-from fcnet.metrics import Confusion, accuracy, class_metrics
+from fcnet.metrics import Confusion, accuracy, average_metrics, class_metrics, mean_class_accuracy
 
 LABELS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60)
 
@@ -35,3 +36,26 @@ def test_class_metrics_and_accuracy_are_scikit_learns(pairs: list[tuple[int, int
 
 def test_without_examples_the_accuracy_is_nan() -> None:
     assert math.isnan(accuracy([[0, 0], [0, 0]]))
+
+
+@given(LABELS)
+def test_averages_are_scikit_learns_and_count_undefined_metrics_as_0(pairs: list[tuple[int, int]]) -> None:
+    truth, predicted = zip(*pairs, strict=True)
+    confusion = Confusion.from_labels(truth, predicted, 4)
+    for weighted, average in ((False, "macro"), (True, "weighted")):
+        *expected, _ = precision_recall_fscore_support(
+            truth, predicted, labels=range(4), average=average, zero_division=0.0
+        )
+        ours = average_metrics(confusion, weighted=weighted)
+        assert [ours.precision, ours.recall, ours.f1] == pytest.approx(expected, abs=1e-12)
+    assert average_metrics(confusion, weighted=True).recall == pytest.approx(accuracy(confusion), abs=1e-12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # y_pred contains classes not in y_true
+        assert mean_class_accuracy(confusion) == pytest.approx(balanced_accuracy_score(truth, predicted), abs=1e-12)
+
+
+def test_without_examples_averages_are_0_and_the_mean_class_accuracy_is_nan() -> None:
+    for table in ([[0, 0], [0, 0]], []):
+        for weighted in (False, True):
+            assert set(vars(average_metrics(table, weighted=weighted)).values()) == {0.0}
+        assert math.isnan(mean_class_accuracy(table))

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-from fcnet.metrics import difference_interval, wilson_interval
+from fcnet.metrics import (
+    difference_interval,
+    influence_interval,
+    mean_interval,
+    rank_class_with_influences,
+    wilson_interval,
+)
+from fcnet.runtime.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -46,3 +58,50 @@ def test_without_trials_the_interval_is_0_to_1() -> None:
 def test_newcombes_interval_is_the_published_one(sides: tuple[int, int, int, int], low: float, high: float) -> None:
     """Newcombe 1998, table II, method 10."""
     assert difference_interval(*sides) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_the_interval_of_a_mean_is_scipys_normal_one() -> None:
+    values = np.random.default_rng(0).exponential(size=40)
+    expected = stats.norm.interval(0.95, loc=values.mean(), scale=stats.sem(values))
+    assert mean_interval(values) == pytest.approx(expected, rel=1e-12)
+    assert mean_interval([1.0]) == mean_interval([1.0, math.inf]) == (-math.inf, math.inf)
+
+
+def test_influences_have_the_spread_of_the_bootstrap() -> None:
+    rng = np.random.default_rng(0)
+    positive = rng.random(400) < 0.3
+    scores = rng.normal(size=400) + positive
+    found = rank_class_with_influences(positive, scores)
+    resamples = rng.integers(400, size=(400, 400))
+    for metric, influences in (
+        (average_precision_score, found.average_precision),
+        (roc_auc_score, found.roc_auc),
+    ):
+        spread = np.std([metric(positive[rows], scores[rows]) for rows in resamples])
+        value = metric(positive, scores)
+        interval = influence_interval(value, influences)
+        assert interval is not None
+        low, high = interval
+        assert low < value < high
+        # The standard deviation of 400 resamples has a relative error of 1 / √800 = 3.5%.
+        assert (high - low) / (2 * 1.96) == pytest.approx(spread, rel=0.12)
+
+
+def test_nothing_is_known_of_the_error_of_a_perfect_ranking() -> None:
+    assert influence_interval(1.0, [0.0, 0.0]) is influence_interval(0.5, [0.0]) is None
+    interval = influence_interval(0.99, [0.01] * 4)
+    assert interval is not None
+    assert 0.0 < interval[0] < 0.99 < interval[1] < 1.0
+    assert influence_interval(1e-9, [1.0]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("z", [math.nan, -1.0, math.inf])
+def test_a_quantile_is_a_positive_number(z: float) -> None:
+    for call in (
+        lambda: wilson_interval(1, 2, z),
+        lambda: difference_interval(1, 2, 1, 2, z),
+        lambda: mean_interval([1.0, 2.0], z),
+        lambda: influence_interval(0.5, [0.1], z),
+    ):
+        with pytest.raises(UserError, match=rf"^z must be a positive number, such as 1.96 for 95%, got {z:g}$"):
+            call()

@@ -20,6 +20,7 @@ from fcnet.metrics import (
     class_rankings,
     mean_average_precision,
     mean_roc_auc,
+    rank_class_with_influences,
     roc_auc,
 )
 from fcnet.runtime.errors import UserError
@@ -127,3 +128,28 @@ def test_equal_scores_say_nothing() -> None:
 def test_what_are_no_labels_or_scores_is_one_sentence(call: Any, message: str) -> None:
     with pytest.raises(UserError, match=f"^{message}$"):
         call()
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_influences_are_derivatives_by_the_weights_of_examples(ties: bool) -> None:
+    labels, all_scores = random_case(60, 3, ties=ties)
+    positive, scores = labels == 0, all_scores[:, 0]
+    found = rank_class_with_influences(positive, scores)
+    for metric, ours in (
+        (average_precision_score, found.average_precision),
+        (roc_auc_score, found.roc_auc),
+    ):
+        for example in range(60):
+            weights = [np.ones(60), np.ones(60)]
+            for weight, change in zip(weights, (-1e-5, 1e-5), strict=True):
+                weight[example] += change
+            low, high = (metric(positive, scores, sample_weight=weight) for weight in weights)
+            assert ours[example] == pytest.approx((high - low) / 2e-5, abs=1e-8)
+        assert ours.sum() == pytest.approx(0.0, abs=1e-12)
+
+
+def test_influences_of_undefined_rankings_are_0() -> None:
+    for positive in (np.zeros(3, dtype=bool), np.ones(3, dtype=bool), np.zeros(0, dtype=bool)):
+        found = rank_class_with_influences(positive, np.arange(float(len(positive))))
+        assert not found.roc_auc.any()
+        assert not found.average_precision.any()
