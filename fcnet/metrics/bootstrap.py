@@ -65,7 +65,8 @@ def bootstrap_interval(
     at_once = max(_COUNTS_AT_ONCE // len(counts), 1)
     sizes = [min(at_once, num_resamples - start) for start in range(0, num_resamples, at_once)]
     values = np.concatenate([statistic(_resample(counts, size, generator)) for size in sizes])
-    return np.quantile(values, [(1.0 - confidence) / 2, (1.0 + confidence) / 2], axis=0)
+    bounds: npt.NDArray[np.float64] = np.quantile(values, [(1.0 - confidence) / 2, (1.0 + confidence) / 2], axis=0)
+    return bounds
 
 
 def average_intervals(
@@ -128,7 +129,8 @@ def _class_columns(
     def add(classes: npt.NDArray[np.int64], weights: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         cells = (rows + classes).reshape(-1)
         # bincount's float64 is exact up to 2⁵³ examples.
-        return np.bincount(cells, weights.reshape(-1), len(counts) * num_classes).reshape(-1, num_classes)
+        sums = np.bincount(cells, weights.reshape(-1), len(counts) * num_classes).astype(np.float64)
+        return sums.reshape(-1, num_classes)
 
     is_correct = labels == predictions
     return add(labels, counts), add(predictions, counts), add(labels[is_correct], counts[:, is_correct])

@@ -57,8 +57,8 @@ def to_fractions(values: Any, name: str) -> list[float]:  # noqa: ANN401 - see `
     for value in (fractions := to_list(values, name)):
         if isinstance(value, list | tuple):
             raise UserError(f"{name} must be numbers from 0 to 1, got a row of {len(value)}")
-        if not isinstance(value, numbers.Real) or not 0.0 <= value <= 1.0:
-            found = f"{value:g}" if isinstance(value, numbers.Real) else repr(value)
+        if not isinstance(value, numbers.Real) or not 0.0 <= float(value) <= 1.0:
+            found = f"{float(value):g}" if isinstance(value, numbers.Real) else repr(value)
             raise UserError(f"{name} must be numbers from 0 to 1, got {found}")
     return [float(value) for value in fractions]
 

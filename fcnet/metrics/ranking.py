@@ -228,7 +228,7 @@ class _Thresholds:
         return cls(
             num_positives,
             len(scores) - num_positives,
-            predicted=ends + 1.0,
+            predicted=ends.astype(np.float64) + 1.0,
             true_positives=np.cumsum(hits)[ends].astype(np.float64),
             order=order,
             places=np.cumsum(is_new) - 1,

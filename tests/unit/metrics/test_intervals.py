@@ -97,11 +97,12 @@ def test_nothing_is_known_of_the_error_of_a_perfect_ranking() -> None:
 
 @pytest.mark.parametrize("z", [math.nan, -1.0, math.inf])
 def test_a_quantile_is_a_positive_number(z: float) -> None:
-    for call in (
-        lambda: wilson_interval(1, 2, z),
-        lambda: difference_interval(1, 2, 1, 2, z),
-        lambda: mean_interval([1.0, 2.0], z),
-        lambda: influence_interval(0.5, [0.1], z),
-    ):
-        with pytest.raises(UserError, match=rf"^z must be a positive number, such as 1.96 for 95%, got {z:g}$"):
-            call()
+    message = rf"^z must be a positive number, such as 1.96 for 95%, got {z:g}$"
+    with pytest.raises(UserError, match=message):
+        wilson_interval(1, 2, z)
+    with pytest.raises(UserError, match=message):
+        difference_interval(1, 2, 1, 2, z)
+    with pytest.raises(UserError, match=message):
+        mean_interval([1.0, 2.0], z)
+    with pytest.raises(UserError, match=message):
+        influence_interval(0.5, [0.1], z)
