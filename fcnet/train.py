@@ -8,20 +8,22 @@ import json
 import os
 import shlex
 import signal
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fcnet import cli
 from fcnet.arguments import Parser
-from fcnet.config.presets import find_config, list_presets, preset_summary
+from fcnet.config.presets import config_name, find_config, list_presets, preset_summary
 from fcnet.config.selection import CRITERIA
-from fcnet.config.toml import check_agreement, dump_config, load_config
+from fcnet.config.toml import check_agreement, config_sources, dump_config, load_config
 from fcnet.evaluation.prediction_files import ensure_mistakes
 from fcnet.experiment.build import build
 from fcnet.experiment.extension import check_extension
 from fcnet.experiment.image_classifier import load
+from fcnet.experiment.provenance import CommandRecord
 from fcnet.experiment.run_folder import Run, check_new, claim_folder, describe_no_run
 from fcnet.experiment.runner import Stopped, run_experiment
 from fcnet.experiment.tensorboard import EventLog, check_tensorboard, has_events, log_to_tensorboard
@@ -40,7 +42,7 @@ _MAY_CHANGE = ("data.path", "train.epochs")
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from fcnet.config.schema import Config
     from fcnet.experiment.build import Experiment
@@ -71,11 +73,23 @@ def main(arguments: list[str]) -> int:
             lock.enter_context(run.lock())
         if run is not None and run.finished and config.train.epochs == run.load_config().train.epochs:
             return _show_finished(run, tensorboard=tensorboard)
+        command = CommandRecord("train", arguments)
+        lock.callback(command.close)
+        describe_command = partial(command.to_dict, _setting_sources(flags, run))
         device = cli.choose_device(flags.device)
         with cli.process_group(device):
             if flags.find_lr:
                 return _find_lr(config, flags.out or Path("runs") / f"{name}-lr", device)
-            return _train(config, run, name, flags.out, lock, device=device, tensorboard=tensorboard)
+            return _train(
+                config, run, name, flags.out, lock, describe_command, device=device, tensorboard=tensorboard
+            )
+
+
+def _setting_sources(flags: argparse.Namespace, run: Run | None) -> dict[str, str]:
+    """Returns where the settings come from that the command gives, by dotted key."""
+    if run is not None:  # it keeps all settings but those that may change
+        return {override.partition("=")[0].strip(): "--set" for override in filter(_may_change, flags.set)}
+    return config_sources(flags.config, flags.set, name=config_name(flags.config))
 
 
 def _is_first_process() -> bool:
@@ -203,6 +217,7 @@ def _train(
     name: str,
     out: Path | None,
     lock: contextlib.ExitStack,
+    describe_command: Callable[[], dict[str, Any]],
     *,
     device: torch.device,
     tensorboard: bool,
@@ -217,6 +232,10 @@ def _train(
         run = Run(Path(distributed.broadcast(path)))
     _describe_start(experiment, run)
     training = experiment.training
+
+    def note(line: str) -> None:
+        cli.print_status(f"note: {line}")
+
     with defer_signals() as received_signal:
         try:
             events = run_experiment(
@@ -224,8 +243,10 @@ def _train(
                 run,
                 save_seconds=config.train.save_seconds,
                 stop=lambda: received_signal() > 0,
-                note=lambda line: cli.print_status(f"note: {line}"),
+                note=note,
             )
+            if distributed.rank() == 0:
+                run.add_command(describe_command(), note)
             cli.show_progress(training, _log_events(events, run, training) if tensorboard else events)
         except Stopped:
             cli.print_status(

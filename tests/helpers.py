@@ -50,7 +50,8 @@ PACKAGE_ROOT = Path(fcnet.__file__).parents[1]
 WAIT_SECONDS = 60.0
 
 RUN_FILES = {
-    *("config.toml", "metrics.jsonl", "diagnostics.jsonl", "summary.json", "model.safetensors", "model.json"),
+    *("config.toml", "commands.jsonl", "metrics.jsonl", "diagnostics.jsonl", "summary.json"),
+    *("model.safetensors", "model.json"),
     *("predictions.safetensors", "predictions.json", "mistakes.csv", "report.html", "checksums.json"),
 }
 TIMINGS = {"seconds", "images_per_second", "train_seconds"}

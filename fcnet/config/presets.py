@@ -24,6 +24,16 @@ def list_presets() -> dict[str, Path]:
     return {file.stem: file for file in sorted((folder / "configs").glob("*.toml"))}
 
 
+def config_name(file: Path) -> str:
+    """Returns what to call a configuration file: ``preset NAME``, or its path.
+
+    Example:
+        >>> config_name(list_presets()["digits"]), config_name(Path("my/digits.toml"))
+        ('preset digits', 'my/digits.toml')
+    """
+    return f"preset {file.stem}" if file == list_presets().get(file.stem) else str(file)
+
+
 def preset_summary(file: Path) -> str:
     """Returns the first sentence of a configuration's opening comment, or an empty string.
 

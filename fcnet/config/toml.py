@@ -89,6 +89,34 @@ def load_config(
     return config.model_copy(update={"data": data, "model": model})
 
 
+def config_sources(
+    path: Path, overrides: Sequence[str] = (), flag_overrides: Sequence[tuple[str, str]] = (), *, name: str
+) -> dict[str, str]:
+    """Returns where the values of a configuration come from that are not left at their defaults.
+
+    Args:
+        path: TOML file, which `load_config` reads without an error.
+        overrides: values of ``--set``.
+        flag_overrides: further overrides, applied last, each with the name of its flag.
+        name: what to call the file.
+
+    Returns:
+        By dotted key: the name of the file, or of the flag.
+
+    Example:
+        >>> from fcnet.config.presets import find_config
+        >>> sources = config_sources(find_config("digits"), ["train.epochs=3"], name="digits")
+        >>> sources["train.epochs"], sources["train.batch_size"], "optimizer.momentum" in sources
+        ('--set', 'digits', False)
+    """
+    text = _read_text(path, "--config")
+    tree, places = parse_toml(text), {key: "" for key, _ in _key_lines(text)}
+    for change in (*(("--set", override) for override in overrides), *flag_overrides):
+        _apply_override(tree, places, *change)
+    found = ((key, _find_place(key.split("."), places, "")) for key, _ in flatten_config(tree))
+    return {key: place.partition(" ")[0] or name for key, place in found}
+
+
 def _read_text(path: Path, flag: str) -> str:
     """Reads a file of limited size: a device may have no end, and a pipe does not tell its size."""
     if "\0" in str(path):

@@ -15,7 +15,7 @@ from fcnet.config.toml import dump_config, load_config
 from fcnet.experiment.checkpoints import Checkpoints
 from fcnet.experiment.extension import schedule_allows, stopped_early
 from fcnet.experiment.run_identity import check_settings
-from fcnet.experiment.run_schema import EpochLine, SnapshotLine, Summary, check_lines, check_object
+from fcnet.experiment.run_schema import CommandEntry, EpochLine, SnapshotLine, Summary, check_lines, check_object
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import (
     ChecksummedFolder,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from fcnet.config.schema import Config
 
 _CONFIG, _RECORDS, _SNAPSHOTS, _SUMMARY = "config.toml", "metrics.jsonl", "diagnostics.jsonl", "summary.json"
+_COMMANDS = "commands.jsonl"
 _RESULTS = (
     *("model.json", "model.safetensors", "predictions.json", "predictions.safetensors", "mistakes.csv", "report.html"),
     *("evaluation.json", "evaluation-mistakes.csv", "corruptions.json"),
@@ -213,6 +214,34 @@ class Run:
     def write_snapshots(self, snapshots: list[dict[str, Any]]) -> None:
         """Writes all diagnostics snapshots, one per line, in place of the earlier ones."""
         self._files.write(_SNAPSHOTS, _to_lines(snapshots))
+
+    def commands(self) -> list[dict[str, Any]]:
+        """Returns what is known of the commands that trained in the folder; see `fcnet.experiment.provenance`.
+
+        Empty for runs of older versions.
+
+        Raises:
+            UserError: ``commands.jsonl`` is damaged.
+        """
+        file, data = self.path / _COMMANDS, self._files.read(_COMMANDS)
+        lines = [parse_json_object(line, file) for line in (data or b"").splitlines()]
+        for line in lines:
+            check_object(CommandEntry, line, file)
+        return lines
+
+    def add_command(self, command: dict[str, Any], note: Callable[[str], None] = lambda _: None) -> None:
+        """Adds a line to ``commands.jsonl``.
+
+        Args:
+            command: the line; see `fcnet.experiment.provenance.CommandRecord`.
+            note: called with one line if the file is damaged, and begins anew.
+        """
+        try:
+            earlier = self.commands()
+        except UserError as error:
+            note(f"{error}; it is written again")
+            earlier = []
+        self._files.write(_COMMANDS, _to_lines([*earlier, command]))
 
     def rewind(
         self, records: list[dict[str, Any]], snapshots: list[dict[str, Any]], note: Callable[[str], None]

@@ -105,6 +105,23 @@ class Summary(_Object):
     init_from: dict[str, str] | None = None
 
 
+class GitCommit(_Object):
+    """The commit of the working folder of a command, and whether tracked files differed from it."""
+
+    commit: str
+    modified: bool
+
+
+class CommandEntry(_Object):
+    """A line of ``commands.jsonl``; see `fcnet.experiment.provenance`."""
+
+    time: str
+    command: str
+    fcnet: str
+    git: GitCommit | None
+    sources: dict[str, str]
+
+
 class DataIdentity(_Object):
     """The content of the data of a run; see `fcnet.experiment.run_identity.run_identity`."""
 

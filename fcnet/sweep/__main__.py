@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import shlex
 import signal
 from pathlib import Path
@@ -12,6 +14,7 @@ from fcnet.arguments import Parser
 from fcnet.config.presets import find_config
 from fcnet.experiment.build import build, open_data
 from fcnet.experiment.build_data import check_data
+from fcnet.experiment.provenance import CommandRecord
 from fcnet.experiment.runner import Stopped
 from fcnet.report.page import ensure_report
 from fcnet.runtime import distributed
@@ -46,14 +49,23 @@ def main(arguments: list[str]) -> int:
     # A database URL may hold a password, which is not printed.
     command = "the same command" if flags.storage else f"{command_line('sweep')} {shlex.join(arguments)}"
     resume_hint = f"resume with: {command}"
-    with quiet_optuna():
+    with quiet_optuna(), contextlib.closing(CommandRecord("sweep", _without_storage(arguments))) as record:
         plan = SweepPlan(space, flags.seeds, flags.trials or space.num_trials(), flags.prune, _check_data(space, file))
         sweep = Sweep(plan, folder, flags.storage)
         try:
-            return _run_trials(sweep, device, resume_hint) or _print_outcome(sweep)
+            return _run_trials(sweep, device, resume_hint, record) or _print_outcome(sweep)
         except Interrupted as interrupted:
             cli.print_status(f"stopped; {resume_hint}")
             return 128 + interrupted.number
+
+
+def _without_storage(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments without ``--storage`` and its URL, which may hold a password."""
+    return [
+        argument
+        for before, argument in itertools.pairwise(["", *arguments])
+        if "--storage" not in (before, argument) and not argument.startswith("--storage=")
+    ]
 
 
 def _parse_flags(arguments: list[str]) -> argparse.Namespace:
@@ -121,7 +133,7 @@ def _check_data(space: SearchSpace, file: Path) -> str:
     return store.fingerprint
 
 
-def _run_trials(sweep: Sweep, device: torch.device, resume_hint: str) -> int:
+def _run_trials(sweep: Sweep, device: torch.device, resume_hint: str, record: CommandRecord) -> int:
     """Works on the sweep until no trial is left; returns 0, or the exit code after a signal."""
     plan = sweep.plan
     cli.print_status(
@@ -132,7 +144,7 @@ def _run_trials(sweep: Sweep, device: torch.device, resume_hint: str) -> int:
         cli.print_status(f"trial {trial.number} of {plan.num_trials}: {format_settings(trial.settings)}")
         try:
             for seed in plan.seeds:
-                if code := _run_seed(trial, seed, plan.criterion, device, resume_hint):
+                if code := _run_seed(trial, seed, plan.criterion, device, resume_hint, record):
                     return code
         except Pruned:
             trial.prune()
@@ -146,7 +158,9 @@ def _run_trials(sweep: Sweep, device: torch.device, resume_hint: str) -> int:
     return 0
 
 
-def _run_seed(trial: SweepTrial, seed: int, criterion: Criterion, device: torch.device, resume_hint: str) -> int:
+def _run_seed(
+    trial: SweepTrial, seed: int, criterion: Criterion, device: torch.device, resume_hint: str, record: CommandRecord
+) -> int:
     """Trains one run of a trial to its end; returns 0, or the exit code after a signal."""
     with trial.lock(seed):
         run = trial.run(seed)
@@ -162,6 +176,7 @@ def _run_seed(trial: SweepTrial, seed: int, criterion: Criterion, device: torch.
                             seed,
                             stop=lambda: received_signal() > 0,
                             note=lambda line: cli.print_status(f"  note: {line}"),
+                            record=record,
                         ),
                         lines=False,
                     )

@@ -9,7 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fcnet.config.toml import flatten_config, load_config, parse_toml
+from fcnet.config.presets import config_name
+from fcnet.config.toml import config_sources, flatten_config, load_config, parse_toml
 from fcnet.config.values import PLAIN_TEXT_RULE, format_value, is_plain_text, shorten_value
 from fcnet.runtime.errors import UserError
 
@@ -111,8 +112,16 @@ class SearchSpace:
         Raises:
             fcnet.UserError: the settings contradict one another.
         """
-        flag_overrides = [*_as_overrides(self.flag, settings), ("--seeds", f"seed={seed}")]
-        return load_config(self.file, self.overrides, flag_overrides=flag_overrides)
+        return load_config(self.file, self.overrides, flag_overrides=self._flag_overrides(settings, seed))
+
+    def sources(self, settings: Mapping[str, Any], seed: int) -> dict[str, str]:
+        """Returns where the values of `config` come from that are not left at their defaults, by dotted key."""
+        return config_sources(
+            self.file, self.overrides, self._flag_overrides(settings, seed), name=config_name(self.file)
+        )
+
+    def _flag_overrides(self, settings: Mapping[str, Any], seed: int) -> list[tuple[str, str]]:
+        return [*_as_overrides(self.flag, settings), ("--seeds", f"seed={seed}")]
 
     def num_trials(self) -> int:
         """Returns the number of combinations of all list values."""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from fcnet.config.schema import Config
     from fcnet.config.selection import Criterion
     from fcnet.experiment.build import Experiment
+    from fcnet.experiment.provenance import CommandRecord
     from fcnet.sweep.ranking import RankedTrial
     from fcnet.sweep.study import SweepPlan
     from fcnet.training.records import EpochRecord
@@ -127,8 +128,11 @@ class SweepTrial:
         seed: int,
         stop: Callable[[], bool],
         note: Callable[[str], None] = lambda _: None,
+        record: CommandRecord | None = None,
     ) -> Iterator[EpochRecord | None]:
         """Trains like `fcnet.experiment.runner.run_experiment`, and reports each validation figure to the study.
+
+        The run keeps ``record``, the command, if it is given.
 
         Raises:
             Pruned: the trial is unpromising, before the run or after an epoch.
@@ -141,14 +145,16 @@ class SweepTrial:
             )
         train = self.config(seed).train
         events = run_experiment(experiment, run, save_seconds=train.save_seconds, stop=stop, note=note)
+        if record is not None:
+            run.add_command(record.to_dict(self._plan.space.sources(self.settings, seed)), note)
         self._report(run, seed)  # after the records are restored
         self._prune()
-        for record in events:
-            if record is not None:
+        for epoch in events:
+            if epoch is not None:
                 self._report(run, seed)
-                if record.epoch < train.epochs:
+                if epoch.epoch < train.epochs:
                     self._prune()
-            yield record
+            yield epoch
 
     def record_result(self, run: Run, seed: int) -> RunResult:
         """Stores the result of a finished run in the study and returns it.
