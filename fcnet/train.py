@@ -80,9 +80,7 @@ def main(arguments: list[str]) -> int:
         with cli.process_group(device):
             if flags.find_lr:
                 return _find_lr(config, flags.out or Path("runs") / f"{name}-lr", device)
-            return _train(
-                config, run, name, flags.out, lock, describe_command, device=device, tensorboard=tensorboard
-            )
+            return _train(config, run, name, flags.out, lock, describe_command, device=device, tensorboard=tensorboard)
 
 
 def _setting_sources(flags: argparse.Namespace, run: Run | None) -> dict[str, str]:
@@ -245,8 +243,7 @@ def _train(
                 stop=lambda: received_signal() > 0,
                 note=note,
             )
-            if distributed.rank() == 0:
-                run.add_command(describe_command(), note)
+            _keep_command(run, describe_command, note)
             cli.show_progress(training, _log_events(events, run, training) if tensorboard else events)
         except Stopped:
             cli.print_status(
@@ -270,6 +267,11 @@ def _train(
                 )
             ) from None
     return _finish(run, experiment)
+
+
+def _keep_command(run: Run, describe_command: Callable[[], dict[str, Any]], note: Callable[[str], None]) -> None:
+    if distributed.rank() == 0:
+        run.add_command(describe_command(), note)
 
 
 def _describe_start(experiment: Experiment, run: Run) -> None:

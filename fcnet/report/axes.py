@@ -96,23 +96,6 @@ def fit_scale(values: list[float], start: float, stop: float, *, low: float | No
     return Scale(low, high if high > low else low + 1.0, start, stop)
 
 
-def format_number(value: float) -> str:
-    """Formats a value in a few characters.
-
-    Example:
-        >>> [format_number(value) for value in (0.0, 0.25, -12.0, 1500.0, 2_500_000.0, 0.000032, 1.0)]
-        ['0', '0.25', '−12', '1,500', '2.5e6', '3.2e−5', '1']
-    """
-    if value == 0.0:
-        return "0"
-    if 1e-4 <= abs(value) < 1e6:
-        text = f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-    else:
-        mantissa, exponent = f"{value:.2e}".split("e")
-        text = f"{float(mantissa):g}e{int(exponent)}"
-    return text.replace("-", "−")
-
-
 def percent_tick_formatter(ticks: list[float]) -> Callable[[float], str]:
     """Returns a function that formats fractions as percentages with as few digits as the ticks need.
 
@@ -126,21 +109,34 @@ def percent_tick_formatter(ticks: list[float]) -> Callable[[float], str]:
 
 
 def draw_axes(
-    x: Scale, y: Scale, x_label: str, format_x: Callable[[float], str], format_y: Callable[[float], str]
-) -> Markup:
-    """Draws both axes with their ticks, the horizontal grid lines and the x axis label."""
-    x_ticks, y_ticks = x.ticks(), y.ticks()
+    x: Scale, y: Scale, x_label: str, format_x: Callable[[float], str], format_y: Callable[[float], str],
+    *, y_ticks: list[float] | None = None, bottom: float = BOTTOM,
+) -> Markup:  # fmt: skip
+    """Draws both axes with their ticks, the horizontal grid lines and the x axis label.
+
+    Args:
+        x: the scale of the x axis.
+        y: the scale of the y axis; it starts at the bottom.
+        x_label: the label of the x axis; empty for an axis without label and tick labels, which a panel below has.
+        format_x: formats a tick of the x axis.
+        format_y: formats a tick of the y axis.
+        y_ticks: the ticks of the y axis; None: chosen by its scale.
+        bottom: the position of the x axis.
+    """
+    y_ticks = y.ticks() if y_ticks is None else y_ticks
     parts = [
         Markup('<path class="gridline" d="{}"/>').format("".join(f"M{LEFT} {y(v)}H{RIGHT}" for v in y_ticks)),
         *(
             Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(LEFT - 5, y(v) + 4, format_y(v))
             for v in y_ticks
         ),
-        *(
-            Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(x(v), BOTTOM + 15, format_x(v))
-            for v in x_ticks
-        ),
-        Markup('<path class="axis" d="M{} {}V{}H{}"/>').format(LEFT, TOP, BOTTOM, RIGHT),
-        Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format((LEFT + RIGHT) / 2, HEIGHT - 5, x_label),
+        Markup('<path class="axis" d="M{} {}V{}H{}"/>').format(LEFT, y.stop, bottom, RIGHT),
     ]
+    if x_label:
+        parts += [
+            Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(x(v), bottom + 15, format_x(v))
+            for v in x.ticks()
+        ]
+        middle = (LEFT + RIGHT) / 2
+        parts.append(Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(middle, bottom + 31, x_label))
     return Markup("").join(parts)

@@ -24,10 +24,9 @@ from fcnet.report.axes import (
     Scale,
     draw_axes,
     fit_scale,
-    format_number,
     percent_tick_formatter,
 )
-from fcnet.runtime.formatting import format_count, format_percent
+from fcnet.runtime.formatting import format_count, format_interval, format_number, format_percent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -168,12 +167,15 @@ def histogram(
     return Chart(title, svg, header=[x_label, "fraction"], rows=rows)
 
 
-def reliability_diagram(title: str, bins: Sequence[tuple[float, float, int, float, float]]) -> Chart:
-    """Draws accuracy against confidence, with the diagonal of perfect calibration.
+def reliability_diagram(
+    title: str, bins: Sequence[tuple[float, float, int, float, float]], *, num_bins: int = 15
+) -> Chart:
+    """Draws accuracy against confidence, with the diagonal of perfect calibration, above the number of images per bin.
 
     Args:
         title: the caption.
         bins: for each bin its mean confidence, accuracy, number of images, and the ends of the accuracy's interval.
+        num_bins: the number of bins of equal width in which these are, with the empty ones.
 
     Example:
         >>> reliability_diagram("Reliability diagram", [(0.75, 0.5, 4, 0.15, 0.85)]).rows
@@ -181,9 +183,15 @@ def reliability_diagram(title: str, bins: Sequence[tuple[float, float, int, floa
     """
     x_scale, y_scale = Scale(0.0, 1.0, LEFT, RIGHT), Scale(0.0, 1.0, BOTTOM, TOP)
     format_tick = percent_tick_formatter(y_scale.ticks())
+    top, bottom = BOTTOM + 20, BOTTOM + 70
+    most = max((count for _, _, count, _, _ in bins), default=1)
+    count_scale = Scale(0.0, most, bottom, top)
+    x_label = "confidence (probability of the predicted class)"
     parts = [
-        draw_axes(x_scale, y_scale, "confidence (probability of the predicted class)", format_tick, format_tick),
+        draw_axes(x_scale, y_scale, "", format_tick, format_tick),
         Markup('<path class="line s1" d="M{} {}L{} {}"/>').format(LEFT, BOTTOM, RIGHT, TOP),
+        draw_axes(x_scale, count_scale, x_label, format_tick, format_number, y_ticks=[0.0, float(most)], bottom=bottom),
+        Markup('<text x="{}" y="{}">images</text>').format(LEFT + 5, top - 5),
     ]
     rows, labels = [], []
     for confidence, accuracy, count, low, high in bins:
@@ -191,11 +199,15 @@ def reliability_diagram(title: str, bins: Sequence[tuple[float, float, int, floa
         parts.append(Markup('<path class="line s0" style="stroke-dasharray:none" d="M{0} {1}V{2}"/>').format(
             x, y_scale(low), y_scale(high)))  # fmt: skip
         parts.append(Markup('<circle class="dot s0" cx="{}" cy="{}" r="4"/>').format(x, y_scale(accuracy)))
-        mean, right = format_percent(confidence), format_percent(accuracy)
-        interval = f"{format_percent(low)} to {format_percent(high)}"
-        rows.append((mean, right, interval, f"{count:,}"))
-        labels.append(f"confidence {mean}: accuracy {right}, interval {interval}, {format_count(count, 'image')}")
-    svg = _svg(parts, f"{title}. " + "; ".join(labels), [x_scale(each[0]) for each in bins], labels)
+        place = min(int(confidence * num_bins), num_bins - 1)
+        left, right = x_scale(place / num_bins), x_scale((place + 1) / num_bins)
+        parts.append(Markup('<rect class="bar" x="{}" y="{}" width="{}" height="{}"/>').format(
+            left, count_scale(count), round(right - left - 1.0, 1), round(bottom - count_scale(count), 1)))  # fmt: skip
+        mean, share, interval = format_percent(confidence), format_percent(accuracy), format_interval(low, high)
+        rows.append((mean, share, interval, f"{count:,}"))
+        labels.append(f"confidence {mean}: accuracy {share}, interval {interval}, {format_count(count, 'image')}")
+    positions = [x_scale(each[0]) for each in bins]
+    svg = _svg(parts, f"{title}. " + "; ".join(labels), positions, labels, bottom=bottom)
     return Chart(
         title, svg, ["accuracy with 95% interval", "perfect calibration"],
         ["mean confidence", "accuracy", "95% interval", "images"], rows, always_show_legend=True,
@@ -255,16 +267,18 @@ def error_bar_chart(
     return Chart(title, svg, header=[group_name, "mean", "standard deviation", "n"], rows=rows)
 
 
-def _svg(parts: Sequence[Markup], description: str, at: Sequence[float], labels: Sequence[str]) -> Markup:
-    """Returns the SVG element.
+def _svg(
+    parts: Sequence[Markup], description: str, at: Sequence[float], labels: Sequence[str], *, bottom: float = BOTTOM
+) -> Markup:
+    """Returns the SVG element of a chart whose x axis is at ``bottom``.
 
     ``page.js`` shows ``labels[i]`` when the pointer is nearest to the x position ``at[i]``.
     """
-    cursor = Markup('<line class="cursor" y1="{}" y2="{}"/>').format(TOP, BOTTOM)
+    cursor = Markup('<line class="cursor" y1="{}" y2="{}"/>').format(TOP, bottom)
+    positions, texts = json.dumps(list(at)), json.dumps(list(labels), ensure_ascii=False)
     return Markup(
         '<svg viewBox="0 0 {} {}" role="img" aria-label="{}" data-x="{}" data-labels="{}">{}{}</svg>'
-    ).format(WIDTH, HEIGHT, description, json.dumps(list(at)), json.dumps(list(labels), ensure_ascii=False),
-             Markup("").join(parts), cursor)  # fmt: skip
+    ).format(WIDTH, HEIGHT - BOTTOM + bottom, description, positions, texts, Markup("").join(parts), cursor)  # fmt: skip
 
 
 def _draw_line(line: Series, x_scale: Scale, y_scale: Scale, number: int) -> Markup:

@@ -1,4 +1,4 @@
-"""Comparisons of several runs: differing settings, and McNemar's test on shared test images."""
+"""Comparisons of several runs: McNemar's test on shared test images."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fcnet.config.toml import flatten_config
-from fcnet.config.values import format_value
 from fcnet.metrics import holm_adjust, mcnemar_test
 
 if TYPE_CHECKING:
@@ -56,15 +54,3 @@ def paired_tests(runs: Sequence[RunData]) -> list[PairedTest]:
         found.append((first, second, only_first, only_second, mcnemar_test(only_first, only_second)))
     adjusted = holm_adjust([row[-1] for row in found])
     return [PairedTest(*row, value) for row, value in zip(found, adjusted, strict=True)]
-
-
-def compare_settings(runs: Sequence[RunData]) -> list[tuple[str, list[str], bool]]:
-    """Lists every setting with its value in each run, as TOML.
-
-    Returns:
-        For each setting its key, one value for each run, and whether the values differ, in the order of the
-        configuration.
-    """
-    columns = [{key: format_value(value) for key, value in flatten_config(run.config.model_dump())} for run in runs]
-    rows = [(key, [column[key] for column in columns]) for key in columns[0]]
-    return [(key, values, len(set(values)) > 1) for key, values in rows]

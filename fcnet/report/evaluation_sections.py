@@ -10,7 +10,7 @@ from fcnet.metrics import calibration_error, class_metrics, wilson_interval
 from fcnet.report.charts import reliability_diagram
 from fcnet.report.images import image_data_uri, weight_data_uri
 from fcnet.report.run_data import find_uncertain_correct, first_layer_weights
-from fcnet.runtime.formatting import format_percent, shorten_middle
+from fcnet.runtime.formatting import format_interval, format_percent, shorten_middle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -136,7 +136,7 @@ def _per_class_metrics(confusion: Confusion, classes: Sequence[str]) -> list[tup
     for name, row, num_correct in zip(classes, class_metrics(confusion), confusion.correct_counts, strict=True):
         low, high = wilson_interval(int(num_correct), row.count)
         scores = ["–" if value is None else format_percent(value) for value in (row.precision, row.recall, row.f1)]
-        rows.append((name, f"{row.count:,}", *scores, f"{format_percent(low)} to {format_percent(high)}"))
+        rows.append((name, f"{row.count:,}", *scores, format_interval(low, high)))
     return rows
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from fcnet.runtime.formatting import format_count, format_number
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -76,13 +78,15 @@ def render_template(template: str, **values: Any) -> Markup:  # noqa: ANN401 - a
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # slow to import
 
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals |= {"count": format_count, "number": format_number}
+    return environment
 
 
 def content_security_policy(script: str) -> str:

@@ -49,6 +49,7 @@ class RunData:
         predictions: the predictions on the test set; None if they are neither stored nor computable.
         test: the test set; None if it is unavailable.
         missing: one line for each missing part, with the reason.
+        commands: the lines of ``commands.jsonl``: how the run was started and resumed; empty for older runs.
     """
 
     name: str
@@ -61,6 +62,7 @@ class RunData:
     predictions: Predictions | None = None
     test: Batches | None = None
     missing: list[str] = field(default_factory=list)
+    commands: Sequence[dict[str, Any]] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -120,14 +122,19 @@ def read_run_data(folder: Path, test: Batches | None = None) -> RunData:
     name = folder.resolve().name
     if not run.finished:
         missing.append("the run is not finished; the test set is evaluated at its end")
-        return RunData(name, folder, config, run.records(), {}, snapshots, missing=missing)
+        return RunData(
+            name, folder, config, run.records(), {}, snapshots, missing=missing, commands=_commands(run, missing)
+        )
     classifier, summary = load(folder), run.summary()
     if test is None:
         test = _open_test_set(run, config, classifier, missing)
     elif test.device != classifier.mean.device:
         classifier = classifier.to(test.device)
     predictions = _read_or_predict(folder, classifier, test, missing)
-    return RunData(name, folder, config, run.records(), summary, snapshots, classifier, predictions, test, missing)
+    commands = _commands(run, missing)
+    return RunData(
+        name, folder, config, run.records(), summary, snapshots, classifier, predictions, test, missing, commands
+    )
 
 
 def find_uncertain_correct(predictions: Predictions, count: int) -> list[int]:
@@ -177,6 +184,15 @@ def first_layer_weights(classifier: ImageClassifier, test: Batches | None, count
     if classifier.whitening is not None:
         selected = selected @ classifier.whitening.weight
     return order.tolist(), selected.view(-1, *classifier.shape).float().cpu()
+
+
+def _commands(run: Run, missing: list[str]) -> list[dict[str, Any]]:
+    """Returns how the run was started and resumed, which a report can do without."""
+    try:
+        return run.commands()
+    except UserError as error:
+        missing.append(f"the run's commands are unavailable: {error}")
+        return []
 
 
 def _open_test_set(run: Run, config: Config, classifier: ImageClassifier, missing: list[str]) -> Batches | None:

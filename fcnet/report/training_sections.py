@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fcnet.report.charts import Series, histogram, line_chart
-from fcnet.runtime.formatting import format_percent
+from fcnet.runtime.formatting import format_number, format_percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -152,10 +152,10 @@ def _metric_chart(run: RunData, key: str) -> Chart | None:
 
 def _layer_row(layer: dict[str, Any]) -> tuple[str, ...]:
     mean, std = layer.get("activation_mean"), layer.get("activation_std")
-    activations = "–" if mean is None or std is None else f"{mean:.3g} ± {std:.3g}".replace("-", "−")
+    activations = "–" if mean is None or std is None else f"{format_number(mean, 3)} ± {format_number(std, 3)}"
     fractions = ["–" if layer.get(key) is None else format_percent(layer[key]) for key in ("dead", "saturated")]
     values = [
-        "–" if layer.get(key) is None else f"{layer[key]:.3g}"
+        "–" if layer.get(key) is None else format_number(layer[key], 3)
         for key in ("weight_norm", "gradient_norm", "effective_rank")
     ]
     return str(layer["layer"]), f"{layer['units']:,}", *fractions, activations, *values

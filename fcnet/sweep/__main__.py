@@ -133,7 +133,7 @@ def _check_data(space: SearchSpace, file: Path) -> str:
     return store.fingerprint
 
 
-def _run_trials(sweep: Sweep, device: torch.device, resume_hint: str, record: CommandRecord) -> int:
+def _run_trials(sweep: Sweep, device: torch.device, resume_hint: str, record: CommandRecord | None = None) -> int:
     """Works on the sweep until no trial is left; returns 0, or the exit code after a signal."""
     plan = sweep.plan
     cli.print_status(
@@ -159,7 +159,12 @@ def _run_trials(sweep: Sweep, device: torch.device, resume_hint: str, record: Co
 
 
 def _run_seed(
-    trial: SweepTrial, seed: int, criterion: Criterion, device: torch.device, resume_hint: str, record: CommandRecord
+    trial: SweepTrial,
+    seed: int,
+    criterion: Criterion,
+    device: torch.device,
+    resume_hint: str,
+    record: CommandRecord | None,
 ) -> int:
     """Trains one run of a trial to its end; returns 0, or the exit code after a signal."""
     with trial.lock(seed):

@@ -127,8 +127,14 @@ def test_training_ends_with_a_report(runs: tuple[Path, Path]) -> None:
         assert f"{layer['layer']}\n{layer['units']}\n" in page.text
         assert f"{layer['weight_norm']:.3g}" in page.text
     assert "no diagnostics" not in page.text
-    for key, value in (("model.hidden", "[16]"), ("train.epochs", "3"), ("data.augment.shift", "1")):
-        assert f"{key}\n{value}\n" in page.text
+    changed, defaults = page.text.split("settings with the default\n")
+    for setting in ("model.hidden\n[16]\n--set", "train.epochs\n3\n--set", "data.augment.shift\n1\npreset digits"):
+        assert setting in changed
+    assert "model.dropout\n0.0\ndefault" in defaults
+    (command,) = read_json_lines(runs[0] / "commands.jsonl")
+    for text in (str(runs[0]), command["command"], command["time"].replace("T", " ")[:16]):
+        assert text in page.text
+    assert "1\nDense, BatchNorm, relu\n(B, 16)\n1,056\n2\nDense\n(B, 10)\n170\ntotal\n1,226" in page.text
     for record in read_records(runs[0]):
         assert f"epoch {record['epoch']}: training {record['train_loss']:.4g}, validation" in str(page.all("svg"))
 
@@ -266,7 +272,7 @@ def test_more_than_thirty_classes_have_a_list_of_confusions_instead_of_a_matrix(
     page = ParsedPage(run / "report.html")
     assert ('<table class="confusion' in page.source) == (num_classes <= 30)
     assert "Most frequent confusions" in page.text
-    assert ("<h4>Most frequent confusions</h4>" in page.source) == (num_classes > 30)
+    assert ('class="sub">Most frequent confusions<' in page.source) == (num_classes > 30)
 
 
 def test_diagnostics_snapshots_are_shown(run_copy: Path) -> None:

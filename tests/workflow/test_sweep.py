@@ -31,7 +31,7 @@ from fcnet.sweep import study
 from fcnet.sweep.search_space import parse_space
 from fcnet.sweep.study import SweepPlan, quiet_optuna
 from fcnet.sweep.trials import Sweep
-from tests.helpers import run_python, run_result, wait_until
+from tests.helpers import read_json_lines, run_python, run_result, wait_until
 from tests.processes import call_command
 
 if TYPE_CHECKING:
@@ -115,6 +115,10 @@ def test_a_grid_trains_every_combination_and_each_run_equals_one_of_train(
     assert [[run["seed"] for run in trial["runs"]] for trial in content["trials"]] == [[0, 1]] * 4
     one = next(trial for trial in content["trials"] if trial["settings"] == {"optimizer.lr": 1e-3, "model.hidden": [6]})
     alone = ["--set", "optimizer.lr=1e-3", "--set", "model.hidden=[6]", "--set", "optimizer.weight_decay=0.1"]
+    (command,) = read_json_lines(folder / "trial-001/seed-1/commands.jsonl")
+    assert command["command"].startswith("python -m fcnet.sweep mine.toml --grid ")
+    given = ("optimizer.lr", "optimizer.weight_decay", "seed", "train.epochs")
+    assert [command["sources"][key] for key in given] == ["--grid", "--set", "--seeds", "mine.toml"]
     for seed in (0, 1):
         assert train.main(["--config", "mine.toml", *alone, "--set", f"seed={seed}", "--out", f"alone-{seed}"]) == 0
         ours = folder / f"trial-{one['trial']:03d}" / f"seed-{seed}"
@@ -574,6 +578,12 @@ def test_the_error_for_an_unreachable_database_hides_its_password() -> None:
         sweep.main([*flags, "mysql+pymysql://me:secret@host/name"])
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("flags", [["--storage", "mysql://me:secret@host/name"], ["--storage=mysql://me:secret@host"]])
+def test_a_run_does_not_keep_the_password_of_a_database(flags: list[str]) -> None:
+    kept = sweep._without_storage(["digits", *flags, "--grid", "optimizer.lr=[1]"])
+    assert kept == ["digits", "--grid", "optimizer.lr=[1]"]
 
 
 @pytest.mark.usefixtures("here")

@@ -34,6 +34,7 @@ from tests.helpers import (
     WAIT_SECONDS,
     command_output,
     list_run_files,
+    read_json_lines,
     model_files,
     preserve_process_state,
     read_learning_curve,
@@ -195,6 +196,24 @@ def test_a_run_folder_holds_these_files_with_these_keys() -> None:
     description = json.loads((Path("run") / "model.json").read_text())
     assert description["classes"] == list(CLASSES)
     assert description["shape"] == [1, 4, 5]
+
+
+@pytest.mark.usefixtures("pets")
+def test_a_run_remembers_its_commands_and_where_its_settings_come_from() -> None:
+    # Another commit, or none, gives the same run: nothing of it is in any other file.
+    command_output(train.main, "--config", "pets.toml", "--out", "run", *set_flags("train.epochs=2"))
+    (first,) = read_json_lines(Path("run/commands.jsonl"))
+    assert first["command"] == "python -m fcnet.train --config pets.toml --out run --set train.epochs=2"
+    assert first["sources"]["train.epochs"] == "--set"
+    assert first["sources"]["data.path"] == first["sources"]["seed"] == "pets.toml"
+    assert "model.dropout" not in first["sources"]
+    command_output(train.main, "--resume", "run", "--set", "train.epochs=3")
+    again, second = read_json_lines(Path("run/commands.jsonl"))
+    assert again == first
+    assert second["command"] == "python -m fcnet.train --resume run --set train.epochs=3"
+    assert second["sources"] == {"train.epochs": "--set"}
+    assert second["time"] >= first["time"]
+    assert first["command"] not in Path("run/summary.json").read_text() + Path("run/model.json").read_text()
 
 
 @pytest.mark.usefixtures("pets")
@@ -510,7 +529,7 @@ def test_a_run_stopped_by_a_full_disk_resumes_once_there_is_space(
     ended = warm.start(train_with_small_files, *flags, "--out", "run").wait()
     assert ended.code == 2
     assert re.fullmatch(refusal, ended.err)
-    names = {"config.toml", "checkpoints", "metrics.jsonl", "checksums.json"}
+    names = {"config.toml", "commands.jsonl", "checkpoints", "metrics.jsonl", "checksums.json"}
     assert {entry.name for entry in Path("run").rglob("*")} <= names
     command_output(train.main, "--resume", "--out", "run")
     assert model_files("run") == model_files("uninterrupted")

@@ -871,7 +871,7 @@ def test_nan_or_inf_in_training_is_a_user_error_and_keeps_the_last_good_checkpoi
         for file in Path("run/checkpoints").glob("*.safetensors"):
             assert all(tensor.isfinite().all() for tensor in load_file(file).values())
     assert {entry.name for entry in Path("run").iterdir()} == {
-        *("config.toml", "checksums.json", "checkpoints", "diagnostics.jsonl")
+        *("config.toml", "commands.jsonl", "checksums.json", "checkpoints", "diagnostics.jsonl")
     }
 
 

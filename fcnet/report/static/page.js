@@ -1,4 +1,5 @@
 "use strict";
+document.documentElement.classList.add("script");
 // Shows a chart's values at the pointer or, with the arrow keys, at the selected point. The chart's data-x and
 // data-labels attributes hold the positions and the texts.
 for (const chart of document.querySelectorAll("svg[data-x]")) {

@@ -109,13 +109,19 @@ def test_each_command_adds_a_line(tmp_path: Path) -> None:
     assert first == line
     assert first["command"] == "python -m fcnet.train --set 'data.path=my images'"
     moment = datetime.datetime.fromisoformat(first["time"])
-    assert abs((datetime.datetime.now(datetime.timezone.utc) - moment).total_seconds()) < 60.0
+    assert abs((datetime.datetime.now(datetime.UTC) - moment).total_seconds()) < 60.0
     assert (second["command"], second["git"]) == ("second", None)
 
 
 def test_damaged_commands_are_refused_by_name_and_begin_anew(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", "", "")
-    line = {"time": "2026-01-02T03:04:05+00:00", "command": "one", "fcnet": "1", "git": None, "sources": {}}
+    line: dict[str, Any] = {
+        "time": "2026-01-02T03:04:05+00:00",
+        "command": "one",
+        "fcnet": "1",
+        "git": None,
+        "sources": {},
+    }
     run.add_command(line)
     flip_bit(run.path / "commands.jsonl")
     with pytest.raises(UserError, match=r"commands\.jsonl is damaged: its bytes do not match"):

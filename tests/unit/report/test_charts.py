@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcnet.report.axes import BOTTOM, TOP, format_number
+from fcnet.report.axes import BOTTOM, LEFT, RIGHT, TOP, Scale
 from fcnet.report.charts import Chart, Series, error_bar_chart, histogram, line_chart, reliability_diagram
+from fcnet.runtime.formatting import format_number
 
 NUMBERS = st.floats(-1e6, 1e6, allow_nan=False).map(lambda value: round(value, 3))
 
@@ -130,6 +131,23 @@ def test_a_reliability_diagram_places_accuracy_over_confidence_with_its_interval
     assert json.loads(parse_svg(chart).attrib["data-labels"]) == [
         "confidence 50.00%: accuracy 25.00%, interval 0.00% to 100.00%, 8 images"
     ]
+
+
+def test_a_reliability_diagram_has_a_bar_of_the_images_of_each_bin() -> None:
+    bins = [(0.31, 0.25, 2, 0.0, 1.0), (0.55, 0.5, 8, 0.0, 1.0), (1.0, 1.0, 4, 0.5, 1.0)]
+    chart = reliability_diagram("Reliability", bins, num_bins=10)
+    bars = [bar.attrib for bar in elements(chart, "rect")]
+    x = Scale(0.0, 1.0, LEFT, RIGHT)
+    assert [float(bar["x"]) for bar in bars] == [x(0.3), x(0.5), x(0.9)]
+    heights = [float(bar["height"]) for bar in bars]
+    assert heights == pytest.approx([max(heights) / 4, max(heights), max(heights) / 2], abs=0.11)
+    assert all(float(bar["y"]) > BOTTOM for bar in bars)  # below the accuracies
+    assert len({round(float(bar["y"]) + float(bar["height"]), 6) for bar in bars}) == 1
+    texts = [element.text for element in elements(chart, "text")]
+    assert texts.count("8") == 1  # the count at the top of the panel
+    assert "images" in texts
+    height = float(parse_svg(chart).attrib["viewBox"].split()[3])
+    assert all(float(element.attrib["y"]) < height for element in elements(chart, "text"))
 
 
 def test_an_error_bar_extends_one_standard_deviation_from_the_mean_and_needs_two_values() -> None:

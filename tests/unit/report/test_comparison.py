@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fcnet.config.schema import Config, Data, Train
+from fcnet.config.schema import Config
 from fcnet.evaluation.predictions import Predictions
 from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.metrics import mcnemar_test
 from fcnet.models.mlp import MLP
-from fcnet.report.comparison import compare_settings, paired_tests
+from fcnet.report.comparison import paired_tests
 from fcnet.report.run_data import RunData
 
 
@@ -57,14 +57,3 @@ def test_runs_on_different_images_or_classes_are_not_paired() -> None:
     assert not paired_tests([run, make_run(None)])
     assert not paired_tests([run, make_run(make_predictions([True, True], labels=[0, 1]))])
     assert not paired_tests([run, dataclasses.replace(run, classifier=make_classifier(3))])
-
-
-def test_settings_that_differ_are_marked() -> None:
-    other = make_run(config=Config(seed=3, data=Data(validation=0.2), train=Train(epochs=15)))
-    rows = compare_settings([make_run(), other])
-    assert {key: values for key, values, differs in rows if differs} == {
-        "seed": ["0", "3"],
-        "data.validation": ["0.1", "0.2"],
-    }
-    assert ("model.hidden", ["[128]", "[128]"], False) in rows
-    assert not any(differs for _, _, differs in compare_settings([make_run()]))

@@ -15,7 +15,7 @@ from fcnet.data.batches import Batches
 from fcnet.evaluation.predictions import PredictionCollector
 from fcnet.experiment.run_folder import Run
 from fcnet.report import page
-from fcnet.report.page import ensure_report, format_duration, render_report
+from fcnet.report.page import ensure_report, render_report
 from fcnet.report.run_data import RunData
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.formatting import shorten_middle
@@ -61,21 +61,6 @@ def test_the_path_of_an_image_is_escaped_cut_in_its_text_and_whole_in_its_title(
     (title, text) = re.findall(r'<span class="path" title="(.*?)">(.*?)</span>', html)[0]
     assert unescape(title) == path
     assert unescape(text) == shorten_middle(path, 60)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.0, "0.0 s"), (59.94, "59.9 s"), (60.0, "1 min 0 s"), (3599.6, "1 h 0 min"), (36_000.0, "10 h 0 min")],
-)
-def test_durations_have_two_units_at_most(seconds: float, text: str) -> None:
-    assert format_duration(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("p", "text"), [(0.5, "0.500"), (0.0123, "0.012"), (0.00123, "0.0012"), (0.0001, "0.0001"), (1e-9, "< 0.0001")]
-)
-def test_small_p_values_have_four_decimals(p: float, text: str) -> None:
-    assert page._format_p(p) == text
 
 
 def make_run_folder(folder: Path) -> Run:

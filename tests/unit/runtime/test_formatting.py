@@ -15,16 +15,73 @@ from fcnet.runtime.formatting import (
     csv_text,
     escape_unprintable,
     format_count,
+    format_duration,
+    format_interval,
+    format_loss,
+    format_number,
+    format_p_value,
     format_percent,
+    format_points,
+    format_time,
     shorten_middle,
 )
 
 
 @pytest.mark.parametrize(
-    ("fraction", "digits", "text"), [(1.0, 2, "100.00%"), (0.12345, 1, "12.3%"), (0.0, 0, "0%"), (-0.5, 1, "-50.0%")]
+    ("fraction", "digits", "text"), [(1.0, 2, "100.00%"), (0.12345, 1, "12.3%"), (0.0, 0, "0%"), (-0.5, 1, "−50.0%")]
 )
 def test_a_fraction_is_written_as_a_percentage_without_a_space(fraction: float, digits: int, text: str) -> None:
     assert format_percent(fraction, digits) == text
+
+
+def test_numbers_have_a_true_minus_sign_and_at_most_four_digits() -> None:
+    assert [format_number(value) for value in (-0.000012345, -3.14159, 12345.6)] == ["−1.23e−5", "−3.142", "12,346"]
+
+
+@given(st.floats(-1e9, 1e9), st.integers(1, 6))
+def test_a_number_is_within_its_digits_of_the_value(value: float, digits: int) -> None:
+    text = format_number(value, digits)
+    read = float(text.replace("−", "-").replace(",", ""))
+    assert abs(read - value) <= 0.5001 * 10 ** -min(digits - 1, 2) * abs(value)
+    assert "e+" not in text
+    assert "-" not in text
+
+
+def test_losses_points_and_intervals_have_one_form() -> None:
+    assert [format_loss(loss) for loss in (0.13348, -1.5, 1234.5, None, float("inf"))] == [
+        *("0.1335", "−1.5000", "1,234.5000", "–", "–")
+    ]
+    assert [format_points(difference) for difference in (0.0, 0.0125, -0.2)] == [
+        *("+0.00 points", "+1.25 points", "−20.00 points")
+    ]
+    assert format_interval(0.1, 0.25, 0) == "10% to 25%"
+
+
+@pytest.mark.parametrize(
+    ("moment", "text"),
+    [
+        ("2026-11-30T02:14:09+01:00", "2026-11-30 02:14 UTC+01:00"),
+        ("2026-11-30T02:14:09", "2026-11-30 02:14"),
+        ("<b>", "<b>"),
+    ],
+)
+def test_a_moment_has_its_time_zone(moment: str, text: str) -> None:
+    assert format_time(moment) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0, "0.0 s"), (59.94, "59.9 s"), (60.0, "1 min 0 s"), (3599.6, "1 h 0 min"), (36_000.0, "10 h 0 min")],
+)
+def test_durations_have_two_units_at_most(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(0.5, "0.500"), (0.0123, "0.012"), (0.00123, "0.0012"), (0.0001, "0.0001"), (1e-9, "< 0.0001")]
+)
+def test_small_p_values_have_four_decimals(p: float, text: str) -> None:
+    assert format_p_value(p) == text
 
 
 @pytest.mark.parametrize(("number", "text"), [(0, "0 epochs"), (1, "1 epoch"), (12_345, "12,345 epochs")])
