@@ -276,9 +276,9 @@ def _svg(
     """
     cursor = Markup('<line class="cursor" y1="{}" y2="{}"/>').format(TOP, bottom)
     positions, texts = json.dumps(list(at)), json.dumps(list(labels), ensure_ascii=False)
-    return Markup(
-        '<svg viewBox="0 0 {} {}" role="img" aria-label="{}" data-x="{}" data-labels="{}">{}{}</svg>'
-    ).format(WIDTH, HEIGHT - BOTTOM + bottom, description, positions, texts, Markup("").join(parts), cursor)  # fmt: skip
+    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}" data-x="{}" data-labels="{}">{}{}</svg>').format(
+        WIDTH, HEIGHT - BOTTOM + bottom, description, positions, texts, Markup("").join(parts), cursor
+    )
 
 
 def _draw_line(line: Series, x_scale: Scale, y_scale: Scale, number: int) -> Markup:
