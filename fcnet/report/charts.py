@@ -116,7 +116,7 @@ def line_chart(
         for row in rows
     ]
     last = f"; last value at {labels[-1]}" if labels else ""
-    svg = _svg(parts, f"{title} by {x_label}{last}", [x_scale(x) for x in xs], labels)
+    svg = draw_svg(parts, f"{title} by {x_label}{last}", [x_scale(x) for x in xs], labels)
     return Chart(title, svg, [line.name for line in lines], [x_label, *(line.name for line in lines)], rows)
 
 
@@ -163,7 +163,7 @@ def histogram(
         for (a, b), fraction in zip(itertools.pairwise(edges), fractions, strict=True)
     ]
     centres = [round((x_scale(a) + x_scale(b)) / 2, 1) for a, b in itertools.pairwise(edges)]
-    svg = _svg(parts, f"{title}: fraction of values by {x_label}", centres, [": ".join(row) for row in rows])
+    svg = draw_svg(parts, f"{title}: fraction of values by {x_label}", centres, [": ".join(row) for row in rows])
     return Chart(title, svg, header=[x_label, "fraction"], rows=rows)
 
 
@@ -207,7 +207,8 @@ def reliability_diagram(
         rows.append((mean, share, interval, f"{count:,}"))
         labels.append(f"confidence {mean}: accuracy {share}, interval {interval}, {format_count(count, 'image')}")
     positions = [x_scale(each[0]) for each in bins]
-    svg = _svg(parts, f"{title}. " + "; ".join(labels), positions, labels, bottom=bottom)
+    size = WIDTH, HEIGHT - BOTTOM + bottom
+    svg = draw_svg(parts, f"{title}. " + "; ".join(labels), positions, labels, size=size, cursor=(TOP, bottom))
     return Chart(
         title, svg, ["accuracy with 95% interval", "perfect calibration"],
         ["mean confidence", "accuracy", "95% interval", "images"], rows, always_show_legend=True,
@@ -263,21 +264,35 @@ def error_bar_chart(
         row = (name, format_y(mean), _format_or_dash(std, format_y), str(len(values)))
         rows.append(row)
         labels.append(f"{name}: {row[1]} ± {row[2]} (n = {row[3]})")
-    svg = _svg(parts, f"{title}. " + "; ".join(labels), [x_scale(rank) for rank in range(1, len(rows) + 1)], labels)
+    svg = draw_svg(parts, f"{title}. " + "; ".join(labels), [x_scale(rank) for rank in range(1, len(rows) + 1)], labels)
     return Chart(title, svg, header=[group_name, "mean", "standard deviation", "n"], rows=rows)
 
 
-def _svg(
-    parts: Sequence[Markup], description: str, at: Sequence[float], labels: Sequence[str], *, bottom: float = BOTTOM
+def draw_svg(
+    parts: Sequence[Markup],
+    description: str,
+    at: Sequence[float],
+    labels: Sequence[str],
+    *,
+    size: tuple[float, float] = (WIDTH, HEIGHT),
+    cursor: tuple[float, float] = (TOP, BOTTOM),
 ) -> Markup:
-    """Returns the SVG element of a chart whose x axis is at ``bottom``.
+    """Returns the SVG element of a chart.
 
-    ``page.js`` shows ``labels[i]`` when the pointer is nearest to the x position ``at[i]``.
+    ``page.js`` shows ``labels[i]``, and a cursor, when the pointer is nearest to the x position ``at[i]``.
+
+    Args:
+        parts: the contents.
+        description: the text for screen readers.
+        at: the x positions of the labels.
+        labels: one text for each.
+        size: width and height.
+        cursor: the y positions of the cursor's ends.
     """
-    cursor = Markup('<line class="cursor" y1="{}" y2="{}"/>').format(TOP, bottom)
+    line = Markup('<line class="cursor" y1="{}" y2="{}"/>').format(*cursor)
     positions, texts = json.dumps(list(at)), json.dumps(list(labels), ensure_ascii=False)
     return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}" data-x="{}" data-labels="{}">{}{}</svg>').format(
-        WIDTH, HEIGHT - BOTTOM + bottom, description, positions, texts, Markup("").join(parts), cursor
+        *size, description, positions, texts, Markup("").join(parts), line
     )
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fcnet.report.comparison import paired_tests
-from fcnet.report.evaluation_sections import CaptionedImage, EvaluationSection, evaluation_section, weight_images
+from fcnet.report.evaluation_sections import EvaluationSection, evaluation_section
+from fcnet.report.example_images import CaptionedImage, ExamplesSection, examples_section, weight_images
 from fcnet.report.live_demo import live_sections
 from fcnet.report.render import render
 from fcnet.report.run_data import read_run_data
@@ -50,6 +51,7 @@ class RunReport:
         parameters: the parameters of each layer; None if the run is unfinished.
         learning_curves: loss, accuracy and learning rate by epoch.
         test: the results on the test set; None without predictions.
+        examples: the test images to show; None without predictions.
         weight_images: the first layer's weights; empty if the run is unfinished.
         diagnostics: the layer statistics; None without snapshots.
         speed: images per second by epoch; None before the first epoch ends.
@@ -62,6 +64,7 @@ class RunReport:
     parameters: ParametersSection | None
     learning_curves: Sequence[Chart]
     test: EvaluationSection | None
+    examples: ExamplesSection | None
     weight_images: Sequence[CaptionedImage]
     diagnostics: DiagnosticsSection | None
     speed: Chart | None
@@ -82,6 +85,7 @@ def render_report(runs: Sequence[RunData]) -> str:
             parameters=parameters_section(run),
             learning_curves=learning_curves(run),
             test=evaluation_section(run),
+            examples=examples_section(run),
             weight_images=weight_images(run),
             diagnostics=diagnostics_section(run),
             speed=speed_chart(run),
