@@ -116,7 +116,7 @@ def _averages(confusion: Confusion) -> list[tuple[str, ...]]:
     """Returns the last rows of scikit-learn's classification report."""
     count = f"{confusion.count:,}"
     interval = format_interval(*wilson_interval(confusion.num_correct, confusion.count))
-    rows = [("accuracy", count, "", format_percent(confusion.accuracy), "", interval)]
+    rows: list[tuple[str, ...]] = [("accuracy", count, "", format_percent(confusion.accuracy), "", interval)]
     for name, weighted in (("macro average", False), ("weighted average", True)):
         average = average_metrics(confusion, weighted=weighted)
         scores = map(format_percent, (average.precision, average.recall, average.f1))
