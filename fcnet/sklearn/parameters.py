@@ -1,0 +1,85 @@
+"""Checks of constructor arguments, which scikit-learn's estimators make in ``fit``."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fcnet.runtime.errors import UserError
+
+
+class Rule(NamedTuple):
+    """What an argument must be, in words, and whether it is."""
+
+    words: str
+    is_kept: bool
+
+
+def check_parameters(rules: dict[str, Rule], estimator: object) -> None:
+    """Checks arguments of an estimator.
+
+    Args:
+        rules: the rule of each argument, by name.
+        estimator: the estimator, which has the arguments as attributes.
+
+    Raises:
+        UserError: an argument breaks its rule; the message names the first.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> check_parameters({"C": number(0.5, above=0.0)}, SimpleNamespace(C=0.5))
+    """
+    for name, rule in rules.items():
+        if not rule.is_kept:
+            raise UserError(f"{name} must be {rule.words}, got {getattr(estimator, name)!r}")
+
+
+def number(value: object, *, above: float = -math.inf, least: float = -math.inf, finite: bool = True) -> Rule:
+    """Requires a number greater than ``above`` or at least ``least``."""
+    bound = f"greater than {above:g}" if above > -math.inf else f"at least {least:g}"
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    is_kept = is_number and above < float(value) and least <= float(value)  # type: ignore[arg-type]
+    return Rule(f"a number {bound}", is_kept and not (finite and math.isinf(value)))  # type: ignore[arg-type]
+
+
+def between(value: object, least: float, most: float) -> Rule:
+    """Requires a number from ``least`` to ``most``, both included."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return Rule(f"from {least:g} to {most:g}", is_number and least <= float(value) <= most)  # type: ignore[arg-type]
+
+
+def share(value: object, *, least: float | None = None) -> Rule:
+    """Requires a number less than 1, and greater than 0 or at least ``least``."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    above = is_number and (float(value) > 0.0 if least is None else float(value) >= least)  # type: ignore[arg-type]
+    words = "greater than 0" if least is None else f"at least {least:g}"
+    return Rule(f"a number {words} and less than 1", above and float(value) < 1.0)  # type: ignore[arg-type]
+
+
+def count(value: object, least: int) -> Rule:
+    """Requires a whole number."""
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return Rule(f"a whole number of at least {least}", is_whole and int(value) >= least)  # type: ignore[call-overload]
+
+
+def flag(value: object) -> Rule:
+    """Requires True or False."""
+    return Rule("True or False", isinstance(value, bool | np.bool_))
+
+
+def verbosity(value: object) -> Rule:
+    """Requires True, False or a whole number of at least 0."""
+    is_kept = isinstance(value, bool | np.bool_) or count(value, 0).is_kept
+    return Rule("True, False or a whole number of at least 0", is_kept)
+
+
+def class_weight(value: Any) -> Rule:
+    """Requires the weights of classes by label, ``"balanced"`` or None."""
+    is_kept = value is None or (isinstance(value, str) and value == "balanced")
+    if isinstance(value, Mapping):
+        is_kept = all(number(weight, least=0.0).is_kept for weight in value.values())
+    return Rule("a dict of weights of at least 0 by class, 'balanced' or None", is_kept)

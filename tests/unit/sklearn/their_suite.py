@@ -1,0 +1,246 @@
+"""A pytest plugin that puts fcnet's estimators in the place of scikit-learn's, for scikit-learn's own tests of them.
+
+It runs in a process of its own: ``python -m pytest -p tests.unit.sklearn.their_suite --pyargs sklearn…``. The adapters
+have scikit-learn's argument names and translate them. What fcnet does not offer raises `NotOfferedError`, whose reason
+is the outcome of the test, which the plugin writes with all others to the file named by ``THEIR_SUITE_OUTCOMES``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+import sklearn.linear_model
+import sklearn.linear_model._logistic
+import sklearn.neural_network
+from sklearn.linear_model._base import LinearClassifierMixin
+
+import fcnet.sklearn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pytest
+
+OUTCOMES_VARIABLE = "THEIR_SUITE_OUTCOMES"
+
+
+class NotOfferedError(Exception):
+    """A test asks for what fcnet does not have, by design."""
+
+
+def refuse(reason: str) -> NoReturn:
+    raise NotOfferedError(reason)
+
+
+_NO_CONVERGENCE = {
+    "lbfgs": "lbfgs failed to converge",
+    "liblinear": "Liblinear failed to converge, increase the number of iterations.",
+    "newton-cg": "newton-cg failed to converge. Increase the number of iterations.",
+    "newton-cholesky": "Newton solver did not converge after 1 iterations",
+    "sag": "The max_iter was reached which means the coef_ did not converge",
+    "saga": "The max_iter was reached which means the coef_ did not converge",
+}
+"""What each solver's warning begins with, for the tests of what else is true of a search that ends too early."""
+
+
+class LogisticRegression(fcnet.sklearn.LogisticRegression):
+    standardize = False
+    _predict_proba_lr = LinearClassifierMixin._predict_proba_lr  # one of their tests compares with it
+
+    def __init__(
+        self,
+        penalty: Any = "deprecated",
+        *,
+        C: Any = 1.0,  # noqa: N803
+        l1_ratio: Any = 0.0,
+        dual: Any = False,
+        tol: Any = 1e-4,
+        fit_intercept: Any = True,
+        intercept_scaling: Any = 1,
+        class_weight: Any = None,
+        random_state: Any = None,
+        solver: Any = "lbfgs",
+        max_iter: Any = 100,
+        verbose: Any = 0,
+        warm_start: Any = False,
+        n_jobs: Any = None,
+    ) -> None:
+        self.penalty = penalty
+        self.C = C
+        self.l1_ratio = l1_ratio
+        self.dual = dual
+        self.tol = tol
+        self.fit_intercept = fit_intercept
+        self.intercept_scaling = intercept_scaling
+        self.class_weight = class_weight
+        self.random_state = random_state
+        self.solver = solver
+        self.max_iter = max_iter
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.n_jobs = n_jobs
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
+        if self.penalty != "deprecated":
+            refuse("the deprecated argument penalty")
+        if self.l1_ratio != 0.0:
+            refuse("L1 and elastic-net penalties")
+        if self.dual:
+            refuse("the dual problem")
+        if self.n_jobs is not None:
+            refuse("the deprecated argument n_jobs")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            super().fit(X, y, sample_weight)
+        for warning in caught:
+            text = str(warning.message).replace("no convergence", _NO_CONVERGENCE[self.solver])
+            warnings.warn(text, warning.category, stacklevel=2)
+        return self
+
+    def set_callbacks(self, *_: Any) -> NoReturn:
+        refuse("callbacks")
+
+
+class MLPClassifier(fcnet.sklearn.MLPClassifier):
+    activation: Any
+    batch_size: Any
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (100,),
+        activation: Any = "relu",
+        *,
+        solver: Any = "adam",
+        alpha: Any = 0.0001,
+        batch_size: Any = "auto",
+        learning_rate: Any = "constant",
+        learning_rate_init: Any = 0.001,
+        power_t: Any = 0.5,
+        max_iter: Any = 200,
+        shuffle: Any = True,
+        random_state: Any = None,
+        tol: Any = 1e-4,
+        verbose: Any = False,
+        warm_start: Any = False,
+        momentum: Any = 0.9,
+        nesterovs_momentum: Any = True,
+        early_stopping: Any = False,
+        validation_fraction: Any = 0.1,
+        beta_1: Any = 0.9,
+        beta_2: Any = 0.999,
+        epsilon: Any = 1e-8,
+        n_iter_no_change: Any = 10,
+        max_fun: Any = 15000,
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.power_t = power_t
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.momentum = momentum
+        self.nesterovs_momentum = nesterovs_momentum
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.n_iter_no_change = n_iter_no_change
+        self.max_fun = max_fun
+
+    normalization, dropout, label_smoothing, class_weight = "none", 0.0, 0.0, None
+    hidden = property(lambda self: self.hidden_layer_sizes)
+    epochs = property(lambda self: self.max_iter)
+    weight_decay = property(lambda self: self.alpha)
+    # The rates of plain gradient descent and of Adam are of different sizes; AdamW takes those of Adam.
+    lr = property(lambda self: 5e-3 if self.solver == "sgd" else self.learning_rate_init)
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
+        with self._translated():
+            return super().fit(X, y, sample_weight)
+
+    def partial_fit(self, X: Any, y: Any, *, classes: Any = None, sample_weight: Any = None) -> Self:  # noqa: N803
+        with self._translated():
+            return super().partial_fit(X, y, classes=classes, sample_weight=sample_weight)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        if self.activation == "tanh":
+            refuse("the activation tanh")
+        if self.max_fun != 15000:
+            refuse("a limit of the calls of L-BFGS")
+        if self.learning_rate != "constant":
+            refuse("the learning-rate schedules of plain gradient descent")
+        if self.max_iter >= 1000 and not self.early_stopping:
+            refuse("a tolerance for the training loss")
+        if not self.shuffle:
+            refuse("an order that is not shuffled")
+        given = self.activation, self.batch_size
+        self.activation = "sigmoid" if self.activation == "logistic" else self.activation
+        self.batch_size = 200 if self.batch_size == "auto" else self.batch_size
+        try:
+            yield
+        finally:
+            self.activation, self.batch_size = given
+
+
+def _absent(name: str) -> type:
+    def __init__(self: object, *_: Any, **__: Any) -> None:  # noqa: N807
+        refuse(name)
+
+    return type(name, (), {"__init__": __init__})
+
+
+_OUTCOMES: dict[str, str] = {}
+
+
+def pytest_configure() -> None:
+    linear, network = sklearn.linear_model, sklearn.neural_network
+    linear.LogisticRegression, linear.LogisticRegressionCV = LogisticRegression, _absent("LogisticRegressionCV")
+    network.MLPClassifier, network.MLPRegressor = MLPClassifier, _absent("MLPRegressor")
+    for name in ("_logistic_regression_path", "_log_reg_scoring_path"):
+        setattr(linear._logistic, name, lambda *_, name=name, **__: refuse(f"the private function {name}"))
+
+
+def pytest_collection_finish() -> None:
+    module = sys.modules.get("sklearn.neural_network.tests.test_mlp")
+    if module is not None:
+        module.ACTIVATION_TYPES.remove("tanh")
+
+
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    name = f"{Path(item.location[0]).name}::{item.name}"
+    if call.excinfo is None:
+        _OUTCOMES.setdefault(name, "passed")
+    elif call.excinfo.typename == "Skipped":
+        _OUTCOMES[name] = f"skipped: {call.excinfo.value}"
+    elif (refusal := _find_refusal(call.excinfo.value)) is not None:
+        _OUTCOMES[name] = f"not offered: {refusal}"
+    else:
+        lines = str(call.excinfo.value).strip().splitlines() or [""]
+        _OUTCOMES[name] = f"failed: {call.excinfo.typename}: {lines[0]}"
+
+
+def _find_refusal(error: BaseException | None) -> NotOfferedError | None:
+    """Returns the refusal behind an error; `pytest.warns` raises its own over it."""
+    while error is not None and not isinstance(error, NotOfferedError):
+        error = error.__context__
+    return error
+
+
+def pytest_sessionfinish() -> None:
+    Path(os.environ[OUTCOMES_VARIABLE]).write_text(json.dumps(_OUTCOMES, indent=1))
