@@ -14,6 +14,7 @@ from fcnet.runtime.startup import LAUNCHERS, announce, start_command
 
 COMMANDS = {
     "train": ("fcnet.train", "train the network that a configuration describes"),
+    "watch": ("fcnet.watch", "show the learning curves of a run while it trains"),
     "evaluate": ("fcnet.evaluate", "evaluate a trained model on test images"),
     "predict": ("fcnet.predict", "predict the classes of images"),
     "report": ("fcnet.report.__main__", "write an HTML report of runs"),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 _IMPORTED_BEFORE = (
     *("fcnet.train", "fcnet.evaluate", "fcnet.predict", "fcnet.cache", "fcnet.report.__main__", "fcnet.sweep.__main__"),
+    "fcnet.watch",
     *("fcnet.experiment.build", "torch._dynamo"),  # imported during the first step
     *("filelock", "jinja2", "safetensors.torch", "PIL.Image"),  # imported where they are used
     "tests.helpers",

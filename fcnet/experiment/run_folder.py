@@ -24,7 +24,7 @@ from fcnet.runtime.files import (
     remove_temporary_files,
     sha256,
 )
-from fcnet.runtime.locks import exclusive_lock
+from fcnet.runtime.locks import exclusive_lock, lock_holder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -136,6 +136,10 @@ class Run:
                     f"{self.path} is in training: {error.strerror}; wait until it ends, or stop it"
                 ) from None
             yield
+
+    def trainer(self) -> str | None:
+        """Returns the process that trains in the folder, such as ``process 12 on ada``; None if there is none."""
+        return lock_holder(self.path / "run")
 
     def check_unlocked(self) -> None:
         """Checks that no other process trains in the folder; see `lock`. It need not exist."""

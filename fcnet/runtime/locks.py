@@ -93,6 +93,21 @@ def exclusive_lock(path: Path) -> Iterator[None]:
         yield
 
 
+def lock_holder(path: Path) -> str | None:
+    """Returns the process that holds the `exclusive_lock` of ``path``, from what it has written beside the lock.
+
+    Nothing is locked, opened for writing or removed. A process that was killed holds no lock. One on another host
+    counts as living, since nobody can tell from here.
+
+    Args:
+        path: the file or folder that is locked.
+
+    Returns:
+        Text such as ``process 12 on ada``; None if no process holds the lock.
+    """
+    return _read_holder(path.with_name(f".{path.name}.holder"))
+
+
 class UseMark:
     """Marks a path as in use by this process for as long as the mark lives.
 
@@ -133,14 +148,20 @@ def is_in_use(path: Path) -> bool:
 def _describe_holder(file: Path) -> str:
     """Returns the process that a holder's file names. Anybody may have written the file: it is only shown."""
     deadline = time.monotonic() + _HOLDER_SECONDS
-    while True:
-        with contextlib.suppress(OSError), file.open("rb") as opened:
-            found = _HOLDER.fullmatch(opened.read(_MAX_HOLDER_BYTES))
-            if found and not _has_ended(int(found[1]), found[2].decode()):
-                return f"process {found[1].decode()} on {found[2].decode()}"
+    while (holder := _read_holder(file)) is None:
         if time.monotonic() > deadline:
             return "another process"
         time.sleep(_HOLDER_SECONDS / 20)
+    return holder
+
+
+def _read_holder(file: Path) -> str | None:
+    """Returns the living process that a holder's file names; None if there is none."""
+    with contextlib.suppress(OSError), file.open("rb") as opened:
+        found = _HOLDER.fullmatch(opened.read(_MAX_HOLDER_BYTES))
+        if found and not _has_ended(int(found[1]), found[2].decode()):
+            return f"process {found[1].decode()} on {found[2].decode()}"
+    return None
 
 
 def _has_ended(pid: int, host: str) -> bool:

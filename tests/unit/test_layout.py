@@ -9,7 +9,7 @@ import pytest
 TESTS = Path(__file__).parents[1]
 PACKAGE = TESTS.parent / "fcnet"
 # The workflow tests run the commands, and need no unit tests beside them.
-COMMANDS = {"cache", "evaluate", "predict", "train"}
+COMMANDS = {"cache", "evaluate", "predict", "train", "watch"}
 
 
 def expected_test(module: Path) -> Path:

@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from fcnet import cache, evaluate, predict, train
+from fcnet import cache, evaluate, predict, train, watch
 from fcnet.config.presets import list_presets
 from fcnet.config.toml import dump_config, load_config
 from fcnet.experiment.build import build
@@ -49,6 +49,7 @@ COMMANDS = {
     "evaluate": evaluate.main,
     "predict": predict.main,
     "report": report.main,
+    "watch": watch.main,
     "figures": figures.main,
     "cache": cache.main,
     "export": export.main,
@@ -245,6 +246,9 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         ),
         "python -m fcnet.evaluate runs/digits --corruptions": Shown(CORRUPTIONS),
         "python -m fcnet.train --resume --out runs/digits": Shown([f"runs/digits is finished: {RESULT}"]),
+        "python -m fcnet.watch runs/digits": Shown(
+            [r"runs/digits is finished after 2 epochs, test accuracy .*", r"report: runs/digits/report\.html"]
+        ),
         "python -m fcnet.train --config digits --print-config": Shown([r"seed = 0", r"\[data\]", r"\[train\]"]),
         "python -m fcnet.train --config digits --set 'model.hidden=[256,128]' --out runs/narrow": Shown(
             [r".* layers 64-256-128-10, .*; runs/narrow", RESULT], smaller=FEW

@@ -16,7 +16,7 @@ import pytest
 
 import fcnet
 from fcnet.runtime import locks
-from fcnet.runtime.locks import UseMark, exclusive_lock, file_lock, is_in_use
+from fcnet.runtime.locks import UseMark, exclusive_lock, file_lock, is_in_use, lock_holder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +61,23 @@ def end_holder(process: subprocess.Popen[str], *, kill: bool) -> None:
 
 def mark_files(folder: Path) -> list[str]:
     return [entry.name for entry in folder.iterdir() if ".use-" in entry.name]
+
+
+@pytest.mark.parametrize("kill", [False, True])
+def test_the_holder_of_a_lock_is_known_while_it_lives_and_nothing_changes(kill: bool, tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    assert lock_holder(path) is None
+    process = start_holder(HOLD_EXCLUSIVE_LOCK, path)
+    try:
+        files = {entry.name: entry.stat() for entry in tmp_path.iterdir()}
+        assert lock_holder(path) == f"process {process.pid} on {socket.gethostname()}"
+        assert {entry.name: entry.stat() for entry in tmp_path.iterdir()} == files
+    finally:
+        end_holder(process, kill=kill)
+    assert lock_holder(path) is None
+    assert (tmp_path / ".data.holder").exists() is kill
+    (tmp_path / ".data.holder").write_text("12 elsewhere\n")
+    assert lock_holder(path) == "process 12 on elsewhere"
 
 
 @pytest.mark.parametrize("kill", [False, True])
