@@ -10,22 +10,24 @@ from typing import TYPE_CHECKING, Any
 from fcnet import cli
 from fcnet.arguments import Parser
 from fcnet.data.transforms.corruptions import SEVERITIES
-from fcnet.evaluation.classification import evaluate
 from fcnet.evaluation.corruption_robustness import evaluate_corrupted, example_images
 from fcnet.evaluation.dataset_shift import DatasetShift, accuracy_shift, class_shift, pixel_shift
+from fcnet.evaluation.full_evaluation import evaluate_fully
+from fcnet.evaluation.metric_values import metric_lines, metric_notes, metric_values
 from fcnet.evaluation.prediction_files import write_mistakes
-from fcnet.evaluation.predictions import PredictionCollector
+from fcnet.evaluation.tables import MAX_CLASS_ROWS, class_table, confusion_table, mistake_table
 from fcnet.experiment.build import own_test_data
 from fcnet.experiment.build_data import NotCachedError
 from fcnet.experiment.evaluation_data import EvaluationData, OwnData, open_evaluation_data
 from fcnet.experiment.image_classifier import load
 from fcnet.experiment.run_folder import Run
+from fcnet.experiment.verification import verify_results
 from fcnet.metrics import MAX_TABLE_CLASSES, class_metrics
 from fcnet.runtime import memory
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.files import write_bytes, write_text
-from fcnet.runtime.formatting import escape_unprintable, format_count, format_percent, shorten_middle
-from fcnet.runtime.terminal import shorten_names, terminal_columns
+from fcnet.runtime.files import atomic_write, write_bytes, write_text
+from fcnet.runtime.formatting import escape_unprintable, format_count, format_percent, write_csv
+from fcnet.runtime.terminal import terminal_columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,15 +38,22 @@ if TYPE_CHECKING:
     from fcnet.evaluation.classification import Evaluation
     from fcnet.evaluation.corruption_robustness import Robustness
     from fcnet.evaluation.predictions import Mistake, Predictions
+    from fcnet.evaluation.scores import ScoreMetrics
     from fcnet.experiment.image_classifier import ImageClassifier
-    from fcnet.metrics import Confusion
 
-_MAX_CONFUSION_CLASSES = 100
-_NO_MATRIX = "confusion matrix too wide: see evaluation.json"
 _NUM_MISTAKES = 10
 _NUM_CONFUSED = 100
-_MAX_NAME = 15
-"""The longest class name that is shown whole in the table of mistakes."""
+_MAX_JSON_CLASSES = 1000
+_SHOWN_METRICS = {
+    "mean_class_accuracy",
+    "macro_f1",
+    "mean_average_precision",
+    "roc_auc",
+    "top_k_accuracy",
+    "log_loss",
+    "brier_score",
+}
+"""The metrics with a line; the table of classes has the other averages."""
 
 
 def main(arguments: list[str]) -> int:
@@ -64,31 +73,123 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--corruptions", action="store_true", help="also use corrupted images: noise, blur, brightness, …"
     )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="only make the stored predictions and test scores again; exit code 1 if they differ",
+    )
     parser.add_device()
     flags = parser.parse(arguments)
+    if flags.verify and (flags.data is not None or flags.corruptions):
+        other = "--corruptions" if flags.data is None else "--data"
+        raise UserError(f"--verify must be without {other}: it makes the results on the run's own test images again")
     device = cli.choose_device(flags.device)
     classifier = load(flags.run, device=device)
     run = Run(flags.run)
     if not run.started:
         raise UserError(f"{run.config}: no such file; it names the data that the run was trained on")
+    if flags.verify:
+        return _verify(run, classifier, device)
     test, notes = _open_test_set(run, classifier, flags.data, device)
-    collector = PredictionCollector(test)
     with cli.say_if_slow("evaluating"):
-        result = evaluate(classifier.model, test, on_batch=collector.update)
+        result, predictions, scores = evaluate_fully(classifier.model, test)
+        report = _Report(run, classifier.classes, result, scores)
+    lines = [f"note: {note}" for note in (*notes, *report.notes)]
+    lines += report.lines(terminal_columns())
     shift = None if flags.data is None else _measure_shift(run, classifier, test, result)
-    table = evaluation_table(result, classifier.classes, terminal_columns())
-    lines = [f"note: {note}" for note in notes] + table
     lines += shift.describe(classifier.classes) if shift else []
-    content = _to_dict(result, classifier.classes, flags.data) | {"notes": notes}
-    content["shift"] = shift.to_dict(classifier.classes) if shift else None
-    table, content["mistakes"] = _report_mistakes(run, collector.compute(), classifier.classes, flags.data)
-    lines += table
+    table, mistakes = _report_mistakes(run, predictions, classifier.classes, flags.data)
+    lines += [*table, *report.write_classes()]
+    content = {"data": None if flags.data is None else str(flags.data), **report.to_dict(), "notes": notes}
+    content |= {"shift": shift.to_dict(classifier.classes) if shift else None, "mistakes": mistakes}
     lines.append(_write_json(run.path / "evaluation.json", content))
     if flags.corruptions:
         lines += _evaluate_corruptions(run, classifier, test, flags.data)
     for line in lines:  # at the end, when all files are written: printing may fail
         cli.print_result(line)
     return 0
+
+
+def _verify(run: Run, classifier: ImageClassifier, device: torch.device) -> int:
+    """Makes the stored results again and prints how they differ."""
+    test, _ = _open_test_set(run, classifier, None, device)
+    with cli.say_if_slow("evaluating"):
+        checks = verify_results(run, classifier, test)
+    for check in checks:
+        cli.print_result(check.line)
+    return 0 if all(check.is_equal for check in checks) else 1
+
+
+class _Report:
+    """What the command says of an evaluation."""
+
+    def __init__(self, run: Run, classes: Sequence[str], result: Evaluation, scores: ScoreMetrics) -> None:
+        self._run, self._classes, self._result, self._scores = run, classes, result, scores
+        self._metrics = metric_values(result, scores)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is undefined or left out."""
+        return metric_notes(self._result, self._scores)
+
+    def lines(self, columns: int | None) -> list[str]:
+        """Returns the tables."""
+        result, shown = self._result, [each for each in self._metrics if each.name in _SHOWN_METRICS]
+        accuracy = cli.format_accuracy(result.accuracy, result.interval)
+        return [
+            f"accuracy {accuracy}, loss {result.loss:.4f}, {format_count(result.count, 'image')}",
+            "",
+            *metric_lines(shown),
+            "",
+            *class_table(result, self._scores.rankings, self._metrics, self._classes, columns),
+            "",
+            *confusion_table(result.confusion, [escape_unprintable(name) for name in self._classes], columns),
+        ]
+
+    def write_classes(self) -> list[str]:
+        """Writes the metrics of all classes as CSV, if the tables do not show all of them; returns lines of text."""
+        if len(self._classes) <= MAX_CLASS_ROWS:
+            return []
+        file, rows = self._run.path / "evaluation-classes.csv", self._class_rows()
+        with atomic_write(file) as temporary, temporary.open("w", encoding="utf-8", newline="") as out:
+            write_csv(out, [list(rows[0]), *([_round(value) for value in row.values()] for row in rows)])
+        return [f"written to {file}"]
+
+    def _class_rows(self) -> list[dict[str, Any]]:
+        """Returns the metrics of each class, with its name."""
+        rankings = self._scores.rankings or [None] * len(self._classes)
+        return [
+            {
+                "class": name,
+                **vars(row),
+                "average_precision": None if ranking is None else ranking.average_precision,
+                "roc_auc": None if ranking is None else ranking.roc_auc,
+            }
+            for name, row, ranking in zip(self._classes, class_metrics(self._result.confusion), rankings, strict=True)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the content of ``evaluation.json``."""
+        result, classes = self._result, self._classes
+        return {
+            "images": result.count,
+            "accuracy": result.accuracy,
+            "interval": result.interval,
+            "loss": result.loss if math.isfinite(result.loss) else None,  # JSON has no infinity
+            "metrics": {each.name: each.to_dict() for each in self._metrics},
+            "undefined": self.notes,
+            "classes": self._class_rows() if len(classes) <= _MAX_JSON_CLASSES else None,
+            "confusion": result.confusion.table() if len(classes) <= MAX_TABLE_CLASSES else None,
+            "most_confused": [
+                {"class": classes[pair.label], "predicted_class": classes[pair.prediction], "images": pair.count}
+                for pair in result.confusion.most_confused(_NUM_CONFUSED)
+            ],
+        }
+
+
+def _round(value: object) -> object:
+    """Returns a value for a CSV file, a float with six digits."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _open_test_set(run: Run, classifier: ImageClassifier, path: Path | None, device: torch.device) -> EvaluationData:
@@ -166,86 +267,6 @@ def corruption_table(robustness: Robustness) -> list[str]:
     return lines
 
 
-def evaluation_table(result: Evaluation, classes: Sequence[str], columns: int | None = None) -> list[str]:
-    """Returns an evaluation as lines of text: overall figures, figures of each class, and the confusion matrix.
-
-    Args:
-        result: the evaluation.
-        classes: names of the classes.
-        columns: width to fit into; None for names in full.
-    """
-    classes = [escape_unprintable(name) for name in classes]  # before the columns are aligned
-    names = classes if columns is None else shorten_names(classes, max(columns - 35, 6))
-    width = max(len("class"), *map(len, names))
-    accuracy = cli.format_accuracy(result.accuracy, result.interval)
-    lines = [
-        f"accuracy {accuracy}, loss {result.loss:.4f}, {format_count(result.count, 'image')}",
-        "",
-        f"{'class':{width}}  images  precision  recall      F1",
-    ]
-    for name, row in zip(names, class_metrics(result.confusion), strict=True):
-        precision, recall, f1 = (
-            "–" if value is None else format_percent(value, 1) for value in (row.precision, row.recall, row.f1)
-        )
-        lines.append(f"{name:{width}}  {row.count:6}  {precision:>9}  {recall:>6}  {f1:>6}")
-    return [*lines, "", *confusion_table(result.confusion, classes, columns)]
-
-
-def confusion_table(confusion: Confusion, classes: Sequence[str], columns: int | None = None) -> list[str]:
-    """Returns a confusion matrix as lines of text, or one line that says where it is if it does not fit.
-
-    Args:
-        confusion: the counts.
-        classes: names of the classes.
-        columns: width to fit into; None for any width, but at most 100 classes.
-    """
-    if len(classes) > _MAX_CONFUSION_CLASSES:
-        return [_NO_MATRIX]
-    digits = len(str(confusion.counts.max()))
-    narrowest = max(digits, len(str(len(classes))) + 1)
-    for limit in range(max(6, narrowest), narrowest - 1, -1):
-        heads = shorten_names(classes, limit)
-        cell = max(digits, *map(len, heads))
-        rest = None if columns is None else columns - len(classes) * (cell + 2)
-        if rest is None or rest >= max(len("truth"), narrowest):
-            break
-    if rest is not None and rest < max(len("truth"), narrowest):
-        return [_NO_MATRIX]
-    names = list(classes) if rest is None else shorten_names(classes, rest)
-    width = max(len("truth"), *map(len, names))
-    lines = [f"{'truth':{width}}  prediction", " " * width + "".join(f"  {head:>{cell}}" for head in heads)]
-    for name, counts in zip(names, confusion.table(), strict=True):
-        lines.append(f"{name:{width}}" + "".join(f"  {count:{cell}}" for count in counts))
-    return lines
-
-
-def mistake_table(mistakes: Sequence[Mistake], classes: Sequence[str], count: int) -> list[str]:
-    """Returns the most confident mistakes as lines of text with at most 80 columns.
-
-    Args:
-        mistakes: the mistakes to show, in the order of the rows.
-        classes: the class names.
-        count: the number of all mistakes.
-    """
-    if not mistakes:
-        return ["no mistakes: every image is classified correctly"]
-    first = "index" if isinstance(mistakes[0].image, int) else "path"
-    rows: list[tuple[str, ...]] = [(first, "truth", "prediction", "probability")]
-    for each in mistakes:
-        names = (str(each.image), classes[each.label], classes[each.prediction])
-        # Before the columns are aligned.
-        rows.append((*map(escape_unprintable, names), format_percent(each.probability, 1)))
-    image, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
-    truth, prediction, probability = (min(width, _MAX_NAME) for width in others)
-    image = min(image, 80 - truth - prediction - probability - 3 * len("  "))
-    lines = [f"most confident mistakes, {len(mistakes)} of {count:,}"]
-    for *cells, figure in rows:
-        widths = (image, truth, prediction)
-        cells = [f"{shorten_middle(cell, width):{width}}" for cell, width in zip(cells, widths, strict=True)]
-        lines.append("  ".join([*cells, f"{figure:>{probability}}"]))
-    return lines
-
-
 def _report_mistakes(
     run: Run, predictions: Predictions, classes: Sequence[str], data: Path | None
 ) -> tuple[list[str], list[dict[str, Any]]]:
@@ -263,23 +284,6 @@ def _name_below(data: Path | None, mistake: Mistake) -> Mistake:
     """Returns a mistake with the path of its image below ``data``, if that was given, so that the user can open it."""
     is_path = data is not None and isinstance(mistake.image, str)
     return mistake._replace(image=f"{data}/{mistake.image}") if is_path else mistake
-
-
-def _to_dict(result: Evaluation, classes: Sequence[str], data: Path | None) -> dict[str, Any]:
-    rows = class_metrics(result.confusion)
-    return {
-        "data": None if data is None else str(data),
-        "images": result.count,
-        "accuracy": result.accuracy,
-        "interval": result.interval,
-        "loss": result.loss if math.isfinite(result.loss) else None,  # JSON has no infinity
-        "classes": [{"class": name, **vars(row)} for name, row in zip(classes, rows, strict=True)],
-        "confusion": result.confusion.table() if len(classes) <= MAX_TABLE_CLASSES else None,
-        "most_confused": [
-            {"class": classes[pair.label], "predicted_class": classes[pair.prediction], "images": pair.count}
-            for pair in result.confusion.most_confused(_NUM_CONFUSED)
-        ],
-    }
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> str:

@@ -72,6 +72,11 @@ class ScoreMetrics:
         """
         return None if self.rankings is None else metrics.mean_roc_auc(self.rankings)
 
+    @property
+    def weighted_roc_auc(self) -> float | None:
+        """The mean ROC AUC over classes, weighted by their numbers of images; None without rankings."""
+        return None if self.rankings is None else metrics.mean_roc_auc(self.rankings, weighted=True)
+
 
 class _Rows(NamedTuple):
     """What is kept of each image.
@@ -193,7 +198,8 @@ def _intervals(rows: _Rows, hits: int | None) -> dict[str, tuple[float, float]]:
     intervals = {} if hits is None else {"top_k_accuracy": metrics.wilson_interval(hits, len(rows.ranks))}
     for name, values in (("log_loss", rows.log_loss), ("brier_score", rows.brier_score)):
         if values.isfinite().all() and len(values) > 1:
-            intervals[name] = metrics.mean_interval(values)
+            low, high = metrics.mean_interval(values)
+            intervals[name] = max(low, 0.0), high
     return intervals
 
 

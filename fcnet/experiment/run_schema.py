@@ -74,12 +74,20 @@ class SnapshotLine(_Object):
     warnings: list[str]
 
 
+class MetricEntry(_Object):
+    """A metric of the test set; see `fcnet.evaluation.metric_values.MetricValue`."""
+
+    value: float | None
+    interval: Annotated[list[float], Field(min_length=2, max_length=2)] | None
+
+
 class Summary(_Object):
     """``summary.json``: the figures of a finished run, and the environment in which it was trained."""
 
     test_accuracy: Fraction
     test_interval: Annotated[list[Fraction], Field(min_length=2, max_length=3)]
     test_loss: float | None
+    test_metrics: dict[str, MetricEntry] | None = None
     validation_accuracy: Fraction | None
     validation_loss: float | None
     epochs: Number

@@ -12,8 +12,9 @@ import torch
 
 from fcnet.diagnostics import advice, idle_units
 from fcnet.evaluation.classification import evaluate
+from fcnet.evaluation.full_evaluation import evaluate_fully
+from fcnet.evaluation.metric_values import metric_values
 from fcnet.evaluation.prediction_files import write_predictions
-from fcnet.evaluation.predictions import PredictionCollector
 from fcnet.experiment.run_folder import nan_to_none
 from fcnet.experiment.run_identity import check_identity, identity_notes, run_identity
 from fcnet.experiment.run_schema import CheckpointEntries, check_object
@@ -185,9 +186,7 @@ def _save(experiment: Experiment, run: Run, records: list[dict[str, Any]], snaps
 def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> None:
     """Evaluates on the test set and writes the model, the predictions and the summary."""
     training, classifier = experiment.training, experiment.classifier
-    collector = PredictionCollector(experiment.test)
-    result = evaluate(training.model, experiment.test, on_batch=collector.update)
-    predictions = collector.compute()
+    result, predictions, scores = evaluate_fully(training.model, experiment.test)
     warnings = _training_warnings(experiment, records, result)
     with distributed.long_work():
         if distributed.rank() == 0:
@@ -201,6 +200,7 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
                 "test_accuracy": result.accuracy,
                 "test_interval": result.interval,
                 "test_loss": result.loss,
+                "test_metrics": {each.name: each.to_dict() for each in metric_values(result, scores)},
                 "validation_accuracy": best["validation_accuracy"],
                 "validation_loss": best["validation_loss"],
                 "epochs": training.epoch,

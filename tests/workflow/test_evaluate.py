@@ -9,13 +9,30 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pytest
 from PIL import Image
+from sklearn.metrics import (
+    average_precision_score,
+    balanced_accuracy_score,
+    classification_report,
+    log_loss,
+    roc_auc_score,
+)
 
 import fcnet
 from fcnet import evaluate, train
 from fcnet.experiment.run_folder import Run
-from tests.helpers import RUN_FILES, command_output, list_run_files, read_summary, read_tree, write_noise_images
+from tests.helpers import (
+    RUN_FILES,
+    command_output,
+    list_run_files,
+    read_summary,
+    read_tree,
+    run_command,
+    set_flags,
+    write_noise_images,
+)
 from tests.processes import call_redirected
 
 if TYPE_CHECKING:
@@ -58,6 +75,8 @@ def check_evaluation(evaluation: dict[str, Any], confusion: list[list[int]], los
             "precision": pytest.approx(num_correct / sum(predicted)),
             "recall": pytest.approx(num_correct / sum(actual)),
             "f1": pytest.approx(2 * num_correct / (sum(predicted) + sum(actual))),
+            "average_precision": row["average_precision"],
+            "roc_auc": row["roc_auc"],
         }
 
 
@@ -137,7 +156,7 @@ def test_an_evaluation_equals_counts_made_image_by_image() -> None:
         f"loss {evaluation['loss']:.4f}, 30 images"
     )
     assert table_rows(out, "class ") == [
-        [row["class"], "10", *(f"{row[figure]:.1%}" for figure in ("precision", "recall", "f1"))]
+        [row["class"], "10", *(f"{row[name]:.1%}" for name in ("precision", "recall", "f1", "average_precision"))]
         for row in evaluation["classes"]
     ]
     _, confusion_table, *_ = out.split("truth")
@@ -154,6 +173,83 @@ def test_an_evaluation_equals_counts_made_image_by_image() -> None:
         "written to run/evaluation.json",
     ]
     assert list_run_files("run") == RUN_FILES | {"evaluation.json", "evaluation-mistakes.csv"}
+
+
+def test_metrics_are_those_of_scikit_learn_from_the_probabilities_of_single_images() -> None:
+    command_output(train.main, "--config", "pets.toml", "--out", "run", "--set", "train.epochs=15")
+    out = command_output(evaluate.main, "run")
+    classifier = fcnet.load("run")
+    files = [file for name in CLASSES for file in sorted(Path("pets", "test", name).iterdir())]
+    labels = [CLASSES.index(file.parent.name) for file in files]
+    p = np.array([classifier.predict_images([file])[0].probabilities for file in files], dtype=np.float64)
+    p /= p.sum(1, keepdims=True)
+    one_hot, report = np.eye(3)[labels], classification_report(labels, p.argmax(1), output_dict=True)
+    evaluation = json.loads(Path("run/evaluation.json").read_text())
+    expected = {
+        "mean_class_accuracy": balanced_accuracy_score(labels, p.argmax(1)),
+        "mean_average_precision": average_precision_score(labels, p),
+        "roc_auc": roc_auc_score(labels, p, multi_class="ovr"),
+        "weighted_roc_auc": roc_auc_score(labels, p, multi_class="ovr", average="weighted"),
+        "log_loss": log_loss(labels, p),
+        "brier_score": np.square(p - one_hot).sum(1).mean(),
+    }
+    for kind in ("macro", "weighted"):
+        averages = report[f"{kind} avg"]
+        expected |= {f"{kind}_{name}": averages[name] for name in ("precision", "recall")}
+        expected[f"{kind}_f1"] = averages["f1-score"]
+    found = evaluation["metrics"]
+    # The probabilities of single images are float32.
+    assert {name: entry["value"] for name, entry in found.items()} == pytest.approx(expected, rel=1e-5)
+    for name, score in (("average_precision", average_precision_score), ("roc_auc", roc_auc_score)):
+        values = [row[name] for row in evaluation["classes"]]
+        assert values == pytest.approx(score(one_hot, p, average=None).tolist(), abs=1e-12)
+    assert found == read_summary("run")["test_metrics"]
+    assert evaluation["undefined"] == []
+
+    lines = {line.rsplit("  ", 2)[0].strip(): line.split("  ") for line in out.splitlines()[2:10]}
+    low, high = found["mean_average_precision"]["interval"]
+    assert lines["mAP"][-2:] == [f"{found['mean_average_precision']['value']:.2%}", f"{low:.2%} to {high:.2%}"]
+    assert lines["Brier score"][-2].strip() == f"{found['brier_score']['value']:.4f}"
+    rows = {line.rsplit(maxsplit=5)[0]: line.split() for line in out.splitlines() if " avg " in line}
+    averages = [found[f"macro_{name}"]["value"] for name in ("precision", "recall", "f1")]
+    assert rows["macro avg"][2:] == ["30", *(f"{v:.1%}" for v in (*averages, found["mean_average_precision"]["value"]))]
+
+
+def test_verify_makes_the_stored_results_again_and_says_how_they_differ() -> None:
+    command_output(train.main, "--config", "pets.toml", "--out", "run", "--set", "train.epochs=15")
+    before = read_tree("run")
+    assert command_output(evaluate.main, "run", "--verify").splitlines() == [
+        "predictions: equal, 30 images",
+        "summary: equal, 14 scores",
+    ]
+    assert read_tree("run") == before
+    summary = read_summary("run")
+    Run(Path("run")).finish(summary | {"test_loss": summary["test_loss"] + 0.5})
+    found = run_command(evaluate.main, "run", "--verify")
+    assert (found.code, found.err) == (1, "")
+    assert found.out.splitlines()[1].startswith("summary: different, 14 scores, by up to ")
+    for flags, reason in ((("--data", "pets"), "--data"), (("--corruptions",), "--corruptions")):
+        found = run_command(evaluate.main, "run", "--verify", *flags)
+        assert (found.code, found.out) == (2, "")
+        assert (
+            found.err == f"--verify must be without {reason}: it makes the results on the run's own test images again\n"
+        )
+
+
+def test_many_classes_have_a_short_output_and_a_file_with_all_of_them() -> None:
+    data = ("data.source=synthetic", "data.shape=[1, 4, 4]", "data.num_classes=1200", "data.train_size=2400")
+    settings = ("data.test_size=1300", "data.validation=0", "model.hidden=[4]", "train.epochs=1")
+    command_output(train.main, "--config", "digits", "--out", "many", *set_flags(*data, *settings))
+    out = command_output(evaluate.main, "many")
+    assert len(out.splitlines()) < 80
+    assert max(map(len, out.splitlines()[:-3])) <= 120
+    evaluation = json.loads(Path("many/evaluation.json").read_text())
+    assert (evaluation["classes"], evaluation["confusion"], len(evaluation["most_confused"])) == (None, None, 100)
+    header, *rows = csv.reader(Path("many/evaluation-classes.csv").read_text(encoding="utf-8").splitlines())
+    assert header == ["class", "count", "precision", "recall", "f1", "average_precision", "roc_auc"]
+    assert len(rows) == 1200
+    assert sum(int(row[1]) for row in rows) == 1300
+    assert Path("many/evaluation.json").stat().st_size < 100_000
 
 
 def test_files_are_written_even_if_the_table_cannot_be_printed(warm: WarmServer) -> None:
