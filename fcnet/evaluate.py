@@ -13,7 +13,7 @@ from fcnet.data.transforms.corruptions import SEVERITIES
 from fcnet.evaluation.corruption_robustness import evaluate_corrupted, example_images
 from fcnet.evaluation.dataset_shift import DatasetShift, accuracy_shift, class_shift, pixel_shift
 from fcnet.evaluation.full_evaluation import evaluate_fully
-from fcnet.evaluation.metric_values import metric_lines, metric_notes, metric_values
+from fcnet.evaluation.metric_values import MAIN_METRICS, metric_lines, metric_notes, metric_values
 from fcnet.evaluation.prediction_files import write_mistakes
 from fcnet.evaluation.tables import MAX_CLASS_ROWS, class_table, confusion_table, mistake_table
 from fcnet.experiment.build import own_test_data
@@ -44,16 +44,6 @@ if TYPE_CHECKING:
 _NUM_MISTAKES = 10
 _NUM_CONFUSED = 100
 _MAX_JSON_CLASSES = 1000
-_SHOWN_METRICS = {
-    "mean_class_accuracy",
-    "macro_f1",
-    "mean_average_precision",
-    "roc_auc",
-    "top_k_accuracy",
-    "log_loss",
-    "brier_score",
-}
-"""The metrics with a line; the table of classes has the other averages."""
 
 
 def main(arguments: list[str]) -> int:
@@ -134,7 +124,7 @@ class _Report:
 
     def lines(self, columns: int | None) -> list[str]:
         """Returns the tables."""
-        result, shown = self._result, [each for each in self._metrics if each.name in _SHOWN_METRICS]
+        result, shown = self._result, [each for each in self._metrics if each.name in MAIN_METRICS]
         accuracy = cli.format_accuracy(result.accuracy, result.interval)
         return [
             f"accuracy {accuracy}, loss {result.loss:.4f}, {format_count(result.count, 'image')}",

@@ -10,11 +10,11 @@ import numpy as np
 
 from fcnet import metrics
 from fcnet.evaluation.scores import TOP_K
-from fcnet.runtime.formatting import format_percent
+from fcnet.runtime.formatting import format_interval, format_loss, format_percent
 from fcnet.runtime.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from fcnet.evaluation.classification import Evaluation
     from fcnet.evaluation.scores import ScoreMetrics
@@ -45,12 +45,16 @@ class MetricValue:
     @property
     def value_text(self) -> str:
         """The value as text, ``–`` without one."""
-        return "–" if self.value is None else self._format(self.value)
+        if self.value is None:
+            return "–"
+        return format_percent(self.value) if self.is_percentage else format_loss(self.value)
 
     @property
     def interval_text(self) -> str:
         """The interval as text, empty without one."""
-        return "" if self.interval is None else " to ".join(map(self._format, self.interval))
+        if self.interval is None:
+            return ""
+        return format_interval(*self.interval) if self.is_percentage else " to ".join(map(format_loss, self.interval))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns value and interval for a JSON file.
@@ -60,9 +64,6 @@ class MetricValue:
             {'value': 0.75, 'interval': [0.5, 0.875]}
         """
         return {"value": self.value, "interval": None if self.interval is None else list(self.interval)}
-
-    def _format(self, value: float) -> str:
-        return format_percent(value) if self.is_percentage else f"{value:.4f}"
 
 
 def metric_values(result: Evaluation, scores: ScoreMetrics, *, seed: int = 0) -> list[MetricValue]:
@@ -105,14 +106,27 @@ def metric_values(result: Evaluation, scores: ScoreMetrics, *, seed: int = 0) ->
         values["top_k_accuracy"] = scores.top_k_accuracy
     values |= {"log_loss": scores.log_loss, "brier_score": scores.brier_score}
     return [
-        MetricValue(
+        _metric(
             name,
-            _LABELS[name] + (", one vs rest" if name == "roc_auc" and confusion.num_classes > 2 else ""),
             value if value is not None and math.isfinite(value) else None,
             intervals.get(name),
-            is_percentage=name not in _NOT_PERCENTAGES,
+            num_classes=confusion.num_classes,
         )
         for name, value in values.items()
+    ]
+
+
+def stored_metrics(entries: Mapping[str, Mapping[str, Any]], num_classes: int) -> list[MetricValue]:
+    """Returns the metrics from ``test_metrics`` of ``summary.json``; unknown ones are left out.
+
+    Example:
+        >>> stored_metrics({"log_loss": {"value": 0.5, "interval": None}}, 10)[0].value_text
+        '0.5000'
+    """
+    return [
+        _metric(name, entry["value"], _to_pair(entry["interval"]), num_classes=num_classes)
+        for name, entry in entries.items()
+        if name in _LABELS
     ]
 
 
@@ -155,6 +169,17 @@ def metric_lines(values: Sequence[MetricValue]) -> list[str]:
     return [f"{row[0]:{label}}  {row[1]:>{value}}  {row[2]}".rstrip() for row in rows]
 
 
+MAIN_METRICS = (
+    "mean_class_accuracy",
+    "macro_f1",
+    "mean_average_precision",
+    "roc_auc",
+    "top_k_accuracy",
+    "log_loss",
+    "brier_score",
+)
+"""The metrics with a line of their own in tables; the table of classes has the other averages."""
+
 _LABELS = {
     "mean_class_accuracy": "mean class accuracy",
     "macro_precision": "macro precision",
@@ -171,6 +196,15 @@ _LABELS = {
     "brier_score": "Brier score",
 }
 _NOT_PERCENTAGES = {"roc_auc", "weighted_roc_auc", "log_loss", "brier_score"}
+
+
+def _metric(name: str, value: float | None, interval: tuple[float, float] | None, *, num_classes: int) -> MetricValue:
+    label = _LABELS[name] + (", one vs rest" if name == "roc_auc" and num_classes > 2 else "")
+    return MetricValue(name, label, value, interval, is_percentage=name not in _NOT_PERCENTAGES)
+
+
+def _to_pair(interval: Sequence[float] | None) -> tuple[float, float] | None:
+    return None if interval is None else (interval[0], interval[1])
 
 
 def _count_classes(count: int) -> str:

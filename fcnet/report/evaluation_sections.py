@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fcnet.evaluation.metric_values import MAIN_METRICS, stored_metrics
 from fcnet.metrics import average_metrics, calibration_error, class_metrics, wilson_interval
 from fcnet.metrics.confusion import MAX_TABLE_CLASSES
 from fcnet.report.charts import reliability_diagram
@@ -58,6 +59,7 @@ class EvaluationSection:
         calibrations: the reliability diagram, or several of different probabilities.
     """
 
+    metrics: Sequence[Sequence[str]]
     per_class: Sequence[Sequence[str]]
     per_class_note: str
     averages: Sequence[Sequence[str]]
@@ -78,6 +80,7 @@ def evaluation_section(run: RunData) -> EvaluationSection | None:
     has_table = len(classes) <= _MAX_MATRIX_CLASSES
     has_heat_map = not has_table and len(classes) <= MAX_TABLE_CLASSES
     return EvaluationSection(
+        metrics=_stored_metrics(run),
         per_class=_per_class_metrics(confusion, classes),
         per_class_note=_per_class_note(len(classes)),
         averages=_averages(confusion),
@@ -122,6 +125,11 @@ def _averages(confusion: Confusion) -> list[tuple[str, ...]]:
         scores = map(format_percent, (average.precision, average.recall, average.f1))
         rows.append((name, count, *scores, ""))
     return rows
+
+
+def _stored_metrics(run: RunData) -> list[tuple[str, str, str]]:
+    values = stored_metrics(run.summary.get("test_metrics") or {}, len(run.classes))
+    return [(each.label, each.value_text, each.interval_text) for each in values if each.name in MAIN_METRICS]
 
 
 def _matrix(confusion: Confusion, classes: Sequence[str]) -> list[tuple[str, list[tuple[int, float]]]]:

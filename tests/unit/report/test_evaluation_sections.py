@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -106,3 +107,19 @@ def test_the_most_confused_pairs_are_counted_if_not_all_are_shown() -> None:
 
 def test_a_run_without_predictions_has_no_section() -> None:
     assert evaluation_section(RunData("run", Path("run"), Config(), [], {})) is None
+
+
+def test_stored_metrics_have_a_row_each_and_averages_and_unknown_ones_none() -> None:
+    run = make_run(LOGITS, LABELS)
+    entries = {
+        "macro_f1": {"value": 0.5, "interval": [0.25, 0.75]},
+        "macro_recall": {"value": 0.5, "interval": None},
+        "roc_auc": {"value": None, "interval": None},
+        "of_the_future": {"value": 1.0, "interval": None},
+    }
+    section = evaluation_section(dataclasses.replace(run, summary={"test_metrics": entries}))
+    assert section is not None
+    assert section.metrics == [("macro F1", "50.00%", "25.00% to 75.00%"), ("ROC AUC, one vs rest", "–", "")]
+    section = evaluation_section(run)
+    assert section is not None
+    assert section.metrics == []
