@@ -244,6 +244,9 @@ EXPECTED: dict[str, dict[str, Shown]] = {
             ["path,class,probability,class_2,probability_2,class_3,probability_3", r"images/a\.png,\d,0\.\d+,\d,.*"],
             digits,
         ),
+        "python -m fcnet.evaluate runs/digits --verify": Shown(
+            [r"predictions: equal, 360 images", r"summary: equal, 15 scores"]
+        ),
         "python -m fcnet.evaluate runs/digits --corruptions": Shown(CORRUPTIONS),
         "python -m fcnet.train --resume --out runs/digits": Shown([f"runs/digits is finished: {RESULT}"]),
         "python -m fcnet.watch runs/digits": Shown(
