@@ -46,6 +46,7 @@ class EvaluationSection:
     """The results on the test set.
 
     Attributes:
+        metrics: label, value and interval of mAP, ROC AUC and the like; empty if the run has not stored them.
         per_class: name, number of images, precision, recall, F1 and the interval of the recall of each class, or of
             the classes with the lowest F1 if there are more than 100.
         per_class_note: which classes these are; empty if all.
