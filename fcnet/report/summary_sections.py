@@ -126,10 +126,11 @@ def _describe_model(run: RunData) -> str:
 
 
 def _describe_training(run: RunData) -> str:
-    results, optimizer = run.summary, run.config.optimizer
+    results, optimizer, batch_size = run.summary, run.config.optimizer, run.config.train.batch_size
+    size = f"{batch_size:,}" if isinstance(batch_size, int) else batch_size
     best = f"; best epoch {results['best_epoch']:,}" if results["best_epoch"] < results["epochs"] else ""
     return (
         f"{format_count(results['epochs'], 'epoch')} in {format_duration(results['train_seconds'])}, "
-        f"batch size {run.config.train.batch_size:,}, {optimizer.name}, learning rate {format_number(optimizer.lr)}, "
+        f"batch size {size}, {optimizer.name}, learning rate {format_number(optimizer.lr)}, "
         f"{optimizer.schedule} schedule{best}"
     )

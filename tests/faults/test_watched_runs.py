@@ -27,7 +27,7 @@ def watch_closely(*arguments: str) -> None:
     call_command("watch", *arguments)
 
 
-@repeated(short=2, long=12)
+@repeated(short=2, long=200)
 def test_a_watched_run_that_is_killed_resumes_to_the_same_result(
     count: int, runs: FaultyRuns, warm: WarmServer, tmp_path: Path, figures: Callable[..., None]
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from fcnet.config.schema import Config, Train
 from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.report.run_data import RunData
@@ -40,6 +42,14 @@ def test_the_figures_of_a_finished_run_have_one_number_format() -> None:
 def test_an_unfinished_run_has_its_epochs() -> None:
     run = RunData("run", Path("run"), Config(train=Train(epochs=2000)), [], {})
     assert key_figures(run) == [("epochs", "0 of 2,000", "the run is not finished")]
+
+
+@pytest.mark.parametrize(("batch_size", "text"), [(2048, "2,048"), ("all", "all")])
+def test_the_batch_size_is_a_number_or_all_images(batch_size: Any, text: str) -> None:
+    classifier = random_classifier((1, 2, 2), 3)
+    config = Config(train=Train(batch_size=batch_size))
+    details = dict(run_details(RunData("run", Path("run"), config, [], make_summary(), classifier=classifier)))
+    assert f"batch size {text}, " in details["training"]
 
 
 def test_the_origin_of_a_run_is_its_folder_and_its_commands() -> None:
