@@ -102,10 +102,15 @@ class _ClassAxisModule(nn.Module):
 
     Args:
         dim: the class axis.
+
+    Raises:
+        TypeError: ``dim`` is no int.
     """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
+        if not isinstance(dim, int) or isinstance(dim, bool):
+            raise TypeError(f"dim must be an int, got {dim!r}")
         self.dim = dim
 
     def extra_repr(self) -> str:
@@ -118,6 +123,9 @@ class Softmax(_ClassAxisModule):
 
     Args:
         dim: the class axis.
+
+    Raises:
+        TypeError: ``dim`` is no int.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -130,6 +138,9 @@ class LogSoftmax(_ClassAxisModule):
 
     Args:
         dim: the class axis.
+
+    Raises:
+        TypeError: ``dim`` is no int.
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from fcnet.functional.arguments import require_tensor, to_real
 from fcnet.functional.autograd import Context, can_use_custom_backward, differentiable_grad
 from fcnet.functional.cdfs import normal_cdf
 from fcnet.functional.dtypes import require_floating, require_real, to_compute_dtype
@@ -94,6 +95,7 @@ def sigmoid(input: Tensor) -> Tensor:
         The same shape and, for floating dtypes, the same dtype.
 
     Raises:
+        TypeError: ``input`` is no tensor.
         NotImplementedError: ``input`` is complex.
 
     Example:
@@ -103,6 +105,7 @@ def sigmoid(input: Tensor) -> Tensor:
     Source:
         The lecture's logistic function.
     """
+    require_tensor("input", input)
     if not (input.is_floating_point() or input.is_complex()):
         input = input.to(torch.get_default_dtype())
     require_floating("input", input)
@@ -127,6 +130,7 @@ def logsigmoid(input: Tensor) -> Tensor:
         The same shape and dtype.
 
     Raises:
+        TypeError: ``input`` is no tensor.
         NotImplementedError: ``input`` is not floating.
 
     Example:
@@ -160,6 +164,7 @@ def relu(input: Tensor) -> Tensor:
         The same shape and dtype.
 
     Raises:
+        TypeError: ``input`` is no tensor.
         NotImplementedError: ``input`` is boolean or complex.
 
     Example:
@@ -193,6 +198,7 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
         The same shape and dtype.
 
     Raises:
+        TypeError: ``input`` is no tensor, or ``negative_slope`` no real number.
         NotImplementedError: ``input`` is not floating.
 
     Example:
@@ -203,7 +209,7 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
         The lecture's leaky rectified linear unit.
     """
     require_floating("input", input)
-    return _apply(make_leaky_relu(negative_slope), input)
+    return _apply(make_leaky_relu(to_real("negative_slope", negative_slope)), input)
 
 
 def make_elu(alpha: float = 1.0) -> Activation:
@@ -228,6 +234,7 @@ def elu(input: Tensor, alpha: float = 1.0) -> Tensor:
         The same shape and dtype.
 
     Raises:
+        TypeError: ``input`` is no tensor, or ``alpha`` no real number.
         NotImplementedError: ``input`` is not floating.
 
     Example:
@@ -238,7 +245,7 @@ def elu(input: Tensor, alpha: float = 1.0) -> Tensor:
         The lecture's exponential linear unit.
     """
     require_floating("input", input)
-    return _apply(make_elu(alpha), input)
+    return _apply(make_elu(to_real("alpha", alpha)), input)
 
 
 # --- GELU ---------------------------------------------------------------------------------------------------------
@@ -293,6 +300,7 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
         The same shape and dtype.
 
     Raises:
+        TypeError: ``input`` is no tensor, or ``approximate`` no string.
         NotImplementedError: ``input`` is not floating.
         RuntimeError: ``approximate`` is unknown.
 
@@ -304,6 +312,8 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
         The lecture's Gaussian error linear unit; Hendrycks and Gimpel, "Gaussian error linear units", 2016.
     """
     require_floating("input", input)
+    if not isinstance(approximate, str):
+        raise TypeError(f"approximate must be a str, got {approximate!r}")
     if approximate not in GELU_VARIANTS:
         raise RuntimeError(f"approximate must be one of {', '.join(GELU_VARIANTS)}, got {approximate!r}")
     return _apply(GELU_VARIANTS[approximate], input)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
+from torch.autograd import forward_ad
 from torch.autograd.function import FunctionCtx
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
@@ -38,13 +38,13 @@ def can_use_custom_backward(input: Tensor) -> bool:
     return not (
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
-        or unpack_dual(input).tangent is not None
+        or (forward_ad._current_level >= 0 and forward_ad.unpack_dual(input).tangent is not None)
     )
 
 
 def can_read_without_sync(tensor: Tensor) -> bool:
     """True if `.item()` needs no device sync and no dispatch mode, such as fake tensors, is active."""
-    return tensor.device.type == "cpu" and not is_in_torch_dispatch_mode()
+    return tensor.is_cpu and not is_in_torch_dispatch_mode()
 
 
 def differentiable_grad(plain: Callable[[Tensor], Tensor], input: Tensor, grad: Tensor) -> Tensor:

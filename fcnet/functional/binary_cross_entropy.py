@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor
 
+from fcnet.functional.arguments import require_tensor
 from fcnet.functional.autograd import Context, can_read_without_sync, can_use_custom_backward, differentiable_grad
 from fcnet.functional.dtypes import cast_loss, require_floating, to_compute_dtype
 from fcnet.functional.reductions import apply_weight, reduce_losses, require_reduction
@@ -61,8 +62,10 @@ def binary_cross_entropy_with_logits(
         ``input`` and ``target`` promote.
 
     Raises:
+        TypeError: an argument is no tensor.
         ValueError: ``reduction`` is unknown, or the shapes of ``input`` and ``target`` differ.
-        RuntimeError: a dtype is not floating, or a weight does not broadcast.
+        NotImplementedError: ``input`` or ``target`` is not floating.
+        RuntimeError: a weight is complex or does not broadcast.
 
     Example:
         >>> binary_cross_entropy_with_logits(torch.tensor([20.0]), torch.tensor([1.0]))
@@ -72,10 +75,12 @@ def binary_cross_entropy_with_logits(
         The lecture's logistic regression, from maximum likelihood.
     """
     require_reduction(reduction)
-    require_floating("input", input)
-    require_floating("target", target)
+    require_tensor("input", input)
+    require_tensor("target", target)
     if input.shape != target.shape:
         raise ValueError(f"expected input and target of one shape, got {tuple(input.shape)} and {tuple(target.shape)}")
+    require_floating("input", input)
+    require_floating("target", target)
     for name, factor in (("weight", weight), ("pos_weight", pos_weight)):
         if factor is not None:
             _require_broadcast(name, factor, input)
@@ -165,6 +170,9 @@ def _grad_from_terms(x: Tensor, against: Tensor, decay: Tensor) -> Tensor:
 
 
 def _require_broadcast(name: str, weight: Tensor, input: Tensor) -> None:
+    require_tensor(name, weight)
+    if weight.is_complex():
+        raise RuntimeError(f"{name} must be of a real dtype, got {weight.dtype}")
     try:
         fits = torch.broadcast_shapes(weight.shape, input.shape) == input.shape
     except RuntimeError:

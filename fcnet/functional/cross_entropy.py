@@ -4,22 +4,31 @@ N examples, C classes, d1, … further axes; x are the logits, p̂ = softmax(x),
 
 `plain_losses` is the definition, to be read beside the slide. `cross_entropy` computes the same numbers in the fastest
 way that the arguments allow: by two kernels on a GPU, by the one-pass forms of `fcnet.functional.softmax_loss` on other
-devices, and by the definition itself under the compiler, `torch.func` and forward mode.
+devices, by the shortest of them for a few labels on a CPU, and by the definition itself under the compiler,
+`torch.func` and forward mode.
 """
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from fcnet.functional import fused, softmax_loss
-from fcnet.functional.autograd import Context, can_use_custom_backward, differentiable_grad
+from fcnet.functional.arguments import require_tensor, to_int, to_real
+from fcnet.functional.autograd import Context, can_read_without_sync, can_use_custom_backward, differentiable_grad
 from fcnet.functional.dtypes import cast_loss, require_floating, to_compute_dtype
 from fcnet.functional.reductions import apply_weight, reduce_losses, require_reduction
 from fcnet.functional.softmax import plain_log_softmax
 from fcnet.functional.softmax_loss import Labels, Probabilities, Targets
+
+_MAX_SMALL = 1 << 14
+"""Logits of a batch whose loss takes longer to call than to compute."""
+_MAX_POWER = math.exp(8.0)
+"""Differences of logits below 8 round by at most two units in the last place of their powers."""
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def plain_losses(x: Tensor, targets: Targets) -> Tensor:
@@ -80,7 +89,9 @@ def cross_entropy(
         ``input``, promoted with that of class probabilities and their weights.
 
     Raises:
+        TypeError: an argument is not of its type.
         ValueError: ``reduction`` is unknown, or the numbers of examples differ.
+        NotImplementedError: ``input`` is not floating.
         RuntimeError: other shapes, dtypes or ``label_smoothing`` do not fit.
         IndexError: an index is outside [0, C), on CPU.
 
@@ -94,6 +105,12 @@ def cross_entropy(
         The lecture's cross-entropy loss, from maximum likelihood.
     """
     require_reduction(reduction)
+    # Labels alone, few of them: a call costs more than its arithmetic, so this case goes without what the others need.
+    if weight is None and _is_small_batch(input, target, ignore_index, label_smoothing):
+        small_loss: Tensor | None = _SmallCrossEntropy.apply(input, target, reduction)
+        if small_loss is not None:
+            return small_loss
+    ignore_index, label_smoothing = to_int("ignore_index", ignore_index), to_real("label_smoothing", label_smoothing)
     target, w, compute_dtype, dtype = _check_arguments(input, target, weight, ignore_index, label_smoothing)
 
     # GPU path: one kernel reads the logits, another writes the gradient. Only a second derivative needs the definition.
@@ -115,6 +132,64 @@ def cross_entropy(
     return cast_loss(loss, dtype)
 
 
+def _is_small_batch(x: Tensor, y: Tensor, ignore_index: int, label_smoothing: float) -> bool:
+    """True for few logits and labels on the CPU, as `_SmallCrossEntropy` takes them, and no other arguments."""
+    return (
+        type(x) is Tensor
+        and type(y) is Tensor
+        and x.dtype in _DTYPES
+        and y.dtype is torch.int64
+        and x.is_cpu
+        and 0 < x.numel() <= _MAX_SMALL
+        and x.ndim == y.ndim + 1  # the gather checks the shapes, and faster
+        and x.numel() == y.numel() * x.size(1 if x.ndim > 1 else 0)
+        and type(ignore_index) is int
+        and ignore_index < 0
+        and type(label_smoothing) is float
+        and label_smoothing == 0.0
+        and can_use_custom_backward(x)
+        and can_read_without_sync(x)
+    )
+
+
+class _SmallCrossEntropy(torch.autograd.Function):
+    """−log p̂_y = log(1 + r) with the odds against y, r = Σ_{j≠y} e^(x_j − x_y) = (1 − p̂_y) / p̂_y.
+
+    The gradient is p̂_j = e^(x_j − x_y) / (1 + r) for j ≠ y, and p̂_y − 1 = −r / (1 + r).
+    Returns None where this form is not exact or does not apply.
+    """
+
+    @staticmethod
+    def forward(ctx: Context, input: Tensor, y: Tensor, reduction: str) -> Tensor | None:
+        x, dim = to_compute_dtype(input), 1 if input.ndim > 1 else 0
+        try:
+            odds, grad_logits = softmax_loss.odds_and_grad(x, y.unsqueeze(dim), dim)
+        except (IndexError, RuntimeError):  # an ignored label; or a mistake, to be told in the words of the other forms
+            return None
+        if not grad_logits.max().item() < _MAX_POWER:  # or NaN
+            return None
+        losses = odds.log1p()
+        total = x.new_full((), losses.numel() if reduction == "mean" else 1)  # faster to divide by than a number
+        if ctx.needs_input_grad[0]:
+            divisor = torch.addcmul(total, total, odds)  # total · (1 + r)
+            ctx.save_for_backward(input, y, grad_logits, divisor)
+            ctx.dim, ctx.reduction = dim, reduction
+        # A copy, as the caller may change a result in place but no view that a function returns.
+        loss = losses.squeeze(dim).clone() if reduction == "none" else reduce_losses(losses, reduction, total)
+        return cast_loss(loss, input.dtype)
+
+    @staticmethod
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None, None]:
+        input, y, grad_logits, divisor = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            targets = Labels(y.unsqueeze(ctx.dim), None, None, 0.0, ctx.dim)
+            plain = partial(_plain_loss, targets=targets, reduction=ctx.reduction)
+            return differentiable_grad(lambda x: plain(to_compute_dtype(x)), input, grad.to(divisor.dtype)), None, None
+        if ctx.reduction == "none":
+            grad = grad.unsqueeze(ctx.dim)
+        return (grad_logits * (grad / divisor)).to(input.dtype), None, None
+
+
 class _CrossEntropy(torch.autograd.Function):
     """Computes the gradient in the forward pass, where the powers e^(x_j − x_k) already exist.
 
@@ -133,7 +208,7 @@ class _CrossEntropy(torch.autograd.Function):
             ctx.save_for_backward(x, grad_logits, scale)
             ctx.dim, ctx.reduction = targets.dim, reduction
             ctx.plain = partial(_plain_loss, targets=targets, reduction=reduction)
-        return losses.squeeze(targets.dim) if reduction == "none" else reduce_losses(losses, reduction, total)
+        return losses.squeeze(targets.dim).clone() if reduction == "none" else reduce_losses(losses, reduction, total)
 
     @staticmethod
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None, None]:
@@ -154,6 +229,7 @@ def prepare_targets(
     Returns:
         The targets, and the dtype to compute in.
     """
+    ignore_index, label_smoothing = to_int("ignore_index", ignore_index), to_real("label_smoothing", label_smoothing)
     target, w, compute_dtype, _ = _check_arguments(input, target, weight, ignore_index, label_smoothing)
     return _make_targets(input, target, w, compute_dtype, ignore_index, label_smoothing), compute_dtype
 
@@ -183,7 +259,7 @@ def _check_arguments(
     Returns:
         The target and the weights for computing, the dtype to compute in, and the dtype of the loss.
     """
-    require_floating("input", input)
+    _require_logits_and_tensors(input, target, weight)
     if not 0.0 <= label_smoothing <= 1.0:
         raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0, got {label_smoothing}")
     dim = 1 if input.ndim > 1 else 0
@@ -211,10 +287,19 @@ def _check_arguments(
     return target.long() if target.dtype == torch.uint8 else target, w, x_dtype, input.dtype
 
 
+def _require_logits_and_tensors(input: Tensor, target: Tensor, weight: Tensor | None) -> None:
+    """Checks that the arguments are tensors, and that ``input`` is floating and has a class axis."""
+    require_tensor("input", input)
+    require_tensor("target", target)
+    if weight is not None:
+        require_tensor("weight", weight)
+    if not input.ndim:
+        raise IndexError("expected logits (C), (N, C) or (N, C, d1, …), got ()")
+    require_floating("input", input)
+
+
 def _check_probabilities(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> torch.dtype:
     """Checks class probabilities; returns the dtype of the loss."""
-    if not input.ndim and target.is_floating_point():
-        raise IndexError("expected logits (C), (N, C) or (N, C, d1, …), got ()")
     if not target.is_floating_point():
         raise RuntimeError(f"target in the shape of input must be of a floating dtype, got {target.dtype}")
     if ignore_index >= 0:

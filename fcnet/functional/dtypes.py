@@ -5,25 +5,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fcnet.functional.arguments import require_tensor
+
 _HALF_DTYPES = frozenset({torch.float16, torch.bfloat16})
 
 
 def require_floating(name: str, tensor: Tensor) -> None:
-    """Checks that a tensor is floating.
+    """Checks that an argument is a floating tensor.
 
     Raises:
+        TypeError: it is no tensor.
         NotImplementedError: it is an integer, boolean or complex tensor; torch's kernels raise the same class.
     """
+    require_tensor(name, tensor)
     if not tensor.is_floating_point():
         raise NotImplementedError(f"{name} must be of a floating dtype, got {tensor.dtype}")
 
 
 def require_real(name: str, tensor: Tensor) -> None:
-    """Checks that a tensor holds integers or floating-point numbers.
+    """Checks that an argument is a tensor of integers or floating-point numbers.
 
     Raises:
+        TypeError: it is no tensor.
         NotImplementedError: it is a boolean or complex tensor; torch's kernels raise the same class.
     """
+    require_tensor(name, tensor)
     if tensor.dtype == torch.bool or tensor.is_complex():
         raise NotImplementedError(f"{name} must be of a real dtype, got {tensor.dtype}")
 

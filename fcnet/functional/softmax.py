@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fcnet.functional.arguments import require_dtype, require_tensor, to_axis
 from fcnet.functional.autograd import Context, can_use_custom_backward
 from fcnet.functional.dtypes import require_floating, to_compute_dtype
 
@@ -55,8 +56,8 @@ def _plain_sub_max(x: Tensor, top: Tensor) -> Tensor:
 
 
 def _empty_result(x: Tensor, dim: int) -> Tensor:
-    """Returns an empty tensor like ``x``; the sum raises torch's IndexError for a wrong ``dim``."""
-    return x - x.sum(dim, keepdim=True)
+    """Returns an empty tensor like ``x``, which depends on ``x`` in derivatives of any order, as a softmax does."""
+    return x * x.exp().sum(dim, keepdim=True)
 
 
 def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -74,6 +75,7 @@ def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor
         The shape of ``input``; values in [0, 1] with sum 1 along ``dim``.
 
     Raises:
+        TypeError: ``input`` is no tensor, ``dim`` no int, or ``dtype`` no dtype.
         NotImplementedError: ``input`` is not floating.
         IndexError: ``dim`` is not an axis of ``input``.
 
@@ -84,7 +86,7 @@ def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor
     Source:
         The lecture's softmax function.
     """
-    return _apply(dim, input if dtype is None else input.to(dtype), _Softmax, plain_softmax)
+    return _apply(input, dim, dtype, _Softmax, plain_softmax)
 
 
 def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -101,6 +103,7 @@ def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Te
         The shape of ``input``; values at most 0.
 
     Raises:
+        TypeError: ``input`` is no tensor, ``dim`` no int, or ``dtype`` no dtype.
         NotImplementedError: ``input`` is not floating.
         IndexError: ``dim`` is not an axis of ``input``.
 
@@ -111,13 +114,23 @@ def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Te
     Source:
         The lecture's softmax function, in its cross-entropy.
     """
-    return _apply(dim, input if dtype is None else input.to(dtype), _LogSoftmax, plain_log_softmax)
+    return _apply(input, dim, dtype, _LogSoftmax, plain_log_softmax)
 
 
 def _apply(
-    dim: int, x: Tensor, function: type[torch.autograd.Function], plain: Callable[[Tensor, int], Tensor]
+    input: Tensor,
+    dim: int,
+    dtype: torch.dtype | None,
+    function: type[torch.autograd.Function],
+    plain: Callable[[Tensor, int], Tensor],
 ) -> Tensor:
-    """Evaluates one of the two in at least float32 and returns the dtype of ``x``."""
+    """Checks the arguments, evaluates one of the two in at least float32 and returns ``dtype`` or that of ``input``."""
+    require_tensor("input", input)
+    dim = to_axis(dim, input.ndim)
+    x = input
+    if dtype is not None:
+        require_dtype(dtype)
+        x = input.to(dtype)
     require_floating("input", x)
     wide = to_compute_dtype(x)
     result: Tensor = function.apply(wide, dim) if x.numel() and can_use_custom_backward(wide) else plain(wide, dim)

@@ -6,7 +6,7 @@ Losses have the shape of the logits with one class.
 
 The sum over the classes appears in three forms here, since each is the fastest where it applies:
 
-- `_odds_losses`: class indices and finite powers. It takes differences to x_y, so it needs no search for k.
+- `odds_and_grad`: class indices and finite powers. It takes differences to x_y, so it needs no search for k.
 - `_label_losses`: class indices and any logits. It takes differences to x_k, so no power overflows.
 - `_target_losses`: any targets, that is, class probabilities and smoothed labels.
 
@@ -195,42 +195,60 @@ def losses_and_grad(x: Tensor, targets: Targets, grad_logits: Tensor | None) -> 
         losses = fused.losses(x, spec, grad_logits)[0].unsqueeze(1)
         return losses, torch.ones_like(losses)
     if isinstance(targets, Labels) and not targets.smoothing:
-        return _label_losses(x, targets, grad_logits)
+        # The logits that the gradient overwrites cannot be read again.
+        finite = grad_logits is not x and can_read_without_sync(x)
+        return _label_losses(x, targets, grad_logits, finite=finite)
     losses = _target_losses(x, targets, grad_logits)
     return losses, torch.ones_like(losses)
 
 
-def _odds_losses(x: Tensor, index: Tensor, grad_logits: Tensor) -> Tensor:
-    """−log p̂_y = log(1 + r) with the odds against y, r = Σ_{j≠y} e^(x_j − x_y); writes the gradient.
+def odds_and_grad(x: Tensor, index: Tensor, dim: int, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Computes the odds against y, r = Σ_{j≠y} e^(x_j − x_y), and (1 + r) times the gradient of log(1 + r).
 
-    It takes half the operations of `_label_losses` and is as exact, but gives inf or NaN where a power overflows or a
-    logit is not finite.
+    The loss is −log p̂_y = log(1 + r). This form takes half the operations of `_label_losses`. It is as exact while r is
+    moderate, but a difference x_j − x_y above 8 rounds by more than a few units in the last place of the power, and
+    r is inf or NaN where a power overflows or a logit is not finite.
+
+    Args:
+        x: logits.
+        index: y, with one class on the axis ``dim``.
+        dim: the class axis.
+        out: memory for the gradient; None allocates it.
     """
+    powers = torch.sub(x, gather_labels(x, index, dim), out=out).exp_()
+    odds = powers.scatter_(dim, index, 0.0).sum(dim, keepdim=True)
+    # p̂_j = e^(x_j − x_y) / (1 + r), and p̂_y − 1 = −r / (1 + r), without the cancellation in p̂_y − 1.
+    return odds, powers.scatter_(dim, index, -odds)
+
+
+def _odds_losses(x: Tensor, index: Tensor, grad_logits: Tensor) -> Tensor:
+    """Returns the losses by `odds_and_grad`, and writes the gradient."""
 
     def chunk(x: Tensor, grad_logits: Tensor, index: Tensor) -> tuple[Tensor]:
-        powers = torch.sub(x, gather_labels(x, index, 1), out=grad_logits).exp_().scatter_(1, index, 0.0)
-        odds = powers.sum(1, keepdim=True)
+        odds, powers = odds_and_grad(x, index, 1, out=grad_logits)
         losses = odds.log1p()
-        # p̂_j = e^(x_j − x_y) / (1 + r), and p̂_y − 1 = −r / (1 + r), without the cancellation in p̂_y − 1.
-        powers.scatter_(1, index, -odds).div_(odds.add_(1.0))
+        powers.div_(odds.add_(1.0))
         return (losses,)
 
     (losses,) = map_chunks(chunk, 1, x, grad_logits, index)
     return losses
 
 
-def _label_losses(x: Tensor, labels: Labels, grad_logits: Tensor | None) -> tuple[Tensor, Tensor]:
+def _label_losses(x: Tensor, labels: Labels, grad_logits: Tensor | None, *, finite: bool) -> tuple[Tensor, Tensor]:
     """−w_y log p̂_y = w_y (log(1 + r) − d), with d = x_y − x_k and r = R + e^d − 1, R = Σ_{j≠y} e^(x_j − x_k).
 
-    Writes (1 + r) times the gradient for w = 1; the factor returned is w_y / (1 + r).
+    Writes (1 + r) times the gradient for w = 1; the factor returned is w_y / (1 + r). With ``finite``, it is assumed
+    that all logits are finite, which saves operations; if the losses' sum shows that it is wrong, all is done again.
     """
     dim = labels.dim
 
     def chunk(x: Tensor, grad_logits: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor]:
         # All steps reuse one buffer, `grad_logits`: differences, then powers, then the gradient.
         top = x.amax(dim, keepdim=True)
-        powers = sub_max(x, top, out=grad_logits)
-        own = propagate_nan_(gather_labels(powers, index, dim), top)
+        powers = torch.sub(x, top, out=grad_logits) if finite else sub_max(x, top, out=grad_logits)
+        own = gather_labels(powers, index, dim)
+        if not finite:
+            propagate_nan_(own, top)
         powers.exp_().scatter_(dim, index, torch.zeros_like(own))
         others = powers.sum(dim, keepdim=True)
         # (1 + r)(p̂_y − 1) = −R: minus the sum of the other entries, again without cancellation.
@@ -242,6 +260,8 @@ def _label_losses(x: Tensor, labels: Labels, grad_logits: Tensor | None) -> tupl
     # r ≥ 0 and the loss is at least log 2: rounding in r does not show. So the index k itself is never needed.
     odds = own.expm1().add_(others)
     losses, scale, weights = odds.log1p().sub_(own), odds.add_(1.0).reciprocal_(), labels.example_weights()
+    if finite and not math.isfinite(losses.sum().item()):
+        return _label_losses(x, labels, grad_logits, finite=False)
     if weights is not None:
         losses, scale = apply_weight(losses, weights), scale.mul_(weights)
     return losses if labels.ignored is None else losses.masked_fill_(labels.ignored, 0.0), scale

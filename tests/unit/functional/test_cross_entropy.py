@@ -164,6 +164,73 @@ def test_value_and_gradient_in_float32_are_as_near_to_the_truth_as_torchs(rows: 
     assert_close(gradient[normal], exact[normal].float(), rtol=2e-6, atol=0)
 
 
+def as_two_forms(x: Tensor, y: Tensor, **options: Any) -> list[list[Tensor]]:
+    """Value and gradient by the form of small batches, and by that of large ones: class weights of 1 take it."""
+    ones = torch.ones(x.shape[1], dtype=x.dtype)
+    return [value_and_grads(lambda x: F.cross_entropy(x, y, w, **options), x) for w in (None, ones)]  # noqa: B023
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("shape", [(64, 10), (5, 4, 3), (1, 1)], ids=str)
+def test_few_labels_have_the_loss_and_the_gradient_of_many(shape: tuple[int, ...], reduction: str) -> None:
+    x, y = random_tensor(*shape), random_labels(*without_classes(shape), num_classes=shape[1])
+    small, large = as_two_forms(x, y, reduction=reduction)
+    assert_close(small, large, rtol=1e-13, atol=1e-300)
+
+
+@pytest.mark.parametrize("gap", [7.9, 8.1, 80.0, 1e4, INF])
+def test_a_gap_of_any_size_against_the_label_keeps_the_digits(gap: float) -> None:
+    """For a gap above 8, differences to the label round too much. The large batch's form takes them to the maximum."""
+    x = torch.tensor([[0.1234567, gap + 0.1, gap - 1.2345678, -3.3], [0.5, 0.25, -1.75, 2.5]])
+    y = torch.tensor([0, 2])
+    value, gradient = value_and_grads(lambda x: F.cross_entropy(x, y, reduction="none"), x)
+    expected, exact = value_and_grads(lambda x: TORCH.cross_entropy(x, y, reduction="none"), x.double())
+    units = 8 * torch.finfo(torch.float32).eps  # some roundings of a difference below 8, and of a power
+    if gap < INF:
+        assert_close(value.double(), expected, rtol=units, atol=0)
+        assert_close(gradient.double(), exact, rtol=units, atol=1e-37)
+    else:
+        assert value.tolist() == [INF, pytest.approx(expected[1].item())]
+
+
+def test_labels_may_not_change_between_loss_and_gradient() -> None:
+    """As in torch: the gradient of a gradient would be that of other labels."""
+    for library in (F, TORCH):
+        x, y = random_tensor(3, 5).requires_grad_(), torch.tensor([0, 1, 2])
+        loss = library.cross_entropy(x, y)
+        y.zero_()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
+@pytest.mark.parametrize("case", INDEX_CASES, ids=str)
+def test_a_loss_may_be_changed_in_place_before_its_gradient(case: dict[str, Any]) -> None:
+    x, y = random_tensor(6, 4), random_labels(6, num_classes=4)
+    ours, theirs = (
+        value_and_grads(lambda x: library.cross_entropy(x, y, **make_options(case)).mul_(2.0), x)  # noqa: B023
+        for library in (F, TORCH)
+    )
+    assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_few_labels_of_half_precision_are_computed_in_float32_and_have_second_derivatives(dtype: torch.dtype) -> None:
+    x, y = random_tensor(6, 4).to(dtype), random_labels(6, num_classes=4)
+
+    def penalty(x: Tensor, library: Any) -> Tensor:
+        gradient: Tensor = torch.autograd.grad(library.cross_entropy(x, y), x, create_graph=True)[0]
+        return gradient.square().sum()
+
+    for function in (lambda x, library: library.cross_entropy(x, y), penalty):
+        (value, gradient), (exact, truth) = (
+            value_and_grads(lambda x: function(x, library), leaf)  # noqa: B023
+            for leaf, library in ((x, F), (x.double(), TORCH))
+        )
+        assert value.dtype == gradient.dtype == dtype
+        units = 4 * torch.finfo(dtype).eps
+        assert_close([value.double(), gradient.double()], [exact, truth], rtol=units, atol=units * truth.abs().max())
+
+
 # --- relations -------------------------------------------------------------------------------------
 
 
