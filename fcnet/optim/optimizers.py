@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as hooks
 
+from fcnet.functional.arguments import to_real
 from fcnet.optim.newton_schulz import orthogonalize
+from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -88,19 +90,26 @@ class Muon(torch.optim.Optimizer):
 
         W ← (1 − η λ) W − η · 0.2 √max(n, m) · U Vᵀ
 
-    up to the error of `fcnet.optim.newton_schulz.orthogonalize`, which leaves singular values of 0.73 to 1.27. The
-    factor 0.2 √max(n, m) gives the step the size of AdamW's, so that one learning rate and one decay serve both.
+    up to the error of `fcnet.optim.newton_schulz.orthogonalize`, which leaves singular values of 0.729 to 1.270, and
+    smaller ones where Σᵢᵢ is below a hundredth of (Σ σᵢ⁸)^⅛. The factor 0.2 √max(n, m) gives the step the size of
+    AdamW's, so that one learning rate and one decay serve both. A matrix of one row or column has the direction
+    G̃ / ‖G̃‖, which is exact.
 
-    `torch.optim.Muon` follows the same direction but takes matrices only. Its bfloat16 products are a hundred times
-    slower than float32 on a CPU without bfloat16 instructions. A CUDA graph can capture the step of this class, with a
-    tensor as learning rate.
+    `torch.optim.Muon` with ``adjust_lr_fn="match_rms_adamw"`` has the same factor and follows the same direction, with
+    singular values of 0.68 to 1.14 and, for one row or column, 0.70. Its default factor is √max(1, n / m). It takes
+    matrices only.
+    Its bfloat16 products are a hundred times slower than float32 on a CPU without bfloat16 instructions. A CUDA graph
+    can capture the step of this class, with a tensor as learning rate.
 
     Args:
-        params: parameters, or groups of them, as torch's optimizers take them.
-        lr: η.
-        weight_decay: λ of groups without their own.
-        momentum: μ.
-        betas: the decay rates of AdamW's two moments.
+        params: parameters, or groups of them, as torch's optimizers take them: real and floating.
+        lr: η, a finite number of at least 0, or a tensor of one.
+        weight_decay: λ of groups without their own, a finite number of at least 0.
+        momentum: μ, in [0, 1).
+        betas: the decay rates of AdamW's two moments, in [0, 1).
+
+    Raises:
+        UserError: an argument is outside its range, or a parameter is complex; in a step, a gradient is sparse.
 
     Source:
         Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024; the factor: Liu et
@@ -126,6 +135,11 @@ class Muon(torch.optim.Optimizer):
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": betas, "capturable": True}
         super().__init__(params, defaults)
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group, as torch's optimizers do, and checks its settings and parameters."""
+        super().add_param_group(param_group)  # type: ignore[no-untyped-call]
+        _check_muon_group(self.param_groups[-1])
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # noqa: ANN401 - as torch has it
         """Updates every parameter that has a gradient."""
@@ -134,6 +148,8 @@ class Muon(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         updates = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if any(parameter.grad.layout != torch.strided for parameter, _ in updates):
+            raise UserError("gradients must be dense for Muon, got a sparse gradient")
         matrices = [(parameter, group) for parameter, group in updates if parameter.ndim == 2]
         # One call for all matrices: those with the same short side share their products.
         directions = orthogonalize([self._nesterov(parameter, group["momentum"]) for parameter, group in matrices])
@@ -165,6 +181,31 @@ class Muon(torch.optim.Optimizer):
         mean = state["exp_avg"].lerp_(gradient, 1.0 - beta1) / (1.0 - beta1 ** state["step"])
         square = state["exp_avg_sq"].lerp_(gradient.square(), 1.0 - beta2) / (1.0 - beta2 ** state["step"])
         parameter.sub_(mean / (square.sqrt() + 1e-8) * group["lr"])
+
+
+def _check_muon_group(group: dict[str, Any]) -> None:
+    """Checks a group's settings and parameters, those that come from the defaults too."""
+    lr, betas = group["lr"], group["betas"]
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise UserError(f"lr must be one number, got a tensor of shape {tuple(lr.shape)}")
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
+        raise UserError(f"betas must be two numbers, got {betas!r}")
+    for name in ("lr", "weight_decay"):
+        if not 0.0 <= _to_float(name, group[name]) < math.inf:
+            raise UserError(f"{name} must be a finite number of at least 0, got {group[name]}")
+    for name, rate in (("momentum", group["momentum"]), ("betas", betas[0]), ("betas", betas[1])):
+        if not 0.0 <= _to_float(name, rate) < 1.0:
+            raise UserError(f"{name} must be in [0, 1), got {rate}")
+    dtypes = {parameter.dtype for parameter in group["params"] if not parameter.is_floating_point()}
+    if dtypes:
+        raise UserError(f"parameters must be of a floating dtype for Muon, got {', '.join(map(str, dtypes))}")
+
+
+def _to_float(name: str, value: Any) -> float:  # noqa: ANN401 - a user's argument
+    try:
+        return to_real(name, value.squeeze() if isinstance(value, Tensor) else value)
+    except TypeError as error:
+        raise UserError(str(error)) from error
 
 
 class LBFGS(torch.optim.LBFGS):

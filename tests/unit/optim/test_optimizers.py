@@ -14,6 +14,7 @@ from torch.testing import assert_close
 
 from fcnet.models.mlp import MLP
 from fcnet.optim.optimizers import LBFGS, Muon, fast_step, parameter_groups
+from fcnet.runtime.errors import UserError
 from tests.helpers import random_tensor
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def exact_orthogonalize(matrices: Sequence[Tensor], *_: Any) -> list[Tensor]:
     return [u @ v for u, _, v in (torch.linalg.svd(matrix, full_matrices=False) for matrix in matrices)]
 
 
-@pytest.mark.parametrize("shape", [(6, 4), (4, 9)])
+@pytest.mark.parametrize("shape", [(6, 4), (4, 9), (1, 8), (8, 1)])
 def test_muon_equals_torchs_muon_for_a_matrix(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fcnet.optim.optimizers.orthogonalize", exact_orthogonalize)
     monkeypatch.setattr(
@@ -140,6 +141,104 @@ def test_muon_equals_torchs_muon_for_a_matrix(shape: tuple[int, int], monkeypatc
     run_steps(Muon([ours], **settings), ours)
     run_steps(torch.optim.Muon([theirs], adjust_lr_fn="match_rms_adamw", **settings), theirs)
     assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (8, 1), (1, 1)])
+def test_muon_steps_along_the_direction_of_one_row_or_column(shape: tuple[int, int]) -> None:
+    """It has one singular value, so its orthogonal matrix is known exactly: torch's iteration leaves 0.7 of it."""
+    ours, theirs = nn.Parameter(torch.zeros(shape)), nn.Parameter(torch.zeros(shape))
+    step = run_steps(Muon([ours], lr=0.1), ours, 1)
+    direction = random_tensor(*shape, seed=0)
+    assert_close(step, -0.1 * 0.2 * math.sqrt(max(shape)) * direction / direction.norm())
+    optimizer = torch.optim.Muon([theirs], lr=0.1, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    assert run_steps(optimizer, theirs, 1).norm() / step.norm() == pytest.approx(0.7, abs=0.02)
+
+
+def test_muon_takes_gradients_of_any_size() -> None:
+    for scale in (1e-37, 1e-25, 1.0, 1e25, 1e36):
+        weight = nn.Parameter(torch.zeros(3, 4))
+        weight.grad = scale * random_tensor(3, 4)
+        Muon([weight], lr=0.1).step()
+        unit = nn.Parameter(torch.zeros(3, 4))
+        unit.grad = random_tensor(3, 4)
+        Muon([unit], lr=0.1).step()
+        assert_close(weight, unit)
+
+
+def test_muon_resumes_exactly_from_its_state() -> None:
+    def make() -> tuple[Muon, list[nn.Parameter]]:
+        parameters = [nn.Parameter(random_tensor(*shape)) for shape in ((4, 3), (1, 5), (4,))]
+        groups = [{"params": parameters[:1], "weight_decay": 0.1}, {"params": parameters[1:], "lr": 0.2}]
+        return Muon(groups, lr=0.1), parameters
+
+    def advance(optimizer: Muon, parameters: list[nn.Parameter], steps: range) -> None:
+        for step in steps:
+            for parameter in parameters:
+                parameter.grad = random_tensor(*parameter.shape, seed=step)
+            optimizer.step()
+
+    straight, expected = make()
+    advance(straight, expected, range(6))
+    stopped, parameters = make()
+    advance(stopped, parameters, range(3))
+    resumed, others = make()
+    resumed.load_state_dict(stopped.state_dict())
+    with torch.no_grad():
+        for parameter, other in zip(parameters, others, strict=True):
+            other.copy_(parameter)
+    advance(resumed, others, range(3, 6))
+    assert all(torch.equal(a, b) for a, b in zip(expected, others, strict=True))
+
+
+def test_a_compiled_step_of_muon_is_its_step() -> None:
+    results = []
+    for compiled in (False, True):
+        parameters = [
+            nn.Parameter(random_tensor(4, 3)),
+            nn.Parameter(random_tensor(1, 5)),
+            nn.Parameter(random_tensor(4)),
+        ]
+        optimizer = Muon(parameters, lr=torch.tensor(0.1), weight_decay=0.1)  # type: ignore[arg-type]
+        for parameter in parameters:
+            parameter.grad = random_tensor(*parameter.shape, seed=1)
+        torch.compiler.reset()
+        (torch.compile(optimizer.step, backend="aot_eager") if compiled else optimizer.step)()
+        results.append([parameter.detach() for parameter in parameters])
+    assert_close(results[1], results[0])
+
+
+ONE = nn.Parameter(torch.ones(2, 2))
+MUON_ERRORS: list[tuple[dict[str, Any], str]] = [
+    ({"lr": -1.0}, "lr must be a finite number of at least 0, got -1.0"),
+    ({"lr": math.nan}, "lr must be a finite number of at least 0, got nan"),
+    ({"lr": "0.1"}, "lr must be a real number, got '0.1'"),
+    ({"lr": torch.ones(2)}, "lr must be one number, got a tensor of shape (2,)"),
+    ({"weight_decay": -0.1}, "weight_decay must be a finite number of at least 0, got -0.1"),
+    ({"momentum": 1.0}, "momentum must be in [0, 1), got 1.0"),
+    ({"momentum": None}, "momentum must be a real number, got None"),
+    ({"betas": 0.9}, "betas must be two numbers, got 0.9"),
+    ({"betas": (0.9, 1.0)}, "betas must be in [0, 1), got 1.0"),
+    ({"params": [{"params": [ONE], "lr": -1.0}]}, "lr must be a finite number of at least 0, got -1.0"),
+    (
+        {"params": [nn.Parameter(torch.ones(2, 2) * 1j)]},
+        "parameters must be of a floating dtype for Muon, got torch.complex64",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "text"), MUON_ERRORS, ids=[text for _, text in MUON_ERRORS])
+def test_muon_refuses_arguments_outside_their_range(arguments: dict[str, Any], text: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Muon(**{"params": [ONE], **arguments})
+    assert str(caught.value) == text
+
+
+def test_muon_refuses_a_sparse_gradient_and_leaves_the_parameters() -> None:
+    weight = nn.Parameter(torch.ones(3, 2))
+    weight.grad = torch.ones(3, 2).to_sparse()
+    with pytest.raises(UserError, match="gradients must be dense for Muon, got a sparse gradient"):
+        Muon([weight]).step()
+    assert torch.equal(weight, torch.ones(3, 2))
 
 
 def test_muon_updates_matrices_together_as_it_does_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fcnet.optim.schedules import add_warmup, constant, cosine, linear, multi_step, one_cycle
+from fcnet.runtime.errors import UserError
 
 
 @given(st.integers(1, 1000))
@@ -21,15 +23,47 @@ def test_cosine_falls_from_1_to_0(num_steps: int) -> None:
     assert all(before > after for before, after in itertools.pairwise(factors))
 
 
-def test_cosine_equals_torchs() -> None:
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=0.5)
-    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
-    ours = cosine(20)
-    for step in range(20):
-        assert 0.5 * ours(step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+def torchs_factors(num_steps: int, scheduler: Any, **options: Any) -> list[float]:
+    """Returns the factors of a scheduler of torch's from step 0 to step ``num_steps``."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    made = scheduler(optimizer, **options)
+    factors = []
+    for _ in range(num_steps + 1):
+        factors.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        theirs.step()
+        made.step()
+    return factors
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 20])
+def test_schedules_equal_torchs_from_the_first_step_to_the_last(num_steps: int) -> None:
+    theirs = torch.optim.lr_scheduler
+    for schedule, scheduler, options in (
+        (cosine(num_steps), theirs.CosineAnnealingLR, {"T_max": num_steps}),
+        (linear(num_steps), theirs.LinearLR, {"start_factor": 1.0, "end_factor": 0.0, "total_iters": num_steps}),
+        (linear(num_steps), theirs.PolynomialLR, {"total_iters": num_steps}),
+        (
+            add_warmup(constant(), num_steps),
+            theirs.LinearLR,
+            {"start_factor": 1.0 / (num_steps + 1), "total_iters": num_steps},
+        ),
+        (multi_step([2, 1, 1], 0.5), theirs.MultiStepLR, {"milestones": [2, 1, 1], "gamma": 0.5}),
+    ):
+        expected = torchs_factors(num_steps, scheduler, **options)
+        assert [schedule(step) for step in range(num_steps + 1)] == pytest.approx(expected, abs=1e-12)
+
+
+def test_no_warmup_changes_nothing() -> None:
+    assert [add_warmup(cosine(3), 0)(step) for step in range(4)] == [cosine(3)(step) for step in range(4)]
+
+
+@pytest.mark.parametrize("schedule", [cosine, linear, one_cycle])
+@pytest.mark.parametrize("num_steps", [0, -1, 2.0, True])
+def test_a_training_has_at_least_one_step(schedule: Any, num_steps: Any) -> None:
+    with pytest.raises(UserError, match=f"num_steps must be an integer of at least 1, got {num_steps}"):
+        schedule(num_steps)
+    with pytest.raises(UserError, match="num_steps must be an integer of at least 0, got -1"):
+        add_warmup(constant(), -1)
 
 
 def test_linear_falls_evenly_to_0_and_stays_there() -> None:
@@ -42,7 +76,7 @@ def test_warmup_rises_evenly_and_then_follows_the_schedule() -> None:
     assert [add_warmup(cosine(20), 4)(step) for step in range(4, 20)] == [cosine(20)(step) for step in range(4, 20)]
 
 
-@pytest.mark.parametrize("num_steps", [20, 21, 100, 1000])
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 4, 5, 20, 21, 100, 1000])
 def test_one_cycle_equals_torchs(num_steps: int) -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
     theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.5, total_steps=num_steps, cycle_momentum=False)
