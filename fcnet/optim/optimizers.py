@@ -137,7 +137,7 @@ class Muon(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group, as torch's optimizers do, and checks its settings and parameters."""
-        super().add_param_group(param_group)  # type: ignore[no-untyped-call]
+        super().add_param_group(param_group)
         _check_muon_group(self.param_groups[-1])
 
     @torch.no_grad()
