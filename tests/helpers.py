@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 # The folder that holds the package: the checkout, or site-packages.
 PACKAGE_ROOT = Path(fcnet.__file__).parents[1]
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 120.0
 
 RUN_FILES = {
     *("config.toml", "commands.jsonl", "metrics.jsonl", "diagnostics.jsonl", "summary.json"),

@@ -124,9 +124,22 @@ def _meet(own: int, ranks: int) -> Store:
             _check_deadline(deadline, "rank 0 does not listen there")
     store: Store = next(rendezvous("env://", timeout=timedelta(seconds=JOIN_SECONDS)))[0]
     store.set(f"started/{own}", "")
-    while missing := [str(other) for other in range(ranks) if not store.check([f"started/{other}"])]:
-        _check_deadline(deadline, f"no rank {', '.join(missing)}")
+    while missing := _missing_ranks(store, ranks):
+        # Rank 0 listens, but counts as started only once all others have come.
+        _check_deadline(deadline, f"no rank {', '.join([rank for rank in missing if rank != '0'] or missing)}")
     return store
+
+
+def _missing_ranks(store: Store, ranks: int) -> list[str]:
+    """Returns the ranks that have not started.
+
+    Raises:
+        ConnectionError: rank 0, which has the store, has ended.
+    """
+    try:
+        return [str(other) for other in range(ranks) if not store.check([f"started/{other}"])]
+    except RuntimeError as error:
+        raise ConnectionError("rank 0 has ended") from error
 
 
 def _is_listening(address: tuple[str, int]) -> bool:
