@@ -3,6 +3,7 @@
 from fcnet.evaluation.classification import Evaluation, evaluate
 from fcnet.evaluation.predictions import Mistake, PredictionCollector, Predictions
 from fcnet.evaluation.scores import ScoreCollector, ScoreMetrics
+from fcnet.evaluation.temperature import TemperatureFit, divide_logits, find_temperature, fit_temperature
 from fcnet.metrics import Confusion
 
 __all__ = [
@@ -13,5 +14,9 @@ __all__ = [
     "Predictions",
     "ScoreCollector",
     "ScoreMetrics",
+    "TemperatureFit",
+    "divide_logits",
     "evaluate",
+    "find_temperature",
+    "fit_temperature",
 ]
