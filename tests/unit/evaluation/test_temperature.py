@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ def test_the_derivative_is_zero_where_mpmath_takes_it_with_50_digits() -> None:
     with mpmath.workdps(50):
         rows = [[mpmath.mpf(value) for value in row] for row in logits.tolist()]
 
-        def slope(beta: float) -> float:
+        def slope(beta: float) -> Any:
             total = mpmath.mpf(0)
             for row, label in zip(rows, labels.tolist(), strict=True):
                 powers = [mpmath.exp(beta * value) for value in row]
