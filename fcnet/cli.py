@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 import torch
 from tqdm import tqdm
 
+from fcnet.config.selection import CRITERIA, DEFAULT_SELECTION
 from fcnet.runtime import distributed, memory, output, signals
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.formatting import format_count, format_percent
@@ -22,6 +23,7 @@ from fcnet.runtime.terminal import first_fitting, fitting_postfix, meter_format,
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from fcnet.config.selection import Selection
     from fcnet.training.loop import Training
     from fcnet.training.records import EpochRecord
 
@@ -220,7 +222,8 @@ def show_progress(training: Training, events: Iterator[EpochRecord | None], *, l
                 if training.step == training.num_steps:
                     stack.enter_context(say_if_slow("evaluating and saving the model"))
                 if lines:
-                    print_status(format_epoch(record, training.algorithm.epochs, terminal_columns()))
+                    algorithm = training.algorithm
+                    print_status(format_epoch(record, algorithm.epochs, terminal_columns(), algorithm.select))
             # `update` is true only when it redraws the bar. One rank's metrics do not cover the batch of several.
             elif bar.update(training.step - bar.n) and distributed.world_size() == 1:
                 loss, accuracy = training.metrics.compute()
@@ -232,13 +235,16 @@ def show_progress(training: Training, events: Iterator[EpochRecord | None], *, l
                 bar.set_postfix_str(fitting_postfix(columns, training.num_steps, [long, short]), refresh=False)
 
 
-def format_epoch(record: EpochRecord, epochs: int, columns: int | None = None) -> str:
+def format_epoch(
+    record: EpochRecord, epochs: int, columns: int | None = None, select: Selection = DEFAULT_SELECTION
+) -> str:
     """Returns the line for one epoch of a training run.
 
     Args:
         record: figures of the epoch.
         epochs: number of epochs of the run.
         columns: width to fit into; None for the longest form.
+        select: figure that ``validation_score`` is.
     """
     number = f"epoch {record.epoch:{len(str(epochs))}}/{epochs}"
     speed = f"{record.images_per_second:,.0f} images/s"
@@ -253,6 +259,12 @@ def format_epoch(record: EpochRecord, epochs: int, columns: int | None = None) -
         full += [f"validation loss {validation_loss} accuracy {validation}", speed]
         short = [number, f"train {loss} ({accuracy})", f"val {validation_loss} ({validation})", speed]
         key_figures = f"{number} · train {loss} · val {validation}"
+        if record.validation_score is not None:
+            criterion = CRITERIA[select]
+            score = f"{criterion.short_label} {criterion.format(record.validation_score)}"
+            full[2] += f" {score}"
+            short.insert(3, score)
+            key_figures = f"{number} · train {loss} · {score}"
     return first_fitting([*(" · ".join(each) for each in (full, short, short[:-1])), key_figures], columns)
 
 

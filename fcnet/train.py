@@ -103,7 +103,7 @@ def _show_finished(run: Run, *, tensorboard: bool) -> int:
     run.clean_up()
     ensure_report(run)
     if tensorboard:
-        EventLog(run.path, records).close()
+        EventLog(run.path, records, run.load_config().train.select).close()
     cli.print_status(f"{run.path} is finished: {result}")
     return 0
 
@@ -333,7 +333,8 @@ def _loss_notes(config: Config) -> list[str]:
 def _log_events(events: Iterator[EpochRecord | None], run: Run, training: Training) -> Iterator[EpochRecord | None]:
     """Returns the same events. The first rank also writes them for TensorBoard, after those up to the checkpoint."""
     if distributed.rank() == 0:
-        return log_to_tensorboard(events, run.path, _read_records(run)[: training.epoch])
+        completed = _read_records(run)[: training.epoch]
+        return log_to_tensorboard(events, run.path, completed, training.algorithm.select)
     return events
 
 

@@ -11,7 +11,16 @@ from fcnet.runtime.formatting import format_percent
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Selection = Literal["validation_accuracy", "validation_loss"]
+Selection = Literal[
+    "validation_accuracy",
+    "validation_loss",
+    "mean_class_accuracy",
+    "macro_f1",
+    "mean_average_precision",
+    "roc_auc",
+    "brier_score",
+    "top_5_accuracy",
+]
 
 
 @dataclass(frozen=True)
@@ -20,20 +29,29 @@ class Criterion:
 
     Attributes:
         name: the value of ``train.select``.
-        label: the figure in words.
+        short_label: the figure in words, without its set.
+        column: where records and summaries hold the figure; ``validation_score`` unless they have it anyway.
         lower_is_better: whether a smaller figure is the better one; all others rise.
+        needs_logits: whether it follows from the logits of all images and not from a loss and counts.
 
     Example:
         >>> loss = CRITERIA["validation_loss"]
         >>> loss.is_better(0.3, than=0.4), loss.is_better(0.4, than=0.4), loss.is_better(math.nan, than=0.4)
         (True, False, False)
-        >>> loss.format(0.31254), CRITERIA["validation_accuracy"].format(0.31254, std=0.001)
+        >>> loss.format(0.31254), CRITERIA["macro_f1"].format(0.31254, std=0.001)
         ('0.3125', '31.25% ± 0.10')
     """
 
     name: Selection
-    label: str
+    short_label: str
+    column: str = "validation_score"
     lower_is_better: bool = False
+    needs_logits: bool = False
+
+    @property
+    def label(self) -> str:
+        """The figure in words."""
+        return f"validation {self.short_label}"
 
     @property
     def is_fraction(self) -> bool:
@@ -53,7 +71,7 @@ class Criterion:
 
     def find(self, figures: Mapping[str, Any]) -> float | None:
         """Returns this figure among those of an epoch or of a run; None if it is absent or not finite."""
-        value: float | None = figures.get(self.name)
+        value: float | None = figures.get(self.column)
         return value
 
     def sort_key(self, value: float) -> float:
@@ -75,8 +93,14 @@ DEFAULT_SELECTION: Selection = "validation_accuracy"
 CRITERIA: dict[str, Criterion] = {
     criterion.name: criterion
     for criterion in (
-        Criterion("validation_accuracy", "validation accuracy"),
-        Criterion("validation_loss", "validation loss", lower_is_better=True),
+        Criterion("validation_accuracy", "accuracy", "validation_accuracy"),
+        Criterion("validation_loss", "loss", "validation_loss", lower_is_better=True),
+        Criterion("mean_class_accuracy", "mean class accuracy"),
+        Criterion("macro_f1", "macro F1"),
+        Criterion("mean_average_precision", "mAP", needs_logits=True),
+        Criterion("roc_auc", "ROC AUC", needs_logits=True),
+        Criterion("brier_score", "Brier score", lower_is_better=True, needs_logits=True),
+        Criterion("top_5_accuracy", "top-5 accuracy", needs_logits=True),
     )
 }
 """All criteria by name."""

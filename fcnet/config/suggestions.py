@@ -63,6 +63,12 @@ _SYNONYM_OF = {name: key for key, names in _KEY_SYNONYMS.items() for name in nam
 _CHOICE_SYNONYMS = {
     "validation_accuracy": "accuracy acc valacc valaccuracy",
     "validation_loss": "loss valloss logloss",
+    "mean_class_accuracy": "balancedaccuracy meanaccuracy",
+    "macro_f1": "f1 f1score f1macro",
+    "mean_average_precision": "map averageprecision ap",
+    "roc_auc": "auc auroc rocaucscore",
+    "brier_score": "brier",
+    "top_5_accuracy": "top5 topk top5accuracy",
     "cross_entropy": "ce crossentropyloss nll xent categoricalcrossentropy",
     "quadratic": "mse l2 squared squarederror mseloss",
     "logistic": "bce logreg softmax linear logisticregression binarycrossentropy",

@@ -12,6 +12,7 @@ from fcnet.data.store.store import mean_and_std
 from fcnet.experiment.build_data import (
     EVALUATION_BATCH_SIZE,
     check_data,
+    check_selection,
     check_validation,
     load_or_fit_whitening,
     make_augmentation,
@@ -159,6 +160,7 @@ def build(
         validation = own_validation_batches(store, classes, preprocessing, device)
         if len(validation_rows):
             validation = make_batches(rows=validation_rows, batch_size=EVALUATION_BATCH_SIZE)
+        check_selection(config, validation, len(classes))
     with memory.phase("building the network"):
         model = make_model(config, config.data.whiten or math.prod(store.shape), len(classes)).to(device)
         initial_note = () if initial is None else (initial.copy_to(model, classes),)

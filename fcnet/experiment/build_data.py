@@ -18,6 +18,7 @@ from fcnet.data.store.store import cache_folder, find_store, open_store
 from fcnet.data.transforms.augment import Affine, ColorJitter, Cutout, Flip, Shift
 from fcnet.data.transforms.mixup import MixupCutmix
 from fcnet.data.transforms.whitening import VARIANCE_FLOOR, Whitening, fit_whitening
+from fcnet.evaluation.selection import undefined_reasons
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import read_checksummed, sha256, write_checksummed
@@ -122,6 +123,20 @@ def check_validation(config: schema.Config, store: Store, num_held_out: int) -> 
     else:
         rule, found = "data.validation must be greater than 0", "0.0"
     raise UserError(*(f"{rule} if {need}, got {found}" for need in needs))
+
+
+def check_selection(config: schema.Config, validation: Batches | None, num_classes: int) -> None:
+    """Checks that ``train.select`` is a figure that the validation images have, whatever the model.
+
+    Raises:
+        UserError: it is not.
+    """
+    if validation is not None:
+        counts = validation.selected_labels.bincount(minlength=num_classes).tolist()
+        for reason in undefined_reasons(config.train.select, counts):
+            raise UserError(
+                f"train.select must be a figure of the validation images, got {config.train.select}: {reason}"
+            )
 
 
 def select(split: Split, known: Sequence[str], wanted: Sequence[str], key: str) -> tuple[Tensor, Tensor]:

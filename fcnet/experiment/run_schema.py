@@ -38,6 +38,7 @@ class EpochLine(_Object):
     validation_accuracy: Fraction | None
     seconds: NonNegative
     images_per_second: NonNegative
+    validation_score: float | None = None
 
 
 class Histogram(_Object):
@@ -90,6 +91,7 @@ class Summary(_Object):
     test_metrics: dict[str, MetricEntry] | None = None
     validation_accuracy: Fraction | None
     validation_loss: float | None
+    validation_score: float | None = None
     epochs: Number
     best_epoch: Number
     steps: Number

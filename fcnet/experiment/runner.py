@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fcnet.config.selection import CRITERIA
 from fcnet.diagnostics import advice, idle_units
 from fcnet.evaluation.classification import evaluate
 from fcnet.evaluation.full_evaluation import evaluate_fully
@@ -129,7 +130,7 @@ def _train(
         take_snapshot()
     for record in training.advance():
         if record is not None:
-            records.append(nan_to_none(dataclasses.asdict(record)))
+            records.append(_to_line(record, experiment))
             with distributed.long_work():
                 if distributed.rank() == 0:
                     run.write_records(records)
@@ -148,6 +149,14 @@ def _train(
     with memory.phase("saving the run"):
         training.check_finite()
         _finish(experiment, run, records)
+
+
+def _to_line(record: EpochRecord, experiment: Experiment) -> dict[str, Any]:
+    """Returns the line of an epoch in ``metrics.jsonl``, which has a score only if ``train.select`` names one."""
+    line = nan_to_none(dataclasses.asdict(record))
+    if CRITERIA[experiment.config.train.select].column != "validation_score":
+        del line["validation_score"]
+    return line
 
 
 def _snapshot_fn(experiment: Experiment, run: Run, lines: list[dict[str, Any]]) -> Callable[[], None]:
@@ -203,6 +212,7 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
                 "test_metrics": {each.name: each.to_dict() for each in metric_values(result, scores)},
                 "validation_accuracy": best["validation_accuracy"],
                 "validation_loss": best["validation_loss"],
+                **{name: best[name] for name in ("validation_score",) if name in best},
                 "epochs": training.epoch,
                 "best_epoch": training.best_epoch,
                 "steps": training.step,

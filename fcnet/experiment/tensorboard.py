@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Self
 
+from fcnet.config.selection import DEFAULT_SELECTION
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import disk_full_as_user_error
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from fcnet.config.selection import Selection
     from fcnet.training.records import EpochRecord
 
 TAGS = {
@@ -27,7 +29,8 @@ TAGS = {
     "validation_accuracy": "accuracy/validation",
     "images_per_second": "images_per_second",
 }
-"""The TensorBoard tag of each field of `fcnet.training.records.EpochRecord`; the step is that of the training."""
+"""The TensorBoard tag of each field of `fcnet.training.records.EpochRecord` but ``validation_score``, whose tag has the
+name of the figure, such as ``macro_f1/validation``. The step is that of the training."""
 _FILES = "events.out.tfevents.*"
 
 
@@ -56,6 +59,7 @@ class EventLog:
     Args:
         folder: the run folder.
         records: the completed epochs.
+        select: the figure that ``validation_score`` is.
 
     Raises:
         UserError: the disk is full.
@@ -71,10 +75,13 @@ class EventLog:
         ['events.out.tfevents.']
     """
 
-    def __init__(self, folder: Path, records: Iterable[EpochRecord] = ()) -> None:
+    def __init__(
+        self, folder: Path, records: Iterable[EpochRecord] = (), select: Selection = DEFAULT_SELECTION
+    ) -> None:
         from torch.utils.tensorboard import SummaryWriter  # optional, and slow to import
 
         completed = list(records)
+        self._tags = {**TAGS, "validation_score": f"{select}/validation"}
         self._files = folder / _FILES
         self._wall_time = time.time() - sum(record.seconds for record in completed)
         self._stack = contextlib.ExitStack()
@@ -89,7 +96,7 @@ class EventLog:
         """Writes the figures of one epoch; they can be read as soon as the method returns."""
         self._wall_time += record.seconds
         with disk_full_as_user_error(self._files):
-            for name, tag in TAGS.items():
+            for name, tag in self._tags.items():
                 if (value := getattr(record, name)) is not None:
                     self._writer.add_scalar(tag, value, record.step, walltime=self._wall_time)
             self._writer.flush()
@@ -119,7 +126,10 @@ class EventLog:
 
 
 def log_to_tensorboard(
-    events: Iterator[EpochRecord | None], folder: Path, completed: Iterable[EpochRecord]
+    events: Iterator[EpochRecord | None],
+    folder: Path,
+    completed: Iterable[EpochRecord],
+    select: Selection = DEFAULT_SELECTION,
 ) -> Iterator[EpochRecord | None]:
     """Writes the records of a training as TensorBoard events while it runs.
 
@@ -127,11 +137,12 @@ def log_to_tensorboard(
         events: the events of `fcnet.experiment.runner.run_experiment`.
         folder: the run folder.
         completed: the epochs that were completed before the run was resumed.
+        select: the figure that ``validation_score`` is.
 
     Yields:
         The same events, each record after it has been written.
     """
-    with EventLog(folder, completed) as log:
+    with EventLog(folder, completed, select) as log:
         for record in events:
             if record is not None:
                 log.add(record)

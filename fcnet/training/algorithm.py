@@ -40,8 +40,9 @@ class GradientDescent:
             Validation and the trained model use the average; 0 turns it off.
         patience: epochs without a better validation figure before training stops early. With patience the trained
             model has the weights of the best epoch; 0 trains all epochs and keeps the last weights.
-        select: the validation figure that tells which epoch is the best: ``"validation_accuracy"`` or
-            ``"validation_loss"``.
+        select: the validation figure that tells which epoch is the best: ``"validation_accuracy"``,
+            ``"validation_loss"``, ``"mean_class_accuracy"``, ``"macro_f1"``, ``"mean_average_precision"``,
+            ``"roc_auc"``, ``"brier_score"`` or ``"top_5_accuracy"``.
 
     Raises:
         UserError: a ValueError; a setting is not what it must be.

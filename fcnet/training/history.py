@@ -48,8 +48,13 @@ class History(Sequence[EpochRecord]):
         return len(self._records)
 
     def to_dict(self) -> dict[str, list[Any]]:
-        """Returns the figures as columns, for example for ``pandas.DataFrame(history.to_dict())``."""
+        """Returns the figures as columns, for example for ``pandas.DataFrame(history.to_dict())``.
+
+        ``validation_score`` is among them if ``select`` of the algorithm names such a figure.
+        """
         names = [field.name for field in dataclasses.fields(EpochRecord)]
+        if all(record.validation_score is None for record in self):
+            names.remove("validation_score")
         return {name: [getattr(record, name) for record in self] for name in names}
 
     def __repr__(self) -> str:
@@ -65,4 +70,5 @@ def format_figures(record: EpochRecord) -> str:
     if record.validation_accuracy is None:
         return figures
     accuracy = format_percent(record.validation_accuracy, 1)
-    return f"{figures}, validation_loss={record.validation_loss:.4f}, validation_accuracy={accuracy}"
+    score = "" if record.validation_score is None else f", validation_score={record.validation_score:.4f}"
+    return f"{figures}, validation_loss={record.validation_loss:.4f}, validation_accuracy={accuracy}{score}"

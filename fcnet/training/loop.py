@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fcnet.config.selection import CRITERIA
 from fcnet.data.batches import Batches
-from fcnet.evaluation.classification import evaluate
+from fcnet.evaluation.selection import evaluate_by
 from fcnet.optim.optimizers import fast_step
 from fcnet.runtime import distributed
 from fcnet.training.backpropagation import accumulate_gradients
@@ -145,7 +146,7 @@ class Training(TrainingState[BatchesT]):
         train_loss, train_accuracy = self.metrics.compute()
         self.seconds += time.perf_counter() - since
         self.epoch += 1
-        validation = None if self.validation is None else self._validate(self.validation)
+        validation, value = (None, None) if self.validation is None else self._validate(self.validation)
         record = EpochRecord(
             epoch=self.epoch,
             step=self.step,
@@ -156,18 +157,18 @@ class Training(TrainingState[BatchesT]):
             validation_accuracy=None if validation is None else validation.accuracy,
             seconds=self.seconds,
             images_per_second=self.metrics.num_images / max(self.seconds, 1e-9),
+            validation_score=value if CRITERIA[self.algorithm.select].column == "validation_score" else None,
         )
         self.metrics.reset()
         self.previous_seconds += self.seconds
         self.seconds = 0.0
         return record
 
-    def _validate(self, held_out: BatchesT) -> Evaluation:
+    def _validate(self, held_out: BatchesT) -> tuple[Evaluation, float]:
         """Evaluates the weights that training would keep if it ended now: the average, or the current weights."""
         averaged = self.average.average_parameters(self.batches, self.seed) if self.average else None
         with averaged or contextlib.nullcontext():
-            evaluation = evaluate(self.model, held_out)
+            evaluation, value = evaluate_by(self.model, held_out, self.algorithm.select)
             if self.early_stopping is not None:
-                figures = {"validation_accuracy": evaluation.accuracy, "validation_loss": evaluation.loss}
-                self.early_stopping.update(self.epoch, figures[self.algorithm.select], self.model)
-        return evaluation
+                self.early_stopping.update(self.epoch, value, self.model)
+        return evaluation, value

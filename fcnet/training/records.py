@@ -35,6 +35,8 @@ class EpochRecord:
         validation_accuracy: the accuracy on the validation set after the epoch.
         seconds: seconds spent in the training steps of this epoch.
         images_per_second: training images divided by ``seconds``.
+        validation_score: the validation figure that ``select`` of `GradientDescent` names, if it is neither the loss
+            nor the accuracy; else None.
     """
 
     epoch: int
@@ -46,6 +48,7 @@ class EpochRecord:
     validation_accuracy: float | None
     seconds: float
     images_per_second: float
+    validation_score: float | None = None
 
 
 class MetricAccumulator:

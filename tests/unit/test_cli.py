@@ -363,6 +363,17 @@ def test_an_epoch_fits_into_one_line_of_the_terminal(columns: int, line: str) ->
         assert all(len(cli.format_epoch(changed, epochs, columns)) <= columns for epochs in (5, 10_000))
 
 
+def test_the_line_of_an_epoch_names_the_figure_that_selects() -> None:
+    scored = dataclasses.replace(record(0.5), validation_score=0.25)
+    assert cli.format_epoch(scored, 5, select="mean_average_precision") == (
+        "epoch 3/5 · training loss 0.1235 accuracy 98.77%"
+        " · validation loss 0.5000 accuracy 50.00% mAP 25.00% · 12,346 images/s"
+    )
+    short = "epoch 3/5 · train 0.1235 (98.77%) · val 0.5000 (50.00%) · Brier score 0.2500"
+    assert cli.format_epoch(scored, 5, 80, "brier_score") == short
+    assert cli.format_epoch(scored, 5, 50, "roc_auc") == "epoch 3/5 · train 0.1235 · ROC AUC 25.00%"
+
+
 def test_a_slow_block_says_on_a_terminal_what_is_under_way(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -77,7 +77,7 @@ SETTINGS = [
     ["optimizer.name=muon", *STEPS, "train.ema_decay=0.9", "train.patience=3"],
     FULL_BATCH,
     ["optimizer.name=adam", "optimizer.schedule=one_cycle", "train.patience=1", "train.select=validation_loss"],
-    ["data.whiten=9", "model.activation=gelu"],
+    ["data.whiten=9", "model.activation=gelu", "train.patience=2", "train.select=mean_average_precision"],
     CLIPPED,
     ["data.augment={ rotate = 20, scale = 0.2 }"],
     ["data.augment={ color_jitter = 0.4, cutout = 2 }"],

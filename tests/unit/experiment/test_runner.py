@@ -6,12 +6,14 @@ import itertools
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 
 from fcnet.config.schema import Config
 from fcnet.config.toml import dump_config
 from fcnet.evaluation.prediction_files import read_predictions
+from fcnet.evaluation.selection import evaluate_by
 from fcnet.experiment.build import build
 from fcnet.experiment.image_classifier import load
 from fcnet.experiment.run_folder import Run
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from fcnet.config.selection import Selection
     from fcnet.experiment.build import Experiment
 
 CPU = torch.device("cpu")
@@ -260,3 +263,40 @@ def test_temporary_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     leftover.mkdir()
     run_experiment(build(config, CPU), run, save_seconds=1000.0)
     assert not leftover.exists()
+
+
+@pytest.mark.parametrize("select", ["validation_accuracy", "validation_loss", "macro_f1", "roc_auc"])
+def test_records_and_summary_have_the_selected_figure_once_and_the_summary_that_of_the_best_epoch(
+    select: Selection, tmp_path: Path
+) -> None:
+    config = make_config(train={"patience": EPOCHS, "select": select}, optimizer={"lr": 0.1})
+    run = make_run(tmp_path / "run", config)
+    experiment = train_to_end(run, config)
+    records, summary = run.records(), run.summary()
+    has_score = select in {"macro_f1", "roc_auc"}
+    assert all(("validation_score" in figures) == has_score for figures in (*records, summary))
+    column = "validation_score" if has_score else select
+    values = [record[column] for record in records]
+    best = min(values) if select == "validation_loss" else max(values)
+    assert (summary["best_epoch"], summary[column]) == (values.index(best) + 1, best)
+    validation = experiment.training.validation
+    assert evaluate_by(experiment.training.model, validation, select)[1] == best
+
+
+@pytest.mark.parametrize(
+    ("select", "num_classes", "reason"),
+    [
+        ("top_5_accuracy", 2, "it needs more than 5 classes, and there are 2"),
+        ("roc_auc", 2, "it needs images of two classes, and all are of one"),
+    ],
+)
+def test_a_figure_that_the_validation_images_do_not_have_is_refused_before_training(
+    select: Selection, num_classes: int, reason: str, tmp_path: Path
+) -> None:
+    arrays: dict[str, Any] = {f"x_{split}": np.zeros((20, 4, 4), np.uint8) for split in ("train", "validation", "test")}
+    arrays |= {f"y_{split}": np.arange(20) % num_classes for split in ("train", "test")}
+    np.savez(tmp_path / "x.npz", **arrays, y_validation=np.zeros(20, np.int64))
+    config = make_config(data={"source": "arrays", "path": str(tmp_path / "x.npz")}, train={"select": select})
+    with pytest.raises(UserError) as error:
+        build(config, CPU)
+    assert str(error.value) == f"train.select must be a figure of the validation images, got {select}: {reason}"

@@ -46,7 +46,14 @@ def test_every_figure_of_every_epoch_is_written_at_its_step(tmp_path: Path) -> N
     assert set(scalars) == set(TAGS.values())
     for field, tag in TAGS.items():
         assert scalars[tag] == [(10 * n, getattr(make_record(n), field)) for n in (1, 2)]
-    assert set(TAGS) | {"step", "seconds"} == {field.name for field in dataclasses.fields(EpochRecord)}
+    others = {"step", "seconds", "validation_score"}
+    assert set(TAGS) | others == {field.name for field in dataclasses.fields(EpochRecord)}
+
+
+def test_a_selected_figure_has_a_tag_of_its_name(tmp_path: Path) -> None:
+    with EventLog(tmp_path, [dataclasses.replace(make_record(1), validation_score=0.25)], "macro_f1"):
+        pass
+    assert read_scalars(tmp_path)["macro_f1/validation"] == [(10, 0.25)]
 
 
 def test_figures_that_are_none_have_no_event(tmp_path: Path) -> None:

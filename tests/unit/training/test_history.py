@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from fcnet.training.history import History
@@ -22,8 +23,16 @@ def test_a_history_is_a_sequence_of_records() -> None:
 
 def test_its_columns_are_the_fields_of_the_records() -> None:
     columns = History(RECORDS).to_dict()
-    assert list(columns) == list(EpochRecord.__dataclass_fields__)
+    assert list(columns) == [name for name in EpochRecord.__dataclass_fields__ if name != "validation_score"]
     assert (columns["epoch"], columns["train_loss"]) == ([1, 2, 3], [1.0, 0.5, 1 / 3])
+
+
+def test_a_selected_figure_is_a_column_where_there_is_one() -> None:
+    scored = [dataclasses.replace(record, validation_score=0.125 * record.epoch) for record in RECORDS]
+    columns = History(scored).to_dict()
+    assert list(columns) == list(EpochRecord.__dataclass_fields__)
+    assert columns["validation_score"] == [0.125, 0.25, 0.375]
+    assert repr(History(scored)).endswith("validation_accuracy=25.0%, validation_score=0.3750)")
 
 
 def test_its_repr_is_short() -> None:
