@@ -31,7 +31,7 @@ from fcnet.report.page import ensure_report
 from fcnet.runtime import distributed, memory
 from fcnet.runtime.errors import NonFiniteError, UserError
 from fcnet.runtime.files import write_bytes, write_text
-from fcnet.runtime.formatting import format_count
+from fcnet.runtime.formatting import format_count, format_percent
 from fcnet.runtime.signals import defer_signals
 from fcnet.runtime.startup import command_line
 from fcnet.training.lr_finder import lr_range_test, suggest_lr
@@ -311,6 +311,8 @@ def _finish(run: Run, experiment: Experiment) -> int:
         for warning in run.summary()["warnings"]:
             cli.print_status(f"note: {warning}")
         cli.print_status(_format_result(run))
+        if (calibration := run.summary().get("calibration")) is not None:
+            cli.print_status(_format_calibration(calibration))
         report = f"report: {run.path / 'report.html'}; " if (run.path / "report.html").is_file() else ""
         cli.print_status(f"{report}next: {command_line('evaluate')} {shlex.quote(str(run.path))}")
     return 0
@@ -396,6 +398,12 @@ def _format_result(run: Run) -> str:
         f"on {format_count(summary['test_images'], 'image')} after {summary['train_seconds']:.1f} s of training"
         + (f"; weights of epoch {best_epoch} of {epochs}, the best by {figure}" if best_epoch < epochs else "")
     )
+
+
+def _format_calibration(calibration: dict[str, Any]) -> str:
+    before, after = calibration["test"]["before"], calibration["test"]["after"]
+    errors = [format_percent(figures["calibration_error"]) for figures in (before, after)]
+    return f"temperature {calibration['temperature']:.4g}: test calibration error {errors[0]} before, {errors[1]} after"
 
 
 if __name__ == "__main__":

@@ -224,6 +224,9 @@ class Train(Section):
     select: Selection = DEFAULT_SELECTION
     """Validation figure that decides which epoch is the best, when training stops early, and how a sweep ranks its
     trials. A loss is better when it is lower, the others when they are higher; of equal epochs the first is best."""
+    calibrate: bool = False
+    """Divide the logits by the temperature that minimises the cross-entropy of the validation images, once training has
+    ended. Predicted classes stay; probabilities become as sure as they are right."""
     threads: int = Field(default=0, ge=0, le=MAX_THREADS)
     """CPU threads. 0: choose by the size of the model and the batch, up to ``OMP_NUM_THREADS``."""
     save_seconds: float = Field(default=30.0, ge=0.0)
@@ -253,6 +256,9 @@ class Config(Section):
         if self.optimizer.name == "lbfgs" and self.train.batch_size != "all":
             rule = 'must be "all" for lbfgs, because its line search needs a fixed loss'
             errors.append(f"train.batch_size|{rule}|{self.train.batch_size}")
+        if self.train.calibrate and self.train.loss in {"hinge", "quadratic"}:
+            rule = f"must be false for the loss {self.train.loss}, whose scores are no log-odds"
+            errors.append(f"train.calibrate|{rule}|true")
         # Other sources may have a validation split of their own, which `fcnet.experiment.build` knows.
         if not self.data.validation and self.data.source in _SOURCES_WITHOUT_VALIDATION:
             errors += [f"data.validation|must be greater than 0 if {key}|0.0" for key in validation_needs(self)]
@@ -271,5 +277,6 @@ def validation_needs(config: Config) -> list[str]:
     needs = {
         "train.patience is set": train.patience > 0,
         f"train.select is {train.select}": train.select != DEFAULT_SELECTION,
+        "train.calibrate is true": train.calibrate,
     }
     return [need for need, holds in needs.items() if holds]

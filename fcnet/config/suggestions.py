@@ -54,6 +54,7 @@ _KEY_SYNONYMS = {
     "train.ema_decay": "ema averaging",
     "train.patience": "earlystopping earlystop",
     "train.select": "monitor metric bestmetric metricforbestmodel selection selectby criterionforbest",
+    "train.calibrate": "calibration temperature temperaturescaling tempscaling",
     "train.threads": "numthreads nthreads njobs workers numworkers",
     "train.save_seconds": "saveevery saveinterval checkpointevery",
 }

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from fcnet.data.store.image_names import ImageNames, encode_names
-from fcnet.metrics import Confusion
+from fcnet.metrics import Confusion, confidence_bins
 from fcnet.models.mlp import logits_to_probabilities
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import UserError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fcnet.data.batches import Batches
+    from fcnet.metrics import ConfidenceBin
 
 TOP_K = 10
 """K, or C if that is smaller."""
@@ -115,6 +116,12 @@ class Predictions:
     def confusion(self, num_classes: int) -> Confusion:
         """Counts the images for each pair of a true and a predicted class."""
         return Confusion.from_labels(self.labels, self.classes[:, 0], num_classes)
+
+    def confidence_bins(self) -> list[ConfidenceBin]:
+        """Groups the images by the probability of the predicted class; see `fcnet.metrics.confidence_bins`."""
+        # Rounding can leave a probability a little above 1, which no confidence may exceed.
+        confidence = [min(p, 1.0) for p in self.probabilities[:, 0].tolist()]
+        return confidence_bins(confidence, self.is_correct.tolist())
 
     def mistakes(self, count: int | None = None) -> list[Mistake]:
         """Returns the misclassified images, most confident first; ties keep the order of the set.

@@ -56,6 +56,7 @@ class ImageClassifier(nn.Module):
         std: float32 (channels,), their standard deviation.
         whitening: applied after the normalization; None if the model was trained without it.
         resize: whether files of another size are resized to ``shape``, as in training.
+        temperature: what the last layer of the model was divided by to calibrate it; None if it was not.
     """
 
     input_dtype = torch.uint8  # `fcnet.fit` and `evaluate` give it pixels
@@ -72,6 +73,7 @@ class ImageClassifier(nn.Module):
         std: Tensor,
         whitening: Whitening | None = None,
         resize: bool = False,
+        temperature: float | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -81,6 +83,7 @@ class ImageClassifier(nn.Module):
         self.register_buffer("std", std)
         self.whitening = whitening
         self.resize = resize
+        self.temperature = temperature
 
     def extra_repr(self) -> str:
         """Returns the shape of an image and the number of classes, as `print` shows them."""
@@ -188,6 +191,7 @@ class ImageClassifier(nn.Module):
             "std": self.std.tolist(),
             "resize": self.resize,
             "whiten": 0 if self.whitening is None else len(self.whitening.bias),
+            **({} if self.temperature is None else {"temperature": self.temperature}),
             **metadata,
         }
         write_checksummed(stem, self.state_dict(), content)
@@ -219,6 +223,7 @@ class ImageClassifier(nn.Module):
                 std=torch.tensor(metadata.std),
                 whitening=Whitening(metadata.whiten, math.prod(metadata.shape)) if metadata.whiten else None,
                 resize=metadata.resize,
+                temperature=metadata.temperature,
             )
         expected = classifier.state_dict()
         num_bytes = sum(tensor.nbytes for tensor in expected.values())

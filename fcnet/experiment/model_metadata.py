@@ -52,6 +52,7 @@ class ModelMetadata(BaseModel):
         std: the standard deviation of each channel.
         resize: whether files of another size are resized.
         whiten: the number of components of the whitening; 0 for none.
+        temperature: what the last layer was divided by to calibrate it; None if it was not.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
@@ -64,6 +65,7 @@ class ModelMetadata(BaseModel):
     std: Annotated[tuple[_PositiveFloat, ...], ListAsTuple]
     resize: bool
     whiten: Annotated[int, Field(ge=0, lt=2**31)]
+    temperature: _PositiveFloat | None = None
 
     @model_validator(mode="after")
     def _check_consistency(self) -> ModelMetadata:

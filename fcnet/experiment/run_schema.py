@@ -82,6 +82,35 @@ class MetricEntry(_Object):
     interval: Annotated[list[float], Field(min_length=2, max_length=2)] | None
 
 
+class CalibrationFigures(_Object):
+    """The calibration on a set of images.
+
+    ``bins`` has the count, the mean confidence and the number of correct predictions of each
+    `fcnet.metrics.ConfidenceBin`.
+    """
+
+    log_loss: float | None
+    calibration_error: Fraction
+    bins: list[Annotated[list[float], Field(min_length=3, max_length=3)]]
+
+
+class CalibrationChange(_Object):
+    """The calibration on a set of images with the logits of the training, and with those divided by the temperature."""
+
+    before: CalibrationFigures
+    after: CalibrationFigures
+
+
+class Calibration(_Object):
+    """What ``train.calibrate`` did; see `fcnet.evaluation.temperature.TemperatureFit`."""
+
+    temperature: Annotated[float, Field(gt=0.0)]
+    reason: str | None
+    gap: NonNegative | None
+    validation: CalibrationChange
+    test: CalibrationChange
+
+
 class Summary(_Object):
     """``summary.json``: the figures of a finished run, and the environment in which it was trained."""
 
@@ -113,6 +142,7 @@ class Summary(_Object):
     seed: int
     data: str
     init_from: dict[str, str] | None = None
+    calibration: Calibration | None = None
 
 
 class GitCommit(_Object):

@@ -16,6 +16,8 @@ from fcnet.evaluation.classification import evaluate
 from fcnet.evaluation.full_evaluation import evaluate_fully
 from fcnet.evaluation.metric_values import metric_values
 from fcnet.evaluation.prediction_files import write_predictions
+from fcnet.evaluation.selection import evaluate_by
+from fcnet.experiment.calibration import calibrate
 from fcnet.experiment.run_folder import nan_to_none
 from fcnet.experiment.run_identity import check_identity, identity_notes, run_identity
 from fcnet.experiment.run_schema import CheckpointEntries, check_object
@@ -195,8 +197,12 @@ def _save(experiment: Experiment, run: Run, records: list[dict[str, Any]], snaps
 def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> None:
     """Evaluates on the test set and writes the model, the predictions and the summary."""
     training, classifier = experiment.training, experiment.classifier
+    calibration = calibrate(experiment) if experiment.config.train.calibrate else None
     result, predictions, scores = evaluate_fully(training.model, experiment.test)
     warnings = _training_warnings(experiment, records, result)
+    figures = _validation_figures(experiment, records, is_calibrated=calibration is not None)
+    if calibration is not None and calibration["reason"] is not None:
+        warnings.append(f"the temperature of train.calibrate stays 1: {calibration['reason']}")
     with distributed.long_work():
         if distributed.rank() == 0:
             environment = _environment(experiment)
@@ -204,15 +210,12 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
             origin = {} if experiment.initial is None else {"init_from": experiment.initial.origin}
             classifier.save(run.path / "model", {"environment": environment, **origin})
             write_predictions(run.path, predictions, classifier.classes, experiment.fingerprint)
-            best = records[training.best_epoch - 1]
             summary = {
                 "test_accuracy": result.accuracy,
                 "test_interval": result.interval,
                 "test_loss": result.loss,
                 "test_metrics": {each.name: each.to_dict() for each in metric_values(result, scores)},
-                "validation_accuracy": best["validation_accuracy"],
-                "validation_loss": best["validation_loss"],
-                **{name: best[name] for name in ("validation_score",) if name in best},
+                **figures,
                 "epochs": training.epoch,
                 "best_epoch": training.best_epoch,
                 "steps": training.step,
@@ -224,7 +227,22 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
                 "test_images": experiment.test.num_images,
                 "warnings": warnings,
             }
-            run.finish(summary | environment | origin)
+            calibrated = {} if calibration is None else {"calibration": calibration}
+            run.finish(summary | environment | origin | calibrated)
+
+
+def _validation_figures(
+    experiment: Experiment, records: list[dict[str, Any]], *, is_calibrated: bool
+) -> dict[str, float | None]:
+    """Returns the validation figures of the trained model; collective if it is calibrated."""
+    training, select = experiment.training, experiment.config.train.select
+    names = ["validation_accuracy", "validation_loss", CRITERIA[select].column]
+    figures = {name: records[training.best_epoch - 1][name] for name in names}
+    if is_calibrated:  # its loss is not that of the epoch any more
+        evaluation, value = evaluate_by(training.model, training.validation, select)
+        figures |= {CRITERIA[select].column: value}
+        figures |= {"validation_accuracy": evaluation.accuracy, "validation_loss": evaluation.loss}
+    return figures
 
 
 def _training_warnings(experiment: Experiment, records: list[dict[str, Any]], test: Evaluation) -> list[str]:

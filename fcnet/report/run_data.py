@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fcnet import metrics
 from fcnet.evaluation.classification import evaluate
 from fcnet.evaluation.prediction_files import read_predictions
 from fcnet.evaluation.predictions import PredictionCollector
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from fcnet import metrics
     from fcnet.config.schema import Config
     from fcnet.data.batches import Batches
     from fcnet.evaluation.predictions import Predictions
@@ -77,11 +77,7 @@ class RunData:
     @cached_property
     def confidence_bins(self) -> list[metrics.ConfidenceBin]:
         """The test images grouped by confidence; see `fcnet.metrics.confidence_bins`."""
-        if self.predictions is None:
-            return []
-        confidence, correct = self.predictions.probabilities[:, 0], self.predictions.is_correct
-        # Rounding can leave a probability a little above 1, which no confidence may exceed.
-        return metrics.confidence_bins([min(p, 1.0) for p in confidence.tolist()], correct.tolist())
+        return [] if self.predictions is None else self.predictions.confidence_bins()
 
     @property
     def images_per_second(self) -> float | None:
