@@ -80,6 +80,7 @@ lr = 0.01
 [train]
 epochs = 3
 batch_size = 25
+calibrate = true
 """,
     "averaged": """
 [data]
@@ -98,6 +99,8 @@ epochs = 3
 batch_size = 165
 ema_decay = 0.9
 patience = 2
+select = "mean_average_precision"
+calibrate = true
 """,
     "line_search": """
 [data]
@@ -304,6 +307,17 @@ def test_two_ranks_learn_what_one_process_learns(name: str, folders: tuple[Path,
     our_predictions, their_predictions = (load_file(run / name / "predictions.safetensors") for run in (two, one))
     assert our_predictions["labels"].equal(their_predictions["labels"])
     assert_close(our_predictions["true_probabilities"], their_predictions["true_probabilities"], rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["binary", "averaged"])
+def test_the_temperature_of_two_ranks_is_that_of_one_process(name: str, folders: tuple[Path, Path]) -> None:
+    ours, theirs = (read_summary(folder / name)["calibration"] for folder in (folders[1], folders[0]))
+    assert ours["temperature"] == pytest.approx(theirs["temperature"], rel=1e-3)
+    assert ours["gap"] < 1e-12
+    for name, moment in itertools.product(("validation", "test"), ("before", "after")):
+        assert ours[name][moment]["log_loss"] == pytest.approx(theirs[name][moment]["log_loss"], rel=1e-3)
+        counts = [sum(count for count, _, _ in each[name][moment]["bins"]) for each in (ours, theirs)]
+        assert counts[0] == counts[1]
 
 
 @pytest.mark.parametrize("name", ["normalised", "binary", "averaged", "line_search", "all"])

@@ -63,7 +63,13 @@ SETTINGS = [
     ["optimizer.name=sgd", "train.accumulate=3"],
     ["optimizer.name=adamw", "train.ema_decay=0.9", "data.whiten=9"],
     ["optimizer.name=muon", "optimizer.schedule=steps", "train.ema_decay=0.9", "train.patience=4"],
-    ["optimizer.name=adam", "train.patience=4", "data.balance=sampling", "data.augment={ mixup = 0.3 }"],
+    [
+        "optimizer.name=adam",
+        "train.patience=4",
+        "data.balance=sampling",
+        "data.augment={ mixup = 0.3 }",
+        "train.calibrate=true",
+    ],
     FULL_BATCH,
 ]
 pytestmark = pytest.mark.usefixtures("working_folder", "isolated_cache")

@@ -73,7 +73,7 @@ MIXED = (
 )
 SETTINGS = [
     ["optimizer.name=sgd", "train.accumulate=3"],
-    ["optimizer.name=adamw", "train.ema_decay=0.9"],
+    ["optimizer.name=adamw", "train.ema_decay=0.9", "train.calibrate=true"],
     ["optimizer.name=muon", *STEPS, "train.ema_decay=0.9", "train.patience=3"],
     FULL_BATCH,
     ["optimizer.name=adam", "optimizer.schedule=one_cycle", "train.patience=1", "train.select=validation_loss"],
@@ -158,7 +158,7 @@ def remove_setting(run: Run, section: str, name: str) -> None:
         write_checksummed(file.with_suffix(""), tensors, metadata)
 
 
-@pytest.mark.parametrize(("section", "name"), [("train", "select")])
+@pytest.mark.parametrize(("section", "name"), [("train", "select"), ("train", "calibrate")])
 def test_a_run_that_began_before_a_setting_existed_resumes_with_its_default(
     section: str, name: str, tmp_path: Path
 ) -> None:

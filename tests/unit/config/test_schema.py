@@ -110,6 +110,13 @@ def test_an_empty_file_gives_the_defaults(load_text: LoadText) -> None:
     assert load_text("") == Config()
 
 
+def test_scores_that_are_no_log_odds_are_not_calibrated(read_errors: ReadErrors, file: Path) -> None:
+    assert read_errors("[train]\nloss = 'hinge'\ncalibrate = true\n[data]\nvalidation = 0.0") == [
+        f"train.calibrate ({file}:3) must be false for the loss hinge, whose scores are no log-odds, got true",
+        f"data.validation ({file}:5) must be greater than 0 if train.calibrate is true, got 0.0",
+    ]
+
+
 def test_data_that_may_have_a_validation_split_of_its_own_needs_none_held_out(load_text: LoadText) -> None:
     config = load_text("[data]\nsource = 'images'\npath = 'x'\nvalidation = 0\n[train]\npatience = 3")
     assert (config.data.validation, config.train.patience) == (0.0, 3)

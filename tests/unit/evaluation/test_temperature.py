@@ -18,7 +18,7 @@ from fcnet import MLP, LogisticRegression
 from fcnet.data.batches import Batches
 from fcnet.evaluation import divide_logits, evaluate, find_temperature, fit_temperature
 from fcnet.runtime.errors import UserError
-from tests.helpers import seeded
+from tests.helpers import random_classifier, random_images, seeded
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -143,6 +143,19 @@ def test_a_model_is_fitted_batch_by_batch_and_not_changed() -> None:
         whole = find_temperature(model(x), y)
     assert fit.temperature == pytest.approx(whole.temperature, rel=1e-5)  # float32 products of other shapes
     assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_an_image_classifier_is_fitted_and_divided() -> None:
+    classifier = random_classifier(hidden=(8,))
+    pixels, labels = random_images(60, classifier.shape, seed=0), torch.randint(3, (60,), generator=seeded(4))
+    with torch.no_grad():
+        before = classifier(pixels)
+    divide_logits(classifier, 2.0)
+    with torch.no_grad():
+        assert_close(classifier(pixels), before / 2)
+    assert fit_temperature(classifier, (pixels, labels)).loss_before == pytest.approx(
+        scipy_loss(1.0, before / 2, labels), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("num_classes", [2, 4])

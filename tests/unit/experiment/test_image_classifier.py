@@ -268,6 +268,15 @@ def test_a_saved_classifier_is_loaded_bit_for_bit_in_evaluation_mode(name: str, 
     )
 
 
+@pytest.mark.parametrize("temperature", [None, 1.25])
+def test_a_temperature_is_saved_and_loaded_if_there_is_one(temperature: float | None, tmp_path: Path) -> None:
+    classifier = make_classifier("logistic regression")
+    classifier.temperature = temperature
+    classifier.save(tmp_path / "model", {})
+    assert fcnet.load(tmp_path).temperature == temperature
+    assert ("temperature" in read_checksummed(tmp_path / "model")[1]) == (temperature is not None)
+
+
 def test_the_saved_metadata_are_complete(tmp_path: Path) -> None:
     make_classifier("logistic regression").save(tmp_path / "model", {"environment": {"seed": 3}})
     tensors, metadata = read_checksummed(tmp_path / "model")

@@ -29,7 +29,8 @@ def reseal(run: Path, metadata: dict[str, Any], tensors: dict[str, Tensor] | Non
     old_tensors, content = read_checksummed(run / "model")
     write_checksummed(run / "model", old_tensors if tensors is None else tensors, content)
     content = json.loads((run / "model.json").read_bytes()) | metadata
-    write_sealed(run, json.dumps({key: value for key, value in content.items() if value is not ...} | {"checksum": ""}))
+    kept = {key: value for key, value in content.items() if value is not ... and key != "checksum"}
+    write_sealed(run, json.dumps(kept | {"checksum": ""}))
 
 
 def write_sealed(run: Path, text: str) -> None:
@@ -88,6 +89,8 @@ WRONG_ENTRIES: list[tuple[dict[str, Any], str]] = [
     ({"whiten": 25}, "model.json: in_features must be the values of an image"),
     ({"whiten": 2**40}, "model.json: whiten must be less than 2147483648"),
     ({"whiten": -1}, "model.json: whiten must be at least 0, got -1"),
+    ({"temperature": 0.0}, "model.json: temperature must be greater than 0.0, got 0.0"),
+    ({"temperature": "1"}, 'model.json: temperature must be a number, got "1"'),
     ({"tensors": None}, "model.safetensors is damaged: its bytes do not match the checksum in model.json"),
     ({"tensors": {}}, "model.safetensors is damaged: its bytes do not match the checksum in model.json"),
     *(
