@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fcnet.evaluation.metric_values import MAIN_METRICS, stored_metrics
-from fcnet.metrics import average_metrics, calibration_error, class_metrics, wilson_interval
+from fcnet.metrics import ConfidenceBin, average_metrics, calibration_error, class_metrics, wilson_interval
 from fcnet.metrics.confusion import MAX_TABLE_CLASSES
 from fcnet.report.charts import reliability_diagram
 from fcnet.report.heat_map import confusion_heat_map
@@ -15,7 +15,7 @@ from fcnet.runtime.formatting import format_interval, format_percent
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fcnet.metrics import ConfidenceBin, Confusion
+    from fcnet.metrics import Confusion
     from fcnet.report.charts import Chart
     from fcnet.report.run_data import RunData
 
@@ -90,7 +90,7 @@ def evaluation_section(run: RunData) -> EvaluationSection | None:
         heat_map=confusion_heat_map(confusion, classes) if has_heat_map else None,
         confusions=_most_confused_pairs(confusion, classes),
         confusions_note=f"The {_MAX_CONFUSIONS} most frequent of {num_pairs:,}." if num_pairs > _MAX_CONFUSIONS else "",
-        calibrations=[_calibration("", run.confidence_bins)],
+        calibrations=_calibrations(run),
     )
 
 
@@ -145,6 +145,18 @@ def _most_confused_pairs(confusion: Confusion, classes: Sequence[str]) -> list[t
         (classes[pair.label], classes[pair.prediction], f"{pair.count:,}", format_percent(pair.fraction))
         for pair in confusion.most_confused(_MAX_CONFUSIONS)
     ]
+
+
+def _calibrations(run: RunData) -> list[Calibration]:
+    """Returns the calibration of the model, after that of its training if a temperature changed it."""
+    change = run.summary.get("calibration")
+    if change is None or change["reason"] is not None:
+        return [_calibration("", run.confidence_bins)]
+    before = [
+        ConfidenceBin(int(count), mean, int(correct)) for count, mean, correct in change["test"]["before"]["bins"]
+    ]
+    after = f"After temperature scaling: logits / {change['temperature']:.4g}"
+    return [_calibration("Before temperature scaling", before), _calibration(after, run.confidence_bins)]
 
 
 def _calibration(title: str, bins: Sequence[ConfidenceBin]) -> Calibration:

@@ -54,6 +54,24 @@ def test_the_calibration_error_is_the_mean_distance_between_confidence_and_accur
     assert section.calibrations[0].error == "25.00%"
 
 
+def test_a_temperature_shows_the_calibration_before_and_after() -> None:
+    run = make_run(LOGITS, LABELS)
+    before = {"log_loss": 1.0, "calibration_error": 0.25, "bins": [[3, 0.75, 3], [1, 1.0, 1]]}
+    change = {"temperature": 1.23456, "reason": None, "test": {"before": before, "after": before}}
+    section = evaluation_section(dataclasses.replace(run, summary={"calibration": change}))
+    plain = evaluation_section(run)
+    assert section is not None
+    assert plain is not None
+    first, second = section.calibrations
+    assert (first.title, first.error) == ("Before temperature scaling", "18.75%")
+    assert first.chart.rows[0][:2] == ("75.00%", "100.00%")
+    assert second.title == "After temperature scaling: logits / 1.235"
+    assert dataclasses.replace(second, title="") == plain.calibrations[0]
+    unchanged = evaluation_section(dataclasses.replace(run, summary={"calibration": change | {"reason": "x"}}))
+    assert unchanged is not None
+    assert unchanged.calibrations == plain.calibrations
+
+
 def predictions_of(labels: list[int], num_classes: int) -> torch.Tensor:
     return torch.nn.functional.one_hot(torch.tensor(labels), num_classes).float()
 
