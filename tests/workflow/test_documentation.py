@@ -260,6 +260,15 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         "python -m fcnet.train --config digits --find-lr": Shown(
             [r"tried \d+ learning rates from 1e-06 .*: --set optimizer\.lr=.* \(now 0\.01\); plot: runs/digits-lr/.*"]
         ),
+        "python -m fcnet.train digits --set train.calibrate=true --out runs/calibrated": Shown(
+            [
+                r".*; runs/calibrated",
+                RESULT,
+                r"temperature 0\.\d+: test calibration error \d+\.\d\d% before, \d+\.\d\d% after",
+            ],
+            smaller=FEW,
+        ),
+        "program 1": Shown([r"[1-9]\d*\.\d+ \d\.\d+ 0\.\d+"]),
         "python -m fcnet.train --config mine.toml --set optimizer.schedule=constant --out runs/longer": Shown(
             [r".*; runs/longer", RESULT], smaller="--set train.epochs=1"
         ),
@@ -296,7 +305,7 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         ),
         "python -m fcnet.train --config images --set data.path=/my/images --set data.balance=weights "
         "--out runs/balanced": Shown([r".* in 3 classes; .*; runs/balanced", RESULT], smaller=FEW),
-        "program 1": Shown([]),
+        "program 2": Shown([]),
         "python -m fcnet.train --config images --set data.source=arrays --set data.path=my.npz": Shown(
             [r"450 training, 50 validation and 100 test images in 3 classes; layers 144-.*", RESULT], smaller=FEW
         ),
@@ -305,11 +314,11 @@ EXPECTED: dict[str, dict[str, Shown]] = {
             tiny_cifar10,
             f"{FEW} --set data.whiten=0",
         ),
-        "program 2": Shown([rf"{epoch}: \d\.\d\d\d \d+\.\d%" for epoch in range(1, 4)]),
-        "program 3": Shown([*(rf"{epoch} [01]\.\d+" for epoch in range(1, 6)), r"[01]\.\d+"]),
-        "program 4": Shown([r"2\.06\d*e-09", r"tensor\(\[\[-2\.06\d*e-09, +2\.06\d*e-09\]\]\)", r"1\.0\d*"]),
-        "program 5": Shown([r"\(5, 32\) \(5, 32\)", r"\(5, 16\) \(5, 16\)", r"\(5, 10\) \(5, 10\)"]),
-        "program 6": Shown(
+        "program 3": Shown([rf"{epoch}: \d\.\d\d\d \d+\.\d%" for epoch in range(1, 4)]),
+        "program 4": Shown([*(rf"{epoch} [01]\.\d+" for epoch in range(1, 6)), r"[01]\.\d+"]),
+        "program 5": Shown([r"2\.06\d*e-09", r"tensor\(\[\[-2\.06\d*e-09, +2\.06\d*e-09\]\]\)", r"1\.0\d*"]),
+        "program 6": Shown([r"\(5, 32\) \(5, 32\)", r"\(5, 16\) \(5, 16\)", r"\(5, 10\) \(5, 10\)"]),
+        "program 7": Shown(
             [
                 r"0 32 0\.\d+ 0\.\d{4} \d+\.\d",
                 r"2 32 0\.[5-9]\d* 0\.\d{4} \d+\.\d",
@@ -318,11 +327,11 @@ EXPECTED: dict[str, dict[str, Shown]] = {
             ]
         ),
         "python -m fcnet.figures figures": Shown([r"figures/sigmoid-light\.svg", r"figures/descent-dark\.png"]),
-        "program 7": Shown([r"\d 0\.\d+|\d 1\.0"]),
+        "program 8": Shown([r"\d 0\.\d+|\d 1\.0"]),
         "python -m fcnet.export runs/digits digits.pt2": Shown([r"digits\.pt2: uint8 pixels .*; card: README\.md"]),
-        "program 8": Shown([r"\(3, 10\)"]),
+        "program 9": Shown([r"\(3, 10\)"]),
         "python -m fcnet.train --config digits --tensorboard": Shown([r".*; runs/digits-2", RESULT], smaller=FEW),
-        "program 9": Shown([r"0\.9\d+", r"0\.9\d+"]),
+        "program 10": Shown([r"0\.9\d+", r"0\.9\d+"]),
     },
     "learning.md": {
         "program 1": Shown([r"20 0\.\d{3}", r"0\.\d{3}", r"0\.\d{3} \(0\.\d{3}, 0\.\d{3}\)"]),
