@@ -88,8 +88,8 @@ SETTINGS = [
     [MIXED, "data.balance=weights"],
     [MIXED, "data.balance=sampling", "data.whiten=9", "train.accumulate=2"],
 ]
-# The report is the command's work, not the experiment's.
-EXPERIMENT_FILES = RUN_FILES - {"report.html"}
+# The report and the list of commands are the work of the command, not of the experiment.
+EXPERIMENT_FILES = RUN_FILES - {"report.html", "commands.jsonl"}
 
 
 def make_config(folder: Path, *changes: str) -> Config:
