@@ -9,7 +9,6 @@ import itertools
 import json
 import math
 from dataclasses import dataclass
-from statistics import fmean, stdev
 from typing import TYPE_CHECKING, TypeGuard
 
 from markupsafe import Markup
@@ -215,59 +214,6 @@ def reliability_diagram(
     )  # fmt: skip
 
 
-def error_bar_chart(
-    title: str,
-    groups: Sequence[tuple[str, Sequence[float]]],
-    *,
-    x_label: str,
-    group_name: str,
-    as_percent: bool = True,
-) -> Chart:
-    """Draws the mean of each group, its standard deviation as an error bar, and each value as a small dot.
-
-    Args:
-        title: the caption.
-        groups: a name and at least one value for each group, in the order of the x axis.
-        x_label: the label of the x axis, which counts the groups from 1.
-        group_name: the header of the table's first column.
-        as_percent: whether the values are fractions to be shown as percentages.
-
-    Example:
-        >>> error_bar_chart("Accuracy", [("a", [0.5, 0.7]), ("b", [0.4])], x_label="rank", group_name="trial").rows
-        [('a', '60.00%', '14.14%', '2'), ('b', '40.00%', '–', '1')]
-    """
-    x_scale = Scale(0.5, len(groups) + 0.5, LEFT, RIGHT)
-    statistics = [(name, fmean(values), stdev(values) if len(values) > 1 else None, values) for name, values in groups]
-    bar_ends = [mean + sign * (std or 0.0) for _, mean, std, _ in statistics for sign in (-1, 1)]
-    y_scale = fit_scale([*bar_ends, *(value for _, values in groups for value in values)], BOTTOM, TOP)
-    parts = [
-        draw_axes(
-            x_scale,
-            y_scale,
-            x_label,
-            lambda rank: format_number(rank) if rank == int(rank) else "",
-            percent_tick_formatter(y_scale.ticks()) if as_percent else format_number,
-        )
-    ]
-    format_y = format_percent if as_percent else format_number
-    rows, labels = [], []
-    for rank, (name, mean, std, values) in enumerate(statistics, 1):
-        x = x_scale(rank)
-        if std is not None:
-            parts.append(
-                Markup('<path class="line s0" d="M{0} {1}V{2}"/>').format(x, y_scale(mean - std), y_scale(mean + std))
-            )
-        parts += [
-            Markup('<circle class="dot s1" cx="{}" cy="{}" r="1.6"/>').format(x + 4, y_scale(value)) for value in values
-        ]
-        parts.append(Markup('<circle class="dot s0" cx="{}" cy="{}" r="3.5"/>').format(x, y_scale(mean)))
-        row = (name, format_y(mean), _format_or_dash(std, format_y), str(len(values)))
-        rows.append(row)
-        labels.append(f"{name}: {row[1]} ± {row[2]} (n = {row[3]})")
-    svg = draw_svg(parts, f"{title}. " + "; ".join(labels), [x_scale(rank) for rank in range(1, len(rows) + 1)], labels)
-    return Chart(title, svg, header=[group_name, "mean", "standard deviation", "n"], rows=rows)
-
-
 def draw_svg(
     parts: Sequence[Markup],
     description: str,
@@ -276,24 +222,27 @@ def draw_svg(
     *,
     size: tuple[float, float] = (WIDTH, HEIGHT),
     cursor: tuple[float, float] = (TOP, BOTTOM),
+    by_row: bool = False,
 ) -> Markup:
     """Returns the SVG element of a chart.
 
-    ``page.js`` shows ``labels[i]``, and a cursor, when the pointer is nearest to the x position ``at[i]``.
+    ``page.js`` shows ``labels[i]``, and a cursor, when the pointer is nearest to ``at[i]``.
 
     Args:
         parts: the contents.
         description: the text for screen readers.
-        at: the x positions of the labels.
+        at: the positions of the labels on the x axis.
         labels: one text for each.
         size: width and height.
-        cursor: the y positions of the cursor's ends.
+        cursor: the ends of the cursor, a line across the chart at one of these positions.
+        by_row: whether the positions are on the y axis, from top to bottom.
     """
-    line = Markup('<line class="cursor" y1="{}" y2="{}"/>').format(*cursor)
+    across, along = ("y", "x") if by_row else ("x", "y")
+    line = Markup('<line class="cursor" {0}1="{1}" {0}2="{2}"/>').format(along, *cursor)
     positions, texts = json.dumps(list(at)), json.dumps(list(labels), ensure_ascii=False)
-    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}" data-x="{}" data-labels="{}">{}{}</svg>').format(
-        *size, description, positions, texts, Markup("").join(parts), line
-    )
+    return Markup(
+        '<svg viewBox="0 0 {} {}" role="img" aria-label="{}" data-{}="{}" data-labels="{}">{}{}</svg>'
+    ).format(*size, description, across, positions, texts, Markup("").join(parts), line)
 
 
 def _draw_line(line: Series, x_scale: Scale, y_scale: Scale, number: int) -> Markup:

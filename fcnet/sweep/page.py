@@ -1,14 +1,22 @@
-"""The HTML page of a sweep: the best trial, the ranking table, and each trial's learning curves."""
+"""The HTML page of a sweep: the best trial, the ranking, which settings mattered, and each trial's learning curves."""
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from fcnet.config.values import format_value
-from fcnet.report.charts import Series, error_bar_chart, line_chart
 from fcnet.report.render import render
 from fcnet.runtime.formatting import format_count
+from fcnet.sweep.charts import (
+    coordinates_chart,
+    describe_trials,
+    importance_chart,
+    learning_curve_charts,
+    ranking_chart,
+)
 from fcnet.sweep.ranking import (
     VALUE_DIGITS,
     best_trial,
@@ -22,25 +30,33 @@ from fcnet.sweep.ranking import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from fcnet.report.charts import Chart
     from fcnet.sweep.ranking import RankedTrial
 
 _MAX_CHARTS = 60
 
 
-def sweep_page(name: str, trials: Sequence[RankedTrial], results: Mapping[str, Any]) -> str:
+def sweep_page(
+    name: str,
+    trials: Sequence[RankedTrial],
+    results: Mapping[str, Any],
+    reports: Mapping[tuple[int, int], str] | None = None,
+    importances: Mapping[str, float] | str = "",
+) -> str:
     """Renders the page of a sweep, finished or not.
 
     Args:
         name: the sweep's name.
         trials: the trials so far, in any order.
         results: the sweep's results, as `fcnet.sweep.ranking.to_dict` returns them.
+        reports: the report of each run that has one, by trial and seed, relative to the page.
+        importances: the importance of each setting, or why it is unknown; empty before all trials have ended.
     """
     ranked, criterion = rank_trials(trials), ranking_criterion(trials)
     header, rows = ranking_table(trials)
     best = best_trial(trials)
     with_runs = [trial for trial in ranked if trial.runs][:_MAX_CHARTS]
-    num_unfinished = sum(trial.state == "unfinished" for trial in ranked)
+    states = Counter[str](trial.state for trial in ranked)
+    names = describe_trials(ranked)
     plan = results["plan"].items()
     test = results["best"] or {}
     test_accuracy = ""
@@ -51,11 +67,12 @@ def sweep_page(name: str, trials: Sequence[RankedTrial], results: Mapping[str, A
     return render(
         "sweep.html.j2",
         name=name,
-        header=header,
-        rows=rows,
+        header=[*header, "report of seed"] if reports else header,
+        rows=[_row(trial, row, reports or {}) for trial, row in zip(ranked, rows, strict=True)],
         highlighted=[0] if best is not None else [],
         best=best,
         best_settings=format_settings(best.settings) if best is not None else "",
+        best_reports=_links(best, reports or {}) if best is not None else "",
         figure=criterion.label,
         best_figure=format_mean_std(best.mean, best.std, criterion) if best is not None else "",
         num_seeds=format_count(len(best.runs), "seed") if best is not None else "",
@@ -66,47 +83,44 @@ def sweep_page(name: str, trials: Sequence[RankedTrial], results: Mapping[str, A
             (key, " ".join(value) if isinstance(value, list) else value) for key, value in plan if key[:2] == "--"
         ],
         settings=[(key, format_value(value, digits=VALUE_DIGITS)) for key, value in plan if key[:2] != "--"],
+        counts=_describe_states(states),
         failed=[trial for trial in ranked if trial.error],
-        ranking_chart=_ranking_chart(with_runs) if with_runs else None,
-        learning_curves=_learning_curve_charts(ranked[:_MAX_CHARTS]),
+        ranking_chart=ranking_chart(with_runs, names) if with_runs else None,
+        coordinates=coordinates_chart(ranked, names, results["plan"]),
+        importances=importance_chart(importances) if not isinstance(importances, str) else None,
+        no_importances=importances if isinstance(importances, str) else "",
+        num_finished=states["finished"],
+        learning_curves=learning_curve_charts(ranked[:_MAX_CHARTS], names),
         max_charts=_MAX_CHARTS,
         left_out=max(0, len(ranked) - _MAX_CHARTS),
-        unfinished=f"Not finished yet: {format_count(num_unfinished, 'trial')}" if num_unfinished else "",
+        unfinished=f"Not finished yet: {format_count(states['unfinished'], 'trial')}" if states["unfinished"] else "",
     )
 
 
-def _ranking_chart(trials: Sequence[RankedTrial]) -> Chart:
-    groups = [
-        (f"trial {trial.number} ({format_settings(trial.settings)})", [run.value for run in trial.runs])
-        for trial in trials
-    ]
-    criterion = ranking_criterion(trials)
-    title = f"{criterion.label[0].upper()}{criterion.label[1:]} by rank"
-    return error_bar_chart(title, groups, x_label="rank", group_name="trial", as_percent=criterion.is_fraction)
+def _row(trial: RankedTrial, row: Sequence[str], reports: Mapping[tuple[int, int], str]) -> list[str]:
+    """Returns a row of the ranking, with how long a pruned trial lasted, and with links to reports if there are any."""
+    *cells, state = row
+    if trial.state == "pruned" and trial.learning_curves:
+        num_epochs = sum(map(len, trial.learning_curves.values()))
+        state = f"pruned after {format_count(num_epochs, 'epoch')}"
+    return [*cells, state, *([_links(trial, reports)] if reports else [])]
 
 
-def _learning_curve_charts(trials: Sequence[RankedTrial]) -> list[Chart]:
-    """Draws each trial's validation figure by epoch, one line for each seed; the charts share one scale."""
-    points = [point for trial in trials for curve in trial.learning_curves.values() for point in curve]
-    values = [value for _, value in points if value is not None]
-    if not values:
-        return []
-    margin = 0.05 * (max(values) - min(values)) or 0.05
-    is_fraction = ranking_criterion(trials).is_fraction
-    low, high = max(0.0, min(values) - margin), min(1.0 if is_fraction else math.inf, max(values) + margin)
-    return [
-        line_chart(
-            f"Trial {trial.number}"
-            f"{'' if trial.state == 'finished' else f', {trial.state}'}: {format_settings(trial.settings)}",
-            [
-                Series(f"seed {seed}", [epoch for epoch, _ in curve], [value for _, value in curve])
-                for seed, curve in trial.learning_curves.items()
-            ],
-            x_label="epoch",
-            as_percent=is_fraction,
-            low=low,
-            high=high,
-        )
-        for trial in trials
-        if trial.learning_curves
-    ]
+def _links(trial: RankedTrial, reports: Mapping[tuple[int, int], str]) -> Markup:
+    links = [
+        Markup('<a href="{}">{}</a>').format(file, seed) for (number, seed), file in reports.items()
+        if number == trial.number
+    ]  # fmt: skip
+    return Markup(", ").join(links) or Markup("–")
+
+
+def _describe_states(states: Mapping[str, int]) -> str:
+    """Returns how many trials there are and what became of them.
+
+    Example:
+        >>> _describe_states(Counter({"finished": 6, "pruned": 2}))
+        '8 trials: 6 finished, 2 pruned, 0 failed'
+    """
+    known = ("finished", "pruned", "failed", *(["unfinished"] if states["unfinished"] else []))
+    parts = ", ".join(f"{states[state]:,} {state}" for state in known)
+    return f"{format_count(sum(states.values()), 'trial')}: {parts}"

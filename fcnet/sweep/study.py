@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 Pruning = Literal["none", "median", "halving"]
 _LOCK_TIMEOUT = 60
 """Seconds to wait for the database file while another process writes to it."""
+_MIN_TRIALS_FOR_IMPORTANCE = 5
 _RETRY_SECONDS = (0.2, 1.0, 3.0)
 """Seconds between attempts to open a database while another worker creates its tables."""
 
@@ -250,6 +251,28 @@ def rank_started(study: Study, plan: SweepPlan) -> list[RankedTrial]:
             ):
                 raise UserError(f"the database of the sweep is damaged: trial {trial.number} does not fit the plan")
     return trials
+
+
+def importances(study: Study, plan: SweepPlan) -> dict[str, float] | str:
+    """Returns how much each setting explains of the differences between finished trials, or why that is unknown.
+
+    The shares are those of fANOVA: a random forest predicts the figure from the settings, and its variance is
+    attributed to them, alone or together with others. They sum to 1.
+    """
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+    from optuna.trial import TrialState
+
+    if len(plan.space.axes) < 2:
+        return "The sweep varies a single setting."
+    num_finished = len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))
+    if num_finished < _MIN_TRIALS_FOR_IMPORTANCE:
+        return f"Importances need at least {_MIN_TRIALS_FOR_IMPORTANCE} finished trials; there are {num_finished}."
+    evaluator = FanovaImportanceEvaluator(seed=derive_seed(plan.space.base.seed, "importance") % 2**32)
+    try:
+        found = get_param_importances(study, evaluator=evaluator)
+    except (ImportError, RuntimeError, ValueError) as error:  # equal results have no variance to explain
+        return f"Importances cannot be computed: {_error_text(error)}"
+    return {key: float(share) for key, share in found.items()}
 
 
 def _to_ranked_trial(trial: FrozenTrial, plan: SweepPlan) -> RankedTrial:

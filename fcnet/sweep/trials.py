@@ -246,8 +246,20 @@ class Sweep:
             results = to_dict(trials, self.plan.to_dict(), test_accuracy)
             write_text(self.folder / "sweep.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
             write_text(self.folder / "sweep.csv", to_csv(trials))
-            write_text(self.folder / "sweep.html", sweep_page(self.folder.absolute().name, trials, results))
+            # Takes seconds for hundreds of trials, so once, at the end.
+            importances = "" if num_unfinished else study.importances(self._study, self.plan)
+            page = sweep_page(self.folder.absolute().name, trials, results, self._reports(trials), importances)
+            write_text(self.folder / "sweep.html", page)
         return SweepOutcome(trials, best, num_unfinished, test_accuracy)
+
+    def _reports(self, trials: list[RankedTrial]) -> dict[tuple[int, int], str]:
+        """Returns the reports in this folder by trial and seed, relative to it."""
+        files = {
+            (trial.number, seed): f"{run_name(trial.number, seed)}/report.html"
+            for trial in trials
+            for seed in self.plan.seeds
+        }
+        return {key: file for key, file in files.items() if (self.folder / file).is_file()}
 
     def _check_results(self, trials: list[RankedTrial]) -> None:
         """Checks the trials in the database, which has no checksums, against their runs in this folder.

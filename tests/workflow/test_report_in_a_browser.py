@@ -67,6 +67,7 @@ def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
 def test_a_chart_shows_the_value_under_the_pointer(pages: tuple[Path, Path], opened: Callable[..., Page]) -> None:
     page = opened(pages[0])
     chart = page.locator("figure.chart").first
+    chart.scroll_into_view_if_needed()
     box = chart.locator("svg[data-x]").bounding_box()
     assert box is not None
     output = chart.locator("output")

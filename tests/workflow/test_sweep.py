@@ -14,6 +14,7 @@ import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import optuna
 import pytest
@@ -181,13 +182,14 @@ def test_the_page_is_self_contained_and_names_its_ranking(here: Path) -> None:
     assert sweep.main(["mine.toml", *GRID]) == 0
     folder = here / "sweeps" / "mine"
     page, content = (folder / "sweep.html").read_text(), read_sweep_json(folder)
-    assert not re.findall(r"(?:src|href)=\"(?!#|data:)[^\"]*", page)
+    assert not re.findall(r"(?:src|href)=\"(?!#|data:|trial-\d+/seed-\d+/report.html\")[^\"]*", page)
     assert "ranked by mean validation accuracy, never by test accuracy" in page
     assert content["verdict"] in page
     for trial in content["trials"]:
         assert f"{100 * trial['validation_accuracy_mean']:.2f}% ± {100 * trial['validation_accuracy_std']:.2f}" in page
-        assert f"Trial {trial['trial']}: optimizer.lr" in page
-    assert page.count("<figure") == 1 + 4
+        assert f"Trial {trial['trial']}: lr = " in page
+    assert page.count("<figure") == 2 + 4
+    assert "Importances need at least 5 finished trials; there are 4." in page
 
 
 @pytest.mark.usefixtures("no_reports")
@@ -704,3 +706,24 @@ def test_a_database_whose_tables_another_worker_creates_is_retried(
         else:
             assert len(run_trials(Sweep(plan, tmp_path / "mine")).trials) == 1
     assert next(calls) == tries + 1
+
+
+def test_the_page_links_the_report_of_each_run_and_says_which_settings_mattered(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = ["--grid", "optimizer.lr=[1e-5,1e-1]", "--grid", "model.hidden=[[],[6],[8]]"]
+    assert sweep.main(["mine.toml", *grid]) == 0
+    folder = here / "sweeps" / "mine"
+    html = (folder / "sweep.html").read_text()
+    links = re.findall(r'<a href="(trial[^"]+)">', html)
+    assert sorted(links) == [f"trial-{number:03d}/seed-0/report.html" for number in range(1, 7)]
+    assert all((folder / link).is_file() for link in links)
+    shares = {key: float(value) for key, value in re.findall(r">([a-z.]+): ([\d.]+)%</text>", html)}
+    assert shares.keys() == {"optimizer.lr", "model.hidden"}
+    assert abs(sum(shares.values()) - 100.0) < 0.11
+    (folder / links[0]).unlink()
+    monkeypatch.setattr("optuna.importance.get_param_importances", mock.Mock(side_effect=RuntimeError("no\nvariance")))
+    assert sweep.main(["mine.toml", *grid]) == 0
+    html = (folder / "sweep.html").read_text()
+    assert "Importances cannot be computed: no variance" in html
+    assert f'href="{links[0]}"' not in html

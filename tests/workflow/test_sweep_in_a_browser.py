@@ -41,10 +41,14 @@ def test_the_page_makes_no_request_fits_the_screen_and_shows_each_trial_under_th
     assert (requests, messages) == ([file.as_uri()], [])
     assert overflowing_elements(page) == []
     chart = page.locator("figure.chart", has_text="Validation accuracy by rank")
-    chart.locator("svg[data-x]").focus()
-    expected = ["trial 2 (optimizer.lr = 0.01", "trial 3 (optimizer.lr = 0.001", "trial 1 (optimizer.lr = 0.1"]
-    for text in expected:
+    chart.locator("svg[data-y]").focus()
+    for text in ("trial 2: lr = 0.01", "trial 3: lr = 0.001", "trial 1: lr = 0.1"):
         assert (chart.locator("output").text_content() or "").startswith(text)
-        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowDown")
+    chart.scroll_into_view_if_needed()
+    box = chart.locator("svg[data-y]").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 5, box["y"] + 0.42 * box["height"])
+    assert (chart.locator("output").text_content() or "").startswith("trial 3: lr = 0.001")
     assert "75.00% ± 5.00" in (page.locator(".key-figures").text_content() or "")
     page.close()

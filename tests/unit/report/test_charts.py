@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcnet.report.axes import BOTTOM, LEFT, RIGHT, TOP, Scale
-from fcnet.report.charts import Chart, Series, error_bar_chart, histogram, line_chart, reliability_diagram
+from fcnet.report.axes import BOTTOM, LEFT, RIGHT, Scale
+from fcnet.report.charts import Chart, Series, histogram, line_chart, reliability_diagram
+from fcnet.report.row_charts import bar_chart, error_bar_chart
 from fcnet.runtime.formatting import format_number
 
 NUMBERS = st.floats(-1e6, 1e6, allow_nan=False).map(lambda value: round(value, 3))
@@ -80,7 +81,8 @@ def test_every_chart_has_a_text_description_and_a_table() -> None:
         line_chart("Loss", [Series("training", [1, 2], [0.5, 0.25])], x_label="epoch"),
         histogram("Layer 1", [0.0, 1.0, 2.0], [1, 3], x_label="activation", before=[2, 2]),
         reliability_diagram("Reliability", [(0.75, 0.5, 4, 0.15, 0.85)]),
-        error_bar_chart("Ranking", [("a", [0.5, 0.7])], x_label="rank", group_name="trial"),
+        error_bar_chart("Ranking", [("a", [0.5, 0.7])], value_label="accuracy", group_name="trial", as_percent=True),
+        bar_chart("Importance", [("a", 0.7)], value_label="share", group_name="setting"),
     ):
         svg = parse_svg(chart)
         assert svg.attrib["role"] == "img"
@@ -148,13 +150,3 @@ def test_a_reliability_diagram_has_a_bar_of_the_images_of_each_bin() -> None:
     assert "images" in texts
     height = float(parse_svg(chart).attrib["viewBox"].split()[3])
     assert all(float(element.attrib["y"]) < height for element in elements(chart, "text"))
-
-
-def test_an_error_bar_extends_one_standard_deviation_from_the_mean_and_needs_two_values() -> None:
-    chart = error_bar_chart("t", [("a", [0.4, 0.6]), ("b", [0.5])], x_label="rank", group_name="trial")
-    bars = [element for element in elements(chart, "path") if element.attrib["class"] == "line s0"]
-    assert len(bars) == 1
-    low, high = map(float, bars[0].attrib["d"].split()[1].split("V"))
-    assert TOP < high < low < BOTTOM  # the bar is within the axes, although it extends beyond both values
-    assert chart.rows == [("a", "50.00%", "14.14%", "2"), ("b", "50.00%", "–", "1")]
-    assert len(elements(chart, "circle")) == 2 + 3

@@ -21,11 +21,11 @@ def make_trial(number: int, *accuracies: float, state: Any = "finished", **chang
     runs = tuple(RunResult(seed, accuracy, 2, 1.0) for seed, accuracy in enumerate(accuracies))
     curves = {run.seed: [(1, run.value / 2), (2, run.value)] for run in runs}
     settings = {"optimizer.lr": 10.0**-number}
-    return RankedTrial(number, settings, state, runs, **{"learning_curves": curves} | changes)
+    return RankedTrial(number, changes.pop("settings", settings), state, runs, **{"learning_curves": curves} | changes)
 
 
-def render_page(trials: list[RankedTrial], test_accuracy: tuple[float, float | None] | None = None) -> str:
-    return sweep_page("my sweep", trials, to_dict(trials, PLAN, test_accuracy))
+def render_page(trials: list[RankedTrial], test_accuracy: tuple[float, float | None] | None = None, *more: Any) -> str:
+    return sweep_page("my sweep", trials, to_dict(trials, PLAN, test_accuracy), *more)
 
 
 def test_the_page_names_the_best_trial_and_its_accuracies() -> None:
@@ -80,8 +80,8 @@ def test_options_and_base_configuration_are_listed_separately() -> None:
 
 def test_each_trial_has_its_learning_curves_on_a_common_scale() -> None:
     html = render_page([make_trial(1, 0.2, 0.4), make_trial(2, 0.9, state="pruned")])
-    assert "<figcaption>Trial 1: optimizer.lr = 0.1</figcaption>" in html
-    assert "<figcaption>Trial 2, pruned: optimizer.lr = 0.01</figcaption>" in html
+    assert "<figcaption>Trial 1: lr = 0.1</figcaption>" in html
+    assert "<figcaption>Trial 2: lr = 0.01 (pruned)</figcaption>" in html
     charts = re.findall(r"<figcaption>Trial.*?</figure>", html, re.DOTALL)
     ticks = [re.findall(r'text-anchor="end">([\d.]+%)<', chart) for chart in charts]
     assert ticks[0] == ticks[1] != []
@@ -90,6 +90,50 @@ def test_each_trial_has_its_learning_curves_on_a_common_scale() -> None:
 def test_at_most_sixty_trials_have_a_chart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "_MAX_CHARTS", 2)
     html = render_page([make_trial(number, 0.5) for number in (1, 2, 3)])
-    assert html.count("<figure") == 1 + 2
+    assert html.count("<figure") == 2 + 2
     assert "The chart shows the first 2 trials." in html
     assert "Only the first 2 trials of the table have a chart." in html
+
+
+def test_runs_with_a_report_are_linked_relative_to_the_page() -> None:
+    trials = [make_trial(1, 0.5, 0.6), make_trial(2, 0.8)]
+    html = render_page(trials, None, {(1, 0): "trial-001/seed-0/report.html", (1, 1): "trial-001/seed-1/report.html"})
+    links = re.findall(r'<a href="([^#"]+)">(\d)</a>', html)
+    assert links == [("trial-001/seed-0/report.html", "0"), ("trial-001/seed-1/report.html", "1")]
+    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", html.split('id="trials"')[1], re.DOTALL)
+    assert "report of seed" in rows[0]
+    assert rows[1].endswith("<td>–</td>")  # trial 2, which is the best, has none
+    assert "report of seed" not in render_page(trials)
+
+
+def test_trials_are_counted_by_what_became_of_them() -> None:
+    trials = [make_trial(1, 0.5), make_trial(2, state="pruned", learning_curves={0: [(1, 0.1), (2, 0.2)]})]
+    html = render_page([*trials, make_trial(3, state="failed", error="no memory")])
+    assert "<p>3 trials: 1 finished, 1 pruned, 1 failed.</p>" in html
+    assert "<td>pruned after 2 epochs</td>" in html
+    assert "1 unfinished" in render_page([*trials, make_trial(4, state="unfinished")])
+
+
+def test_importances_are_drawn_or_the_reason_is_given() -> None:
+    trials = [make_trial(1, 0.5), make_trial(2, 0.8)]
+    html = render_page(trials, None, {}, {"optimizer.lr": 0.25, "model.hidden": 0.75})
+    assert html.index("model.hidden: 75.0%") < html.index("optimizer.lr: 25.0%")
+    assert "between the 2 finished trials" in html
+    assert "The sweep varies a single setting." in render_page(trials, None, {}, "The sweep varies a single setting.")
+    assert "Importances are computed when all trials have ended." in render_page(trials)
+
+
+def test_pruned_trials_share_one_chart() -> None:
+    curves = {0: [(1, 0.1), (2, 0.2)]}
+    pruned = [make_trial(number, state="pruned", learning_curves=curves) for number in range(2, 20)]
+    html = render_page([make_trial(1, 0.5), *pruned])
+    captions = re.findall(r"<figcaption>(Trial.*?|Pruned.*?)</figcaption>", html)
+    assert captions == ["Trial 1: lr = 0.1", "Pruned trials, 16 of 18"]
+
+
+def test_settings_that_no_trial_changes_are_left_out_of_names() -> None:
+    trials = [
+        make_trial(number, 0.5, settings={"optimizer.lr": number / 10, "model.hidden": [16]}) for number in (1, 2)
+    ]
+    html = render_page(trials)
+    assert "<figcaption>Trial 1: lr = 0.1</figcaption>" in html
