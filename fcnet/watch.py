@@ -55,6 +55,8 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"{'--out' if flags.out else file} must be a file, got the folder {file}")
     if flags.out is not None and not file.parent.is_dir():
         raise UserError(f"--out must be in an existing folder, got {file}")
+    if flags.out is not None and flags.run.resolve() in file.resolve().parents and file.name != "watch.html":
+        raise UserError(f"--out must be outside the run folder, whose files are the training's, got {file}")
     with defer_signals() as received_signal:
         return Watch(flags.run, file).follow(received_signal)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from statistics import fmean
@@ -24,6 +25,8 @@ RELOAD_SECONDS = 5
 """Seconds after which an open page is loaded again."""
 _WATCHED_FILES = ("config.toml", "metrics.jsonl", "diagnostics.jsonl", "summary.json", "checksums.json", "report.html")
 _RECENT_EPOCHS = 10
+_MAX_POINTS = 500
+"""Points of a curve, at most: a page that is written and loaded again and again must stay small."""
 
 State = Literal["training", "evaluating", "stopped", "finished"]
 
@@ -93,12 +96,12 @@ def describe_state(progress: Progress) -> str:
     """Returns what the run does at the moment, as a phrase."""
     epochs, done = progress.run.config.train.epochs, len(progress.run.records)
     if progress.state == "training":
-        return f"in training, epoch {done + 1} of {epochs} ({progress.trainer})"
+        return f"in training, epoch {done + 1:,} of {epochs:,} ({progress.trainer})"
     if progress.state == "evaluating":
         return f"trained for {format_count(done, 'epoch')}; the test set is evaluated and the report is written"
     if progress.state == "stopped":
         saved = "" if progress.saved_step is None else f", with a checkpoint of step {progress.saved_step:,}"
-        return f"stopped after epoch {done} of {epochs}{saved}"
+        return f"stopped after epoch {done:,} of {epochs:,}{saved}"
     accuracy = format_percent(progress.run.summary["test_accuracy"])
     return f"finished after {format_count(done, 'epoch')}, test accuracy {accuracy}"
 
@@ -114,7 +117,12 @@ def progress_page(progress: Progress, *, ended: str = "", report: str | None = N
         ended: why the page does not change any more; empty while the run is watched.
         report: a link to the report of the finished run; None: no link.
     """
-    run = progress.run
+    run, step = progress.run, _thinning(progress.run.records)
+    drawn = dataclasses.replace(
+        run,
+        records=_thin(run.records, step),
+        snapshots=_thin(run.snapshots, _thinning(run.snapshots)),
+    )
     return render(
         "watch.html.j2",
         sections=[PageSection(Markup(""), (STATIC / "watch.js").read_text(encoding="utf-8"))],
@@ -122,9 +130,10 @@ def progress_page(progress: Progress, *, ended: str = "", report: str | None = N
         name=run.name,
         state=describe_state(progress),
         key_figures=key_figures(progress),
-        learning_curves=learning_curves(run),
-        speed=speed_chart(run),
-        diagnostics=diagnostics_section(run),
+        learning_curves=learning_curves(drawn),
+        speed=speed_chart(drawn),
+        thinning=step,
+        diagnostics=diagnostics_section(drawn),
         diagnostics_header=DIAGNOSTICS_HEADER,
         ended=ended,
         report=report,
@@ -137,7 +146,7 @@ def progress_page(progress: Progress, *, ended: str = "", report: str | None = N
 def key_figures(progress: Progress) -> list[tuple[str, str, str]]:
     """Returns the headline figures: label, value and a note."""
     records, epochs = progress.run.records, progress.run.config.train.epochs
-    figures = [("epochs", f"{len(records)} of {epochs}", "")]
+    figures = [("epochs", f"{len(records):,} of {epochs:,}", "")]
     if not records:
         return figures
     last = records[-1]
@@ -166,6 +175,16 @@ def common_epochs(before: Sequence[dict[str, Any]], now: Sequence[dict[str, Any]
     """
     same = (index for index, (old, new) in enumerate(zip(before, now, strict=False)) if old != new)
     return next(same, min(len(before), len(now)))
+
+
+def _thinning(lines: Sequence[dict[str, Any]]) -> int:
+    """Returns n such that every n-th line gives at most `_MAX_POINTS` points."""
+    return -(-len(lines) // _MAX_POINTS) or 1
+
+
+def _thin(lines: Sequence[dict[str, Any]], step: int) -> list[dict[str, Any]]:
+    """Returns every ``step``-th line, counted from the last, so that the last is among them."""
+    return list(lines[::-1][::step][::-1])
 
 
 def _format_loss(loss: float | None) -> str:

@@ -120,6 +120,10 @@ def test_a_finished_run_is_named_with_its_report_and_gets_no_page() -> None:
         (["digits"], "RUN must be a run folder, got digits: a preset, not a folder"),
         (["empty"], "RUN must be a run folder, got empty: it holds no config.toml"),
         (["run", "--out", "empty"], "--out must be a file, got the folder empty"),
+        (
+            ["run", "--out", "run/report.html"],
+            "--out must be outside the run folder, whose files are the training's, got run/report.html",
+        ),
         (["run", "--out", "none/page.html"], "--out must be in an existing folder, got none/page.html"),
     ],
 )

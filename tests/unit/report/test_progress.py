@@ -200,6 +200,25 @@ def test_the_page_loads_itself_again_until_the_end(tmp_path: Path, monkeypatch: 
     assert "The run is finished." in text_of(ended)
 
 
+def test_a_long_run_has_a_small_page(tmp_path: Path) -> None:
+    sizes = {}
+    for epochs in (500, 501, 5000):
+        run = make_run(tmp_path, "train.epochs=9000")
+        write_epochs(run, epochs)
+        page = progress_page(read_progress(run.path))
+        sizes[epochs] = len(page)
+        table = page.split("<tbody>")[1].split("</tbody>")[0]
+        rows = re.findall(r'<tr><th scope="row">([\d,]+)<', table)
+        assert len(rows) == (500 if epochs != 501 else 251)
+        assert int(rows[-1].replace(",", "")) == epochs
+        drawn = {500: None, 501: "One epoch of 2 is drawn", 5000: "One epoch of 10 is drawn"}[epochs]
+        assert drawn is None or drawn in text_of(page)
+        assert ("is drawn" in page) == (drawn is not None)
+        assert f"{epochs:,} of 9,000" in text_of(page)
+        shutil.rmtree(run.path)
+    assert sizes[5000] < 1.1 * sizes[500]
+
+
 def test_a_run_without_an_epoch_has_a_page(tmp_path: Path) -> None:
     assert "No epoch has finished yet." in progress_page(read_progress(make_run(tmp_path).path))
 
