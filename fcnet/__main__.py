@@ -94,7 +94,14 @@ def describe_unknown(name: str, program: str) -> str:
     hint = f"{program} --help lists all commands"
     if name.startswith("-"):
         return f"unknown flag {name}; flags follow the command: {program} train {name} … ({hint})"
-    synonyms = {"fit": "train", "test": "evaluate", "eval": "evaluate", "plot": "figures", "infer": "predict"}
+    synonyms = {
+        "fit": "train",
+        "test": "evaluate",
+        "eval": "evaluate",
+        "plot": "figures",
+        "infer": "predict",
+        "monitor": "watch",
+    }
     close = difflib.get_close_matches(name.lower(), COMMANDS, n=1)
     nearest = synonyms.get(name.lower(), close[0] if close else None)
     if nearest is None:

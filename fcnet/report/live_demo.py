@@ -34,7 +34,7 @@ _MAX_IMAGE_BYTES = 700_000
 _MAX_PIXELS = 100_000_000
 """Pixels at most of an image file that the page opens: more would take the memory of the browser's tab."""
 _MAX_NAME_LENGTH = 40
-_DARK, _BORDER_SHARE, _TONE_SHARE = 64, 0.6, 0.9
+_DARK, _BORDER_SHARE, _TONE_SHARE = 64, 0.6, 0.75
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -185,7 +185,7 @@ def _background(images: Tensor) -> list[int]:
 
 
 def _background_tone(images: Tensor) -> str | None:
-    """Returns ``dark`` or ``light`` if nearly all images have such a background, as scanned digits do; else None.
+    """Returns ``dark`` or ``light`` if most images have such a background, as scanned digits do; else None.
 
     An image has one if most pixels along its border are nearly black, or nearly white. ``live_files.js`` looks at the
     reader's image in the same way.

@@ -198,6 +198,9 @@ EXPECTED: dict[str, dict[str, Shown]] = {
             configs_of_the_clone,
             FEW,
         ),
+        "python -m fcnet.watch runs/digits": Shown(
+            [r"runs/digits is finished .*", r"report: runs/digits/report\.html"]
+        ),
         "python -m fcnet.evaluate runs/digits": Shown(EVALUATION),
         "python -m fcnet.predict runs/digits IMAGE.png": Shown([r"IMAGE\.png: \d \(\d+\.\d%\)"], digit),
         "python -m fcnet.train --resume --out runs/digits": Shown([r"epoch 2/2 · .*", RESULT], killed_run),

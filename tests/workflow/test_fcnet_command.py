@@ -65,6 +65,7 @@ def test_help_names_the_form_that_was_called(
         ("trian", "unknown command trian; write fcnet train (fcnet --help lists all commands)"),
         ("Evaluate", "unknown command Evaluate; write fcnet evaluate (fcnet --help lists all commands)"),
         ("fit", "unknown command fit; write fcnet train (fcnet --help lists all commands)"),
+        ("monitor", "unknown command monitor; write fcnet watch (fcnet --help lists all commands)"),
         ("digits", "unknown command digits; fcnet --help lists all commands"),
         (
             "--config",

@@ -163,13 +163,13 @@ def draw(background: int, ink: int, count: int = 20) -> Tensor:
         (draw(64, 255), None),
         (draw(192, 0), "light"),
         (draw(191, 0), None),
-        (torch.cat([draw(0, 255, 18), draw(255, 0, 2)]), "dark"),
-        (torch.cat([draw(0, 255, 17), draw(255, 0, 3)]), None),
+        (torch.cat([draw(0, 255, 15), draw(255, 0, 5)]), "dark"),
+        (torch.cat([draw(0, 255, 14), draw(255, 0, 6)]), None),
         (draw(0, 255, 0), None),
         (draw(0, 255).expand(-1, 3, -1, -1), "dark"),
     ],
 )
-def test_images_have_a_tone_if_nearly_all_have_such_a_background(images: Tensor, tone: str | None) -> None:
+def test_images_have_a_tone_if_most_have_such_a_background(images: Tensor, tone: str | None) -> None:
     assert live_demo._background_tone(images) == tone
 
 
