@@ -449,7 +449,8 @@ def test_what_cannot_be_opened_is_said_and_leaves_the_image(
     for dropped, message in (
         ([files["no.png"]], f"no.png is damaged, or not an image that this browser can read{kept}"),
         ([files["notes.txt"]], f"notes.txt is not an image, but text/plain{kept}"),
-        ([files["empty.png"]], f"empty.png is empty, or a folder{kept}"),
+        ([files["empty.png"]], f"empty.png is empty{kept}"),
+        ([tmp_path], f"{tmp_path.name} is a folder; drop an image file."),
         ([huge], f"huge.png must have at most 0.002 megapixels, and has 50 × 41 pixels{kept}"),
     ):
         page.drop(page.part("canvas"), *dropped)

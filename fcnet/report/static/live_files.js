@@ -34,7 +34,7 @@ function readChannels(bitmap, channels) {
 
 /** Decodes an image file, with EXIF orientation applied; an error says what is wrong with the file. */
 async function decodeImage(file) {
-  if (!file.size) throw new Error(`${file.name} is empty, or a folder`);
+  if (!file.size) throw new Error(`${file.name} is empty`);
   if (file.type && !file.type.startsWith("image/")) throw new Error(`${file.name} is not an image, but ${file.type}`);
   if (file.size > MAX_FILE_MEGABYTES * 2 ** 20) {
     throw new Error(`${file.name} must have at most ${MAX_FILE_MEGABYTES} MB, and has ${Math.ceil(file.size / 2 ** 20)} MB`);
@@ -79,6 +79,13 @@ function backgroundTone(pixels, [channels, height, width]) {
   return share((value) => value > 191) >= 0.6 ? "light" : null;
 }
 
+/** The files that were dropped, and the names of the folders, which look like files of an unknown type. */
+function droppedFiles(transfer) {
+  const entries = [...(transfer ? transfer.items : [])].map((item) => item.webkitGetAsEntry && item.webkitGetAsEntry());
+  const folders = entries.filter((entry) => entry && entry.isDirectory).map(({ name }) => name);
+  return { files: [...(transfer ? transfer.files : [])].filter(({ name }) => !folders.includes(name)), folders };
+}
+
 /** Opens a file that is dropped on a live demo in that demo, and one that is dropped elsewhere on the page in all. */
 function catchDrops(demos) {
   const hint = element("div", { class: "live-drop-hint", "aria-hidden": true }, element("p", {}, "Drop an image to classify it"));
@@ -103,10 +110,11 @@ function catchDrops(demos) {
   addEventListener("drop", (event) => {
     event.preventDefault();
     showHint(false);
-    const files = [...(event.dataTransfer ? event.dataTransfer.files : [])];
+    const { files, folders } = droppedFiles(event.dataTransfer);
     const here = demos.filter(({ root }) => root.contains(event.target));
     for (const demo of here.length ? here : demos) {
       if (files.length) demo.open(files);
+      else if (folders.length) demo.say(`${folders[0]} is a folder; drop an image file.`);
       else demo.say("What was dropped holds no file; drop an image file.");
     }
     if (!here.length) demos[0].find("summary").scrollIntoView();
