@@ -9,7 +9,7 @@ from fcnet.arguments import Parser
 from fcnet.experiment.image_classifier import load
 from fcnet.experiment.run_folder import Run
 from fcnet.export.card_writer import covered_files, write_card
-from fcnet.export.formats import check_output_file, export_classifier
+from fcnet.export.formats import check_output_file, export_classifier, read_opset
 from fcnet.export.model_card import ModelCard
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import read_metadata
@@ -20,23 +20,25 @@ def main(arguments: list[str]) -> int:
     parser = Parser(
         "export",
         "Export a trained model as a single file for other programs, with a model card.",
-        ["runs/digits digits.pt2", "runs/digits digits.onnx --license mit"],
+        ["runs/digits digits.pt2", "runs/digits digits.onnx --opset 18 --license mit"],
     )
     parser.add_run()
     parser.add_argument("file", type=Path, metavar="FILE", help="output file: .pt2 (torch.export) or .onnx")
     parser.add_argument("--license", default="", metavar="ID", help="license identifier for the model card, e.g. mit")
+    parser.add_argument("--opset", type=int, metavar="N", help="ONNX opset, from 18 to 23 (default: torch's)")
     flags = parser.parse(arguments)
-    check_output_file(flags.file)
+    check_output_file(flags.file, flags.opset)
     card = _build_card(flags.run, flags.license)
     covered_files(card, flags.file)  # refuses to replace someone's README.md before the export takes its time
     with cli.say_if_slow("exporting"):
-        difference = export_classifier(card.classifier, flags.file)
-    card_file = write_card(card, flags.file)
+        difference = export_classifier(card.classifier, flags.file, flags.opset)
+    opset = read_opset(flags.file) if flags.file.suffix == ".onnx" else None
+    card_file = write_card(card, flags.file, opset)
     shape = ", ".join(map(str, card.classifier.shape))
+    size = f"{flags.file.stat().st_size:,} bytes" + ("" if opset is None else f", ONNX opset {opset}")
     cli.print_status(
         f"{flags.file}: uint8 pixels (B, {shape}) to probabilities (B, {len(card.classifier.classes)}), "
-        f"{flags.file.stat().st_size:,} bytes; probabilities within {difference:.1e} of the model's; "
-        f"card: {card_file}"
+        f"{size}; probabilities within {difference:.1e} of the model's; card: {card_file}"
     )
     return 0
 

@@ -47,8 +47,13 @@ def covered_files(card: ModelCard, file: Path) -> list[str]:
     return sorted([*others, file.name])
 
 
-def write_card(card: ModelCard, file: Path) -> Path:
+def write_card(card: ModelCard, file: Path, opset: int | None = None) -> Path:
     """Writes the model card beside an exported file, atomically.
+
+    Args:
+        card: the card.
+        file: the exported file.
+        opset: the opset of an ONNX file.
 
     Returns:
         The card's path.
@@ -56,11 +61,12 @@ def write_card(card: ModelCard, file: Path) -> Path:
     Raises:
         UserError: as for `covered_files`.
     """
-    names = covered_files(card, file)
-    text = card.to_markdown(names)
-    footer = json.dumps({"model_checksum": card.checksum, "files": names, "sha256": sha256(text.encode())})
-    footer = footer.replace(">", r"\u003e")  # a file name with "-->" would end the comment
-    path = file.with_name(CARD_NAME)
+    names, path = covered_files(card, file), file.with_name(CARD_NAME)
+    earlier = (_read_footer(path) or {}).get("opsets", {})
+    opsets = {name: earlier[name] for name in names if name in earlier} | ({} if opset is None else {file.name: opset})
+    text = card.to_markdown(names, opsets)
+    content = {"model_checksum": card.checksum, "files": names, "opsets": opsets, "sha256": sha256(text.encode())}
+    footer = json.dumps(content).replace(">", r"\u003e")  # a file name with "-->" would end the comment
     write_text(path, f"{text}\n<!-- written by fcnet: {footer} -->\n")
     return path
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+from functools import partial
 from importlib.metadata import version
 from typing import IO, TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from fcnet.runtime.files import atomic_write
 from fcnet.runtime.seeds import generator
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from torch.export import ExportedProgram
@@ -32,6 +34,8 @@ METADATA_FILE = "fcnet.json"
 """The name of the metadata within a ``.pt2`` archive."""
 _MAX_ONNX_BYTES = 2**31 - 2**20
 """A protobuf message holds at most 2 GiB; this leaves room for the graph."""
+_FIRST_OPSET, _LAST_OPSET = 18, 23
+"""The opsets that every supported version of torch exports."""
 _NUM_CHECKED_IMAGES = 16
 _MAX_DIFFERENCE = 1e-2
 """Rounding cannot explain a larger difference between probabilities."""
@@ -54,12 +58,16 @@ class ExportedModule(nn.Module):
         return logits_to_probabilities(self.classifier(pixels))
 
 
-def check_output_file(file: Path) -> None:
+def check_output_file(file: Path, opset: int | None = None) -> None:
     """Checks that an export to ``file`` is possible, before any work is done.
 
+    Args:
+        file: the output file.
+        opset: the ONNX opset, or None for torch's default.
+
     Raises:
-        UserError: the suffix is neither ``.pt2`` nor ``.onnx``, the folder does not exist, the path is a folder, or a
-            required package is not installed.
+        UserError: the suffix is neither ``.pt2`` nor ``.onnx``, the folder does not exist, the path is a folder, a
+            required package is not installed, or the opset is not supported.
     """
     if file.suffix not in SUFFIXES:
         raise UserError(f"FILE must end in {' or '.join(SUFFIXES)}, got {file}")
@@ -70,9 +78,30 @@ def check_output_file(file: Path) -> None:
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if file.suffix == ".onnx" and missing:
         raise UserError(f"ONNX export needs packages that are not installed: pip install {' '.join(missing)}")
+    if opset is not None:
+        _check_opset(file, opset)
 
 
-def export_classifier(classifier: ImageClassifier, file: Path) -> float:
+def _check_opset(file: Path, opset: int) -> None:
+    if file.suffix != ".onnx":
+        raise UserError(f"--opset must be left out for a {file.suffix} file, got {opset}")
+    from onnx import defs
+
+    # Below the first, torch's exporter writes another opset than it was asked for; an older onnx may know fewer.
+    most = min(_LAST_OPSET, defs.onnx_opset_version())
+    if isinstance(opset, bool) or not isinstance(opset, int) or not _FIRST_OPSET <= opset <= most:
+        raise UserError(f"--opset must be an integer from {_FIRST_OPSET} to {most}, got {opset!r}")
+
+
+def read_opset(file: Path) -> int:
+    """Returns the opset of an ONNX file."""
+    import onnx
+
+    version: int = next(entry.version for entry in onnx.load(file).opset_import if not entry.domain)
+    return version
+
+
+def export_classifier(classifier: ImageClassifier, file: Path, opset: int | None = None) -> float:
     """Exports a trained model, as a ``torch.export`` archive or as ONNX by the file's suffix.
 
     Both formats take ``pixels``, uint8 (B, C, H, W) for any B, and return ``probabilities``, float32 (B, number of
@@ -83,6 +112,8 @@ def export_classifier(classifier: ImageClassifier, file: Path) -> float:
     Args:
         classifier: the trained model; it does not change.
         file: a path that ends in ``.pt2`` or ``.onnx``.
+        opset: the ONNX opset, from 18 to 23: the version of the operators, for a runtime that does not know the newest;
+            None takes torch's default.
 
     Returns:
         The largest difference between the file's probabilities and the model's over 16 random images.
@@ -103,11 +134,12 @@ def export_classifier(classifier: ImageClassifier, file: Path) -> float:
         >>> difference < 1e-5, model(torch.zeros(5, 1, 2, 2, dtype=torch.uint8)).shape
         (True, torch.Size([5, 3]))
     """
-    check_output_file(file)
+    check_output_file(file, opset)
     num_bytes = sum(tensor.nbytes for tensor in classifier.state_dict().values())
     if file.suffix == ".onnx" and num_bytes > _MAX_ONNX_BYTES:
         raise UserError(f"an ONNX model must be smaller than 2 GiB, got {num_bytes / 2**30:.1f} GiB; use .pt2 instead")
-    write, run = (_write_pt2, _run_pt2) if file.suffix == ".pt2" else (_write_onnx, _run_onnx)
+    write: Callable[[ExportedProgram, dict[str, Any], IO[bytes]], None]
+    write, run = (_write_pt2, _run_pt2) if file.suffix == ".pt2" else (partial(_write_onnx, opset=opset), _run_onnx)
     module = ExportedModule(classifier)
     shape = (_NUM_CHECKED_IMAGES, *classifier.shape)
     pixels = torch.randint(256, shape, dtype=torch.uint8, generator=generator(0, "export"))
@@ -118,6 +150,7 @@ def export_classifier(classifier: ImageClassifier, file: Path) -> float:
     with atomic_write(file) as temporary:
         with temporary.open("wb") as opened:
             write(program, metadata, opened)
+        assert opset is None or read_opset(temporary) == opset, f"the exporter wrote another opset than {opset}"
         difference: float = (run(temporary, pixels) - module(pixels)).abs().max().item()
         assert difference < _MAX_DIFFERENCE, f"{file} differs from the model by {difference}"
     return difference
@@ -133,12 +166,15 @@ def _run_pt2(file: Path, pixels: Tensor) -> Tensor:
     return result
 
 
-def _write_onnx(program: ExportedProgram, metadata: dict[str, Any], file: IO[bytes]) -> None:
+def _write_onnx(
+    program: ExportedProgram, metadata: dict[str, Any], file: IO[bytes], *, opset: int | None = None
+) -> None:
     onnx_program = torch.onnx.export(
         program,
         input_names=["pixels"],
         output_names=["probabilities"],
         dynamic_shapes=({0: "batch"},),
+        opset_version=opset,
         dynamo=True,
         verbose=False,
     )

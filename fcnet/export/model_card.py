@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fcnet.runtime.formatting import format_count, format_percent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from fcnet.config.schema import Config, Data
     from fcnet.experiment.image_classifier import ImageClassifier
@@ -72,13 +72,13 @@ class ModelCard:
     summary: dict[str, Any]
     license: str = ""
 
-    def to_markdown(self, files: Sequence[str]) -> str:
-        """Returns the card as Markdown for exported files in the same folder, given by name."""
+    def to_markdown(self, files: Sequence[str], opsets: Mapping[str, int] | None = None) -> str:
+        """Returns the card as Markdown for exported files in the same folder, given by name, and the opsets of ONNX."""
         sections = [
             f"# {escape_markdown(self.name)}",
             _describe_model(self),
             "## Usage",
-            *_usage(self, files),
+            *_usage(self, files, opsets or {}),
             "## Training data",
             _training_data(self),
             "## Evaluation",
@@ -179,7 +179,7 @@ def _describe_model(card: ModelCard) -> str:
     )
 
 
-def _usage(card: ModelCard, files: Sequence[str]) -> list[str]:
+def _usage(card: ModelCard, files: Sequence[str], opsets: Mapping[str, int]) -> list[str]:
     classifier = card.classifier
     channels, height, width = classifier.shape
     names = ", ".join(inline_code(name) for name in files)
@@ -205,7 +205,8 @@ def _usage(card: ModelCard, files: Sequence[str]) -> list[str]:
         )
         program += "best = max(range(len(classes)), key=probabilities.__getitem__)\n"
         program += "print(classes[best], probabilities[best])\n"
-        paragraphs += [f"With {_RUNTIMES[suffix]}, numpy and pillow:", f"```python\n{program}```"]
+        needs = f"{_RUNTIMES[suffix]} (opset {opsets[name]})" if name in opsets else _RUNTIMES[suffix]
+        paragraphs += [f"With {needs}, numpy and pillow:", f"```python\n{program}```"]
     return paragraphs
 
 

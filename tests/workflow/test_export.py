@@ -122,6 +122,17 @@ def test_an_onnx_file_gives_the_models_probabilities(runs: Path) -> None:
     np.testing.assert_allclose(probabilities, expected.numpy(), rtol=0, atol=1e-5)
 
 
+def test_export_says_the_opset_in_the_line_the_file_and_the_card(
+    runs: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export.main([str(runs / "digits"), "digits.onnx", "--opset", "18"]) == 0
+    assert ", ONNX opset 18; probabilities within" in capsys.readouterr().out
+    assert "With onnxruntime (opset 18), numpy and pillow:" in (here / "README.md").read_text()
+    (probabilities,) = onnxruntime.InferenceSession("digits.onnx").run(None, {"pixels": thousand_digits()})
+    expected = fcnet.load(runs / "digits").predict_proba(torch.from_numpy(thousand_digits()))
+    np.testing.assert_allclose(probabilities, expected.numpy(), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(("run", "size"), [("digits", (8, 8)), ("pets-run", (31, 17))])
 def test_the_programs_of_a_card_agree_with_predict(
     runs: Path, here: Path, run: str, size: tuple[int, int], capsys: pytest.CaptureFixture[str]

@@ -29,6 +29,21 @@ def test_a_card_covers_all_exports_of_the_model_in_its_folder(make_card: MakeCar
     assert "a.onnx" not in (tmp_path / CARD_NAME).read_text()
 
 
+def test_a_card_states_the_opset_of_each_onnx_file(make_card: MakeCard, tmp_path: Path) -> None:
+    for name, opset in (("a.onnx", 18), ("b.onnx", 20), ("c.pt2", None)):
+        (tmp_path / name).touch()
+        write_card(make_card(), tmp_path / name, opset)
+    text = (tmp_path / CARD_NAME).read_text()
+    assert re.findall("^With (.*?), numpy", text, re.MULTILINE) == [
+        "onnxruntime (opset 18)",
+        "onnxruntime (opset 20)",
+        "torch",
+    ]
+    write_card(make_card(), tmp_path / "a.onnx", 23)
+    assert "onnxruntime (opset 23), numpy" in (tmp_path / CARD_NAME).read_text()
+    assert "opset 18" not in (tmp_path / CARD_NAME).read_text()
+
+
 def test_a_retrained_model_replaces_the_card_of_its_predecessor(make_card: MakeCard, tmp_path: Path) -> None:
     (tmp_path / "x.pt2").touch()
     write_card(make_card(), tmp_path / "x.pt2")

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 from fcnet.data.transforms.whitening import Whitening
 from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.export import formats
-from fcnet.export.formats import METADATA_FILE, check_output_file, export_classifier
+from fcnet.export.formats import METADATA_FILE, check_output_file, export_classifier, read_opset
 from fcnet.models.mlp import MLP
 from fcnet.runtime.errors import UserError
 
@@ -78,6 +78,34 @@ def test_an_onnx_file_gives_the_models_probabilities_for_any_batch_size(kind: st
         (probabilities,) = session.run(["probabilities"], {"pixels": make_pixels(count).numpy()})
         assert_close(torch.from_numpy(probabilities), classifier.predict_proba(make_pixels(count)), rtol=0, atol=1e-5)
     assert 0.0 <= difference < 1e-5
+
+
+@pytest.mark.parametrize("opset", [18, 20, 23])
+@pytest.mark.parametrize("kind", list(CLASSIFIERS)[:2])
+def test_an_onnx_file_of_any_supported_opset_runs_elsewhere(kind: str, opset: int, tmp_path: Path) -> None:
+    classifier = CLASSIFIERS[kind]()
+    export_classifier(classifier, tmp_path / "x.onnx", opset)
+    assert [(entry.domain, entry.version) for entry in onnx.load(tmp_path / "x.onnx").opset_import] == [("", opset)]
+    assert read_opset(tmp_path / "x.onnx") == opset
+    session = onnxruntime.InferenceSession(tmp_path / "x.onnx")
+    (probabilities,) = session.run(["probabilities"], {"pixels": make_pixels(3).numpy()})
+    assert_close(torch.from_numpy(probabilities), classifier.predict_proba(make_pixels(3)), rtol=0, atol=1e-5)
+
+
+def test_without_an_opset_torchs_default_is_taken(tmp_path: Path) -> None:
+    export_classifier(make_classifier(), tmp_path / "x.onnx")
+    program = torch.onnx.export(torch.nn.Linear(2, 2).eval(), (torch.ones(1, 2),), dynamo=True, verbose=False)
+    assert program is not None
+    assert read_opset(tmp_path / "x.onnx") == program.model.opset_imports[""]
+
+
+@pytest.mark.parametrize("opset", [17, 24, 0, -1, True, 18.0])
+def test_another_opset_is_refused_with_the_range(opset: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"^--opset must be an integer from 18 to 23, got {opset}$"):
+        export_classifier(make_classifier(), tmp_path / "x.onnx", opset)
+    with pytest.raises(UserError, match=r"^--opset must be left out for a \.pt2 file, got 18$"):
+        export_classifier(make_classifier(), tmp_path / "x.pt2", 18)
+    assert not list(tmp_path.iterdir())
 
 
 def test_both_formats_contain_the_classes_the_input_shape_and_the_version(tmp_path: Path) -> None:
