@@ -33,6 +33,7 @@ TOP_K = 10
 MISTAKE_COLUMNS = ("true_class", "predicted_class", "probability", "true_probability")
 """What files say of a mistake, after its path or index."""
 
+_MAX_SORTED_CLASSES = 100
 _NAMES_AT_ONCE = 1 << 14
 _MISTAKES_AT_ONCE = 1 << 12
 
@@ -170,9 +171,9 @@ class PredictionCollector:
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Adds the logits of a batch, (B,) for two classes or (B, C), and its labels, int64 (B,)."""
         probabilities = logits_to_probabilities(logits.float())
-        # Sorted by logit, since distinct logits may round to equal probabilities; stable, as argmax takes the first.
+        # By logit, since distinct logits may round to equal probabilities.
         scores = torch.stack([torch.zeros_like(logits), logits], 1) if logits.ndim == 1 else logits
-        classes = scores.sort(dim=1, descending=True, stable=True).indices[:, :TOP_K]
+        classes = _highest(scores, TOP_K)
         true_probabilities = probabilities.gather(1, labels[:, None]).squeeze(1)
         batch = (labels, classes, probabilities.gather(1, classes), true_probabilities)
         self._batches.append(tuple(tensor.cpu() for tensor in batch))
@@ -194,6 +195,23 @@ class PredictionCollector:
         if names is not None:
             names = ImageNames(*pack_names(names, rows.numpy()))
         return Predictions(labels, classes, probabilities, true_probabilities, rows, names)
+
+
+def _highest(scores: Tensor, k: int) -> Tensor:
+    """Returns the classes with the k highest scores of each row, (B, C) -> int64 (B, k); the first of equal ones first.
+
+    `argmax` takes the first of equal scores, too. `torch.topk` takes any of them.
+    """
+    if scores.shape[1] <= _MAX_SORTED_CLASSES:
+        return scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    top = scores.topk(k, dim=1)
+    classes = top.indices.sort(dim=1).values
+    order = scores.gather(1, classes).sort(dim=1, descending=True, stable=True).indices
+    classes = classes.gather(1, order)
+    # Rows with equal scores at the end of the k, or with NaN, are sorted whole.
+    rows = ((scores >= top.values[:, -1:]).sum(1) != k).nonzero()[:, 0]
+    classes[rows] = scores[rows].sort(dim=1, descending=True, stable=True).indices[:, :k]
+    return classes
 
 
 def pack_names(

@@ -58,6 +58,18 @@ def test_ties_go_to_the_first_class() -> None:
     assert binary.compute().classes[:, 0].tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("num_classes", [101, 500])
+def test_of_many_classes_the_most_probable_are_those_of_a_stable_sort(num_classes: int) -> None:
+    scores = torch.randn(40, num_classes, generator=torch.Generator().manual_seed(0))
+    scores[:20] = scores[:20].round()  # with ties, also at the tenth place
+    scores[5, 7] = float("nan")
+    scores[6, 7:30] = float("inf")
+    collector = PredictionCollector()
+    collector.update(scores, torch.zeros(40, dtype=torch.int64))
+    expected = scores.sort(dim=1, descending=True, stable=True).indices[:, :TOP_K]
+    assert torch.equal(collector.compute().classes, expected)
+
+
 def collect(labels: list[int], confidence: list[float], batches: Batches | None = None) -> Predictions:
     """Predictions of class 1 of two with some confidence, in two batches."""
     collector = PredictionCollector(batches)
