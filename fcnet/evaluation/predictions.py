@@ -203,7 +203,8 @@ def _highest(scores: Tensor, k: int) -> Tensor:
     `argmax` takes the first of equal scores, too. `torch.topk` takes any of them.
     """
     if scores.shape[1] <= _MAX_SORTED_CLASSES:
-        return scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
+        # A copy: a view would keep the order of all classes in memory.
+        return scores.sort(dim=1, descending=True, stable=True).indices[:, :k].clone()
     top = scores.topk(k, dim=1)
     classes = top.indices.sort(dim=1).values
     order = scores.gather(1, classes).sort(dim=1, descending=True, stable=True).indices

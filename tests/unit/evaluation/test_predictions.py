@@ -70,6 +70,14 @@ def test_of_many_classes_the_most_probable_are_those_of_a_stable_sort(num_classe
     assert torch.equal(collector.compute().classes, expected)
 
 
+@pytest.mark.parametrize("num_classes", [2, 50, 500])
+def test_a_collector_keeps_what_predictions_hold_and_no_more(num_classes: int) -> None:
+    collector = PredictionCollector()
+    collector.update(torch.randn(40, num_classes), torch.zeros(40, dtype=torch.int64))
+    for tensor in collector._batches[0]:
+        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+
+
 def collect(labels: list[int], confidence: list[float], batches: Batches | None = None) -> Predictions:
     """Predictions of class 1 of two with some confidence, in two batches."""
     collector = PredictionCollector(batches)
