@@ -54,6 +54,11 @@ class Criterion:
         return f"validation {self.short_label}"
 
     @property
+    def title(self) -> str:
+        """The figure in words, as the title of a chart."""
+        return f"Validation {self.short_label}"
+
+    @property
     def is_fraction(self) -> bool:
         """Whether values are from 0 to 1, and written as percentages."""
         return not self.lower_is_better

@@ -239,6 +239,13 @@ def _results(card: ModelCard) -> list[str]:
         f"| test loss (cross-entropy) | {loss} |",
         f"| test images | {summary['test_images']:,} |",
     ]
+    if (calibration := summary.get("calibration")) is not None and calibration["reason"] is None:
+        before, after = (calibration["test"][moment]["calibration_error"] for moment in ("before", "after"))
+        rows.insert(
+            4,
+            f"| test calibration error | {format_percent(after)} ({format_percent(before)} before temperature scaling "
+            f"with T = {calibration['temperature']:.4g}) |",
+        )
     if summary["validation_accuracy"] is not None:
         rows.append(f"| validation accuracy | {format_percent(summary['validation_accuracy'])} |")
     return [

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from fcnet.config.selection import CRITERIA
 from fcnet.models.layer_table import summary
 from fcnet.runtime.formatting import (
     format_count,
@@ -128,7 +129,8 @@ def _describe_model(run: RunData) -> str:
 def _describe_training(run: RunData) -> str:
     results, optimizer, batch_size = run.summary, run.config.optimizer, run.config.train.batch_size
     size = f"{batch_size:,}" if isinstance(batch_size, int) else batch_size
-    best = f"; best epoch {results['best_epoch']:,}" if results["best_epoch"] < results["epochs"] else ""
+    figure = CRITERIA[run.config.train.select].label
+    best = f"; best epoch {results['best_epoch']:,} by {figure}" if results["best_epoch"] < results["epochs"] else ""
     return (
         f"{format_count(results['epochs'], 'epoch')} in {format_duration(results['train_seconds'])}, "
         f"batch size {size}, {optimizer.name}, learning rate {format_number(optimizer.lr)}, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fcnet.config.selection import CRITERIA
 from fcnet.report.charts import Series, histogram, line_chart
 from fcnet.runtime.formatting import format_number, format_percent
 
@@ -49,16 +50,21 @@ DIAGNOSTICS_HEADER = (
 
 
 def learning_curves(run: RunData) -> list[Chart]:
-    """Draws loss, accuracy and learning rate by epoch."""
+    """Draws loss, accuracy, the figure that ``train.select`` names besides, and learning rate by epoch."""
     if not run.records:
         return []
     loss, accuracy = (
         [_column(run, f"train_{metric}", "training"), _column(run, f"validation_{metric}", "validation")]
         for metric in ("loss", "accuracy")
     )
+    criterion, score = CRITERIA[run.config.train.select], []
+    if any(record.get("validation_score") is not None for record in run.records):
+        series, is_fraction = [_column(run, "validation_score", "validation")], criterion.is_fraction
+        score.append(line_chart(criterion.title, series, x_label="epoch", as_percent=is_fraction))
     return [
         line_chart("Loss", loss, x_label="epoch", low=0.0),
         line_chart("Accuracy", accuracy, x_label="epoch", as_percent=True),
+        *score,
         line_chart("Learning rate", [_column(run, "lr", "learning rate")], x_label="epoch", low=0.0),
     ]
 

@@ -72,6 +72,19 @@ def test_the_derivative_is_zero_where_mpmath_takes_it_with_50_digits() -> None:
     assert fit.temperature == pytest.approx(float(1 / beta), rel=1e-14)
 
 
+@pytest.mark.parametrize("factor", [0.1, 0.7, 0.95, 0.999, 1.001, 1.05, 1.4, 30.0])
+def test_the_gap_bounds_the_distance_from_the_minimum_at_any_temperature(
+    factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits, labels = draw(10)
+    best = find_temperature(logits, labels)
+    beta = factor / best.temperature
+    monkeypatch.setattr("fcnet.evaluation.temperature._minimize", lambda derivatives: (beta, derivatives(beta)))
+    away = find_temperature(logits, labels)
+    assert 0.0 < away.loss - best.loss <= away.gap
+    assert away.gap < 100 * (away.loss - best.loss) or not 0.9 < factor < 1.1
+
+
 def test_temperatures_of_drawn_labels_are_found_again() -> None:
     logits, labels = draw(5, num_images=40_000, temperature=1.7)
     assert find_temperature(logits, labels).temperature == pytest.approx(1.7, rel=0.03)  # 3 standard errors

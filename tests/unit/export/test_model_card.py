@@ -113,3 +113,14 @@ def test_a_loss_that_is_not_finite_and_a_missing_validation_split_are_handled(ma
     text = make_card(summary=summary).to_markdown(["x.pt2"])
     assert "| test loss (cross-entropy) | not finite |" in text
     assert "| validation accuracy |" not in text
+
+
+def test_a_temperature_is_described_with_the_calibration_before_and_after(make_card: MakeCard) -> None:
+    test = {"before": {"calibration_error": 0.0644}, "after": {"calibration_error": 0.0169}}
+    calibration = {"temperature": 0.81569, "reason": None, "test": test}
+    row = "| test calibration error | 1.69% (6.44% before temperature scaling with T = 0.8157) |"
+    summary = make_card().summary
+    assert row in make_card(summary=summary | {"calibration": calibration}).to_markdown(["x.pt2"])
+    unchanged = make_card(summary=summary | {"calibration": calibration | {"reason": "x"}})
+    for card in (make_card(), unchanged):
+        assert "calibration" not in card.to_markdown(["x.pt2"])

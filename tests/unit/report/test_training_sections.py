@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,16 @@ def test_learning_curves_show_training_and_validation_by_epoch() -> None:
     assert accuracy.rows[0] == ("1", "50.00%", "50.00%")
     assert lr.rows == [("1", "0.1"), ("2", "0.05")]
     assert learning_curves(make_run([])) == []
+
+
+def test_learning_curves_have_the_figure_that_selects() -> None:
+    records = [make_record(epoch) | {"validation_score": 0.25 * epoch} for epoch in (1, 2)]
+    config = Config.model_validate({"train": {"select": "mean_average_precision"}})
+    _, _, score, _ = learning_curves(dataclasses.replace(make_run(records), config=config))
+    assert (score.title, score.rows) == ("Validation mAP", [("1", "25.00%"), ("2", "50.00%")])
+    config = Config.model_validate({"train": {"select": "brier_score"}})
+    _, _, score, _ = learning_curves(dataclasses.replace(make_run(records), config=config))
+    assert (score.title, score.rows) == ("Validation Brier score", [("1", "0.25"), ("2", "0.5")])
 
 
 def test_learning_curves_omit_a_missing_validation_split() -> None:
