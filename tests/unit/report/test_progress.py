@@ -132,12 +132,13 @@ def test_any_change_of_a_file_or_of_the_trainer_is_noticed(tmp_path: Path) -> No
     seen = [file_versions(run.path), file_versions(run.path)]
     write_epochs(run, 1)
     seen.append(file_versions(run.path))
-    write_epochs(run, 1)  # the same content
-    seen.append(file_versions(run.path))
+    for loss in (1.25, 1.75):  # as many bytes, in the records and in their checksums
+        write_epochs(run, 1, train_loss=loss)
+        seen.append(file_versions(run.path))
     with run.lock():
         seen.append(file_versions(run.path))
     assert seen[0] == seen[1]
-    assert len(set(seen)) == 4
+    assert len(set(seen)) == 5
     assert file_versions(tmp_path / "none") == (None,) * 7
 
 
