@@ -10,7 +10,6 @@ import torch
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import _check_partial_fit_first_call
-from sklearn.utils.validation import check_is_fitted
 
 from fcnet import models
 from fcnet.losses import CrossEntropy
@@ -22,6 +21,7 @@ from fcnet.sklearn import parameters
 from fcnet.sklearn.base import BaseClassifier
 from fcnet.sklearn.examples import Examples, standardize
 from fcnet.sklearn.first_layer import restandardize
+from fcnet.sklearn.layer_attributes import LayerAttributes
 from fcnet.sklearn.scaler import compute_statistics
 from fcnet.training.algorithm import GradientDescent
 from fcnet.training.fit import iter_fit
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _PREDICTED_VALUES = 1 << 24
 
 
-class MLPClassifier(BaseClassifier):
+class MLPClassifier(LayerAttributes, BaseClassifier):
     """A dense feedforward network, trained on the cross-entropy by AdamW with a cosine schedule.
 
     ``fit`` makes all ``epochs``, unless ``early_stopping`` ends it. It trains in float32. Rows of a sparse matrix
@@ -93,7 +93,6 @@ class MLPClassifier(BaseClassifier):
         (True, (2, 3))
     """
 
-    model_: models.MLP
     loss_curve_: list[float]
     validation_scores_: list[float] | None
     best_validation_score_: float | None
@@ -234,37 +233,6 @@ class MLPClassifier(BaseClassifier):
         self._train(model, self._examples(x, labels, weight), algorithm, derive_seed(self._seed, "part", self.t_), None)
         self._optimizer_state = optimizer.state_dict()
         return self._finish(model, x.dtype)
-
-    @property
-    def coefs_(self) -> list[Array]:
-        """The weights of each layer, (n[l−1], n[l]); those of the first layer are for standardized features."""
-        check_is_fitted(self)
-        return [layer.weight.numpy().T for layer in self.model_.dense_layers()]
-
-    @property
-    def intercepts_(self) -> list[Array]:
-        """The biases of each layer, (n[l],); the shift β of a normalized layer."""
-        check_is_fitted(self)
-        layers = self.model_.dense_layers()
-        biases: list[Any] = [getattr(layer.normalization, "bias", layer.bias) for layer in layers]
-        return [bias.numpy() for bias in biases]
-
-    @property
-    def n_layers_(self) -> int:
-        """The number of layers, the input included as in scikit-learn."""
-        check_is_fitted(self)
-        return len(self.model_.widths)
-
-    @property
-    def n_outputs_(self) -> int:
-        """The number of output nodes: 1 for two classes, else C."""
-        check_is_fitted(self)
-        return self.model_.widths[-1]
-
-    @property
-    def out_activation_(self) -> str:
-        """The function from logits to probabilities: ``"logistic"`` for two classes, else ``"softmax"``."""
-        return "logistic" if self.n_outputs_ == 1 else "softmax"
 
     def _logits(self, x: Any) -> Array:
         dtype = next(self.model_.parameters()).dtype

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 
+_BLOCK_VALUES = 1 << 22
+
+
 class DenseFeatures:
     """The features (x − mean) / std of an array, with a column of ones for an intercept.
 
@@ -54,8 +57,11 @@ class DenseFeatures:
 
     def gram_diagonals(self, weights: Floats) -> Floats:
         """Computes the diagonals of K such matrices, (B, K) -> (K, D + 1)."""
-        diagonals: Floats = weights.T @ self._x**2
-        return diagonals
+        result = np.zeros((weights.shape[1], self._x.shape[1]))
+        rows = max(1, _BLOCK_VALUES // self._x.shape[1])  # squares of all features would double their memory
+        for start in range(0, len(weights), rows):
+            result += weights[start : start + rows].T @ self._x[start : start + rows] ** 2
+        return result
 
 
 class SparseFeatures:
@@ -71,7 +77,7 @@ class SparseFeatures:
     def __init__(self, x: Any, mean: Floats, std: Floats, *, intercept: bool) -> None:
         x = x.astype(np.float64)
         ones = [scipy.sparse.csr_array(np.ones((x.shape[0], 1)))] if intercept else []
-        self._x = scipy.sparse.hstack([x, *ones], format="csr")
+        self._x = scipy.sparse.csr_array(scipy.sparse.hstack([x, *ones], format="csr"))
         self._mean = np.append(mean, np.zeros(len(ones)))
         self._std = np.append(std, np.ones(len(ones)))
 

@@ -336,6 +336,9 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         "python -m fcnet.train --config digits --tensorboard": Shown([r".*; runs/digits-2", RESULT], smaller=FEW),
         "program 10": Shown([r"0\.9\d+", r"0\.9\d+"]),
     },
+    "estimators.md": {
+        "program 1": Shown([r"0\.9\d+", r"0\.\d+ \d+", "True"]),
+    },
     "learning.md": {
         "program 1": Shown([r"20 0\.\d{3}", r"0\.\d{3}", r"0\.\d{3} \(0\.\d{3}, 0\.\d{3}\)"]),
         "python -m fcnet.train --config digits --set \"data.classes=['3','8']\" --set train.loss=hinge": Shown(

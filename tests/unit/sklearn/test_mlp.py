@@ -43,18 +43,6 @@ def test_a_number_is_one_hidden_layer() -> None:
     )
 
 
-def test_the_layers_as_scikit_learn_has_them_make_the_same_predictions() -> None:
-    fitted = make_classifier(hidden=(8, 6)).fit(X, Y)
-    a = (X - fitted.mean_) / fitted.std_
-    for coef, intercept in zip(fitted.coefs_[:-1], fitted.intercepts_[:-1], strict=True):
-        a = np.maximum(a @ coef + intercept, 0.0)
-    np.testing.assert_allclose(fitted.decision_function(X), a @ fitted.coefs_[-1] + fitted.intercepts_[-1], rtol=1e-9)
-    assert [coef.shape for coef in fitted.coefs_] == [(4, 8), (8, 6), (6, 3)]
-    assert (fitted.n_layers_, fitted.n_outputs_, fitted.out_activation_) == (4, 3, "softmax")
-    two = make_classifier().fit(X[:100], Y[:100])
-    assert (two.n_outputs_, two.out_activation_) == (1, "logistic")
-
-
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
 def test_in_one_batch_a_weight_equals_repeating_the_example(classes: int, label_smoothing: float) -> None:

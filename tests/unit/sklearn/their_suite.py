@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import sklearn.linear_model
-import sklearn.linear_model._logistic
 import sklearn.neural_network
 from sklearn.linear_model._base import LinearClassifierMixin
+from sklearn.utils.metaestimators import available_if
 
 import fcnet.sklearn
 
@@ -173,6 +173,7 @@ class MLPClassifier(fcnet.sklearn.MLPClassifier):
         with self._translated():
             return super().fit(X, y, sample_weight)
 
+    @available_if(lambda self: self.solver != "lbfgs")  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, *, classes: Any = None, sample_weight: Any = None) -> Self:  # noqa: N803
         with self._translated():
             return super().partial_fit(X, y, classes=classes, sample_weight=sample_weight)
@@ -198,28 +199,55 @@ class MLPClassifier(fcnet.sklearn.MLPClassifier):
             self.activation, self.batch_size = given
 
 
-def _absent(name: str) -> type:
-    def __init__(self: object, *_: Any, **__: Any) -> None:  # noqa: N807
-        refuse(name)
+class MLPRegressor:
+    def __init__(self, *_: Any, **__: Any) -> None:
+        refuse("MLPRegressor")
 
-    return type(name, (), {"__init__": __init__})
+
+class LogisticRegressionCV:
+    """Absent, but for the tests that compare it with `LogisticRegression`: there it is theirs, beside ours."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        if _RUNNING[-1] not in _COMPARE_WITH_CV:
+            refuse("LogisticRegressionCV")
+        return _THEIR_CV(*args, **kwargs)
+
+
+_THEIR_CV = sklearn.linear_model.LogisticRegressionCV
+_RUNNING = [""]
+_COMPARE_WITH_CV = {
+    "test_LogisticRegressionCV_on_folds",
+    "test_logistic_cv_folds_with_classes_missing",
+    "test_logistic_regression_cv_refit",
+    "test_logistic_regression_solvers_multiclass",
+    "test_multinomial_cv_iris",
+    "test_multinomial_logistic_regression_string_inputs",
+    "test_n_iter",
+}
 
 
 _OUTCOMES: dict[str, str] = {}
 
 
 def pytest_configure() -> None:
-    linear, network = sklearn.linear_model, sklearn.neural_network
-    linear.LogisticRegression, linear.LogisticRegressionCV = LogisticRegression, _absent("LogisticRegressionCV")
-    network.MLPClassifier, network.MLPRegressor = MLPClassifier, _absent("MLPRegressor")
-    for name in ("_logistic_regression_path", "_log_reg_scoring_path"):
-        setattr(linear._logistic, name, lambda *_, name=name, **__: refuse(f"the private function {name}"))
+    for kind in (LogisticRegression, LogisticRegressionCV):
+        setattr(sklearn.linear_model, kind.__name__, kind)
+    for network in (MLPClassifier, MLPRegressor):
+        setattr(sklearn.neural_network, network.__name__, network)
 
 
 def pytest_collection_finish() -> None:
-    module = sys.modules.get("sklearn.neural_network.tests.test_mlp")
-    if module is not None:
-        module.ACTIVATION_TYPES.remove("tanh")
+    networks = sys.modules.get("sklearn.neural_network.tests.test_mlp")
+    if networks is not None:
+        networks.ACTIVATION_TYPES.remove("tanh")
+    linear = sys.modules.get("sklearn.linear_model.tests.test_logistic")
+    for name in ("_logistic_regression_path", "_log_reg_scoring_path"):
+        if linear is not None:
+            setattr(linear, name, lambda *_, name=name, **__: refuse(f"the private function {name}"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    _RUNNING[-1] = item.name.partition("[")[0]
 
 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
