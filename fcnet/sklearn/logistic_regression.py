@@ -18,7 +18,7 @@ from fcnet.sklearn import parameters
 from fcnet.sklearn.base import BaseClassifier
 from fcnet.sklearn.newton import minimize
 from fcnet.sklearn.objective import DenseFeatures, Objective, SparseFeatures
-from fcnet.sklearn.scaler import compute_statistics
+from fcnet.sklearn.scaler import compute_statistics, search_scales
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -121,9 +121,9 @@ class LogisticRegression(BaseClassifier):
         counted = weight > 0.0
         if not counted.all():
             x, labels, weight = x[counted], labels[counted], weight[counted]
-        mean, std = self._scales(compute_statistics(x, weight))
+        mean, std = self._scales(x, compute_statistics(x, weight))
         make_features = SparseFeatures if scipy.sparse.issparse(x) else DenseFeatures
-        decay = 1.0 / (float(self.C) * weight.sum())
+        decay = 1.0 / max(float(self.C) * weight.sum(), 1e-300)
         penalty = np.full(x.shape[1], decay) if self.standardize else decay / std**2
         objective = Objective(
             make_features(x, mean, std, intercept=self.fit_intercept),
@@ -186,7 +186,7 @@ class LogisticRegression(BaseClassifier):
         }
         parameters.check_parameters(rules, self)
 
-    def _scales(self, statistics: Statistics) -> tuple[Floats, Floats]:
+    def _scales(self, x: Any, statistics: Statistics) -> tuple[Floats, Floats]:
         """Sets ``mean_`` and ``std_``, and returns the mean and the scale of the features on which the search runs."""
         centres = bool(self.fit_intercept)
         zeros, ones = np.zeros_like(statistics.mean), np.ones_like(statistics.mean)
@@ -194,10 +194,7 @@ class LogisticRegression(BaseClassifier):
         self.std_ = statistics.std if self.standardize else ones
         if self.standardize:
             return self.mean_, self.std_
-        if centres:
-            return statistics.mean, statistics.std
-        size = np.sqrt(statistics.variance + statistics.mean**2)
-        return zeros, np.where(size > 0.0, size, 1.0)
+        return search_scales(x, statistics, centred=centres)
 
     def _store(self, found: Minimum, mean: Floats, std: Floats, dtype: npt.DTypeLike) -> None:
         """Sets the attributes of a fitted classifier."""

@@ -15,7 +15,7 @@ from fcnet import models
 from fcnet.losses import CrossEntropy
 from fcnet.optim.optimizers import parameter_groups
 from fcnet.optim.schedules import constant, cosine
-from fcnet.runtime.errors import UserError
+from fcnet.runtime.errors import NonFiniteError, UserError
 from fcnet.runtime.seeds import derive_seed, generator
 from fcnet.sklearn import parameters
 from fcnet.sklearn.base import BaseClassifier
@@ -84,6 +84,7 @@ class MLPClassifier(LayerAttributes, BaseClassifier):
 
     Raises:
         UserError: a ValueError, from ``fit``; an argument is out of its range, or y has a single class.
+        NonFiniteError: a UserError, from ``fit``; training met NaN or infinity.
 
     Example:
         >>> from sklearn.datasets import load_iris
@@ -324,14 +325,22 @@ class MLPClassifier(LayerAttributes, BaseClassifier):
         """Trains and records the figures of the epochs."""
         self.n_iter_ = 0
         scores: list[Any] | None = None if validation is None else list(self.validation_scores_ or [])
-        for record in iter_fit(model, batches, algorithm, validation=validation, seed=seed):
-            self.n_iter_ += 1
-            self.t_ += batches.num_images
-            self.loss_curve_.append(record.train_loss)
-            if scores is not None:
-                scores.append(record.validation_accuracy)
-            if self.verbose:
-                _print_epoch(record)
+        try:
+            for record in iter_fit(model, batches, algorithm, validation=validation, seed=seed):
+                self.n_iter_ += 1
+                self.t_ += batches.num_images
+                self.loss_curve_.append(record.train_loss)
+                if scores is not None:
+                    scores.append(record.validation_accuracy)
+                if self.verbose:
+                    _print_epoch(record)
+        except NonFiniteError as error:
+            # in the words of this class's arguments
+            raise NonFiniteError(
+                f"training met NaN or inf in step {error.step}; lower lr, got {self.lr!r}",
+                step=error.step,
+                layer=error.layer,
+            ) from None
         self.loss_ = self.loss_curve_[-1]
         self.validation_scores_ = scores
         self.best_validation_score_ = None if scores is None else max(scores)

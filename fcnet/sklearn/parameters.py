@@ -41,23 +41,20 @@ def check_parameters(rules: dict[str, Rule], estimator: object) -> None:
 def number(value: object, *, above: float = -math.inf, least: float = -math.inf, finite: bool = True) -> Rule:
     """Requires a number greater than ``above`` or at least ``least``."""
     bound = f"greater than {above:g}" if above > -math.inf else f"at least {least:g}"
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    is_kept = is_number and above < float(value) and least <= float(value)  # type: ignore[arg-type]
-    return Rule(f"a number {bound}", is_kept and not (finite and math.isinf(value)))  # type: ignore[arg-type]
+    found = _to_float(value)
+    return Rule(f"a number {bound}", above < found and least <= found and not (finite and math.isinf(found)))
 
 
 def between(value: object, least: float, most: float) -> Rule:
     """Requires a number from ``least`` to ``most``, both included."""
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return Rule(f"from {least:g} to {most:g}", is_number and least <= float(value) <= most)  # type: ignore[arg-type]
+    return Rule(f"from {least:g} to {most:g}", least <= _to_float(value) <= most)
 
 
 def share(value: object, *, least: float | None = None) -> Rule:
     """Requires a number less than 1, and greater than 0 or at least ``least``."""
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    above = is_number and (float(value) > 0.0 if least is None else float(value) >= least)  # type: ignore[arg-type]
+    found = _to_float(value)
     words = "greater than 0" if least is None else f"at least {least:g}"
-    return Rule(f"a number {words} and less than 1", above and float(value) < 1.0)  # type: ignore[arg-type]
+    return Rule(f"a number {words} and less than 1", (found > 0.0 if least is None else found >= least) and found < 1.0)
 
 
 def count(value: object, least: int) -> Rule:
@@ -83,3 +80,13 @@ def class_weight(value: Any) -> Rule:
     if isinstance(value, Mapping):
         is_kept = all(number(weight, least=0.0).is_kept for weight in value.values())
     return Rule("a dict of weights of at least 0 by class, 'balanced' or None", is_kept)
+
+
+def _to_float(value: object) -> float:
+    """Returns a number as a float; NaN, which keeps no rule, for anything else and for integers too large."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 _BLOCK_VALUES = 1 << 22
+_HEAVY_TAIL = 100.0
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,27 @@ def compute_statistics(x: Any, weight: Floats | None = None) -> Statistics:
     # nearly 0 would turn that into a feature of ±1.
     constant = low == high
     return Statistics(np.where(constant, low, mean), np.where(constant, 0.0, variance), total)
+
+
+def search_scales(x: Any, statistics: Statistics, *, centred: bool) -> tuple[Floats, Floats]:
+    """Returns a center and a scale of each feature on which a search is well conditioned, each (D,).
+
+    They are the mean and the standard deviation, or without a center the root mean square. A few huge values in a
+    column would leave all others equal to many digits, so there they are the median and the median deviation from it.
+
+    Args:
+        x: (B, D), an array or a sparse CSR matrix; a sparse matrix has no medians, because most would be 0.
+        statistics: those of ``x``.
+        centred: whether the features may be centered; otherwise the center is 0.
+    """
+    center = statistics.mean if centred else np.zeros_like(statistics.mean)
+    size = np.sqrt(statistics.variance + (statistics.mean - center) ** 2)
+    if not scipy.sparse.issparse(x):
+        median = np.median(x, 0) if centred else center
+        deviation = np.median(np.abs(x - median), 0)
+        heavy = (deviation > 0.0) & (size > _HEAVY_TAIL * deviation)
+        center, size = np.where(heavy, median, center), np.where(heavy, deviation, size)
+    return center, np.where(size > 0.0, size, 1.0)
 
 
 def _sum_rows(x: npt.NDArray[Any], function: Any, share: Floats) -> Floats:

@@ -133,6 +133,15 @@ def test_columns_of_very_different_sizes_reach_the_tolerance(intercept: bool, of
     assert fitted.n_iter_[0] < 60
 
 
+@pytest.mark.parametrize("outlier", [1e6, -1e9])
+def test_an_outlier_in_raw_columns_does_not_keep_the_search_from_the_tolerance(outlier: float) -> None:
+    x, y = load_iris(return_X_y=True)
+    x, y = np.vstack([x, outlier * x[:1]]), np.append(y, 0)
+    fitted = LogisticRegression(standardize=False).fit(x, y)  # a warning would be an error
+    assert fitted.n_iter_[0] < 40
+    assert np.abs(raw_gradient(fitted, x, y)).max() < 1e-7
+
+
 def test_a_tolerance_that_rounding_hides_gives_a_warning_with_the_gradient() -> None:
     x, y = load_iris(return_X_y=True)
     x = x * 1e12

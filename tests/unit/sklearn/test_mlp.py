@@ -204,6 +204,11 @@ def test_a_warm_start_goes_on_from_the_previous_network() -> None:
         warm.fit(X[:, :3], Y)
 
 
+def test_a_training_that_diverges_names_the_argument() -> None:
+    with pytest.raises(fcnet.NonFiniteError, match=r"training met NaN or inf in step \d+; lower lr, got 1e\+20$"):
+        make_classifier(lr=1e20).fit(X, Y)
+
+
 def test_verbose_prints_a_line_for_each_epoch(capsys: pytest.CaptureFixture[str]) -> None:
     fitted = make_classifier(epochs=3, verbose=True, early_stopping=True).fit(X, Y)
     lines = capsys.readouterr().out.splitlines()

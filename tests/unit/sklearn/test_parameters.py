@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 RULES: dict[str, tuple[Callable[[Any], parameters.Rule], list[Any], list[Any]]] = {
-    "above": (lambda v: parameters.number(v, above=0.0), [1, 0.5, np.float32(2)], [0, -1.0, math.inf, True, "1", None]),
+    "above": (
+        lambda v: parameters.number(v, above=0.0),
+        [1, 0.5, np.float32(2)],
+        [0, -1.0, math.inf, 10**400, True, "1", None],
+    ),
     "least": (lambda v: parameters.number(v, least=0.0), [0, 0.0, 3], [-1e-9, math.nan, math.inf, [1], False]),
     "infinite": (lambda v: parameters.number(v, above=0.0, finite=False), [math.inf, 1], [math.nan, 0.0]),
     "between": (lambda v: parameters.between(v, 0.0, 1.0), [0, 1.0, 0.5], [2, -0.1, True, "0", math.nan]),

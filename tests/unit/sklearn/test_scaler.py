@@ -10,7 +10,7 @@ import scipy.sparse
 
 from fcnet.runtime.errors import UserError
 from fcnet.sklearn import scaler
-from fcnet.sklearn.scaler import compute_statistics
+from fcnet.sklearn.scaler import compute_statistics, search_scales
 
 
 def make_features(seed: int = 0) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
@@ -51,6 +51,22 @@ def test_the_statistics_of_parts_merge_into_those_of_the_whole() -> None:
     whole = compute_statistics(x, weight)
     np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-12)
     np.testing.assert_allclose(merged.std, whole.std, rtol=1e-9)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_a_search_runs_on_columns_of_size_one_whatever_their_outliers(centred: bool) -> None:
+    x = make_features()
+    x[0, 1] = 1e12
+    center, scale = search_scales(x, compute_statistics(x), centred=centred)
+    searched = (x - center) / scale
+    assert np.median(np.abs(searched[:, 1])) == pytest.approx(1.0)
+    if centred:
+        np.testing.assert_allclose(searched.std(0)[[0, 2, 3, 4]], 1.0, rtol=1e-6)
+    else:
+        assert not center.any()
+        np.testing.assert_allclose((searched**2).mean(0)[[0, 2, 3, 4, 5]], 1.0, rtol=1e-6)
+    sparse = search_scales(scipy.sparse.csr_array(x), compute_statistics(x), centred=centred)
+    assert sparse[1][1] > 1e11
 
 
 @pytest.mark.parametrize("is_sparse", [False, True])
