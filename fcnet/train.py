@@ -347,18 +347,23 @@ def _read_records(run: Run) -> list[EpochRecord]:
 def _find_lr(config: Config, folder: Path, device: torch.device) -> int:
     """Runs the learning-rate range test; writes its losses and a plot of them to ``folder``."""
     from fcnet.figures.sheets import lr_curve  # matplotlib takes long to import
+    from fcnet.figures.style import THEMES, figure_bytes, use_theme
 
     experiment = build(config, device)
     torch.set_num_threads(experiment.threads)
     with memory.phase("making a training step"):
         trials = list(lr_range_test(experiment.training))
     best, suggestion = min(trials, key=lambda trial: trial.smoothed), suggest_lr(trials)
-    plot = folder / "lr.png"
+    plot = folder / f"lr-{THEMES[0].name}.png"
     if distributed.rank() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "lr.jsonl", "".join(json.dumps(dataclasses.asdict(trial)) + "\n" for trial in trials))
         lrs, losses, smoothed = zip(*map(dataclasses.astuple, trials), strict=True)
-        write_bytes(plot, lr_curve(lrs, losses, smoothed, suggestion))
+        for theme in THEMES:
+            with use_theme(theme):
+                files = figure_bytes(lr_curve(lrs, losses, smoothed, suggestion))
+            for form, image in files.items():
+                write_bytes(folder / f"lr-{theme.name}.{form}", image)
     cli.print_status(
         f"tried {format_count(len(trials), 'learning rate')} from {trials[0].lr:g} to {trials[-1].lr:.2g}; "
         f"lowest loss {best.smoothed:.4f} at {best.lr:.2g}; a tenth of that is a good start: "

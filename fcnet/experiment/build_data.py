@@ -216,12 +216,12 @@ def load_or_fit_whitening(store: Store, batches: Batches, num_components: int) -
     return whitening
 
 
-def preview(config: schema.Config) -> tuple[list[str], dict[str, Batches]]:
+def preview(config: schema.Config) -> tuple[list[str], Sequence[str], dict[str, Batches]]:
     """Selects a few training images of each class for display, neither normalized nor whitened.
 
     Returns:
-        The class name of each image; and batches of these images, one batch per epoch: under ``""`` with all
-        configured augmentations, and under the name of each augmentation with that one alone.
+        The class name of each image; the names of all classes; and batches of these images, one batch per epoch: under
+        ``""`` with all configured augmentations, and under the name of each augmentation with that one alone.
     """
     store = open_data(config.data)
     check_data(config, store)
@@ -241,7 +241,7 @@ def preview(config: schema.Config) -> tuple[list[str], dict[str, Batches]]:
         )
         for kind, section in {"": augment, **kinds}.items()
     }
-    return [classes[label] for label in labels[shown].tolist()], batches
+    return [classes[label] for label in labels[shown].tolist()], classes, batches
 
 
 class NotCachedError(UserError):

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from fcnet import cli
 from fcnet.arguments import Parser
 from fcnet.config.presets import find_config
@@ -14,14 +16,20 @@ from fcnet.config.values import format_value
 from fcnet.experiment.build import preview
 from fcnet.figures.lecture import lecture_figures
 from fcnet.figures.sheets import image_grid
-from fcnet.figures.style import THEMES, figure_bytes, use_theme
+from fcnet.figures.style import THEMES, figure_bytes, png_bytes, use_theme
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import write_bytes
+from fcnet.runtime.formatting import format_percent, shorten_middle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from fcnet.data.batches import Batch
 
 _NUM_SAMPLES = 7
+_MIXING = {"mixup", "cutmix"}
+_MAX_NAME = 14
+_MIN_WEIGHT = 0.005  # less rounds to 0%
 
 
 def main(arguments: list[str]) -> int:
@@ -37,7 +45,7 @@ def main(arguments: list[str]) -> int:
     flags = parser.parse(arguments)
     files: Iterable[tuple[str, bytes]]
     if flags.augment is not None:
-        files = _augmentation_grids(find_config(flags.augment, "--augment"), flags.set).items()
+        files = _augmentation_grids(find_config(flags.augment, "--augment"), flags.set)
     elif flags.set:
         raise UserError(f"--set needs --augment CONFIG, got --set {flags.set[0]} alone")
     else:
@@ -63,27 +71,49 @@ def _lecture_files() -> Iterator[tuple[str, bytes]]:
                 yield f"{name}-{theme.name}.{suffix}", content
 
 
-def _augmentation_grids(path: Path, overrides: list[str]) -> dict[str, bytes]:
-    """Draws an image grid of all augmentations together and one of each: the original, then several samples."""
+def _augmentation_grids(path: Path, overrides: list[str]) -> Iterator[tuple[str, bytes]]:
+    """Yields an image grid of all augmentations together and one of each: the original, then several samples."""
     config = load_config(path, overrides, flag="--augment")
     augmentations = {name: value for name, value in config.data.augment.model_dump().items() if value}
     if not augmentations:
         raise UserError(f"data.augment must enable at least one augmentation, got none in {path}")
-    classes, kinds = preview(config)
+    row_names, classes, kinds = preview(config)
     column_names = ["original", *(f"sample {number}" for number in range(1, _NUM_SAMPLES + 1))]
-    grids = {}
     for kind, batches in kinds.items():
-        originals = [batch.images for batch in batches]
-        samples = [
-            batch.images for epoch in range(_NUM_SAMPLES) for batch in batches.epoch(config.seed, epoch, shuffle=False)
-        ]
-        title = ", ".join(
-            f"{name} = {format_value(value)}" for name, value in augmentations.items() if kind in ("", name)
+        shown = {name: value for name, value in augmentations.items() if kind in ("", name)}
+        drawn = [*batches]
+        for epoch in range(_NUM_SAMPLES):
+            drawn += batches.epoch(config.seed, epoch, shuffle=False)
+        captions = [_mixed_labels(batch, classes) for batch in drawn] if _MIXING.intersection(shown) else ()
+        title = "Data augmentation: " + ", ".join(f"{name} = {format_value(value)}" for name, value in shown.items())
+        for theme in THEMES:
+            with use_theme(theme):
+                grid = image_grid(
+                    [batch.images for batch in drawn],
+                    title=title,
+                    row_names=row_names,
+                    column_names=column_names,
+                    captions=captions,
+                )
+                yield "-".join(filter(None, ["augment", kind, theme.name])) + ".png", png_bytes(grid)
+
+
+def _mixed_labels(batch: Batch, classes: Sequence[str]) -> list[str]:
+    """Returns the classes of each image with their weights, one line for each of at most two."""
+    targets = batch.target
+    if targets.ndim == 1:
+        targets = torch.nn.functional.one_hot(targets, len(classes)).float()
+    texts = []
+    for weights in targets:
+        order = weights.argsort(descending=True, stable=True)[:2].tolist()
+        texts.append(
+            "\n".join(
+                f"{shorten_middle(classes[label], _MAX_NAME)}: {format_percent(float(weights[label]), 0)}"
+                for label in order
+                if weights[label] >= _MIN_WEIGHT
+            )
         )
-        grids["-".join(filter(None, ["augment", kind])) + ".png"] = image_grid(
-            originals + samples, title=title, row_names=classes, column_names=column_names
-        )
-    return grids
+    return texts
 
 
 if __name__ == "__main__":

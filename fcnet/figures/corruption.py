@@ -46,7 +46,8 @@ def plot_corruptions(panels: Sequence[Panel], chance: float) -> Figure:
         chance: the accuracy of random guessing, drawn as a line in each panel.
     """
     rows = -(-len(panels) // _COLUMNS)
-    figure = new_figure(8.4, 0.4 + 2.6 * rows)
+    figure = new_figure(8.4, 0.7 + 2.6 * rows)
+    figure.suptitle("Accuracy on corrupted test images", fontsize=12)
     grid = figure.subplots(2 * rows, _COLUMNS, height_ratios=(1, 3) * rows, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()

@@ -1,9 +1,10 @@
-"""The style of the lecture's figures: a light and a dark theme, with lines that differ without colour too."""
+"""The style of all figures: a light and a dark theme, with lines that differ without colour too."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,12 +124,28 @@ def figure_bytes(figure: Figure) -> dict[str, bytes]:
         >>> files["svg"][:5], files["png"][1:4]
         (b'<?xml', b'PNG')
     """
-    svg, png = io.BytesIO(), io.BytesIO()
-    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})  # `savefig` draws everything twice
+    png, svg = png_bytes(figure), io.BytesIO()
     figure.set_layout_engine("none")  # keep the layout of the PNG
     for axes in figure.axes:
         # The last digits of a layout differ between processes, and an SVG names its clip paths by all digits.
         left, bottom, width, height = (round(value, 9) for value in axes.get_position(original=True).bounds)
         axes.set_position((left, bottom, width, height))
-    FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
-    return {"svg": svg.getvalue(), "png": png.getvalue()}
+    with _any_script():
+        FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
+    return {"svg": svg.getvalue(), "png": png}
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """Returns the figure as a PNG file alone; equal figures give equal bytes."""
+    png = io.BytesIO()
+    with _any_script():
+        FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})  # `savefig` draws everything twice
+    return png.getvalue()
+
+
+@contextlib.contextmanager
+def _any_script() -> Iterator[None]:
+    """Silences the warnings of names in a script that matplotlib's font lacks."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield

@@ -304,7 +304,7 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         ),
         "python -m fcnet.figures sheets --augment images --set data.path=/my/images "
         "--set 'data.augment={rotate=15,mixup=0.2}'": Shown(
-            [r"sheets/augment\.png", r"sheets/augment-rotate\.png", r"sheets/augment-mixup\.png"]
+            [rf"sheets/augment{kind}-{theme}\.png" for kind in ("", "-rotate", "-mixup") for theme in ("light", "dark")]
         ),
         "python -m fcnet.train --config images --set data.path=/my/images --set data.balance=weights "
         "--out runs/balanced": Shown([r".* in 3 classes; .*; runs/balanced", RESULT], smaller=FEW),

@@ -9,16 +9,18 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch.testing import assert_close
 
 from fcnet.config.toml import load_config
 from fcnet.experiment.build import preview
 from fcnet.figures import __main__ as figures
+from fcnet.figures.style import LIGHT
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,7 +52,8 @@ def test_augment_draws_a_grid_of_all_augmentations_and_one_of_each(
 ) -> None:
     folder = tmp_path / "new" / "grids"
     assert figures.main([str(folder), "--augment", str(config)]) == 0
-    expected = [folder / f"augment{kind}.png" for kind in ("", "-flip", "-rotate", "-mixup")]
+    kinds = ("", "-flip", "-rotate", "-mixup")
+    expected = [folder / f"augment{kind}-{theme}.png" for kind in kinds for theme in ("light", "dark")]
     assert capsys.readouterr().out.splitlines() == [str(path) for path in expected]
     assert sorted(folder.iterdir()) == sorted(expected)
     grids = []
@@ -58,15 +61,41 @@ def test_augment_draws_a_grid_of_all_augmentations_and_one_of_each(
         with Image.open(path) as image:
             image.load()
             grids.append(image.tobytes())
-    assert len(set(grids)) == 4
+    assert len(set(grids)) == 8
+
+
+def test_mixed_images_have_their_labels_with_the_weights_of_the_loss(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def draw(columns: list[Tensor], **arguments: Any) -> Figure:
+        seen.append(arguments | {"columns": columns})
+        return Figure(figsize=(1.0, 1.0))
+
+    monkeypatch.setattr(figures, "image_grid", draw)
+    monkeypatch.setattr(figures, "THEMES", (LIGHT,))
+    figures.main([str(tmp_path), "--augment", str(config)])
+    together, flipped, rotated, mixed = seen
+    assert flipped["captions"] == rotated["captions"] == ()
+    _, classes, kinds = preview(load_config(config))
+    (plain,) = kinds["mixup"]
+    (sample,) = kinds["mixup"].epoch(0, 0, shuffle=False)
+    assert together["captions"][0] == [f"{classes[label]}: 100%" for label in plain.labels]
+    for caption, weights in zip(mixed["captions"][1], sample.target, strict=True):
+        lines = dict(line.removesuffix("%").split(": ") for line in caption.split("\n"))
+        expected = {classes[label]: weight for label, weight in enumerate(weights.tolist()) if weight >= 0.005}
+        assert lines.keys() == expected.keys()
+        assert all(abs(float(lines[name]) - 100 * weight) <= 0.5 for name, weight in expected.items())
+    assert any("\n" in caption for caption in mixed["captions"][1])
 
 
 def test_set_overrides_the_configuration_and_grids_replace_older_ones(config: Path, tmp_path: Path) -> None:
     assert figures.main([str(tmp_path), "--augment", str(config)]) == 0
-    before = (tmp_path / "augment.png").read_bytes()
+    before = (tmp_path / "augment-light.png").read_bytes()
     flags = ["--set", "data.augment={ flip = true }", "--set", "seed=3"]
     assert figures.main([str(tmp_path), "--augment", str(config), *flags]) == 0
-    assert (tmp_path / "augment.png").read_bytes() != before
+    assert (tmp_path / "augment-light.png").read_bytes() != before
 
 
 @pytest.mark.parametrize(
@@ -75,7 +104,7 @@ def test_set_overrides_the_configuration_and_grids_replace_older_ones(config: Pa
 def test_grids_show_unwhitened_training_images_of_each_class(
     classes: tuple[str, ...], labels: list[int], config: Path
 ) -> None:
-    names, kinds = preview(load_config(config, [f"data.classes={list(classes)}", "data.validation=0.2"]))
+    names, _, kinds = preview(load_config(config, [f"data.classes={list(classes)}", "data.validation=0.2"]))
     assert names == [str(label) for label in labels]
     assert list(kinds) == ["", "flip", "rotate", "mixup"]
     for batches in kinds.values():

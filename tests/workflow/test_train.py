@@ -309,9 +309,11 @@ def test_find_lr_suggests_a_learning_rate_and_plots_the_loss() -> None:
         best = min(trials, key=lambda trial: trial["smoothed"])
         suggestion = f"--set optimizer.lr={round_to_two(best['lr'] / 10):g} (now 0.01)"
         assert f"a tenth of that is a good start: {suggestion}" in said
-        assert said.endswith(f"plot: {folder}/lr.png")
-        with Image.open(f"{folder}/lr.png") as plot:
-            assert plot.size == (640, 400)
+        assert said.endswith(f"plot: {folder}/lr-light.png")
+        for theme in ("light", "dark"):
+            assert Path(f"{folder}/lr-{theme}.svg").is_file()
+            with Image.open(f"{folder}/lr-{theme}.png") as plot:
+                assert plot.size == (960, 570)
     assert not Path("runs/pets").exists()
 
 

@@ -444,7 +444,7 @@ ERRORS = [
         ["figures", "made.toml/x", "--augment", "made.toml", "--set", "data.augment.flip=true"],
         ["made.toml/x: Not a directory"]),
     on_figures("figure whose name is a folder's", "--set data.augment={flip=true}", "~: Is a directory",
-        setup=lambda: Path("sheets/augment.png").mkdir(parents=True)),
+        setup=lambda: Path("sheets/augment-light.png").mkdir(parents=True)),
     on_set("more components than pixels", "data.whiten=17",
         "data.whiten must be at most 16, the values of an image, got 17"),
     on_set("loss of one score for three classes", "train.loss=hinge",
