@@ -126,7 +126,7 @@ class Watch:
     def _print(self, progress: Progress) -> None:
         """Prints what has changed."""
         before, self._progress = self._progress, progress
-        records, epochs = progress.run.records, progress.run.config.train.epochs
+        records, train = progress.run.records, progress.run.config.train
         if before is None:
             cli.print_status(f"{self._folder} is {describe_state(progress)}")
             if progress.state == "finished":
@@ -139,7 +139,8 @@ class Watch:
                 cli.print_status(f"resumed after epoch {kept}")
             new = records[kept:]
         for record in new:
-            cli.print_status(cli.format_epoch(_to_epoch_record(record), epochs, terminal_columns()))
+            line = cli.format_epoch(_to_epoch_record(record), train.epochs, terminal_columns(), train.select)
+            cli.print_status(line)
         if before is not None and progress.state != before.state:
             cli.print_status(describe_state(progress))
         if progress.state == "stopped" and (before is None or before.state != "stopped"):

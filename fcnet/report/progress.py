@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from markupsafe import Markup
 
+from fcnet.config.selection import CRITERIA
 from fcnet.experiment.run_folder import Run, describe_no_run
 from fcnet.report.render import STATIC, PageSection, render
 from fcnet.report.run_data import RunData
@@ -20,6 +21,8 @@ from fcnet.runtime.formatting import format_count, format_duration, format_perce
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from fcnet.config.selection import Criterion
 
 RELOAD_SECONDS = 5
 """Seconds after which an open page is loaded again."""
@@ -158,12 +161,23 @@ def key_figures(progress: Progress) -> list[tuple[str, str, str]]:
         best = max(records, key=lambda record: _or_zero(record["validation_accuracy"]))
         highest = f"highest: {format_percent(best['validation_accuracy'])} in epoch {best['epoch']}"
         figures.append(("validation accuracy", format_percent(last["validation_accuracy"]), highest))
+    figures += _score_figure(records, CRITERIA[progress.run.config.train.select])
     if progress.state == "training" and (left := epochs - len(records)):
         seconds = fmean(record["seconds"] for record in records[-_RECENT_EPOCHS:])
         at_most = "at most " if progress.run.config.train.patience else "about "
         each = f"{format_count(left, 'epoch')} of {format_duration(seconds)}"
         figures.append(("training left", f"{at_most}{format_duration(left * seconds)}", each))
     return figures
+
+
+def _score_figure(records: Sequence[dict[str, Any]], criterion: Criterion) -> list[tuple[str, str, str]]:
+    """Returns the figure that ``train.select`` names, if the records have it besides the loss and the accuracy."""
+    scored = [record for record in records if record.get("validation_score") is not None]
+    if not scored or scored[-1] is not records[-1]:
+        return []
+    best = min(scored, key=lambda record: criterion.sort_key(record["validation_score"]))
+    note = f"best: {criterion.format(best['validation_score'])} in epoch {best['epoch']}"
+    return [(criterion.label, criterion.format(records[-1]["validation_score"]), note)]
 
 
 def common_epochs(before: Sequence[dict[str, Any]], now: Sequence[dict[str, Any]]) -> int:

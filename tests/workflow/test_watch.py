@@ -281,6 +281,17 @@ def test_a_run_that_goes_back_to_its_checkpoint_is_followed(monkeypatch: pytest.
     assert "training loss nan" in lines[-2]
 
 
+def test_a_line_names_the_figure_that_selects(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run("run", "train.select=roc_auc")
+    run.write_records([make_record(1, validation_loss=0.5, validation_accuracy=0.75, validation_score=0.875)])
+    lines: list[str] = []
+    monkeypatch.setattr("fcnet.watch.cli.print_status", lines.append)
+    with run.lock():
+        assert watch.Watch(run.path, Path("page.html")).follow(lambda: signal.SIGINT) == 130
+    (line,) = (line for line in lines if line.startswith("epoch"))
+    assert "ROC AUC 87.50%" in line
+
+
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
 def test_a_run_of_several_ranks_is_watched_as_one(warm: WarmServer) -> None:
     Path("made.toml").write_text(CONFIG)

@@ -230,3 +230,14 @@ def test_records_are_common_up_to_the_first_that_differs() -> None:
     assert common_epochs(records[:2], records) == 2
     assert common_epochs(records, [*records[:1], make_record(2, seconds=9.0), *records[2:]]) == 1
     assert common_epochs([], records) == 0
+
+
+@pytest.mark.parametrize(("select", "best"), [("macro_f1", "62.50% in epoch 2"), ("brier_score", "0.2500 in epoch 1")])
+def test_the_figure_that_selects_is_a_key_figure(select: str, best: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path, f"train.select={select}")
+    run.write_records(
+        [make_record(epoch, validation_score=score) for epoch, score in ((1, 0.25), (2, 0.625), (3, 0.5))]
+    )
+    label = {"macro_f1": "validation macro F1", "brier_score": "validation Brier score"}[select]
+    last = "50.00%" if select == "macro_f1" else "0.5000"
+    assert (label, last, f"best: {best}") in key_figures(read_progress(run.path))
