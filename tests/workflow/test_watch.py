@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -287,7 +288,8 @@ def test_a_line_names_the_figure_that_selects(monkeypatch: pytest.MonkeyPatch) -
     lines: list[str] = []
     monkeypatch.setattr("fcnet.watch.cli.print_status", lines.append)
     with run.lock():
-        assert watch.Watch(run.path, Path("page.html")).follow(lambda: signal.SIGINT) == 130
+        stops = itertools.chain([0], itertools.repeat(signal.SIGINT))
+        assert watch.Watch(run.path, Path("page.html")).follow(lambda: next(stops)) == 130
     (line,) = (line for line in lines if line.startswith("epoch"))
     assert "ROC AUC 87.50%" in line
 
