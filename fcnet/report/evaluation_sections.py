@@ -155,7 +155,7 @@ def _calibrations(run: RunData) -> list[Calibration]:
     before = [
         ConfidenceBin(int(count), mean, int(correct)) for count, mean, correct in change["test"]["before"]["bins"]
     ]
-    after = f"After temperature scaling: logits / {change['temperature']:.4g}"
+    after = f"After it, with T = {change['temperature']:.4g}"
     return [_calibration("Before temperature scaling", before), _calibration(after, run.confidence_bins)]
 
 

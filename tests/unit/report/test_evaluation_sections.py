@@ -65,7 +65,7 @@ def test_a_temperature_shows_the_calibration_before_and_after() -> None:
     first, second = section.calibrations
     assert (first.title, first.error) == ("Before temperature scaling", "18.75%")
     assert first.chart.rows[0][:2] == ("75.00%", "100.00%")
-    assert second.title == "After temperature scaling: logits / 1.235"
+    assert second.title == "After it, with T = 1.235"
     assert dataclasses.replace(second, title="") == plain.calibrations[0]
     unchanged = evaluation_section(dataclasses.replace(run, summary={"calibration": change | {"reason": "x"}}))
     assert unchanged is not None
