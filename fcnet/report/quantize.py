@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fcnet.experiment.image_classifier import ImageClassifier
     from fcnet.models.layers import Dense
 
-MAX_BYTES = {"float32": 1_500_000, "float16": 4_000_000, "int8": 4_000_000}
+MAX_BYTES = {"float32": 1_500_000, "float16": 2_600_000, "int8": 4_000_000}
 """The maximum size of the weight matrices in each format, most precise format first."""
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}

@@ -83,7 +83,7 @@ def test_no_weight_is_rounded_by_more_than_half_a_step(dtype_name: str, half_ste
 
 
 def test_the_dtype_is_the_most_precise_one_that_fits() -> None:
-    sizes = {375_000: "float32", 375_001: "float16", 2_000_000: "float16", 2_000_001: "int8", 4_000_000: "int8"}
+    sizes = {375_000: "float32", 375_001: "float16", 1_300_000: "float16", 1_300_001: "int8", 4_000_000: "int8"}
     assert {size: choose_dtype([FusedLayer("", torch.ones(1, size))]) for size in sizes} == sizes
     assert choose_dtype([FusedLayer("", torch.ones(1, 2_000_001)), FusedLayer("", torch.ones(1, 2_000_000))]) is None
 
