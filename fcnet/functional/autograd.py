@@ -32,11 +32,12 @@ class Context(FunctionCtx):
 def can_use_custom_backward(input: Tensor) -> bool:
     """True if an `autograd.Function` of this package may run on ``input``.
 
-    These functions implement reverse mode alone. The compiler, `torch.func` and forward mode need the plain form, since
-    they differentiate the operations themselves.
+    These functions implement reverse mode alone. The compiler, the tracer, `torch.func` and forward mode need the plain
+    form, since they differentiate or record the operations themselves.
     """
     return not (
         torch.compiler.is_compiling()
+        or torch._C._is_tracing()
         or torch._C._are_functorch_transforms_active()
         or (forward_ad._current_level >= 0 and forward_ad.unpack_dual(input).tangent is not None)
     )

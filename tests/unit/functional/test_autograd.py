@@ -103,6 +103,15 @@ def test_torch_func_transforms_each_function(function: Function, inputs: tuple[T
     assert_close(hessian, torch.autograd.functional.hessian(total, x))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace", "ignore::torch.jit.TracerWarning")
+@every_function
+def test_a_trace_holds_for_other_values(function: Function, inputs: tuple[Tensor, ...]) -> None:
+    """It records operations: a decision on the values of the first call would show at the second."""
+    traced = torch.jit.trace(lambda x: function(x, *inputs[1:]), (inputs[0],), check_trace=False)
+    other = inputs[0] * 30.0
+    assert_close(value_and_grads(traced, other), value_and_grads(lambda x: function(x, *inputs[1:]), other))
+
+
 @every_function
 def test_each_function_compiles_to_one_graph(function: Function, inputs: tuple[Tensor, ...]) -> None:
     compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
@@ -199,6 +208,7 @@ def test_the_forbidding_mode_forbids() -> None:
 # --- the module itself -----------------------------------------------------------------------------
 
 
+@scripting
 def test_transforms_and_forward_mode_and_the_compiler_take_the_plain_form() -> None:
     seen: list[bool] = []
 
