@@ -34,6 +34,9 @@ _MAX_IMAGE_BYTES = 700_000
 _MAX_PIXELS = 100_000_000
 """Pixels at most of an image file that the page opens: more would take the memory of the browser's tab."""
 _MAX_NAME_LENGTH = 40
+_MANY_CLASSES = 1000
+_MAX_HTML_BYTES = 4_700_000
+"""The largest section of a model with many classes, whose names add to the weights: the page stays below 5 MB."""
 _DARK, _BORDER_SHARE, _TONE_SHARE = 64, 0.6, 0.75
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -81,8 +84,9 @@ def live_section(
         image_names: what to call each image; None for ``Test image 0`` and so on.
 
     Returns:
-        The section; None if the model is too large (`fcnet.report.quantize.MAX_BYTES`), has non-finite weights, is not
-        an `fcnet.models.mlp.MLP`, or takes images with other than 1 or 3 channels.
+        The section; None if the model is too large (`fcnet.report.quantize.MAX_BYTES`, and less with more than 1,000
+        classes), has non-finite weights, is not an `fcnet.models.mlp.MLP`, or takes images with other than 1 or 3
+        channels.
 
     Example:
         >>> from fcnet.experiment.image_classifier import ImageClassifier
@@ -132,6 +136,8 @@ def live_section(
         sliders=_sliders(classifier),
         exactness=_describe_precision(pack, full, packed),
     )
+    if len(classifier.classes) > _MANY_CLASSES and len(html.encode()) > _MAX_HTML_BYTES:
+        return None
     script = "\n".join((STATIC / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     return PageSection(html, script, (STATIC / "live.css").read_text(encoding="utf-8"))
 

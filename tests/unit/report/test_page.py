@@ -12,7 +12,7 @@ import torch
 
 from fcnet.config.schema import Config
 from fcnet.data.batches import Batches
-from fcnet.evaluation.predictions import PredictionCollector
+from fcnet.evaluation.predictions import PredictionCollector, Predictions
 from fcnet.experiment.run_folder import Run
 from fcnet.report import page
 from fcnet.report.page import ensure_report, render_report
@@ -94,3 +94,24 @@ def test_a_report_that_fails_becomes_a_warning(tmp_path: Path, monkeypatch: pyte
     assert run.summary()["warnings"] == [
         f"writing the report failed (UserError: two lines); to try again, run python -m fcnet.report {tmp_path}"
     ]
+
+
+@pytest.mark.parametrize(("hidden", "has_demo"), [(8, True), (150, False)])
+def test_a_page_of_very_many_classes_stays_below_five_megabytes(hidden: int, has_demo: bool) -> None:
+    num_classes, count = 21_841, 400
+    labels = torch.arange(count)
+    classes = torch.stack([(labels + labels % 2) % num_classes, labels + 7], 1)
+    confidence = torch.full((count,), 0.75)
+    predictions = Predictions(
+        labels, classes, torch.stack([confidence, 1.0 - confidence], 1), 1.0 - confidence, torch.arange(count)
+    )
+    names = tuple(f"n{number:08d} with a rather long name" for number in range(num_classes))
+    classifier = random_classifier((1, 4, 4), num_classes, hidden=(hidden,))
+    classifier.classes = names
+    test = Batches(random_images(count, (1, 4, 4)), labels)
+    html = render_report([make_run(classifier=classifier, predictions=predictions, test=test)])
+    assert len(html.encode()) < 5_000_000
+    assert ('id="live"' in html) == has_demo
+    assert "The 40 of 21,841 classes with the lowest F1, lowest first." in html
+    assert "The 20 most frequent of 200." in html
+    assert '<div class="heat-map">' not in html
