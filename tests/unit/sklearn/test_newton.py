@@ -76,12 +76,15 @@ def test_a_tolerance_below_rounding_ends_the_search_early() -> None:
     assert found.iterations < 30
 
 
-def test_a_start_far_out_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", [300.0, 3e4, 1e200])
+def test_a_start_that_is_worse_than_zero_costs_no_steps(size: float, monkeypatch: pytest.MonkeyPatch) -> None:
     for largest in (1000, 0):
         monkeypatch.setattr(newton, "_LARGEST_MATRIX", largest)
         objective = make_objective(1e-4)
-        start = 300.0 * np.random.default_rng(0).normal(size=objective.shape)
-        assert minimize(objective, start, tol=1e-8, max_iter=300).gradient <= 1e-8
+        start = size * np.random.default_rng(0).normal(size=objective.shape)
+        found = minimize(objective, start, tol=1e-8, max_iter=300)
+        assert found.gradient <= 1e-8
+        assert found.iterations < 30
 
 
 def test_the_report_has_every_step_and_falling_values() -> None:
