@@ -135,9 +135,7 @@ NETWORK: Table = {
     ("failed: AssertionError: Regex pattern did not match", "the error names the class, not its binary code"): [
         "test_early_stopping_stratified"
     ],
-    ("skipped: could not import 'pandas'", "it is no dependency; see test_base"): [
-        r"test_preserve_feature_names\[MLP.*"
-    ],
+    ("skipped: it needs pandas", "test_base has a test without it"): [r"test_preserve_feature_names\[MLP.*"],
 }
 
 
