@@ -31,12 +31,14 @@ class DiagnosticsSection:
     """Layer statistics from the diagnostics snapshots.
 
     Attributes:
+        time: when the last snapshot was taken, such as ``after epoch 3``.
         histograms: each layer's activations in the last snapshot, with those before training as an outline.
         over_time: one chart for each statistic, with a line for each layer.
         table: the last snapshot, a row for each layer.
         advice: the warnings and advice of the last snapshot.
     """
 
+    time: str
     histograms: Sequence[Chart]
     over_time: Sequence[Chart]
     table: Sequence[Sequence[str]]
@@ -94,7 +96,9 @@ def diagnostics_section(run: RunData) -> DiagnosticsSection | None:
     first, last = run.snapshots[0], run.snapshots[-1]
     has_initial = first["epoch"] == 0 and len(run.snapshots) > 1
     initial_layers = {layer["layer"]: layer for layer in first["layers"]} if has_initial else {}
+    time = "before training" if last["epoch"] == 0 else f"after epoch {last['epoch']:,}"
     return DiagnosticsSection(
+        "at the end of training" if run.summary else time,
         [
             _activation_histogram(layer, initial_layers.get(layer["layer"]))
             for layer in last["layers"]

@@ -86,7 +86,7 @@ def coordinates_chart(trials: Sequence[RankedTrial], names: Mapping[int, str], p
     results = [trial.mean if trial.state == "finished" else None for trial in trials]
     coordinates.append(
         Coordinate(
-            criterion.label,
+            criterion.short_label,
             results,
             low_is_up=criterion.lower_is_better,
             as_percent=criterion.is_fraction,

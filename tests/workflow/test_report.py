@@ -310,7 +310,9 @@ def test_an_unfinished_run_has_learning_curves_and_no_test_results(tmp_path: Pat
     assert "the run is not finished; the test set is evaluated at its end" in page.texts
     assert "2 of 5" in page.texts
     assert "epoch 2: training" in str(page.all("svg"))
-    assert "No predictions on the test set are available." in page.text
+    assert "Classification report" not in page.text
+    assert "Before training" in page.texts
+    assert "At the end of training" not in page.texts
 
 
 def test_a_report_that_fails_does_not_fail_the_run(

@@ -33,7 +33,9 @@ def test_a_run_without_an_epoch_has_a_page_that_lists_what_is_missing() -> None:
     assert f"0 of {Config().train.epochs}" in html
     assert "no test images" in html
     assert html.count("No epoch has finished yet.") == 2
-    assert html.count("No predictions on the test set are available.") == 4
+    ids = set(re.findall(r'<h2 id="([a-z-]+)"', html))
+    assert ids == {"summary", "curves", "layers", "speed", "configuration"}
+    assert set(re.findall(r'<a href="#([a-z-]+)">', html)) - {"content"} == ids
     assert "The run has no diagnostics (diagnostics.jsonl)." in html
 
 
