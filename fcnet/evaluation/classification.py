@@ -136,8 +136,8 @@ def evaluate(
             cells.append(batch.labels * num_classes + logits_to_classes(logits))
             if on_batch is not None:
                 on_batch(logits, batch.labels)
-    distributed.all_reduce(total)
-    confusion = _count_cells(cells, num_classes)
+        distributed.all_reduce(total)
+        confusion = _count_cells(cells, num_classes)
     if not confusion.count:
         raise UserError("data must hold at least one example, got 0")
     return Evaluation(total.item() / confusion.count, confusion)

@@ -22,9 +22,10 @@ from fcnet.runtime.files import write_bytes
 from fcnet.runtime.formatting import format_percent, shorten_middle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from fcnet.data.batches import Batch
+    from fcnet.config.schema import Config
+    from fcnet.data.batches import Batch, Batches
 
 _NUM_SAMPLES = 7
 _MIXING = {"mixup", "cutmix"}
@@ -72,12 +73,18 @@ def _lecture_files() -> Iterator[tuple[str, bytes]]:
 
 
 def _augmentation_grids(path: Path, overrides: list[str]) -> Iterator[tuple[str, bytes]]:
-    """Yields an image grid of all augmentations together and one of each: the original, then several samples."""
+    """Opens the data, and returns an iterator over image grids of all augmentations together and of each alone."""
     config = load_config(path, overrides, flag="--augment")
-    augmentations = {name: value for name, value in config.data.augment.model_dump().items() if value}
-    if not augmentations:
+    if not any(config.data.augment.model_dump().values()):
         raise UserError(f"data.augment must enable at least one augmentation, got none in {path}")
-    row_names, classes, kinds = preview(config)
+    return _draw_grids(config, *preview(config))
+
+
+def _draw_grids(
+    config: Config, row_names: Sequence[str], classes: Sequence[str], kinds: Mapping[str, Batches]
+) -> Iterator[tuple[str, bytes]]:
+    """Yields grids of the original images beside several samples of each, in every theme."""
+    augmentations = {name: value for name, value in config.data.augment.model_dump().items() if value}
     column_names = ["original", *(f"sample {number}" for number in range(1, _NUM_SAMPLES + 1))]
     for kind, batches in kinds.items():
         shown = {name: value for name, value in augmentations.items() if kind in ("", name)}
