@@ -49,6 +49,8 @@ def test_a_watched_run_that_is_killed_resumes_to_the_same_result(
         ended = runs.train(folder, changes)
         found = [] if (ended.code, ended.err) == (0, "") else [f"train: {ended}"]
         if watching is not None:
+            if found:
+                watching.send_signal(signal.SIGTERM)  # it would wait for the end of the run
             seen = watching.wait()
             found += [] if (seen.code, seen.err) == (0, "") else [f"watch: {seen}"]
         found += sorted((list_run_files(run) | {"watch.html"}) ^ (RUN_FILES | {"watch.html"}))

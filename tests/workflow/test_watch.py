@@ -231,7 +231,7 @@ def test_a_watched_run_that_is_killed_and_resumed_ends_as_an_unwatched_one(warm:
     assert any(line.startswith("in training, epoch ") for line in lines[2:])
     shown = epochs_of(lines)
     assert shown[-1] == 12
-    assert set(shown) == set(range(shown[0], 13))
+    assert set(shown) == set(range(min(shown), 13))  # the checkpoint may be older than the first epoch shown
     assert page_state().startswith("Finished after 12 epochs")
     assert not reloads()
     assert run_result("run") == run_result("whole")
