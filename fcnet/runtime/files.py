@@ -72,9 +72,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 def remove_temporary_files(folder: Path) -> None:
     """Removes what `atomic_write` leaves in a folder, and in the folders below it, when its process is killed."""
-    for entry in list(folder.rglob(f".*{_TEMPORARY_ENDING}")):
-        if _TEMPORARY_NAME.fullmatch(entry.name) and entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
+    # `os.walk` passes over a folder that vanishes meanwhile: another process may be writing beside the run.
+    for path, names, _ in os.walk(folder):
+        for name in filter(_TEMPORARY_NAME.fullmatch, list(names)):
+            names.remove(name)
+            shutil.rmtree(Path(path, name), ignore_errors=True)
 
 
 @contextlib.contextmanager

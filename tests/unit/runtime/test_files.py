@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,29 @@ def test_temporary_files_are_removed_and_files_of_the_user_are_kept(tmp_path: Pa
     remove_temporary_files(tmp_path)
     assert names(tmp_path) == kept
     assert names(tmp_path / "below") == set()
+
+
+def test_temporary_files_that_vanish_meanwhile_are_passed_over(tmp_path: Path) -> None:
+    ended = threading.Event()
+
+    def write_and_end() -> None:
+        while not ended.is_set():
+            for number in range(10):
+                folder = tmp_path / f".page.html.abcdefg{number}.tmp"
+                with contextlib.suppress(OSError):
+                    folder.mkdir()
+            for number in range(10):
+                with contextlib.suppress(OSError):
+                    (tmp_path / f".page.html.abcdefg{number}.tmp").rmdir()
+
+    writer = threading.Thread(target=write_and_end)
+    writer.start()
+    try:
+        for _ in range(200):
+            remove_temporary_files(tmp_path)
+    finally:
+        ended.set()
+        writer.join()
 
 
 def test_text_that_utf_8_cannot_encode_leaves_the_old_file(tmp_path: Path) -> None:
