@@ -101,7 +101,8 @@ def test_without_an_opset_torchs_default_is_taken(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("opset", [17, 24, 0, -1, True, 18.0])
 def test_another_opset_is_refused_with_the_range(opset: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"^--opset must be an integer from 18 to 23, got {opset}$"):
+    most = min(23, onnx.defs.onnx_opset_version())  # an older onnx knows fewer
+    with pytest.raises(UserError, match=rf"^--opset must be an integer from 18 to {most}, got {opset}$"):
         export_classifier(make_classifier(), tmp_path / "x.onnx", opset)
     with pytest.raises(UserError, match=r"^--opset must be left out for a \.pt2 file, got 18$"):
         export_classifier(make_classifier(), tmp_path / "x.pt2", 18)

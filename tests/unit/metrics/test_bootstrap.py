@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -17,7 +19,9 @@ def test_the_interval_is_that_of_scipys_bootstrap() -> None:
     low, high = bootstrap_interval(
         np.ones(200, int), lambda counts: counts @ values / 200, generator=np.random.default_rng(1), num_resamples=4000
     )
-    theirs = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=4000, rng=np.random.default_rng(2))
+    name = "rng" if "rng" in inspect.signature(stats.bootstrap).parameters else "random_state"  # before SciPy 1.15
+    generator = {name: np.random.default_rng(2)}
+    theirs = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=4000, **generator)
     spread = values.std() / np.sqrt(200)
     # The 2.5% quantile of 4,000 normal numbers has a standard error of 0.042 standard deviations.
     assert [low, high] == pytest.approx(list(theirs.confidence_interval), abs=0.25 * spread)
