@@ -16,7 +16,7 @@ from fcnet.report.render import STATIC, PageSection, render
 from fcnet.report.run_data import RunData
 from fcnet.report.training_sections import DIAGNOSTICS_HEADER, diagnostics_section, learning_curves, speed_chart
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.formatting import format_count, format_duration, format_percent
+from fcnet.runtime.formatting import format_count, format_duration, format_loss, format_percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -154,9 +154,9 @@ def key_figures(progress: Progress) -> list[tuple[str, str, str]]:
         return figures
     last = records[-1]
     note = f"after epoch {last['epoch']}"
-    figures.append(("training loss", _format_loss(last["train_loss"]), note))
+    figures.append(("training loss", format_loss(last["train_loss"]), note))
     if last["validation_loss"] is not None:
-        figures.append(("validation loss", _format_loss(last["validation_loss"]), note))
+        figures.append(("validation loss", format_loss(last["validation_loss"]), note))
     if last["validation_accuracy"] is not None:
         best = max(records, key=lambda record: _or_zero(record["validation_accuracy"]))
         highest = f"highest: {format_percent(best['validation_accuracy'])} in epoch {best['epoch']}"
@@ -199,10 +199,6 @@ def _thinning(lines: Sequence[dict[str, Any]]) -> int:
 def _thin(lines: Sequence[dict[str, Any]], step: int) -> list[dict[str, Any]]:
     """Returns every ``step``-th line, counted from the last, so that the last is among them."""
     return list(lines[::-1][::step][::-1])
-
-
-def _format_loss(loss: float | None) -> str:
-    return "–" if loss is None else f"{loss:.4f}"
 
 
 def _or_zero(value: float | None) -> float:
