@@ -59,6 +59,12 @@ def end_holder(process: subprocess.Popen[str], *, kill: bool) -> None:
     process.communicate()
 
 
+def files_and_changes(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """The inode, size and time of change of each file; not the time of access, which reading may set."""
+    stats = {entry.name: entry.stat() for entry in folder.iterdir()}
+    return {name: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
 def mark_files(folder: Path) -> list[str]:
     return [entry.name for entry in folder.iterdir() if ".use-" in entry.name]
 
@@ -69,9 +75,9 @@ def test_the_holder_of_a_lock_is_known_while_it_lives_and_nothing_changes(kill: 
     assert lock_holder(path) is None
     process = start_holder(HOLD_EXCLUSIVE_LOCK, path)
     try:
-        files = {entry.name: entry.stat() for entry in tmp_path.iterdir()}
+        files = files_and_changes(tmp_path)
         assert lock_holder(path) == f"process {process.pid} on {socket.gethostname()}"
-        assert {entry.name: entry.stat() for entry in tmp_path.iterdir()} == files
+        assert files_and_changes(tmp_path) == files
     finally:
         end_holder(process, kill=kill)
     assert lock_holder(path) is None
