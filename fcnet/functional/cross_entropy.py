@@ -10,7 +10,6 @@ devices, by the shortest of them for a few labels on a CPU, and by the definitio
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import torch
@@ -26,8 +25,6 @@ from fcnet.functional.softmax_loss import Labels, Probabilities, Targets
 
 _MAX_SMALL = 1 << 14
 """Logits of a batch whose loss takes longer to call than to compute."""
-_MAX_POWER = math.exp(8.0)
-"""Differences of logits below 8 round by at most two units in the last place of their powers."""
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -166,7 +163,7 @@ class _SmallCrossEntropy(torch.autograd.Function):
             odds, grad_logits = softmax_loss.odds_and_grad(x, y.unsqueeze(dim), dim)
         except (IndexError, RuntimeError):  # an ignored label; or a mistake, to be told in the words of the other forms
             return None
-        if not grad_logits.max().item() < _MAX_POWER:  # or NaN
+        if not grad_logits.max().item() < softmax_loss.MAX_POWER:  # or NaN
             return None
         losses = odds.log1p()
         total = x.new_full((), losses.numel() if reduction == "mean" else 1)  # faster to divide by than a number

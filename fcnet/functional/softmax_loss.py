@@ -7,7 +7,7 @@ Losses have the shape of the logits with one class.
 The sum over the classes appears in three forms here, since each is the fastest where it applies:
 
 - `odds_and_grad`: class indices and finite powers. It takes differences to x_y, so it needs no search for k.
-- `_label_losses`: class indices and any logits. It takes differences to x_k, so no power overflows.
+- `_far_label_losses`: class indices and any logits. It takes differences to x_k, so no power overflows.
 - `_target_losses`: any targets, that is, class probabilities and smoothed labels.
 
 `fcnet.functional.triton_kernels` has the sum once more, for the GPU.
@@ -27,6 +27,9 @@ from fcnet.functional.autograd import can_read_without_sync, can_use_custom_back
 from fcnet.functional.chunking import map_chunks
 from fcnet.functional.reductions import apply_weight
 from fcnet.functional.softmax import propagate_nan_, sub_max
+
+MAX_POWER = math.exp(8.0)
+"""Differences of logits below 8 round by at most two units in the last place of their powers."""
 
 
 def loss_and_grad(x: Tensor, target: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -196,8 +199,8 @@ def losses_and_grad(x: Tensor, targets: Targets, grad_logits: Tensor | None) -> 
         return losses, torch.ones_like(losses)
     if isinstance(targets, Labels) and not targets.smoothing:
         # The logits that the gradient overwrites cannot be read again.
-        finite = grad_logits is not x and can_read_without_sync(x)
-        return _label_losses(x, targets, grad_logits, finite=finite)
+        by_odds = grad_logits is not x and can_read_without_sync(x)
+        return _label_losses(x, targets, grad_logits, by_odds=by_odds)
     losses = _target_losses(x, targets, grad_logits)
     return losses, torch.ones_like(losses)
 
@@ -205,9 +208,9 @@ def losses_and_grad(x: Tensor, targets: Targets, grad_logits: Tensor | None) -> 
 def odds_and_grad(x: Tensor, index: Tensor, dim: int, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Computes the odds against y, r = Σ_{j≠y} e^(x_j − x_y), and (1 + r) times the gradient of log(1 + r).
 
-    The loss is −log p̂_y = log(1 + r). This form takes half the operations of `_label_losses`. It is as exact while r is
-    moderate, but a difference x_j − x_y above 8 rounds by more than a few units in the last place of the power, and
-    r is inf or NaN where a power overflows or a logit is not finite.
+    The loss is −log p̂_y = log(1 + r). This form takes half the operations of `_far_label_losses`. It is as exact while
+    r is moderate, but a difference x_j − x_y above 8 rounds by more than a few units in the last place of the power,
+    and r is inf or NaN where a power overflows or a logit is not finite.
 
     Args:
         x: logits.
@@ -234,37 +237,51 @@ def _odds_losses(x: Tensor, index: Tensor, grad_logits: Tensor) -> Tensor:
     return losses
 
 
-def _label_losses(x: Tensor, labels: Labels, grad_logits: Tensor | None, *, finite: bool) -> tuple[Tensor, Tensor]:
-    """−w_y log p̂_y = w_y (log(1 + r) − d), with d = x_y − x_k and r = R + e^d − 1, R = Σ_{j≠y} e^(x_j − x_k).
+def _label_losses(x: Tensor, labels: Labels, grad_logits: Tensor | None, *, by_odds: bool) -> tuple[Tensor, Tensor]:
+    """w_y log(1 + r) for every label, by `odds_and_grad` where it is exact if ``by_odds``, else by `_far_label_losses`.
 
-    Writes (1 + r) times the gradient for w = 1; the factor returned is w_y / (1 + r). With ``finite``, it is assumed
-    that all logits are finite, which saves operations; if the losses' sum shows that it is wrong, all is done again.
+    Writes (1 + r) times the gradient for w = 1; the factor returned is w_y / (1 + r).
     """
     dim = labels.dim
 
     def chunk(x: Tensor, grad_logits: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor]:
-        # All steps reuse one buffer, `grad_logits`: differences, then powers, then the gradient.
-        top = x.amax(dim, keepdim=True)
-        powers = torch.sub(x, top, out=grad_logits) if finite else sub_max(x, top, out=grad_logits)
-        own = gather_labels(powers, index, dim)
-        if not finite:
-            propagate_nan_(own, top)
-        powers.exp_().scatter_(dim, index, torch.zeros_like(own))
-        others = powers.sum(dim, keepdim=True)
-        # (1 + r)(p̂_y − 1) = −R: minus the sum of the other entries, again without cancellation.
-        powers.scatter_(dim, index, -others)
-        return own, others
+        if not by_odds or not x.numel():
+            return _far_label_losses(x, index, dim, grad_logits)
+        odds, powers = odds_and_grad(x, index, dim, out=grad_logits)
+        losses, scale = odds.log1p(), odds.add_(1.0).reciprocal_()
+        if not powers.max().item() < MAX_POWER:  # or NaN
+            # Only the rows that are far off are computed again: a trained network has a few of them in most batches.
+            far = (powers.amax(dim) < MAX_POWER).logical_not_()
+            x, index, *results = (part.movedim(dim, -1) for part in (x, index, powers, losses, scale))
+            far_powers = torch.empty_like(x[far])
+            far_losses, far_scale = _far_label_losses(x[far], index[far], 1, far_powers)
+            for result, far_result in zip(results, (far_powers, far_losses, far_scale), strict=True):
+                result[far] = far_result
+        return losses, scale
 
-    own, others = map_chunks(chunk, dim, x, grad_logits, labels.index)
-    # 1 + r = Σ_j e^(x_j − x_k). If y = k, then d = 0 and r = R keeps all digits of a small sum. Otherwise R ≥ 1, so
-    # r ≥ 0 and the loss is at least log 2: rounding in r does not show. So the index k itself is never needed.
-    odds = own.expm1().add_(others)
-    losses, scale, weights = odds.log1p().sub_(own), odds.add_(1.0).reciprocal_(), labels.example_weights()
-    if finite and not math.isfinite(losses.sum().item()):
-        return _label_losses(x, labels, grad_logits, finite=False)
+    losses, scale = map_chunks(chunk, dim, x, grad_logits, labels.index)
+    weights = labels.example_weights()
     if weights is not None:
         losses, scale = apply_weight(losses, weights), scale.mul_(weights)
     return losses if labels.ignored is None else losses.masked_fill_(labels.ignored, 0.0), scale
+
+
+def _far_label_losses(x: Tensor, index: Tensor, dim: int, out: Tensor | None) -> tuple[Tensor, Tensor]:
+    """−log p̂_y = log(1 + r) − d, with d = x_y − x_k and r = R + e^d − 1, R = Σ_{j≠y} e^(x_j − x_k), for any logits.
+
+    Writes (1 + r) times the gradient to ``out``, which may be ``x``; returns the losses and 1 / (1 + r).
+    """
+    # All steps reuse one buffer, `out`: differences, then powers, then the gradient.
+    top = x.amax(dim, keepdim=True)
+    powers = sub_max(x, top, out=out)
+    own = propagate_nan_(gather_labels(powers, index, dim), top)
+    others = powers.exp_().scatter_(dim, index, 0.0).sum(dim, keepdim=True)
+    # (1 + r)(p̂_y − 1) = −R: minus the sum of the other entries, again without cancellation.
+    powers.scatter_(dim, index, -others)
+    # 1 + r = Σ_j e^(x_j − x_k). If y = k, then d = 0 and r = R keeps all digits of a small sum. Otherwise R ≥ 1, so
+    # r ≥ 0 and the loss is at least log 2: rounding in r does not show. So the index k itself is never needed.
+    odds = own.expm1().add_(others)
+    return odds.log1p().sub_(own), odds.add_(1.0).reciprocal_()
 
 
 def _target_losses(x: Tensor, targets: Targets, grad_logits: Tensor | None) -> Tensor:

@@ -44,7 +44,7 @@ def test_the_form_by_odds_is_the_general_one() -> None:
     x, y = random_tensor(64, 10, dtype=torch.float32), random_labels(64, num_classes=10)
     by_odds, general = torch.empty_like(x), torch.empty_like(x)
     losses = softmax_loss._odds_losses(x, y[:, None], by_odds)
-    others, scale = softmax_loss._label_losses(x, Labels(y[:, None], None, None, 0.0, 1), general, finite=False)
+    others, scale = softmax_loss._label_losses(x, Labels(y[:, None], None, None, 0.0, 1), general, by_odds=False)
     assert_close(losses, others, rtol=1e-6, atol=0)
     assert_close(by_odds, general * scale, rtol=2e-6, atol=0)
 
@@ -67,9 +67,31 @@ def test_the_gradient_may_overwrite_the_logits() -> None:
     for smoothing in (0.0, 0.1):
         targets = Labels(y[:, None], None, None, smoothing, 1)
         logits, gradient = x.clone(), torch.empty_like(x)
-        expected = losses_and_grad(x, targets, gradient)
-        assert_close(losses_and_grad(logits, targets, logits), expected, rtol=0, atol=0)
-        assert_close(logits, gradient, rtol=0, atol=0)
+        losses, scale = losses_and_grad(x, targets, gradient)
+        others, other_scale = losses_and_grad(logits, targets, logits)
+        assert_close(others, losses, rtol=1e-14, atol=0)
+        assert_close(logits * other_scale, gradient * scale, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("far", [9.0, 80.0, 800.0, INF, NAN])
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 2, 3), (5,)], ids=str)
+def test_rows_that_are_far_off_are_computed_again_and_no_others(shape: tuple[int, ...], far: float) -> None:
+    dim = min(1, len(shape) - 1)
+    x, y = random_tensor(*shape), random_labels(*shape[:dim], *shape[dim + 1 :], num_classes=5).unsqueeze(dim)
+    changed = x.clone()
+    first = (0,) * dim + (int(y.flatten()[0]) - 1,) + (0,) * (len(shape) - dim - 1)
+    changed[first] = far
+    targets = Labels(y, None, None, 0.0, dim)
+    parts = []
+    for logits in (x, changed):
+        for by_odds in (True, False):
+            gradient = torch.empty_like(x)
+            losses, scale = softmax_loss._label_losses(logits, targets, gradient, by_odds=by_odds)
+            parts.append((losses, gradient * scale))
+    assert_close(parts[2], parts[3], rtol=1e-13, atol=1e-300, equal_nan=True)
+    losses, old_losses = parts[2][0].flatten(), parts[0][0].flatten()
+    assert not torch.equal(losses[0], old_losses[0])
+    assert torch.equal(losses[1:], old_losses[1:])
 
 
 def test_selected_rows_have_the_losses_of_the_whole() -> None:
