@@ -128,6 +128,7 @@ class Summary(_Object):
     parameters: Count
     train_images: Number
     class_images: dict[str, Count] | None = None
+    class_average_precision: dict[str, Fraction | None] | None = None
     validation_images: Count
     test_images: Number
     warnings: list[str]

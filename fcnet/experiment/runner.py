@@ -28,9 +28,10 @@ from fcnet.runtime import distributed, memory
 from fcnet.runtime.hardware import processor_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from fcnet.evaluation.classification import Evaluation
+    from fcnet.evaluation.scores import ScoreMetrics
     from fcnet.experiment.build import Experiment
     from fcnet.experiment.run_folder import Run
     from fcnet.training.records import EpochRecord
@@ -215,6 +216,7 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
                 "test_interval": result.interval,
                 "test_loss": result.loss,
                 "test_metrics": {each.name: each.to_dict() for each in metric_values(result, scores)},
+                "class_average_precision": _average_precisions(scores, classifier.classes),
                 **figures,
                 "epochs": training.epoch,
                 "best_epoch": training.best_epoch,
@@ -229,6 +231,13 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
             }
             calibrated = {} if calibration is None else {"calibration": calibration}
             run.finish(summary | environment | origin | calibrated)
+
+
+def _average_precisions(scores: ScoreMetrics, classes: Sequence[str]) -> dict[str, float | None] | None:
+    """Returns the average precision of each class, null without images; None for all if there are no rankings."""
+    if scores.rankings is None:
+        return None
+    return {name: row.average_precision for name, row in zip(classes, scores.rankings, strict=True)}
 
 
 def _validation_figures(

@@ -47,8 +47,9 @@ class EvaluationSection:
 
     Attributes:
         metrics: label, value and interval of mAP, ROC AUC and the like; empty if the run has not stored them.
-        per_class: name, number of images, precision, recall, F1 and the interval of the recall of each class, or of
-            the classes with the lowest F1 if there are more than 100.
+        per_class_columns: the headings of the next.
+        per_class: name, number of images, precision, recall, F1, average precision if the run has stored it, and the
+            interval of the recall of each class, or of the classes with the lowest F1 if there are more than 100.
         per_class_note: which classes these are; empty if all.
         averages: the same columns of the averages over all classes.
         matrix: the confusion matrix: for each true class its name and its cells, each a count and the fraction of the
@@ -61,6 +62,7 @@ class EvaluationSection:
     """
 
     metrics: Sequence[Sequence[str]]
+    per_class_columns: Sequence[str]
     per_class: Sequence[Sequence[str]]
     per_class_note: str
     averages: Sequence[Sequence[str]]
@@ -82,9 +84,10 @@ def evaluation_section(run: RunData) -> EvaluationSection | None:
     has_heat_map = not has_table and len(classes) <= MAX_TABLE_CLASSES
     return EvaluationSection(
         metrics=_stored_metrics(run),
-        per_class=_per_class_metrics(confusion, classes),
+        per_class_columns=_per_class_columns(run),
+        per_class=_per_class_metrics(run, confusion),
         per_class_note=_per_class_note(len(classes)),
-        averages=_averages(confusion),
+        averages=_averages(run, confusion),
         matrix=_matrix(confusion, classes) if has_table else (),
         long_names=max(map(len, classes)) > _MAX_SHORT_NAME,
         heat_map=confusion_heat_map(confusion, classes) if has_heat_map else None,
@@ -94,7 +97,17 @@ def evaluation_section(run: RunData) -> EvaluationSection | None:
     )
 
 
-def _per_class_metrics(confusion: Confusion, classes: Sequence[str]) -> list[tuple[str, ...]]:
+def _stored_average_precisions(run: RunData) -> dict[str, float | None]:
+    return run.summary.get("class_average_precision") or {}
+
+
+def _per_class_columns(run: RunData) -> list[str]:
+    average_precision = ["average precision"] if _stored_average_precisions(run) else []
+    return ["class", "images", "precision", "recall", "F1", *average_precision, "95% interval of recall"]
+
+
+def _per_class_metrics(run: RunData, confusion: Confusion) -> list[tuple[str, ...]]:
+    classes, average_precisions = run.classes, _stored_average_precisions(run)
     metrics, num_correct = class_metrics(confusion), confusion.correct_counts.tolist()
     order = list(range(len(classes)))
     if len(classes) > _MAX_CLASS_ROWS:
@@ -104,7 +117,10 @@ def _per_class_metrics(confusion: Confusion, classes: Sequence[str]) -> list[tup
     rows = []
     for label in order:
         row = metrics[label]
-        scores = ["–" if value is None else format_percent(value) for value in (row.precision, row.recall, row.f1)]
+        values = [row.precision, row.recall, row.f1]
+        if average_precisions:
+            values.append(average_precisions.get(classes[label]))
+        scores = ["–" if value is None else format_percent(value) for value in values]
         interval = format_interval(*wilson_interval(num_correct[label], row.count))
         rows.append((classes[label], f"{row.count:,}", *scores, interval))
     return rows
@@ -116,15 +132,19 @@ def _per_class_note(num_classes: int) -> str:
     return f"The {_NUM_WORST_CLASSES} of {num_classes:,} classes with the lowest F1, lowest first."
 
 
-def _averages(confusion: Confusion) -> list[tuple[str, ...]]:
-    """Returns the last rows of scikit-learn's classification report."""
+def _averages(run: RunData, confusion: Confusion) -> list[tuple[str, ...]]:
+    """Returns the last rows of scikit-learn's classification report; the macro average of average precisions is mAP."""
+    average_precisions = _stored_average_precisions(run)
+    known = [value for value in average_precisions.values() if value is not None]
+    mean = format_percent(sum(known) / len(known)) if known else "–"
+    empty, macro = ([""], [mean]) if average_precisions else ([], [])
     count = f"{confusion.count:,}"
     interval = format_interval(*wilson_interval(confusion.num_correct, confusion.count))
-    rows: list[tuple[str, ...]] = [("accuracy", count, "", format_percent(confusion.accuracy), "", interval)]
-    for name, weighted in (("macro average", False), ("weighted average", True)):
+    rows: list[tuple[str, ...]] = [("accuracy", count, "", format_percent(confusion.accuracy), "", *empty, interval)]
+    for name, weighted, last in (("macro average", False, macro), ("weighted average", True, empty)):
         average = average_metrics(confusion, weighted=weighted)
         scores = map(format_percent, (average.precision, average.recall, average.f1))
-        rows.append((name, count, *scores, ""))
+        rows.append((name, count, *scores, *last, ""))
     return rows
 
 

@@ -204,6 +204,8 @@ def test_metrics_are_those_of_scikit_learn_from_the_probabilities_of_single_imag
         values = [row[name] for row in evaluation["classes"]]
         assert values == pytest.approx(score(one_hot, p, average=None).tolist(), abs=1e-12)
     assert found == read_summary("run")["test_metrics"]
+    stored = {row["class"]: row["average_precision"] for row in evaluation["classes"]}
+    assert read_summary("run")["class_average_precision"] == stored
     assert evaluation["undefined"] == []
 
     low, high = found["mean_average_precision"]["interval"]

@@ -41,6 +41,21 @@ def test_per_class_metrics_have_the_interval_of_the_recall_and_dashes_where_unde
     assert section.per_class[1][:4] == ("class 1", "0", "0.00%", "–")
 
 
+def test_per_class_metrics_have_the_stored_average_precisions_and_their_mean() -> None:
+    stored = {"class 0": 0.5, "class 1": None, "class 2": 0.25}
+    run = make_run(LOGITS, LABELS)
+    section = evaluation_section(dataclasses.replace(run, summary={"class_average_precision": stored}))
+    plain = evaluation_section(run)
+    assert section is not None
+    assert plain is not None
+    column = section.per_class_columns.index("average precision")
+    assert [row[column] for row in section.per_class] == ["50.00%", "–", "25.00%"]
+    assert [row[column] for row in section.averages] == ["", "37.50%", ""]
+    for found, expected in ((section.per_class, plain.per_class), (section.averages, plain.averages)):
+        assert [(*row[:column], *row[column + 1 :]) for row in found] == expected
+    assert [name for name in section.per_class_columns if name != "average precision"] == plain.per_class_columns
+
+
 def test_the_calibration_error_is_the_mean_distance_between_confidence_and_accuracy() -> None:
     logit = torch.tensor(3.0).log()  # probability 0.75 of two classes
     logits = torch.stack([logit.expand(4), torch.zeros(4)], 1)
