@@ -48,7 +48,11 @@ class NamedClasses(NamedTuple):
 
 
 def name_classes(
-    path: Path, arrays: Mapping[SplitName, tuple[str, npt.NDArray[Any]]], names: npt.NDArray[Any] | None
+    path: Path,
+    arrays: Mapping[SplitName, tuple[str, npt.NDArray[Any]]],
+    names: npt.NDArray[Any] | None,
+    *,
+    noun: str = "image",
 ) -> NamedClasses:
     """Names the classes and numbers the labels anew.
 
@@ -60,6 +64,7 @@ def name_classes(
         path: the file of the arrays, for errors.
         arrays: the name and the labels of each split, (N,) or (N, 1).
         names: the given class names (C,); None for none.
+        noun: what an example is called.
 
     Raises:
         UserError: the labels are neither whole numbers nor text, ``names`` does not fit them, or a class has images in
@@ -85,7 +90,7 @@ def name_classes(
     classes = tuple(class_of[label] for label in order)
     present = {split: {class_of[label] for label in labels} for split, (labels, _) in unique.items()}
     if untrained := set(classes) - present.get("train", set(classes)):
-        raise UserError(f"every class in {path} must have a training image, found none of {list_names(untrained)}")
+        raise UserError(f"every class in {path} must have a training {noun}, found none of {list_names(untrained)}")
     return NamedClasses(
         classes,
         {
@@ -93,7 +98,7 @@ def name_classes(
             for split, (labels, inverse) in unique.items()
         },
         [name for name in given or () if name not in set(classes)],
-        (*note, *(line for split in present for line in missing_class_notes(split, classes, present[split]))),
+        (*note, *(line for split in present for line in missing_class_notes(split, classes, present[split], noun))),
     )
 
 

@@ -46,15 +46,17 @@ _HEADER_ERRORS = (
     AttributeError,
     tokenize.TokenError,
 )
-# RuntimeError: an encrypted member.
-_READ_ERRORS = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError)
+READ_ERRORS = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError)
+"""The errors of a damaged archive; RuntimeError is that of an encrypted member."""
 _CLASSES = "classes"
-_SUFFIXES: dict[SplitName, tuple[str, ...]] = {
+SUFFIXES: dict[SplitName, tuple[str, ...]] = {
     "train": ("train",),
     "validation": ("validation", "val"),
     "test": ("test",),
 }
+"""What may follow ``x_`` and ``y_`` in the names of the arrays of a split."""
 _HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_REMEDY = 'write the images as files and use data.source = "images"'
 _LAYOUTS = "(N, H, W), (N, C, H, W) or (N, H, W, C) with 1 or 3 channels"
 _MAX_NAMED = 8
 
@@ -143,12 +145,12 @@ def read_arrays(path: Path, *, test_only: bool = False) -> LabelledArrays:
                 raise UserError(f"{path} must be a whole NumPy archive (.npz), got something else")
             with zipfile.ZipFile(file) as archive:
                 names, unused = _find_arrays(path, archive.namelist(), test_only=test_only)
-                headers = _read_headers(path, archive, [*names.values(), _CLASSES])
+                headers = read_headers(path, archive, [*names.values(), _CLASSES], _REMEDY)
                 _check_headers(path, headers, names)
-                arrays = {name: _read_array(archive, name) for name in headers}
+                arrays = {name: read_array(archive, name) for name in headers}
     except UserError:
         raise
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise UserError(f"{path} must be a whole NumPy archive (.npz), got: {' '.join(str(error).split())}") from error
     named = name_classes(
         path, {split: (names["y", split], arrays[names["y", split]]) for _, split in names}, arrays.get(_CLASSES)
@@ -172,7 +174,7 @@ def _find_arrays(
     found = {name.removesuffix(".npy") for name in members if name.endswith(".npy")}
     present = {
         split: [suffix for suffix in suffixes if {f"x_{suffix}", f"y_{suffix}"} & found]
-        for split, suffixes in _SUFFIXES.items()
+        for split, suffixes in SUFFIXES.items()
     }
     needed = ["test"] if test_only else ["train", "test"]
     if missing := {f"{kind}_{split}" for split in needed for kind in "xy"} - found:
@@ -200,15 +202,26 @@ def _find_arrays(
     return names, unused
 
 
-class _Header(NamedTuple):
+class Header(NamedTuple):
     """The shape and the dtype of an array that is not read yet."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
 
-def _read_headers(path: Path, archive: zipfile.ZipFile, names: Iterable[str]) -> dict[str, _Header]:
-    """Reads the headers of the known arrays, and checks that the arrays have the sizes they claim and fit in memory."""
+def read_headers(path: Path, archive: zipfile.ZipFile, names: Iterable[str], remedy: str) -> dict[str, Header]:
+    """Reads the headers of some arrays, and checks that the arrays have the sizes they claim and fit in memory.
+
+    Args:
+        path: the file, for errors.
+        archive: the open file.
+        names: the names of the arrays; those that the file lacks are left out.
+        remedy: what to do if the arrays do not fit in memory.
+
+    Raises:
+        UserError: an array expands to more than its compressed size allows, or the arrays do not fit in memory.
+        ValueError: a header is broken.
+    """
     members = set(archive.namelist())
     headers, total = {}, 0
     for name in (name for name in names if f"{name}.npy" in members):
@@ -224,8 +237,8 @@ def _read_headers(path: Path, archive: zipfile.ZipFile, names: Iterable[str]) ->
             # Pickled objects have any size; their dtype is refused below.
             if min(shape, default=1) < 0 or (num_bytes != info.file_size - member.tell() and not dtype.hasobject):
                 raise ValueError(f"{name} has another size than its header says, {shape} of {dtype}")
-        headers[name], total = _Header(shape, dtype), total + info.file_size
-    check_fits_memory(total, path, 'write the images as files and use data.source = "images"')
+        headers[name], total = Header(shape, dtype), total + info.file_size
+    check_fits_memory(total, path, remedy)
     return headers
 
 
@@ -241,7 +254,7 @@ def _read_header(member: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtyp
     return shape, dtype
 
 
-def _check_headers(path: Path, headers: Mapping[str, _Header], names: Mapping[tuple[str, SplitName], str]) -> None:
+def _check_headers(path: Path, headers: Mapping[str, Header], names: Mapping[tuple[str, SplitName], str]) -> None:
     first, shapes = "", {}
     for x_name, y_name in ((names["x", split], names["y", split]) for kind, split in names if kind == "x"):
         shapes[x_name] = _check_pair(path, x_name, headers[x_name], y_name, headers[y_name])
@@ -255,7 +268,7 @@ def _check_headers(path: Path, headers: Mapping[str, _Header], names: Mapping[tu
         raise UserError(f"classes in {path} must be (C,) different strings, got {classes.dtype} {classes.shape}")
 
 
-def _check_pair(path: Path, x_name: str, x: _Header, y_name: str, y: _Header) -> tuple[int, ...]:
+def _check_pair(path: Path, x_name: str, x: Header, y_name: str, y: Header) -> tuple[int, ...]:
     """Checks the headers of the images and labels of a split; returns (C, H, W)."""
     if x.dtype != np.uint8:
         raise UserError(f"{x_name} in {path} must be uint8, got {x.dtype}{_describe_scaling(x_name, x.dtype)}")
@@ -282,7 +295,16 @@ def _describe_scaling(name: str, dtype: np.dtype[Any]) -> str:
     return ""
 
 
-def _read_array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
+def read_array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
+    """Reads an array of an open archive, and compares its checksum.
+
+    Args:
+        archive: the open file.
+        name: the name of the array.
+
+    Raises:
+        ValueError: the array holds pickled objects, or is damaged; so do the other `READ_ERRORS`.
+    """
     with archive.open(f"{name}.npy") as member:
         array: npt.NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
         member.read()  # zipfile compares the checksum at the end of a member

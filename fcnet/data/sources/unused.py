@@ -98,13 +98,16 @@ class UnusedItems:
         return ", ".join(parts)
 
 
-def missing_class_notes(split: str, classes: Sequence[str], present: Iterable[str]) -> Iterator[str]:
+def missing_class_notes(
+    split: str, classes: Sequence[str], present: Iterable[str], noun: str = "image"
+) -> Iterator[str]:
     """Yields a sentence if some classes have no image in a split.
 
     Args:
         split: the name of the split.
         classes: all class names.
         present: the classes with images in the split.
+        noun: what an example is called.
 
     Example:
         >>> list(missing_class_notes("test", ["cat", "cow", "dog"], {"cat"}))
@@ -112,7 +115,7 @@ def missing_class_notes(split: str, classes: Sequence[str], present: Iterable[st
     """
     if missing := set(classes) - set(present):
         verb = "has" if len(missing) == 1 else "have"
-        yield f"{len(missing):,} of {len(classes):,} classes {verb} no {split} image: {list_names(missing)}"
+        yield f"{len(missing):,} of {len(classes):,} classes {verb} no {split} {noun}: {list_names(missing)}"
 
 
 def conversion_notes(count: int, *, channels: int, size: int, shape: Sequence[int]) -> Iterator[str]:
