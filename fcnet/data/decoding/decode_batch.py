@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 from fcnet.data.decoding.image_decoding import (
     IGNORE_PILLOW_WARNINGS,
     MAX_FILE_BYTES,
+    ShorterSide,
     decode_planes,
     describe_file_limit,
     is_grey,
@@ -71,6 +72,7 @@ class DecodeOptions:
         width: W.
         resize: whether to resize images of another size instead of raising an error.
         reference_name: the name of the image that sets the size of all others, for error messages.
+        shorter_side: how to resize images in the manner of torchvision; None for the other manner.
     """
 
     location: str
@@ -80,6 +82,7 @@ class DecodeOptions:
     width: int = 0
     resize: bool = False
     reference_name: str = ""
+    shorter_side: ShorterSide | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +175,7 @@ def compare_headers(files: Sequence[ImageFile], options: DecodeOptions) -> Decod
 
 def decode_image_file(file: ImageFile, options: DecodeOptions) -> tuple[bytes, int, int]:
     """Decodes one image. Returns its channels, H and W; the size is the image's own unless `options` resizes it."""
-    size = (options.height, options.width) if options.resize else None
+    size = (options.shorter_side or (options.height, options.width)) if options.resize else None
     return decode_planes(_read_file(file, options), options.channels, display_name(file, options), size)
 
 

@@ -14,8 +14,9 @@ import stat
 import struct
 import threading
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, TypeAlias, TypeVar
 
 from fcnet.runtime.errors import UserError
 
@@ -28,6 +29,27 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class ShorterSide:
+    """A size in the manner of torchvision: an image is scaled by its shorter side, then cropped at the centre.
+
+    Attributes:
+        pixels: the length that the shorter side is scaled to, with the aspect ratio kept; at least H and W.
+        height: H.
+        width: W.
+        resampling: the name of Pillow's filter, such as ``BILINEAR``.
+    """
+
+    pixels: int
+    height: int
+    width: int
+    resampling: str = "BILINEAR"
+
+
+Size: TypeAlias = tuple[int, int] | ShorterSide
+"""(H, W), or the shorter side and (H, W)."""
 
 # Pillow supports dozens of formats and hands some of them to other programs. A file's suffix does not matter.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
@@ -67,7 +89,7 @@ _DECODE_ERRORS = (
 
 
 def decode_image(
-    file: Path | IO[bytes] | Image.Image, channels: int, name: str, size: tuple[int, int] | None = None
+    file: Path | IO[bytes] | Image.Image, channels: int, name: str, size: Size | None = None
 ) -> npt.NDArray[np.uint8]:
     r"""Decodes one image, as a browser shows it.
 
@@ -80,7 +102,8 @@ def decode_image(
         channels: 1 (grey) or 3 (red, green, blue).
         name: the image's name in error messages.
         size: (H, W) of the result: the image is scaled to cover it, with its aspect ratio kept, by Pillow's
-            antialiased bicubic filter, and then cropped at the centre. None keeps the image's size.
+            antialiased bicubic filter, and then cropped at the centre. A `ShorterSide` scales and crops as torchvision
+            does. None keeps the image's size.
 
     Returns:
         A new uint8 array (C, H, W).
@@ -101,7 +124,7 @@ def decode_image(
 
 
 def decode_planes(
-    file: Path | IO[bytes] | Image.Image, channels: int, name: str, size: tuple[int, int] | None = None
+    file: Path | IO[bytes] | Image.Image, channels: int, name: str, size: Size | None = None
 ) -> tuple[bytes, int, int]:
     """Decodes one image like `decode_image`. Returns its channels as bytes, one after another, H and W."""
     if channels not in (1, 3):
@@ -159,7 +182,7 @@ def _displayed_shape(image: Image.Image) -> tuple[int, int, int]:
     return 1 if _has_grey_mode(image) else 3, height, width
 
 
-def _image_planes(image: Image.Image, channels: int, name: str, size: tuple[int, int] | None) -> tuple[bytes, int, int]:
+def _image_planes(image: Image.Image, channels: int, name: str, size: Size | None) -> tuple[bytes, int, int]:
     """Converts an opened image. Returns its channels as bytes, H and W."""
     if depth := _excess_depth(image):
         raise UserError(f"{name} must have 8 bits a channel, got {depth}")
@@ -308,16 +331,31 @@ IGNORE_PILLOW_WARNINGS = _PillowWarningFilter()
 """Enter it once around many images, because entering it for each image takes long."""
 
 
-def _resize_and_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def _resize_and_crop(image: Image.Image, size: Size) -> Image.Image:
     """Crops the largest centred box with the aspect ratio of ``size``, (H, W), and resizes it to ``size``."""
     from PIL.Image import Resampling
 
+    if isinstance(size, ShorterSide):
+        return _resize_shorter_side(image, size)
     height, width = size
     scale = min(image.width / width, image.height / height)
     # Rounding may make a margin slightly negative.
     left, top = max((image.width - scale * width) / 2, 0.0), max((image.height - scale * height) / 2, 0.0)
     box = (left, top, image.width - left, image.height - top)
     return image.resize((width, height), Resampling.BICUBIC, box=box)
+
+
+def _resize_shorter_side(image: Image.Image, size: ShorterSide) -> Image.Image:
+    """Scales and crops an image, pixel for pixel as torchvision's ``Resize`` and ``CenterCrop`` do."""
+    from PIL.Image import Resampling
+
+    shorter, longer = sorted(image.size)
+    if shorter != size.pixels:
+        scaled = int(size.pixels * longer / shorter)
+        width, height = (size.pixels, scaled) if image.width <= image.height else (scaled, size.pixels)
+        image = image.resize((width, height), Resampling[size.resampling])
+    left, top = round((image.width - size.width) / 2), round((image.height - size.height) / 2)
+    return image.crop((left, top, left + size.width, top + size.height))
 
 
 @functools.cache

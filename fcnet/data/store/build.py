@@ -24,6 +24,7 @@ from fcnet.data.store.integrity import block_checksums, content_fingerprint
 from fcnet.data.store.train_copies import SplitArrays, find_train_copies
 from fcnet.runtime import files
 from fcnet.runtime.errors import UserError
+from fcnet.runtime.journal import encode_line, read_lines
 from fcnet.runtime.locks import file_lock
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def build_store(snapshot: SourceSnapshot, folder: Path, progress: Progress | Non
 
 def read_progress(build_folder: Path) -> dict[str, Any]:
     """Returns the source of an unfinished store and the number of decoded images, for a list of stores."""
-    lines = _read_journal(build_folder)
+    lines = read_lines(build_folder / _JOURNAL)
     done = sum(line["count"] + len(line["skipped"]) for line in lines[1:])
     return {"source": lines[0]["source"] if lines else {}, "done": done}
 
@@ -219,7 +220,7 @@ def _start_build(folder: Path, head: dict[str, Any]) -> None:
     folder.mkdir()
     for name in _FILES.values():
         (folder / name).touch()
-    (folder / _JOURNAL).write_bytes(_checksum_line(head))
+    (folder / _JOURNAL).write_bytes(encode_line(head))
 
 
 def _append_chunk(
@@ -246,14 +247,14 @@ def _append_chunk(
         "skipped": chunk.skipped,
         "sha256": files.sha256(*arrays.values()),
     }
-    journal.write(_checksum_line(line))
+    journal.write(encode_line(line))
     journal.flush()
     return line
 
 
 def _resume(folder: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
     """Truncates the files after the last valid chunk. Returns the journal's lines of the valid chunks."""
-    lines = _read_journal(folder)
+    lines = read_lines(folder / _JOURNAL)
     if not lines or lines[0] != json.loads(json.dumps(head)):
         return []
     with contextlib.ExitStack() as stack:
@@ -264,7 +265,7 @@ def _resume(folder: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
         valid_lines = list(itertools.takewhile(lambda line: _line_is_valid(line, written), lines[1:]))
     for (split, part), name in _FILES.items():
         os.truncate(folder / name, sum(_array_bytes(line)[part] for line in valid_lines if line["split"] == split))
-    (folder / _JOURNAL).write_bytes(b"".join(map(_checksum_line, [head, *valid_lines])))
+    (folder / _JOURNAL).write_bytes(b"".join(map(encode_line, [head, *valid_lines])))
     for entry in folder.iterdir():
         if entry.name not in {_JOURNAL, *_FILES.values()}:
             entry.unlink()
@@ -280,23 +281,6 @@ def _line_is_valid(line: dict[str, Any], written: dict[tuple[SplitName, str], Bu
 def _array_bytes(line: dict[str, Any]) -> dict[str, int]:
     shapes = array_shapes(line["count"], line["shape"], line["name_bytes"])
     return {part: math.prod(shapes[part]) * dtype.itemsize for part, dtype in ARRAY_DTYPES.items()}
-
-
-def _checksum_line(metadata: dict[str, Any]) -> bytes:
-    text = json.dumps(metadata).encode()
-    return b"%s %s\n" % (files.sha256(text).encode(), text)
-
-
-def _read_journal(folder: Path) -> list[dict[str, Any]]:
-    """Returns the lines of the journal before the first one that does not match its checksum."""
-    lines: list[dict[str, Any]] = []
-    with contextlib.suppress(FileNotFoundError):
-        for line in (folder / _JOURNAL).read_bytes().splitlines():
-            checksum, _, text = line.partition(b" ")
-            if files.sha256(text).encode() != checksum:
-                break
-            lines.append(json.loads(text))
-    return lines
 
 
 def _chunk_arrays(chunk: ImageChunk, name_start: int) -> dict[str, npt.NDArray[Any]]:

@@ -17,9 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision import transforms
 
 from fcnet.data.decoding import image_decoding
-from fcnet.data.decoding.image_decoding import decode_image, is_grey
+from fcnet.data.decoding.image_decoding import ShorterSide, decode_image, is_grey
 from fcnet.runtime.errors import UserError
 from tests.helpers import image_bytes, make_png, measure_peak, png_chunk
 from tests.unit.data.decoding.hostile_images import HOSTILE_IMAGES
@@ -475,3 +476,13 @@ def test_a_large_transparent_image_is_blended_in_strips_as_a_whole(monkeypatch: 
         monkeypatch.setattr(image_decoding, "_STRIP_PIXELS", 50)
         assert np.array_equal(decode_image(image, 3, "x"), whole)
         monkeypatch.undo()
+
+
+@pytest.mark.parametrize("size", [(40, 31), (31, 40), (24, 24), (300, 17), (20, 20), (17, 300)])
+@pytest.mark.parametrize("resampling", ["BILINEAR", "BICUBIC"])
+def test_a_shorter_side_scales_and_crops_as_torchvision_does(size: tuple[int, int], resampling: str) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(256, size=(*size, 3), dtype=np.uint8))
+    ours = decode_image(image, 3, "x.png", ShorterSide(24, 19, 20, resampling))
+    interpolation = transforms.InterpolationMode[resampling]
+    theirs = transforms.Compose([transforms.Resize(24, interpolation), transforms.CenterCrop((19, 20))])(image)
+    assert np.array_equal(ours, np.asarray(theirs).transpose(2, 0, 1))
