@@ -163,15 +163,28 @@ def say_if_slow(doing: str) -> Iterator[None]:
         timer.cancel()
 
 
-@contextlib.contextmanager
-def show_decoding() -> Iterator[Callable[[int, int], None]]:
-    """Shows the progress of decoding images: a bar on a terminal, otherwise one line at the end.
+def show_decoding() -> contextlib.AbstractContextManager[Callable[[int, int], None]]:
+    """Shows the progress of decoding images, as `show_image_progress` does, and prints a line at the end elsewhere.
 
     Nothing is shown if the images are in the cache.
 
+    Returns:
+        A context manager whose block gets a function to call with the number of decoded images and the number of all
+        images. Only the rank that decodes calls it.
+    """
+    return show_image_progress("decoding", "decoded")
+
+
+@contextlib.contextmanager
+def show_image_progress(doing: str, done_word: str = "") -> Iterator[Callable[[int, int], None]]:
+    """Shows how many images are done: a bar on a terminal, otherwise one line at the end.
+
+    Args:
+        doing: what is done to each image, such as ``decoding``.
+        done_word: its participle, which begins the line; empty for no line.
+
     Yields:
-        A function to call with the number of decoded images and the number of all images. Only the rank that decodes
-        calls it.
+        A function to call with the number of images that are done and the number of all images.
     """
     calls: list[tuple[int, float]] = []
     progress_bars: list[tqdm[NoReturn]] = []
@@ -180,19 +193,17 @@ def show_decoding() -> Iterator[Callable[[int, int], None]]:
 
         def progress(done: int, total: int) -> None:
             if not progress_bars:
-                form = meter_format(terminal_columns(sys.stderr), total, "decoding")
-                bar = _Bar(
-                    desc="decoding", total=total, initial=done, bar_format=form, disable=not terminal, miniters=1
-                )
+                form = meter_format(terminal_columns(sys.stderr), total, doing)
+                bar = _Bar(desc=doing, total=total, initial=done, bar_format=form, disable=not terminal, miniters=1)
                 progress_bars.append(stack.enter_context(bar))
             calls.append((done, time.perf_counter()))
             progress_bars[0].update(done - progress_bars[0].n)
 
         yield progress
-    if calls and not terminal:
+    if calls and done_word and not terminal:
         (before, began), (done, ended) = calls[0], calls[-1]
         earlier = f", {before:,} of them in an earlier run" if before else ""
-        output.print_line(f"decoded {format_count(done, 'image')} in {ended - began:.1f} s{earlier}")
+        output.print_line(f"{done_word} {format_count(done, 'image')} in {ended - began:.1f} s{earlier}")
 
 
 def show_progress(training: Training, events: Iterator[EpochRecord | None], *, lines: bool = True) -> None:

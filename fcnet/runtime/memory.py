@@ -34,6 +34,7 @@ _ADVICE = {
     "saving the run": "lower model.hidden",
     "loading the model": "free memory for this command, or choose another device",
     "predicting": "lower --batch-size",
+    "embedding images": "lower --batch-size or --size",
     "writing the report": "free memory for this command",
 }
 """What to do if memory runs out while a command does one of these."""

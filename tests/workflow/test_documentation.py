@@ -29,6 +29,7 @@ from torchvision.datasets import CIFAR10
 from fcnet import cache, evaluate, predict, train, watch
 from fcnet.config.presets import list_presets
 from fcnet.config.toml import dump_config, load_config
+from fcnet.embed import __main__ as embed
 from fcnet.experiment.build import build
 from fcnet.experiment.run_folder import Run
 from fcnet.experiment.runner import run_experiment
@@ -53,6 +54,7 @@ COMMANDS = {
     "figures": figures.main,
     "cache": cache.main,
     "export": export.main,
+    "embed": embed.main,
 }
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -207,6 +209,11 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         "python -m fcnet.train --config images --set data.path=/my/all.tar.xz --set 'model.hidden=[2048,512]'": Shown(
             [r".* in 3 classes; layers 108-2048-512-3, .*; runs/images", RESULT], image_archive, FEW
         ),
+        "python -m fcnet.embed /my/images --backbone torchvision:resnet18 --out features": Shown(
+            [r"features: train 30 × 512, test 30 × 512 features in .*"],
+            lambda: image_folder("my/images"),
+            "--weights random --size 32",
+        ),
         "python -m fcnet.train --list": Shown([rf"{name} +Trains .*\." for name in sorted(list_presets())]),
         "python -m fcnet.train --config cifar10_mlp": Shown(
             [r".* layers 3072-2048-512-10, .*; runs/cifar10_mlp", RESULT], tiny_cifar10, f"{FEW} --set data.whiten=0"
@@ -236,6 +243,14 @@ EXPECTED: dict[str, dict[str, Shown]] = {
             [r".* in 3 classes; .*; runs/images", RESULT], lambda: image_folder("my/images"), FEW
         ),
         "program 1": Shown([r"total +203,530", r"\d\.\d+", r"\d \d+\.\d%"]),
+    },
+    "probing.md": {
+        "python -m fcnet.embed /my/images --backbone torchvision:resnet18 --out features": Shown(
+            [r"features: train 30 × 512, test 30 × 512 features in .*"],
+            lambda: image_folder("my/images"),
+            "--weights random --size 32",
+        ),
+        "program 1": Shown([r"\(30, 512\) float32 \(30,\)"]),
     },
     "guide.md": {
         "python -m fcnet.train --list": Shown([rf"{name} +Trains .*\." for name in sorted(list_presets())]),

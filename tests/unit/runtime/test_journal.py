@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,7 +11,7 @@ from fcnet.runtime.journal import encode_line, read_lines
 if TYPE_CHECKING:
     from pathlib import Path
 
-LINES = [{"count": 3}, {"name": "a\nb", "sizes": [1, 2]}, {}]
+LINES: list[dict[str, Any]] = [{"count": 3}, {"name": "a\nb", "sizes": [1, 2]}, {}]
 
 
 def test_lines_come_back_in_order(tmp_path: Path) -> None:
