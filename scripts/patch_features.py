@@ -3,9 +3,9 @@
     python scripts/patch_features.py IMAGES --filters 1600 --out FEATURES
 
 After A. Coates and A. Ng, "The Importance of Encoding Versus Training with Sparse Coding and Vector Quantization",
-2011. Filters D (K, P) are the means of a spherical k-means of whitened patches, or random ones of these patches. A patch x of
-P values is normalized to x̂ = (x − mean(x)) / √(var(x) + 10) and whitened; its features are max(0, D · white(x̂) − α).
-Those of all patches of an image are averaged over its quadrants, which gives 4K features of an image.
+2011. Filters D (K, P) are the means of a spherical k-means of whitened patches, or random ones of these patches. A
+patch x of P values is normalized to x̂ = (x − mean(x)) / √(var(x) + 10) and whitened; its features are
+max(0, D · white(x̂) − α). Those of all patches of an image are averaged over its quadrants, which gives 4K features.
 
 IMAGES and the folder FEATURES are those of ``fcnet embed``, and so are ``--resume`` and what it promises.
 """
