@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
         "--data",
         type=Path,
         metavar="PATH",
-        help="judge other images: a folder, an archive or a .npz file; report the distribution shift",
+        help="judge other images or features: a folder, an archive or a file; report the distribution shift",
     )
     parser.add_argument(
         "--corruptions", action="store_true", help="also use corrupted images: noise, blur, brightness, …"
@@ -78,6 +78,8 @@ def main(arguments: list[str]) -> int:
     run = Run(flags.run)
     if not run.started:
         raise UserError(f"{run.config}: no such file; it names the data that the run was trained on")
+    if flags.corruptions and classifier.takes_features:
+        raise UserError(f"--corruptions needs a model of images, and {flags.run} takes features")
     if flags.verify:
         return _verify(run, classifier, device)
     test, notes = _open_test_set(run, classifier, flags.data, device)
@@ -88,7 +90,7 @@ def main(arguments: list[str]) -> int:
     lines += report.lines(terminal_columns())
     shift = None if flags.data is None else _measure_shift(run, classifier, test, result)
     lines += shift.describe(classifier.classes) if shift else []
-    table, mistakes = _report_mistakes(run, predictions, classifier.classes, flags.data)
+    table, mistakes = _report_mistakes(run, predictions, classifier, flags.data)
     lines += [*table, *report.write_classes()]
     content = {"data": None if flags.data is None else str(flags.data), **report.to_dict(), "notes": notes}
     content |= {"shift": shift.to_dict(classifier.classes) if shift else None, "mistakes": mistakes}
@@ -191,7 +193,8 @@ def _open_test_set(run: Run, classifier: ImageClassifier, path: Path | None, dev
     try:
         return EvaluationData(own_test_data(data, run.data_fingerprint(), classifier, device), ())
     except NotCachedError as error:
-        raise UserError(f"{error}; --data PATH decodes them") from None
+        verb = "names" if classifier.takes_features else "decodes"
+        raise UserError(f"{error}; --data PATH {verb} them") from None
 
 
 def _num_images(run: Run) -> int | None:
@@ -213,7 +216,8 @@ def _measure_shift(run: Run, classifier: ImageClassifier, test: Batches, result:
         classes = class_shift([counts[name] for name in classifier.classes], result.confusion.class_counts.tolist())
     if summary:
         accuracy = accuracy_shift(result.num_correct, result.count, summary["test_accuracy"], summary["test_images"])
-    return DatasetShift(classes, pixel_shift(test, classifier.mean, classifier.std), accuracy)
+    pixels = None if classifier.takes_features else pixel_shift(test, classifier.mean, classifier.std)
+    return DatasetShift(classes, pixels, accuracy)
 
 
 def _evaluate_corruptions(run: Run, classifier: ImageClassifier, test: Batches, data: Path | None) -> list[str]:
@@ -258,12 +262,15 @@ def corruption_table(robustness: Robustness) -> list[str]:
 
 
 def _report_mistakes(
-    run: Run, predictions: Predictions, classes: Sequence[str], data: Path | None
+    run: Run, predictions: Predictions, classifier: ImageClassifier, data: Path | None
 ) -> tuple[list[str], list[dict[str, Any]]]:
     """Writes all mistakes to the run folder; returns lines of text, and the first mistakes for a JSON file."""
+    classes = classifier.classes
+    if classifier.takes_features:  # no image lies below a file of features, whatever its names
+        data = None
     first = [_name_below(data, each) for each in predictions.mistakes(_NUM_MISTAKES)]
     lines = ["", *mistake_table(first, classes, predictions.num_mistakes)]
-    if first and predictions.names is not None and data is None:
+    if first and predictions.names is not None and data is None and not classifier.takes_features:
         lines.append(f"paths are relative to {run.load_config().data.path}")
     file = run.path / "evaluation-mistakes.csv"
     write_mistakes(file, (_name_below(data, each) for each in predictions.iter_mistakes()), classes)

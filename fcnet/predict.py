@@ -1,4 +1,4 @@
-"""``python -m fcnet.predict``: predicts the classes of images with a trained model.
+"""``python -m fcnet.predict``: predicts the classes of images, or of vectors of features, with a trained model.
 
 Predictions are printed batch by batch. An image that cannot be read or has the wrong size is one line on standard
 error; the other images are predicted, and the exit code is 2. Files that are no images are counted in one line on
@@ -11,10 +11,12 @@ import itertools
 import json
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcnet import cli
 from fcnet.arguments import Parser
+from fcnet.data.features.rows import read_feature_rows
 from fcnet.data.sources.image_paths import iter_images
 from fcnet.data.sources.unused import UnusedItems
 from fcnet.experiment.image_classifier import load
@@ -40,7 +42,7 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--top must be from 1 to {len(classifier.classes)}, the number of classes, got {flags.top}")
     if flags.batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, got {flags.batch_size}")
-    predictor = ImagePredictor(classifier, flags.batch_size)
+    predictor = (FeaturePredictor if classifier.takes_features else ImagePredictor)(classifier, flags.batch_size)
     formatter = {"csv": format_csv, "json": format_json, "text": format_text}[flags.form]
     options = OutputOptions(classifier.classes, flags.top, all_probabilities=flags.probabilities)
     with memory.phase("predicting"):
@@ -61,7 +63,12 @@ def _parse_flags(arguments: list[str]) -> argparse.Namespace:
         ["runs/digits digit.png", "runs/digits images --csv --top 3"],
     )
     parser.add_run()
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file, folder, or tar or zip archive")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="image file, folder, or tar or zip archive; for a model of features, .npy, .npz or .safetensors file",
+    )
     forms = parser.add_mutually_exclusive_group()
     forms.add_argument("--json", dest="form", action="store_const", const="json", help="print one JSON list")
     forms.add_argument("--csv", dest="form", action="store_const", const="csv", help="print CSV with a header")
@@ -111,6 +118,22 @@ class ImagePredictor:
             else:
                 self.num_predicted += 1
                 yield name, prediction
+
+
+class FeaturePredictor(ImagePredictor):
+    """Predicts the vectors in files of features, and reports those that fail on standard error."""
+
+    def predict(self, images: list[str]) -> Predictions:
+        """Yields the name of each vector, from the file or ``FILE[row]``, and its prediction, in order."""
+        files = [(file, *read_feature_rows(Path(file), self._classifier.shape[0])) for file in images]
+        for file, x, names in files:
+            for row, prediction in enumerate(self._classifier.iter_feature_predictions(x, batch_size=self._batch_size)):
+                if isinstance(prediction, UserError):
+                    self.num_failed += 1
+                    cli.print_error(f"{file}: {prediction}")
+                else:
+                    self.num_predicted += 1
+                    yield f"{file}[{row}]" if names is None else names[row], prediction
 
 
 @dataclass(frozen=True)

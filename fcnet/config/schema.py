@@ -68,11 +68,11 @@ class Augment(Section):
 class Data(Section):
     """Images and labels."""
 
-    source: Literal["digits", "cifar10", "cifar100", "images", "arrays", "synthetic"] = "digits"
-    """Source of the images."""
+    source: Literal["digits", "cifar10", "cifar100", "images", "arrays", "features", "synthetic"] = "digits"
+    """Source of the images, or of vectors of features instead of images."""
     path: str = ""
     """For cifar10 and cifar100: folder of the downloaded archive. For images: folder, or tar or zip archive of one. For
-    arrays: ``.npz`` file."""
+    arrays: ``.npz`` file. For features: ``.npz`` or ``.safetensors`` file, or folder of ``.npy`` or Parquet files."""
     classes: Annotated[tuple[str, ...], ListAsTuple] = ()
     """Names of the classes to use, in the order of the labels; two make a binary problem. Empty: all classes."""
     validation: float = Field(default=0.1, ge=0.0, lt=1.0)
@@ -86,6 +86,12 @@ class Data(Section):
     """Give all classes equal weight in training: by class weights in the loss, or by sampling images class by class."""
     whiten: int = Field(default=0, ge=0, le=2**31 - 1)
     """Number of principal components to keep, each scaled to unit variance. 0: use the pixels."""
+    standardize: bool = True
+    """For features: subtract the mean of each feature and divide by its standard deviation, over the training split."""
+    feature_column: str = "embedding"
+    """For features in Parquet files: column of vectors."""
+    label_column: str = "label"
+    """For features in Parquet files: column of labels."""
     size: Annotated[tuple[_PositiveInt, ...], ListAsTuple] = ()
     """For images: height and width. Images are scaled to cover them, then cropped. Empty: keep the size."""
     skip_broken: bool = False
@@ -102,10 +108,14 @@ class Data(Section):
     @model_validator(mode="after")
     def _check_consistency(self) -> Data:
         errors = []
-        if self.source in {"cifar10", "cifar100", "images", "arrays"} and not self.path:
+        if self.source in {"cifar10", "cifar100", "images", "arrays", "features"} and not self.path:
             errors.append(f"path|must be set for the source {self.source}|{format_value('')}")
-        if not is_plain_text(self.path):
-            errors.append(f"path|must be {PLAIN_TEXT_RULE}|{format_value(self.path)}")
+        errors += [
+            f"{name}|must be {PLAIN_TEXT_RULE}|{format_value(getattr(self, name))}"
+            for name in ("path", "feature_column", "label_column")
+            if not is_plain_text(getattr(self, name))
+        ]
+        errors += self._image_settings_of_features()
         if len(self.size) not in (0, 2):
             errors.append(f"size|must be [height, width] or empty|{format_value(self.size)}")
         if self.source == "synthetic" and self.train_size < self.num_classes:
@@ -116,6 +126,18 @@ class Data(Section):
             errors.append(f"classes|must be {PLAIN_TEXT_RULE}|{format_value(self.classes)}")
         _raise_if_any(errors)
         return self
+
+    def _image_settings_of_features(self) -> list[str]:
+        """Returns the broken rule of each setting that would change images, where there are none."""
+        if self.source != "features":
+            return []
+        settings = {**{f"augment.{name}": value for name, value in self.augment}, "whiten": self.whiten}
+        rule = "for the source features, which has no images"
+        return [
+            f"{name}|must be {format_value(type(value)())} {rule}|{format_value(value)}"
+            for name, value in settings.items()
+            if value
+        ]
 
 
 class Model(Section):

@@ -16,7 +16,7 @@ from torch import Tensor
 from fcnet.data.class_balance import class_weights, sample_balanced
 from fcnet.data.epoch_plan import EpochPlan
 from fcnet.data.transforms.mixup import soft_target
-from fcnet.data.transforms.pipeline import Augmentation, Preprocessing, scale_and_offset
+from fcnet.data.transforms.pipeline import Augmentation, Preprocessing, scale_and_offset, standardize
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.seeds import generator
@@ -67,11 +67,12 @@ class Batches:
     and with an augmentation that depend only on a seed and the epoch's number. The last batch may be smaller.
 
     Args:
-        images: uint8 (N, C, H, W); or floating (N, …), used without changes.
+        images: uint8 (N, C, H, W); or floating (N, …), used without changes unless there is a preprocessing.
         labels: int64 (N,), class indices.
         batch_size: the number of images in a global batch.
         rows: int64, the rows of ``images`` to use; None for all.
-        preprocessing: normalization and whitening of uint8 images; None divides by 255.
+        preprocessing: normalization and whitening of uint8 images, None divides by 255; or standardization of features
+            (N, D).
         augmentation: random changes of uint8 images in `epoch`; None for none.
         balance: how `epoch` compensates for classes of different sizes. ``"weights"`` weights the targets.
             ``"sampling"`` draws as many images with replacement, every class with the same probability. ``"none"``
@@ -132,6 +133,10 @@ class Batches:
         self.rows = torch.arange(len(labels)) if rows is None else rows
         self.num_classes = num_classes or max(2, int(labels.max()) + 1 if len(labels) else 0)
         self._flat_images = self.images.view(len(images), -1)
+        self._statistics: tuple[Tensor, Tensor] | None = None
+        mean, std = self.preprocessing.mean, self.preprocessing.std
+        if images.dtype != torch.uint8 and mean is not None and std is not None:
+            self._statistics = mean.to(self.device), std.to(self.device)
         if images.dtype == torch.uint8:
             # One value for each pixel, as the flat images have them.
             self._scale, self._offset = (
@@ -232,12 +237,12 @@ class Batches:
             buffer: float32 (B or more, C · H · W), overwritten with the result for uint8 images; None allocates.
 
         Returns:
-            float32 (B, C, H, W), or (B, k) if whitened; floating images unchanged.
+            float32 (B, C, H, W), or (B, k) if whitened; floating images unchanged, or standardized float32 (B, D).
         """
         shape = self.images.shape[1:]
         pixels = self._flat_images.index_select(0, rows).to(self.device, non_blocking=True)
         if pixels.dtype != torch.uint8:
-            return pixels.view(-1, *shape)
+            return pixels.view(-1, *shape) if self._statistics is None else standardize(pixels, *self._statistics)
         if draws:
             images = pixels.view(-1, *shape)
             for transform, values in zip(self.augmentation.transforms, draws, strict=True):
@@ -302,19 +307,21 @@ def smallest_part(size: int, num_parts: int) -> int:
 
 
 def normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Returns (pixels / 255 − mean) / std as float32.
+    """Returns (pixels / 255 − mean) / std as float32; for features, (x − mean) / std.
 
-    It is computed as scale · pixels + offset in one pass. Rounding changes it by at most 2⁻¹⁴ of the difference between
-    two neighbouring grey levels.
+    For pixels it is computed as scale · pixels + offset in one pass. Rounding changes it by at most 2⁻¹⁴ of the
+    difference between two neighbouring grey levels.
 
     Args:
-        pixels: uint8 (B, C, H, W).
-        mean: float32 (C,), of pixels / 255.
-        std: float32 (C,), of pixels / 255.
+        pixels: uint8 (B, C, H, W), or floating features (B, D).
+        mean: float32 (C,), of pixels / 255; or (D,), of features.
+        std: float32 (C,), of pixels / 255; or (D,), of features.
 
     Returns:
-        float32 (B, C, H, W).
+        float32 (B, C, H, W) or (B, D).
     """
+    if pixels.dtype != torch.uint8:
+        return standardize(pixels, mean, std)
     scale, offset = scale_and_offset(mean, std)
     return torch.addcmul(offset[:, None, None], pixels.to(torch.float32), scale[:, None, None])
 

@@ -179,12 +179,12 @@ class DatasetShift:
 
     Attributes:
         classes: the class frequencies; None if the run has no class counts.
-        pixels: the pixel statistics.
+        pixels: the pixel statistics; None for features.
         accuracy: the accuracy; None if the run has no test accuracy.
     """
 
     classes: ClassShift | None
-    pixels: PixelShift
+    pixels: PixelShift | None
     accuracy: AccuracyShift | None
 
     def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
@@ -193,14 +193,16 @@ class DatasetShift:
         if self.classes is not None:
             rows = zip(classes, self.classes.shares, strict=True)
             shares = asdict(self.classes) | {"shares": [{"class": name, **asdict(share)} for name, share in rows]}
-        pixels = asdict(self.pixels) | {"mean_shift": self.pixels.mean_shift, "std_ratio": self.pixels.std_ratio}
+        pixels = None
+        if self.pixels is not None:
+            pixels = asdict(self.pixels) | {"mean_shift": self.pixels.mean_shift, "std_ratio": self.pixels.std_ratio}
         accuracy = None if self.accuracy is None else asdict(self.accuracy)
         return {"classes": shares, "pixels": pixels, "accuracy": accuracy, "description": self.describe(classes)}
 
     def describe(self, classes: Sequence[str]) -> list[str]:
         """Describes the comparison, one line each for classes, pixels and accuracy."""
         lines = [] if self.classes is None else [_describe_classes(self.classes, classes)]
-        lines.append(_describe_pixels(self.pixels))
+        lines += [] if self.pixels is None else [_describe_pixels(self.pixels)]
         return lines if self.accuracy is None else [*lines, _describe_accuracy(self.accuracy)]
 
 

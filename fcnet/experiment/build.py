@@ -8,12 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fcnet.data.batches import Batches, Preprocessing
-from fcnet.data.store.store import mean_and_std
 from fcnet.experiment.build_data import (
     EVALUATION_BATCH_SIZE,
     check_data,
     check_selection,
     check_validation,
+    compute_statistics,
     load_or_fit_whitening,
     make_augmentation,
     open_data,
@@ -131,7 +131,7 @@ def build(
     initial = load_initial_weights(config, run)
     if initial is None:
         with memory.phase("reading the data"):
-            statistics = mean_and_std(store.train.moments[train_rows], store.shape[1] * store.shape[2])
+            statistics = compute_statistics(config.data, store, train_rows)
     else:
         initial.check_fit(config, store.shape)
         statistics = initial.classifier.mean, initial.classifier.std

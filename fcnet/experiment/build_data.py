@@ -14,7 +14,9 @@ from torch import Tensor
 from fcnet.config.schema import validation_needs
 from fcnet.data import sources
 from fcnet.data.batches import Augmentation, Batches, Preprocessing, split_validation
-from fcnet.data.store.store import cache_folder, find_store, open_store
+from fcnet.data.features.statistics import feature_mean_and_std
+from fcnet.data.features.store import open_feature_store
+from fcnet.data.store.store import cache_folder, find_store, mean_and_std, open_store
 from fcnet.data.transforms.augment import Affine, ColorJitter, Cutout, Flip, Shift
 from fcnet.data.transforms.mixup import MixupCutmix
 from fcnet.data.transforms.whitening import VARIANCE_FLOOR, Whitening, fit_whitening
@@ -39,8 +41,37 @@ _NUM_PREVIEW_IMAGES = 10
 
 
 def open_data(data: schema.Data, progress: Progress | None = None) -> Store:
-    """Opens the store of the configured source; one rank builds it if it does not exist yet, and the others wait."""
+    """Opens the store of the configured source; one rank builds it if it does not exist yet, and the others wait.
+
+    Features have no store in the cache: they are read from where they lie.
+    """
+    if data.source == "features":
+        return open_features(data)
     return open_store(make_source(data), progress=progress)
+
+
+def open_features(data: schema.Data, path: Path | None = None) -> Store:
+    """Opens the configured features, or the test split of others.
+
+    Args:
+        data: the ``data`` section.
+        path: a file whose test split to open; None for all splits of ``data.path``.
+    """
+    return open_feature_store(
+        path or Path(data.path),
+        feature_column=data.feature_column,
+        label_column=data.label_column,
+        test_only=path is not None,
+    )
+
+
+def compute_statistics(data: schema.Data, store: Store, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Computes the mean and standard deviation of the training images of some rows, for each channel or feature."""
+    if data.source != "features":
+        return mean_and_std(store.train.moments[rows], math.prod(store.shape[1:]))
+    if not data.standardize:
+        return torch.zeros(store.shape), torch.ones(store.shape)
+    return feature_mean_and_std(store.train.pixels, rows)
 
 
 def make_source(data: schema.Data, *, download: bool = True) -> Source:
@@ -56,6 +87,8 @@ def make_source(data: schema.Data, *, download: bool = True) -> Source:
             return sources.images(Path(data.path), data.test, data.size, skip_broken=data.skip_broken)
         case "arrays":
             return sources.arrays(Path(data.path))
+        case "features":
+            raise AssertionError("features are no images")
         case "synthetic":
             return sources.synthetic(data.shape, data.train_size, data.test_size, data.num_classes)
 
@@ -67,12 +100,11 @@ def check_data(config: schema.Config, store: Store) -> None:
         UserError: some settings do not fit; the message lists all of them, one per line.
     """
     data, num_classes = config.data, len(config.data.classes or store.classes)
-    _, height, width = store.shape
     num_values = math.prod(store.shape)
     errors = _unknown_classes(store.classes, data.classes, "data.classes")
     for name, pixels in (("shift", data.augment.shift), ("cutout", data.augment.cutout)):
-        if pixels >= min(height, width):
-            size = f"{height}×{width} pixels"
+        if pixels and pixels >= min(store.shape[1:]):
+            size = f"{store.shape[1]}×{store.shape[2]} pixels"
             errors.append(f"data.augment.{name} must be less than the size of the images, {size}, got {pixels}")
     if data.whiten > num_values:
         errors.append(f"data.whiten must be at most {num_values}, the values of an image, got {data.whiten}")
@@ -263,12 +295,22 @@ def own_test_data(data: schema.Data, fingerprint: str, classifier: ImageClassifi
     Raises:
         NotCachedError: the cache does not have the data.
     """
+    if data.source == "features":
+        return test_batches(_own_features(data, fingerprint), classifier, device)
     store = find_store(fingerprint)
     if store is None and data.source == "digits":
         store = open_store(sources.digits())
     if store is None or store.fingerprint != fingerprint:
         raise NotCachedError(f"the images that the model was trained on are not in the cache ({cache_folder()})")
     return test_batches(store, classifier, device)
+
+
+def _own_features(data: schema.Data, fingerprint: str) -> Store:
+    """Opens the features that a model was trained on, where the run found them."""
+    store = open_features(data)
+    if store.fingerprint != fingerprint:
+        raise NotCachedError(f"{data.path} does not hold the features that the model was trained on any more")
+    return store
 
 
 def own_validation_batches(

@@ -112,8 +112,10 @@ def class_imbalance_notes(counts: Sequence[int], classes: Sequence[str], balance
 
 def _image_size_notes(config: schema.Config, store: Store) -> Iterator[str]:
     """Yields a line if photos keep their size, since every pixel is an input of every unit of the first layer."""
+    if config.data.source != "images" or config.data.size:
+        return
     _, height, width = store.shape
-    if config.data.source == "images" and not config.data.size and max(height, width) >= _LARGE_SIDE:
+    if max(height, width) >= _LARGE_SIDE:
         yield (
             f"images have {width:,}×{height:,} pixels, and each unit of the first layer "
             f"{math.prod(store.shape):,} weights; data.size = [64, 64] resizes the images"

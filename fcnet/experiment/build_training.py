@@ -185,6 +185,8 @@ def _memory_remedy(config: schema.Config, store: Store) -> str:
         return "lower data.whiten or model.hidden" if hidden else "lower data.whiten"
     if hidden and math.prod(store.shape) <= sum(hidden):
         return "lower model.hidden"
+    if data.source == "features":
+        return f"use fewer than {store.shape[0]} features" + (", or lower model.hidden" if hidden else "")
     _, height, width = store.shape
     smaller = {
         "images": f"lower data.size from [{height}, {width}]" if data.size else "set data.size, such as [64, 64]",

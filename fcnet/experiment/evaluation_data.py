@@ -12,7 +12,7 @@ from fcnet.data import sources
 from fcnet.data.sources.npz import is_npz
 from fcnet.data.sources.unused import list_names
 from fcnet.data.store.store import open_store
-from fcnet.experiment.build_data import make_source, test_batches
+from fcnet.experiment.build_data import make_source, open_features, test_batches
 from fcnet.experiment.build_notes import skipped_image_notes
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.formatting import format_count
@@ -75,16 +75,20 @@ def open_evaluation_data(
         own: the data that the model was trained on.
         classifier: the trained model.
         path: a ``.npz`` file, or a folder or archive of images; for a model trained on CIFAR also a folder with another
-            copy of it.
+            copy of it; for a model of features a file of features, as for ``data.path``.
         device: the device of the batches.
         progress: a callback for decoding; see `fcnet.data.store.store.open_store`.
 
     Raises:
         UserError: the data is unreadable, or has no image of the model's classes.
     """
-    store = open_store(_test_source(own.settings, classifier, path), progress=progress)
+    if classifier.takes_features:
+        store = open_features(own.settings, path)
+    else:
+        store = open_store(_test_source(own.settings, classifier, path), progress=progress)
     if store.shape != classifier.shape:
-        raise UserError(f"{path} must hold images of shape {classifier.shape} for this model, got {store.shape}")
+        noun = "features" if classifier.takes_features else "images"
+        raise UserError(f"{path} must hold {noun} of shape {classifier.shape} for this model, got {store.shape}")
     labels = _match_labels(store, classifier.classes)
     num_images = int((labels >= 0).sum())
     if own.settings.source == "images" and num_images == (own.num_images or num_images):

@@ -1,4 +1,7 @@
-"""Image classifiers: a model with its class names, input shape and normalization, saved and loaded as one."""
+"""Image classifiers: a model with its class names, input shape and normalization, saved and loaded as one.
+
+A model of the shape (D,) takes vectors of D features instead of images, and normalizes each feature by itself.
+"""
 
 from __future__ import annotations
 
@@ -51,15 +54,14 @@ class ImageClassifier(nn.Module):
     Args:
         model: normalized images -> logits.
         classes: the C class names, in the order of the labels.
-        shape: (channels, height, width) of an image.
-        mean: float32 (channels,), the mean of pixels / 255 of the training images.
+        shape: (channels, height, width) of an image, or (D,) for features.
+        mean: float32 (channels,), the mean of pixels / 255 of the training images; or (D,), that of the features.
         std: float32 (channels,), their standard deviation.
         whitening: applied after the normalization; None if the model was trained without it.
         resize: whether files of another size are resized to ``shape``, as in training.
         temperature: what the last layer of the model was divided by to calibrate it; None if it was not.
     """
 
-    input_dtype = torch.uint8  # `fcnet.fit` and `evaluate` give it pixels
     mean: Tensor
     std: Tensor
 
@@ -85,21 +87,38 @@ class ImageClassifier(nn.Module):
         self.resize = resize
         self.temperature = temperature
 
+    @property
+    def takes_features(self) -> bool:
+        """Whether inputs are vectors of features and not images."""
+        return len(self.shape) == 1
+
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """The dtype of the inputs that `fcnet.fit` and `evaluate` give it: uint8 for pixels, float32 for features."""
+        return torch.float32 if self.takes_features else torch.uint8
+
     def extra_repr(self) -> str:
-        """Returns the shape of an image and the number of classes, as `print` shows them."""
+        """Returns the shape of an input and the number of classes, as `print` shows them."""
         return f"shape={self.shape}, num_classes={len(self.classes)}"
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Computes the logits of uint8 images (B, channels, height, width): (B,) for two classes, else (B, C)."""
-        if not torch.is_tensor(pixels) or pixels.dtype != torch.uint8 or tuple(pixels.shape[1:]) != self.shape:
+        """Computes the logits of uint8 images (B, channels, height, width): (B,) for two classes, else (B, C).
+
+        A model of features takes floating (B, D).
+        """
+        if not torch.is_tensor(pixels) or not self._fits(pixels):
             raise UserError(_describe_mismatch(pixels, self.shape))
         x = normalize(pixels, self.mean, self.std)
         logits: Tensor = self.model(x if self.whitening is None else self.whitening(x))
         return logits
 
+    def _fits(self, inputs: Tensor) -> bool:
+        is_dtype = inputs.is_floating_point() if self.takes_features else inputs.dtype == torch.uint8
+        return is_dtype and tuple(inputs.shape[1:]) == self.shape
+
     @torch.no_grad()
     def predict_proba(self, pixels: Tensor) -> Tensor:
-        """Computes the class probabilities (B, C) of uint8 images (B, channels, height, width)."""
+        """Computes the class probabilities (B, C) of uint8 images (B, channels, height, width) or features (B, D)."""
         logits: Tensor = self(pixels)
         return logits_to_probabilities(logits)
 
@@ -140,10 +159,36 @@ class ImageClassifier(nn.Module):
             UserError: ``images`` is a single image, or ``batch_size`` is less than 1.
         """
         # Checked here and not in a generator, so that the error comes with the call.
+        if self.takes_features:
+            raise UserError("this model takes features, not images; pass a tensor (N, D) to iter_feature_predictions")
         iterator = iterate_images(images, self.shape)
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
         return self._predict_batches(enumerate(iterator), batch_size)
+
+    def iter_feature_predictions(self, x: Tensor, *, batch_size: int = 256) -> Iterator[Prediction | UserError]:
+        """Classifies vectors of features; at most one batch of them is copied.
+
+        Args:
+            x: floating (N, D).
+            batch_size: the number of vectors that are classified together.
+
+        Yields:
+            For each vector its prediction, or the error that it caused.
+
+        Raises:
+            UserError: ``x`` is no tensor of features of this model.
+        """
+        for number, batch in enumerate(x.split(batch_size)):
+            rows = self.predict_proba(batch.to(self.mean.device)).tolist()
+            for row, probabilities in enumerate(rows, number * batch_size):
+                yield self._prediction(f"row {row}", probabilities)
+
+    def _prediction(self, name: str, probabilities: list[float]) -> Prediction | UserError:
+        if not all(map(math.isfinite, probabilities)):
+            return UserError(f"{name}: the model's outputs must be finite, got NaN; its weights are too large")
+        best = max(range(len(probabilities)), key=probabilities.__getitem__)  # the first of equals
+        return Prediction(self.classes[best], probabilities[best], tuple(probabilities))
 
     def _predict_batches(self, images: Iterator[tuple[int, Any]], batch_size: int) -> Iterator[Prediction | UserError]:
         while True:
@@ -158,15 +203,7 @@ class ImageClassifier(nn.Module):
             pixels = [item for _, item in batch if isinstance(item, Tensor)]
             rows = iter(self.predict_proba(torch.stack(pixels).to(self.mean.device)).tolist() if pixels else [])
             for name, item in batch:
-                if isinstance(item, UserError):
-                    yield item
-                    continue
-                probabilities = next(rows)
-                if not all(map(math.isfinite, probabilities)):
-                    yield UserError(f"{name}: the model's outputs must be finite, got NaN; its weights are too large")
-                    continue
-                best = max(range(len(probabilities)), key=probabilities.__getitem__)  # the first of equals
-                yield Prediction(self.classes[best], probabilities[best], tuple(probabilities))
+                yield item if isinstance(item, UserError) else self._prediction(name, next(rows))
 
     def _pixels_or_error(self, image: Any, index: int) -> Tensor | UserError:  # noqa: ANN401 - see `to_pixels`
         try:
@@ -240,7 +277,11 @@ class ImageClassifier(nn.Module):
 
 
 def _describe_mismatch(pixels: object, shape: tuple[int, ...]) -> str:
-    """Returns the error of an argument that is no batch of uint8 images."""
+    """Returns the error of an argument that is no batch of uint8 images, or of features."""
+    if len(shape) == 1:
+        found = f"{pixels.dtype} {tuple(pixels.shape)}" if isinstance(pixels, Tensor) else f"a {type(pixels).__name__}"
+        advice = "; pass x[None] for one vector" if isinstance(pixels, Tensor) and tuple(pixels.shape) == shape else ""
+        return f"expected floating features (B, {shape[0]}) as a tensor, got {found}{advice}"
     expected = f"expected uint8 images (B, {', '.join(map(str, shape))})"
     if not isinstance(pixels, Tensor):
         advice = "predict_images takes arrays, files and PIL images"

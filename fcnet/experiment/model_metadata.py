@@ -47,9 +47,9 @@ class ModelMetadata(BaseModel):
         kind: the class of the model.
         arguments: the arguments of `MLP`.
         classes: the class names, in the order of the labels.
-        shape: (channels, height, width) of an image.
-        mean: the mean of each channel.
-        std: the standard deviation of each channel.
+        shape: (channels, height, width) of an image, or (D,) for vectors of D features.
+        mean: the mean of each channel, or feature.
+        std: the standard deviation of each channel, or feature.
         resize: whether files of another size are resized.
         whiten: the number of components of the whitening; 0 for none.
         temperature: what the last layer was divided by to calibrate it; None if it was not.
@@ -60,7 +60,7 @@ class ModelMetadata(BaseModel):
     kind: Literal["mlp", "logistic"]
     arguments: _Arguments
     classes: Annotated[tuple[str, ...], ListAsTuple]
-    shape: Annotated[tuple[_Size, _Size, _Size], ListAsTuple]
+    shape: Annotated[tuple[_Size, ...], ListAsTuple]
     mean: Annotated[tuple[float, ...], ListAsTuple]
     std: Annotated[tuple[_PositiveFloat, ...], ListAsTuple]
     resize: bool
@@ -75,7 +75,11 @@ class ModelMetadata(BaseModel):
             ("classes must be different names", len(set(self.classes)) < len(self.classes)),
             ("classes must be UTF-8 text", not all(map(is_utf8, self.classes))),
             ("classes must be as many as num_classes", len(self.classes) != arguments.num_classes),
-            ("mean and std must have a value for each channel", not len(self.mean) == len(self.std) == self.shape[0]),
+            ("shape must have 3 values, or 1 for features", len(self.shape) not in (1, 3)),
+            (
+                "mean and std must have a value for each channel",
+                not len(self.mean) == len(self.std) == next(iter(self.shape), 0),
+            ),
             ("in_features must be the values of an image", arguments.in_features != (self.whiten or pixels)),
             ("whiten must be at most the values of an image", self.whiten > pixels),
             ("the model must have less than 2⁴⁸ parameters", parameters >= 2**48),

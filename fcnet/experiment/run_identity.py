@@ -130,9 +130,10 @@ def _data_difference(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         new = [name for name in now["classes"] if name not in saved["classes"]]
         parts = [f"{word} {', '.join(names)}" for word, names in (("without", gone), ("with", new)) if names]
         return f"its classes are {' and '.join(parts) or 'in another order'}"
+    is_features = len(now["shape"]) == 1
     if saved["shape"] != now["shape"]:
         before, after = ("×".join(map(str, each["shape"])) for each in (saved, now))
-        return f"images had the shape {before}, and have {after} now"
+        return f"{'features' if is_features else 'images'} had the shape {before}, and have {after} now"
     if saved["images"] != now["images"]:
         before, after = (_describe_counts(*each["images"]) for each in (saved, now))
         return f"it had {before}, and has {after} now"
@@ -141,7 +142,8 @@ def _data_difference(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         for name in ("pillow", "scikit-learn", "torch")
         if saved["source"].get(name) != now["source"].get(name)
     ]
-    return "; ".join(["it has as many images, but other pixels or labels", *decoders])
+    same, other = ("examples", "features") if is_features else ("images", "pixels")
+    return "; ".join([f"it has as many {same}, but other {other} or labels", *decoders])
 
 
 def _describe_counts(train: int, test: int, validation: int = 0) -> str:

@@ -169,7 +169,7 @@ class DataIdentity(_Object):
     fingerprint: str
     classes: list[str]
     shape: list[int]
-    images: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    images: Annotated[list[Count], Field(min_length=2, max_length=3)]
     source: dict[str, str | int | list[int]]
 
 

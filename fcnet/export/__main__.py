@@ -34,10 +34,11 @@ def main(arguments: list[str]) -> int:
         difference = export_classifier(card.classifier, flags.file, flags.opset)
     opset = read_opset(flags.file) if flags.file.suffix == ".onnx" else None
     card_file = write_card(card, flags.file, opset)
+    kind = "float32 features" if card.classifier.takes_features else "uint8 pixels"
     shape = ", ".join(map(str, card.classifier.shape))
     size = f"{flags.file.stat().st_size:,} bytes" + ("" if opset is None else f", ONNX opset {opset}")
     cli.print_status(
-        f"{flags.file}: uint8 pixels (B, {shape}) to probabilities (B, {len(card.classifier.classes)}), "
+        f"{flags.file}: {kind} (B, {shape}) to probabilities (B, {len(card.classifier.classes)}), "
         f"{size}; probabilities within {difference:.1e} of the model's; card: {card_file}"
     )
     return 0

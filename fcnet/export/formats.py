@@ -1,7 +1,7 @@
 """Exports a trained model as a ``torch.export`` archive or as ONNX: uint8 pixels in, class probabilities out.
 
-The file includes normalisation and whitening, and running it does not need fcnet. Letters: B images of C channels,
-H rows and W columns.
+A model of features takes float32 features instead. The file includes normalisation and whitening, and running it does
+not need fcnet. Letters: B images of C channels, H rows and W columns, or B vectors of D features.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _MAX_DIFFERENCE = 1e-2
 
 
 class ExportedModule(nn.Module):
-    """Maps pixels to probabilities: a copy of a classifier on the CPU, in evaluation mode, without gradients.
+    """Maps inputs to probabilities: a copy of a classifier on the CPU, in evaluation mode, without gradients.
 
     Args:
         classifier: the trained model; it does not change.
@@ -54,7 +54,7 @@ class ExportedModule(nn.Module):
         self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Computes probabilities, uint8 (B, C, H, W) -> float32 (B, number of classes)."""
+        """Computes probabilities, uint8 (B, C, H, W) or float32 (B, D) -> float32 (B, number of classes)."""
         return logits_to_probabilities(self.classifier(pixels))
 
 
@@ -104,10 +104,10 @@ def read_opset(file: Path) -> int:
 def export_classifier(classifier: ImageClassifier, file: Path, opset: int | None = None) -> float:
     """Exports a trained model, as a ``torch.export`` archive or as ONNX by the file's suffix.
 
-    Both formats take ``pixels``, uint8 (B, C, H, W) for any B, and return ``probabilities``, float32 (B, number of
-    classes). Both contain the class names, the input shape and the version of fcnet as JSON: in ``.pt2`` files,
-    `torch.export.load` puts them into ``extra_files["fcnet.json"]``; in ONNX files, they are ``metadata_props``. The
-    new file is read back and run before it replaces an older one.
+    Both formats take ``pixels``, uint8 (B, C, H, W) for any B, or ``features``, float32 (B, D), and return
+    ``probabilities``, float32 (B, number of classes). Both contain the class names, the input shape and the version of
+    fcnet as JSON: in ``.pt2`` files, `torch.export.load` puts them into ``extra_files["fcnet.json"]``; in ONNX files,
+    they are ``metadata_props``. The new file is read back and run before it replaces an older one.
 
     Args:
         classifier: the trained model; it does not change.
@@ -139,10 +139,13 @@ def export_classifier(classifier: ImageClassifier, file: Path, opset: int | None
     if file.suffix == ".onnx" and num_bytes > _MAX_ONNX_BYTES:
         raise UserError(f"an ONNX model must be smaller than 2 GiB, got {num_bytes / 2**30:.1f} GiB; use .pt2 instead")
     write: Callable[[ExportedProgram, dict[str, Any], IO[bytes]], None]
-    write, run = (_write_pt2, _run_pt2) if file.suffix == ".pt2" else (partial(_write_onnx, opset=opset), _run_onnx)
+    run: Callable[[Path, Tensor], Tensor]
+    name = input_name(classifier)
+    write, run = _write_pt2, _run_pt2
+    if file.suffix == ".onnx":
+        write, run = partial(_write_onnx, name=name, opset=opset), partial(_run_onnx, name=name)
     module = ExportedModule(classifier)
-    shape = (_NUM_CHECKED_IMAGES, *classifier.shape)
-    pixels = torch.randint(256, shape, dtype=torch.uint8, generator=generator(0, "export"))
+    pixels = _random_inputs(classifier)
     program = torch.export.export(module, (pixels,), dynamic_shapes=({0: torch.export.Dim("batch", min=0)},))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it contains paths of this machine
@@ -156,6 +159,18 @@ def export_classifier(classifier: ImageClassifier, file: Path, opset: int | None
     return difference
 
 
+def input_name(classifier: ImageClassifier) -> str:
+    """Returns what an exported file calls its input: ``pixels``, or ``features``."""
+    return "features" if classifier.takes_features else "pixels"
+
+
+def _random_inputs(classifier: ImageClassifier) -> Tensor:
+    shape, random = (_NUM_CHECKED_IMAGES, *classifier.shape), generator(0, "export")
+    if classifier.takes_features:
+        return torch.randn(shape, generator=random) * classifier.std.cpu() + classifier.mean.cpu()
+    return torch.randint(256, shape, dtype=torch.uint8, generator=random)
+
+
 def _write_pt2(program: ExportedProgram, metadata: dict[str, Any], file: IO[bytes]) -> None:
     torch.export.save(program, file, extra_files={METADATA_FILE: json.dumps(metadata)})
 
@@ -167,11 +182,11 @@ def _run_pt2(file: Path, pixels: Tensor) -> Tensor:
 
 
 def _write_onnx(
-    program: ExportedProgram, metadata: dict[str, Any], file: IO[bytes], *, opset: int | None = None
+    program: ExportedProgram, metadata: dict[str, Any], file: IO[bytes], *, name: str, opset: int | None = None
 ) -> None:
     onnx_program = torch.onnx.export(
         program,
-        input_names=["pixels"],
+        input_names=[name],
         output_names=["probabilities"],
         dynamic_shapes=({0: "batch"},),
         opset_version=opset,
@@ -180,16 +195,16 @@ def _write_onnx(
     )
     assert onnx_program is not None
     model = onnx_program.model_proto
-    for name, value in metadata.items():
-        model.metadata_props.add(key=name, value=json.dumps(value))
+    for key, value in metadata.items():
+        model.metadata_props.add(key=key, value=json.dumps(value))
     file.write(model.SerializeToString())
 
 
-def _run_onnx(file: Path, pixels: Tensor) -> Tensor:
+def _run_onnx(file: Path, pixels: Tensor, *, name: str) -> Tensor:
     """Runs an ONNX file with ONNX's reference evaluator, which is independent of the exporter."""
     import onnx
     from onnx.reference import ReferenceEvaluator
 
     onnx.checker.check_model(file, full_check=True)
-    (result,) = ReferenceEvaluator(str(file)).run(["probabilities"], {"pixels": pixels.numpy()})
+    (result,) = ReferenceEvaluator(str(file)).run(["probabilities"], {name: pixels.numpy()})
     return torch.from_numpy(result)

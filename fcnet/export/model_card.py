@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from fcnet.export.formats import input_name
 from fcnet.runtime.formatting import format_count, format_percent
 
 if TYPE_CHECKING:
@@ -27,25 +28,31 @@ _ACTIVATIONS = {
 }
 _LIBRARIES = {".pt2": "pytorch", ".onnx": "onnx"}
 _READ_TEMPLATE = """\
-import json
-
-import numpy as np
-{imports}
 from PIL import Image, ImageOps
 
 image = ImageOps.exif_transpose(Image.open({image})).convert("{mode}")
 {fit}pixels = np.asarray(image).reshape(1, {height}, {width}, {channels}).transpose(0, 3, 1, 2)  # uint8 (1, C, H, W)
 """
+_READ_FEATURES_TEMPLATE = """\
+
+features = np.load("FEATURES.npy")[:1].astype("float32")  # (1, {num_features})
+"""
+_IMPORTS_TEMPLATE = """\
+import json
+
+import numpy as np
+import {runtime}
+"""
 _RUN_TEMPLATES = {
     ".pt2": """\
 metadata = {{"fcnet.json": ""}}
 model = torch.export.load({file}, extra_files=metadata).module()
-probabilities = model(torch.tensor(pixels))[0].tolist()
+probabilities = model(torch.tensor({input}))[0].tolist()
 classes = json.loads(metadata["fcnet.json"])["classes"]
 """,
     ".onnx": """\
 session = onnxruntime.InferenceSession({file})
-probabilities = session.run(["probabilities"], {{"pixels": pixels}})[0][0].tolist()
+probabilities = session.run(["probabilities"], {{"{input}": {input}}})[0][0].tolist()
 classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
 """,
 }
@@ -94,19 +101,20 @@ def _front_matter(card: ModelCard, files: Sequence[str]) -> str:
     suffixes = sorted({PurePath(name).suffix for name in files}, reverse=True)
     libraries = [_LIBRARIES[suffix] for suffix in suffixes]
     summary, data = card.summary, card.config.data
+    task = "tabular-classification" if card.classifier.takes_features else "image-classification"
     kind = "mlp" if card.config.model.kind == "mlp" else "logistic-regression"
     lines = [
         f"library_name: {libraries[0]}",
-        "pipeline_tag: image-classification",
+        f"pipeline_tag: {task}",
         "tags:",
-        *(f"- {tag}" for tag in ("image-classification", "fcnet", kind, *libraries)),
+        *(f"- {tag}" for tag in (task, "fcnet", kind, *libraries)),
         "metrics:",
         "- accuracy",
         "model-index:",
         f"- name: {yaml_quote(card.name)}",
         "  results:",
         "  - task:",
-        "      type: image-classification",
+        f"      type: {task}",
         "    dataset:",
         f"      name: {yaml_quote(_dataset_name(data))}",
         f"      type: {yaml_quote(_HUB_DATASETS.get(data.source, data.source))}",
@@ -168,12 +176,11 @@ def _describe_model(card: ModelCard) -> str:
             properties.append("residual connections")
         kind = f"A fully connected feedforward network ({', '.join(properties)})"
     widths = "-".join(map(str, model.widths))
-    channels, height, width = card.classifier.shape
     whitened = "" if card.classifier.whitening is None else f", reduced to {model.in_features} principal components,"
     fcnet, torch = (escape_markdown(summary[name]) for name in ("fcnet", "torch"))
     return (
         f"{kind} with layers {widths} and {summary['parameters']:,} parameters. It classifies "
-        f"{'grey' if channels == 1 else 'RGB'} images of {height} × {width} pixels{whitened} into "
+        f"{_describe_inputs(card.classifier)}{whitened} into "
         f"{len(card.classifier.classes)} classes. Trained with fcnet {fcnet} and torch {torch}, exported with fcnet "
         f"{version('fcnet')}."
     )
@@ -181,33 +188,56 @@ def _describe_model(card: ModelCard) -> str:
 
 def _usage(card: ModelCard, files: Sequence[str], opsets: Mapping[str, int]) -> list[str]:
     classifier = card.classifier
-    channels, height, width = classifier.shape
     names = ", ".join(inline_code(name) for name in files)
     one = len(files) == 1
     paragraphs = [
-        f"{names} {'takes' if one else 'each take'} uint8 pixels from 0 to 255, (B, {channels}, {height}, {width}) for "
+        f"{names} {'takes' if one else 'each take'} {describe_tensor(classifier)} for "
         f"any B, and {'returns' if one else 'return'} class probabilities, float32 (B, {len(classifier.classes)}). "
         f"Normalisation is part of the {'file' if one else 'files'}. "
         "Classes, in the order of the outputs: " + ", ".join(map(inline_code, classifier.classes)) + "."
     ]
-    fit = f"image = ImageOps.fit(image, ({width}, {height}), Image.Resampling.BICUBIC)\n" if classifier.resize else ""
     for name in files:
         suffix = PurePath(name).suffix
-        program = (_READ_TEMPLATE + _RUN_TEMPLATES[suffix]).format(
-            imports=f"import {_RUNTIMES[suffix]}",
-            image='"IMAGE.png"',
-            mode="L" if channels == 1 else "RGB",
-            fit=fit,
-            channels=channels,
-            height=height,
-            width=width,
-            file=repr(name) if '"' in name else f'"{name}"',
+        program = _IMPORTS_TEMPLATE.format(runtime=_RUNTIMES[suffix]) + _read_program(classifier)
+        program += _RUN_TEMPLATES[suffix].format(
+            input=input_name(classifier), file=repr(name) if '"' in name else f'"{name}"'
         )
         program += "best = max(range(len(classes)), key=probabilities.__getitem__)\n"
         program += "print(classes[best], probabilities[best])\n"
         needs = f"{_RUNTIMES[suffix]} (opset {opsets[name]})" if name in opsets else _RUNTIMES[suffix]
-        paragraphs += [f"With {needs}, numpy and pillow:", f"```python\n{program}```"]
+        others = " and numpy" if classifier.takes_features else ", numpy and pillow"
+        paragraphs += [f"With {needs}{others}:", f"```python\n{program}```"]
     return paragraphs
+
+
+def describe_tensor(classifier: ImageClassifier) -> str:
+    """Returns the dtype, the range and the shape of the inputs of an exported file."""
+    shape = ", ".join(map(str, classifier.shape))
+    kind = "float32 features" if classifier.takes_features else "uint8 pixels from 0 to 255"
+    return f"{kind}, (B, {shape})"
+
+
+def _describe_inputs(classifier: ImageClassifier) -> str:
+    if classifier.takes_features:
+        return f"vectors of {format_count(classifier.shape[0], 'feature')}"
+    channels, height, width = classifier.shape
+    return f"{'grey' if channels == 1 else 'RGB'} images of {height} × {width} pixels"
+
+
+def _read_program(classifier: ImageClassifier) -> str:
+    """Returns the lines of a program that read one input."""
+    if classifier.takes_features:
+        return _READ_FEATURES_TEMPLATE.format(num_features=classifier.shape[0])
+    channels, height, width = classifier.shape
+    fit = f"image = ImageOps.fit(image, ({width}, {height}), Image.Resampling.BICUBIC)\n" if classifier.resize else ""
+    return _READ_TEMPLATE.format(
+        image='"IMAGE.png"',
+        mode="L" if channels == 1 else "RGB",
+        fit=fit,
+        channels=channels,
+        height=height,
+        width=width,
+    )
 
 
 def _training_data(card: ModelCard) -> str:
@@ -255,11 +285,16 @@ def _results(card: ModelCard) -> list[str]:
 
 
 def _limitations(card: ModelCard) -> str:
-    height, width = card.classifier.shape[1:]
+    num_classes = len(card.classifier.classes)
+    noun = "vector" if card.classifier.takes_features else "image"
+    inputs = f"Inputs must be {_describe_inputs(card.classifier)}, made as those of the training data."
+    if not card.classifier.takes_features:
+        height, width = card.classifier.shape[1:]
+        inputs = f"Images must have {height} × {width} pixels. In training, transparent images were placed on white."
     limitations = [
-        f"The model assigns every image to one of the {len(card.classifier.classes)} classes above, whatever it shows.",
-        "The figures hold for images like those of the test set. Other images have not been measured.",
-        f"Images must have {height} × {width} pixels. In training, transparent images were placed on white.",
+        f"The model assigns every {noun} to one of the {num_classes} classes above, whatever it shows.",
+        f"The figures hold for {noun}s like those of the test set. Other {noun}s have not been measured.",
+        inputs,
         *(f"Training warning: {escape_markdown(warning)}." for warning in card.summary["warnings"]),
     ]
     return "\n".join(f"- {line}" for line in limitations)

@@ -80,8 +80,8 @@ def find_top_losses(predictions: Predictions, count: int) -> list[int]:
 
 
 def weight_images(run: RunData) -> list[CaptionedImage]:
-    """Draws the first layer's weights as images, the most influential units first."""
-    if run.classifier is None:
+    """Draws the first layer's weights as images, the most influential units first; none for a model of features."""
+    if run.classifier is None or run.classifier.takes_features:
         return []
     units, weights = first_layer_weights(run.classifier, run.test, _NUM_UNITS)
     if len(run.classifier.model.dense_layers()) > 1:
@@ -102,7 +102,7 @@ def _mistakes_note(run: RunData, predictions: Predictions) -> str:
     note = f"{min(count, _NUM_EXAMPLES)} of {count:,} mistakes, highest loss first."
     if (run.folder / MISTAKES_FILE).is_file():
         note += f" The file {MISTAKES_FILE} in the run folder lists all of them, most confident first."
-    if predictions.names is not None and run.config.data.path:
+    if predictions.names is not None and run.config.data.path and run.config.data.source != "features":
         note += f" Paths are relative to {run.config.data.path}."
     return note
 

@@ -50,7 +50,7 @@ def live_sections(runs: Sequence[RunData], names: Sequence[str]) -> list[PageSec
     """
     sections = []
     for run, name in zip(runs, names, strict=True):
-        if run.classifier is None or run.test is None:
+        if run.classifier is None or run.test is None or run.classifier.takes_features:
             continue
         count = min(_MAX_IMAGES, _MAX_IMAGE_BYTES // math.prod(run.classifier.shape), run.test.num_images)
         # Evenly spaced, because a test set may be sorted by class.
@@ -85,8 +85,8 @@ def live_section(
 
     Returns:
         The section; None if the model is too large (`fcnet.report.quantize.MAX_BYTES`, and less with more than 1,000
-        classes), has non-finite weights, is not an `fcnet.models.mlp.MLP`, or takes images with other than 1 or 3
-        channels.
+        classes), has non-finite weights, is not an `fcnet.models.mlp.MLP`, or takes features, or images with other than
+        1 or 3 channels.
 
     Example:
         >>> from fcnet.experiment.image_classifier import ImageClassifier
@@ -97,7 +97,7 @@ def live_section(
         >>> section is not None and "The page contains the weights in float32" in section.html
         True
     """
-    if classifier.shape[0] not in (1, 3) or not isinstance(classifier.model, MLP):
+    if classifier.takes_features or classifier.shape[0] not in (1, 3) or not isinstance(classifier.model, MLP):
         return None
     fused = fuse_layers(classifier)
     dtype_name = choose_dtype(fused)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fcnet.data.decoding.image_decoding import check_file_type
 from fcnet.data.features.parquet import parquet_columns
 from fcnet.data.sources.npz import READ_ERRORS, SUFFIXES, is_npz, read_array, read_headers
 from fcnet.runtime.errors import UserError
@@ -89,6 +90,7 @@ def open_arrays(path: Path, *, feature_column: str = "embedding", label_column: 
         raise UserError(f"{path}: no such file or folder")
     if path.is_dir():
         return _open_folder(path, feature_column, label_column)
+    check_file_type(path.stat(), str(path))
     if path.suffix == ".safetensors":
         return _open_safetensors(path)
     if path.suffix == ".npz" or is_npz(path):

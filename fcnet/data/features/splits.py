@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fcnet.data.features.checks import read_features, read_names, read_text, scan_features
 from fcnet.data.features.named_arrays import NamedArrays, open_arrays
-from fcnet.data.sources.array_labels import LABEL_KINDS, TEXT_KINDS, name_classes
+from fcnet.data.sources.array_labels import LABEL_KINDS, name_classes
 from fcnet.data.sources.npz import SUFFIXES
-from fcnet.data.sources.source import SPLITS, iter_slices
+from fcnet.data.sources.source import SPLITS
 from fcnet.data.sources.unused import Reason, UnusedItems
-from fcnet.data.store.image_names import ImageNames, encode_names
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.formatting import format_names
-from fcnet.runtime.hardware import num_processors
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -32,8 +30,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from fcnet.data.sources.source import SplitName
+    from fcnet.data.store.image_names import ImageNames
 
-FEATURE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _CLASSES = "classes"
 _MAX_NAMED = 8
 
@@ -132,7 +130,7 @@ def open_features(
     """
     arrays = open_arrays(path, feature_column=feature_column, label_column=label_column)
     suffixes, unused = _find_splits(arrays, splits, optional)
-    x = {split: _read_features(arrays, f"x_{suffix}") for split, suffix in suffixes.items()}
+    x = {split: read_features(arrays, f"x_{suffix}") for split, suffix in suffixes.items()}
     first = next(iter(suffixes))
     for split, suffix in suffixes.items():
         if x[split].shape[1] != x[first].shape[1]:
@@ -140,7 +138,7 @@ def open_features(
             widths = f"{x[first].shape[1]} and {x[split].shape[1]}"
             raise UserError(f"expected {names} with one number of features in {path}, got {widths}")
     y = {split: _read_labels(arrays, suffix, len(x[split])) for split, suffix in suffixes.items()}
-    classes = _read_text(arrays, _CLASSES) if _CLASSES in arrays.readers else None
+    classes = read_text(arrays, _CLASSES) if _CLASSES in arrays.readers else None
     named = name_classes(
         path,
         {split: (arrays.label(f"y_{suffix}"), y[split]) for split, suffix in suffixes.items()},
@@ -153,10 +151,10 @@ def open_features(
     head = json.dumps([named.classes, [(split, str(x[split].dtype), *x[split].shape) for split in suffixes]])
     digest = hashlib.sha256(head.encode())
     for split, suffix in suffixes.items():
-        digest.update(_scan(x[split], f"{arrays.label(f'x_{suffix}')} in {path}"))
+        digest.update(scan_features(x[split], f"{arrays.label(f'x_{suffix}')} in {path}"))
         digest.update(labels[split].numpy().tobytes())
     opened = {
-        split: FeatureSplit(x[split], labels[split], _read_names(arrays, suffix, len(x[split])))
+        split: FeatureSplit(x[split], labels[split], read_names(arrays, f"paths_{suffix}", len(x[split])))
         for split, suffix in suffixes.items()
     }
     return FeatureSplits(opened, named.classes, digest.hexdigest(), (*unused.notes(), *named.notes))
@@ -191,32 +189,6 @@ def _find_splits(
     return found, unused
 
 
-def _read_features(arrays: NamedArrays, name: str) -> Tensor:
-    x = arrays.read(name)
-    where = f"{arrays.label(name)} in {arrays.path}"
-    if x.ndim != 2:
-        advice = "; flatten each example, x.reshape(len(x), -1)" if x.ndim > 2 else ""
-        if x.ndim in (3, 4) and x.dtype in (np.uint8, torch.uint8):
-            advice = '; for images set data.source = "arrays"'
-        raise UserError(f"{where} must be features (N, D), got the shape {tuple(x.shape)}{advice}")
-    if not isinstance(x, Tensor) or x.dtype not in FEATURE_DTYPES:
-        raise UserError(
-            f"{where} must be float16, bfloat16, float32 or float64, got {str(x.dtype).removeprefix('torch.')}"
-            f"{_describe_conversion(x)}"
-        )
-    if not x.numel():
-        raise UserError(f"{where} must hold at least one example and one feature, got the shape {tuple(x.shape)}")
-    return x
-
-
-def _describe_conversion(x: Tensor | npt.NDArray[Any]) -> str:
-    """Returns the end of the error of features of another dtype: how to convert them."""
-    if str(x.dtype) in ("|V2", "bfloat16"):
-        return "; NumPy's files have no bfloat16, save a .safetensors file"
-    is_number = isinstance(x, Tensor) or x.dtype.kind in "biuf"
-    return '; save x.astype("float32")' if is_number else ""
-
-
 def _read_labels(arrays: NamedArrays, suffix: str, num_examples: int) -> npt.NDArray[Any]:
     read, name = arrays.read(f"y_{suffix}"), arrays.label(f"y_{suffix}")
     y = read.numpy() if isinstance(read, Tensor) and read.dtype != torch.bfloat16 else np.asarray(read)
@@ -230,42 +202,3 @@ def _read_labels(arrays: NamedArrays, suffix: str, num_examples: int) -> npt.NDA
             f"expected {expected} with one N in {arrays.path}, got {num_examples:,} examples and {y.shape}{remedy}"
         )
     return y
-
-
-def _read_text(arrays: NamedArrays, name: str, num: int | None = None) -> npt.NDArray[Any]:
-    """Reads an array of text (N,)."""
-    text = np.asarray(arrays.read(name))
-    if text.ndim != 1 or text.dtype.kind not in TEXT_KINDS or len(text) != (len(text) if num is None else num):
-        expected = f"({'N' if num is None else f'{num:,}'},) strings"
-        raise UserError(f"{arrays.label(name)} in {arrays.path} must be {expected}, got {text.dtype} {text.shape}")
-    return text
-
-
-def _read_names(arrays: NamedArrays, suffix: str, num_examples: int) -> ImageNames | None:
-    if f"paths_{suffix}" not in arrays.readers:
-        return None
-    names = _read_text(arrays, f"paths_{suffix}", num_examples).tolist()
-    return ImageNames(
-        *encode_names([each.decode("utf-8", "replace") if isinstance(each, bytes) else each for each in names])
-    )
-
-
-def _scan(x: Tensor, where: str) -> bytes:
-    """Checks that features are finite, and returns a digest of them, in one pass over the file.
-
-    Raises:
-        UserError: a feature is NaN or infinite; the message names the first such row.
-    """
-
-    def scan_block(rows: slice) -> bytes:
-        block = x[rows].contiguous()
-        # The extremes tell without a copy of the block: with a NaN, both are NaN.
-        if not all(bound.isfinite() for bound in block.aminmax()):
-            row = int((~block.isfinite()).any(1).nonzero()[0])
-            found = "NaN" if block[row].isnan().any() else "infinity"
-            raise UserError(f"{where} must hold finite numbers, got {found} in row {rows.start + row:,}")
-        return hashlib.sha256(block.view(torch.uint8).numpy().data).digest()
-
-    with ThreadPoolExecutor(num_processors()) as pool:
-        # Results come in order, so the first broken block raises.
-        return b"".join(pool.map(scan_block, iter_slices(len(x), x.shape[1] * x.element_size())))

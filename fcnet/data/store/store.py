@@ -78,7 +78,7 @@ class Store:
         validation: the source's own validation images; none in most sources.
         test: the test images.
         classes: the class names, two or more.
-        shape: (C, H, W) of every image.
+        shape: (C, H, W) of every image; (D,) for vectors of features, see `fcnet.data.features.store`.
         fingerprint: the SHA-256 of the classes, images and labels. Stores with one fingerprint hold the same data,
             wherever it lies and whatever decoded it.
         source: the state of the source that the store was built from; see `SourceSnapshot.fingerprint`.
@@ -92,7 +92,7 @@ class Store:
     validation: Split
     test: Split
     classes: tuple[str, ...]
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     fingerprint: str
     source: dict[str, Any]
     skipped: tuple[tuple[str, str], ...]

@@ -67,6 +67,8 @@ class Augmentation:
 class Preprocessing:
     """Normalization of uint8 images to (pixels / 255 − mean) / std, optionally followed by whitening.
 
+    Features (N, D) become (x − mean) / std, with a mean and a std for each feature; without both they stay as they are.
+
     Attributes:
         mean: float32 (C,), of pixels / 255; None for 0.
         std: float32 (C,), of pixels / 255; None for 1.
@@ -82,6 +84,12 @@ class Preprocessing:
         mean = torch.zeros(num_channels) if self.mean is None else self.mean
         std = torch.ones(num_channels) if self.std is None else self.std
         return scale_and_offset(mean.to(device), std.to(device))
+
+
+def standardize(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Returns (x − mean) / std as float32, for features (B, D) of any floating dtype and float32 (D,)."""
+    # Not scale · x + offset: where the mean is large beside the deviation, its digits would cancel.
+    return (x - mean).to(torch.float32) / std
 
 
 def scale_and_offset(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:

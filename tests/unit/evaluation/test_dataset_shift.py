@@ -174,6 +174,7 @@ def test_to_dict_is_complete_and_json() -> None:
     content = json.loads(json.dumps(shift.to_dict(CLASSES), allow_nan=False))
     assert [row["class"] for row in content["classes"]["shares"]] == list(CLASSES)
     assert [row["run"] for row in content["classes"]["shares"]] == [10 / 60, 20 / 60, 30 / 60]
+    assert shift.pixels is not None
     assert content["pixels"]["mean_shift"] == list(shift.pixels.mean_shift)
     assert content["pixels"]["std_ratio"] == [1.0]
     assert content["accuracy"]["difference"] == pytest.approx(20 / 30 - 0.9)

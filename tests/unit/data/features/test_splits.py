@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
-from fcnet.data.features import open_features, splits
+from fcnet.data.features import checks, open_features
 from fcnet.data.sources.source import iter_slices
 from fcnet.runtime.errors import UserError
 
@@ -222,7 +222,7 @@ def test_a_mistake_is_one_line(arrays: dict[str, Any], message: str, tmp_path: P
 def test_the_first_row_that_is_not_finite_is_named_whatever_the_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(splits, "iter_slices", lambda count, size: iter_slices(count, size, chunk_bytes=24))
+    monkeypatch.setattr(checks, "iter_slices", lambda count, size: iter_slices(count, size, chunk_bytes=24))
     path = save_npz(tmp_path)
     blockwise = open_features(path).train.x
     assert_close(blockwise, torch.from_numpy(X), rtol=0, atol=0)
