@@ -285,6 +285,7 @@ def own_test_data(data: schema.Data, fingerprint: str, classifier: ImageClassifi
 
     The cache is searched for it, and nothing else is opened: the settings of a run that somebody else made must not
     have any data downloaded or decoded. Scikit-learn's digits are part of the installation, so they are always there.
+    Features have no store: their file is read where the run found it.
 
     Args:
         data: the ``data`` section of the run's configuration.
@@ -293,7 +294,7 @@ def own_test_data(data: schema.Data, fingerprint: str, classifier: ImageClassifi
         device: the device of the batches.
 
     Raises:
-        NotCachedError: the cache does not have the data.
+        NotCachedError: the cache does not have the data, or the file has other features.
     """
     if data.source == "features":
         return test_batches(_own_features(data, fingerprint), classifier, device)

@@ -139,11 +139,9 @@ def export_classifier(classifier: ImageClassifier, file: Path, opset: int | None
     if file.suffix == ".onnx" and num_bytes > _MAX_ONNX_BYTES:
         raise UserError(f"an ONNX model must be smaller than 2 GiB, got {num_bytes / 2**30:.1f} GiB; use .pt2 instead")
     write: Callable[[ExportedProgram, dict[str, Any], IO[bytes]], None]
-    run: Callable[[Path, Tensor], Tensor]
-    name = input_name(classifier)
     write, run = _write_pt2, _run_pt2
     if file.suffix == ".onnx":
-        write, run = partial(_write_onnx, name=name, opset=opset), partial(_run_onnx, name=name)
+        write, run = partial(_write_onnx, name=input_name(classifier), opset=opset), _run_onnx
     module = ExportedModule(classifier)
     pixels = _random_inputs(classifier)
     program = torch.export.export(module, (pixels,), dynamic_shapes=({0: torch.export.Dim("batch", min=0)},))
@@ -200,11 +198,12 @@ def _write_onnx(
     file.write(model.SerializeToString())
 
 
-def _run_onnx(file: Path, pixels: Tensor, *, name: str) -> Tensor:
+def _run_onnx(file: Path, pixels: Tensor) -> Tensor:
     """Runs an ONNX file with ONNX's reference evaluator, which is independent of the exporter."""
     import onnx
     from onnx.reference import ReferenceEvaluator
 
     onnx.checker.check_model(file, full_check=True)
-    (result,) = ReferenceEvaluator(str(file)).run(["probabilities"], {name: pixels.numpy()})
+    evaluator = ReferenceEvaluator(str(file))
+    (result,) = evaluator.run(["probabilities"], {evaluator.input_names[0]: pixels.numpy()})
     return torch.from_numpy(result)

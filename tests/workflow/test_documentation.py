@@ -106,6 +106,15 @@ def image_folder(folder: str) -> None:
     )
 
 
+def feature_file(file: str) -> None:
+    """Writes labelled features of three classes, and ``new.npy`` without labels."""
+    draws = np.random.default_rng(0)
+    Path(file).parent.mkdir(exist_ok=True)
+    x, y = draws.standard_normal((60, 5), dtype=np.float32), np.arange(60) % 3
+    np.savez(file, x_train=x[:45], y_train=y[:45], x_test=x[45:], y_test=y[45:])
+    np.save("new.npy", x[45:])
+
+
 def image_archive() -> None:
     image_folder("packed")
     Path("my").mkdir(exist_ok=True)
@@ -213,6 +222,9 @@ EXPECTED: dict[str, dict[str, Shown]] = {
             [r"features: train 30 × 512, test 30 × 512 features in .*"],
             lambda: image_folder("my/images"),
             "--weights random --size 32",
+        ),
+        "python -m fcnet.train --config features --set data.path=features": Shown(
+            [r".* in 3 classes; layers 512-3, .*; runs/features", RESULT], smaller=FEW
         ),
         "python -m fcnet.train --list": Shown([rf"{name} +Trains .*\." for name in sorted(list_presets())]),
         "python -m fcnet.train --config cifar10_mlp": Shown(
@@ -326,6 +338,12 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         "program 2": Shown([]),
         "python -m fcnet.train --config images --set data.source=arrays --set data.path=my.npz": Shown(
             [r"450 training, 50 validation and 100 test images in 3 classes; layers 144-.*", RESULT], smaller=FEW
+        ),
+        "python -m fcnet.train --config features --set data.path=embeddings.npz": Shown(
+            [r".* in 3 classes; layers 5-3, .*; runs/features", RESULT], lambda: feature_file("embeddings.npz"), FEW
+        ),
+        "python -m fcnet.predict runs/features new.npy --csv": Shown(
+            [r"path,class,probability", r"new\.npy\[0\],\d,0\..*"]
         ),
         "python -m fcnet.train --config cifar10_mlp --set data.path=/my/data": Shown(
             [r".* layers 3072-2048-512-10, .*; runs/cifar10_mlp", RESULT],

@@ -208,6 +208,13 @@ def test_a_training_starts_from_the_weights_of_another() -> None:
     assert_close(fcnet.load(Path("second")).mean, fcnet.load(first).mean, rtol=0, atol=0)
 
 
+def test_a_model_is_evaluated_on_tensors_in_python(pets: dict[str, Any]) -> None:
+    run = train_run("run")
+    y = np.array([CLASSES.index(name) for name in pets["y_test"]])
+    result = fcnet.evaluation.evaluate(fcnet.load(run), (pets["x_test"], y))
+    assert result.accuracy == json.loads((run / "summary.json").read_text())["test_accuracy"]
+
+
 # --- the other commands -------------------------------------------------------------------------------------------
 
 
@@ -332,7 +339,7 @@ def test_other_inputs_than_the_models_are_one_line(pets: dict[str, Any]) -> None
     run = train_run("run")
     np.save("narrow.npy", pets["x_test"][:, :2])
     narrow = error_line(predict.main, run, "narrow.npy")
-    assert narrow == "narrow.npy in . must be features (N, 6) for this model, got (40, 2)"
+    assert narrow == "x in narrow.npy must be features (N, 6) for this model, got (40, 2)"
     np.savez("narrow.npz", x_test=pets["x_test"][:, :2], y_test=pets["y_test"])
     message = error_line(evaluate.main, run, "--data", "narrow.npz")
     assert message == "narrow.npz must hold features of shape (6,) for this model, got (2,)"

@@ -54,7 +54,7 @@ def read_feature_rows(path: Path, num_features: int) -> FeatureRows:
         (torch.Size([2, 3]), None)
     """
     if path.suffix == ".npy" and path.is_file():
-        arrays = NamedArrays(path.parent, {path.name: lambda: read_npy(path)}, {})
+        arrays = NamedArrays(path, {"x": lambda: read_npy(path)}, {})
     else:
         arrays = open_arrays(path)
     known = [name for name in _NAMES if name in arrays.readers] or list(arrays.readers)

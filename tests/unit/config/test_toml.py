@@ -62,7 +62,7 @@ WRONG_OVERRIDES = {
     "seed.x=1": "seed (--set seed.x=1) must be an integer, got {x = 1}",
     " data = { source = 3 }": (
         "data.source (--set  data = { source = 3 }) "
-        'must be one of "digits", "cifar10", "cifar100", "images", "arrays", "synthetic", got 3'
+        'must be one of "digits", "cifar10", "cifar100", "images", "arrays", "features", "synthetic", got 3'
     ),
 }
 

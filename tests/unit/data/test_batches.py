@@ -198,3 +198,15 @@ def test_all_ranks_make_as_many_parts_of_a_batch(ranks: int, num_parts: int, mon
 def test_a_batch_is_split_into_no_more_parts_than_it_has_images() -> None:
     batch = Batch(torch.arange(6.0).reshape(3, 2), torch.arange(3), torch.arange(3), 3)
     assert [part.labels.tolist() for part in batch.split(10**12)] == [[0], [1], [2]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_features_are_standardized_batch_by_batch(dtype: torch.dtype) -> None:
+    x = torch.rand(11, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    mean, std = torch.tensor([0.5, 0.25, -1.0]), torch.tensor([0.5, 2.0, 1.0])
+    batches = Batches(x, torch.arange(11) % 2, batch_size=4, preprocessing=Preprocessing(mean, std))
+    found = torch.cat([batch.images for batch in batches])
+    assert found.dtype == torch.float32
+    assert torch.equal(found, normalize(x, mean, std))
+    torch.testing.assert_close(found.double(), (x.double() - mean) / std, rtol=1e-6, atol=1e-6)
+    assert torch.equal(batches.images, x)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch.testing import assert_close
 
 from fcnet.data.transforms.augment import Cutout, Flip, Shift, Transform
 from fcnet.data.transforms.mixup import MixupCutmix
-from fcnet.data.transforms.pipeline import Augmentation, Preprocessing
+from fcnet.data.transforms.pipeline import Augmentation, Preprocessing, standardize
 from fcnet.runtime.seeds import generator
 
 CPU = torch.device("cpu")
@@ -51,3 +52,12 @@ def test_scale_and_offset_normalize_pixels() -> None:
     scale, shift = Preprocessing(mean, std).scale_and_offset(2, CPU)
     pixels = torch.tensor([[0.0, 100.0, 255.0], [0.0, 100.0, 255.0]])
     assert_close(pixels * scale[:, None] + shift[:, None], (pixels / 255 - mean[:, None]) / std[:, None])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_standardized_features_keep_their_digits_beside_a_large_mean(dtype: torch.dtype) -> None:
+    x = torch.tensor([[1024.0], [1032.0], [1040.0]], dtype=torch.float64) * (1.0 if dtype == torch.float16 else 2.0**20)
+    mean, std = x.double().mean(0), x.double().std(0, correction=0)
+    found = standardize(x.to(dtype), mean.float(), std.float())
+    assert found.dtype == torch.float32
+    assert_close(found.double(), (x.double() - mean) / std, rtol=1e-6, atol=1e-6)
