@@ -68,7 +68,8 @@ class InitialWeights:
         """Yields the name of each property that must fit, its value in the trained model, and the configured one."""
         classifier, section = self.classifier, config.model
         arguments = classifier.model.arguments
-        yield "the shape of the inputs", _format_shape(classifier.shape), _format_shape(shape)
+        noun = "features" if classifier.takes_features else "images"
+        yield f"the shape of the {noun}", _format_shape(classifier.shape), _format_shape(shape)
         components = 0 if classifier.whitening is None else len(classifier.whitening.bias)
         yield "data.whiten", str(components), str(config.data.whiten)
         if section.kind == "logistic":

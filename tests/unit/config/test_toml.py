@@ -135,8 +135,8 @@ def test_all_errors_are_reported_together(read_errors: ReadErrors, file: Path) -
             "--set must be section.key=value, got seed",
             "--set data.path=': the value must be TOML, got '",
             (
-                f'data.source ({file}:3) must be one of "digits", "cifar10", "cifar100", "images", "arrays", "features", '
-                '"synthetic", got "cifar"; the nearest is "cifar10"'
+                f'data.source ({file}:3) must be one of "digits", "cifar10", "cifar100", "images", "arrays", '
+                '"features", "synthetic", got "cifar"; the nearest is "cifar10"'
             ),
             f"model.hidden.0 ({file}:5) must be at least 1, got 0",
             f"model.hidden.1 ({file}:5) must be at least 1, got 0",
