@@ -938,7 +938,7 @@ def test_a_step_without_memory_names_the_setting_to_lower(
     [
         (
             "fcnet.experiment.build",
-            "mean_and_std",
+            "compute_statistics",
             "reading the data; lower data.size or data.shape, or choose fewer data.classes",
         ),
         ("fcnet.experiment.build", "make_model", "building the network; lower model.hidden"),
