@@ -65,8 +65,10 @@ def test_the_classifier_of_the_features_gives_the_logits(name: str) -> None:
 @pytest.mark.slow
 def test_every_classification_model_ends_in_its_classifier() -> None:
     for name in models.list_models(module=models):
-        with torch.device("meta"):
-            path, _ = find_classifier(models.get_model(name))
+        # SciPy draws the weights of two models, and RegNets read the widths of their blocks: neither on "meta".
+        options = {"init_weights": False} if name in {"googlenet", "inception_v3"} else {}
+        with torch.device("cpu" if name.startswith("regnet") else "meta"):
+            path, _ = find_classifier(models.get_model(name, **options))
         assert path.split(".")[0] in {"classifier", "fc", "head", "heads"}, name
 
 
