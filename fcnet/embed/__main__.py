@@ -173,7 +173,7 @@ def _parse_flags(arguments: list[str]) -> argparse.Namespace:
         "Compute features of images with a frozen network, and write them to a folder.",
         [
             "photos --backbone torchvision:resnet18 --out features",
-            "photos.tar --backbone net.onnx --mean 0.5 --std 0.5 --out features",
+            "photos.tar --backbone net.onnx --out features",
         ],
     )
     parser.add_argument(

@@ -502,9 +502,9 @@ def test_a_signal_while_images_are_decoded_leaves_nothing_half_written(
 
 
 def train_with_small_files(*arguments: str) -> None:
-    """Trains where no file may have more than 1,024 bytes, and without standard output, which is a file here."""
+    """Trains where no file may have more than 1,100 bytes, and without standard output, which is a file here."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1100, 1100))
     call_command("train", *arguments)
 
 
