@@ -24,7 +24,7 @@ NETWORK_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, IndexErro
 
 
 @dataclass(frozen=True)
-class Preprocessing:
+class ImagePreprocessing:
     """How an image becomes the input of a network.
 
     An image is decoded with C channels, scaled and cropped, as uint8 pixels x. The network gets x itself, or
@@ -65,7 +65,7 @@ class Preprocessing:
             pixels: uint8 (B, C, H, W).
 
         Example:
-            >>> half = Preprocessing(1, (1, 2), mean=(0.5,), std=(0.5,))
+            >>> half = ImagePreprocessing(1, (1, 2), mean=(0.5,), std=(0.5,))
             >>> half.normalize(torch.tensor([[[[0, 255]]]], dtype=torch.uint8)).tolist()
             [[[[-1.0, 1.0]]]]
         """
@@ -92,7 +92,7 @@ class Backbone:
         UserError: the network does not take its input, or returns anything else.
 
     Example:
-        >>> backbone = Backbone(torch.nn.AvgPool2d(2), Preprocessing(1, (2, 4), (0.0,), (1.0,)), {"name": "pool"})
+        >>> backbone = Backbone(torch.nn.AvgPool2d(2), ImagePreprocessing(1, (2, 4), (0.0,), (1.0,)), {"name": "pool"})
         >>> backbone.num_features, backbone(torch.full((3, 1, 2, 4), 255, dtype=torch.uint8)).tolist()
         (2, [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]])
     """
@@ -100,7 +100,7 @@ class Backbone:
     def __init__(
         self,
         network: Callable[[Tensor], Any],
-        preprocessing: Preprocessing,
+        preprocessing: ImagePreprocessing,
         description: dict[str, Any],
         *,
         device: torch.device | str = "cpu",

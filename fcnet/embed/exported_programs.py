@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fcnet.embed.backbone import Backbone, Preprocessing
+from fcnet.embed.backbone import Backbone, ImagePreprocessing
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import sha256
 
@@ -72,7 +72,7 @@ def exported_backbone(
     description = {"name": file.name, "weights": file.name, "sha256": sha256(file)}
     return Backbone(
         network,
-        Preprocessing(shape[0], (shape[1], shape[2]), mean, std),
+        ImagePreprocessing(shape[0], (shape[1], shape[2]), mean, std),
         description,
         device=device,
         batch_range=given.batch_range,

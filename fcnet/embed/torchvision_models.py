@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from fcnet.data.decoding.image_decoding import ShorterSide
-from fcnet.embed.backbone import NETWORK_ERRORS, Backbone, Preprocessing
+from fcnet.embed.backbone import NETWORK_ERRORS, Backbone, ImagePreprocessing
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.files import sha256
 from fcnet.runtime.seeds import derive_seed
@@ -63,7 +63,7 @@ def torchvision_backbone(
     if chosen.file is not None:
         _load_weights(model, chosen.file, name)
     replace_classifier(model)
-    preprocessing = Preprocessing(
+    preprocessing = ImagePreprocessing(
         3,
         ShorterSide(round(shorter * side / crop), side, side, preset.interpolation.name),
         tuple(preset.mean),

@@ -202,14 +202,14 @@ def _find_arrays(
     return names, unused
 
 
-class Header(NamedTuple):
+class _Header(NamedTuple):
     """The shape and the dtype of an array that is not read yet."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
 
-def read_headers(path: Path, archive: zipfile.ZipFile, names: Iterable[str], remedy: str) -> dict[str, Header]:
+def read_headers(path: Path, archive: zipfile.ZipFile, names: Iterable[str], remedy: str) -> dict[str, _Header]:
     """Reads the headers of some arrays, and checks that the arrays have the sizes they claim and fit in memory.
 
     Args:
@@ -237,7 +237,7 @@ def read_headers(path: Path, archive: zipfile.ZipFile, names: Iterable[str], rem
             # Pickled objects have any size; their dtype is refused below.
             if min(shape, default=1) < 0 or (num_bytes != info.file_size - member.tell() and not dtype.hasobject):
                 raise ValueError(f"{name} has another size than its header says, {shape} of {dtype}")
-        headers[name], total = Header(shape, dtype), total + info.file_size
+        headers[name], total = _Header(shape, dtype), total + info.file_size
     check_fits_memory(total, path, remedy)
     return headers
 
@@ -254,7 +254,7 @@ def _read_header(member: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtyp
     return shape, dtype
 
 
-def _check_headers(path: Path, headers: Mapping[str, Header], names: Mapping[tuple[str, SplitName], str]) -> None:
+def _check_headers(path: Path, headers: Mapping[str, _Header], names: Mapping[tuple[str, SplitName], str]) -> None:
     first, shapes = "", {}
     for x_name, y_name in ((names["x", split], names["y", split]) for kind, split in names if kind == "x"):
         shapes[x_name] = _check_pair(path, x_name, headers[x_name], y_name, headers[y_name])
@@ -268,7 +268,7 @@ def _check_headers(path: Path, headers: Mapping[str, Header], names: Mapping[tup
         raise UserError(f"classes in {path} must be (C,) different strings, got {classes.dtype} {classes.shape}")
 
 
-def _check_pair(path: Path, x_name: str, x: Header, y_name: str, y: Header) -> tuple[int, ...]:
+def _check_pair(path: Path, x_name: str, x: _Header, y_name: str, y: _Header) -> tuple[int, ...]:
     """Checks the headers of the images and labels of a split; returns (C, H, W)."""
     if x.dtype != np.uint8:
         raise UserError(f"{x_name} in {path} must be uint8, got {x.dtype}{_describe_scaling(x_name, x.dtype)}")

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from fcnet.data.decoding.image_decoding import ShorterSide
-from fcnet.embed.backbone import Backbone, Preprocessing
+from fcnet.embed.backbone import Backbone, ImagePreprocessing
 from fcnet.runtime.errors import UserError
 from tests.helpers import random_images
 
-RAW = Preprocessing(3, (2, 4))
+RAW = ImagePreprocessing(3, (2, 4))
 
 
 def identity(images: Tensor) -> Tensor:
@@ -30,14 +30,14 @@ def test_a_network_without_mean_gets_the_pixels() -> None:
 def test_pixels_are_scaled_to_one_and_normalized_channel_by_channel() -> None:
     pixels = random_images(5, (3, 2, 4))
     mean, std = (0.1, 0.2, 0.3), (0.5, 1.0, 2.0)
-    features = Backbone(identity, Preprocessing(3, (2, 4), mean, std), {"name": "net"})(pixels)
+    features = Backbone(identity, ImagePreprocessing(3, (2, 4), mean, std), {"name": "net"})(pixels)
     expected = torch.stack([(pixels[:, c].float() / 255 - mean[c]) / std[c] for c in range(3)], dim=1)
     torch.testing.assert_close(features, expected.flatten(1))
 
 
 def test_one_mean_serves_all_channels() -> None:
     one, all_channels = (
-        Backbone(identity, Preprocessing(3, (2, 4), (0.5,) * n, (0.25,) * n), {"name": "net"}) for n in (1, 3)
+        Backbone(identity, ImagePreprocessing(3, (2, 4), (0.5,) * n, (0.25,) * n), {"name": "net"}) for n in (1, 3)
     )
     pixels = random_images(5, (3, 2, 4))
     assert torch.equal(one(pixels), all_channels(pixels))
@@ -62,7 +62,7 @@ def test_a_tuple_of_one_tensor_is_that_tensor() -> None:
 
 
 def test_no_gradient_is_recorded() -> None:
-    assert not Backbone(nn.Conv2d(3, 1, 1), Preprocessing(3, (2, 4), (0.0,), (1.0,)), {"name": "n"})(
+    assert not Backbone(nn.Conv2d(3, 1, 1), ImagePreprocessing(3, (2, 4), (0.0,), (1.0,)), {"name": "n"})(
         random_images(1, (3, 2, 4))
     ).requires_grad
 
@@ -81,7 +81,7 @@ def test_no_gradient_is_recorded() -> None:
 )
 def test_a_network_of_another_kind_is_refused(network: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Backbone(network, Preprocessing(3, (2, 4), (0.0,), (1.0,)), {"name": "net"})
+        Backbone(network, ImagePreprocessing(3, (2, 4), (0.0,), (1.0,)), {"name": "net"})
 
 
 def test_the_description_says_how_images_are_made() -> None:
@@ -90,6 +90,6 @@ def test_the_description_says_how_images_are_made() -> None:
         "name": "net",
         "preprocessing": {"channels": 3, "height": 2, "width": 4, "resampling": "bicubic", "dtype": "uint8"},
     }
-    scaled = Preprocessing(1, ShorterSide(9, 8, 8, "BILINEAR"), (0.5,), (0.25,)).describe()
+    scaled = ImagePreprocessing(1, ShorterSide(9, 8, 8, "BILINEAR"), (0.5,), (0.25,)).describe()
     size = {"channels": 1, "height": 8, "width": 8, "shorter_side": 9, "resampling": "bilinear"}
     assert scaled == {**size, "mean": [0.5], "std": [0.25]}

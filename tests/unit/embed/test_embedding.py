@@ -14,7 +14,7 @@ from torchvision.transforms import functional as transforms
 
 from fcnet.data.decoding.image_decoding import ShorterSide
 from fcnet.embed import embedding
-from fcnet.embed.backbone import Backbone, Preprocessing
+from fcnet.embed.backbone import Backbone, ImagePreprocessing
 from fcnet.embed.embedding import iter_embedding
 from fcnet.embed.feature_folder import FeatureFolder
 from fcnet.embed.labelled_images import open_images
@@ -43,7 +43,7 @@ def pets(working_folder: Path) -> Path:
 
 
 def make_backbone(size: Size = (4, 5), network: Callable[[Tensor], Any] = lambda images: images) -> Backbone:
-    return Backbone(network, Preprocessing(3, size), {"name": "net"})
+    return Backbone(network, ImagePreprocessing(3, size), {"name": "net"})
 
 
 def embed(out: str, backbone: Backbone, images: str = "pets", batch_size: int = 3, **options: Any) -> dict[str, Any]:
