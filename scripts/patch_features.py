@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from fcnet import cli
 from fcnet.data.decoding.decode_batch import DecodeOptions, decode_image_file, decode_images
-from fcnet.embed.backbone import Backbone, Preprocessing
+from fcnet.embed.backbone import Backbone, ImagePreprocessing
 from fcnet.embed.embedding import iter_embedding
 from fcnet.embed.feature_folder import FeatureFolder, check_output_folder
 from fcnet.embed.labelled_images import LabelledImages, open_images
@@ -148,7 +148,7 @@ def make_backbone(flags: argparse.Namespace, images: LabelledImages) -> Backbone
     )
     names = ("method", "filters", "side", "alpha", "patches", "seed")
     description = {"name": "patches", **{name: getattr(flags, name) for name in names}}
-    return Backbone(PatchNetwork(filters).eval(), Preprocessing(3, (height, width)), description)
+    return Backbone(PatchNetwork(filters).eval(), ImagePreprocessing(3, (height, width)), description)
 
 
 def main(arguments: list[str]) -> int:
