@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from fcnet.config.selection import CRITERIA, DEFAULT_SELECTION
 from fcnet.runtime import distributed, memory, output, signals
-from fcnet.runtime.errors import UserError
+from fcnet.runtime.errors import UserError, first_line
 from fcnet.runtime.formatting import format_count, format_percent
 from fcnet.runtime.terminal import first_fitting, fitting_postfix, meter_format, terminal_columns
 
@@ -94,7 +94,7 @@ def choose_device(name: str) -> torch.device:
     try:
         torch.empty(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         remedy = "" if name == "cpu" else "; --device cpu uses the processor"
         raise UserError(f"device {name} is not available: {reason}{remedy}") from None
     return device

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fcnet.data.decoding.image_decoding import ShorterSide
-from fcnet.runtime.errors import UserError
+from fcnet.runtime.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,5 +149,4 @@ class Backbone:
         except UserError:
             raise
         except NETWORK_ERRORS as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{name} must take images of shape {shape}, got: {reason}") from None
+            raise UserError(f"{name} must take images of shape {shape}, got: {first_line(error)}") from None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fcnet.embed.backbone import Backbone, ImagePreprocessing
-from fcnet.runtime.errors import UserError
+from fcnet.runtime.errors import UserError, first_line
 from fcnet.runtime.files import sha256
 
 if TYPE_CHECKING:
@@ -115,8 +115,7 @@ def _open_pt2(file: Path, device: torch.device) -> tuple[Callable[[Tensor], Any]
             program = torch.export.load(opened)
         module = program.module()
     except Exception as error:  # noqa: BLE001 - torch raises almost anything for a broken archive
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{file} must be an archive of torch.export, got: {reason}") from None
+        raise UserError(f"{file} must be an archive of torch.export, got: {first_line(error)}") from None
     names = set(program.graph_signature.user_inputs)
     inputs = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
     if len(inputs) != 1 or not isinstance(inputs[0], Tensor):
@@ -150,8 +149,7 @@ def _open_onnx(file: Path, device: torch.device) -> tuple[Callable[[Tensor], Any
     try:
         session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
     except Exception as error:  # noqa: BLE001 - its errors share no other base
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{file} must be an ONNX file, got: {reason}") from None
+        raise UserError(f"{file} must be an ONNX file, got: {first_line(error)}") from None
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
         raise UserError(

@@ -15,7 +15,7 @@ from torch import nn
 
 from fcnet.data.decoding.image_decoding import ShorterSide
 from fcnet.embed.backbone import NETWORK_ERRORS, Backbone, ImagePreprocessing
-from fcnet.runtime.errors import UserError
+from fcnet.runtime.errors import UserError, first_line
 from fcnet.runtime.files import sha256
 from fcnet.runtime.seeds import derive_seed
 
@@ -214,8 +214,8 @@ def _read_state(file: Path) -> Mapping[str, Any]:
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except _LOAD_ERRORS as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{file} must be a state dict from torch.save or safetensors, got: {reason}") from None
+        rule = "must be a state dict from torch.save or safetensors"
+        raise UserError(f"{file} {rule}, got: {first_line(error)}") from None
     for key in ("state_dict", "model"):  # as programs that train save it, beside their other state
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

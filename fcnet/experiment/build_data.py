@@ -46,11 +46,11 @@ def open_data(data: schema.Data, progress: Progress | None = None) -> Store:
     Features have no store in the cache: they are read from where they lie.
     """
     if data.source == "features":
-        return open_features(data)
+        return open_configured_features(data)
     return open_store(make_source(data), progress=progress)
 
 
-def open_features(data: schema.Data, path: Path | None = None) -> Store:
+def open_configured_features(data: schema.Data, path: Path | None = None) -> Store:
     """Opens the configured features, or the test split of others.
 
     Args:
@@ -308,7 +308,7 @@ def own_test_data(data: schema.Data, fingerprint: str, classifier: ImageClassifi
 
 def _own_features(data: schema.Data, fingerprint: str) -> Store:
     """Opens the features that a model was trained on, where the run found them."""
-    store = open_features(data)
+    store = open_configured_features(data)
     if store.fingerprint != fingerprint:
         raise NotCachedError(f"{data.path} does not hold the features that the model was trained on any more")
     return store

@@ -12,7 +12,7 @@ from fcnet.data import sources
 from fcnet.data.sources.npz import is_npz
 from fcnet.data.sources.unused import list_names
 from fcnet.data.store.store import open_store
-from fcnet.experiment.build_data import make_source, open_features, test_batches
+from fcnet.experiment.build_data import make_source, open_configured_features, test_batches
 from fcnet.experiment.build_notes import skipped_image_notes
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.formatting import format_count
@@ -83,7 +83,7 @@ def open_evaluation_data(
         UserError: the data is unreadable, or has no image of the model's classes.
     """
     if classifier.takes_features:
-        store = open_features(own.settings, path)
+        store = open_configured_features(own.settings, path)
     else:
         store = open_store(_test_source(own.settings, classifier, path), progress=progress)
     if store.shape != classifier.shape:

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fcnet.runtime import signals
-from fcnet.runtime.errors import UserError
+from fcnet.runtime.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -107,7 +107,7 @@ def process_group(device: torch.device) -> Iterator[None]:
                 timeout=timedelta(seconds=ANSWER_SECONDS),
             )
     except (RuntimeError, OSError) as error:
-        raise UserError(f"{problem}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{problem}: {first_line(error)}") from error
     try:
         yield
     finally:

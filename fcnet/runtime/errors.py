@@ -24,6 +24,16 @@ class UserError(ValueError):
         return "\n".join(map(str, self.args))
 
 
+def first_line(error: BaseException) -> str:
+    r"""Returns the first line of an error's text, or the name of its type if it has no text.
+
+    Example:
+        >>> first_line(RuntimeError("a size differs\nat convolution")), first_line(EOFError())
+        ('a size differs', 'EOFError')
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class NonFiniteError(UserError):
     """Training met NaN or infinity and stopped.
 
