@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fcnet import data, diagnostics, evaluation, functional, losses, metrics, models, modules, optim
     from fcnet.experiment.image_classifier import load
+    from fcnet.linear_model import LogisticPath, logistic_path
     from fcnet.models.mlp import MLP, LogisticRegression
     from fcnet.runtime.errors import NonFiniteError, UserError
     from fcnet.training.algorithm import GradientDescent
@@ -27,6 +28,7 @@ __all__ = [
     "MLP",
     "GradientDescent",
     "History",
+    "LogisticPath",
     "LogisticRegression",
     "NonFiniteError",
     "UserError",
@@ -37,6 +39,7 @@ __all__ = [
     "functional",
     "iter_fit",
     "load",
+    "logistic_path",
     "losses",
     "metrics",
     "models",
@@ -48,6 +51,7 @@ __all__ = [
 _HOMES = {
     "GradientDescent": "fcnet.training.algorithm",
     "History": "fcnet.training.history",
+    "LogisticPath": "fcnet.linear_model",
     "LogisticRegression": "fcnet.models.mlp",
     "MLP": "fcnet.models.mlp",
     "NonFiniteError": "fcnet.runtime.errors",
@@ -55,6 +59,7 @@ _HOMES = {
     "fit": "fcnet.training.fit",
     "iter_fit": "fcnet.training.fit",
     "load": "fcnet.experiment.image_classifier",
+    "logistic_path": "fcnet.linear_model",
 }
 
 

@@ -148,9 +148,23 @@ def loss_and_grad(x: Tensor, t: Tensor, weight: Tensor | None = None) -> tuple[T
         loss = odds.log1p().sum()
         if math.isfinite(loss.item()):
             return loss, odds.div_(odds + 1.0).mul_(sign)
-    against, decay, losses = _loss_terms(x, t.to(x.dtype))
-    grad_logits = _grad_from_terms(x, against, decay)
+    losses, grad_logits = losses_and_grad(x, t.to(x.dtype))
     return (losses.sum(), grad_logits) if weight is None else (losses.mul_(weight).sum(), grad_logits.mul_(weight))
+
+
+def losses_and_grad(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Computes each loss and its gradient in the logit, s(x) − t.
+
+    Args:
+        x: logits, any shape, float32 or float64.
+        t: probabilities of the second class, the same shape and dtype.
+
+    Example:
+        >>> losses_and_grad(torch.tensor([20.0]), torch.tensor([1.0]))
+        (tensor([2.0612e-09]), tensor([-2.0612e-09]))
+    """
+    against, decay, losses = _loss_terms(x, t)
+    return losses, _grad_from_terms(x, against, decay)
 
 
 def _loss_terms(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -218,6 +218,14 @@ def any_rank(flag: bool) -> bool:  # noqa: FBT001 - it reads as a fact
     return bool(all_reduce(torch.tensor(int(flag))).item())
 
 
+def broadcast_tensor(tensor: Tensor) -> Tensor:
+    """Copies the first rank's tensor to every rank in place and returns it."""
+    if world_size() > 1:
+        with _named_loss():
+            dist.broadcast(tensor, 0)
+    return tensor
+
+
 def broadcast(text: str) -> str:
     """Returns the first rank's text on every rank."""
     if world_size() == 1:

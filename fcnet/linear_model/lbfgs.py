@@ -1,0 +1,188 @@
+"""L-BFGS for many objectives at once, with a preconditioner and a line search by slopes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from fcnet.linear_model.problem import Evaluation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fcnet.linear_model.preconditioner import Preconditioner
+    from fcnet.linear_model.problem import Problem
+
+HISTORY = 10
+"""Pairs of steps and changes of the gradient that are kept for each objective."""
+_MOST_HALVINGS = 12
+_PATIENCE = 60
+"""Steps in which the gradient must have become smaller than ever before; else rounding has the last word."""
+_SMALLEST_CURVATURE = 1e-6
+
+
+class Search:
+    """Minimises each objective until the largest entry of its gradient is at most ``tol``, or rounding stops it.
+
+    Every pass over the features evaluates the next point of every objective that has not ended.
+
+    Args:
+        problem: the objectives.
+        preconditioner: approximate inverses of their second derivatives.
+        strength: λ of each objective, (K,).
+        start: the points to start from, (K, O, D + 1).
+        dtype: the dtype of the products.
+        tol: the largest entry of the gradient at an end.
+        max_iter: the largest number of steps, int64 (K,).
+
+    Attributes:
+        result: the ends of the searches, float64 (K, O, D + 1).
+        gradient: the largest entry of each gradient, float64 (K,).
+        iterations: the steps taken, int64 (K,).
+        active: the objectives whose search has not ended, int64.
+
+    Source:
+        Nocedal and Wright, "Numerical optimization", 2nd edition, algorithm 7.4. The functions are convex, so a slope
+        that is still negative at a point proves that the step to it is a descent, whatever rounding does to the values.
+    """
+
+    _OF_ACTIVE = (
+        *("active", "parameters", "steps_taken", "is_stuck", "gamma", "halvings", "length", "direction", "slope"),
+        *("least", "least_at"),
+    )
+
+    def __init__(
+        self,
+        problem: Problem,
+        preconditioner: Preconditioner,
+        strength: Tensor,
+        start: Tensor,
+        *,
+        dtype: torch.dtype,
+        tol: float,
+        max_iter: Tensor,
+    ) -> None:
+        self._problem, self._preconditioner, self._strength = problem, preconditioner, strength
+        self._dtype, self._tol, self._max_iter = dtype, tol, max_iter
+        self.active = torch.arange(len(start), device=start.device)
+        self.result, self.gradient = start.clone(), start.new_full((len(start),), torch.inf)
+        self.iterations = torch.zeros_like(self.active)
+        self.parameters, self.steps_taken = start.clone(), torch.zeros_like(self.active)
+        self.is_stuck = torch.zeros_like(self.active, dtype=torch.bool)
+        self.gamma, self.length = start.new_ones(len(start)), start.new_ones(len(start))
+        self.halvings = torch.zeros_like(self.active)
+        self.direction, self.slope = torch.zeros_like(start), torch.zeros_like(self.gradient)
+        self.least, self.least_at = self.gradient.clone(), self.steps_taken.clone()
+        self._point: Evaluation | None = None
+        self._steps: list[Tensor] = []
+        self._changes: list[Tensor] = []
+        self._inverse_products: list[Tensor] = []  # 1 / (step · change); 0 leaves a pair out
+
+    def advance(self) -> None:
+        """Evaluates the next point of each search, takes the points that are good enough, and shortens other steps."""
+        candidate = self.parameters + self.length[:, None, None] * self.direction
+        found = self._problem.evaluate(candidate, self._dtype, self.active)
+        if self._point is None:
+            self._point = found
+            accepted = torch.ones_like(self.is_stuck)
+        else:
+            accepted = self._accept(self._point, candidate, found)
+        self._end(accepted)
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns all that the search needs to resume."""
+        names = "result", "gradient", "iterations", *self._OF_ACTIVE
+        result = {name: getattr(self, name) for name in names}
+        if self._point is not None:
+            result |= {f"point.{name}": part for name, part in self._point._asdict().items()}
+        if self._steps:
+            result["steps"], result["changes"] = torch.stack(self._steps), torch.stack(self._changes)
+            result["inverse_products"] = torch.stack(self._inverse_products)
+        return result
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Resumes a search of the same problem, bit for bit."""
+        device = self.result.device
+        for name in ("result", "gradient", "iterations", *self._OF_ACTIVE):
+            setattr(self, name, state[name].to(device))
+        self._strength = self._strength[self.active]
+        if "point.value" in state:
+            self._point = Evaluation(*(state[f"point.{name}"].to(device) for name in Evaluation._fields))
+        for name in ("steps", "changes", "inverse_products"):
+            setattr(self, f"_{name}", list(state[name].to(device)) if name in state else [])
+
+    def _accept(self, point: Evaluation, candidate: Tensor, found: Evaluation) -> Tensor:
+        """Takes the candidates that are good enough; returns which."""
+        slope = (found.grad * self.direction).sum((1, 2))
+        descends = found.value <= point.value + 1e-4 * self.length * self.slope
+        accepted = (slope <= 0.5 * self.slope.abs()) | (descends & (slope <= 0.9 * self.slope.abs()))
+        accepted &= found.value.isfinite()
+        self._remember(point, candidate, found, accepted)
+        self.parameters = torch.where(accepted[:, None, None], candidate, self.parameters)
+        self._point = point.where(accepted, found)
+        self.steps_taken += accepted
+        # The secant through both slopes is exact for a quadratic; a wild value falls back on a tenth.
+        secant = self.length * (self.slope / (self.slope - slope)).nan_to_num(nan=0.1).clamp(0.1, 0.7)
+        self.length = torch.where(accepted, 1.0, secant)
+        return accepted
+
+    def _end(self, accepted: Tensor) -> None:
+        """Ends searches, and finds directions for those that took a step."""
+        assert self._point is not None
+        sizes = self._point.grad.abs().amax((1, 2))
+        is_less = sizes < self.least
+        self.least = torch.where(is_less, sizes, self.least)
+        self.least_at = torch.where(is_less, self.steps_taken, self.least_at)
+        self.halvings = torch.where(accepted, 0, self.halvings + 1)
+        stuck = self.is_stuck | (self.halvings > _MOST_HALVINGS) | (self.steps_taken - self.least_at > _PATIENCE)
+        ended = (sizes <= self._tol) | stuck | (self.steps_taken >= self._max_iter[self.active])
+        if bool(ended.any()):
+            indices = self.active[ended]
+            self.result[indices], self.gradient[indices] = self.parameters[ended], sizes[ended]
+            self.iterations[indices] = self.steps_taken[ended]
+            accepted = accepted[~ended]
+            self._keep(~ended)
+        if len(self.active):
+            direction = self._find_direction()
+            slope = (self._point.grad * direction).sum((1, 2))
+            self.direction = torch.where(accepted[:, None, None], direction, self.direction)
+            self.slope = torch.where(accepted, slope, self.slope)
+            self.is_stuck = self.slope >= 0.0
+
+    def _keep(self, kept: Tensor) -> None:
+        """Drops the searches that have ended."""
+        assert self._point is not None
+        for name in self._OF_ACTIVE:
+            setattr(self, name, getattr(self, name)[kept])
+        self._strength, self._point = self._strength[kept], self._point.select(kept)
+        for history in (self._steps, self._changes, self._inverse_products):
+            history[:] = [part[kept] for part in history]
+
+    def _remember(self, point: Evaluation, candidate: Tensor, found: Evaluation, accepted: Tensor) -> None:
+        step, change = candidate - self.parameters, found.grad - point.grad
+        product = (step * change).sum((1, 2))
+        curvature = found.curvature.clamp_min(_SMALLEST_CURVATURE)
+        scaled = self._preconditioner.multiply(change, curvature, self._strength)
+        usable = accepted & (product > 1e-10 * (step.square().sum((1, 2)) * change.square().sum((1, 2))).sqrt())
+        gamma = product / (change * scaled).sum((1, 2))
+        self.gamma = torch.where(usable, gamma, self.gamma)
+        self._steps.append(torch.where(usable[:, None, None], step, 0.0).float())
+        self._changes.append(torch.where(usable[:, None, None], change, 0.0).float())
+        self._inverse_products.append(torch.where(usable, 1.0 / product, 0.0))
+        for history in (self._steps, self._changes, self._inverse_products):
+            del history[:-HISTORY]
+
+    def _find_direction(self) -> Tensor:
+        assert self._point is not None
+        q, factors = self._point.grad.clone(), []
+        curvature = self._point.curvature.clamp_min(_SMALLEST_CURVATURE)
+        pairs = list(zip(self._steps, self._changes, self._inverse_products, strict=True))
+        for step, change, inverse in reversed(pairs):
+            factor = inverse * (step * q).sum((1, 2))
+            q -= factor[:, None, None] * change
+            factors.append(factor)
+        q = self._preconditioner.multiply(q, curvature, self._strength) * self.gamma[:, None, None]
+        for (step, change, inverse), factor in zip(pairs, reversed(factors), strict=True):
+            q += (factor - inverse * (change * q).sum((1, 2)))[:, None, None] * step
+        return -q

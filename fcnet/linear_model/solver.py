@@ -1,0 +1,222 @@
+"""The minima of all objectives: a search in float32, one in float64, and the certificate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from fcnet.linear_model.certificate import objective_gaps
+from fcnet.linear_model.lbfgs import Search
+from fcnet.runtime.distributed import broadcast_tensor, rank
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from fcnet.linear_model.preconditioner import Preconditioner
+    from fcnet.linear_model.problem import Evaluation, Problem
+
+_MOST_HISTORY = 1 << 31
+"""Bytes of the searches that run together."""
+_BYTES_PER_PARAMETER = 160
+_POLISHING_PASSES = 2
+_SINGLE_TOL = 5e-7
+"""The gradient down to which float32 leads."""
+
+
+class Progress(NamedTuple):
+    """The state of the work after a pass over the features.
+
+    Attributes:
+        passes: the passes of this call.
+        gradient: the largest entry of the gradient of each objective, float64 (K,); inf before the first pass.
+        ended: whether the search for each minimum has ended, bool (K,).
+        state: returns what `solve` needs to resume here.
+    """
+
+    passes: int
+    gradient: Tensor
+    ended: Tensor
+    state: Callable[[], dict[str, Tensor]]
+
+
+class Minima(NamedTuple):
+    """The minima.
+
+    Attributes:
+        parameters: float64 (K, O, D + 1).
+        iterations: int64 (K,), the steps taken.
+        gradient: float64 (K,), the largest entry of the gradient.
+        gap: float64 (K,), upper bounds of the objectives minus their minima.
+        value: float64 (K,), the objectives.
+    """
+
+    parameters: Tensor
+    iterations: Tensor
+    gradient: Tensor
+    gap: Tensor
+    value: Tensor
+
+
+def solve(
+    problem: Problem,
+    preconditioner: Preconditioner,
+    strength: Tensor,
+    start: Tensor | None = None,
+    *,
+    tol: float,
+    max_iter: int,
+    on_pass: Callable[[Progress], None] | None = None,
+    state: dict[str, Tensor] | None = None,
+) -> Minima:
+    """Minimises the objectives in groups that fit in memory, from the strongest penalty on.
+
+    The first rank searches; the others evaluate the objectives on their rows.
+
+    Args:
+        problem: the objectives.
+        preconditioner: approximate inverses of their second derivatives.
+        strength: λ of each objective, (K,), descending.
+        start: the points to start from, (K, O, D + 1); None for 0.
+        tol: the largest entry of the gradient at an end.
+        max_iter: the largest number of steps for each objective.
+        on_pass: takes the progress after each pass.
+        state: what `Progress.state` returned in an interrupted call with the same arguments.
+    """
+    if rank() == 0:
+        work = _Work(problem, preconditioner, strength, start, tol, max_iter)
+        result = work.run(on_pass, state or {})
+        problem.release_ranks()
+    else:
+        problem.serve()
+        count, values = len(strength), strength.new_zeros(len(strength))
+        iterations = torch.zeros(count, dtype=torch.int64, device=strength.device)
+        result = Minima(problem.zeros(), iterations, values, values.clone(), values.clone())
+    return Minima(*(broadcast_tensor(part) for part in result))
+
+
+class _Work:
+    """The searches of one call."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        preconditioner: Preconditioner,
+        strength: Tensor,
+        start: Tensor | None,
+        tol: float,
+        max_iter: int,
+    ) -> None:
+        self._problem, self._preconditioner, self._strength = problem, preconditioner, strength
+        self._tol, self._max_iter, self._start = tol, max_iter, start
+        size = _BYTES_PER_PARAMETER * problem.num_nodes * (problem.features.num_features + 1)
+        self._groups = torch.arange(len(strength), device=strength.device).split(max(1, _MOST_HISTORY // size))
+        self._parts: list[Minima] = []
+        self._passes = 0
+
+    def run(self, on_pass: Callable[[Progress], None] | None, state: dict[str, Tensor]) -> Minima:
+        self._load(state)
+        search_state = {name.removeprefix("search."): part for name, part in state.items() if "search." in name}
+        double_stage = "single_iterations" in state
+        for group in self._groups[len(self._parts) :]:
+            problem = self._problem.select(group)
+            start, spent = self._first_points(problem, group), torch.zeros_like(group)
+            if not double_stage:
+                tol = max(self._tol, _SINGLE_TOL)
+                single = self._search(problem, group, start, spent, torch.float32, tol, on_pass, search_state)
+                start, spent, search_state = single.result, single.iterations, {}
+            else:
+                spent = state["single_iterations"].to(group.device)
+            double = self._search(problem, group, start, spent, torch.float64, self._tol, on_pass, search_state)
+            search_state, double_stage = {}, False
+            self._parts.append(_finish(problem, double.result, spent + double.iterations))
+        return Minima(*(torch.cat(column) for column in zip(*self._parts, strict=True)))
+
+    def _search(
+        self,
+        problem: Problem,
+        group: Tensor,
+        start: Tensor,
+        spent: Tensor,
+        dtype: torch.dtype,
+        tol: float,
+        on_pass: Callable[[Progress], None] | None,
+        state: dict[str, Tensor],
+    ) -> Search:
+        search = Search(
+            problem,
+            self._preconditioner,
+            self._strength[group],
+            start,
+            dtype=dtype,
+            tol=tol,
+            max_iter=self._max_iter - spent,
+        )
+        if state:
+            search.load_state(state)
+        while len(search.active):
+            search.advance()
+            self._passes += 1
+            if on_pass is not None:
+                on_pass(self._progress(search, group, spent, dtype))
+        return search
+
+    def _progress(self, search: Search, group: Tensor, spent: Tensor, dtype: torch.dtype) -> Progress:
+        gradient = torch.full_like(self._strength, torch.inf)
+        ended = torch.zeros_like(gradient, dtype=torch.bool)
+        for part, indices in zip(self._parts, self._groups, strict=False):
+            gradient[indices], ended[indices] = part.gradient, True
+        gradient[group] = search.gradient
+        gradient[group[search.active]] = search.least
+        ended[group] = dtype == torch.float64
+        ended[group[search.active]] = False
+
+        def state() -> dict[str, Tensor]:
+            result = {f"search.{name}": part for name, part in search.state().items()}
+            if dtype == torch.float64:
+                result["single_iterations"] = spent
+            for index, part in enumerate(self._parts):
+                result |= {f"group{index}.{name}": value for name, value in part._asdict().items()}
+            return {name: part.to("cpu", copy=True) for name, part in result.items()}
+
+        return Progress(self._passes, gradient, ended, state)
+
+    def _load(self, state: dict[str, Tensor]) -> None:
+        """Restores the groups that have ended."""
+        while f"group{len(self._parts)}.value" in state:
+            prefix = f"group{len(self._parts)}"
+            parts = (state[f"{prefix}.{name}"].to(self._strength.device) for name in Minima._fields)
+            self._parts.append(Minima(*parts))
+
+    def _first_points(self, problem: Problem, group: Tensor) -> Tensor:
+        if self._start is not None:
+            return self._start[group].clone()
+        if self._parts:
+            return self._parts[-1].parameters[-1:].expand(len(group), -1, -1).clone()
+        return problem.zeros()
+
+
+def _finish(problem: Problem, parameters: Tensor, iterations: Tensor) -> Minima:
+    """Centres the nodes, moves the intercepts nearer to their minima, and bounds what is left."""
+    if problem.num_nodes > 1:
+        parameters = parameters - parameters.mean(1, keepdim=True)
+    parameters, found = _polish_intercepts(problem, parameters)
+    gradient = found.grad.abs().amax((1, 2))
+    return Minima(parameters, iterations, gradient, objective_gaps(problem, parameters, found), found.value)
+
+
+def _polish_intercepts(problem: Problem, parameters: Tensor) -> tuple[Tensor, Evaluation]:
+    """Takes the intercepts nearer to their minima, which tightens the gaps; returns the objectives there as well."""
+    every = torch.arange(len(parameters), device=parameters.device)
+    found = problem.evaluate(parameters, torch.float64, every)
+    for _ in range(_POLISHING_PASSES if problem.intercept else 0):
+        moved = parameters.clone()
+        moved[..., -1] -= found.grad[..., -1] / found.curvature.clamp_min(1e-300)
+        candidate = problem.evaluate(moved, torch.float64, every)
+        better = candidate.value <= found.value
+        better &= candidate.grad[..., -1].abs().amax(1) < found.grad[..., -1].abs().amax(1)
+        parameters = torch.where(better[:, None, None], moved, parameters)
+        found = found.where(better, candidate)
+    return parameters, found
