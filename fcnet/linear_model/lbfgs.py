@@ -29,7 +29,7 @@ class Search:
 
     Args:
         problem: the objectives.
-        preconditioner: approximate inverses of their second derivatives.
+        preconditioner: approximate inverses of their second derivatives; None where a subclass finds the directions.
         strength: λ of each objective, (K,).
         start: the points to start from, (K, O, D + 1).
         dtype: the dtype of the products.
@@ -55,7 +55,7 @@ class Search:
     def __init__(
         self,
         problem: Problem,
-        preconditioner: Preconditioner,
+        preconditioner: Preconditioner | None,
         strength: Tensor,
         start: Tensor,
         *,
@@ -160,6 +160,7 @@ class Search:
             history[:] = [part[kept] for part in history]
 
     def _remember(self, point: Evaluation, candidate: Tensor, found: Evaluation, accepted: Tensor) -> None:
+        assert self._preconditioner is not None
         step, change = candidate - self.parameters, found.grad - point.grad
         product = (step * change).sum((1, 2))
         curvature = found.curvature.clamp_min(_SMALLEST_CURVATURE)
@@ -175,6 +176,7 @@ class Search:
 
     def _find_direction(self) -> Tensor:
         assert self._point is not None
+        assert self._preconditioner is not None
         q, factors = self._point.grad.clone(), []
         curvature = self._point.curvature.clamp_min(_SMALLEST_CURVATURE)
         pairs = list(zip(self._steps, self._changes, self._inverse_products, strict=True))

@@ -25,6 +25,9 @@ _RANK = 512
 _MOST_ROWS = 1 << 15
 """Rows from which the covariance is estimated, or 4 D if that is more."""
 
+_SMALLEST_VARIANCE = 1e-7
+"""Of the largest; smaller ones are rounding in float32."""
+
 
 class Preconditioner:
     """Approximate inverses of the second derivatives of all objectives.
@@ -45,7 +48,9 @@ class Preconditioner:
             rest = variances.new_zeros(())
         else:
             variances, basis, rest = _principal_directions(features, weight, scale, rows)
-        self._variances, self._basis, self._rest = variances.clamp_min(0.0), basis.float(), rest
+        # A variance that rounding hides is not trusted, least of all without a penalty.
+        least = _SMALLEST_VARIANCE * variances[-1].clamp_min(torch.finfo(torch.float64).tiny)
+        self._variances, self._basis, self._rest = variances.clamp_min(least), basis.float(), rest.clamp_min(least)
         self._is_whole = width <= _MOST_FEATURES
 
     def multiply(self, grad: Tensor, curvature: Tensor, strength: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fcnet.functional.binary_cross_entropy import losses_and_grad as binary_losses_and_grad
 from fcnet.functional.softmax_loss import label_losses
+from fcnet.linear_model.second_derivatives import second_derivative_sums
 from fcnet.runtime.distributed import all_reduce, broadcast_tensor
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 
 _DTYPES = torch.float32, torch.float64
+_SECOND_DERIVATIVES = 2
+"""What `serve` is asked for, in place of the index of a dtype."""
 
 
 class Evaluation(NamedTuple):
@@ -65,6 +68,7 @@ class Problem:
 
     Attributes:
         num_nodes: O.
+        num_rows: N, of all ranks.
         total: S.
         frequencies: the weighted frequency of each class, 1/S Σ_i s_i t_i, (C,).
         class_means: 1/S Σ_i s_i t_i x_iᵀ, (C, D).
@@ -84,6 +88,7 @@ class Problem:
         self.features, self.num_classes, self.intercept = features, num_classes, intercept
         self.target, self.weight, self.penalty = target, weight, penalty
         self.num_nodes = 1 if num_classes == 2 else num_classes
+        self.num_rows = int(all_reduce(torch.tensor(features.num_rows, device=weight.device)))
         self.total = float(all_reduce(weight.sum()))
         self.frequencies, self.class_means = self._class_sums()
         self.feature_means = self.class_means.sum(0)
@@ -125,15 +130,40 @@ class Problem:
         curvature = (sizes / self.total).view(nodes, count).T.clamp_min(0.0)
         return Evaluation(value, grad, mean_loss, curvature)
 
+    def second_derivatives(self, parameters: Tensor, penalties: Tensor) -> Tensor:
+        """Computes the second derivatives of some objectives, on the first rank; the others must be in `serve`.
+
+        Args:
+            parameters: float64 (A, O, D + 1), a point for each.
+            penalties: int64 (A,), indices into the K penalties.
+
+        Returns:
+            float64 (A, P, P), in the order of the P = O (D + 1) flattened parameters.
+        """
+        broadcast_tensor(torch.tensor([len(penalties), _SECOND_DERIVATIVES], device=penalties.device))
+        broadcast_tensor(parameters)
+        result = all_reduce(second_derivative_sums(self.features, self.weight, parameters)) / self.total
+        by_node = result.view(-1, self.num_nodes, parameters.shape[2], self.num_nodes, parameters.shape[2])
+        if not self.intercept:
+            by_node[:, :, -1] = 0.0
+            by_node[..., -1] = 0.0
+        for node in range(self.num_nodes):
+            weights = by_node[:, node, :-1, node, :-1].diagonal(dim1=1, dim2=2)
+            weights += self.penalty[penalties]
+        return result
+
     def serve(self) -> None:
-        """Adds this rank's rows to each of the first rank's evaluations, until `release_ranks`."""
+        """Adds this rank's rows to all that the first rank computes, until `release_ranks`."""
         while True:
-            count, dtype = broadcast_tensor(torch.zeros(2, dtype=torch.int64, device=self.weight.device)).tolist()
+            count, work = broadcast_tensor(torch.zeros(2, dtype=torch.int64, device=self.weight.device)).tolist()
             if not count:
                 return
             width = self.features.num_features + 1
-            parameters = self.weight.new_empty(count, self.num_nodes, width)
-            self._sums(broadcast_tensor(parameters), _DTYPES[dtype])
+            parameters = broadcast_tensor(self.weight.new_empty(count, self.num_nodes, width))
+            if work == _SECOND_DERIVATIVES:
+                all_reduce(second_derivative_sums(self.features, self.weight, parameters))
+            else:
+                self._sums(parameters, _DTYPES[work])
 
     def release_ranks(self) -> None:
         """Ends `serve` on the other ranks."""

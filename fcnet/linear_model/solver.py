@@ -1,4 +1,7 @@
-"""The minima of all objectives: a search in float32, one in float64, and the certificate."""
+"""The minima of all objectives: a search in float32, one in float64, and the certificate.
+
+The search in float64 is Newton's where the matrices of second derivatives are small, and L-BFGS elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import torch
 
 from fcnet.linear_model.certificate import objective_gaps
 from fcnet.linear_model.lbfgs import Search
+from fcnet.linear_model.newton import NewtonSearch, has_small_matrices
 from fcnet.runtime.distributed import broadcast_tensor, rank
 
 if TYPE_CHECKING:
@@ -62,7 +66,7 @@ class Minima(NamedTuple):
 
 def solve(
     problem: Problem,
-    preconditioner: Preconditioner,
+    preconditioner: Preconditioner | None,
     strength: Tensor,
     start: Tensor | None = None,
     *,
@@ -77,9 +81,9 @@ def solve(
 
     Args:
         problem: the objectives.
-        preconditioner: approximate inverses of their second derivatives.
+        preconditioner: approximate inverses of their second derivatives; None for Newton's method from the start on.
         strength: λ of each objective, (K,), descending.
-        start: the points to start from, (K, O, D + 1); None for 0.
+        start: the points to start from, (K, O, D + 1), but 0 where an objective is less there; None for 0.
         tol: the largest entry of the gradient at an end.
         max_iter: the largest number of steps for each objective.
         on_pass: takes the progress after each pass.
@@ -103,7 +107,7 @@ class _Work:
     def __init__(
         self,
         problem: Problem,
-        preconditioner: Preconditioner,
+        preconditioner: Preconditioner | None,
         strength: Tensor,
         start: Tensor | None,
         tol: float,
@@ -119,7 +123,7 @@ class _Work:
     def run(self, on_pass: Callable[[Progress], None] | None, state: dict[str, Tensor]) -> Minima:
         self._load(state)
         search_state = {name.removeprefix("search."): part for name, part in state.items() if "search." in name}
-        double_stage = "single_iterations" in state
+        double_stage = self._preconditioner is None or "single_iterations" in state
         for group in self._groups[len(self._parts) :]:
             problem = self._problem.select(group)
             start, spent = self._first_points(problem, group), torch.zeros_like(group)
@@ -127,10 +131,10 @@ class _Work:
                 tol = max(self._tol, _SINGLE_TOL)
                 single = self._search(problem, group, start, spent, torch.float32, tol, on_pass, search_state)
                 start, spent, search_state = single.result, single.iterations, {}
-            else:
+            elif state:
                 spent = state["single_iterations"].to(group.device)
             double = self._search(problem, group, start, spent, torch.float64, self._tol, on_pass, search_state)
-            search_state, double_stage = {}, False
+            state, search_state, double_stage = {}, {}, self._preconditioner is None
             self._parts.append(_finish(problem, double.result, spent + double.iterations))
         return Minima(*(torch.cat(column) for column in zip(*self._parts, strict=True)))
 
@@ -145,15 +149,12 @@ class _Work:
         on_pass: Callable[[Progress], None] | None,
         state: dict[str, Tensor],
     ) -> Search:
-        search = Search(
-            problem,
-            self._preconditioner,
-            self._strength[group],
-            start,
-            dtype=dtype,
-            tol=tol,
-            max_iter=self._max_iter - spent,
-        )
+        strength, max_iter = self._strength[group], self._max_iter - spent
+        search: Search
+        if dtype == torch.float64 and has_small_matrices(problem):
+            search = NewtonSearch(problem, strength, start, tol=tol, max_iter=max_iter)
+        else:
+            search = Search(problem, self._preconditioner, strength, start, dtype=dtype, tol=tol, max_iter=max_iter)
         if state:
             search.load_state(state)
         while len(search.active):
@@ -192,10 +193,17 @@ class _Work:
 
     def _first_points(self, problem: Problem, group: Tensor) -> Tensor:
         if self._start is not None:
-            return self._start[group].clone()
+            return _lesser(problem, self._start[group])
         if self._parts:
             return self._parts[-1].parameters[-1:].expand(len(group), -1, -1).clone()
         return problem.zeros()
+
+
+def _lesser(problem: Problem, start: Tensor) -> Tensor:
+    """Returns the points, or 0 where an objective is less there: far out, second derivatives vanish."""
+    every, zeros = torch.arange(len(start), device=start.device), torch.zeros_like(start)
+    there, at_zero = (problem.evaluate(points, torch.float64, every).value for points in (start, zeros))
+    return torch.where((there <= at_zero)[:, None, None], start, zeros)
 
 
 def _finish(problem: Problem, parameters: Tensor, iterations: Tensor) -> Minima:

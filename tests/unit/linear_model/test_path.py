@@ -1,5 +1,7 @@
 """Paths of logistic regressions: the minimum, the certificate, resumption."""
 
+import dataclasses
+
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -7,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from fcnet.linear_model import Progress, fit_path, logistic_path
 
 
-def problem(count=300, width=6, classes=3):
+def problem(count: int = 300, width: int = 6, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns features (N, D) and labels (N,) that overlap."""
     g = torch.Generator().manual_seed(0)
     x = torch.randn(count, width, generator=g, dtype=torch.float64)
@@ -16,7 +18,7 @@ def problem(count=300, width=6, classes=3):
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_the_minimum_is_scikit_learns(classes):
+def test_the_minimum_is_scikit_learns(classes: int) -> None:
     x, y = problem(classes=classes)
     path = logistic_path(x, y, [0.01, 1.0], standardize=False, tol=1e-10)
     for k, penalty in enumerate(path.Cs.tolist()):
@@ -24,15 +26,29 @@ def test_the_minimum_is_scikit_learns(classes):
         assert torch.allclose(path.coef[k], torch.from_numpy(other.coef_), atol=1e-6)
 
 
-def test_an_interrupted_call_resumes_bit_for_bit():
+@pytest.mark.parametrize("from_start", [False, True])
+def test_an_interrupted_call_resumes_bit_for_bit(from_start: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not from_start:  # then Newton's method comes after L-BFGS
+        monkeypatch.setattr("fcnet.linear_model.newton._CHEAP_FLOPS", 0)
     x, y = problem()
     states = []
 
     def note(progress: Progress) -> None:
         states.append(progress.state())
 
-    whole = fit_path(x, y, [0.01, 1.0, 100.0], on_pass=note)
-    for state in states[::5]:
-        resumed = fit_path(x, y, [0.01, 1.0, 100.0], state=state)
+    whole = fit_path(x, y, [0.01, 1.0, 100.0], on_pass=note, tol=1e-9)
+    assert whole.converged.all()
+    for state in states[::5] + states[-2:]:
+        resumed = fit_path(x, y, [0.01, 1.0, 100.0], state=state, tol=1e-9)
         assert torch.equal(resumed.coef, whole.coef)
         assert torch.equal(resumed.iterations, whole.iterations)
+
+
+@pytest.mark.parametrize("size", [300.0, 1e200])
+def test_a_start_that_is_worse_than_zero_costs_no_steps(size: float) -> None:
+    x, y = problem()
+    cold = fit_path(x, y, [0.01, 100.0])
+    far = dataclasses.replace(cold, coef=torch.full_like(cold.coef, size).cumsum(1))
+    warm = fit_path(x, y, [0.01, 100.0], start=far)
+    assert torch.equal(warm.coef, cold.coef)
+    assert fit_path(x, y, [0.01, 100.0], start=cold).iterations.tolist() == [0, 0]
