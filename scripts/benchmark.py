@@ -5,11 +5,14 @@ scikit-learn, skorch, Lightning and Keras, and the limit: one read of the data, 
 optimizer. ``--losses`` times the cross-entropy, forward and backward, alone and behind a linear layer; ``--augment``
 times batches, plain and with each augmentation; ``--store`` times the decoding of small JPEG files into a store;
 ``--names`` measures what the names of images add to a store; ``--startup`` times the way from the command to the first
-training step. Packages that are not installed are left out.
+training step; ``--probe`` times paths of logistic regressions on features to an equal objective. Packages that are not
+installed are left out.
 
     pip install -e '.[peers]'
-    python scripts/benchmark.py [--losses | --augment | --store | --names | --startup] [--device cpu] [--repeats 5]
-                                [--images 50000] [--json FILE] [--plot FILE]
+    python scripts/benchmark.py [--losses | --augment | --store | --names | --startup | --probe] [--device cpu]
+                                [--repeats 5] [--images 50000] [--json FILE] [--plot FILE]
+    python scripts/benchmark.py --probe [--features FOLDER] [--examples N] [--width D] [--classes C] [--Cs 1e-6..1e5:45]
+                                [--limit SECONDS]
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from benchmarks import augment, losses, names, startup, store, training
+from benchmarks import augment, losses, names, probe, startup, store, training
 from benchmarks.cases import CASES, IMAGES, Data
 from benchmarks.report import append_lines, machine_info, plot
 
@@ -50,6 +53,8 @@ def measure(flags: argparse.Namespace) -> list[Measurement]:
         return names.compare(flags.images, flags.repeats)
     if flags.startup:
         return startup.compare(flags.repeats)
+    if flags.probe:
+        return probe.run(flags)
     return training.compare(CASES[device.type], Data.random(IMAGES, device), flags.repeats)
 
 
@@ -62,11 +67,13 @@ def main() -> int:
     mode.add_argument("--store", action="store_true", help="time the decoding of a store instead")
     mode.add_argument("--names", action="store_true", help="measure the names of images in a store instead")
     mode.add_argument("--startup", action="store_true", help="time the start, up to the first step, instead")
+    mode.add_argument("--probe", action="store_true", help="time paths of regressions on features instead")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--images", type=int, default=IMAGES, help="with --store and --names: the number of images")
     parser.add_argument("--json", type=Path, help="append one line per measurement")
     parser.add_argument("--plot", type=plot_path, help="plot the measurements; .svg or .png")
+    probe.add_flags(parser)
     flags = parser.parse_args()
     about = machine_info(torch.device(flags.device))
     print(", ".join(f"{name} {value}" for name, value in about.items()))

@@ -6,8 +6,11 @@ import itertools
 import json
 import statistics
 import sys
+import time
+import types
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -299,3 +302,116 @@ def test_the_names_of_images_are_measured_against_a_store_without_names(
     counts = {"train": 1900, "test": 100}
     text = sum(len(f"{split}/n00000000/n00000000_{row}.JPEG") for split in counts for row in range(counts[split]))
     assert 2**20 * (with_names - without) == pytest.approx(text + 8 * 2000, abs=2000)  # and their checksums
+
+
+def make_probe_data(benchmark: Any, num_classes: int = 3) -> Any:
+    probe = benchmark.probe
+    x, y = probe.synthetic_features(300, 6, num_classes)
+    return probe.Data(probe.standardize(x), torch.from_numpy(y), num_classes, CPU)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_all_methods_reach_the_objective_of_scikit_learns_minimum(benchmark: Any, num_classes: int) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    probe = benchmark.probe
+    data, penalties = make_probe_data(benchmark, num_classes), [0.01, 1.0]
+    problem = probe.Problem(data, penalties)
+    assert problem.reference_gap <= 1e-8
+    x, y = data.x.double().numpy(), data.y.numpy()
+    for penalty, lowest in zip(penalties, problem.lowest, strict=True):
+        model = LogisticRegression(C=penalty, tol=1e-10, max_iter=1000).fit(x, y)
+        losses = -np.log(model.predict_proba(x)[range(300), y]).sum()
+        assert lowest == pytest.approx(penalty * losses + 0.5 * (model.coef_**2).sum(), rel=1e-9)
+    for method in probe.METHODS:
+        with probe.suppress_warnings():
+            trial = probe.find_settings(method, problem, 100.0)
+        assert len(trial.settings) == len(trial.excesses) == 2, method.name
+        most = 0.2 if method.name == "AdamW heads" else 1e-6  # 100 steps are too few
+        assert -1e-12 <= max(trial.excesses) <= most, method.name
+
+
+def fake_method(benchmark: Any, needed: dict[float, float], seconds: float, *, together: bool) -> tuple[Any, Any]:
+    """Returns a method whose excess is 1e-7 with the needed settings or tighter ones, its problem and its calls."""
+    probe = benchmark.probe
+    ladder = tuple(probe.Setting(torch.float32, value) for value in (1e-2, 1e-4, 1e-6))
+    calls: list[tuple[list[float], float]] = []
+
+    def fit(_: object, penalties: Any, settings: Any, start: Any) -> list[Any]:
+        calls.append((list(penalties), settings[0].value))
+        time.sleep(seconds * len(penalties))
+        return [setting.value for setting in settings]
+
+    def excesses(solutions: Any, first: int) -> list[float]:
+        wanted = list(needed.values())[first:]
+        return [1e-7 if value <= each else 1e-3 for value, each in zip(solutions, wanted, strict=False)]
+
+    problem = types.SimpleNamespace(data=None, penalties=list(needed), excesses=excesses)
+    return type(probe.METHODS[0])("fake", "tol", fit, ladder, together), (problem, calls)
+
+
+def test_a_method_gets_the_loosest_settings_that_reach_the_objective(benchmark: Any) -> None:
+    needed = {0.1: 1e-2, 1.0: 1e-6, 10.0: 1e-4, 100.0: 0.0}
+    method, (problem, calls) = fake_method(benchmark, needed, 0.0, together=False)
+    trial = benchmark.probe.find_settings(method, problem, 100.0)
+    assert [setting.value for setting in trial.settings] == [1e-2, 1e-6, 1e-4, 1e-6]
+    assert trial.excesses == [1e-7, 1e-7, 1e-7, 1e-3]
+    assert [value for _, value in calls] == [1e-2, 1e-2, 1e-4, 1e-6, 1e-4, 1e-2, 1e-4, 1e-6]
+    assert "not within 1e-06, the farthest 1.0e-03 at C = 100" in benchmark.probe._describe(trial, problem)
+    method, (problem, calls) = fake_method(benchmark, needed, 0.0, together=True)
+    trial = benchmark.probe.find_settings(method, problem, 100.0)
+    assert [setting.value for setting in trial.settings] == [1e-6] * 4
+    assert calls[-1] == ([0.1, 1.0, 10.0, 100.0], 1e-6)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_method_that_is_too_slow_gets_fewer_penalties(benchmark: Any, together: bool) -> None:
+    needed = dict.fromkeys((0.1, 1.0, 10.0, 100.0, 1000.0), 1e-2)
+    method, (problem, _) = fake_method(benchmark, needed, 0.2, together=together)
+    trial = benchmark.probe.find_settings(method, problem, 0.5)
+    assert len(trial.settings) == 2
+    note = benchmark.probe._describe(trial, problem)
+    assert "2 of 5 penalties, those from 0.1 to 1, fit into the limit, so its ratios are lower bounds" in note
+
+
+def test_the_probe_benchmark_measures_seconds_and_memory(
+    benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    probe = benchmark.probe
+    monkeypatch.setattr(probe, "_in_new_process", lambda arguments: probe.fit_in_process(*arguments))
+    monkeypatch.setattr(probe, "num_processors", lambda: 1)  # threads that wait for each other slow busy machines down
+    x, y = probe.synthetic_features(400, 6, 3)
+    np.save(tmp_path / "x_train.npy", x)
+    np.save(tmp_path / "y_train.npy", y)
+    flags = ["--probe", "--features", str(tmp_path), "--examples", "200", "--Cs", "1e-2..1:2", "--repeats", "1"]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *flags, "--json", str(tmp_path / "lines")])
+    assert benchmark.main() == 0
+    lines = [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()]
+    case = "200 × 6 features, 3 classes, 2 penalties"
+    assert [line["case"] for line in lines[:-1]] == [f"{case} from 0.01 to 1"] * len(probe.METHODS)
+    assert [line["contender"] for line in lines[:-1]] == [method.name for method in probe.METHODS]
+    assert {line["penalties"] for line in lines[:-1]} == {2}
+    assert lines[-1]["case"] == "peak memory above 200 × 6 features, 3 classes, 2 penalties"
+    assert lines[-1]["30 floats a parameter, MiB"] == pytest.approx(30 * 4 * 2 * 3 * 7 / 2**20)
+    assert "the same standardised float32 features for all" in capsys.readouterr().out
+
+
+def test_peak_memory_counts_what_was_freed(benchmark: Any) -> None:
+    before = benchmark.probe.peak_bytes()
+    np.ones(64 << 17)  # 64 MiB
+    assert benchmark.probe.peak_bytes() >= before
+    assert benchmark.probe.peak_bytes() > 64 << 20
+
+
+def test_penalties_are_a_list_or_a_range(benchmark: Any) -> None:
+    parse = benchmark.probe.parse_penalties
+    assert parse("10,0.1") == (0.1, 10.0)
+    assert parse("1e-6..1e5:45") == pytest.approx(benchmark.probe.DEFAULT_CS, rel=1e-3)
+
+
+def test_synthetic_labels_have_every_class_and_follow_the_features(benchmark: Any) -> None:
+    x, y = benchmark.probe.synthetic_features(2000, 20, 50)
+    assert set(y.tolist()) == set(range(50))
+    assert np.abs(np.corrcoef(x.T) - np.eye(20)).max() > 0.1
+    model = benchmark.probe.fit_path(x, y, [1.0])
+    assert float(model.score(x, y)) > 0.2  # 0.02 by chance
