@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from fcnet.config.selection import CRITERIA, DEFAULT_SELECTION
 from fcnet.runtime import distributed, memory, output, signals
-from fcnet.runtime.errors import UserError, first_line
+from fcnet.runtime.errors import UserError
 from fcnet.runtime.formatting import format_count, format_percent
+from fcnet.runtime.hardware import unavailable_reason
 from fcnet.runtime.terminal import first_fitting, fitting_postfix, meter_format, terminal_columns
 
 if TYPE_CHECKING:
@@ -91,12 +92,9 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError:
         rule = "must be auto, cpu, cuda or another device of torch"
         raise UserError(f"--device {rule}, got {name!r}{_suggest_device(name)}") from None
-    try:
-        torch.empty(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        reason = first_line(error).rstrip(".")
+    if reason := unavailable_reason(device):
         remedy = "" if name == "cpu" else "; --device cpu uses the processor"
-        raise UserError(f"device {name} is not available: {reason}{remedy}") from None
+        raise UserError(f"device {name} is not available: {reason}{remedy}")
     return device
 
 

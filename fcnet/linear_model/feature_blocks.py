@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from fcnet.runtime.distributed import all_reduce
+from fcnet.data.arrays import to_tensor
+from fcnet.runtime.distributed import all_reduce, rank, world_size
+from fcnet.runtime.errors import UserError
 from fcnet.runtime.memory import free_bytes
 
 if TYPE_CHECKING:
@@ -17,8 +19,10 @@ if TYPE_CHECKING:
 
 _BLOCK_VALUES = 1 << 21
 """Features in a block: 8 MiB of float32."""
+_LEAST_ROWS = 256
 _MOST_COPIED = 1 << 32
 """Bytes of the largest standardised copy, or a quarter of the memory that is free if that is less."""
+_RANGE = torch.finfo(torch.float32)
 
 
 class Block(Protocol):
@@ -97,7 +101,7 @@ class FeatureBlocks:
     they are.
 
     Args:
-        x: (N, D), a tensor or an array of float16, bfloat16, float32 or float64.
+        x: (N, D), a tensor or a memory map of numbers.
         weight: float64 (n,), the weights of the examples in mean and standard deviation.
         center: whether to subtract the mean of each column.
         device: the device of the blocks.
@@ -107,7 +111,10 @@ class FeatureBlocks:
         num_rows: n.
         num_features: D.
         mean: float64 (D,), what is subtracted.
-        std: float64 (D,), the divisor; 1 where a column is constant.
+        std: float64 (D,), the divisor; 1 where a column is constant in the rows that have a weight.
+
+    Raises:
+        UserError: the mean or the standard deviation of a column is outside the range of float32.
     """
 
     def __init__(
@@ -119,15 +126,16 @@ class FeatureBlocks:
         device: torch.device,
         rows: Tensor | None = None,
     ) -> None:
-        self._x, self._rows, self._device, self._copy = x, rows, device, None
+        self._x, self._device, self._copy = x, device, None
+        self._rows: Any = rows
+        if rows is not None:
+            self._rows = rows.cpu().numpy() if isinstance(x, np.memmap) else rows.to(x.device)
         self.num_rows, self.num_features = len(x) if rows is None else len(rows), x.shape[1]
-        self.mean = torch.zeros(self.num_features, dtype=torch.float64, device=device)
-        self.std = torch.ones_like(self.mean)
-        self._measure(weight, center=center)
+        self._dtype = self._read(slice(0, 0)).dtype
+        self.mean, self.std = self._measure(weight, center=center)
         size = 4 * self.num_rows * self.num_features
         most = min(_MOST_COPIED, (free_bytes(device) or 4 * _MOST_COPIED) // 4)
-        is_wide = x.dtype in (torch.float32, torch.float64, np.float32, np.float64)
-        if is_wide and not isinstance(x, np.memmap) and size <= most:
+        if self._dtype in (torch.float32, torch.float64) and not isinstance(x, np.memmap) and size <= most:
             copy = torch.empty(self.num_rows, self.num_features, device=device)
             for rows_, block in self._blocks(torch.float32):
                 copy[rows_] = block
@@ -138,37 +146,71 @@ class FeatureBlocks:
         for rows, block in self._blocks(dtype, num_columns):
             yield (rows, DenseBlock(block)) if step == 1 else (rows, DenseBlock(block[::step]))
 
-    def _measure(self, weight: Tensor, *, center: bool) -> None:
+    def _measure(self, weight: Tensor, *, center: bool) -> tuple[Tensor, Tensor]:
         """Finds mean and standard deviation in two passes, so that no digits cancel."""
-        zeros = torch.zeros_like(self.mean)
+        # Differences from a row are exactly 0 in a constant column, and small where an offset is large.
+        origin = self._first_row(weight)
         total = all_reduce(weight.sum())
-        sums = sum((weight[rows] @ block for rows, block in self._blocks(torch.float64)), zeros)
-        mean = all_reduce(sums) / total
-        if self._x.dtype not in (torch.float64, np.float64):
+        sums, squares = torch.zeros_like(origin), torch.zeros_like(origin)
+        for rows in self._slices():
+            sums += weight[rows] @ (self._read(rows) - origin)
+        shift = all_reduce(sums) / total
+        mean = origin + shift
+        if self._dtype != torch.float64:
             # Any center near the mean serves. This one is exact in float32, so that all dtypes subtract the same.
             mean = mean.float().double()
-        squares = zeros
-        for rows, block in self._blocks(torch.float64):
-            squares = squares + weight[rows] @ (block - mean).square_()
-        std = (all_reduce(squares) / total).sqrt()
-        is_constant = std <= 1e-12 * mean.abs()
-        self.std = std.masked_fill(is_constant | (std == 0.0), 1.0)
-        self.mean = mean if center else zeros
+        for rows in self._slices():
+            squares += weight[rows] @ (self._read(rows) - mean).square_()
+        rounding = shift - (mean - origin)
+        std = (all_reduce(squares) / total - rounding.square()).clamp_min(0.0).sqrt()
+        is_constant = (squares == 0.0) & (shift == 0.0)
+        is_within = is_constant | ((std >= _RANGE.tiny) & (std <= _RANGE.max) & (mean.abs() <= _RANGE.max))
+        if not bool(is_within.all()):
+            column = int((~is_within).nonzero()[0])
+            found = f"the mean {float(mean[column]):g} and the standard deviation {float(std[column]):g}"
+            raise UserError(f"x must be in the range of float32, got {found} in column {column}; scale the column")
+        return mean if center else torch.zeros_like(mean), std.masked_fill(is_constant, 1.0)
+
+    def _first_row(self, weight: Tensor) -> Tensor:
+        """Returns the first row of all ranks that has a weight, float64 (D,)."""
+        weighted = (weight > 0.0).nonzero()[:1].flatten()
+        has_row = torch.zeros(world_size(), device=self._device)
+        has_row[rank()] = len(weighted)
+        result = torch.zeros(self.num_features, dtype=torch.float64, device=self._device)
+        if int(all_reduce(has_row).argmax()) == rank() and len(weighted):
+            row = int(weighted)
+            result += self._read(slice(row, row + 1))[0]
+        return all_reduce(result)
+
+    def _slices(self, num_columns: int = 0) -> Iterator[slice]:
+        rows_at_once = max(_BLOCK_VALUES // max(self.num_features, num_columns, 1), _LEAST_ROWS)
+        for start in range(0, self.num_rows, rows_at_once):
+            yield slice(start, min(start + rows_at_once, self.num_rows))
 
     def _blocks(self, dtype: torch.dtype, num_columns: int = 0) -> Iterator[tuple[slice, Tensor]]:
-        rows_at_once = max(_BLOCK_VALUES // max(self.num_features, num_columns, 1), 256)
         copied = self._copy if dtype == torch.float32 else None
-        for start in range(0, self.num_rows, rows_at_once):
-            rows = slice(start, min(start + rows_at_once, self.num_rows))
+        for rows in self._slices(num_columns):
             if copied is not None:
                 yield rows, copied[rows]
                 continue
-            block = self._read(rows).to(self._device)
+            block = self._read(rows)
             if block.dtype == torch.float64:
                 yield rows, ((block - self.mean) / self.std).to(dtype)
             else:
                 yield rows, (block.to(dtype) - self.mean.to(dtype)).mul_((1.0 / self.std).to(dtype))
 
     def _read(self, rows: slice) -> Tensor:
-        block = self._x[rows if self._rows is None else self._rows[rows]]
-        return block if isinstance(block, torch.Tensor) else torch.from_numpy(np.array(block))
+        return to_floating(self._x[rows if self._rows is None else self._rows[rows]]).to(self._device)
+
+
+def to_floating(x: Any) -> Tensor:  # noqa: ANN401 - a tensor or an array
+    """Returns numbers as a floating tensor that holds them exactly, as far as float64 does.
+
+    Example:
+        >>> to_floating(np.array([1, 2], np.uint8)).dtype, to_floating(np.array([1 << 40])).dtype
+        (torch.float32, torch.float64)
+    """
+    values = to_tensor(x, "x")
+    if values.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        return values
+    return values.to(torch.float32 if values.is_floating_point() or values.element_size() <= 2 else torch.float64)

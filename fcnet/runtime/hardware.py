@@ -1,10 +1,16 @@
-"""Processors of this machine: their number and name, and the number of threads to use."""
+"""Processors of this machine: their number and name, and the number of threads to use; devices that it lacks."""
 
 from __future__ import annotations
 
 import os
 import platform
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fcnet.runtime.errors import first_line
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_THREADS = 1024
 """The most threads that fcnet uses, on any machine and for any file."""
@@ -37,3 +43,20 @@ def processor_name() -> str:
             if name.strip() == "model name":
                 return " ".join(value.split())
     return platform.processor() or platform.machine()
+
+
+def unavailable_reason(device: torch.device) -> str | None:
+    """Returns why torch cannot use a device on this machine, or None if it can.
+
+    Example:
+        >>> import torch
+        >>> unavailable_reason(torch.device("cpu")) is None
+        True
+    """
+    import torch  # this module serves processes that do without
+
+    try:
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        return first_line(error).rstrip(".")
+    return None
