@@ -51,12 +51,14 @@ class Features(Protocol):
     Attributes:
         num_rows: N.
         num_features: D.
+        num_values: N D, or less for a sparse matrix.
         mean: float64 (D,), what is subtracted.
         std: float64 (D,), the divisor; 1 where a column is constant.
     """
 
     num_rows: int
     num_features: int
+    num_values: int
     mean: Tensor
     std: Tensor
 
@@ -110,6 +112,7 @@ class FeatureBlocks:
     Attributes:
         num_rows: n.
         num_features: D.
+        num_values: n D.
         mean: float64 (D,), what is subtracted.
         std: float64 (D,), the divisor; 1 where a column is constant in the rows that have a weight.
 
@@ -131,6 +134,7 @@ class FeatureBlocks:
         if rows is not None:
             self._rows = rows.cpu().numpy() if isinstance(x, np.memmap) else rows.to(x.device)
         self.num_rows, self.num_features = len(x) if rows is None else len(rows), x.shape[1]
+        self.num_values = self.num_rows * self.num_features
         self._dtype = self._read(slice(0, 0)).dtype
         self.mean, self.std = self._measure(weight, center=center)
         size = 4 * self.num_rows * self.num_features

@@ -1,4 +1,4 @@
-"""Newton's method for many objectives at once, where the matrices of their second derivatives are small."""
+"""Newton's method for many objectives at once, by matrices of second derivatives or by conjugate gradients."""
 
 from __future__ import annotations
 
@@ -18,19 +18,23 @@ _MOST_FLOPS = 2e10
 """Multiplications for the matrices of all objectives once."""
 _CHEAP_FLOPS = 1e8
 """As cheap as some steps of L-BFGS, which takes many more."""
+_FEW_VALUES = 64
+"""In a column of sparse features: products with them cost less than a step of L-BFGS without them."""
+_MOST_PRODUCTS = 500
 _MOST_VALUES = 1 << 25
 """In matrices that are held together: 256 MiB."""
 _EPSILON = torch.finfo(torch.float64).eps
 
 
 def has_small_matrices(problem: Problem) -> bool:
-    """Returns whether steps of Newton's method pay near a minimum."""
+    """Returns whether steps of Newton's method by matrices pay near a minimum."""
     return _num_parameters(problem) <= _MOST_PARAMETERS and _flops(problem) <= _MOST_FLOPS
 
 
-def has_cheap_matrices(problem: Problem) -> bool:
-    """Returns whether steps of Newton's method pay from the start on."""
-    return _num_parameters(problem) <= _MOST_PARAMETERS and _flops(problem) <= _CHEAP_FLOPS
+def is_fast_from_the_start(problem: Problem) -> bool:
+    """Returns whether steps of Newton's method pay from the start on, on all ranks the same."""
+    is_small = _num_parameters(problem) <= _MOST_PARAMETERS and _flops(problem) <= _CHEAP_FLOPS
+    return is_small or problem.num_values <= _FEW_VALUES * problem.features.num_features
 
 
 class NewtonSearch(Search):
@@ -51,6 +55,9 @@ class NewtonSearch(Search):
         assert self._point is not None
         result = torch.zeros_like(self.parameters)
         fresh = (self.halvings == 0).nonzero()[:, 0]  # the others still shorten their steps
+        if not has_small_matrices(self._problem):
+            result[fresh] = -self._conjugate_gradients(fresh)
+            return _center_nodes(result)
         for some in fresh.split(max(1, _MOST_VALUES // _num_parameters(self._problem) ** 2)):
             matrices = self._problem.second_derivatives(self.parameters[some], self.active[some])
             grad = self._point.grad[some]
@@ -59,6 +66,46 @@ class NewtonSearch(Search):
             for k, matrix, right in zip(some, matrices, grad, strict=True):
                 result[k] = -_solve(matrix, right.flatten()).view_as(right)
         return _center_nodes(result)
+
+    def _conjugate_gradients(self, some: Tensor) -> Tensor:
+        """Solves (second derivative) · solution = gradient, more exactly the nearer the minimum is."""
+        assert self._point is not None
+        points, penalties = self.parameters[some], self.active[some]
+        inverse = 1.0 / self._diagonal(some)
+        residual = self._point.grad[some].clone()
+        solution = torch.zeros_like(residual)
+        scaled = inverse * residual
+        direction, product = scaled, _dots(residual, scaled)
+        goal = product * product.sqrt().clamp_max(0.01)  # (min(0.1, √norm) · norm)², for norm = √product
+        working = torch.arange(len(some), device=some.device)
+        for _ in range(_MOST_PRODUCTS):
+            image = self._problem.multiply(points[working], direction, penalties[working])
+            bend = _dots(direction, image)
+            # Rounding, or a direction in which the objective is flat, ends the solution.
+            length = torch.where(bend > 0.0, product / bend, 0.0)
+            solution[working] += length[:, None, None] * direction
+            residual = residual - length[:, None, None] * image
+            scaled = inverse[working] * residual
+            last, product = product, _dots(residual, scaled)
+            goes_on = (product > goal[working]) & (bend > 0.0)
+            if not bool(goes_on.any()):
+                break
+            direction = (scaled + (product / last)[:, None, None] * direction)[goes_on]
+            working, residual, product = working[goes_on], residual[goes_on], product[goes_on]
+        is_empty = (solution == 0.0).all(2, keepdim=True).all(1, keepdim=True)
+        return torch.where(is_empty, inverse * self._point.grad[some], solution)
+
+    def _diagonal(self, some: Tensor) -> Tensor:
+        """Returns about the diagonal of the second derivative, (A, O, D + 1)."""
+        assert self._point is not None
+        curvature = self._point.curvature[some][..., None]
+        moments = 1.0 + self._problem.feature_means.square()  # of features whose variance is 1
+        weights = curvature * moments + self._problem.penalty[self.active[some]][:, None]
+        return torch.cat([weights, curvature], 2).clamp_min(1e-300)
+
+
+def _dots(first: Tensor, second: Tensor) -> Tensor:
+    return (first * second).sum((1, 2))
 
 
 def _center_nodes(parameters: Tensor) -> Tensor:
@@ -70,9 +117,9 @@ def _num_parameters(problem: Problem) -> int:
     return problem.num_nodes * (problem.features.num_features + 1)
 
 
-def _flops(problem: Problem) -> float:
+def _flops(problem: Problem) -> int:
     size = _num_parameters(problem)
-    return float(len(problem.penalty)) * (problem.num_rows + size) * size**2
+    return len(problem.penalty) * (problem.num_rows + size) * size * size
 
 
 def _fill_null_space(matrices: Tensor, nodes: int) -> None:

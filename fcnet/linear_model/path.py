@@ -11,7 +11,7 @@ import torch
 from fcnet.data.arrays import to_tensor
 from fcnet.linear_model.arguments import check_features, check_penalties, check_target, check_weight, class_factors
 from fcnet.linear_model.feature_blocks import FeatureBlocks
-from fcnet.linear_model.newton import has_cheap_matrices
+from fcnet.linear_model.newton import is_fast_from_the_start
 from fcnet.linear_model.preconditioner import Preconditioner
 from fcnet.linear_model.problem import Problem
 from fcnet.linear_model.solver import Minima, solve
@@ -206,8 +206,8 @@ def fit_path(
     column_penalty = torch.ones_like(features.std) if standardize else features.std**-2
     penalty = strength[:, None] * column_penalty
     problem = Problem(features, target.to(place), len(classes), weight, penalty, intercept=fit_intercept)
-    by_matrices = has_cheap_matrices(problem)
-    preconditioner = None if by_matrices else Preconditioner(features, weight, column_penalty.sqrt())
+    by_newton = is_fast_from_the_start(problem)
+    preconditioner = None if by_newton else Preconditioner(features, weight, column_penalty.sqrt())
     points = None if start is None else _to_parameters(start, features)[order.to(place)]
     found = solve(problem, preconditioner, strength, points, tol=tol, max_iter=max_iter, on_pass=on_pass, state=state)
     found = Minima(*(part[torch.argsort(order).to(place)] for part in found))

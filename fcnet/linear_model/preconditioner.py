@@ -27,6 +27,7 @@ _MOST_ROWS = 1 << 15
 
 _SMALLEST_VARIANCE = 1e-7
 """Of the largest; smaller ones are rounding in float32."""
+_SMALLEST_REST = 1e-5
 
 
 class Preconditioner:
@@ -50,7 +51,9 @@ class Preconditioner:
             variances, basis, rest = _principal_directions(features, weight, scale, rows)
         # A variance that rounding hides is not trusted, least of all without a penalty.
         least = _SMALLEST_VARIANCE * variances[-1].clamp_min(torch.finfo(torch.float64).tiny)
-        self._variances, self._basis, self._rest = variances.clamp_min(least), basis.float(), rest.clamp_min(least)
+        self._variances, self._basis = variances.clamp_min(least), basis.float()
+        # What the basis leaves over is a difference of numbers of the size of the largest variance.
+        self._rest = rest.clamp_min(_SMALLEST_REST / _SMALLEST_VARIANCE * least)
         self._is_whole = width <= _MOST_FEATURES
 
     def multiply(self, grad: Tensor, curvature: Tensor, strength: Tensor) -> Tensor:

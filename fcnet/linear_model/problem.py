@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fcnet.functional.binary_cross_entropy import losses_and_grad as binary_losses_and_grad
 from fcnet.functional.softmax_loss import label_losses
-from fcnet.linear_model.second_derivatives import second_derivative_sums
+from fcnet.linear_model.second_derivatives import product_sums, second_derivative_sums
 from fcnet.runtime.distributed import all_reduce, broadcast_tensor
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 _DTYPES = torch.float32, torch.float64
-_SECOND_DERIVATIVES = 2
+_MATRICES, _PRODUCTS = 2, 3
 """What `serve` is asked for, in place of the index of a dtype."""
 
 
@@ -69,6 +69,7 @@ class Problem:
     Attributes:
         num_nodes: O.
         num_rows: N, of all ranks.
+        num_values: the features that are not 0 because a sparse matrix leaves them out, of all ranks; else N D.
         total: S.
         frequencies: the weighted frequency of each class, 1/S Σ_i s_i t_i, (C,).
         class_means: 1/S Σ_i s_i t_i x_iᵀ, (C, D).
@@ -88,7 +89,8 @@ class Problem:
         self.features, self.num_classes, self.intercept = features, num_classes, intercept
         self.target, self.weight, self.penalty = target, weight, penalty
         self.num_nodes = 1 if num_classes == 2 else num_classes
-        self.num_rows = int(all_reduce(torch.tensor(features.num_rows, device=weight.device)))
+        sizes = torch.tensor([features.num_rows, features.num_values], device=weight.device)
+        self.num_rows, self.num_values = (int(size) for size in all_reduce(sizes))
         self.total = float(all_reduce(weight.sum()))
         self.frequencies, self.class_means = self._class_sums()
         self.feature_means = self.class_means.sum(0)
@@ -140,7 +142,7 @@ class Problem:
         Returns:
             float64 (A, P, P), in the order of the P = O (D + 1) flattened parameters.
         """
-        broadcast_tensor(torch.tensor([len(penalties), _SECOND_DERIVATIVES], device=penalties.device))
+        broadcast_tensor(torch.tensor([len(penalties), _MATRICES], device=penalties.device))
         broadcast_tensor(parameters)
         result = all_reduce(second_derivative_sums(self.features, self.weight, parameters)) / self.total
         by_node = result.view(-1, self.num_nodes, parameters.shape[2], self.num_nodes, parameters.shape[2])
@@ -152,6 +154,17 @@ class Problem:
             weights += self.penalty[penalties]
         return result
 
+    def multiply(self, parameters: Tensor, directions: Tensor, penalties: Tensor) -> Tensor:
+        """Multiplies such second derivatives by a direction each, (A, O, D + 1), like `second_derivatives`."""
+        broadcast_tensor(torch.tensor([len(penalties), _PRODUCTS], device=penalties.device))
+        broadcast_tensor(parameters)
+        broadcast_tensor(directions)
+        result = all_reduce(product_sums(self.features, self.weight, parameters, directions)) / self.total
+        if not self.intercept:
+            result[..., -1] = 0.0
+        result[..., :-1] += self.penalty[penalties][:, None] * directions[..., :-1]
+        return result
+
     def serve(self) -> None:
         """Adds this rank's rows to all that the first rank computes, until `release_ranks`."""
         while True:
@@ -160,8 +173,11 @@ class Problem:
                 return
             width = self.features.num_features + 1
             parameters = broadcast_tensor(self.weight.new_empty(count, self.num_nodes, width))
-            if work == _SECOND_DERIVATIVES:
+            if work == _MATRICES:
                 all_reduce(second_derivative_sums(self.features, self.weight, parameters))
+            elif work == _PRODUCTS:
+                directions = broadcast_tensor(torch.empty_like(parameters))
+                all_reduce(product_sums(self.features, self.weight, parameters, directions))
             else:
                 self._sums(parameters, _DTYPES[work])
 

@@ -1,4 +1,7 @@
-"""Second derivatives of the cross-entropy of a linear model, as matrices."""
+"""Second derivatives of the cross-entropy of a linear model, as matrices and as products.
+
+The second derivative of ℓ_i in the logits is diag(p) − p pᵀ, or p (1 − p) for one node.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,6 @@ if TYPE_CHECKING:
 def second_derivative_sums(features: Features, weight: Tensor, parameters: Tensor) -> Tensor:
     """Computes Σ_i s_i ∂²ℓ_i at some points, in the order of flattened parameters, in float64.
 
-    The second derivative of ℓ_i in the logits is diag(p) − p pᵀ, or p (1 − p) for one node.
-
     Args:
         features: N rows of D features.
         weight: s, float64 (N,).
@@ -35,6 +36,24 @@ def second_derivative_sums(features: Features, weight: Tensor, parameters: Tenso
         for k, point in enumerate(parameters):
             result[k] += _sum_rows(x, weight[rows], x @ point.T)
     return result
+
+
+def product_sums(features: Features, weight: Tensor, parameters: Tensor, directions: Tensor) -> Tensor:
+    """Multiplies Σ_i s_i ∂²ℓ_i at some points by a direction each, (A, O, D + 1) -> (A, O, D + 1), in float64."""
+    count, nodes, width = parameters.shape
+    columns = torch.cat([parameters, directions]).view(-1, width).T.contiguous()
+    sums = torch.zeros_like(columns[:, : count * nodes])
+    for rows, block in features.blocks(torch.float64, num_columns=2 * count * nodes):
+        logits, changes = block.forward(columns[:-1], columns[-1]).view(-1, 2, count, nodes).unbind(1)
+        if nodes == 1:
+            changes = changes * F.sigmoid(logits) * F.sigmoid(-logits)
+        else:
+            p = F.softmax(logits, 2)
+            changes = p * (changes - (p * changes).sum(2, keepdim=True))
+        changes = changes.reshape(len(changes), -1) * weight[rows][:, None]
+        sums[:-1] += block.adjoint(changes)
+        sums[-1] += changes.sum(0)
+    return sums.T.reshape(count, nodes, width)
 
 
 def _sum_rows(x: Tensor, s: Tensor, logits: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The minima of all objectives: a search in float32, one in float64, and the certificate.
 
-The search in float64 is Newton's where the matrices of second derivatives are small, and L-BFGS elsewhere.
+The search in float64 is Newton's where second derivatives cost little, and L-BFGS elsewhere.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class _Work:
     ) -> Search:
         strength, max_iter = self._strength[group], self._max_iter - spent
         search: Search
-        if dtype == torch.float64 and has_small_matrices(problem):
+        if self._preconditioner is None or (dtype == torch.float64 and has_small_matrices(problem)):
             search = NewtonSearch(problem, strength, start, tol=tol, max_iter=max_iter)
         else:
             search = Search(problem, self._preconditioner, strength, start, dtype=dtype, tol=tol, max_iter=max_iter)

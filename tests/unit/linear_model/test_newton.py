@@ -9,7 +9,7 @@ import torch
 from sklearn.datasets import load_iris
 
 from fcnet.linear_model.feature_blocks import FeatureBlocks
-from fcnet.linear_model.newton import NewtonSearch, has_cheap_matrices, has_small_matrices
+from fcnet.linear_model.newton import NewtonSearch, has_small_matrices, is_fast_from_the_start
 from fcnet.linear_model.problem import Problem
 
 if TYPE_CHECKING:
@@ -41,8 +41,13 @@ def search(problem: Problem, *, tol: float, max_iter: int = 100, start: Tensor |
     return result
 
 
+@pytest.mark.parametrize("by_products", [False, True])
 @pytest.mark.parametrize("intercept", [False, True])
-def test_all_gradients_fall_below_the_tolerance_in_a_few_steps(intercept: bool) -> None:
+def test_all_gradients_fall_below_the_tolerance_in_a_few_steps(
+    intercept: bool, by_products: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if by_products:
+        monkeypatch.setattr("fcnet.linear_model.newton._MOST_PARAMETERS", 0)
     problem = make_problem([1e-1, 1e-3, 1e-6], intercept=intercept)
     found = search(problem, tol=1e-12)
     assert found.iterations.max() < 30
@@ -72,7 +77,7 @@ def test_a_tolerance_below_rounding_ends_the_search() -> None:
 
 
 def test_matrices_are_for_few_parameters_and_rows() -> None:
-    assert has_cheap_matrices(make_problem([1.0]))
-    assert not has_cheap_matrices(make_problem([1.0] * 5000))
+    assert is_fast_from_the_start(make_problem([1.0]))
+    assert not is_fast_from_the_start(make_problem([1.0] * 5000))
     assert has_small_matrices(make_problem([1.0] * 5000))
     assert not has_small_matrices(make_problem([1.0], repeats=200))

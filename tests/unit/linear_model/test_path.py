@@ -52,3 +52,12 @@ def test_a_start_that_is_worse_than_zero_costs_no_steps(size: float) -> None:
     warm = fit_path(x, y, [0.01, 100.0], start=far)
     assert torch.equal(warm.coef, cold.coef)
     assert fit_path(x, y, [0.01, 100.0], start=cold).iterations.tolist() == [0, 0]
+
+
+def test_wide_features_of_few_rows_have_a_minimum_under_a_weak_penalty() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 40, generator=g) @ torch.randn(40, 2100, generator=g) + 0.5 * torch.randn(
+        300, 2100, generator=g
+    )
+    y = (x @ torch.randn(2100, 5, generator=g) / 5 + 2 * torch.randn(300, 5, generator=g)).argmax(1)
+    assert logistic_path(x, y, [1e4]).converged.all()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fcnet.linear_model.feature_blocks import FeatureBlocks
-from fcnet.linear_model.second_derivatives import second_derivative_sums
+from fcnet.linear_model.second_derivatives import product_sums, second_derivative_sums
 
 
 def blocks(x: torch.Tensor) -> FeatureBlocks:
@@ -33,6 +33,9 @@ def test_they_equal_those_of_autograd(nodes: int, monkeypatch: pytest.MonkeyPatc
         return (weight * (torch.logsumexp(logits, 1) - logits[:, 0])).sum()
 
     found = second_derivative_sums(features, weight, points)
+    directions = torch.randn(points.shape, generator=g, dtype=torch.float64)
+    products = (found @ directions.view(2, -1, 1)).view_as(points)
+    torch.testing.assert_close(product_sums(features, weight, points, directions), products, rtol=1e-9, atol=1e-9)
     for matrix, point in zip(found, points, strict=True):
         expected = torch.autograd.functional.hessian(losses, point.flatten())
         torch.testing.assert_close(matrix, expected, rtol=1e-9, atol=1e-9)
