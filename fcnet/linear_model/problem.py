@@ -3,7 +3,7 @@
 N examples of weight s_i, S = Σ_i s_i; D features, standardised; K penalties; O output nodes: 1 for two classes, else
 C. Parameters are float64 (K, O, D + 1), the intercept last. The objective of penalty k is
 
-    F_k(W, b) = 1/S Σ_i s_i ℓ_i + ½ Σ_d ρ_kd ‖W_·d‖²,
+    F_k(W, b) = 1/S Σ_i s_i ℓ_i + ½ Σ_d ρ_kd ‖W[:, d]‖²,
 
 scikit-learn's divided by C_k S. One product over the features serves all K.
 """

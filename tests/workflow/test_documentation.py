@@ -263,6 +263,8 @@ EXPECTED: dict[str, dict[str, Shown]] = {
             "--weights random --size 32",
         ),
         "program 1": Shown([r"\(30, 512\) float32 \(30,\)"]),
+        "program 2": Shown([r"C = \S+: \d+\.\d% on test images", r"at most [1-9]e-\d\d above the minimum"]),
+        "program 3": Shown(["236 TFLOP and 0.93 TB", r"118 s on a server, 4\.7 s on a GPU"]),
     },
     "guide.md": {
         "python -m fcnet.train --list": Shown([rf"{name} +Trains .*\." for name in sorted(list_presets())]),

@@ -61,3 +61,12 @@ def test_wide_features_of_few_rows_have_a_minimum_under_a_weak_penalty() -> None
     )
     y = (x @ torch.randn(2100, 5, generator=g) / 5 + 2 * torch.randn(300, 5, generator=g)).argmax(1)
     assert logistic_path(x, y, [1e4]).converged.all()
+
+
+@pytest.mark.parametrize("max_iter", [1, 3, 5])
+def test_the_gap_bounds_the_distance_of_objective_and_coefficients_from_the_minimum(max_iter: int) -> None:
+    x, y = problem()
+    exact = logistic_path(x, y, [1e-3, 1.0, 1e3], standardize=False, tol=1e-12)
+    path = logistic_path(x, y, [1e-3, 1.0, 1e3], standardize=False, max_iter=max_iter)
+    assert bool((path.objective - exact.objective <= path.gap).all())
+    assert bool(((path.coef - exact.coef).flatten(1).norm(dim=1) <= (2.0 * path.gap).sqrt()).all())
