@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from fcnet.report.progress import Progress
+    from fcnet.report.progress import RunProgress
 
 _POLL_SECONDS = 0.5
 _SETTLE_SECONDS = 2.0
@@ -71,7 +71,7 @@ class Watch:
 
     def __init__(self, folder: Path, file: Path) -> None:
         self._folder, self._file = folder, file
-        self._progress: Progress | None = None
+        self._progress: RunProgress | None = None
 
     def follow(self, received_signal: Callable[[], int]) -> int:
         """Shows what comes until the run is finished or a signal arrives.
@@ -106,7 +106,7 @@ class Watch:
         cli.print_status(f"stopped watching {self._folder}")
         return 128 + received_signal()
 
-    def _read(self) -> tuple[Progress, float]:
+    def _read(self) -> tuple[RunProgress, float]:
         """Reads the progress, and once more if what it says may be passing; returns the seconds of reading, too."""
         is_stopped = self._progress is not None and self._progress.state == "stopped"
         deadline = time.monotonic() + _SETTLE_SECONDS
@@ -123,7 +123,7 @@ class Watch:
                     return progress, time.monotonic() - began
             time.sleep(_POLL_SECONDS)
 
-    def _print(self, progress: Progress) -> None:
+    def _print(self, progress: RunProgress) -> None:
         """Prints what has changed."""
         before, self._progress = self._progress, progress
         records, train = progress.run.records, progress.run.config.train
@@ -147,7 +147,7 @@ class Watch:
             command = f"{command_line('train')} --resume {shlex.quote(str(self._folder))}"
             cli.print_status(f"to continue the run: {command}; watching goes on until Ctrl-C")
 
-    def _finish(self, progress: Progress) -> int:
+    def _finish(self, progress: RunProgress) -> int:
         report = self._folder / "report.html"
         has_report = report.is_file()
         if self._file.is_file() or self._file.parent != self._folder:
@@ -159,7 +159,7 @@ class Watch:
         cli.print_status(f"report: {report}" if has_report else f"to write a report: {command}")
         return 0
 
-    def _write_page(self, progress: Progress, ended: str = "", report: str | None = None) -> float:
+    def _write_page(self, progress: RunProgress, ended: str = "", report: str | None = None) -> float:
         """Writes the page; returns the time."""
         page = progress_page(progress, ended=ended, report=report)
         for attempt in range(_WRITE_ATTEMPTS):

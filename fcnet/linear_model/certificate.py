@@ -21,12 +21,12 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fcnet.linear_model.problem import Evaluation, Problem
+    from fcnet.linear_model.problem import ObjectiveValues, Problem
 
 _EPSILON = torch.finfo(torch.float64).eps
 
 
-def objective_gaps(problem: Problem, parameters: Tensor, found: Evaluation) -> Tensor:
+def objective_gaps(problem: Problem, parameters: Tensor, found: ObjectiveValues) -> Tensor:
     """Returns upper bounds of F − min F, float64 (K,).
 
     Args:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fcnet.linear_model.problem import Evaluation
+from fcnet.linear_model.problem import ObjectiveValues
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,7 +74,7 @@ class Search:
         self.halvings = torch.zeros_like(self.active)
         self.direction, self.slope = torch.zeros_like(start), torch.zeros_like(self.gradient)
         self.least, self.least_at = self.gradient.clone(), self.steps_taken.clone()
-        self._point: Evaluation | None = None
+        self._point: ObjectiveValues | None = None
         self._steps: list[Tensor] = []
         self._changes: list[Tensor] = []
         self._inverse_products: list[Tensor] = []  # 1 / (step · change); 0 leaves a pair out
@@ -108,11 +108,11 @@ class Search:
             setattr(self, name, state[name].to(device))
         self._strength = self._strength[self.active]
         if "point.value" in state:
-            self._point = Evaluation(*(state[f"point.{name}"].to(device) for name in Evaluation._fields))
+            self._point = ObjectiveValues(*(state[f"point.{name}"].to(device) for name in ObjectiveValues._fields))
         for name in ("steps", "changes", "inverse_products"):
             setattr(self, f"_{name}", list(state[name].to(device)) if name in state else [])
 
-    def _accept(self, point: Evaluation, candidate: Tensor, found: Evaluation) -> Tensor:
+    def _accept(self, point: ObjectiveValues, candidate: Tensor, found: ObjectiveValues) -> Tensor:
         """Takes the candidates that are good enough; returns which."""
         slope = (found.grad * self.direction).sum((1, 2))
         descends = found.value <= point.value + 1e-4 * self.length * self.slope
@@ -159,7 +159,7 @@ class Search:
         for history in (self._steps, self._changes, self._inverse_products):
             history[:] = [part[kept] for part in history]
 
-    def _remember(self, point: Evaluation, candidate: Tensor, found: Evaluation, accepted: Tensor) -> None:
+    def _remember(self, point: ObjectiveValues, candidate: Tensor, found: ObjectiveValues, accepted: Tensor) -> None:
         assert self._preconditioner is not None
         step, change = candidate - self.parameters, found.grad - point.grad
         product = (step * change).sum((1, 2))

@@ -30,7 +30,7 @@ _MATRICES, _PRODUCTS = 2, 3
 """What `serve` is asked for, in place of the index of a dtype."""
 
 
-class Evaluation(NamedTuple):
+class ObjectiveValues(NamedTuple):
     """The objectives at a point.
 
     Attributes:
@@ -45,14 +45,14 @@ class Evaluation(NamedTuple):
     mean_loss: Tensor
     curvature: Tensor
 
-    def select(self, kept: Tensor) -> Evaluation:
+    def select(self, kept: Tensor) -> ObjectiveValues:
         """Returns some of the penalties."""
-        return Evaluation(*(part[kept] for part in self))
+        return ObjectiveValues(*(part[kept] for part in self))
 
-    def where(self, taken: Tensor, other: Evaluation) -> Evaluation:
+    def where(self, taken: Tensor, other: ObjectiveValues) -> ObjectiveValues:
         """Returns ``other`` for the penalties that are taken, bool (K,), and this for the rest."""
         pairs = zip(other, self, strict=True)
-        return Evaluation(*(torch.where(taken.view(-1, *[1] * (new.ndim - 1)), new, old) for new, old in pairs))
+        return ObjectiveValues(*(torch.where(taken.view(-1, *[1] * (new.ndim - 1)), new, old) for new, old in pairs))
 
 
 class Problem:
@@ -106,7 +106,7 @@ class Problem:
         shape = len(self.penalty), self.num_nodes, self.features.num_features + 1
         return torch.zeros(shape, dtype=torch.float64, device=self.weight.device)
 
-    def evaluate(self, parameters: Tensor, dtype: torch.dtype, penalties: Tensor) -> Evaluation:
+    def evaluate(self, parameters: Tensor, dtype: torch.dtype, penalties: Tensor) -> ObjectiveValues:
         """Evaluates the objectives of some penalties, on the first rank; the others must be in `serve`.
 
         Products and probabilities are computed in ``dtype`` for a block of rows, and added up in float64.
@@ -130,7 +130,7 @@ class Problem:
         mean_loss = loss / self.total
         value = mean_loss + 0.5 * (penalty * weights**2).sum((1, 2))
         curvature = (sizes / self.total).view(nodes, count).T.clamp_min(0.0)
-        return Evaluation(value, grad, mean_loss, curvature)
+        return ObjectiveValues(value, grad, mean_loss, curvature)
 
     def second_derivatives(self, parameters: Tensor, penalties: Tensor) -> Tensor:
         """Computes the second derivatives of some objectives, on the first rank; the others must be in `serve`.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fcnet.linear_model.preconditioner import Preconditioner
-    from fcnet.linear_model.problem import Evaluation, Problem
+    from fcnet.linear_model.problem import ObjectiveValues, Problem
 
 _MOST_HISTORY = 1 << 31
 """Bytes of the searches that run together."""
@@ -215,7 +215,7 @@ def _finish(problem: Problem, parameters: Tensor, iterations: Tensor) -> Minima:
     return Minima(parameters, iterations, gradient, objective_gaps(problem, parameters, found), found.value)
 
 
-def _polish_intercepts(problem: Problem, parameters: Tensor) -> tuple[Tensor, Evaluation]:
+def _polish_intercepts(problem: Problem, parameters: Tensor) -> tuple[Tensor, ObjectiveValues]:
     """Takes the intercepts nearer to their minima, which tightens the gaps; returns the objectives there as well."""
     every = torch.arange(len(parameters), device=parameters.device)
     found = problem.evaluate(parameters, torch.float64, every)

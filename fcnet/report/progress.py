@@ -35,7 +35,7 @@ State = Literal["training", "evaluating", "stopped", "finished"]
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunProgress:
     """What the files of a run say at one moment.
 
     Attributes:
@@ -52,7 +52,7 @@ class Progress:
     saved_step: int | None
 
 
-def read_progress(folder: Path) -> Progress:
+def read_progress(folder: Path) -> RunProgress:
     """Reads the progress of a run. Locks nothing and writes nothing, so the process that trains does not notice.
 
     Args:
@@ -79,7 +79,7 @@ def read_progress(folder: Path) -> Progress:
     elif trainer and len(records) >= config.train.epochs:
         state = "evaluating"
     data = RunData(folder.resolve().name, folder, config, records, summary, snapshots)
-    return Progress(data, state, trainer, run.checkpoints.saved_step)
+    return RunProgress(data, state, trainer, run.checkpoints.saved_step)
 
 
 def file_versions(folder: Path) -> tuple[object, ...]:
@@ -95,7 +95,7 @@ def file_versions(folder: Path) -> tuple[object, ...]:
     return tuple(versions)
 
 
-def describe_state(progress: Progress) -> str:
+def describe_state(progress: RunProgress) -> str:
     """Returns what the run does at the moment, as a phrase."""
     epochs, done = progress.run.config.train.epochs, len(progress.run.records)
     if progress.state == "training":
@@ -109,7 +109,7 @@ def describe_state(progress: Progress) -> str:
     return f"finished after {format_count(done, 'epoch')}, test accuracy {accuracy}"
 
 
-def progress_page(progress: Progress, *, ended: str = "", report: str | None = None) -> str:
+def progress_page(progress: RunProgress, *, ended: str = "", report: str | None = None) -> str:
     """Renders the page of a run in training.
 
     While it is watched the page loads itself again, with a script that keeps the place and waits for the reader, or
@@ -146,7 +146,7 @@ def progress_page(progress: Progress, *, ended: str = "", report: str | None = N
     )
 
 
-def key_figures(progress: Progress) -> list[tuple[str, str, str]]:
+def key_figures(progress: RunProgress) -> list[tuple[str, str, str]]:
     """Returns the headline figures: label, value and a note."""
     records, epochs = progress.run.records, progress.run.config.train.epochs
     figures = [("epochs", f"{len(records):,} of {epochs:,}", "")]
