@@ -1,12 +1,15 @@
 """An upper bound of how far objectives are above their minima, by duality.
 
-For any probabilities p_i with Σ_i s_i p_i = Σ_i s_i t_i (which the intercept demands), the dual value
+For any probabilities q_i with Σ_i s_i q_i = Σ_i s_i t_i (which the intercept demands), the dual value
 
-    D(p) = 1/S Σ_i s_i H(p_i) − Σ_d ‖g_d(p)‖² / (2 ρ_d),    g(p) = 1/S Σ_i s_i (p_i − t_i) x_iᵀ,
+    D(q) = 1/S Σ_i s_i H(q_i) − Σ_d ‖g_d(q)‖² / (2 ρ_d),    g(q) = 1/S Σ_i s_i (q_i − t_i) x_iᵀ,
 
-is at most the minimum. The probabilities of the point itself meet the condition only where the gradient in b is 0. So p
-is mixed with a little of one distribution q for all examples that makes up for the difference: (1 − θ) p_i + θ q. The
-entropy is concave, so its mean is at least (1 − θ) H(p_i) + θ H(q), and g is linear: no further pass is needed.
+is at most the minimum. At the minimum q = p and g(p) = −ρ W. At a point near it, the residual r = g(p) + ρ W costs
+‖r‖² / 2ρ, which is much if ρ is small. So q_i = p_i − r Σ⁻¹ x_i is tried, which has the residual 0 as far as no
+probability must be held back from 0: it costs 1/S Σ_i s_i Σ_c (q_ic − p_ic)² / 2 p_ic, whatever ρ is.
+
+What is left of the intercept's condition is made up for by a little of one distribution for all examples: with
+(1 − θ) q_i + θ u, the entropy's mean is at least (1 − θ) H(q_i) + θ H(u), since H is concave, and g is linear.
 
 Source:
     Boyd and Vandenberghe, "Convex optimization", section 5.5.1.
@@ -21,44 +24,75 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fcnet.linear_model.preconditioner import Preconditioner
     from fcnet.linear_model.problem import ObjectiveValues, Problem
 
 _EPSILON = torch.finfo(torch.float64).eps
+_MOST_CORRECTIONS = 4
+_TIGHT = 1e-8
+"""Gaps relative to the objective that are not made smaller."""
 
 
-def objective_gaps(problem: Problem, parameters: Tensor, found: ObjectiveValues) -> Tensor:
+def objective_gaps(
+    problem: Problem, preconditioner: Preconditioner | None, parameters: Tensor, found: ObjectiveValues
+) -> Tensor:
     """Returns upper bounds of F − min F, float64 (K,).
 
     Args:
         problem: the objectives.
+        preconditioner: the features' covariance; None to try the probabilities p alone.
         parameters: the points, (K, O, D + 1).
         found: the objectives there, evaluated in float64.
     """
-    weights, penalty = parameters[..., :-1], problem.penalty[:, None]
-    slopes = found.grad[..., :-1] - penalty * weights  # g(p), of the losses alone
-    bias_slopes = found.grad[..., -1]
+    slopes = found.grad.clone()
+    slopes[..., :-1] -= problem.penalty[:, None] * parameters[..., :-1]
     # Σ_i s_i H(p_i) / S = the mean loss − Σ_i s_i (p_i − t_i) · z_i / S, since z = W x + b.
-    entropy = found.mean_loss - (slopes * weights).sum((1, 2)) - (bias_slopes * parameters[..., -1]).sum(1)
+    entropy = found.mean_loss - (slopes * parameters).sum((1, 2))
+    gap = _gaps(problem, parameters, found, entropy, slopes)
+    shifts, left = torch.zeros_like(parameters), gap
+    active = torch.arange(len(gap), device=gap.device)
+    for _ in range(0 if preconditioner is None else _MOST_CORRECTIONS):
+        assert preconditioner is not None
+        loose = left > _TIGHT * found.value[active]
+        active, left, slopes = active[loose], left[loose], slopes[loose]
+        if not len(active):
+            break
+        part, points = problem.select(active), parameters[active]
+        residual = slopes[..., :-1] + part.penalty[:, None] * points[..., :-1]
+        shifts[active, :, :-1] += preconditioner.solve_covariance(residual)
+        if problem.intercept:
+            shifts[active, :, -1] += slopes[..., -1]
+        entropy, slopes = part.evaluate_dual(points, shifts[active], active)
+        corrected = _gaps(part, points, found.select(active), entropy, slopes)
+        gap = gap.index_put((active,), torch.minimum(gap[active], corrected))
+        useful = corrected < 0.5 * left
+        active, left, slopes = active[useful], corrected[useful], slopes[useful]
+    return gap
+
+
+def _gaps(problem: Problem, parameters: Tensor, found: ObjectiveValues, entropy: Tensor, slopes: Tensor) -> Tensor:
+    """Returns F − D(q) and the most that rounding adds, (K,), from the mean entropy and the losses' gradient at q."""
+    bias_slopes, slopes = slopes[..., -1], slopes[..., :-1]
     if problem.intercept:
         theta, mixed, class_slopes = _mixture(problem, bias_slopes)
         entropy = (1.0 - theta) * entropy + theta * torch.special.entr(mixed).sum(1)
         slopes = slopes + theta[:, None, None] * (class_slopes - slopes)
-    dual = entropy - (slopes.square() / penalty).sum((1, 2)) / 2.0
+    dual = entropy - (slopes.square() / problem.penalty[:, None]).sum((1, 2)) / 2.0
     # Each term is a sum whose rounding is far below that of one addition per block of rows.
-    size = found.value + found.mean_loss + (slopes * weights).abs().sum((1, 2)) + entropy.abs()
+    size = found.value + found.mean_loss + (slopes * parameters[..., :-1]).abs().sum((1, 2)) + entropy.abs()
     gap = (found.value - dual).clamp_min(0.0) + 16.0 * _EPSILON * size
     return gap.nan_to_num(nan=torch.inf)
 
 
 def _mixture(problem: Problem, bias_slopes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns θ (K,), q (K, C), and the gradient of the losses in W where every p_i is q, (K, O, D)."""
+    """Returns θ (K,), u (K, C), and the gradient of the losses in W where every q_i is u, (K, O, D)."""
     if problem.num_nodes == 1:
         bias_slopes = torch.cat([-bias_slopes, bias_slopes], 1)
     frequencies = problem.frequencies  # Σ_i s_i t_i / S
-    mean = frequencies + bias_slopes  # Σ_i s_i p_i / S
-    # q = p̄ + (t̄ − p̄) / θ must not be negative: the smallest such θ.
-    theta = (bias_slopes / mean).amax(1).clamp(0.0, 1.0)
-    # Rounding must not make q negative; a larger θ is as valid.
+    mean = frequencies + bias_slopes  # Σ_i s_i q_i / S
+    # u = q̄ + (t̄ − q̄) / θ must not be negative: the smallest such θ.
+    theta = (bias_slopes / mean).nan_to_num(nan=1.0).amax(1).clamp(0.0, 1.0)
+    # Rounding must not make u negative; a larger θ is as valid.
     theta = (theta * (1.0 + 1e-12) + 1e-300).clamp_max(1.0)
     mixed = (mean - bias_slopes / theta[:, None]).clamp_min(0.0)
     mixed = mixed / mixed.sum(1, keepdim=True)

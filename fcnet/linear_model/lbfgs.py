@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fcnet.linear_model.preconditioner import Curvature
 from fcnet.linear_model.problem import ObjectiveValues
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ HISTORY = 10
 _MOST_HALVINGS = 12
 _PATIENCE = 60
 """Steps in which the gradient must have become smaller than ever before; else rounding has the last word."""
-_SMALLEST_CURVATURE = 1e-6
 
 
 class Search:
@@ -38,7 +38,8 @@ class Search:
 
     Attributes:
         result: the ends of the searches, float64 (K, O, D + 1).
-        gradient: the largest entry of each gradient, float64 (K,).
+        end: the objectives there.
+        gradient: the largest entry of each gradient, float64 (K,); inf before the end.
         iterations: the steps taken, int64 (K,).
         active: the objectives whose search has not ended, int64.
 
@@ -74,6 +75,7 @@ class Search:
         self.halvings = torch.zeros_like(self.active)
         self.direction, self.slope = torch.zeros_like(start), torch.zeros_like(self.gradient)
         self.least, self.least_at = self.gradient.clone(), self.steps_taken.clone()
+        self.end: ObjectiveValues | None = None
         self._point: ObjectiveValues | None = None
         self._steps: list[Tensor] = []
         self._changes: list[Tensor] = []
@@ -84,7 +86,7 @@ class Search:
         candidate = self.parameters + self.length[:, None, None] * self.direction
         found = self._problem.evaluate(candidate, self._dtype, self.active)
         if self._point is None:
-            self._point = found
+            self._point, self.end = found, ObjectiveValues(*(torch.zeros_like(part) for part in found))
             accepted = torch.ones_like(self.is_stuck)
         else:
             accepted = self._accept(self._point, candidate, found)
@@ -94,8 +96,9 @@ class Search:
         """Returns all that the search needs to resume."""
         names = "result", "gradient", "iterations", *self._OF_ACTIVE
         result = {name: getattr(self, name) for name in names}
-        if self._point is not None:
-            result |= {f"point.{name}": part for name, part in self._point._asdict().items()}
+        for kind, evaluation in (("point", self._point), ("end", self.end)):
+            if evaluation is not None:
+                result |= {f"{kind}.{name}": part for name, part in evaluation._asdict().items()}
         if self._steps:
             result["steps"], result["changes"] = torch.stack(self._steps), torch.stack(self._changes)
             result["inverse_products"] = torch.stack(self._inverse_products)
@@ -108,7 +111,10 @@ class Search:
             setattr(self, name, state[name].to(device))
         self._strength = self._strength[self.active]
         if "point.value" in state:
-            self._point = ObjectiveValues(*(state[f"point.{name}"].to(device) for name in ObjectiveValues._fields))
+            self._point, self.end = (
+                ObjectiveValues(*(state[f"{kind}.{name}"].to(device) for name in ObjectiveValues._fields))
+                for kind in ("point", "end")
+            )
         for name in ("steps", "changes", "inverse_products"):
             setattr(self, f"_{name}", list(state[name].to(device)) if name in state else [])
 
@@ -130,6 +136,7 @@ class Search:
     def _end(self, accepted: Tensor) -> None:
         """Ends searches, and finds directions for those that took a step."""
         assert self._point is not None
+        assert self.end is not None
         sizes = self._point.grad.abs().amax((1, 2))
         is_less = sizes < self.least
         self.least = torch.where(is_less, sizes, self.least)
@@ -141,6 +148,8 @@ class Search:
             indices = self.active[ended]
             self.result[indices], self.gradient[indices] = self.parameters[ended], sizes[ended]
             self.iterations[indices] = self.steps_taken[ended]
+            for kept, part in zip(self.end, self._point, strict=True):
+                kept[indices] = part[ended]
             accepted = accepted[~ended]
             self._keep(~ended)
         if len(self.active):
@@ -163,8 +172,7 @@ class Search:
         assert self._preconditioner is not None
         step, change = candidate - self.parameters, found.grad - point.grad
         product = (step * change).sum((1, 2))
-        curvature = found.curvature.clamp_min(_SMALLEST_CURVATURE)
-        scaled = self._preconditioner.multiply(change, curvature, self._strength)
+        scaled = self._preconditioner.multiply(change, Curvature.of(found.curvature), self._strength)
         usable = accepted & (product > 1e-10 * (step.square().sum((1, 2)) * change.square().sum((1, 2))).sqrt())
         gamma = product / (change * scaled).sum((1, 2))
         self.gamma = torch.where(usable, gamma, self.gamma)
@@ -178,7 +186,7 @@ class Search:
         assert self._point is not None
         assert self._preconditioner is not None
         q, factors = self._point.grad.clone(), []
-        curvature = self._point.curvature.clamp_min(_SMALLEST_CURVATURE)
+        curvature = Curvature.of(self._point.curvature)
         pairs = list(zip(self._steps, self._changes, self._inverse_products, strict=True))
         for step, change, inverse in reversed(pairs):
             factor = inverse * (step * q).sum((1, 2))

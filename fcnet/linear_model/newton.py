@@ -98,7 +98,9 @@ class NewtonSearch(Search):
     def _diagonal(self, some: Tensor) -> Tensor:
         """Returns about the diagonal of the second derivative, (A, O, D + 1)."""
         assert self._point is not None
-        curvature = self._point.curvature[some][..., None]
+        curvature = self._point.curvature[some]
+        if curvature.shape[2] > 1:
+            curvature = curvature.diagonal(dim1=1, dim2=2)[..., None]
         moments = 1.0 + self._problem.feature_means.square()  # of features whose variance is 1
         weights = curvature * moments + self._problem.penalty[self.active[some]][:, None]
         return torch.cat([weights, curvature], 2).clamp_min(1e-300)

@@ -1,13 +1,13 @@
-"""A preconditioner in the eigenbasis of the features' covariance.
+"""A preconditioner in the eigenbases of the features' covariance and of the nodes' curvature.
 
-The second derivative of the mean cross-entropy is near a_kc Σ for the parameters of penalty k and node c: Σ is the
-covariance of the features, and a_kc the mean of p (1 − p). In the eigenbasis of Σ, a_kc Σ + λ_k is diagonal for every
-k and c at once, so one decomposition serves all of them.
+The second derivative of the mean cross-entropy is the mean of M_i ⊗ x_i x_iᵀ, with M_i = diag p_i − p_i p_iᵀ, which is
+near M_k ⊗ Σ: Σ is the covariance of the features, and M_k the mean of M_i for penalty k. At W = 0 they are equal. In
+the eigenbases of M_k and Σ, M_k ⊗ Σ + λ_k is diagonal. So one decomposition of Σ serves all penalties.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -24,10 +24,38 @@ _RANK = 512
 """Principal directions of wider features; the others share their mean variance."""
 _MOST_ROWS = 1 << 15
 """Rows from which the covariance is estimated, or 4 D if that is more."""
-
+_SMALLEST_CURVATURE = 1e-6
 _SMALLEST_VARIANCE = 1e-7
 """Of the largest; smaller ones are rounding in float32."""
 _SMALLEST_REST = 1e-5
+
+
+class Curvature(NamedTuple):
+    """M = U diag(μ) Uᵀ of each objective, or its diagonal.
+
+    Attributes:
+        values: μ, at least a small number, float64 (A, O).
+        basis: U, float64 (A, O, O); None for a diagonal.
+    """
+
+    values: Tensor
+    basis: Tensor | None
+
+    @classmethod
+    def of(cls, matrices: Tensor) -> Curvature:
+        """Decomposes matrices, (A, O, O), or takes diagonals, (A, O, 1)."""
+        if matrices.shape[2] == 1:
+            return cls(matrices[..., 0].clamp_min(_SMALLEST_CURVATURE), None)
+        values, basis = torch.linalg.eigh(matrices)
+        return cls(values.clamp_min(_SMALLEST_CURVATURE), basis)
+
+    def rotate(self, grad: Tensor) -> Tensor:
+        """Computes Uᵀ G, (A, O, D + 1)."""
+        return grad if self.basis is None else self.basis.mT @ grad
+
+    def rotate_back(self, parts: Tensor) -> Tensor:
+        """Computes U G, (A, O, D + 1)."""
+        return parts if self.basis is None else self.basis @ parts
 
 
 class Preconditioner:
@@ -51,29 +79,44 @@ class Preconditioner:
             variances, basis, rest = _principal_directions(features, weight, scale, rows)
         # A variance that rounding hides is not trusted, least of all without a penalty.
         least = _SMALLEST_VARIANCE * variances[-1].clamp_min(torch.finfo(torch.float64).tiny)
-        self._variances, self._basis = variances.clamp_min(least), basis.float()
+        self._variances, self._basis = variances.clamp_min(least), basis
         # What the basis leaves over is a difference of numbers of the size of the largest variance.
         self._rest = rest.clamp_min(_SMALLEST_REST / _SMALLEST_VARIANCE * least)
+        self._single_basis = basis.float()
         self._is_whole = width <= _MOST_FEATURES
 
-    def multiply(self, grad: Tensor, curvature: Tensor, strength: Tensor) -> Tensor:
+    def multiply(self, grad: Tensor, curvature: Curvature, strength: Tensor) -> Tensor:
         """Multiplies gradients by the approximate inverses.
 
         Args:
             grad: (A, O, D + 1).
-            curvature: a, the mean of p (1 − p), (A, O).
+            curvature: the decomposition of M for each, A of them.
             strength: λ, the penalty of a column of scale 1, (A,).
         """
-        a, strength = curvature[..., None], strength[:, None, None]
-        scaled = (grad[..., :-1] / self._scale).to(self._basis.dtype)
-        parts = scaled @ self._basis
-        inverse = 1.0 / (a * self._variances + strength)
+        mu, strength = curvature.values[..., None], strength[:, None, None]
+        basis = self._single_basis
+        nodes = curvature.rotate(grad)
+        scaled = (nodes[..., :-1] / self._scale).float()
+        parts = scaled @ basis
+        inverse = 1.0 / (mu * self._variances + strength)
         if self._is_whole:
-            result = (parts * inverse).to(self._basis.dtype) @ self._basis.T
+            result = (parts * inverse).float() @ basis.T
         else:
-            others = 1.0 / (a * self._rest + strength)
-            result = scaled * others + (parts * (inverse - others)).to(self._basis.dtype) @ self._basis.T
-        return torch.cat([result / self._scale, grad[..., -1:] / a], 2).to(grad.dtype)
+            others = 1.0 / (mu * self._rest + strength)
+            result = scaled * others + (parts * (inverse - others)).float() @ basis.T
+        return curvature.rotate_back(torch.cat([result / self._scale, nodes[..., -1:] / mu], 2)).to(grad.dtype)
+
+    def solve_covariance(self, grad: Tensor) -> Tensor:
+        """Computes G Σ⁻¹, (A, O, D) -> (A, O, D), in float64."""
+        inverse = 1.0 / self._variances
+        scaled = grad / self._scale
+        parts = scaled @ self._basis
+        if self._is_whole:
+            result = (parts * inverse) @ self._basis.T
+        else:
+            others = 1.0 / self._rest
+            result = scaled * others + (parts * (inverse - others)) @ self._basis.T
+        return torch.div(result, self._scale)
 
 
 def _covariance(features: Features, weight: Tensor, num_rows: int) -> Tensor:
@@ -112,7 +155,7 @@ def _principal_directions(
     variances, rotation = torch.linalg.eigh((last.T @ image).double())
     variances, rotation = variances[-_RANK:], rotation[:, -_RANK:]
     rest = ((variance.sum() - variances.sum()) / (width - _RANK)).clamp_min(0.0)
-    return variances, last @ rotation.float(), rest
+    return variances, last.double() @ rotation, rest
 
 
 def _stride(features: Features, num_rows: int) -> int:

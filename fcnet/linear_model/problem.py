@@ -26,8 +26,13 @@ if TYPE_CHECKING:
 
 
 _DTYPES = torch.float32, torch.float64
-_MATRICES, _PRODUCTS = 2, 3
+_MATRICES, _PRODUCTS, _DUAL = 2, 3, 4
 """What `serve` is asked for, in place of the index of a dtype."""
+_MOST_CHANGED = 6.0
+_MOST_COUPLED = 2048
+"""Nodes whose second derivatives are a matrix."""
+_FEWEST_ROWS = 1 << 13
+"""Examples that represent all in the curvature, or 8 C if that is more."""
 
 
 class ObjectiveValues(NamedTuple):
@@ -37,7 +42,8 @@ class ObjectiveValues(NamedTuple):
         value: F, (K,).
         grad: its gradient, (K, O, D + 1).
         mean_loss: 1/S Σ_i s_i ℓ_i, (K,).
-        curvature: 1/S Σ_i s_i p (1 − p) of each node, (K, O).
+        curvature: 1/S Σ_i s_i (diag p_i − p_i p_iᵀ), the mean of the second derivatives in the logits, (K, O, O), or
+            (K, O) the diagonal alone for very many nodes. Some of the examples represent all.
     """
 
     value: Tensor
@@ -94,6 +100,7 @@ class Problem:
         self.total = float(all_reduce(weight.sum()))
         self.frequencies, self.class_means = self._class_sums()
         self.feature_means = self.class_means.sum(0)
+        self._stride = max(features.num_rows // max(_FEWEST_ROWS, 8 * num_classes), 1)
 
     def select(self, penalties: Tensor) -> Problem:
         """Returns the objectives of some penalties, int64 indices."""
@@ -116,12 +123,12 @@ class Problem:
             dtype: float32 or float64.
             penalties: int64 (A,), indices into the K penalties.
         """
-        command = torch.tensor([len(penalties), _DTYPES.index(dtype)], device=penalties.device)
-        broadcast_tensor(command)
-        broadcast_tensor(parameters)
-        sums, loss, sizes = self._sums(parameters, dtype)
+        self._announce(len(penalties), _DTYPES.index(dtype), parameters)
+        sums, loss, curvature = self._sums(parameters, dtype)
         count, nodes, width = parameters.shape
         grad = sums.T.reshape(nodes, count, width).transpose(0, 1).contiguous() / self.total
+        if nodes > 1:
+            grad -= grad.mean(1, keepdim=True)  # 0 but for rounding
         if not self.intercept:
             grad[..., -1] = 0.0
         penalty = self.penalty[penalties][:, None]
@@ -129,7 +136,6 @@ class Problem:
         grad[..., :-1] += penalty * weights
         mean_loss = loss / self.total
         value = mean_loss + 0.5 * (penalty * weights**2).sum((1, 2))
-        curvature = (sizes / self.total).view(nodes, count).T.clamp_min(0.0)
         return ObjectiveValues(value, grad, mean_loss, curvature)
 
     def second_derivatives(self, parameters: Tensor, penalties: Tensor) -> Tensor:
@@ -142,8 +148,7 @@ class Problem:
         Returns:
             float64 (A, P, P), in the order of the P = O (D + 1) flattened parameters.
         """
-        broadcast_tensor(torch.tensor([len(penalties), _MATRICES], device=penalties.device))
-        broadcast_tensor(parameters)
+        self._announce(len(penalties), _MATRICES, parameters)
         result = all_reduce(second_derivative_sums(self.features, self.weight, parameters)) / self.total
         by_node = result.view(-1, self.num_nodes, parameters.shape[2], self.num_nodes, parameters.shape[2])
         if not self.intercept:
@@ -156,14 +161,36 @@ class Problem:
 
     def multiply(self, parameters: Tensor, directions: Tensor, penalties: Tensor) -> Tensor:
         """Multiplies such second derivatives by a direction each, (A, O, D + 1), like `second_derivatives`."""
-        broadcast_tensor(torch.tensor([len(penalties), _PRODUCTS], device=penalties.device))
-        broadcast_tensor(parameters)
-        broadcast_tensor(directions)
+        self._announce(len(penalties), _PRODUCTS, parameters, directions)
         result = all_reduce(product_sums(self.features, self.weight, parameters, directions)) / self.total
         if not self.intercept:
             result[..., -1] = 0.0
         result[..., :-1] += self.penalty[penalties][:, None] * directions[..., :-1]
         return result
+
+    def evaluate_dual(self, parameters: Tensor, shifts: Tensor, penalties: Tensor) -> tuple[Tensor, Tensor]:
+        """Evaluates probabilities q near p in the dual, in float64; on the first rank, the others must be in `serve`.
+
+        q_i is p_i − A x_i − a, held between p_i / 6 and 6 p_i, and divided by its sum.
+
+        Args:
+            parameters: float64 (A, O, D + 1), the points whose probabilities are p.
+            shifts: float64 (A, O, D + 1), A and a.
+            penalties: int64 (A,), indices into the K penalties.
+
+        Returns:
+            The mean entropy 1/S Σ_i s_i H(q_i), (A,), and 1/S Σ_i s_i (q_i − t_i) (x_i, 1)ᵀ, (A, O, D + 1).
+        """
+        self._announce(len(penalties), _DUAL, parameters, shifts)
+        sums, entropy = self._dual_sums(parameters, shifts)
+        count, nodes, width = parameters.shape
+        return entropy / self.total, sums.T.reshape(nodes, count, width).transpose(0, 1).contiguous() / self.total
+
+    def _announce(self, count: int, kind: int, *points: Tensor) -> None:
+        """Tells the other ranks what to evaluate."""
+        broadcast_tensor(torch.tensor([count, kind], device=self.weight.device))
+        for point in points:
+            broadcast_tensor(point)
 
     def serve(self) -> None:
         """Adds this rank's rows to all that the first rank computes, until `release_ranks`."""
@@ -171,46 +198,89 @@ class Problem:
             count, work = broadcast_tensor(torch.zeros(2, dtype=torch.int64, device=self.weight.device)).tolist()
             if not count:
                 return
-            width = self.features.num_features + 1
-            parameters = broadcast_tensor(self.weight.new_empty(count, self.num_nodes, width))
+            shape = count, self.num_nodes, self.features.num_features + 1
+            parameters = broadcast_tensor(self.weight.new_empty(shape))
+            if work in (_PRODUCTS, _DUAL):
+                second = broadcast_tensor(self.weight.new_empty(shape))
             if work == _MATRICES:
                 all_reduce(second_derivative_sums(self.features, self.weight, parameters))
             elif work == _PRODUCTS:
-                directions = broadcast_tensor(torch.empty_like(parameters))
-                all_reduce(product_sums(self.features, self.weight, parameters, directions))
+                all_reduce(product_sums(self.features, self.weight, parameters, second))
+            elif work == _DUAL:
+                self._dual_sums(parameters, second)
             else:
                 self._sums(parameters, _DTYPES[work])
 
     def release_ranks(self) -> None:
         """Ends `serve` on the other ranks."""
-        broadcast_tensor(torch.zeros(2, dtype=torch.int64, device=self.weight.device))
+        self._announce(0, 0)
 
     def _sums(self, parameters: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """Adds up the examples of all ranks.
 
         Returns:
-            Σ_i s_i (p_i − t_i) (x_i, 1)ᵀ, (D + 1, O A); Σ_i s_i ℓ_i, (A,); and Σ_i s_i p (1 − p), (O A,).
+            Σ_i s_i (p_i − t_i) (x_i, 1)ᵀ, (D + 1, O A); Σ_i s_i ℓ_i, (A,); and the curvature.
         """
         count, nodes, width = parameters.shape
-        # Nodes before penalties: reductions over the nodes of a row then run over contiguous penalties.
-        columns = parameters.transpose(0, 1).reshape(nodes * count, width).T.to(dtype).contiguous()
-        weights, intercepts = columns[:-1], columns[-1]
+        weights, intercepts = _to_columns(parameters, dtype)
         sums = parameters.new_zeros(width, nodes * count)
-        sizes, loss = parameters.new_zeros(nodes * count), parameters.new_zeros(count)
+        loss, represented = parameters.new_zeros(count), parameters.new_zeros(())
+        is_matrix = nodes <= _MOST_COUPLED
+        curvature = parameters.new_zeros(count, nodes, nodes if is_matrix else 1)
         for rows, block in self.features.blocks(dtype, num_columns=nodes * count):
             logits = block.forward(weights, intercepts).view(-1, nodes, count)
             s = self.weight[rows].to(dtype)
             losses, residuals = self._losses_and_residuals(logits, rows)
             loss += s.double() @ losses.double()
-            residuals = residuals.view(-1, nodes * count)
-            # p (1 − p) is |r| (1 − |r|) for the residual r = p − t of a label, whichever class it is.
-            sizes += s @ residuals.abs().sub_(residuals.square())
-            residuals *= s[:, None]
+            few = slice(rows.start, rows.stop, self._stride)
+            curvature += self._curvature(residuals[:: self._stride], few, matrix=is_matrix)
+            represented += self.weight[few].sum()
+            residuals = residuals.view(-1, nodes * count).mul_(s[:, None])
             sums[:-1] += block.adjoint(residuals)
             sums[-1] += residuals.sum(0)
-        for part in (sums, loss, sizes):
+        for part in (sums, loss, curvature, represented):
             all_reduce(part)
-        return sums, loss, sizes
+        return sums, loss, curvature / represented.clamp_min(torch.finfo(torch.float64).tiny)
+
+    def _dual_sums(self, parameters: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns Σ_i s_i (q_i − t_i) (x_i, 1)ᵀ, (D + 1, O A), and Σ_i s_i H(q_i), (A,), of all ranks."""
+        count, nodes, width = parameters.shape
+        points = [_to_columns(point, torch.float64) for point in (parameters, shifts)]
+        sums, entropy = parameters.new_zeros(width, nodes * count), parameters.new_zeros(count)
+        for rows, block in self.features.blocks(torch.float64, num_columns=nodes * count):
+            s = self.weight[rows]
+            logits, change = (block.forward(*point).view(-1, nodes, count) for point in points)
+            if nodes == 1:  # as two classes, the first with logit 0
+                logits, change = torch.cat([torch.zeros_like(logits), logits], 1), torch.cat([-change, change], 1)
+            p = logits.softmax(1)
+            q = (p - change).clamp_(p / _MOST_CHANGED, p * _MOST_CHANGED)
+            q /= q.sum(1, keepdim=True)
+            entropy += s @ torch.special.entr(q).sum(1)
+            residuals = (q - self._probabilities(rows))[:, -nodes:]
+            residuals = residuals.mul_(s[:, None, None]).reshape(-1, nodes * count)
+            sums[:-1] += block.adjoint(residuals)
+            sums[-1] += residuals.sum(0)
+        for part in (sums, entropy):
+            all_reduce(part)
+        return sums, entropy
+
+    def _probabilities(self, rows: slice) -> Tensor:
+        """Returns the targets of rows as probabilities, float64 (rows, C, 1)."""
+        target = self.target[rows]
+        if target.ndim == 1:
+            target = torch.nn.functional.one_hot(target, self.num_classes)
+        return target.double()[..., None]
+
+    def _curvature(self, residuals: Tensor, rows: slice, *, matrix: bool) -> Tensor:
+        """Computes Σ_i s_i (diag p_i − p_i p_iᵀ) from p_i − t_i, (rows, O, A) -> (A, O, O), or (A, O, 1)."""
+        s = self.weight[rows].to(residuals.dtype)
+        # One node has the second class.
+        p = residuals + self._probabilities(rows)[:, -self.num_nodes :].to(residuals.dtype)
+        if self.num_nodes == 1 or not matrix:
+            return torch.einsum("r,roa->ao", s, p - p * p)[..., None].double()
+        p = p.permute(2, 1, 0)  # (A, O, rows)
+        weighted = p * s
+        return torch.diag_embed(weighted.sum(2)).sub_(weighted @ p.mT).double()
 
     def _losses_and_residuals(self, logits: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
         """Computes ℓ, (rows, A), and its gradient in the logits, p − t, (rows, O, A)."""
@@ -237,9 +307,17 @@ class Problem:
         frequencies = self.weight.new_zeros(self.num_classes)
         sums = self.weight.new_zeros(self.num_classes, self.features.num_features)
         for rows, block in self.features.blocks(torch.float64, num_columns=self.num_classes):
-            target, s = self.target[rows], self.weight[rows]
-            if target.ndim == 1:
-                target = torch.nn.functional.one_hot(target, self.num_classes).double()
+            s = self.weight[rows]
+            target = self._probabilities(rows)[..., 0]
             frequencies += s @ target
             sums += block.adjoint(target * s[:, None]).T
         return all_reduce(frequencies) / self.total, all_reduce(sums) / self.total
+
+
+def _to_columns(parameters: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Returns weights (D, O A) and intercepts (O A,).
+
+    Nodes come before penalties: reductions over the nodes of a row then run over contiguous penalties.
+    """
+    columns = parameters.transpose(0, 1).reshape(-1, parameters.shape[2]).T.to(dtype).contiguous()
+    return columns[:-1], columns[-1]

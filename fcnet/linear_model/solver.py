@@ -12,6 +12,7 @@ import torch
 from fcnet.linear_model.certificate import objective_gaps
 from fcnet.linear_model.lbfgs import Search
 from fcnet.linear_model.newton import NewtonSearch, has_small_matrices
+from fcnet.linear_model.preconditioner import Curvature
 from fcnet.runtime.distributed import broadcast_tensor, rank
 
 if TYPE_CHECKING:
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 _MOST_HISTORY = 1 << 31
 """Bytes of the searches that run together."""
 _BYTES_PER_PARAMETER = 160
-_POLISHING_PASSES = 2
-_SINGLE_TOL = 5e-7
+_SINGLE_TOL = 3e-7
 """The gradient down to which float32 leads."""
+_SINGLE_SHARE = 0.8
+"""The gradient to reach in float32 relative to that in float64, so that mostly one evaluation in float64 is enough."""
 
 
 class Progress(NamedTuple):
@@ -128,14 +130,14 @@ class _Work:
             problem = self._problem.select(group)
             start, spent = self._first_points(problem, group), torch.zeros_like(group)
             if not double_stage:
-                tol = max(self._tol, _SINGLE_TOL)
+                tol = max(_SINGLE_SHARE * self._tol, _SINGLE_TOL)
                 single = self._search(problem, group, start, spent, torch.float32, tol, on_pass, search_state)
                 start, spent, search_state = single.result, single.iterations, {}
             elif state:
                 spent = state["single_iterations"].to(group.device)
             double = self._search(problem, group, start, spent, torch.float64, self._tol, on_pass, search_state)
             state, search_state, double_stage = {}, {}, self._preconditioner is None
-            self._parts.append(_finish(problem, double.result, spent + double.iterations))
+            self._parts.append(self._finish(problem, double, spent + double.iterations))
         return Minima(*(torch.cat(column) for column in zip(*self._parts, strict=True)))
 
     def _search(
@@ -163,6 +165,15 @@ class _Work:
             if on_pass is not None:
                 on_pass(self._progress(search, group, spent, dtype))
         return search
+
+    def _finish(self, problem: Problem, search: Search, iterations: Tensor) -> Minima:
+        """Moves the intercepts nearer to their minima, and bounds what is left."""
+        parameters, found = search.result, search.end
+        assert found is not None
+        if problem.intercept:
+            parameters, found = _polish_intercepts(problem, parameters, found)
+        gap = objective_gaps(problem, self._preconditioner, parameters, found)
+        return Minima(parameters, iterations, found.grad.abs().amax((1, 2)), gap, found.value)
 
     def _progress(self, search: Search, group: Tensor, spent: Tensor, dtype: torch.dtype) -> Progress:
         gradient = torch.full_like(self._strength, torch.inf)
@@ -206,25 +217,14 @@ def _lesser(problem: Problem, start: Tensor) -> Tensor:
     return torch.where((there <= at_zero)[:, None, None], start, zeros)
 
 
-def _finish(problem: Problem, parameters: Tensor, iterations: Tensor) -> Minima:
-    """Centres the nodes, moves the intercepts nearer to their minima, and bounds what is left."""
-    if problem.num_nodes > 1:
-        parameters = parameters - parameters.mean(1, keepdim=True)
-    parameters, found = _polish_intercepts(problem, parameters)
-    gradient = found.grad.abs().amax((1, 2))
-    return Minima(parameters, iterations, gradient, objective_gaps(problem, parameters, found), found.value)
-
-
-def _polish_intercepts(problem: Problem, parameters: Tensor) -> tuple[Tensor, ObjectiveValues]:
+def _polish_intercepts(problem: Problem, parameters: Tensor, found: ObjectiveValues) -> tuple[Tensor, ObjectiveValues]:
     """Takes the intercepts nearer to their minima, which tightens the gaps; returns the objectives there as well."""
     every = torch.arange(len(parameters), device=parameters.device)
-    found = problem.evaluate(parameters, torch.float64, every)
-    for _ in range(_POLISHING_PASSES if problem.intercept else 0):
-        moved = parameters.clone()
-        moved[..., -1] -= found.grad[..., -1] / found.curvature.clamp_min(1e-300)
-        candidate = problem.evaluate(moved, torch.float64, every)
-        better = candidate.value <= found.value
-        better &= candidate.grad[..., -1].abs().amax(1) < found.grad[..., -1].abs().amax(1)
-        parameters = torch.where(better[:, None, None], moved, parameters)
-        found = found.where(better, candidate)
-    return parameters, found
+    curvature = Curvature.of(found.curvature)
+    step = curvature.rotate(found.grad[..., -1:]) / curvature.values[..., None]
+    moved = parameters.clone()
+    moved[..., -1:] -= curvature.rotate_back(step)
+    candidate = problem.evaluate(moved, torch.float64, every)
+    better = candidate.value <= found.value
+    better &= candidate.grad.abs().amax((1, 2)) <= found.grad.abs().amax((1, 2))
+    return torch.where(better[:, None, None], moved, parameters), found.where(better, candidate)
