@@ -326,9 +326,21 @@ def test_all_methods_reach_the_objective_of_scikit_learns_minimum(benchmark: Any
     for method in probe.METHODS:
         with probe.suppress_warnings():
             trial = probe.find_settings(method, problem, 100.0)
-        assert len(trial.settings) == len(trial.excesses) == 2, method.name
+        assert len(trial.settings) == len(trial.objectives) == 2, method.name
         most = 0.2 if method.name == "AdamW heads" else 1e-6  # 100 steps are too few
-        assert -1e-12 <= max(trial.excesses) <= most, method.name
+        assert 0.0 <= max(problem.excesses(trial.objectives)) <= most, method.name
+
+
+def test_a_solution_below_the_reference_becomes_the_lowest_objective_for_all(benchmark: Any) -> None:
+    probe = benchmark.probe
+    problem = probe.Problem(make_probe_data(benchmark), [0.01, 1.0])
+    (minimum,) = problem.lowest[1:]
+    problem.lowest[1] = 2.0 * minimum
+    trial = probe.find_settings(probe.METHODS[0], problem, 100.0)
+    assert problem.lowest[1] == pytest.approx(minimum, rel=1e-5)
+    assert problem.excesses([minimum * 1.5], 1) == [pytest.approx(0.5, rel=1e-4)]
+    problem.lowest[1] = 0.5 * minimum
+    assert "1 of 2 objectives are not within 1e-06, the farthest 1.0e+00 at C = 1" in probe._describe(trial, problem)
 
 
 def fake_method(benchmark: Any, needed: dict[float, float], seconds: float, *, together: bool) -> tuple[Any, Any]:
@@ -342,11 +354,13 @@ def fake_method(benchmark: Any, needed: dict[float, float], seconds: float, *, t
         time.sleep(seconds * len(penalties))
         return [setting.value for setting in settings]
 
-    def excesses(solutions: Any, first: int) -> list[float]:
+    def judge(solutions: Any, first: int) -> list[float]:
         wanted = list(needed.values())[first:]
         return [1e-7 if value <= each else 1e-3 for value, each in zip(solutions, wanted, strict=False)]
 
-    problem = types.SimpleNamespace(data=None, penalties=list(needed), excesses=excesses)
+    problem = types.SimpleNamespace(
+        data=None, penalties=list(needed), judge=judge, excesses=lambda objectives, first=0: objectives
+    )
     return type(probe.METHODS[0])("fake", "tol", fit, ladder, together), (problem, calls)
 
 
@@ -355,7 +369,7 @@ def test_a_method_gets_the_loosest_settings_that_reach_the_objective(benchmark: 
     method, (problem, calls) = fake_method(benchmark, needed, 0.0, together=False)
     trial = benchmark.probe.find_settings(method, problem, 100.0)
     assert [setting.value for setting in trial.settings] == [1e-2, 1e-6, 1e-4, 1e-6]
-    assert trial.excesses == [1e-7, 1e-7, 1e-7, 1e-3]
+    assert trial.objectives == [1e-7, 1e-7, 1e-7, 1e-3]
     assert [value for _, value in calls] == [1e-2, 1e-2, 1e-4, 1e-6, 1e-4, 1e-2, 1e-4, 1e-6]
     assert "not within 1e-06, the farthest 1.0e-03 at C = 100" in benchmark.probe._describe(trial, problem)
     method, (problem, calls) = fake_method(benchmark, needed, 0.0, together=True)
@@ -372,6 +386,13 @@ def test_a_method_that_is_too_slow_gets_fewer_penalties(benchmark: Any, together
     assert len(trial.settings) == 2
     note = benchmark.probe._describe(trial, problem)
     assert "2 of 5 penalties, those from 0.1 to 1, fit into the limit, so its ratios are lower bounds" in note
+
+
+def test_a_method_that_exceeds_the_limit_gets_no_tighter_setting(benchmark: Any) -> None:
+    method, (problem, calls) = fake_method(benchmark, {1.0: 0.0}, 0.1, together=True)
+    trial = benchmark.probe.find_settings(method, problem, 0.05)
+    assert calls == [([1.0], 1e-2)]
+    assert "1 of 1 objectives are not within 1e-06" in benchmark.probe._describe(trial, problem)
 
 
 def test_the_probe_benchmark_measures_seconds_and_memory(
