@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 _BLOCK_VALUES = 1 << 21
 """Features in a block: 8 MiB of float32."""
-_LEAST_ROWS = 256
+_LEAST_ROWS = 512
+"""Rows in a block however wide the products are: each block adds to a gradient of their width."""
 _MOST_COPIED = 1 << 32
 """Bytes of the largest standardised copy, or a quarter of the memory that is free if that is less."""
 _RANGE = torch.finfo(torch.float32)

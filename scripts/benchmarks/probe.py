@@ -263,7 +263,8 @@ def compare(data: Data, penalties: Sequence[float], repeats: int, limit: float) 
                 times[trial.method.name].append(seconds(partial(_run, trial, problem), data.device))
     print()
     size = f"{len(data.x):,} × {data.x.shape[1]:,} features, {data.num_classes:,} classes"
-    case = f"{size}, {len(penalties)} penalties from {penalties[0]:g} to {penalties[-1]:g}"
+    count = f"{len(penalties)} penalties from {penalties[0]:g} to {penalties[-1]:g}"
+    case = f"{size}, {count if len(penalties) > 1 else f'C = {penalties[0]:g}'}"
     measurements = [
         Measurement(
             case,

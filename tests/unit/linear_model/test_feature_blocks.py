@@ -166,6 +166,7 @@ def test_blocks_need_not_divide_the_rows(dtype: torch.dtype, rows: int, monkeypa
     x, weight = draw(rows, dtype=dtype), torch.ones(rows).double()
     whole = read(FeatureBlocks(x, weight, center=True, device=CPU), torch.float64)
     monkeypatch.setattr(feature_blocks, "_BLOCK_VALUES", 1)
+    monkeypatch.setattr(feature_blocks, "_LEAST_ROWS", 256)
     features = FeatureBlocks(x, weight, center=True, device=CPU)
     assert_close(read(features, torch.float64), whole, rtol=1e-12, atol=1e-12)
     sizes = [rows.stop - rows.start for rows, _ in features.blocks(torch.float32)]
