@@ -20,6 +20,7 @@ COMMANDS = {
     "report": ("fcnet.report.__main__", "write an HTML report of runs"),
     "figures": ("fcnet.figures.__main__", "draw the lecture's figures, or augmented images"),
     "embed": ("fcnet.embed.__main__", "compute features of images with a frozen network"),
+    "probe": ("fcnet.probe.__main__", "fit logistic regressions to features, and choose the penalty"),
     "export": ("fcnet.export.__main__", "export a trained model, with a model card"),
     "sweep": ("fcnet.sweep.__main__", "train with many settings, and rank them"),
     "cache": ("fcnet.cache", "list or remove cached images"),

@@ -19,7 +19,7 @@ from fcnet.runtime import distributed, memory, output, signals
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.formatting import format_count, format_percent
 from fcnet.runtime.hardware import unavailable_reason
-from fcnet.runtime.terminal import first_fitting, fitting_postfix, meter_format, terminal_columns
+from fcnet.runtime.terminal import MIN_BAR_CELLS, first_fitting, fitting_postfix, meter_format, terminal_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,6 +32,8 @@ _BAR_INTERVAL = 0.25
 """Seconds between updates of the progress bar. Each one reads the metrics and therefore waits for the device."""
 
 _SLOW_SECONDS = 1.0
+_FRACTION_STEPS = 1000
+_FRACTION_METER = "{desc} |{bar}| {percentage:.0f}% [{elapsed}<{remaining}]"
 
 
 def run_command(main: Callable[[list[str]], int]) -> NoReturn:
@@ -202,6 +204,33 @@ def show_image_progress(doing: str, done_word: str = "") -> Iterator[Callable[[i
         (before, began), (done, ended) = calls[0], calls[-1]
         earlier = f", {before:,} of them in an earlier run" if before else ""
         output.print_line(f"{done_word} {format_count(done, 'image')} in {ended - began:.1f} s{earlier}")
+
+
+@contextlib.contextmanager
+def show_fraction() -> Iterator[Callable[[float, str, str], None]]:
+    """Shows a bar of work whose length is known about, with the time left; nothing where there is no terminal.
+
+    Yields:
+        A function to call with the fraction that is done, what is being done, and a phrase on its course.
+    """
+    columns = terminal_columns(sys.stderr)
+    bars: list[tqdm[NoReturn]] = []
+    with contextlib.ExitStack() as stack:
+
+        def show(fraction: float, doing: str, phrase: str) -> None:
+            done = round(_FRACTION_STEPS * fraction)
+            if not bars:
+                shown = distributed.rank() == 0 and sys.stderr.isatty()
+                bar = _Bar(total=_FRACTION_STEPS, initial=done, bar_format=_FRACTION_METER, disable=not shown)
+                bar.miniters = 0  # redraws on its time alone
+                bars.append(stack.enter_context(bar))
+            text = first_fitting(
+                [f"{doing}: {phrase}", doing], None if columns is None else columns - MIN_BAR_CELLS - 20
+            )
+            bars[0].set_description_str(text, refresh=False)
+            bars[0].update(done - bars[0].n)
+
+        yield show
 
 
 def show_progress(training: Training, events: Iterator[EpochRecord | None], *, lines: bool = True) -> None:

@@ -214,7 +214,7 @@ def _measure_shift(run: Run, classifier: ImageClassifier, test: Batches, result:
     classes = accuracy = None
     if counts is not None:
         classes = class_shift([counts[name] for name in classifier.classes], result.confusion.class_counts.tolist())
-    if summary:
+    if summary and summary["test_accuracy"] is not None:
         accuracy = accuracy_shift(result.num_correct, result.count, summary["test_accuracy"], summary["test_images"])
     pixels = None if classifier.takes_features else pixel_shift(test, classifier.mean, classifier.std)
     return DatasetShift(classes, pixels, accuracy)

@@ -201,6 +201,9 @@ def _read_config(flags: argparse.Namespace, run: Run | None) -> Config:
         if given is None:
             raise UserError(f"--resume needs a run folder, got {flags.out}: {describe_no_run(flags.out)}")
         return given
+    if run.is_probe:
+        path = shlex.quote(str(run.path))
+        raise UserError(f"{run.path} is a run of probe, which {command_line('probe')} --resume {path} continues")
     stored = run.load_config()
     if changes := [each for each in flags.set if _may_change(each)]:
         stored = check_extension(run, stored, load_config(run.config, changes))

@@ -16,7 +16,13 @@ from torch import Tensor
 from fcnet.data.class_balance import class_weights, sample_balanced
 from fcnet.data.epoch_plan import EpochPlan
 from fcnet.data.transforms.mixup import soft_target
-from fcnet.data.transforms.pipeline import Augmentation, Preprocessing, scale_and_offset, standardize
+from fcnet.data.transforms.pipeline import (
+    Augmentation,
+    Preprocessing,
+    l2_normalize,
+    scale_and_offset,
+    standardize,
+)
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.seeds import generator
@@ -242,7 +248,8 @@ class Batches:
         shape = self.images.shape[1:]
         pixels = self._flat_images.index_select(0, rows).to(self.device, non_blocking=True)
         if pixels.dtype != torch.uint8:
-            return pixels.view(-1, *shape) if self._statistics is None else standardize(pixels, *self._statistics)
+            x = l2_normalize(pixels) if self.preprocessing.l2_normalize else pixels
+            return x.view(-1, *shape) if self._statistics is None else standardize(x, *self._statistics)
         if draws:
             images = pixels.view(-1, *shape)
             for transform, values in zip(self.augmentation.transforms, draws, strict=True):

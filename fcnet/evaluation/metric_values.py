@@ -209,3 +209,10 @@ def _to_pair(interval: Sequence[float] | None) -> tuple[float, float] | None:
 
 def _count_classes(count: int) -> str:
     return "1 class" if count == 1 else f"{count:,} classes"
+
+
+def average_precisions(scores: ScoreMetrics, classes: Sequence[str]) -> dict[str, float | None] | None:
+    """Returns the average precision of each class, null without images; None for all if there are no rankings."""
+    if scores.rankings is None:
+        return None
+    return {name: row.average_precision for name, row in zip(classes, scores.rankings, strict=True)}

@@ -141,7 +141,7 @@ def build(
     if free_bytes is not None:
         memory_estimate.check_parameters(free_bytes)
     make_batches = partial(Batches, store.train.pixels, labels, device=device)
-    preprocessing = Preprocessing(*statistics)
+    preprocessing = Preprocessing(*statistics, l2_normalize=initial is not None and initial.classifier.l2_normalize)
     if config.data.whiten:
         whitening = None if initial is None else initial.classifier.whitening
         if whitening is None:
@@ -176,6 +176,7 @@ def build(
         std=std,
         whitening=preprocessing.whitening,
         resize=config.data.source == "images" and bool(config.data.size),
+        l2_normalize=preprocessing.l2_normalize,
     )
     return Experiment(
         training=training,

@@ -366,7 +366,9 @@ def test_batches(
         labels,
         rows=rows,
         batch_size=EVALUATION_BATCH_SIZE,
-        preprocessing=Preprocessing(classifier.mean, classifier.std, classifier.whitening),
+        preprocessing=Preprocessing(
+            classifier.mean, classifier.std, classifier.whitening, l2_normalize=classifier.l2_normalize
+        ),
         names=store.test.names,
         device=device,
     )

@@ -1,6 +1,7 @@
 """Image classifiers: a model with its class names, input shape and normalization, saved and loaded as one.
 
-A model of the shape (D,) takes vectors of D features instead of images, and normalizes each feature by itself.
+A model of the shape (D,) takes vectors of D features instead of images, and normalizes each feature by itself, perhaps
+after each vector has been scaled to unit norm.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from fcnet.data.arrays import advise_pixels
 from fcnet.data.batches import normalize
 from fcnet.data.decoding.image_decoding import IGNORE_PILLOW_WARNINGS
+from fcnet.data.transforms.pipeline import l2_normalize
 from fcnet.data.transforms.whitening import Whitening
 from fcnet.experiment.image_inputs import image_name, iterate_images, to_pixels
 from fcnet.models.mlp import MLP, LogisticRegression, logits_to_probabilities
@@ -60,6 +62,7 @@ class ImageClassifier(nn.Module):
         whitening: applied after the normalization; None if the model was trained without it.
         resize: whether files of another size are resized to ``shape``, as in training.
         temperature: what the last layer of the model was divided by to calibrate it; None if it was not.
+        l2_normalize: whether each vector of features is divided by its norm before it is normalized.
     """
 
     mean: Tensor
@@ -76,6 +79,7 @@ class ImageClassifier(nn.Module):
         whitening: Whitening | None = None,
         resize: bool = False,
         temperature: float | None = None,
+        l2_normalize: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -86,6 +90,7 @@ class ImageClassifier(nn.Module):
         self.whitening = whitening
         self.resize = resize
         self.temperature = temperature
+        self.l2_normalize = l2_normalize
 
     @property
     def takes_features(self) -> bool:
@@ -108,7 +113,7 @@ class ImageClassifier(nn.Module):
         """
         if not torch.is_tensor(pixels) or not self._fits(pixels):
             raise UserError(_describe_mismatch(pixels, self.shape))
-        x = normalize(pixels, self.mean, self.std)
+        x = normalize(l2_normalize(pixels) if self.l2_normalize else pixels, self.mean, self.std)
         logits: Tensor = self.model(x if self.whitening is None else self.whitening(x))
         return logits
 
@@ -229,6 +234,7 @@ class ImageClassifier(nn.Module):
             "resize": self.resize,
             "whiten": 0 if self.whitening is None else len(self.whitening.bias),
             **({} if self.temperature is None else {"temperature": self.temperature}),
+            **({"l2_normalize": True} if self.l2_normalize else {}),
             **metadata,
         }
         write_checksummed(stem, self.state_dict(), content)
@@ -261,6 +267,7 @@ class ImageClassifier(nn.Module):
                 whitening=Whitening(metadata.whiten, math.prod(metadata.shape)) if metadata.whiten else None,
                 resize=metadata.resize,
                 temperature=metadata.temperature,
+                l2_normalize=metadata.l2_normalize,
             )
         expected = classifier.state_dict()
         num_bytes = sum(tensor.nbytes for tensor in expected.values())

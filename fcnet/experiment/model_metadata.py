@@ -53,6 +53,7 @@ class ModelMetadata(BaseModel):
         resize: whether files of another size are resized.
         whiten: the number of components of the whitening; 0 for none.
         temperature: what the last layer was divided by to calibrate it; None if it was not.
+        l2_normalize: whether each vector of features is divided by its norm first.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
@@ -66,6 +67,7 @@ class ModelMetadata(BaseModel):
     resize: bool
     whiten: Annotated[int, Field(ge=0, lt=2**31)]
     temperature: _PositiveFloat | None = None
+    l2_normalize: bool = False
 
     @model_validator(mode="after")
     def _check_consistency(self) -> ModelMetadata:
@@ -81,6 +83,7 @@ class ModelMetadata(BaseModel):
                 not len(self.mean) == len(self.std) == next(iter(self.shape), 0),
             ),
             ("in_features must be the values of an image", arguments.in_features != (self.whiten or pixels)),
+            ("l2_normalize must be false for images", self.l2_normalize and len(self.shape) != 1),
             ("whiten must be at most the values of an image", self.whiten > pixels),
             ("the model must have less than 2⁴⁸ parameters", parameters >= 2**48),
             ("hidden must be empty for logistic regression", self.kind == "logistic" and arguments.hidden != ()),

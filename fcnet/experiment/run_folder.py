@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     from fcnet.config.schema import Config
 
 _CONFIG, _RECORDS, _SNAPSHOTS, _SUMMARY = "config.toml", "metrics.jsonl", "diagnostics.jsonl", "summary.json"
-_COMMANDS = "commands.jsonl"
+_COMMANDS, _PROBE = "commands.jsonl", "probe.json"
 _RESULTS = (
     *("model.json", "model.safetensors", "predictions.json", "predictions.safetensors", "mistakes.csv", "report.html"),
+    *("probe.csv", "few_shot.csv"),
     *("evaluation.json", "evaluation-mistakes.csv", "corruptions.json"),
     *(f"corruptions-{theme}.{form}" for theme in ("light", "dark") for form in ("svg", "png")),
 )
@@ -94,6 +95,11 @@ class Run:
     def started(self) -> bool:
         """Whether the folder holds a run."""
         return self.config.is_file()
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether the run is that of ``python -m fcnet.probe``, which alone continues it."""
+        return (self.path / _PROBE).is_file()
 
     @property
     def finished(self) -> bool:

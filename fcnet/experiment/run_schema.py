@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.hardware import MAX_THREADS
@@ -111,11 +111,72 @@ class Calibration(_Object):
     test: CalibrationChange
 
 
-class Summary(_Object):
-    """``summary.json``: the figures of a finished run, and the environment in which it was trained."""
+Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 
-    test_accuracy: Fraction
-    test_interval: Annotated[list[Fraction], Field(min_length=2, max_length=3)]
+
+class MinimumEntry(_Object):
+    """The end of a search for a minimum; ``gap`` bounds its distance from the minimum, null where nothing is proven."""
+
+    C: Annotated[float, Field(gt=0.0)]
+    iterations: Count
+    converged: bool
+    objective: float | None
+    gap: float | None
+
+
+class PenaltyEntry(MinimumEntry):
+    """A penalty of a probe on the held-out examples; of several folds, the worst end of a search.
+
+    ``p_value`` is that of McNemar's test against the chosen penalty, Holm-adjusted.
+    """
+
+    accuracy: Fraction
+    accuracy_interval: Interval
+    log_loss: float | None
+    log_loss_interval: Interval | None
+    p_value: Fraction
+
+
+class FewShotEntry(_Object):
+    """The test accuracies with a number of examples of each class, one for each draw."""
+
+    shots: Number
+    Cs: Annotated[list[float], Field(min_length=1)]
+    accuracies: Annotated[list[Fraction], Field(min_length=1)]
+    mean: Fraction
+    std: NonNegative | None
+    interval: Interval | None
+
+
+class ProbeEntry(_Object):
+    """What ``python -m fcnet.probe`` chose, and by what.
+
+    ``validation`` is the share of the training examples to choose by; null with ``folds`` or a validation split.
+    ``equal_range`` holds the first and the last penalty around the chosen one that do not differ from it beyond chance.
+    """
+
+    C: Annotated[float, Field(gt=0.0)]
+    validation: Fraction | None
+    folds: Count | None
+    l2_normalize: bool
+    standardize: bool
+    class_weight: str | None
+    tol: Annotated[float, Field(gt=0.0)]
+    max_iter: Number
+    equal_range: Interval
+    penalties: Annotated[list[PenaltyEntry], Field(min_length=1)]
+    refit: MinimumEntry
+    few_shot: list[FewShotEntry]
+
+
+class Summary(_Object):
+    """``summary.json``: the figures of a finished run, and the environment in which it was trained.
+
+    A probe has one epoch, and its steps are those of the last search. Without a test split it has no test figures.
+    """
+
+    test_accuracy: Fraction | None
+    test_interval: Annotated[list[Fraction], Field(min_length=2, max_length=3)] | None
     test_loss: float | None
     test_metrics: dict[str, MetricEntry] | None = None
     validation_accuracy: Fraction | None
@@ -130,7 +191,7 @@ class Summary(_Object):
     class_images: dict[str, Count] | None = None
     class_average_precision: dict[str, Fraction | None] | None = None
     validation_images: Count
-    test_images: Number
+    test_images: Count
     warnings: list[str]
     device: str
     processor: str
@@ -144,6 +205,14 @@ class Summary(_Object):
     data: str
     init_from: dict[str, str] | None = None
     calibration: Calibration | None = None
+    probe: ProbeEntry | None = None
+
+    @model_validator(mode="after")
+    def _check_test_figures(self) -> Summary:
+        is_missing = [self.test_accuracy is None, self.test_interval is None, self.test_images == 0]
+        if any(is_missing) and not (all(is_missing) and self.probe is not None):
+            raise ValueError("a run needs test figures, unless it is a probe of data without a test split")
+        return self
 
 
 class GitCommit(_Object):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 import time
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,10 +12,11 @@ from fcnet.config.selection import CRITERIA
 from fcnet.diagnostics import advice, idle_units
 from fcnet.evaluation.classification import evaluate
 from fcnet.evaluation.full_evaluation import evaluate_fully
-from fcnet.evaluation.metric_values import metric_values
+from fcnet.evaluation.metric_values import average_precisions, metric_values
 from fcnet.evaluation.prediction_files import write_predictions
 from fcnet.evaluation.selection import evaluate_by
 from fcnet.experiment.calibration import calibrate
+from fcnet.experiment.environment import describe_environment
 from fcnet.experiment.run_folder import nan_to_none
 from fcnet.experiment.run_identity import check_identity, identity_notes, run_identity
 from fcnet.experiment.run_schema import CheckpointEntries, check_object
@@ -25,13 +24,11 @@ from fcnet.experiment.snapshots import Snapshots
 from fcnet.losses import CrossEntropy, ScoreLoss
 from fcnet.optim.state import select_prefix
 from fcnet.runtime import distributed, memory
-from fcnet.runtime.hardware import processor_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from fcnet.evaluation.classification import Evaluation
-    from fcnet.evaluation.scores import ScoreMetrics
     from fcnet.experiment.build import Experiment
     from fcnet.experiment.run_folder import Run
     from fcnet.training.records import EpochRecord
@@ -206,7 +203,7 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
         warnings.append(f"the temperature of train.calibrate stays 1: {calibration['reason']}")
     with distributed.long_work():
         if distributed.rank() == 0:
-            environment = _environment(experiment)
+            environment = describe_environment(experiment.test.device, seed=training.seed, data=experiment.fingerprint)
             run.remove_results()
             origin = {} if experiment.initial is None else {"init_from": experiment.initial.origin}
             classifier.save(run.path / "model", {"environment": environment, **origin})
@@ -216,7 +213,7 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
                 "test_interval": result.interval,
                 "test_loss": result.loss,
                 "test_metrics": {each.name: each.to_dict() for each in metric_values(result, scores)},
-                "class_average_precision": _average_precisions(scores, classifier.classes),
+                "class_average_precision": average_precisions(scores, classifier.classes),
                 **figures,
                 "epochs": training.epoch,
                 "best_epoch": training.best_epoch,
@@ -231,13 +228,6 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
             }
             calibrated = {} if calibration is None else {"calibration": calibration}
             run.finish(summary | environment | origin | calibrated)
-
-
-def _average_precisions(scores: ScoreMetrics, classes: Sequence[str]) -> dict[str, float | None] | None:
-    """Returns the average precision of each class, null without images; None for all if there are no rankings."""
-    if scores.rankings is None:
-        return None
-    return {name: row.average_precision for name, row in zip(classes, scores.rankings, strict=True)}
 
 
 def _validation_figures(
@@ -282,20 +272,3 @@ def _class_counts(experiment: Experiment) -> list[int]:
     batches = experiment.training.batches
     counts: list[int] = batches.selected_labels.bincount(minlength=len(experiment.classifier.classes)).tolist()
     return counts
-
-
-def _environment(experiment: Experiment) -> dict[str, Any]:
-    """Returns what two runs must have in common to be bit-identical, besides the configuration."""
-    device = experiment.test.device
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "processor": processor_name(),
-        "threads": torch.get_num_threads(),
-        "ranks": distributed.world_size(),
-        "fcnet": version("fcnet"),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "seed": experiment.training.seed,
-        "data": experiment.fingerprint,
-    }

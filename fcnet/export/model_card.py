@@ -124,6 +124,8 @@ def _front_matter(card: ModelCard, files: Sequence[str]) -> str:
         f"      value: {summary['test_accuracy']!r}",
         "      name: test accuracy",
     ]
+    if summary["test_accuracy"] is None:
+        lines = lines[: lines.index("model-index:")]
     if data.source in _HUB_DATASETS:
         lines = ["datasets:", f"- {_HUB_DATASETS[data.source]}", *lines]
     if card.license:
@@ -249,6 +251,8 @@ def _training_data(card: ModelCard) -> str:
     )
     augmented = f" Data augmentation: {', '.join(augmentations)}." if augmentations else ""
     seconds, device = summary["train_seconds"], escape_markdown(summary["device"])
+    if (probe := summary.get("probe")) is not None:
+        return _describe_probe(card, probe)
     return (
         f"{escape_markdown(_dataset_name(data))}: {summary['train_images']:,} training images, "
         f"{summary['validation_images']:,} held out for validation, and {summary['test_images']:,} test images."
@@ -258,8 +262,23 @@ def _training_data(card: ModelCard) -> str:
     )
 
 
+def _describe_probe(card: ModelCard, probe: Mapping[str, Any]) -> str:
+    summary = card.summary
+    held_out = format_count(summary["validation_images"], "held-out example")
+    return (
+        f"{escape_markdown(_dataset_name(card.config.data))}: {summary['train_images']:,} training and "
+        f"{summary['test_images']:,} test examples. A linear probe: the minimum of C times the summed cross-entropy "
+        f"and half the squared weights of {'standardised ' * probe['standardize']}features, with C = {probe['C']:g}, the "
+        f"best of {format_count(len(probe['penalties']), 'value')} on {held_out}; fitted in "
+        f"{summary['train_seconds']:.1f} s on {escape_markdown(summary['device'])}."
+    )
+
+
 def _results(card: ModelCard) -> list[str]:
     summary = card.summary
+    if summary["test_accuracy"] is None:
+        accuracy = format_percent(summary["validation_accuracy"])
+        return [f"There was no test split. The accuracy on held-out examples, by which C was chosen, is {accuracy}."]
     low, high = map(format_percent, summary["test_interval"])
     loss = "not finite" if summary["test_loss"] is None else f"{summary['test_loss']:.4f}"
     rows = [

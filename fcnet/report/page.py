@@ -10,6 +10,7 @@ from fcnet.report.comparison import paired_tests
 from fcnet.report.evaluation_sections import EvaluationSection, evaluation_section
 from fcnet.report.example_images import CaptionedImage, ExamplesSection, examples_section, weight_images
 from fcnet.report.live_demo import live_sections
+from fcnet.report.probe_page import render_probe_page
 from fcnet.report.render import render
 from fcnet.report.run_data import read_run_data
 from fcnet.report.settings_section import list_settings
@@ -71,7 +72,9 @@ class RunReport:
 
 
 def render_report(runs: Sequence[RunData]) -> str:
-    """Renders the HTML report of one or more runs."""
+    """Renders the HTML report of one or more runs; a single probe has a page of its own."""
+    if len(runs) == 1 and runs[0].summary.get("probe"):
+        return render_probe_page(runs[0])
     several = len(runs) > 1
     names = [run.name for run in runs]
     # Number the runs whose folders have the same name.
@@ -121,7 +124,7 @@ def write_report(folders: Sequence[Path], file: Path, test: Batches | None = Non
 
 
 def ensure_report(run: Run, test: Batches | None = None) -> None:
-    """Writes a finished run's ``report.html`` if it is missing and the run has predictions.
+    """Writes a finished run's ``report.html`` if it is missing and the run has predictions or is a probe.
 
     A report that fails does not fail the run: the error becomes a warning in ``summary.json``.
 
@@ -129,7 +132,8 @@ def ensure_report(run: Run, test: Batches | None = None) -> None:
         run: the finished run.
         test: its test set, if it is already open.
     """
-    if (run.path / "report.html").is_file() or not (run.path / "predictions.json").is_file():
+    has_content = (run.path / "predictions.json").is_file() or run.summary().get("probe")
+    if (run.path / "report.html").is_file() or not has_content:
         return
     try:
         write_report([run.path], run.path / "report.html", test)

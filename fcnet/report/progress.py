@@ -63,6 +63,8 @@ def read_progress(folder: Path) -> RunProgress:
         OSError: a file went away while it was read.
     """
     run = Run(folder)
+    if run.is_probe:
+        raise UserError(f"RUN must be a run of train, got {folder}, a probe, which has no epochs to watch")
     if not run.started:
         reason = describe_no_run(folder)
         hint = "; a training makes it once the data are prepared" if reason == "no such folder" else ""

@@ -44,18 +44,19 @@ def key_figures(run: RunData) -> list[tuple[str, str, str]]:
     results = run.summary
     if not results:
         return [("epochs", f"{len(run.records):,} of {run.config.train.epochs:,}", "the run is not finished")]
-    figures = [
-        (
-            "test accuracy",
-            format_percent(results["test_accuracy"]),
-            f"95% interval {format_interval(*results['test_interval'][:2])}",
-        ),
-        ("test loss", format_loss(results["test_loss"]), format_count(results["test_images"], "image")),
-    ]
+    figures = []
+    if results["test_accuracy"] is not None:
+        interval = f"95% interval {format_interval(*results['test_interval'][:2])}"
+        figures += [
+            ("test accuracy", format_percent(results["test_accuracy"]), interval),
+            ("test loss", format_loss(results["test_loss"]), format_count(results["test_images"], "image")),
+        ]
     if results["validation_accuracy"] is not None:
         images = format_count(results["validation_images"], "image")
         figures.append(("validation accuracy", format_percent(results["validation_accuracy"]), images))
     length = f"{format_count(results['epochs'], 'epoch')}, {format_count(results['steps'], 'step')}"
+    if results.get("probe"):
+        length = "of all fits"
     return [
         *figures,
         ("training time", format_duration(results["train_seconds"]), length),
@@ -68,7 +69,7 @@ def run_details(run: RunData) -> list[tuple[str, str]]:
     data = run.config.data
     source = f"{data.source}{f', {PurePath(data.path).name}' if data.path else ''}"
     if not run.summary or run.classifier is None:
-        return [*_origin(run), ("data", source)]
+        return [*run_origin(run), ("data", source)]
     results = run.summary
     splits = (
         f"{results['train_images']:,} training, {results['validation_images']:,} validation "
@@ -78,7 +79,7 @@ def run_details(run: RunData) -> list[tuple[str, str]]:
     ranks = f", {results['ranks']:,} processes" if results["ranks"] > 1 else ""
     device = results["processor"] if results["device"] == "cpu" else results["device"]
     return [
-        *_origin(run),
+        *run_origin(run),
         ("data", f"{source}: {splits} of shape {shape} in {len(run.classes):,} classes"),
         ("model", _describe_model(run)),
         ("training", _describe_training(run)),
@@ -99,7 +100,7 @@ def parameters_section(run: RunData) -> ParametersSection | None:
     return ParametersSection(rows, f"{table.num_parameters:,}")
 
 
-def _origin(run: RunData) -> list[tuple[str, str]]:
+def run_origin(run: RunData) -> list[tuple[str, str]]:
     """Returns where the run lies, and when, how and from which commit it was started and resumed."""
     lines = [("run", str(run.folder.absolute()))]
     if not run.commands:
@@ -128,6 +129,9 @@ def _describe_model(run: RunData) -> str:
 
 def _describe_training(run: RunData) -> str:
     results, optimizer, batch_size = run.summary, run.config.optimizer, run.config.train.batch_size
+    if probe := results.get("probe"):
+        penalties = format_count(len(probe["penalties"]), "value")
+        return f"linear probe, C = {probe['C']:g} of {penalties}, {format_duration(results['train_seconds'])}"
     size = f"{batch_size:,}" if isinstance(batch_size, int) else batch_size
     figure = CRITERIA[run.config.train.select].label
     best = f"; best epoch {results['best_epoch']:,} by {figure}" if results["best_epoch"] < results["epochs"] else ""

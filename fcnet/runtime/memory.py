@@ -35,6 +35,7 @@ _ADVICE = {
     "loading the model": "free memory for this command, or choose another device",
     "predicting": "lower --batch-size",
     "embedding images": "lower --batch-size or --size",
+    "fitting the regressions": "choose fewer --Cs, or another device",
     "writing the report": "free memory for this command",
 }
 """What to do if memory runs out while a command does one of these."""

@@ -68,16 +68,19 @@ class Preprocessing:
     """Normalization of uint8 images to (pixels / 255 − mean) / std, optionally followed by whitening.
 
     Features (N, D) become (x − mean) / std, with a mean and a std for each feature; without both they stay as they are.
+    They may be scaled to unit norm before.
 
     Attributes:
         mean: float32 (C,), of pixels / 255; None for 0.
         std: float32 (C,), of pixels / 255; None for 1.
         whitening: a linear map of the normalized values, on the device of the batches; None for none.
+        l2_normalize: whether each vector of features is divided by its norm first.
     """
 
     mean: Tensor | None = None
     std: Tensor | None = None
     whitening: Whitening | None = None
+    l2_normalize: bool = False
 
     def scale_and_offset(self, num_channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Returns two float32 tensors (C,) on the device: the normalized values are scale · pixels + offset."""
@@ -90,6 +93,19 @@ def standardize(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Returns (x − mean) / std as float32, for features (B, D) of any floating dtype and float32 (D,)."""
     # Not scale · x + offset: where the mean is large beside the deviation, its digits would cancel.
     return (x - mean).to(torch.float32) / std
+
+
+def l2_normalize(x: Tensor) -> Tensor:
+    """Returns x / ‖x‖ for each row, floating (B, D) -> float32, or float64 for float64; a row of zeros stays.
+
+    Example:
+        >>> l2_normalize(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.0000]])
+    """
+    x = x if x.dtype == torch.float64 else x.to(torch.float32)
+    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return x / torch.where(norm > 0.0, norm, 1.0)
 
 
 def scale_and_offset(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
