@@ -188,12 +188,15 @@ def warnings(outcome: Outcome, settings: Settings) -> list[str]:
         where = "" if len(outcome.paths) == 1 else " in one or more folds"
         penalties = ", ".join(f"{end['C']:g}" for end in unconverged)
         lines.append(
-            f"not converged to a gradient of {settings.tol:g}{where}: C = {penalties}; their objectives are "
-            f"{_describe_gaps(unconverged)}; {remedy}"
+            f"not converged to a gradient of {settings.tol:g}{where}: C = {penalties}; the objectives exceed their "
+            f"minima by {_describe_gaps(unconverged)}; {remedy}"
         )
     if not bool(outcome.refit.converged[0]):
         gap = _describe_gaps([_worst_end([outcome.refit], 0)])
-        lines.append(f"the model is no minimum: its search has not converged, and ended {gap}; {remedy}")
+        lines.append(
+            f"the model is no minimum: its search has not converged, and its objective exceeds the minimum by {gap}; "
+            f"{remedy}"
+        )
     if num := sum(fit.num_unconverged > 0 for fit in outcome.few_shots):
         lines.append(
             f"{num:,} of {format_count(len(outcome.few_shots), 'few-shot fit')} had penalties that did not converge"
@@ -210,9 +213,8 @@ def warnings(outcome: Outcome, settings: Settings) -> list[str]:
 def _describe_gaps(ends: Sequence[dict[str, Any]]) -> str:
     """Returns how far from their minima searches may have ended, relative to the objectives."""
     if any(end["gap"] is None or not end["objective"] for end in ends):
-        return "at unknown distances from their minima"
-    worst = max(end["gap"] / end["objective"] for end in ends)
-    return f"above their minima by at most {worst:.1e} of themselves"
+        return "an unknown amount"
+    return f"a fraction of at most {max(end['gap'] / end['objective'] for end in ends):.1e}"
 
 
 def probe_entry(outcome: Outcome, settings: Settings, few_shots: Sequence[float]) -> dict[str, Any]:
