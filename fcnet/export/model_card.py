@@ -265,10 +265,11 @@ def _training_data(card: ModelCard) -> str:
 def _describe_probe(card: ModelCard, probe: Mapping[str, Any]) -> str:
     summary = card.summary
     held_out = format_count(summary["validation_images"], "held-out example")
+    kind = "standardised features" if probe["standardize"] else "the features"
     return (
         f"{escape_markdown(_dataset_name(card.config.data))}: {summary['train_images']:,} training and "
         f"{summary['test_images']:,} test examples. A linear probe: the minimum of C times the summed cross-entropy "
-        f"and half the squared weights of {'standardised ' * probe['standardize']}features, with C = {probe['C']:g}, the "
+        f"and half the squared weights of {kind}, with C = {probe['C']:g}, the "
         f"best of {format_count(len(probe['penalties']), 'value')} on {held_out}; fitted in "
         f"{summary['train_seconds']:.1f} s on {escape_markdown(summary['device'])}."
     )

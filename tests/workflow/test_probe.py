@@ -109,7 +109,7 @@ def test_other_commands_take_the_run(working_folder: Path) -> None:
     command_output(probe.main, "features.npz", *FEW, "--l2-normalize")
     assert "accuracy " in command_output(evaluate.main, "runs/probe")
     assert command_output(evaluate.main, "runs/probe", "--verify") == (
-        "predictions: equal, 60 images\nsummary: equal, 12 scores\n"
+        "predictions: equal, 60 images\nsummary: equal, 14 scores\n"
     )
     x = make_arrays()["x_test"]
     np.save("new.npy", 3.0 * x)
@@ -243,9 +243,18 @@ def resume() -> list[str]:
 def test_a_terminated_command_says_how_to_resume(working_folder: Path) -> None:
     write_features()
     process = start_python(
-        "-m", "fcnet.probe", "features.npz", "--Cs", "1e2..1e9:200", "--tol", "1e-12", cwd=working_folder
+        "-m",
+        "fcnet.probe",
+        "features.npz",
+        "--Cs",
+        "1e2..1e9:200",
+        "--tol",
+        "1e-12",
+        "--save-seconds",
+        "0",
+        cwd=working_folder,
     )
-    assert wait_until(Path("runs/probe/state").is_dir, process)
+    assert wait_until(lambda: list(Path("runs/probe/state").glob("search-*.json")), process)
     process.terminate()
     out, error = process.communicate()
     assert (process.returncode, error) == (143, "")

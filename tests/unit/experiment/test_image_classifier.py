@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -275,6 +276,18 @@ def test_a_temperature_is_saved_and_loaded_if_there_is_one(temperature: float | 
     classifier.save(tmp_path / "model", {})
     assert fcnet.load(tmp_path).temperature == temperature
     assert ("temperature" in read_checksummed(tmp_path / "model")[1]) == (temperature is not None)
+
+
+@pytest.mark.parametrize("l2_normalize", [False, True])
+def test_vectors_are_scaled_to_unit_norm_if_the_model_was_trained_on_such(l2_normalize: bool, tmp_path: Path) -> None:
+    model, mean, std = MLP(3, (), 4), torch.tensor([0.1, 0.2, 0.3]), torch.tensor([1.0, 2.0, 3.0])
+    made = ImageClassifier(model, classes="abcd", shape=(3,), mean=mean, std=std, l2_normalize=l2_normalize)
+    made.save(tmp_path / "model", {})
+    loaded = ImageClassifier.load(tmp_path / "model")
+    x = torch.tensor([[3.0, 0.0, 4.0]])
+    unit = torch.tensor([[0.6, 0.0, 0.8]]) if l2_normalize else x
+    assert_close(loaded(x), model((unit - mean) / std))
+    assert ("l2_normalize" in json.loads((tmp_path / "model.json").read_text())) == l2_normalize
 
 
 def test_the_saved_metadata_are_complete(tmp_path: Path) -> None:

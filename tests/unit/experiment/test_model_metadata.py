@@ -93,6 +93,8 @@ WRONG_ENTRIES: list[tuple[dict[str, Any], str]] = [
     ({"whiten": -1}, "model.json: whiten must be at least 0, got -1"),
     ({"temperature": 0.0}, "model.json: temperature must be greater than 0.0, got 0.0"),
     ({"temperature": "1"}, 'model.json: temperature must be a number, got "1"'),
+    ({"l2_normalize": True}, "model.json: l2_normalize must be false for images"),
+    ({"l2_normalize": 1}, "model.json: l2_normalize must be true or false, got 1"),
     ({"tensors": None}, "model.safetensors is damaged: its bytes do not match the checksum in model.json"),
     ({"tensors": {}}, "model.safetensors is damaged: its bytes do not match the checksum in model.json"),
     *(

@@ -97,3 +97,17 @@ def test_lines_have_each_epoch_once_and_in_order(schema: type[BaseModel], lines:
     with pytest.raises(UserError) as error:
         check_lines(schema, lines, FILE)
     assert str(error.value) == f"run/x.json is damaged: {problem}"
+
+
+def test_only_a_probe_may_lack_all_test_figures() -> None:
+    none = {"test_accuracy": None, "test_interval": None, "test_images": 0}
+    rule = "value error, a run needs test figures, unless it is a probe of data without a test split"
+    assert refusal(Summary, make_summary() | none) == rule
+    probe: dict[str, Any] = {"C": 1.0, "validation": 0.1, "folds": None, "l2_normalize": False, "standardize": True}
+    probe |= {"class_weight": None, "tol": 1e-6, "max_iter": 100, "equal_range": [1.0, 1.0], "few_shot": []}
+    end = {"C": 1.0, "iterations": 3, "converged": True, "objective": 2.0, "gap": None}
+    figures = {"accuracy": 0.5, "accuracy_interval": [0.4, 0.6], "log_loss": None, "log_loss_interval": None}
+    probe |= {"refit": end, "penalties": [{**end, **figures, "p_value": 1.0}]}
+    check_object(Summary, make_summary(probe=probe) | none, FILE)
+    assert refusal(Summary, make_summary(probe=probe) | none | {"test_images": 3}) == rule
+    assert refusal(Summary, make_summary(probe=probe | {"penalties": []})).startswith("probe.penalties")

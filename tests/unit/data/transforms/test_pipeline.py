@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from fcnet.data.transforms.augment import Cutout, Flip, Shift, Transform
 from fcnet.data.transforms.mixup import MixupCutmix
-from fcnet.data.transforms.pipeline import Augmentation, Preprocessing, standardize
+from fcnet.data.transforms.pipeline import Augmentation, Preprocessing, l2_normalize, standardize
 from fcnet.runtime.seeds import generator
 
 CPU = torch.device("cpu")
@@ -61,3 +61,11 @@ def test_standardized_features_keep_their_digits_beside_a_large_mean(dtype: torc
     found = standardize(x.to(dtype), mean.float(), std.float())
     assert found.dtype == torch.float32
     assert_close(found.double(), (x.double() - mean) / std, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_rows_are_scaled_to_unit_norm_in_no_less_than_float32_and_zeros_stay(dtype: torch.dtype) -> None:
+    x = torch.tensor([[300.0, -400.0], [0.0, 0.0]], dtype=dtype)
+    found = l2_normalize(x)
+    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert_close(found.double(), torch.tensor([[0.6, -0.8], [0.0, 0.0]]).double())
