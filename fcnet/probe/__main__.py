@@ -15,6 +15,7 @@ from fcnet import cli
 from fcnet.experiment.image_classifier import load
 from fcnet.experiment.provenance import CommandRecord
 from fcnet.experiment.run_folder import claim_folder
+from fcnet.experiment.runner import Stopped
 from fcnet.probe.arguments import (
     DEFAULT_CS,
     DEFAULT_VALIDATION,
@@ -24,11 +25,11 @@ from fcnet.probe.arguments import (
     parse_penalties,
 )
 from fcnet.probe.procedure import plan, run_phases
-from fcnet.probe.results import write_results
+from fcnet.probe.results import choice_advice, convergence_warnings, write_results
 from fcnet.probe.run import NAME, ProbeRecord, ProbeRun, check_new, describe_no_probe, find_run
 from fcnet.probe.splits import few_shot_rows, make_splits
 from fcnet.probe.training_data import join_features, open_training_data
-from fcnet.probe.work import Stopped, Work
+from fcnet.probe.work import Work
 from fcnet.report.page import ensure_report
 from fcnet.runtime import memory
 from fcnet.runtime.errors import UserError
@@ -220,9 +221,10 @@ def _work(
             return 128 + (received_signal() or signal.SIGTERM)
     with cli.say_if_slow("judging the chosen model"), memory.phase("saving the run"):
         notes = write_results(run, features, settings, data, x, outcome, device, work.seconds)
-    for note in notes:
-        if note not in data.notes:
-            cli.print_status(f"note: {note}")
+    for note in (*(note for note in notes if note not in data.notes), *choice_advice(outcome, settings)):
+        cli.print_status(f"note: {note}")
+    for warning in convergence_warnings(outcome, settings):
+        cli.print_error(f"note: {warning}")
     with cli.say_if_slow("writing the report"):
         ensure_report(run.run)
     run.remove_state()
@@ -230,9 +232,7 @@ def _work(
 
 
 def _print_result(run: ProbeRun) -> int:
-    """Prints the result of a finished run, what makes it doubtful on standard error; returns the exit code."""
-    for warning in run.run.summary()["warnings"]:
-        cli.print_error(f"note: {warning}")
+    """Prints the result of a finished run; returns the exit code."""
     cli.print_status(_format_result(run))
     report = f"report: {run.path / 'report.html'}; " if (run.path / "report.html").is_file() else ""
     cli.print_status(f"{report}next: {command_line('evaluate')} {shlex.quote(str(run.path))}")

@@ -153,7 +153,7 @@ def write_results(
             "train_images": len(data.y),
             "class_images": dict(zip(data.classes, counts, strict=True)),
             "validation_images": pooled.count,
-            "warnings": warnings(outcome, settings),
+            "warnings": [*convergence_warnings(outcome, settings), *choice_advice(outcome, settings)],
             **environment,
             "probe": probe_entry(outcome, settings, few_shots),
         }
@@ -180,8 +180,8 @@ def _judge(classifier: ImageClassifier, config: Config, outcome: Outcome, device
     return _Test(figures, few_shots, store.fingerprint, store.notes)
 
 
-def warnings(outcome: Outcome, settings: Settings) -> list[str]:
-    """Returns a sentence for each thing that makes the figures doubtful: no minimum, or a choice at an end."""
+def convergence_warnings(outcome: Outcome, settings: Settings) -> list[str]:
+    """Returns sentences on what is no minimum."""
     lines, remedy = [], "a larger --max-iter or --tol changes that"
     ends = [_worst_end(outcome.paths, k) for k in range(len(settings.Cs))]
     if unconverged := [end for end in ends if not end["converged"]]:
@@ -201,13 +201,16 @@ def warnings(outcome: Outcome, settings: Settings) -> list[str]:
         lines.append(
             f"{num:,} of {format_count(len(outcome.few_shots), 'few-shot fit')} had penalties that did not converge"
         )
-    if len(settings.Cs) > 1 and outcome.chosen in (0, len(settings.Cs) - 1):
-        end = "smallest" if outcome.chosen == 0 else "largest"
-        lines.append(
-            f"the chosen C = {settings.Cs[outcome.chosen]:g} is the {end} that was tried: "
-            "the best one may lie beyond it, which --Cs can try"
-        )
     return lines
+
+
+def choice_advice(outcome: Outcome, settings: Settings) -> list[str]:
+    """Returns a sentence on a choice at an end of the range."""
+    if len(settings.Cs) == 1 or outcome.chosen not in (0, len(settings.Cs) - 1):
+        return []
+    end = "smallest" if outcome.chosen == 0 else "largest"
+    chosen = f"the chosen C = {settings.Cs[outcome.chosen]:g} is the {end} that was tried"
+    return [f"{chosen}: the best one may lie beyond it, which --Cs can try"]
 
 
 def _describe_gaps(ends: Sequence[dict[str, Any]]) -> str:

@@ -21,7 +21,7 @@ MAX_HELD_OUT_SHOTS = 4
 """The most held-out examples of each class that a few-shot fit chooses by."""
 
 
-class Split(NamedTuple):
+class FitSplit(NamedTuple):
     """The examples of one fit.
 
     Attributes:
@@ -33,7 +33,7 @@ class Split(NamedTuple):
     held_out: Tensor
 
 
-def make_splits(data: TrainingData, settings: Settings) -> list[Split]:
+def make_splits(data: TrainingData, settings: Settings) -> list[FitSplit]:
     """Returns the splits to choose by: one, or one for each fold.
 
     Raises:
@@ -43,14 +43,14 @@ def make_splits(data: TrainingData, settings: Settings) -> list[Split]:
     if settings.folds is not None:
         return fold_rows(data.y, data.classes, settings.folds, settings.seed)
     if settings.validation is None:
-        return [Split(every[: data.num_train], every[data.num_train :])]
-    split = Split(*split_validation(data.y, settings.validation, settings.seed))
+        return [FitSplit(every[: data.num_train], every[data.num_train :])]
+    split = FitSplit(*split_validation(data.y, settings.validation, settings.seed))
     if not len(split.held_out):
         raise UserError(f"--validation must hold out one or more examples, got none with {settings.validation:g}")
     return [split]
 
 
-def fold_rows(y: Tensor, classes: Sequence[str], num_folds: int, seed: int) -> list[Split]:
+def fold_rows(y: Tensor, classes: Sequence[str], num_folds: int, seed: int) -> list[FitSplit]:
     """Deals the examples of each class to the folds, one after another, in an order drawn from the seed.
 
     Sizes of folds differ by at most one, and so do those of a class in two folds.
@@ -80,12 +80,12 @@ def fold_rows(y: Tensor, classes: Sequence[str], num_folds: int, seed: int) -> l
     fold = torch.empty_like(y)
     fold[by_class] = torch.arange(len(y)) % num_folds
     return [
-        Split((fold != number).nonzero().squeeze(1), (fold == number).nonzero().squeeze(1))
+        FitSplit((fold != number).nonzero().squeeze(1), (fold == number).nonzero().squeeze(1))
         for number in range(num_folds)
     ]
 
 
-def few_shot_rows(data: TrainingData, shots: int, repeat: int, seed: int) -> Split:
+def few_shot_rows(data: TrainingData, shots: int, repeat: int, seed: int) -> FitSplit:
     """Draws a few examples of each class to fit, and at most four others to choose by.
 
     The latter come from the validation split if there is one. The draws of one repeat are nested: those with more shots
@@ -119,4 +119,4 @@ def few_shot_rows(data: TrainingData, shots: int, repeat: int, seed: int) -> Spl
         rows = shuffled[data.y[shuffled] == label]
         fitted.append(rows[:shots])
         held_out.append(own[data.y[own] == label][:num_held_out] if has_own else rows[len(rows) - num_held_out :])
-    return Split(torch.cat(fitted).sort().values, torch.cat(held_out).sort().values)
+    return FitSplit(torch.cat(fitted).sort().values, torch.cat(held_out).sort().values)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fcnet.experiment.runner import Stopped
 from fcnet.linear_model import LogisticPath, fit_path
 
 if TYPE_CHECKING:
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
 
 _MAX_SAVING = 0.05
 """The largest share of the time in which states are saved."""
-
-
-class Stopped(Exception):  # noqa: N818 - a request that was carried out, not an error
-    """The work stopped on request, after saving its state."""
 
 
 class Work:

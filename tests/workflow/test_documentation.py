@@ -35,6 +35,7 @@ from fcnet.experiment.run_folder import Run
 from fcnet.experiment.runner import run_experiment
 from fcnet.export import __main__ as export
 from fcnet.figures import __main__ as figures
+from fcnet.probe import __main__ as probe
 from fcnet.report import __main__ as report
 from fcnet.sweep import __main__ as sweep
 from tests.helpers import command_output, image_bytes, write_image, write_image_folder
@@ -55,6 +56,7 @@ COMMANDS = {
     "cache": cache.main,
     "export": export.main,
     "embed": embed.main,
+    "probe": probe.main,
 }
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -202,6 +204,7 @@ class Shown:
 
 
 FEW = "--set train.epochs=2"
+LOOSE = "--tol 1e-3"
 EXPECTED: dict[str, dict[str, Shown]] = {
     "README.md": {
         ".venv/bin/python -m fcnet.train --config configs/digits.toml": Shown(
@@ -226,6 +229,7 @@ EXPECTED: dict[str, dict[str, Shown]] = {
         "python -m fcnet.train --config features --set data.path=features": Shown(
             [r".* in 3 classes; layers 512-3, .*; runs/features", RESULT], smaller=FEW
         ),
+        "python -m fcnet.probe features": Shown([r"test accuracy .* on 30 examples; .*"], smaller=LOOSE),
         "python -m fcnet.train --list": Shown([rf"{name} +Trains .*\." for name in sorted(list_presets())]),
         "python -m fcnet.train --config cifar10_mlp": Shown(
             [r".* layers 3072-2048-512-10, .*; runs/cifar10_mlp", RESULT], tiny_cifar10, f"{FEW} --set data.whiten=0"
@@ -262,6 +266,20 @@ EXPECTED: dict[str, dict[str, Shown]] = {
             lambda: image_folder("my/images"),
             "--weights random --size 32",
         ),
+        "python -m fcnet.probe features": Shown(
+            [r"all penalties: 45 penalties on 27 examples, .*", r"test accuracy .* on 30 examples; .*"], smaller=LOOSE
+        ),
+        "python -m fcnet.probe features.npz --folds 5 --Cs 1e-3..1e3:13 --shots 1,4 --repeats 3 "
+        "--out runs/folds": Shown(
+            [
+                r"fold 5/5: 13 penalties on 36 examples, .*",
+                r"4 shots, draw 3/3: .*",
+                r"test accuracy .* on 15 examples; .*",
+            ],
+            lambda: feature_file("features.npz"),
+            LOOSE,
+        ),
+        "python -m fcnet.predict runs/folds new.npy": Shown([r"new\.npy\[0\]: [012] \(\d+\.\d%\)"]),
         "program 1": Shown([r"\(30, 512\) float32 \(30,\)"]),
         "program 2": Shown([r"C = \S+: \d+\.\d% on test images", r"at most [1-9]e-\d\d above the minimum"]),
         "program 3": Shown(["236 TFLOP and 0.93 TB", r"118 s on a server, 4\.7 s on a GPU"]),

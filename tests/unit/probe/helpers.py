@@ -14,7 +14,7 @@ CLASSES = ("ant", "bee", "cat")
 
 def make_arrays(
     *, classes: int = 3, with_test: bool = True, num_validation: int = 0, noise: float = 2.0
-) -> dict[str, npt.NDArray[Any]]:
+) -> dict[str, Any]:
     """Returns the arrays of a file of features whose classes overlap."""
     draws = np.random.default_rng(0)
     centers = draws.standard_normal((classes, NUM_FEATURES))
@@ -25,7 +25,7 @@ def make_arrays(
         return x.astype(np.float32), np.array(CLASSES)[labels]
 
     splits = {"train": NUM_TRAIN, "val": num_validation, "test": NUM_TEST * with_test}
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for split, count in splits.items():
         if count:
             arrays[f"x_{split}"], arrays[f"y_{split}"] = draw(count)

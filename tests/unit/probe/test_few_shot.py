@@ -10,7 +10,8 @@ from scipy import stats
 
 from fcnet.linear_model import fit_path
 from fcnet.probe.arguments import Settings
-from fcnet.probe.few_shot import FewShotFit, fit_few_shots, summarize, test_accuracies as accuracies_on_test
+from fcnet.probe.few_shot import FewShotFit, fit_few_shots, summarize
+from fcnet.probe.few_shot import test_accuracies as accuracies_on_test
 from fcnet.probe.run import ProbeRun
 from fcnet.probe.splits import few_shot_rows
 from fcnet.probe.training_data import TrainingData, join_features, open_training_data

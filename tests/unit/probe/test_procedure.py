@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ class Notes:
         self.lines.append(f"{phase.name}: {line}")
 
 
-def run(settings: Settings, **options: int) -> tuple[TrainingData, Outcome, Notes]:
+def run(settings: Settings, **options: Any) -> tuple[TrainingData, Outcome, Notes]:
     data = open_training_data(write_features(**options), feature_column="embedding", label_column="label")
     folder = ProbeRun(Path())
     folder.state.mkdir()
@@ -71,7 +72,7 @@ def test_accuracies_and_the_choice_are_scikit_learns(working_folder: Path, folds
 
 
 def test_a_validation_split_is_held_out_and_fitted_at_the_end(working_folder: Path) -> None:
-    data, outcome, notes = run(Settings(Cs=CS), num_validation=30)
+    _, outcome, notes = run(Settings(Cs=CS), num_validation=30)
     assert outcome.pooled.count == 30
     assert notes.lines[0].startswith("all penalties: 3 penalties on 120 examples, best held-out accuracy ")
     assert " on 150 examples, " in notes.lines[1]

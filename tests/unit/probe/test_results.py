@@ -13,7 +13,7 @@ from fcnet.linear_model import LogisticPath, logistic_path
 from fcnet.probe.arguments import Settings
 from fcnet.probe.few_shot import FewShotFit
 from fcnet.probe.procedure import Outcome
-from fcnet.probe.results import configuration, make_classifier, warnings
+from fcnet.probe.results import choice_advice, configuration, convergence_warnings, make_classifier
 from fcnet.probe.selection import choose, compare, evaluate_path
 
 CS = (0.01, 0.1, 1.0)
@@ -63,7 +63,8 @@ def make_outcome(chosen: int | None = None, **changes: Any) -> Outcome:
 
 
 def test_what_has_converged_inside_the_range_has_no_warning() -> None:
-    assert warnings(make_outcome(chosen=1), Settings(Cs=CS)) == []
+    assert convergence_warnings(make_outcome(chosen=1), Settings(Cs=CS)) == []
+    assert choice_advice(make_outcome(chosen=1), Settings(Cs=CS)) == []
 
 
 def unconverged(path: LogisticPath, gap: float) -> LogisticPath:
@@ -77,7 +78,7 @@ def test_what_has_not_converged_is_said_in_words() -> None:
         refit=unconverged(outcome.refit, torch.inf),
         few_shots=[FewShotFit(1, 1, outcome.refit, 0.5, 2), FewShotFit(1, 2, outcome.refit, 0.5, 0)],
     )
-    first, second, third = warnings(outcome, Settings(Cs=CS))
+    first, second, third = convergence_warnings(outcome, Settings(Cs=CS))
     rule = "not converged to a gradient of 1e-06: C = 1; the objectives exceed their minima by a fraction of at most "
     assert first.startswith(rule)
     assert second == (
@@ -89,6 +90,6 @@ def test_what_has_not_converged_is_said_in_words() -> None:
 
 @pytest.mark.parametrize(("chosen", "end"), [(0, "smallest"), (2, "largest")])
 def test_a_choice_at_an_end_is_told(chosen: int, end: str) -> None:
-    (line,) = warnings(make_outcome(chosen=chosen), Settings(Cs=CS))
+    (line,) = choice_advice(make_outcome(chosen=chosen), Settings(Cs=CS))
     assert line.startswith(f"the chosen C = {CS[chosen]:g} is the {end} that was tried")
-    assert warnings(make_outcome(chosen=0), Settings(Cs=CS[:1])) == []
+    assert choice_advice(make_outcome(chosen=0), Settings(Cs=CS[:1])) == []

@@ -31,7 +31,7 @@ def test_what_a_run_began_with_is_read_back_and_damage_is_refused(working_folder
     assert not run.finished
     assert Run(run.path).is_probe
     flip_bit(run.path / RECORD)
-    with pytest.raises(UserError, match="probe.json is damaged"):
+    with pytest.raises(UserError, match=r"probe.json is damaged"):
         run.record()
 
 
@@ -91,7 +91,7 @@ def test_a_new_run_needs_a_new_folder(working_folder: Path) -> None:
     make_run()
     check_new(None, "--out")
     check_new(Path("new"), "--out")
-    with pytest.raises(UserError, match="^--out: runs/probe already holds a probe; --resume continues it, another"):
+    with pytest.raises(UserError, match=r"^--out: runs/probe already holds a probe; --resume continues it, another"):
         check_new(Path("runs/probe"), "--out")
-    with pytest.raises(UserError, match="^--out: runs is not empty and holds no run"):
+    with pytest.raises(UserError, match=r"^--out: runs is not empty and holds no run"):
         check_new(Path("runs"), "--out")

@@ -31,9 +31,9 @@ def test_folds_hold_out_each_example_once_and_the_same_share_of_each_class() -> 
 
 
 def test_folds_need_examples() -> None:
-    with pytest.raises(UserError, match="^--folds must be at most the number of examples, 43, got 44$"):
+    with pytest.raises(UserError, match=r"^--folds must be at most the number of examples, 43, got 44$"):
         fold_rows(Y, "abc", 44, seed=0)
-    with pytest.raises(UserError, match="^--folds needs 2 or more examples of each class, found 1 of b$"):
+    with pytest.raises(UserError, match=r"^--folds needs 2 or more examples of each class, found 1 of b$"):
         fold_rows(torch.tensor([0, 0, 1]), "ab", 2, seed=0)
 
 
@@ -42,7 +42,7 @@ def test_a_share_is_held_out_as_train_does_and_a_validation_split_as_it_is() -> 
     assert torch.equal(split.held_out, split_validation(Y, 0.25, 0)[1])
     (split,) = make_splits(make_data(40), Settings(Cs=(1.0,)))
     assert (split.rows.tolist(), split.held_out.tolist()) == (list(range(40)), [40, 41, 42])
-    with pytest.raises(UserError, match="^--validation must hold out one or more examples, got none with 0.001$"):
+    with pytest.raises(UserError, match=r"^--validation must hold out one or more examples, got none with 0.001$"):
         make_splits(make_data(), Settings(Cs=(1.0,), validation=0.001))
 
 
@@ -60,6 +60,6 @@ def test_few_shots_are_of_each_class_nested_and_apart_from_those_held_out(num_tr
 
 def test_few_shots_need_examples() -> None:
     assert len(few_shot_rows(make_data(), 4, 0, seed=0).rows) == 12
-    rule = "^--shots 5 needs 9 training examples of each class, 5 to fit and 4 to choose by, found 8 of b$"
+    rule = r"^--shots 5 needs 9 training examples of each class, 5 to fit and 4 to choose by, found 8 of b$"
     with pytest.raises(UserError, match=rule):
         few_shot_rows(make_data(), 5, 0, seed=0)

@@ -22,14 +22,9 @@ def make_probe(*, equal_range: tuple[float, float] = (0.01, 0.1), **changes: Any
         {"C": penalty, **entry, **figures, "accuracy": 0.7 + 0.1 * k, "p_value": (0.5, 1.0, 0.001)[k]}
         for k, penalty in enumerate(PENALTIES)
     ]
-    return {
-        "C": 0.1,
-        **{"validation": 0.1, "folds": None, "l2_normalize": True, "standardize": True, "class_weight": "balanced"},
-        **{"tol": 1e-6, "max_iter": 1000, "equal_range": list(equal_range), "penalties": penalties},
-        "refit": {"C": 0.1, **entry, "converged": False, "gap": None},
-        "few_shot": [],
-        **changes,
-    }
+    probe = {"C": 0.1, "penalties": penalties, "equal_range": list(equal_range), "tol": 1e-6, "max_iter": 1000}
+    probe |= {"validation": 0.1, "folds": None, "l2_normalize": True, "standardize": True, "class_weight": "balanced"}
+    return probe | {"refit": {"C": 0.1, **entry, "converged": False, "gap": None}, "few_shot": []} | changes
 
 
 def page(**changes: Any) -> str:
