@@ -49,19 +49,21 @@ def objective_gaps(
     # Σ_i s_i H(p_i) / S = the mean loss − Σ_i s_i (p_i − t_i) · z_i / S, since z = W x + b.
     entropy = found.mean_loss - (slopes * parameters).sum((1, 2))
     gap = _gaps(problem, parameters, found, entropy, slopes)
+    has_empty_classes = bool((problem.frequencies == 0.0).any())
+    if has_empty_classes:  # p gives them some probability, which the condition forbids; q does not
+        gap = torch.full_like(gap, torch.inf)
     shifts, left = torch.zeros_like(parameters), gap
     active = torch.arange(len(gap), device=gap.device)
-    for _ in range(0 if preconditioner is None else _MOST_CORRECTIONS):
-        assert preconditioner is not None
+    for _ in range(_MOST_CORRECTIONS if preconditioner is not None else int(has_empty_classes)):
         loose = left > _TIGHT * found.value[active]
         active, left, slopes = active[loose], left[loose], slopes[loose]
         if not len(active):
             break
         part, points = problem.select(active), parameters[active]
         residual = slopes[..., :-1] + part.penalty[:, None] * points[..., :-1]
-        shifts[active, :, :-1] += preconditioner.solve_covariance(residual)
-        if problem.intercept:
-            shifts[active, :, -1] += slopes[..., -1]
+        if preconditioner is not None:
+            shifts[active, :, :-1] += preconditioner.solve_covariance(residual)
+            shifts[active, :, -1] += slopes[..., -1] * problem.intercept
         entropy, slopes = part.evaluate_dual(points, shifts[active], active)
         corrected = _gaps(part, points, found.select(active), entropy, slopes)
         gap = gap.index_put((active,), torch.minimum(gap[active], corrected))
@@ -91,7 +93,7 @@ def _mixture(problem: Problem, bias_slopes: Tensor) -> tuple[Tensor, Tensor, Ten
     frequencies = problem.frequencies  # Σ_i s_i t_i / S
     mean = frequencies + bias_slopes  # Σ_i s_i q_i / S
     # u = q̄ + (t̄ − q̄) / θ must not be negative: the smallest such θ.
-    theta = (bias_slopes / mean).nan_to_num(nan=1.0).amax(1).clamp(0.0, 1.0)
+    theta = (bias_slopes / mean).masked_fill(mean == 0.0, 0.0).amax(1).clamp(0.0, 1.0)
     # Rounding must not make u negative; a larger θ is as valid.
     theta = (theta * (1.0 + 1e-12) + 1e-300).clamp_max(1.0)
     mixed = (mean - bias_slopes / theta[:, None]).clamp_min(0.0)

@@ -23,7 +23,10 @@ _PATIENCE = 60
 
 
 class Search:
-    """Minimises each objective until the largest entry of its gradient is at most ``tol``, or rounding stops it.
+    """Minimises each objective until it is near its minimum, or rounding stops the search.
+
+    Near is where the largest entry of the gradient is at most ``tol``, and the next step is expected to lower the
+    objective by a share of at most ``tol``.
 
     Every pass over the features evaluates the next point of every objective that has not ended.
 
@@ -33,13 +36,15 @@ class Search:
         strength: λ of each objective, (K,).
         start: the points to start from, (K, O, D + 1).
         dtype: the dtype of the products.
-        tol: the largest entry of the gradient at an end.
+        tol: the largest entry of the gradient at a minimum, and the share by which the objective may be above it.
         max_iter: the largest number of steps, int64 (K,).
 
     Attributes:
         result: the ends of the searches, float64 (K, O, D + 1).
         end: the objectives there.
         gradient: the largest entry of each gradient, float64 (K,); inf before the end.
+        last_step: the steps that would have come next, float64 (K, O, D + 1).
+        converged: whether the search ended at a minimum, bool (K,).
         iterations: the steps taken, int64 (K,).
         active: the objectives whose search has not ended, int64.
 
@@ -48,8 +53,9 @@ class Search:
         that is still negative at a point proves that the step to it is a descent, whatever rounding does to the values.
     """
 
+    _OF_ALL = "result", "gradient", "last_step", "converged", "iterations"
     _OF_ACTIVE = (
-        *("active", "parameters", "steps_taken", "is_stuck", "gamma", "halvings", "length", "direction", "slope"),
+        *("active", "parameters", "steps_taken", "gamma", "halvings", "length", "direction", "slope"),
         *("least", "least_at"),
     )
 
@@ -68,9 +74,9 @@ class Search:
         self._dtype, self._tol, self._max_iter = dtype, tol, max_iter
         self.active = torch.arange(len(start), device=start.device)
         self.result, self.gradient = start.clone(), start.new_full((len(start),), torch.inf)
+        self.last_step, self.converged = torch.zeros_like(start), torch.zeros_like(self.active, dtype=torch.bool)
         self.iterations = torch.zeros_like(self.active)
         self.parameters, self.steps_taken = start.clone(), torch.zeros_like(self.active)
-        self.is_stuck = torch.zeros_like(self.active, dtype=torch.bool)
         self.gamma, self.length = start.new_ones(len(start)), start.new_ones(len(start))
         self.halvings = torch.zeros_like(self.active)
         self.direction, self.slope = torch.zeros_like(start), torch.zeros_like(self.gradient)
@@ -87,15 +93,14 @@ class Search:
         found = self._problem.evaluate(candidate, self._dtype, self.active)
         if self._point is None:
             self._point, self.end = found, ObjectiveValues(*(torch.zeros_like(part) for part in found))
-            accepted = torch.ones_like(self.is_stuck)
+            accepted = torch.ones_like(self.active, dtype=torch.bool)
         else:
             accepted = self._accept(self._point, candidate, found)
         self._end(accepted)
 
     def state(self) -> dict[str, Tensor]:
         """Returns all that the search needs to resume."""
-        names = "result", "gradient", "iterations", *self._OF_ACTIVE
-        result = {name: getattr(self, name) for name in names}
+        result = {name: getattr(self, name) for name in (*self._OF_ALL, *self._OF_ACTIVE)}
         for kind, evaluation in (("point", self._point), ("end", self.end)):
             if evaluation is not None:
                 result |= {f"{kind}.{name}": part for name, part in evaluation._asdict().items()}
@@ -107,7 +112,7 @@ class Search:
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Resumes a search of the same problem, bit for bit."""
         device = self.result.device
-        for name in ("result", "gradient", "iterations", *self._OF_ACTIVE):
+        for name in (*self._OF_ALL, *self._OF_ACTIVE):
             setattr(self, name, state[name].to(device))
         self._strength = self._strength[self.active]
         if "point.value" in state:
@@ -134,30 +139,33 @@ class Search:
         return accepted
 
     def _end(self, accepted: Tensor) -> None:
-        """Ends searches, and finds directions for those that took a step."""
+        """Finds directions for the searches that took a step, and ends searches."""
         assert self._point is not None
         assert self.end is not None
+        self.halvings = torch.where(accepted, 0, self.halvings + 1)
+        direction = self._find_direction()
+        slope = (self._point.grad * direction).sum((1, 2))
+        self.direction = torch.where(accepted[:, None, None], direction, self.direction)
+        self.slope = torch.where(accepted, slope, self.slope)
         sizes = self._point.grad.abs().amax((1, 2))
         is_less = sizes < self.least
         self.least = torch.where(is_less, sizes, self.least)
         self.least_at = torch.where(is_less, self.steps_taken, self.least_at)
-        self.halvings = torch.where(accepted, 0, self.halvings + 1)
-        stuck = self.is_stuck | (self.halvings > _MOST_HALVINGS) | (self.steps_taken - self.least_at > _PATIENCE)
-        ended = (sizes <= self._tol) | stuck | (self.steps_taken >= self._max_iter[self.active])
+        # Half the slope of a Newton step is about the excess over the minimum. Without a penalty there may be none.
+        is_low = (self.slope.abs() <= 2.0 * self._tol * self._point.value) | (self._strength == 0.0)
+        is_minimum = (sizes <= self._tol) & is_low
+        is_stuck = (
+            (self.halvings > _MOST_HALVINGS) | (self.steps_taken - self.least_at > _PATIENCE) | (self.slope >= 0.0)
+        )
+        ended = is_minimum | is_stuck | (self.steps_taken >= self._max_iter[self.active])
         if bool(ended.any()):
             indices = self.active[ended]
             self.result[indices], self.gradient[indices] = self.parameters[ended], sizes[ended]
+            self.last_step[indices], self.converged[indices] = self.direction[ended], is_minimum[ended]
             self.iterations[indices] = self.steps_taken[ended]
             for kept, part in zip(self.end, self._point, strict=True):
                 kept[indices] = part[ended]
-            accepted = accepted[~ended]
             self._keep(~ended)
-        if len(self.active):
-            direction = self._find_direction()
-            slope = (self._point.grad * direction).sum((1, 2))
-            self.direction = torch.where(accepted[:, None, None], direction, self.direction)
-            self.slope = torch.where(accepted, slope, self.slope)
-            self.is_stuck = self.slope >= 0.0
 
     def _keep(self, kept: Tensor) -> None:
         """Drops the searches that have ended."""

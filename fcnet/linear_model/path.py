@@ -221,7 +221,7 @@ def fit_path(
         objective=(found.value * unit).cpu(),
         gap=(found.gap * unit).cpu(),
         iterations=found.iterations.cpu(),
-        converged=(found.gradient <= tol).cpu(),
+        converged=found.converged.cpu(),
     )
 
 

@@ -171,7 +171,7 @@ class Problem:
     def evaluate_dual(self, parameters: Tensor, shifts: Tensor, penalties: Tensor) -> tuple[Tensor, Tensor]:
         """Evaluates probabilities q near p in the dual, in float64; on the first rank, the others must be in `serve`.
 
-        q_i is p_i − A x_i − a, held between p_i / 6 and 6 p_i, and divided by its sum.
+        q_i is p_i − A x_i − a, held between p_i / 6 and 6 p_i, 0 for classes without examples, and divided by its sum.
 
         Args:
             parameters: float64 (A, O, D + 1), the points whose probabilities are p.
@@ -254,6 +254,7 @@ class Problem:
                 logits, change = torch.cat([torch.zeros_like(logits), logits], 1), torch.cat([-change, change], 1)
             p = logits.softmax(1)
             q = (p - change).clamp_(p / _MOST_CHANGED, p * _MOST_CHANGED)
+            q *= (self.frequencies > 0.0)[:, None]
             q /= q.sum(1, keepdim=True)
             entropy += s @ torch.special.entr(q).sum(1)
             residuals = (q - self._probabilities(rows))[:, -nodes:]

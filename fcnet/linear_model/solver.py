@@ -12,7 +12,6 @@ import torch
 from fcnet.linear_model.certificate import objective_gaps
 from fcnet.linear_model.lbfgs import Search
 from fcnet.linear_model.newton import NewtonSearch, has_small_matrices
-from fcnet.linear_model.preconditioner import Curvature
 from fcnet.runtime.distributed import broadcast_tensor, rank
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fcnet.linear_model.preconditioner import Preconditioner
-    from fcnet.linear_model.problem import ObjectiveValues, Problem
+    from fcnet.linear_model.problem import Problem
 
 _MOST_HISTORY = 1 << 31
 """Bytes of the searches that run together."""
@@ -57,6 +56,7 @@ class Minima(NamedTuple):
         gradient: float64 (K,), the largest entry of the gradient.
         gap: float64 (K,), upper bounds of the objectives minus their minima.
         value: float64 (K,), the objectives.
+        converged: bool (K,), whether the search ended at a minimum.
     """
 
     parameters: Tensor
@@ -64,6 +64,7 @@ class Minima(NamedTuple):
     gradient: Tensor
     gap: Tensor
     value: Tensor
+    converged: Tensor
 
 
 def solve(
@@ -86,7 +87,7 @@ def solve(
         preconditioner: approximate inverses of their second derivatives; None for Newton's method from the start on.
         strength: λ of each objective, (K,), descending.
         start: the points to start from, (K, O, D + 1), but 0 where an objective is less there; None for 0.
-        tol: the largest entry of the gradient at an end.
+        tol: the largest entry of the gradient at a minimum, and the share by which the objective may be above it.
         max_iter: the largest number of steps for each objective.
         on_pass: takes the progress after each pass.
         state: what `Progress.state` returned in an interrupted call with the same arguments.
@@ -99,7 +100,7 @@ def solve(
         problem.serve()
         count, values = len(strength), strength.new_zeros(len(strength))
         iterations = torch.zeros(count, dtype=torch.int64, device=strength.device)
-        result = Minima(problem.zeros(), iterations, values, values.clone(), values.clone())
+        result = Minima(problem.zeros(), iterations, values, values.clone(), values.clone(), iterations > 0)
     return Minima(*(broadcast_tensor(part) for part in result))
 
 
@@ -167,13 +168,16 @@ class _Work:
         return search
 
     def _finish(self, problem: Problem, search: Search, iterations: Tensor) -> Minima:
-        """Moves the intercepts nearer to their minima, and bounds what is left."""
-        parameters, found = search.result, search.end
-        assert found is not None
-        if problem.intercept:
-            parameters, found = _polish_intercepts(problem, parameters, found)
+        """Takes the last step of each search where that is better, and bounds what is left."""
+        assert search.end is not None
+        stepped = search.result + search.last_step
+        candidate = problem.evaluate(stepped, torch.float64, torch.arange(len(stepped), device=stepped.device))
+        gradient = candidate.grad.abs().amax((1, 2))
+        better = (candidate.value <= search.end.value) & (gradient <= search.gradient)
+        parameters = torch.where(better[:, None, None], stepped, search.result)
+        found, gradient = search.end.where(better, candidate), torch.where(better, gradient, search.gradient)
         gap = objective_gaps(problem, self._preconditioner, parameters, found)
-        return Minima(parameters, iterations, found.grad.abs().amax((1, 2)), gap, found.value)
+        return Minima(parameters, iterations, gradient, gap, found.value, search.converged)
 
     def _progress(self, search: Search, group: Tensor, spent: Tensor, dtype: torch.dtype) -> Progress:
         gradient = torch.full_like(self._strength, torch.inf)
@@ -215,16 +219,3 @@ def _lesser(problem: Problem, start: Tensor) -> Tensor:
     every, zeros = torch.arange(len(start), device=start.device), torch.zeros_like(start)
     there, at_zero = (problem.evaluate(points, torch.float64, every).value for points in (start, zeros))
     return torch.where((there <= at_zero)[:, None, None], start, zeros)
-
-
-def _polish_intercepts(problem: Problem, parameters: Tensor, found: ObjectiveValues) -> tuple[Tensor, ObjectiveValues]:
-    """Takes the intercepts nearer to their minima, which tightens the gaps; returns the objectives there as well."""
-    every = torch.arange(len(parameters), device=parameters.device)
-    curvature = Curvature.of(found.curvature)
-    step = curvature.rotate(found.grad[..., -1:]) / curvature.values[..., None]
-    moved = parameters.clone()
-    moved[..., -1:] -= curvature.rotate_back(step)
-    candidate = problem.evaluate(moved, torch.float64, every)
-    better = candidate.value <= found.value
-    better &= candidate.grad.abs().amax((1, 2)) <= found.grad.abs().amax((1, 2))
-    return torch.where(better[:, None, None], moved, parameters), found.where(better, candidate)
