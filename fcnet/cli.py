@@ -32,7 +32,7 @@ _BAR_INTERVAL = 0.25
 """Seconds between updates of the progress bar. Each one reads the metrics and therefore waits for the device."""
 
 _SLOW_SECONDS = 1.0
-_FRACTION_STEPS = 1000
+_FRACTION_STEPS, _FRACTION_CELLS = 1000, 24
 _FRACTION_METER = "{desc} |{bar}| {percentage:.0f}% [{elapsed}<{remaining}]"
 
 
@@ -219,14 +219,16 @@ def show_fraction() -> Iterator[Callable[[float, str, str], None]]:
 
         def show(fraction: float, doing: str, phrase: str) -> None:
             done = round(_FRACTION_STEPS * fraction)
+            forms = [f"{doing}: {phrase}", doing] if phrase else [doing]
+            text = first_fitting(forms, None if columns is None else columns - MIN_BAR_CELLS - _FRACTION_CELLS)
             if not bars:
                 shown = distributed.rank() == 0 and sys.stderr.isatty()
-                bar = _Bar(total=_FRACTION_STEPS, initial=done, bar_format=_FRACTION_METER, disable=not shown)
+                # What an earlier command has done says nothing of the time that is left.
+                bar = _Bar(
+                    desc=text, total=_FRACTION_STEPS, initial=done, bar_format=_FRACTION_METER, disable=not shown
+                )
                 bar.miniters = 0  # redraws on its time alone
                 bars.append(stack.enter_context(bar))
-            text = first_fitting(
-                [f"{doing}: {phrase}", doing], None if columns is None else columns - MIN_BAR_CELLS - 20
-            )
             bars[0].set_description_str(text, refresh=False)
             bars[0].update(done - bars[0].n)
 

@@ -180,9 +180,8 @@ class _Screen:
         self._done, self._phase = 0.0, phases[0]
 
     def begin(self, phase: Phase) -> None:
-        """Names the phase in the bar."""
+        """Names the phase in the bar, once something of it is done."""
         self._phase = phase
-        self.show(0.0, "")
 
     def show(self, fraction: float, phrase: str) -> None:
         """Moves the bar to a fraction of the phase."""

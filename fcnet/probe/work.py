@@ -141,7 +141,7 @@ class _Watch:
         done = ((self._first / gradient).log() / whole).nan_to_num(nan=0.0).clamp(0.0, 0.99)
         ended = progress.ended.cpu()
         fraction = float(torch.where(ended, 1.0, done).mean())
-        return fraction, f"{int(ended.sum())} of {len(ended)} penalties done"
+        return fraction, f"{int(ended.sum())} of {len(ended)} penalties done" * (len(ended) > 1)
 
 
 def path_to_tensors(path: LogisticPath) -> dict[str, Tensor]:

@@ -410,6 +410,28 @@ def test_training_prints_a_line_for_each_epoch_and_a_bar_on_a_terminal(
 
 
 @pytest.mark.parametrize("terminal", [True, False])
+def test_work_of_unknown_length_has_a_bar_that_starts_where_an_earlier_command_ended(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setattr(cli, "terminal_columns", lambda stream: 100)
+    with cli.show_fraction() as show:
+        show(0.25, "fold 1/2", "3 of 9 done")
+        time.sleep(0.15)
+        show(0.75, "fold 2/2", "x" * 100)
+    out, err = capsys.readouterr()
+    assert out == ""
+    if not terminal:
+        assert err == ""
+        return
+    first, *_, last = [line for line in err.replace("\n", "\r").split("\r") if line.strip()]
+    assert first.startswith("fold 1/2: 3 of 9 done |")
+    assert "25%" in first
+    assert last.startswith("fold 2/2 |")
+    assert "75%" in last
+
+
+@pytest.mark.parametrize("terminal", [True, False])
 def test_decoding_shows_a_bar_on_a_terminal_and_otherwise_prints_a_line(
     terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
