@@ -29,12 +29,15 @@ if TYPE_CHECKING:
 
 _EPSILON = torch.finfo(torch.float64).eps
 _MOST_CORRECTIONS = 4
-_TIGHT = 1e-8
-"""Gaps relative to the objective that are not made smaller."""
 
 
 def objective_gaps(
-    problem: Problem, preconditioner: Preconditioner | None, parameters: Tensor, found: ObjectiveValues
+    problem: Problem,
+    preconditioner: Preconditioner | None,
+    parameters: Tensor,
+    found: ObjectiveValues,
+    *,
+    tight: float,
 ) -> Tensor:
     """Returns upper bounds of F − min F, float64 (K,).
 
@@ -43,6 +46,7 @@ def objective_gaps(
         preconditioner: the features' covariance; None to try the probabilities p alone.
         parameters: the points, (K, O, D + 1).
         found: the objectives there, evaluated in float64.
+        tight: the gap relative to the objective that need not be made smaller.
     """
     slopes = found.grad.clone()
     slopes[..., :-1] -= problem.penalty[:, None] * parameters[..., :-1]
@@ -55,7 +59,7 @@ def objective_gaps(
     shifts, left = torch.zeros_like(parameters), gap
     active = torch.arange(len(gap), device=gap.device)
     for _ in range(_MOST_CORRECTIONS if preconditioner is not None else int(has_empty_classes)):
-        loose = left > _TIGHT * found.value[active]
+        loose = left > tight * found.value[active]
         active, left, slopes = active[loose], left[loose], slopes[loose]
         if not len(active):
             break

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 HISTORY = 10
 """Pairs of steps and changes of the gradient that are kept for each objective."""
+_FEW_NODES = 64
+"""Nodes whose curvature is computed in every pass; that of more nodes in ever rarer ones."""
 _MOST_HALVINGS = 12
 _PATIENCE = 60
 """Steps in which the gradient must have become smaller than ever before; else rounding has the last word."""
@@ -83,6 +85,8 @@ class Search:
         self.least, self.least_at = self.gradient.clone(), self.steps_taken.clone()
         self.end: ObjectiveValues | None = None
         self._point: ObjectiveValues | None = None
+        self._curvature = Curvature.of(start.new_zeros(len(start), problem.num_nodes, 1))
+        self.passes = 0
         self._steps: list[Tensor] = []
         self._changes: list[Tensor] = []
         self._inverse_products: list[Tensor] = []  # 1 / (step · change); 0 leaves a pair out
@@ -90,20 +94,27 @@ class Search:
     def advance(self) -> None:
         """Evaluates the next point of each search, takes the points that are good enough, and shortens other steps."""
         candidate = self.parameters + self.length[:, None, None] * self.direction
-        found = self._problem.evaluate(candidate, self._dtype, self.active)
+        curvature = None
+        if self._needs_curvature():
+            found, curvature = self._problem.evaluate_with_curvature(candidate, self._dtype, self.active)
+        else:
+            found = self._problem.evaluate(candidate, self._dtype, self.active)
+        self.passes += 1
         if self._point is None:
             self._point, self.end = found, ObjectiveValues(*(torch.zeros_like(part) for part in found))
             accepted = torch.ones_like(self.active, dtype=torch.bool)
+            self._update_curvature(curvature, accepted)
         else:
-            accepted = self._accept(self._point, candidate, found)
+            accepted = self._accept(self._point, candidate, found, curvature)
         self._end(accepted)
 
     def state(self) -> dict[str, Tensor]:
-        """Returns all that the search needs to resume."""
+        """Returns all that the search needs to resume after a pass."""
         result = {name: getattr(self, name) for name in (*self._OF_ALL, *self._OF_ACTIVE)}
-        for kind, evaluation in (("point", self._point), ("end", self.end)):
-            if evaluation is not None:
-                result |= {f"{kind}.{name}": part for name, part in evaluation._asdict().items()}
+        for kind, parts in (("point", self._point), ("end", self.end), ("curvature", self._curvature)):
+            assert parts is not None
+            result |= {f"{kind}.{name}": part for name, part in parts._asdict().items()}
+        result["passes"] = torch.tensor(self.passes)
         if self._steps:
             result["steps"], result["changes"] = torch.stack(self._steps), torch.stack(self._changes)
             result["inverse_products"] = torch.stack(self._inverse_products)
@@ -111,24 +122,25 @@ class Search:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Resumes a search of the same problem, bit for bit."""
-        device = self.result.device
+        state = {name: part.to(self.result.device) for name, part in state.items()}
         for name in (*self._OF_ALL, *self._OF_ACTIVE):
-            setattr(self, name, state[name].to(device))
-        self._strength = self._strength[self.active]
-        if "point.value" in state:
-            self._point, self.end = (
-                ObjectiveValues(*(state[f"{kind}.{name}"].to(device) for name in ObjectiveValues._fields))
-                for kind in ("point", "end")
-            )
+            setattr(self, name, state[name])
+        self._strength, self.passes = self._strength[self.active], int(state["passes"])
+        self._point = ObjectiveValues(*(state[f"point.{name}"] for name in ObjectiveValues._fields))
+        self.end = ObjectiveValues(*(state[f"end.{name}"] for name in ObjectiveValues._fields))
+        self._curvature = Curvature(state["curvature.values"], state["curvature.basis"])
         for name in ("steps", "changes", "inverse_products"):
-            setattr(self, f"_{name}", list(state[name].to(device)) if name in state else [])
+            setattr(self, f"_{name}", list(state[name]) if name in state else [])
 
-    def _accept(self, point: ObjectiveValues, candidate: Tensor, found: ObjectiveValues) -> Tensor:
+    def _accept(
+        self, point: ObjectiveValues, candidate: Tensor, found: ObjectiveValues, curvature: Tensor | None
+    ) -> Tensor:
         """Takes the candidates that are good enough; returns which."""
         slope = (found.grad * self.direction).sum((1, 2))
         descends = found.value <= point.value + 1e-4 * self.length * self.slope
         accepted = (slope <= 0.5 * self.slope.abs()) | (descends & (slope <= 0.9 * self.slope.abs()))
         accepted &= found.value.isfinite()
+        self._update_curvature(curvature, accepted)
         self._remember(point, candidate, found, accepted)
         self.parameters = torch.where(accepted[:, None, None], candidate, self.parameters)
         self._point = point.where(accepted, found)
@@ -173,14 +185,29 @@ class Search:
         for name in self._OF_ACTIVE:
             setattr(self, name, getattr(self, name)[kept])
         self._strength, self._point = self._strength[kept], self._point.select(kept)
+        self._curvature = Curvature(*(part[kept] for part in self._curvature))
         for history in (self._steps, self._changes, self._inverse_products):
             history[:] = [part[kept] for part in history]
+
+    def _needs_curvature(self) -> bool:
+        """Returns whether the next pass computes the curvature of the nodes, which costs much for many nodes."""
+        return self._problem.num_nodes <= _FEW_NODES or self.passes & (self.passes - 1) == 0
+
+    def _update_curvature(self, matrices: Tensor | None, accepted: Tensor) -> None:
+        if matrices is None:
+            return
+        found = Curvature.of(matrices)
+        if not bool(accepted.all()):
+            pairs = zip(found, self._curvature, strict=True)
+            parts = (torch.where(accepted.view(-1, *[1] * (new.ndim - 1)), new, old) for new, old in pairs)
+            found = Curvature(*parts)
+        self._curvature = found
 
     def _remember(self, point: ObjectiveValues, candidate: Tensor, found: ObjectiveValues, accepted: Tensor) -> None:
         assert self._preconditioner is not None
         step, change = candidate - self.parameters, found.grad - point.grad
         product = (step * change).sum((1, 2))
-        scaled = self._preconditioner.multiply(change, Curvature.of(found.curvature), self._strength)
+        scaled = self._preconditioner.multiply(change, self._curvature, self._strength)
         usable = accepted & (product > 1e-10 * (step.square().sum((1, 2)) * change.square().sum((1, 2))).sqrt())
         gamma = product / (change * scaled).sum((1, 2))
         self.gamma = torch.where(usable, gamma, self.gamma)
@@ -194,13 +221,12 @@ class Search:
         assert self._point is not None
         assert self._preconditioner is not None
         q, factors = self._point.grad.clone(), []
-        curvature = Curvature.of(self._point.curvature)
         pairs = list(zip(self._steps, self._changes, self._inverse_products, strict=True))
         for step, change, inverse in reversed(pairs):
             factor = inverse * (step * q).sum((1, 2))
             q -= factor[:, None, None] * change
             factors.append(factor)
-        q = self._preconditioner.multiply(q, curvature, self._strength) * self.gamma[:, None, None]
+        q = self._preconditioner.multiply(q, self._curvature, self._strength) * self.gamma[:, None, None]
         for (step, change, inverse), factor in zip(pairs, reversed(factors), strict=True):
             q += (factor - inverse * (change * q).sum((1, 2)))[:, None, None] * step
         return -q

@@ -48,6 +48,15 @@ class NewtonSearch(Search):
         super().__init__(problem, None, strength, start, dtype=torch.float64, tol=tol, max_iter=max_iter)
         self.parameters = _center_nodes(self.parameters)
 
+    def _needs_curvature(self) -> bool:
+        return not has_small_matrices(self._problem)
+
+    def _update_curvature(self, matrices: Tensor | None, accepted: Tensor) -> None:
+        """Keeps the diagonal alone."""
+        if matrices is not None and matrices.shape[2] > 1:
+            matrices = matrices.diagonal(dim1=1, dim2=2)[..., None]
+        super()._update_curvature(matrices, accepted)
+
     def _remember(self, *_: object) -> None:
         """Keeps no history."""
 
@@ -98,9 +107,7 @@ class NewtonSearch(Search):
     def _diagonal(self, some: Tensor) -> Tensor:
         """Returns about the diagonal of the second derivative, (A, O, D + 1)."""
         assert self._point is not None
-        curvature = self._point.curvature[some]
-        if curvature.shape[2] > 1:
-            curvature = curvature.diagonal(dim1=1, dim2=2)[..., None]
+        curvature = self._curvature.values[some][..., None]
         moments = 1.0 + self._problem.feature_means.square()  # of features whose variance is 1
         weights = curvature * moments + self._problem.penalty[self.active[some]][:, None]
         return torch.cat([weights, curvature], 2).clamp_min(1e-300)

@@ -35,27 +35,28 @@ class Curvature(NamedTuple):
 
     Attributes:
         values: μ, at least a small number, float64 (A, O).
-        basis: U, float64 (A, O, O); None for a diagonal.
+        basis: U, float32 (A, O, O); (A, O, 0) for a diagonal.
     """
 
     values: Tensor
-    basis: Tensor | None
+    basis: Tensor
 
     @classmethod
     def of(cls, matrices: Tensor) -> Curvature:
         """Decomposes matrices, (A, O, O), or takes diagonals, (A, O, 1)."""
         if matrices.shape[2] == 1:
-            return cls(matrices[..., 0].clamp_min(_SMALLEST_CURVATURE), None)
-        values, basis = torch.linalg.eigh(matrices)
-        return cls(values.clamp_min(_SMALLEST_CURVATURE), basis)
+            values, basis = matrices[..., 0], matrices[..., :0]
+        else:
+            values, basis = torch.linalg.eigh(matrices)
+        return cls(values.clamp_min(_SMALLEST_CURVATURE), basis.float())
 
     def rotate(self, grad: Tensor) -> Tensor:
-        """Computes Uᵀ G, (A, O, D + 1)."""
-        return grad if self.basis is None else self.basis.mT @ grad
+        """Computes Uᵀ G, (A, O, D + 1) -> float32."""
+        return self.basis.mT @ grad.float() if self.basis.shape[2] else grad.float()
 
     def rotate_back(self, parts: Tensor) -> Tensor:
-        """Computes U G, (A, O, D + 1)."""
-        return parts if self.basis is None else self.basis @ parts
+        """Computes U G, float32 (A, O, D + 1)."""
+        return self.basis @ parts if self.basis.shape[2] else parts
 
 
 class Preconditioner:
@@ -94,17 +95,18 @@ class Preconditioner:
             strength: λ, the penalty of a column of scale 1, (A,).
         """
         mu, strength = curvature.values[..., None], strength[:, None, None]
-        basis = self._single_basis
+        basis, scale = self._single_basis, self._scale.float()
         nodes = curvature.rotate(grad)
-        scaled = (nodes[..., :-1] / self._scale).float()
+        scaled = nodes[..., :-1] / scale
         parts = scaled @ basis
         inverse = 1.0 / (mu * self._variances + strength)
         if self._is_whole:
-            result = (parts * inverse).float() @ basis.T
+            result = (parts * inverse.float()) @ basis.T
         else:
             others = 1.0 / (mu * self._rest + strength)
-            result = scaled * others + (parts * (inverse - others)).float() @ basis.T
-        return curvature.rotate_back(torch.cat([result / self._scale, nodes[..., -1:] / mu], 2)).to(grad.dtype)
+            result = scaled * others.float() + (parts * (inverse - others).float()) @ basis.T
+        result = torch.cat([result / scale, nodes[..., -1:] / mu.float()], 2)
+        return curvature.rotate_back(result).to(grad.dtype)
 
     def solve_covariance(self, grad: Tensor) -> Tensor:
         """Computes G Σ⁻¹, (A, O, D) -> (A, O, D), in float64."""

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 
 _DTYPES = torch.float32, torch.float64
-_MATRICES, _PRODUCTS, _DUAL = 2, 3, 4
-"""What `serve` is asked for, in place of the index of a dtype."""
+_MATRICES, _PRODUCTS, _DUAL, _WITH_CURVATURE = 2, 3, 4, 8
+"""What `serve` is asked for, in place of the index of a dtype; the last is added to it."""
 _MOST_CHANGED = 6.0
 _MOST_COUPLED = 2048
 """Nodes whose second derivatives are a matrix."""
@@ -42,14 +42,11 @@ class ObjectiveValues(NamedTuple):
         value: F, (K,).
         grad: its gradient, (K, O, D + 1).
         mean_loss: 1/S Σ_i s_i ℓ_i, (K,).
-        curvature: 1/S Σ_i s_i (diag p_i − p_i p_iᵀ), the mean of the second derivatives in the logits, (K, O, O), or
-            (K, O) the diagonal alone for very many nodes. Some of the examples represent all.
     """
 
     value: Tensor
     grad: Tensor
     mean_loss: Tensor
-    curvature: Tensor
 
     def select(self, kept: Tensor) -> ObjectiveValues:
         """Returns some of the penalties."""
@@ -124,7 +121,23 @@ class Problem:
             penalties: int64 (A,), indices into the K penalties.
         """
         self._announce(len(penalties), _DTYPES.index(dtype), parameters)
-        sums, loss, curvature = self._sums(parameters, dtype)
+        sums, loss, _ = self._sums(parameters, dtype, with_curvature=False)
+        return self._values(parameters, penalties, sums, loss)
+
+    def evaluate_with_curvature(
+        self, parameters: Tensor, dtype: torch.dtype, penalties: Tensor
+    ) -> tuple[ObjectiveValues, Tensor]:
+        """Evaluates the objectives like `evaluate`, and the mean second derivatives of the losses in the logits.
+
+        Returns:
+            The objectives, and 1/S Σ_i s_i (diag p_i − p_i p_iᵀ), (A, O, O), or its diagonal, (A, O, 1), for very many
+            nodes. Some of the examples represent all.
+        """
+        self._announce(len(penalties), _WITH_CURVATURE + _DTYPES.index(dtype), parameters)
+        sums, loss, curvature = self._sums(parameters, dtype, with_curvature=True)
+        return self._values(parameters, penalties, sums, loss), curvature
+
+    def _values(self, parameters: Tensor, penalties: Tensor, sums: Tensor, loss: Tensor) -> ObjectiveValues:
         count, nodes, width = parameters.shape
         grad = sums.T.reshape(nodes, count, width).transpose(0, 1).contiguous() / self.total
         if nodes > 1:
@@ -135,8 +148,7 @@ class Problem:
         weights = parameters[..., :-1]
         grad[..., :-1] += penalty * weights
         mean_loss = loss / self.total
-        value = mean_loss + 0.5 * (penalty * weights**2).sum((1, 2))
-        return ObjectiveValues(value, grad, mean_loss, curvature)
+        return ObjectiveValues(mean_loss + 0.5 * (penalty * weights**2).sum((1, 2)), grad, mean_loss)
 
     def second_derivatives(self, parameters: Tensor, penalties: Tensor) -> Tensor:
         """Computes the second derivatives of some objectives, on the first rank; the others must be in `serve`.
@@ -209,13 +221,13 @@ class Problem:
             elif work == _DUAL:
                 self._dual_sums(parameters, second)
             else:
-                self._sums(parameters, _DTYPES[work])
+                self._sums(parameters, _DTYPES[work % _WITH_CURVATURE], with_curvature=work >= _WITH_CURVATURE)
 
     def release_ranks(self) -> None:
         """Ends `serve` on the other ranks."""
         self._announce(0, 0)
 
-    def _sums(self, parameters: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    def _sums(self, parameters: Tensor, dtype: torch.dtype, *, with_curvature: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Adds up the examples of all ranks.
 
         Returns:
@@ -232,13 +244,14 @@ class Problem:
             s = self.weight[rows].to(dtype)
             losses, residuals = self._losses_and_residuals(logits, rows)
             loss += s.double() @ losses.double()
-            few = slice(rows.start, rows.stop, self._stride)
-            curvature += self._curvature(residuals[:: self._stride], few, matrix=is_matrix)
-            represented += self.weight[few].sum()
+            if with_curvature:
+                few = slice(rows.start, rows.stop, self._stride)
+                curvature += self._curvature(residuals[:: self._stride], few, matrix=is_matrix)
+                represented += self.weight[few].sum()
             residuals = residuals.view(-1, nodes * count).mul_(s[:, None])
             sums[:-1] += block.adjoint(residuals)
             sums[-1] += residuals.sum(0)
-        for part in (sums, loss, curvature, represented):
+        for part in (sums, loss, curvature, represented) if with_curvature else (sums, loss):
             all_reduce(part)
         return sums, loss, curvature / represented.clamp_min(torch.finfo(torch.float64).tiny)
 

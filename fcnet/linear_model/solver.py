@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _MOST_HISTORY = 1 << 31
 """Bytes of the searches that run together."""
 _BYTES_PER_PARAMETER = 160
+_TIGHT = 0.1
+"""The gap that need not be made smaller, relative to the objective and to the tolerance."""
 _SINGLE_TOL = 3e-7
 """The gradient down to which float32 leads."""
 _SINGLE_SHARE = 0.8
@@ -176,7 +178,7 @@ class _Work:
         better = (candidate.value <= search.end.value) & (gradient <= search.gradient)
         parameters = torch.where(better[:, None, None], stepped, search.result)
         found, gradient = search.end.where(better, candidate), torch.where(better, gradient, search.gradient)
-        gap = objective_gaps(problem, self._preconditioner, parameters, found)
+        gap = objective_gaps(problem, self._preconditioner, parameters, found, tight=_TIGHT * self._tol)
         return Minima(parameters, iterations, gradient, gap, found.value, search.converged)
 
     def _progress(self, search: Search, group: Tensor, spent: Tensor, dtype: torch.dtype) -> Progress:
