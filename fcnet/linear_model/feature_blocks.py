@@ -30,11 +30,11 @@ class Block(Protocol):
     """Some rows of the features, n of them, that are only multiplied."""
 
     def forward(self, weights: Tensor, intercepts: Tensor | None = None) -> Tensor:
-        """Computes X W + b, (D, M) and (M,) -> (n, M)."""
+        """Computes W Xᵀ + b, (M, D) and (M,) -> (M, n)."""
         ...
 
     def adjoint(self, residuals: Tensor) -> Tensor:
-        """Computes Xᵀ R, (n, M) -> (D, M)."""
+        """Computes R X, (M, n) -> (M, D)."""
         ...
 
     def square_sums(self, weight: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class Features(Protocol):
 
         Args:
             dtype: float32 or float64, of the products.
-            num_columns: M, the width of the products, which should fit in memory as well.
+            num_columns: M, the height of the products, which should fit in memory as well.
             step: the distance between the rows of a block; 1 for all rows.
         """
         ...
@@ -80,12 +80,13 @@ class DenseBlock(NamedTuple):
     x: Tensor
 
     def forward(self, weights: Tensor, intercepts: Tensor | None = None) -> Tensor:
-        """Computes X W + b, (D, M) and (M,) -> (n, M)."""
-        return self.x @ weights if intercepts is None else torch.addmm(intercepts, self.x, weights)
+        """Computes W Xᵀ + b, (M, D) and (M,) -> (M, n)."""
+        # Few rows from the left: BLAS is several times slower at a narrow product from the right.
+        return weights @ self.x.T if intercepts is None else torch.addmm(intercepts[:, None], weights, self.x.T)
 
     def adjoint(self, residuals: Tensor) -> Tensor:
-        """Computes Xᵀ R, (n, M) -> (D, M)."""
-        return self.x.T @ residuals
+        """Computes R X, (M, n) -> (M, D)."""
+        return residuals @ self.x
 
     def square_sums(self, weight: Tensor) -> Tensor:
         """Computes Σ_i s_i x_id², (n,) -> (D,)."""

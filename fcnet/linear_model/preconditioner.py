@@ -141,14 +141,14 @@ def _principal_directions(
     width, step = features.num_features, _stride(features, num_rows)
     generator = torch.Generator().manual_seed(0)
     basis = torch.randn(width, _RANK + 32, generator=generator).to(weight.device)
-    columns = scale.float()[:, None]
+    columns = scale.float()
     for _ in range(3):
         basis = torch.linalg.qr(basis).Q
         image, total = torch.zeros_like(basis), weight.new_zeros(())
         variance = weight.new_zeros(width)
         for rows, block in features.blocks(torch.float32, num_columns=_RANK, step=step):
             s = weight[rows][::step]
-            image += block.adjoint(block.forward(basis / columns) * s.float()[:, None]) / columns
+            image += (block.adjoint(block.forward(basis.T / columns) * s.float()) / columns).T
             variance += block.square_sums(s.float())
             total += s.sum()
         total = all_reduce(total)

@@ -138,9 +138,8 @@ class Problem:
         return self._values(parameters, penalties, sums, loss), curvature
 
     def _values(self, parameters: Tensor, penalties: Tensor, sums: Tensor, loss: Tensor) -> ObjectiveValues:
-        count, nodes, width = parameters.shape
-        grad = sums.T.reshape(nodes, count, width).transpose(0, 1).contiguous() / self.total
-        if nodes > 1:
+        grad = sums.view_as(parameters) / self.total
+        if parameters.shape[1] > 1:
             grad -= grad.mean(1, keepdim=True)  # 0 but for rounding
         if not self.intercept:
             grad[..., -1] = 0.0
@@ -195,8 +194,7 @@ class Problem:
         """
         self._announce(len(penalties), _DUAL, parameters, shifts)
         sums, entropy = self._dual_sums(parameters, shifts)
-        count, nodes, width = parameters.shape
-        return entropy / self.total, sums.T.reshape(nodes, count, width).transpose(0, 1).contiguous() / self.total
+        return entropy / self.total, sums.view_as(parameters) / self.total
 
     def _announce(self, count: int, kind: int, *points: Tensor) -> None:
         """Tells the other ranks what to evaluate."""
@@ -231,84 +229,81 @@ class Problem:
         """Adds up the examples of all ranks.
 
         Returns:
-            Σ_i s_i (p_i − t_i) (x_i, 1)ᵀ, (D + 1, O A); Σ_i s_i ℓ_i, (A,); and the curvature.
+            Σ_i s_i (p_i − t_i) (x_i, 1)ᵀ, (A O, D + 1); Σ_i s_i ℓ_i, (A,); and the curvature.
         """
         count, nodes, width = parameters.shape
-        weights, intercepts = _to_columns(parameters, dtype)
-        sums = parameters.new_zeros(width, nodes * count)
+        points = parameters.view(-1, width).to(dtype)
+        weights, intercepts = points[:, :-1].contiguous(), points[:, -1]
+        sums = parameters.new_zeros(count * nodes, width)
         loss, represented = parameters.new_zeros(count), parameters.new_zeros(())
         is_matrix = nodes <= _MOST_COUPLED
         curvature = parameters.new_zeros(count, nodes, nodes if is_matrix else 1)
-        for rows, block in self.features.blocks(dtype, num_columns=nodes * count):
-            logits = block.forward(weights, intercepts).view(-1, nodes, count)
+        for rows, block in self.features.blocks(dtype, num_columns=count * nodes):
+            logits = block.forward(weights, intercepts).view(count, nodes, -1)
             s = self.weight[rows].to(dtype)
             losses, residuals = self._losses_and_residuals(logits, rows)
-            loss += s.double() @ losses.double()
+            loss += losses.double() @ s.double()
             if with_curvature:
                 few = slice(rows.start, rows.stop, self._stride)
-                curvature += self._curvature(residuals[:: self._stride], few, matrix=is_matrix)
+                curvature += self._curvature(residuals[..., :: self._stride], few, matrix=is_matrix)
                 represented += self.weight[few].sum()
-            residuals = residuals.view(-1, nodes * count).mul_(s[:, None])
-            sums[:-1] += block.adjoint(residuals)
-            sums[-1] += residuals.sum(0)
+            residuals = residuals.view(count * nodes, -1).mul_(s)
+            sums[:, :-1] += block.adjoint(residuals)
+            sums[:, -1] += residuals.sum(1)
         for part in (sums, loss, curvature, represented) if with_curvature else (sums, loss):
             all_reduce(part)
         return sums, loss, curvature / represented.clamp_min(torch.finfo(torch.float64).tiny)
 
     def _dual_sums(self, parameters: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns Σ_i s_i (q_i − t_i) (x_i, 1)ᵀ, (D + 1, O A), and Σ_i s_i H(q_i), (A,), of all ranks."""
+        """Returns Σ_i s_i (q_i − t_i) (x_i, 1)ᵀ, (A O, D + 1), and Σ_i s_i H(q_i), (A,), of all ranks."""
         count, nodes, width = parameters.shape
-        points = [_to_columns(point, torch.float64) for point in (parameters, shifts)]
-        sums, entropy = parameters.new_zeros(width, nodes * count), parameters.new_zeros(count)
-        for rows, block in self.features.blocks(torch.float64, num_columns=nodes * count):
+        points = torch.cat([parameters, shifts]).view(-1, width)
+        weights, intercepts = points[:, :-1].contiguous(), points[:, -1]
+        sums, entropy = parameters.new_zeros(count * nodes, width), parameters.new_zeros(count)
+        for rows, block in self.features.blocks(torch.float64, num_columns=2 * count * nodes):
             s = self.weight[rows]
-            logits, change = (block.forward(*point).view(-1, nodes, count) for point in points)
+            logits, change = block.forward(weights, intercepts).view(2, count, nodes, -1)
             if nodes == 1:  # as two classes, the first with logit 0
                 logits, change = torch.cat([torch.zeros_like(logits), logits], 1), torch.cat([-change, change], 1)
             p = logits.softmax(1)
             q = (p - change).clamp_(p / _MOST_CHANGED, p * _MOST_CHANGED)
             q *= (self.frequencies > 0.0)[:, None]
             q /= q.sum(1, keepdim=True)
-            entropy += s @ torch.special.entr(q).sum(1)
-            residuals = (q - self._probabilities(rows))[:, -nodes:]
-            residuals = residuals.mul_(s[:, None, None]).reshape(-1, nodes * count)
-            sums[:-1] += block.adjoint(residuals)
-            sums[-1] += residuals.sum(0)
+            entropy += torch.special.entr(q).sum(1) @ s
+            residuals = (q - self._probabilities(rows, torch.float64))[:, -nodes:].mul_(s).reshape(count * nodes, -1)
+            sums[:, :-1] += block.adjoint(residuals)
+            sums[:, -1] += residuals.sum(1)
         for part in (sums, entropy):
             all_reduce(part)
         return sums, entropy
 
-    def _probabilities(self, rows: slice) -> Tensor:
-        """Returns the targets of rows as probabilities, float64 (rows, C, 1)."""
+    def _probabilities(self, rows: slice, dtype: torch.dtype) -> Tensor:
+        """Returns the targets of rows as probabilities, (C, rows)."""
         target = self.target[rows]
         if target.ndim == 1:
             target = torch.nn.functional.one_hot(target, self.num_classes)
-        return target.double()[..., None]
+        return target.to(dtype).T
 
     def _curvature(self, residuals: Tensor, rows: slice, *, matrix: bool) -> Tensor:
-        """Computes Σ_i s_i (diag p_i − p_i p_iᵀ) from p_i − t_i, (rows, O, A) -> (A, O, O), or (A, O, 1)."""
+        """Computes Σ_i s_i (diag p_i − p_i p_iᵀ) from p_i − t_i, (A, O, rows) -> (A, O, O), or (A, O, 1)."""
         s = self.weight[rows].to(residuals.dtype)
-        # One node has the second class.
-        p = residuals + self._probabilities(rows)[:, -self.num_nodes :].to(residuals.dtype)
+        p = residuals + self._probabilities(rows, residuals.dtype)[-self.num_nodes :]  # one node has the second class
         if self.num_nodes == 1 or not matrix:
-            return torch.einsum("r,roa->ao", s, p - p * p)[..., None].double()
-        p = p.permute(2, 1, 0)  # (A, O, rows)
+            return ((p - p * p) @ s)[..., None].double()
         weighted = p * s
         return torch.diag_embed(weighted.sum(2)).sub_(weighted @ p.mT).double()
 
     def _losses_and_residuals(self, logits: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-        """Computes ℓ, (rows, A), and its gradient in the logits, p − t, (rows, O, A)."""
+        """Computes ℓ, (A, rows), and its gradient in the logits, p − t, (A, O, rows)."""
         target = self.target[rows]
         if self.num_nodes == 1:
             second = target if target.ndim == 1 else target[:, 1]
-            t = second.to(logits.dtype)[:, None, None].expand_as(logits)
-            losses, residuals = binary_losses_and_grad(logits, t)
+            losses, residuals = binary_losses_and_grad(logits, second.to(logits.dtype).expand_as(logits))
             return losses[:, 0], residuals
         if target.ndim == 1:
-            index = target[:, None, None].expand(-1, 1, logits.shape[2])
-            losses, scale = label_losses(logits, index, 1, logits)
+            losses, scale = label_losses(logits, target.expand(len(logits), 1, -1), 1, logits)
             return losses[:, 0], logits.mul_(scale)
-        t = target.to(logits.dtype)[:, :, None]
+        t = self._probabilities(rows, logits.dtype)
         top = logits.amax(1, keepdim=True)
         differences = logits.sub_(top)
         powers = differences.exp()
@@ -321,17 +316,7 @@ class Problem:
         frequencies = self.weight.new_zeros(self.num_classes)
         sums = self.weight.new_zeros(self.num_classes, self.features.num_features)
         for rows, block in self.features.blocks(torch.float64, num_columns=self.num_classes):
-            s = self.weight[rows]
-            target = self._probabilities(rows)[..., 0]
-            frequencies += s @ target
-            sums += block.adjoint(target * s[:, None]).T
+            weighted = self._probabilities(rows, torch.float64) * self.weight[rows]
+            frequencies += weighted.sum(1)
+            sums += block.adjoint(weighted)
         return all_reduce(frequencies) / self.total, all_reduce(sums) / self.total
-
-
-def _to_columns(parameters: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Returns weights (D, O A) and intercepts (O A,).
-
-    Nodes come before penalties: reductions over the nodes of a row then run over contiguous penalties.
-    """
-    columns = parameters.transpose(0, 1).reshape(-1, parameters.shape[2]).T.to(dtype).contiguous()
-    return columns[:-1], columns[-1]

@@ -41,19 +41,19 @@ def second_derivative_sums(features: Features, weight: Tensor, parameters: Tenso
 def product_sums(features: Features, weight: Tensor, parameters: Tensor, directions: Tensor) -> Tensor:
     """Multiplies Σ_i s_i ∂²ℓ_i at some points by a direction each, (A, O, D + 1) -> (A, O, D + 1), in float64."""
     count, nodes, width = parameters.shape
-    columns = torch.cat([parameters, directions]).view(-1, width).T.contiguous()
-    sums = torch.zeros_like(columns[:, : count * nodes])
+    points = torch.cat([parameters, directions]).view(-1, width)
+    sums = torch.zeros_like(points[: count * nodes])
     for rows, block in features.blocks(torch.float64, num_columns=2 * count * nodes):
-        logits, changes = block.forward(columns[:-1], columns[-1]).view(-1, 2, count, nodes).unbind(1)
+        logits, changes = block.forward(points[:, :-1], points[:, -1]).view(2, count, nodes, -1)
         if nodes == 1:
             changes = changes * F.sigmoid(logits) * F.sigmoid(-logits)
         else:
-            p = F.softmax(logits, 2)
-            changes = p * (changes - (p * changes).sum(2, keepdim=True))
-        changes = changes.reshape(len(changes), -1) * weight[rows][:, None]
-        sums[:-1] += block.adjoint(changes)
-        sums[-1] += changes.sum(0)
-    return sums.T.reshape(count, nodes, width)
+            p = F.softmax(logits, 1)
+            changes = p * (changes - (p * changes).sum(1, keepdim=True))
+        changes = changes.reshape(count * nodes, -1) * weight[rows]
+        sums[:, :-1] += block.adjoint(changes)
+        sums[:, -1] += changes.sum(1)
+    return sums.view(count, nodes, width)
 
 
 def _sum_rows(x: Tensor, s: Tensor, logits: Tensor) -> Tensor:

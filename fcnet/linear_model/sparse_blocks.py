@@ -31,15 +31,15 @@ class SparseBlock(NamedTuple):
     std: Tensor
 
     def forward(self, weights: Tensor, intercepts: Tensor | None = None) -> Tensor:
-        """Computes X W + b, (D, M) and (M,) -> (n, M)."""
-        raw = weights / self.std[:, None]
+        """Computes W Xᵀ + b, (M, D) and (M,) -> (M, n)."""
+        raw = (weights / self.std).T.contiguous()
         offset = -(self.mean @ raw) if intercepts is None else intercepts - self.mean @ raw
-        return torch.from_numpy(self.x @ raw.numpy()).add_(offset)
+        return torch.from_numpy(self.x @ raw.numpy()).add_(offset).T.contiguous()
 
     def adjoint(self, residuals: Tensor) -> Tensor:
-        """Computes Xᵀ R, (n, M) -> (D, M)."""
-        sums = torch.from_numpy(self.x.T @ residuals.numpy())
-        return sums.addr_(self.mean, residuals.sum(0), alpha=-1.0).div_(self.std[:, None])
+        """Computes R X, (M, n) -> (M, D)."""
+        sums = torch.from_numpy(self.x.T @ residuals.T.contiguous().numpy()).T
+        return (sums - residuals.sum(1, keepdim=True) * self.mean) / self.std
 
     def square_sums(self, weight: Tensor) -> Tensor:
         """Computes Σ_i s_i x_id², (n,) -> (D,)."""

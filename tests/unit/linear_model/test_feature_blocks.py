@@ -246,9 +246,9 @@ def test_rows_of_all_ranks_are_standardised_together(monkeypatch: pytest.MonkeyP
 
 def test_a_block_multiplies() -> None:
     x = draw()
-    block, weights, residuals = DenseBlock(x), torch.ones(4, 3).double(), torch.ones(50, 2).double()
+    block, weights, residuals = DenseBlock(x), torch.ones(3, 4).double(), torch.ones(2, 50).double()
     intercepts = torch.tensor([1.0, 2.0, 3.0]).double()
-    assert_close(block.forward(weights), x.sum(1, keepdim=True).expand(50, 3))
-    assert_close(block.forward(weights, intercepts), x.sum(1, keepdim=True) + intercepts)
-    assert_close(block.adjoint(residuals), x.sum(0)[:, None].expand(4, 2))
+    assert_close(block.forward(weights), x.sum(1).expand(3, 50))
+    assert_close(block.forward(weights, intercepts), x.sum(1) + intercepts[:, None])
+    assert_close(block.adjoint(residuals), x.sum(0).expand(2, 4))
     assert_close(block.square_sums(torch.arange(50).double()), (torch.arange(50)[:, None] * x**2).sum(0))

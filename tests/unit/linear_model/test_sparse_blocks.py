@@ -36,20 +36,21 @@ def test_products_are_those_of_the_standardised_matrix(
     features, dense = make_features(given, rows)
     assert (features.num_rows, features.num_features) == (350, 5)
     generator = torch.Generator().manual_seed(0)
-    weights, residuals = (torch.randn(n, 4, generator=generator).to(dtype) for n in (5, 350))
+    weights, residuals = (torch.randn(4, n, generator=generator).to(dtype) for n in (5, 350))
     intercepts, s = torch.randn(4, generator=generator).to(dtype), torch.rand(350, generator=generator).to(dtype)
     seen: list[slice] = []
     tol = 1e-5 if dtype == torch.float32 else 1e-12
     for some, block in features.blocks(dtype, num_columns=4, step=step):
         expected, seen = dense[some][::step], [*seen, some]
         torch.testing.assert_close(block.to_dense(), expected.to(dtype), rtol=tol, atol=tol)
-        logits = expected @ weights.double()
+        logits = weights.double() @ expected.T
         torch.testing.assert_close(block.forward(weights), logits.to(dtype), rtol=tol, atol=tol)
         torch.testing.assert_close(
-            block.forward(weights, intercepts), (logits + intercepts).to(dtype), rtol=tol, atol=tol
+            block.forward(weights, intercepts), (logits + intercepts[:, None]).to(dtype), rtol=tol, atol=tol
         )
-        sums = expected.T @ residuals[some][::step].double()
-        torch.testing.assert_close(block.adjoint(residuals[some][::step]), sums.to(dtype), rtol=1e-4, atol=1e-4)
+        part = residuals[:, some][:, ::step]
+        sums = part.double() @ expected
+        torch.testing.assert_close(block.adjoint(part), sums.to(dtype), rtol=1e-4, atol=1e-4)
         squares = s[some][::step].double() @ expected.square()
         torch.testing.assert_close(block.square_sums(s[some][::step]), squares.to(dtype), rtol=1e-4, atol=1e-4)
     assert seen == [slice(0, 256), slice(256, 350)]
