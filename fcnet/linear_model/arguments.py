@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from fcnet.data.arrays import to_tensor
+from fcnet.data.features.joined_rows import JoinedRows
 from fcnet.linear_model.feature_blocks import to_floating
 from fcnet.runtime.distributed import all_gather
 from fcnet.runtime.errors import UserError
@@ -36,7 +37,9 @@ def check_penalties(values: Any) -> Tensor:  # noqa: ANN401 - numbers in any arr
 
 
 def check_features(x: Any, device: str | torch.device | None) -> tuple[Any, torch.device]:  # noqa: ANN401
-    """Returns features that can be sliced, a floating tensor or a memory map, and the device to compute on."""
+    """Returns features that can be sliced, as a tensor, a memory map or joined rows, and the device to compute on."""
+    if isinstance(x, JoinedRows):  # checked when it was opened
+        return x, _check_device(device) if device is not None else x.device
     if not isinstance(x, np.memmap):
         x = to_floating(x)
     if x.ndim != 2:

@@ -28,7 +28,7 @@ from fcnet.probe.procedure import plan, run_phases
 from fcnet.probe.results import choice_advice, convergence_warnings, write_results
 from fcnet.probe.run import NAME, ProbeRecord, ProbeRun, check_new, describe_no_probe, find_run
 from fcnet.probe.splits import few_shot_rows, make_splits
-from fcnet.probe.training_data import join_features, open_training_data
+from fcnet.probe.training_data import open_training_data
 from fcnet.probe.work import Work
 from fcnet.report.page import ensure_report
 from fcnet.runtime import memory
@@ -198,7 +198,7 @@ def _work(
 ) -> int:
     """Does what is left of the work, and writes the results; returns the exit code."""
     run.state.mkdir(exist_ok=True)
-    x = join_features(data, run.state, normalize=settings.l2_normalize)
+    x = data.features(normalize=settings.l2_normalize)
     with defer_signals() as received_signal, cli.show_fraction() as show:
         screen = _Screen(plan(data, settings), show)
         work = Work(

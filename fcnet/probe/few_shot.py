@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from fcnet.data.features.joined_rows import JoinedRows
     from fcnet.linear_model import LogisticPath
     from fcnet.probe.arguments import Settings
     from fcnet.probe.training_data import TrainingData
@@ -45,7 +46,9 @@ class FewShotFit:
     num_unconverged: int
 
 
-def fit_few_shots(work: Work, data: TrainingData, x: Tensor, settings: Settings, shots: int, repeat: int) -> FewShotFit:
+def fit_few_shots(
+    work: Work, data: TrainingData, x: JoinedRows, settings: Settings, shots: int, repeat: int
+) -> FewShotFit:
     """Fits all penalties to one draw, and keeps the one that is best on the held-out examples of the draw.
 
     Args:
@@ -59,8 +62,7 @@ def fit_few_shots(work: Work, data: TrainingData, x: Tensor, settings: Settings,
     split, stage = few_shot_rows(data, shots, repeat - 1, settings.seed), f"shots-{shots}-{repeat}"
 
     def compute() -> dict[str, Tensor]:
-        rows = split.rows
-        path = work.fit(stage, x[rows], data.y[rows], settings.Cs)
+        path = work.fit(stage, x, data.y, settings.Cs, rows=split.rows)
         held_out = evaluate_path(path, x, data.y, split.held_out, work.device)
         best = choose(held_out)
         figures = {

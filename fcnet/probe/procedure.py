@@ -16,8 +16,7 @@ from fcnet.runtime.formatting import format_count, format_percent
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from torch import Tensor
-
+    from fcnet.data.features.joined_rows import JoinedRows
     from fcnet.probe.arguments import Settings
     from fcnet.probe.training_data import TrainingData
     from fcnet.probe.work import Work
@@ -86,7 +85,7 @@ def plan(data: TrainingData, settings: Settings) -> list[Phase]:
     ]
 
 
-def run_phases(work: Work, data: TrainingData, x: Tensor, settings: Settings, reporter: Reporter) -> Outcome:
+def run_phases(work: Work, data: TrainingData, x: JoinedRows, settings: Settings, reporter: Reporter) -> Outcome:
     """Does the work; the phases are those of `plan`.
 
     Args:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from fcnet.data.features.joined_rows import JoinedRows
     from fcnet.linear_model import LogisticPath
     from fcnet.probe.arguments import Settings
     from fcnet.probe.procedure import Outcome
@@ -60,7 +61,7 @@ class _Test(NamedTuple):
     notes: tuple[str, ...]
 
 
-def make_classifier(path: LogisticPath, x: Tensor, classes: Sequence[str], *, normalize: bool) -> ImageClassifier:
+def make_classifier(path: LogisticPath, x: JoinedRows, classes: Sequence[str], *, normalize: bool) -> ImageClassifier:
     """Returns the first regression of a path as a model of the features as they are.
 
     It standardizes features by the mean and standard deviation of ``x``, also where the penalty did not: in float32,
@@ -102,7 +103,7 @@ def configuration(features: str, settings: Settings) -> Config:
 
 
 def write_results(
-    run: ProbeRun, features: str, settings: Settings, data: TrainingData, x: Tensor, outcome: Outcome,
+    run: ProbeRun, features: str, settings: Settings, data: TrainingData, x: JoinedRows, outcome: Outcome,
     device: torch.device, seconds: float,
 ) -> tuple[str, ...]:  # fmt: skip
     """Judges the chosen model on the test split, and writes all results; the summary is the last file.

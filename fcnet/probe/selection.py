@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from fcnet.data.features.joined_rows import JoinedRows
     from fcnet.linear_model import LogisticPath
 
 ALPHA = 0.05
@@ -66,7 +67,7 @@ class HeldOut:
 
 
 @torch.no_grad()
-def evaluate_path(path: LogisticPath, x: Tensor, y: Tensor, rows: Tensor, device: torch.device) -> HeldOut:
+def evaluate_path(path: LogisticPath, x: JoinedRows, y: Tensor, rows: Tensor, device: torch.device) -> HeldOut:
     """Evaluates all regressions of a path on some examples, in float64, block by block.
 
     Args:

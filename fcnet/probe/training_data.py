@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from fcnet.data.features import open_features
+from fcnet.data.features.joined_rows import JoinedRows
 from fcnet.data.features.named_arrays import open_arrays
 from fcnet.data.sources.npz import SUFFIXES
-from fcnet.data.sources.source import iter_slices
 from fcnet.data.sources.unused import Reason
-from fcnet.data.transforms.pipeline import l2_normalize
-from fcnet.runtime import memory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fcnet.data.features import FeatureSplits
-
-_SHARE_OF_MEMORY = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +51,14 @@ class TrainingData:
         """The number of features, D."""
         return self.parts[0].shape[1]
 
+    def features(self, *, normalize: bool) -> JoinedRows:
+        """Returns the features of both splits as one matrix (N, D), which takes no memory.
+
+        Args:
+            normalize: whether to scale each row to unit norm.
+        """
+        return JoinedRows(self.parts, normalize=normalize)
+
 
 def open_training_data(path: Path, *, feature_column: str, label_column: str) -> TrainingData:
     """Opens all splits but the test split, of which it reads nothing.
@@ -81,38 +85,3 @@ def open_training_data(path: Path, *, feature_column: str, label_column: str) ->
         tuple(note for note in opened.notes if Reason.OTHER_SPLIT.value[1] not in note),
         bool(test_arrays & arrays.readers.keys()),
     )
-
-
-def join_features(data: TrainingData, folder: Path, *, normalize: bool) -> Tensor:
-    """Returns the features of both splits as one matrix (N, D), on the CPU.
-
-    A single split that is used as it is stays where it lies. Otherwise the rows are copied: into memory if they take at
-    most a quarter of what is free, else into a mapped file.
-
-    Args:
-        data: the examples.
-        folder: where to make the file.
-        normalize: whether to scale each row to unit norm; the copy is then float32, or float64 for float64.
-    """
-    if len(data.parts) == 1 and not normalize:
-        return data.parts[0]
-    dtype = data.parts[0].dtype
-    for part in data.parts[1:]:
-        dtype = torch.promote_types(dtype, part.dtype)
-    if normalize and dtype != torch.float64:
-        dtype = torch.float32
-    shape = len(data.y), data.num_features
-    num_bytes = shape[0] * shape[1] * dtype.itemsize
-    free_bytes = memory.free_bytes(torch.device("cpu"))
-    if free_bytes is None or num_bytes <= free_bytes // _SHARE_OF_MEMORY:
-        x = torch.empty(shape, dtype=dtype)
-    else:
-        size = shape[0] * shape[1]
-        x = torch.from_file(str(folder / "features"), shared=True, size=size, dtype=dtype).view(shape)
-    start = 0
-    for part in data.parts:
-        for rows in iter_slices(len(part), part.shape[1] * 8):
-            block = part[rows]
-            x[start + rows.start : start + rows.stop] = l2_normalize(block) if normalize else block
-        start += len(part)
-    return x

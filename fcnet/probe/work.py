@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from fcnet.data.features.joined_rows import JoinedRows
     from fcnet.linear_model import Progress
     from fcnet.probe.arguments import Settings
     from fcnet.probe.run import ProbeRun
@@ -75,7 +76,7 @@ class Work:
     def fit(
         self,
         stage: str,
-        x: Tensor,
+        x: JoinedRows,
         y: Tensor,
         Cs: Sequence[float],  # noqa: N803 - scikit-learn's name
         *,

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
+    from fcnet.data.features.joined_rows import JoinedRows
 
-def feature_mean_and_std(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+
+def feature_mean_and_std(x: Tensor | JoinedRows, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Computes the mean and standard deviation of each feature over some examples.
 
     Blocks of examples are read twice: for the mean, then for the squared differences from it, in float64. NumPy adds
@@ -57,6 +59,6 @@ def feature_mean_and_std(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     return statistics
 
 
-def _iter_blocks(x: Tensor, rows: Tensor) -> Iterator[npt.NDArray[np.float64]]:
+def _iter_blocks(x: Tensor | JoinedRows, rows: Tensor) -> Iterator[npt.NDArray[np.float64]]:
     for part in iter_slices(len(rows), x.shape[1] * 8):
         yield x[rows[part]].double().numpy()

@@ -14,7 +14,7 @@ from fcnet.probe.few_shot import FewShotFit, fit_few_shots, summarize
 from fcnet.probe.few_shot import test_accuracies as accuracies_on_test
 from fcnet.probe.run import ProbeRun
 from fcnet.probe.splits import few_shot_rows
-from fcnet.probe.training_data import TrainingData, join_features, open_training_data
+from fcnet.probe.training_data import TrainingData, open_training_data
 from fcnet.probe.work import Work
 from tests.unit.probe.helpers import write_features
 
@@ -29,7 +29,7 @@ def data(working_folder: Path) -> TrainingData:
 def fit(data: TrainingData, shots: int, repeat: int) -> FewShotFit:
     run = ProbeRun(Path())
     run.state.mkdir(exist_ok=True)
-    x = join_features(data, Path(), normalize=False)
+    x = data.features(normalize=False)
     return fit_few_shots(Work(run, SETTINGS, torch.device("cpu"), save_seconds=1e9), data, x, SETTINGS, shots, repeat)
 
 

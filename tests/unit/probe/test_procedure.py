@@ -15,7 +15,7 @@ from fcnet.probe.arguments import Settings
 from fcnet.probe.procedure import Outcome, Phase, plan, run_phases
 from fcnet.probe.run import ProbeRun
 from fcnet.probe.splits import make_splits
-from fcnet.probe.training_data import TrainingData, join_features, open_training_data
+from fcnet.probe.training_data import TrainingData, open_training_data
 from fcnet.probe.work import Work
 from tests.unit.probe.helpers import write_features
 
@@ -42,7 +42,7 @@ def run(settings: Settings, **options: Any) -> tuple[TrainingData, Outcome, Note
     folder = ProbeRun(Path())
     folder.state.mkdir()
     work, notes = Work(folder, settings, torch.device("cpu"), save_seconds=1e9), Notes()
-    x = join_features(data, folder.state, normalize=settings.l2_normalize)
+    x = data.features(normalize=settings.l2_normalize)
     outcome = run_phases(work, data, x, settings, notes)
     assert notes.begun == plan(data, settings)
     return data, outcome, notes

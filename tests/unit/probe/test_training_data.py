@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pytest
 import torch
 from torch.testing import assert_close
 
-from fcnet.probe.training_data import TrainingData, join_features, open_training_data
-from fcnet.runtime import memory
+from fcnet.linear_model import fit_path
+from fcnet.probe.training_data import TrainingData, open_training_data
 from tests.unit.probe.helpers import CLASSES, NUM_TRAIN, make_arrays, write_features
+
+if TYPE_CHECKING:
+    from tests.processes import WarmServer
 
 COLUMNS = {"feature_column": "embedding", "label_column": "label"}
 
@@ -36,30 +39,29 @@ def test_a_file_may_lack_a_test_split_and_other_arrays_are_told(working_folder: 
     assert data.notes == ("not used: 1 array of another name (other)",)
 
 
-def test_both_splits_become_one_matrix_and_a_single_one_stays_where_it_lies(working_folder: Path) -> None:
+def test_both_splits_become_one_matrix(working_folder: Path) -> None:
     data = open_training_data(write_features(num_validation=30), **COLUMNS)
-    x = join_features(data, working_folder, normalize=False)
-    assert torch.equal(x, torch.cat(data.parts))
+    x = data.features(normalize=False)
+    assert torch.equal(x[:], torch.cat(data.parts))
     assert len(data.y) == NUM_TRAIN + 30
-    single = TrainingData(data.parts[:1], data.y[:NUM_TRAIN], NUM_TRAIN, CLASSES, "", (), has_test=False)
-    assert join_features(single, working_folder, normalize=False) is data.parts[0]
+    assert_close(data.features(normalize=True)[:].norm(dim=1), torch.ones(NUM_TRAIN + 30))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
-def test_rows_are_scaled_to_unit_norm(working_folder: Path, dtype: torch.dtype) -> None:
-    part = torch.randn(5, 3, dtype=torch.float64).to(dtype)
-    data = TrainingData((part,), torch.zeros(5, dtype=torch.int64), 5, CLASSES, "", (), has_test=False)
-    x = join_features(data, working_folder, normalize=True)
-    assert x.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    assert_close(x.norm(dim=1), torch.ones(5, dtype=x.dtype))
+def fit_mapped_features(*suffixes: str) -> None:
+    """Fits one penalty to some arrays of a folder, two steps long."""
+    parts = [torch.from_numpy(np.load(f"x_{suffix}.npy", mmap_mode="c")) for suffix in suffixes]
+    y = torch.arange(sum(map(len, parts))) % 3
+    data = TrainingData(tuple(parts), y, len(parts[0]), CLASSES, "", (), has_test=False)
+    fit_path(data.features(normalize=False), y, [1.0], rows=torch.arange(len(y)), max_iter=2)
 
 
-def test_a_copy_that_is_large_beside_the_free_memory_is_a_mapped_file(
-    working_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = open_training_data(write_features(num_validation=30), **COLUMNS)
-    expected = join_features(data, working_folder, normalize=True)
-    assert not Path("features").exists()
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
-    assert torch.equal(join_features(data, working_folder, normalize=True), expected)
-    assert Path("features").stat().st_size == expected.nbytes
+def test_a_validation_split_does_not_raise_the_peak_of_the_memory(working_folder: Path, warm: WarmServer) -> None:
+    x = np.random.default_rng(0).standard_normal((120_000, 256), np.float32).astype(np.float16)
+    for suffix, part in {"train": x[:100_000], "val": x[100_000:], "whole": x}.items():
+        np.save(f"x_{suffix}.npy", part)
+    peaks = []
+    for suffixes in (("whole",), ("train", "val")):
+        ended = warm.start(fit_mapped_features, *suffixes).wait()
+        assert (ended.code, ended.err) == (0, "")
+        peaks.append(ended.peak_bytes)
+    assert peaks[1] - peaks[0] < x.nbytes / 2
