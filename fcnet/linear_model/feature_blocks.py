@@ -110,6 +110,7 @@ class FeatureBlocks:
         center: whether to subtract the mean of each column.
         device: the device of the blocks.
         rows: int64 (n,), the rows to take, ascending; None for all.
+        scales: float64 (D,) each, what to take for mean and standard deviation; None for those of the rows.
 
     Attributes:
         num_rows: n.
@@ -130,22 +131,21 @@ class FeatureBlocks:
         center: bool,
         device: torch.device,
         rows: Tensor | None = None,
+        scales: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        self._x, self._device, self._copy = x, device, None
+        self._x, self._device = x, device
+        self._copy: Tensor | None = None
         self._rows: Any = rows
         if rows is not None:
             self._rows = rows.cpu().numpy() if isinstance(x, np.memmap) else rows.to(x.device)
         self.num_rows, self.num_features = len(x) if rows is None else len(rows), x.shape[1]
         self.num_values = self.num_rows * self.num_features
         self._dtype = self._read(slice(0, 0)).dtype
-        self.mean, self.std = self._measure(weight, center=center)
+        self.mean, self.std = self._measure(weight, center=center) if scales is None else scales
         size = 4 * self.num_rows * self.num_features
         most = min(_MOST_COPIED, (free_bytes(device) or 4 * _MOST_COPIED) // 4)
-        if self._dtype in (torch.float32, torch.float64) and not isinstance(x, np.memmap) and size <= most:
-            copy = torch.empty(self.num_rows, self.num_features, device=device)
-            for rows_, block in self._blocks(torch.float32):
-                copy[rows_] = block
-            self._copy = copy
+        is_wide = self._dtype in (torch.float32, torch.float64)
+        self._is_copied = is_wide and not isinstance(x, np.memmap) and size <= most
 
     def blocks(self, dtype: torch.dtype, *, num_columns: int = 0, step: int = 1) -> Iterator[tuple[slice, DenseBlock]]:
         """Yields slices of rows and their standardised features; see `Features`."""
@@ -194,16 +194,19 @@ class FeatureBlocks:
             yield slice(start, min(start + rows_at_once, self.num_rows))
 
     def _blocks(self, dtype: torch.dtype, num_columns: int = 0) -> Iterator[tuple[slice, Tensor]]:
-        copied = self._copy if dtype == torch.float32 else None
+        is_copied = dtype == torch.float32 and self._is_copied
+        if is_copied and self._copy is None:
+            self._copy = torch.empty(self.num_rows, self.num_features, device=self._device)
+            for rows in self._slices():
+                self._copy[rows] = self._standardize(rows, dtype)
         for rows in self._slices(num_columns):
-            if copied is not None:
-                yield rows, copied[rows]
-                continue
-            block = self._read(rows)
-            if block.dtype == torch.float64:
-                yield rows, ((block - self.mean) / self.std).to(dtype)
-            else:
-                yield rows, (block.to(dtype) - self.mean.to(dtype)).mul_((1.0 / self.std).to(dtype))
+            yield rows, self._copy[rows] if is_copied and self._copy is not None else self._standardize(rows, dtype)
+
+    def _standardize(self, rows: slice, dtype: torch.dtype) -> Tensor:
+        block = self._read(rows)
+        if block.dtype == torch.float64:
+            return ((block - self.mean) / self.std).to(dtype)
+        return (block.to(dtype) - self.mean.to(dtype)).mul_((1.0 / self.std).to(dtype))
 
     def _read(self, rows: slice) -> Tensor:
         return to_floating(self._x[rows if self._rows is None else self._rows[rows]]).to(self._device)

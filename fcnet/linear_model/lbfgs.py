@@ -20,8 +20,6 @@ HISTORY = 10
 _FEW_NODES = 64
 """Nodes whose curvature is computed in every pass; that of more nodes in ever rarer ones."""
 _MOST_HALVINGS = 12
-_PATIENCE = 60
-"""Steps in which the gradient must have become smaller than ever before; else rounding has the last word."""
 
 
 class Search:
@@ -55,6 +53,8 @@ class Search:
         that is still negative at a point proves that the step to it is a descent, whatever rounding does to the values.
     """
 
+    _PATIENCE = 60
+    """Steps in which the gradient must have become smaller than ever before; else rounding has the last word."""
     _OF_ALL = "result", "gradient", "last_step", "converged", "iterations"
     _OF_ACTIVE = (
         *("active", "parameters", "steps_taken", "gamma", "halvings", "length", "direction", "slope"),
@@ -167,7 +167,7 @@ class Search:
         is_low = (self.slope.abs() <= 2.0 * self._tol * self._point.value) | (self._strength == 0.0)
         is_minimum = (sizes <= self._tol) & is_low
         is_stuck = (
-            (self.halvings > _MOST_HALVINGS) | (self.steps_taken - self.least_at > _PATIENCE) | (self.slope >= 0.0)
+            (self.halvings > _MOST_HALVINGS) | (self.steps_taken - self.least_at > self._PATIENCE) | (self.slope >= 0.0)
         )
         ended = is_minimum | is_stuck | (self.steps_taken >= self._max_iter[self.active])
         if bool(ended.any()):

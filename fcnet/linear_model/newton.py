@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fcnet.linear_model.problem import Problem
 
 _MOST_PARAMETERS = 2048
-_MOST_FLOPS = 2e10
+_MOST_FLOPS = 2e9
 """Multiplications for the matrices of all objectives once."""
 _CHEAP_FLOPS = 1e8
 """As cheap as some steps of L-BFGS, which takes many more."""
@@ -43,6 +43,8 @@ class NewtonSearch(Search):
     The arguments are those of `Search`. Without a penalty, several points may be minima; the steps have no part along
     which the objective stays the same.
     """
+
+    _PATIENCE = 10
 
     def __init__(self, problem: Problem, strength: Tensor, start: Tensor, *, tol: float, max_iter: Tensor) -> None:
         super().__init__(problem, None, strength, start, dtype=torch.float64, tol=tol, max_iter=max_iter)

@@ -170,12 +170,12 @@ class _Work:
         return search
 
     def _finish(self, problem: Problem, search: Search, iterations: Tensor) -> Minima:
-        """Takes the last step of each search where that is better, and bounds what is left."""
+        """Takes the last step of each search that was not cut short, where that is better; bounds what is left."""
         assert search.end is not None
         stepped = search.result + search.last_step
         candidate = problem.evaluate(stepped, torch.float64, torch.arange(len(stepped), device=stepped.device))
         gradient = candidate.grad.abs().amax((1, 2))
-        better = (candidate.value <= search.end.value) & (gradient <= search.gradient)
+        better = (candidate.value <= search.end.value) & (gradient <= search.gradient) & (iterations < self._max_iter)
         parameters = torch.where(better[:, None, None], stepped, search.result)
         found, gradient = search.end.where(better, candidate), torch.where(better, gradient, search.gradient)
         gap = objective_gaps(problem, self._preconditioner, parameters, found, tight=_TIGHT * self._tol)

@@ -5,6 +5,7 @@ deviation of the training set.
 """
 
 from fcnet.sklearn.logistic_regression import LogisticRegression
+from fcnet.sklearn.logistic_regression_cv import LogisticRegressionCV
 from fcnet.sklearn.mlp import MLPClassifier
 
-__all__ = ["LogisticRegression", "MLPClassifier"]
+__all__ = ["LogisticRegression", "LogisticRegressionCV", "MLPClassifier"]

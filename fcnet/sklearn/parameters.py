@@ -63,6 +63,15 @@ def count(value: object, least: int) -> Rule:
     return Rule(f"a whole number of at least {least}", is_whole and int(value) >= least)  # type: ignore[call-overload]
 
 
+def strengths(value: Any) -> Rule:
+    """Requires a whole number, or a list of numbers greater than 0, infinity included."""
+    is_kept = count(value, 1).is_kept
+    if not is_kept and np.iterable(value) and not isinstance(value, str | bytes):
+        values = list(value)
+        is_kept = bool(values) and all(number(one, above=0.0, finite=False).is_kept for one in values)
+    return Rule("a whole number of at least 1 or a list of numbers greater than 0", is_kept)
+
+
 def flag(value: object) -> Rule:
     """Requires True or False."""
     return Rule("True or False", isinstance(value, bool | np.bool_))

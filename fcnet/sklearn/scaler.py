@@ -14,11 +14,13 @@ import scipy.sparse
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy.typing as npt
 
     Floats = npt.NDArray[np.float64]
 
-_BLOCK_VALUES = 1 << 22
+_BLOCK_VALUES = 1 << 18
 _HEAVY_TAIL = 100.0
 
 
@@ -54,12 +56,13 @@ class Statistics:
         return Statistics(self.mean + theirs * apart, variance, total)
 
 
-def compute_statistics(x: Any, weight: Floats | None = None) -> Statistics:
+def compute_statistics(x: Any, weight: Floats | None = None, rows: npt.NDArray[np.int64] | None = None) -> Statistics:
     """Computes the mean and the variance of each feature in float64.
 
     Args:
         x: float32 or float64 (B, D), an array or a sparse CSR matrix, which stays sparse.
         weight: the weights of the examples, (B,); None for 1.
+        rows: the examples to take, B of more; None for all.
 
     Raises:
         UserError: values are so large that their variance is not finite.
@@ -69,17 +72,21 @@ def compute_statistics(x: Any, weight: Floats | None = None) -> Statistics:
         >>> found.mean.tolist(), found.std.tolist()
         ([2.0, 5.0], [1.0, 1.0])
     """
-    weight = np.ones(x.shape[0]) if weight is None else weight
+    count = x.shape[0] if rows is None else len(rows)
+    weight = np.ones(count) if weight is None else weight
     total = float(weight.sum())
     share = weight / total
     with np.errstate(over="ignore", invalid="ignore"):
         if scipy.sparse.issparse(x):
+            x = x if rows is None else x[rows]
             mean, variance = _sparse_moments(x, share)
             low, high = (_dense_row(x, name) for name in ("min", "max"))
         else:
-            mean = _sum_rows(x, lambda block: block, share)
-            variance = _sum_rows(x, lambda block: (block - mean) ** 2, share)
-            low, high = x.min(0).astype(np.float64), x.max(0).astype(np.float64)
+            mean, low, high = np.zeros(x.shape[1]), np.full(x.shape[1], np.inf), np.full(x.shape[1], -np.inf)
+            for some, block in _blocks(x, rows):
+                mean += share[some] @ block
+                low, high = np.minimum(low, block.min(0)), np.maximum(high, block.max(0))
+            variance = sum((share[some] @ (block - mean) ** 2 for some, block in _blocks(x, rows)), np.zeros_like(mean))
     if not np.isfinite(variance).all():
         largest = max(np.abs(low).max(), np.abs(high).max())
         raise UserError(f"X must have values with a finite variance in float64, got {largest:.1e}; divide them")
@@ -89,7 +96,9 @@ def compute_statistics(x: Any, weight: Floats | None = None) -> Statistics:
     return Statistics(np.where(constant, low, mean), np.where(constant, 0.0, variance), total)
 
 
-def search_scales(x: Any, statistics: Statistics, *, centred: bool) -> tuple[Floats, Floats]:
+def search_scales(
+    x: Any, statistics: Statistics, *, centred: bool, rows: npt.NDArray[np.int64] | None = None
+) -> tuple[Floats, Floats]:
     """Returns a center and a scale of each feature on which a search is well conditioned, each (D,).
 
     They are the mean and the standard deviation, or without a center the root mean square. A few huge values in a
@@ -99,25 +108,31 @@ def search_scales(x: Any, statistics: Statistics, *, centred: bool) -> tuple[Flo
         x: (B, D), an array or a sparse CSR matrix; a sparse matrix has no medians, because most would be 0.
         statistics: those of ``x``.
         centred: whether the features may be centered; otherwise the center is 0.
+        rows: the examples to take, those of the statistics; None for all.
     """
     center = statistics.mean if centred else np.zeros_like(statistics.mean)
     size = np.sqrt(statistics.variance + (statistics.mean - center) ** 2)
     if not scipy.sparse.issparse(x):
-        median = np.median(x, 0) if centred else center
-        deviation = np.median(np.abs(x - median), 0)
+        median, deviation = center.copy(), np.zeros_like(center)
+        step = max(1, _BLOCK_VALUES // len(x))
+        for start in range(0, x.shape[1], step):
+            some = slice(start, start + step)
+            columns = x[:, some] if rows is None else x[rows, some]
+            if centred:
+                median[some] = np.median(columns, 0)
+            deviation[some] = np.median(np.abs(columns - median[some]), 0)
         heavy = (deviation > 0.0) & (size > _HEAVY_TAIL * deviation)
         center, size = np.where(heavy, median, center), np.where(heavy, deviation, size)
     return center, np.where(size > 0.0, size, 1.0)
 
 
-def _sum_rows(x: npt.NDArray[Any], function: Any, share: Floats) -> Floats:
-    """Returns Σ_b share_b · function(x_b), in float64 a few rows at a time, so that float32 is never copied whole."""
-    rows = max(1, _BLOCK_VALUES // max(x.shape[1], 1))
-    result = np.zeros(x.shape[1])
-    for start in range(0, len(x), rows):
-        block = x[start : start + rows].astype(np.float64)
-        result += share[start : start + rows] @ function(block)
-    return result
+def _blocks(x: npt.NDArray[Any], rows: npt.NDArray[np.int64] | None) -> Iterator[tuple[slice, Floats]]:
+    """Yields a few rows at a time in float64, so that float32 is never copied whole."""
+    count = len(x) if rows is None else len(rows)
+    step = max(1, _BLOCK_VALUES // max(x.shape[1], 1))
+    for start in range(0, count, step):
+        some = slice(start, start + step)
+        yield some, x[some if rows is None else rows[some]].astype(np.float64)
 
 
 def _sparse_moments(x: Any, share: Floats) -> tuple[Floats, Floats]:

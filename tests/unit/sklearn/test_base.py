@@ -1,4 +1,4 @@
-"""Tests of both classifiers of fcnet.sklearn: scikit-learn's own checks and tools take them."""
+"""Tests of the classifiers of fcnet.sklearn: scikit-learn's own checks and tools take them."""
 
 from __future__ import annotations
 
@@ -23,18 +23,29 @@ from sklearn.preprocessing import MaxAbsScaler, StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from fcnet.runtime.errors import UserError
-from fcnet.sklearn import LogisticRegression, MLPClassifier
+from fcnet.sklearn import LogisticRegression, LogisticRegressionCV, MLPClassifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 X, Y = load_iris(return_X_y=True)
-CLASSIFIERS = [LogisticRegression(), MLPClassifier(16, epochs=60, lr=2e-2, random_state=0)]
+CLASSIFIERS = [
+    LogisticRegression(),
+    LogisticRegressionCV(Cs=3, cv=3),
+    MLPClassifier(16, epochs=60, lr=2e-2, random_state=0),
+]
 each = pytest.mark.parametrize("classifier", CLASSIFIERS, ids=lambda value: type(value).__name__)
 
 # Training visits the examples in an order and in batches: a repeated example is not one of twice the weight.
 STOCHASTIC = {
     f"check_sample_weight_equivalence_on_{kind}_data": "examples are visited in random batches"
+    for kind in ("dense", "sparse")
+}
+
+
+# With more examples, or without those of weight 0, the folds are others.
+CROSS_VALIDATED = {
+    f"check_sample_weight_equivalence_on_{kind}_data": "the folds do not know the weights"
     for kind in ("dense", "sparse")
 }
 
@@ -45,6 +56,8 @@ STOCHASTIC = {
         (LogisticRegression(), {}),
         (LogisticRegression(standardize=False), {}),
         (LogisticRegression(warm_start=True, class_weight="balanced"), {}),
+        (LogisticRegressionCV(Cs=3, cv=3), CROSS_VALIDATED),
+        (LogisticRegressionCV(Cs=3, cv=3, standardize=False, refit=False), CROSS_VALIDATED),
         (MLPClassifier(32, epochs=15, lr=1e-2), STOCHASTIC),
         (MLPClassifier((8, 8), epochs=15, lr=5e-2, normalization="batch", dropout=0.05), STOCHASTIC),
         (MLPClassifier(16, epochs=15, lr=2e-2, normalization="layer"), STOCHASTIC),
@@ -95,7 +108,7 @@ def test_ensembles_and_searches_take_the_classifiers(classifier: Any, name: str)
     assert ENSEMBLES[name](classifier).fit(X, Y).score(X, Y) > 0.85
 
 
-@each
+@pytest.mark.parametrize("classifier", [CLASSIFIERS[0], CLASSIFIERS[-1]], ids=lambda value: type(value).__name__)
 def test_metadata_routing_passes_sample_weights(classifier: Any) -> None:
     weight = np.where(Y == 2, 0.0, 1.0)
     with sklearn.config_context(enable_metadata_routing=True):
@@ -122,7 +135,8 @@ def test_features_may_have_names(classifier: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         "sklearn.utils.validation._get_feature_names", lambda x: names if isinstance(x, Frame) else None
     )
-    for arguments in ({}, {"early_stopping": True} if isinstance(classifier, MLPClassifier) else {"warm_start": True}):
+    options = {"LogisticRegression": "warm_start", "LogisticRegressionCV": "refit", "MLPClassifier": "early_stopping"}
+    for arguments in ({}, {options[type(classifier).__name__]: True}):
         fitted = clone(classifier).set_params(**arguments).fit(X.view(Frame), Y)  # a warning would be an error
         assert fitted.feature_names_in_.tolist() == names.tolist()
     with pytest.warns(UserWarning, match="X does not have valid feature names"):
@@ -251,6 +265,13 @@ LOGISTIC_MISTAKES = {
     "warm_start": (None, "warm_start must be True or False, got None"),
     "verbose": ("loud", "verbose must be True, False or a whole number of at least 0, got 'loud'"),
 }
+CROSS_VALIDATION_MISTAKES = {
+    **{name: mistake for name, mistake in LOGISTIC_MISTAKES.items() if name not in ("C", "warm_start")},
+    "Cs": (0, "Cs must be a whole number of at least 1 or a list of numbers greater than 0, got 0"),
+    "cv": ("many", "Expected `cv` as an integer, a cross-validation object "),
+    "scoring": ("best", "'best' is not a valid scoring value"),
+    "refit": ("no", "refit must be True or False, got 'no'"),
+}
 NETWORK_MISTAKES = {
     "hidden": ((0,), "each width of hidden must be at least 1, got 0"),
     "activation": ("tanh", "activation must be one of identity, sigmoid, relu, "),
@@ -271,6 +292,7 @@ NETWORK_MISTAKES = {
 }
 MISTAKES = [
     *((LogisticRegression, name, *mistake) for name, mistake in LOGISTIC_MISTAKES.items()),
+    *((LogisticRegressionCV, name, *mistake) for name, mistake in CROSS_VALIDATION_MISTAKES.items()),
     *((MLPClassifier, name, *mistake) for name, mistake in NETWORK_MISTAKES.items()),
 ]
 
@@ -284,6 +306,7 @@ def test_every_parameter_is_checked(kind: Any, name: str, value: object, message
 
 def test_the_table_of_mistakes_has_every_parameter() -> None:
     assert set(LOGISTIC_MISTAKES) == set(LogisticRegression().get_params())
+    assert set(CROSS_VALIDATION_MISTAKES) == set(LogisticRegressionCV().get_params())
     assert set(NETWORK_MISTAKES) == set(MLPClassifier().get_params())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,15 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from fcnet.linear_model.feature_blocks import FeatureBlocks
+from fcnet.linear_model.solver import solve
 from fcnet.runtime.errors import UserError
 from fcnet.sklearn import LogisticRegression
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from fcnet.linear_model.problem import Problem
 
     Floats = npt.NDArray[np.float64]
 
@@ -276,16 +281,15 @@ def test_a_warm_start_begins_at_the_previous_coefficients() -> None:
         warm.fit(x[:, :3], y)
 
 
-def test_two_steps_are_one_step_and_one_more() -> None:
+def test_a_warm_start_goes_on_where_too_few_steps_ended() -> None:
     x, y = load_iris(return_X_y=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        both = LogisticRegression(max_iter=2).fit(x, y)
-        parts = LogisticRegression(max_iter=1, warm_start=True).fit(x, y)
-        assert parts.n_iter_.tolist() == [1]
-        parts.fit(x, y)
+        fitted = LogisticRegression(max_iter=2, warm_start=True)
+        likelihoods = [np.log(fitted.fit(x, y).predict_proba(x)[np.arange(150), y]).mean() for _ in range(3)]
         none = LogisticRegression(max_iter=0).fit(x, y)
-    np.testing.assert_allclose(parts.coef_, both.coef_, rtol=1e-9)
+    assert fitted.n_iter_.tolist() == [2]
+    assert likelihoods == sorted(likelihoods)
     assert none.n_iter_.tolist() == [0]
     np.testing.assert_array_equal(none.predict_proba(x), np.full((150, 3), 1 / 3))
 
@@ -297,22 +301,40 @@ def test_the_model_computes_the_logits_of_standardized_features() -> None:
     np.testing.assert_allclose(fitted.decision_function(x), logits, rtol=1e-9, atol=1e-9)
 
 
-def test_coefficients_become_sparse_and_dense_again() -> None:
-    x, y = load_iris(return_X_y=True)
-    fitted = LogisticRegression().fit(x, y)
-    expected = fitted.decision_function(x)
-    assert scipy.sparse.issparse(fitted.sparsify().coef_)
-    for features in (x, scipy.sparse.csr_matrix(x)):
-        np.testing.assert_allclose(fitted.decision_function(features), expected)
-    np.testing.assert_allclose(fitted.densify().decision_function(x), expected)
-
-
-def test_verbose_prints_the_objective_before_each_step(capsys: pytest.CaptureFixture[str]) -> None:
+def test_verbose_prints_the_gradient_of_each_pass(capsys: pytest.CaptureFixture[str]) -> None:
     x, y = load_iris(return_X_y=True)
     fitted = LogisticRegression(verbose=1).fit(x, y)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == fitted.n_iter_[0] + 1
-    assert lines[0].startswith(f"Iteration 0, objective = {np.log(3):.8f}, gradient = ")
+    assert len(lines) > fitted.n_iter_[0]
+    residuals = 1 / 3 - (y[:, None] == [0, 1, 2])
+    largest = np.abs(residuals.T @ ((x - x.mean(0)) / x.std(0))).max() / 150
+    assert lines[0] == f"Pass 1, gradient = {largest:.1e}"
+    assert float(lines[-1].rpartition(" ")[2]) <= 1e-8
+
+
+def test_float32_features_are_shared_with_the_search_and_labels_stay_indices(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40_000, 100)).astype(np.float32)
+    y = rng.integers(20, size=len(x))
+    problems = []
+
+    def spy(problem: Problem, *args: Any, **options: Any) -> Any:
+        problems.append(problem)
+        return solve(problem, *args, **options)
+
+    monkeypatch.setattr("fcnet.sklearn.linear_minima.solve", spy)
+    tracemalloc.start()  # of NumPy's arrays
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted = LogisticRegression(max_iter=1).fit(x, y)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert fitted.coef_.dtype == np.float32
+    assert peak < 0.7 * x.nbytes
+    (problem,) = problems
+    assert isinstance(problem.features, FeatureBlocks)
+    assert problem.features._x.data_ptr() == x.ctypes.data
+    assert (problem.target.dtype, tuple(problem.target.shape)) == (torch.int64, (40_000,))
 
 
 def test_a_raw_fit_is_at_the_minimum_of_weighted_examples() -> None:

@@ -27,6 +27,11 @@ RULES: dict[str, tuple[Callable[[Any], parameters.Rule], list[Any], list[Any]]] 
     "share": (parameters.share, [0.1, 0.999], [0, 1, 1.0, -0.5, None, math.nan]),
     "share from 0": (lambda v: parameters.share(v, least=0.0), [0, 0.5], [1.0, -0.1]),
     "count": (lambda v: parameters.count(v, 1), [1, np.int64(7)], [0, 1.0, "3", True, None]),
+    "strengths": (
+        parameters.strengths,
+        [1, 10, [0.5], (1, math.inf), np.array([1.0, 2.0])],
+        [0, 1.5, [], [0.0], [math.nan], "1", ["1"], None, np.ones((2, 2))],
+    ),
     "flag": (parameters.flag, [True, False, np.True_], [0, 1, "yes", None]),
     "verbosity": (parameters.verbosity, [True, 0, 10], [-1, 0.5, "loud", None]),
     "class weight": (

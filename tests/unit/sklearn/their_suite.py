@@ -15,8 +15,10 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
+import numpy as np
 import pytest
 import sklearn.linear_model
+import sklearn.metrics
 import sklearn.neural_network
 from sklearn.linear_model._base import LinearClassifierMixin
 from sklearn.utils.metaestimators import available_if
@@ -203,26 +205,82 @@ class MLPRegressor:
         refuse("MLPRegressor")
 
 
-class LogisticRegressionCV:
-    """Absent, but for the tests that compare it with `LogisticRegression`: there it is theirs, beside ours."""
+class LogisticRegressionCV(fcnet.sklearn.LogisticRegressionCV):
+    standardize = False
+    C_: Any
+    l1_ratio_: Any
+    n_iter_: Any
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        if _RUNNING[-1] not in _COMPARE_WITH_CV:
-            refuse("LogisticRegressionCV")
-        return _THEIR_CV(*args, **kwargs)
+    def __init__(
+        self,
+        *,
+        Cs: Any = 10,  # noqa: N803
+        l1_ratios: Any = "warn",
+        fit_intercept: Any = True,
+        cv: Any = None,
+        dual: Any = False,
+        penalty: Any = "deprecated",
+        scoring: Any = "warn",
+        solver: Any = "lbfgs",
+        tol: Any = 1e-4,
+        max_iter: Any = 100,
+        class_weight: Any = None,
+        n_jobs: Any = None,
+        verbose: Any = 0,
+        refit: Any = True,
+        intercept_scaling: Any = 1.0,
+        random_state: Any = None,
+        use_legacy_attributes: Any = "warn",
+    ) -> None:
+        self.Cs = Cs
+        self.l1_ratios = l1_ratios
+        self.fit_intercept = fit_intercept
+        self.cv = cv
+        self.dual = dual
+        self.penalty = penalty
+        self.scoring = scoring
+        self.solver = solver
+        self.tol = tol
+        self.max_iter = max_iter
+        self.class_weight = class_weight
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+        self.refit = refit
+        self.intercept_scaling = intercept_scaling
+        self.random_state = random_state
+        self.use_legacy_attributes = use_legacy_attributes
 
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, **params: Any) -> Self:  # noqa: N803
+        if self.penalty != "deprecated":
+            refuse("the deprecated argument penalty")
+        ratios = [0.0] if isinstance(self.l1_ratios, str) or self.l1_ratios is None else list(self.l1_ratios)
+        if any(ratio != 0.0 for ratio in ratios):
+            refuse("L1 and elastic-net penalties")
+        given = self.scoring
+        self.scoring = None if given == "warn" else given
+        try:
+            super().fit(X, y, sample_weight, **params)
+        finally:
+            self.scoring = given
+        self.l1_ratios_, self.l1_ratio_ = np.array(ratios), 0.0
+        if self.use_legacy_attributes is not False:
+            self._to_legacy_attributes()
+        return self
 
-_THEIR_CV = sklearn.linear_model.LogisticRegressionCV
-_RUNNING = [""]
-_COMPARE_WITH_CV = {
-    "test_LogisticRegressionCV_on_folds",
-    "test_logistic_cv_folds_with_classes_missing",
-    "test_logistic_regression_cv_refit",
-    "test_logistic_regression_solvers_multiclass",
-    "test_multinomial_cv_iris",
-    "test_multinomial_logistic_regression_string_inputs",
-    "test_n_iter",
-}
+    def _get_scorer(self) -> Any:
+        return sklearn.metrics.get_scorer("accuracy" if self.scoring in ("warn", None) else self.scoring)
+
+    def _to_legacy_attributes(self) -> None:
+        """Gives the attributes the shapes that scikit-learn 1.10 no longer has by default."""
+        classes = self.classes_[1:] if len(self.classes_) == 2 else self.classes_
+        paths = np.moveaxis(self.coefs_paths_, (3, 0, 2, 1), (0, 1, 2, 3))
+        scores, iterations = self.scores_.swapaxes(1, 2), self.n_iter_.swapaxes(1, 2)[None]
+        if isinstance(self.l1_ratios, str) or self.l1_ratios is None:
+            paths, scores, iterations = paths[:, :, :, 0], scores[:, :, 0], iterations[..., 0]
+        self.coefs_paths_: Any = dict(zip(classes, paths, strict=True))
+        self.scores_: Any = dict.fromkeys(classes, scores)
+        self.n_iter_ = iterations
+        self.C_, self.l1_ratio_ = np.full(len(classes), self.C_), np.full(len(classes), 0.0)
 
 
 _OUTCOMES: dict[str, str] = {}
@@ -246,8 +304,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    _RUNNING[-1] = item.name.partition("[")[0]
-    if _RUNNING[-1] == "test_preserve_feature_names":
+    if item.name.partition("[")[0] == "test_preserve_feature_names":
         pytest.skip("it needs pandas, which is no dependency")  # so no outcome depends on what else is installed
 
 
