@@ -20,6 +20,7 @@ import pytest
 import sklearn.linear_model
 import sklearn.metrics
 import sklearn.neural_network
+import torch
 from sklearn.linear_model._base import LinearClassifierMixin
 from sklearn.utils.metaestimators import available_if
 
@@ -306,6 +307,10 @@ def pytest_collection_finish() -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.name.partition("[")[0] == "test_preserve_feature_names":
         pytest.skip("it needs pandas, which is no dependency")  # so no outcome depends on what else is installed
+
+
+def pytest_runtest_call() -> None:
+    torch.set_num_threads(1)  # their conftest gives each test all cores, on which tiny products wait for each other
 
 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
