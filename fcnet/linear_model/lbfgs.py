@@ -136,7 +136,7 @@ class Search:
         self, point: ObjectiveValues, candidate: Tensor, found: ObjectiveValues, curvature: Tensor | None
     ) -> Tensor:
         """Takes the candidates that are good enough; returns which."""
-        slope = (found.grad * self.direction).sum((1, 2))
+        slope = _dots(found.grad, self.direction)
         descends = found.value <= point.value + 1e-4 * self.length * self.slope
         accepted = (slope <= 0.5 * self.slope.abs()) | (descends & (slope <= 0.9 * self.slope.abs()))
         accepted &= found.value.isfinite()
@@ -156,7 +156,7 @@ class Search:
         assert self.end is not None
         self.halvings = torch.where(accepted, 0, self.halvings + 1)
         direction = self._find_direction()
-        slope = (self._point.grad * direction).sum((1, 2))
+        slope = _dots(self._point.grad, direction)
         self.direction = torch.where(accepted[:, None, None], direction, self.direction)
         self.slope = torch.where(accepted, slope, self.slope)
         sizes = self._point.grad.abs().amax((1, 2))
@@ -206,13 +206,13 @@ class Search:
     def _remember(self, point: ObjectiveValues, candidate: Tensor, found: ObjectiveValues, accepted: Tensor) -> None:
         assert self._preconditioner is not None
         step, change = candidate - self.parameters, found.grad - point.grad
-        product = (step * change).sum((1, 2))
-        scaled = self._preconditioner.multiply(change, self._curvature, self._strength)
-        usable = accepted & (product > 1e-10 * (step.square().sum((1, 2)) * change.square().sum((1, 2))).sqrt())
-        gamma = product / (change * scaled).sum((1, 2))
+        product, lengths = _dots(step, change), _dots(step, step) * _dots(change, change)
+        usable = accepted & (product > 1e-10 * lengths.sqrt())
+        change = change.float()
+        gamma = product / _dots(change, self._preconditioner.multiply(change, self._curvature, self._strength))
         self.gamma = torch.where(usable, gamma, self.gamma)
-        self._steps.append(torch.where(usable[:, None, None], step, 0.0).float())
-        self._changes.append(torch.where(usable[:, None, None], change, 0.0).float())
+        self._steps.append(step.float().masked_fill_(~usable[:, None, None], 0.0))
+        self._changes.append(change.masked_fill_(~usable[:, None, None], 0.0))
         self._inverse_products.append(torch.where(usable, 1.0 / product, 0.0))
         for history in (self._steps, self._changes, self._inverse_products):
             del history[:-HISTORY]
@@ -220,13 +220,19 @@ class Search:
     def _find_direction(self) -> Tensor:
         assert self._point is not None
         assert self._preconditioner is not None
-        q, factors = self._point.grad.clone(), []
+        q, factors = self._point.grad.float().flatten(1), []
         pairs = list(zip(self._steps, self._changes, self._inverse_products, strict=True))
         for step, change, inverse in reversed(pairs):
-            factor = inverse * (step * q).sum((1, 2))
-            q -= factor[:, None, None] * change
+            factor = (inverse * _dots(step, q)).float()[:, None]
+            q.addcmul_(factor, change.flatten(1), value=-1.0)
             factors.append(factor)
-        q = self._preconditioner.multiply(q, self._curvature, self._strength) * self.gamma[:, None, None]
+        q = self._preconditioner.multiply(q.view_as(self.parameters), self._curvature, self._strength).flatten(1)
+        q *= self.gamma[:, None]
         for (step, change, inverse), factor in zip(pairs, reversed(factors), strict=True):
-            q += (factor - inverse * (change * q).sum((1, 2)))[:, None, None] * step
-        return -q
+            q.addcmul_(factor - (inverse * _dots(change, q)).float()[:, None], step.flatten(1))
+        return q.neg_().view_as(self.parameters).double()
+
+
+def _dots(first: Tensor, second: Tensor) -> Tensor:
+    """Returns the dot product of each objective's numbers, float64 (A,)."""
+    return torch.bmm(first.flatten(1)[:, None], second.flatten(1)[:, :, None])[:, 0, 0].double()

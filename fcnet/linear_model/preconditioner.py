@@ -93,20 +93,22 @@ class Preconditioner:
             grad: (A, O, D + 1).
             curvature: the decomposition of M for each, A of them.
             strength: λ, the penalty of a column of scale 1, (A,).
+
+        Returns:
+            float32 (A, O, D + 1).
         """
-        mu, strength = curvature.values[..., None], strength[:, None, None]
         basis, scale = self._single_basis, self._scale.float()
+        mu, strength = curvature.values[..., None].float(), strength[:, None, None].float()
         nodes = curvature.rotate(grad)
         scaled = nodes[..., :-1] / scale
         parts = scaled @ basis
-        inverse = 1.0 / (mu * self._variances + strength)
         if self._is_whole:
-            result = (parts * inverse.float()) @ basis.T
+            result = parts.div_(mu * self._variances.float() + strength) @ basis.T
         else:
-            others = 1.0 / (mu * self._rest + strength)
-            result = scaled * others.float() + (parts * (inverse - others).float()) @ basis.T
-        result = torch.cat([result / scale, nodes[..., -1:] / mu.float()], 2)
-        return curvature.rotate_back(result).to(grad.dtype)
+            others = 1.0 / (mu * self._rest.float() + strength)
+            inverse = 1.0 / (mu * self._variances.float() + strength)
+            result = scaled * others + (parts * (inverse - others)) @ basis.T
+        return curvature.rotate_back(torch.cat([result.div_(scale), nodes[..., -1:] / mu], 2))
 
     def solve_covariance(self, grad: Tensor) -> Tensor:
         """Computes G Σ⁻¹, (A, O, D) -> (A, O, D), in float64."""

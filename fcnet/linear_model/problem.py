@@ -31,8 +31,8 @@ _MATRICES, _PRODUCTS, _DUAL, _WITH_CURVATURE = 2, 3, 4, 8
 _MOST_CHANGED = 6.0
 _MOST_COUPLED = 2048
 """Nodes whose second derivatives are a matrix."""
-_FEWEST_ROWS = 1 << 13
-"""Examples that represent all in the curvature, or 8 C if that is more."""
+_FEWEST_ROWS = 1 << 12
+"""Examples that represent all in the curvature, or 4 C if that is more."""
 
 
 class ObjectiveValues(NamedTuple):
@@ -97,7 +97,7 @@ class Problem:
         self.total = float(all_reduce(weight.sum()))
         self.frequencies, self.class_means = self._class_sums()
         self.feature_means = self.class_means.sum(0)
-        self._stride = max(features.num_rows // max(_FEWEST_ROWS, 8 * num_classes), 1)
+        self._stride = max(features.num_rows // max(_FEWEST_ROWS, 4 * num_classes), 1)
 
     def select(self, penalties: Tensor) -> Problem:
         """Returns the objectives of some penalties, int64 indices."""
