@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import shlex
 import signal
 from functools import partial
@@ -69,7 +68,7 @@ def main(arguments: list[str]) -> int:
         check_new(flags.out, flags.out_flag)
     # Released when the command ends. Of the processes of a distributed run, the first holds it.
     with contextlib.ExitStack() as lock:
-        if run is not None and _is_first_process():
+        if run is not None and distributed.is_first_process():
             lock.enter_context(run.lock())
         if run is not None and run.finished and config.train.epochs == run.load_config().train.epochs:
             return _show_finished(run, tensorboard=tensorboard)
@@ -88,11 +87,6 @@ def _setting_sources(flags: argparse.Namespace, run: Run | None) -> dict[str, st
     if run is not None:  # it keeps all settings but those that may change
         return {override.partition("=")[0].strip(): "--set" for override in filter(_may_change, flags.set)}
     return config_sources(flags.config, flags.set, name=config_name(flags.config))
-
-
-def _is_first_process() -> bool:
-    """Returns whether this is the first process of a distributed run, before it joins the others."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _show_finished(run: Run, *, tensorboard: bool) -> int:

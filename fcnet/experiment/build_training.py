@@ -121,6 +121,11 @@ def choose_threads(model: MLP, batch_size: int) -> int:
     values = batch_size * model.dense_layers()[0].in_features
     if products < _ONE_THREAD_PRODUCTS and values < _ONE_THREAD_VALUES:
         return 1
+    return rank_threads()
+
+
+def rank_threads() -> int:
+    """Returns this rank's share of the processors, as a number of threads."""
     ranks = distributed.world_size()
     # With several ranks OMP_NUM_THREADS is ignored: torchrun sets it to 1 unless the user does.
     return num_threads() if ranks == 1 else min(max(1, num_processors() // ranks), MAX_THREADS)

@@ -161,6 +161,7 @@ def fit_path(
     rows: Tensor | None = None,
     start: LogisticPath | None = None,
     on_pass: Callable[[Progress], None] | None = None,
+    stop: Callable[[], bool] | None = None,
     state: dict[str, Tensor] | None = None,
     sample_weight: Any = None,  # noqa: ANN401 - an array
     class_weight: Mapping[Any, float] | str | None = None,
@@ -178,7 +179,10 @@ def fit_path(
         Cs: as for `logistic_path`.
         rows: int64, ascending, the rows to fit; None for all.
         start: a path with the same Cs, classes and features, at which the search starts; None for 0.
-        on_pass: takes the progress after each pass over the features. Its objectives are in ascending order of Cs.
+        on_pass: takes the progress after each pass over the features, on the first rank. Its objectives are in
+            ascending order of Cs.
+        stop: called on each rank after each pass; if it returns True on any, all ranks raise `SearchStopped`, the first
+            one after ``on_pass``.
         state: what `Progress.state` returned in an interrupted call with the same arguments; the result is the same,
             bit for bit, as without the interruption.
         sample_weight: as for `logistic_path`, one for each row of ``x``.
@@ -209,7 +213,9 @@ def fit_path(
     by_newton = is_fast_from_the_start(problem)
     preconditioner = None if by_newton else Preconditioner(features, weight, column_penalty.sqrt())
     points = None if start is None else _to_parameters(start, features)[order.to(place)]
-    found = solve(problem, preconditioner, strength, points, tol=tol, max_iter=max_iter, on_pass=on_pass, state=state)
+    found = solve(
+        problem, preconditioner, strength, points, tol=tol, max_iter=max_iter, on_pass=on_pass, stop=stop, state=state
+    )
     found = Minima(*(part[torch.argsort(order).to(place)] for part in found))
     coef = found.parameters[..., :-1] / features.std
     unit = values.to(place) * total  # the objectives were divided by it

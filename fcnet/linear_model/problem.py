@@ -19,14 +19,16 @@ from torch import Tensor
 from fcnet.functional.binary_cross_entropy import losses_and_grad as binary_losses_and_grad
 from fcnet.functional.softmax_loss import label_losses
 from fcnet.linear_model.second_derivatives import product_sums, second_derivative_sums
-from fcnet.runtime.distributed import all_reduce, broadcast_tensor
+from fcnet.runtime.distributed import all_reduce, any_rank, broadcast_tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fcnet.linear_model.feature_blocks import Features
 
 
 _DTYPES = torch.float32, torch.float64
-_MATRICES, _PRODUCTS, _DUAL, _WITH_CURVATURE = 2, 3, 4, 8
+_MATRICES, _PRODUCTS, _DUAL, _POLL, _WITH_CURVATURE = 2, 3, 4, 5, 8
 """What `serve` is asked for, in place of the index of a dtype; the last is added to it."""
 _MOST_CHANGED = 6.0
 _MOST_COUPLED = 2048
@@ -202,24 +204,44 @@ class Problem:
         for point in points:
             broadcast_tensor(point)
 
-    def serve(self) -> None:
-        """Adds this rank's rows to all that the first rank computes, until `release_ranks`."""
+    def poll(self, *, stop: bool) -> bool:
+        """Returns whether any rank wants to stop; on the first rank, the others must be in `serve`."""
+        self._announce(1, _POLL)
+        return any_rank(stop)
+
+    def serve(self, stop: Callable[[], bool]) -> bool:
+        """Adds this rank's rows to all that the first rank computes, until `release_ranks`.
+
+        Args:
+            stop: whether this rank wants to stop; called whenever the first rank polls.
+
+        Returns:
+            Whether a poll has found that a rank wants to stop.
+        """
         while True:
             count, work = broadcast_tensor(torch.zeros(2, dtype=torch.int64, device=self.weight.device)).tolist()
             if not count:
-                return
-            shape = count, self.num_nodes, self.features.num_features + 1
-            parameters = broadcast_tensor(self.weight.new_empty(shape))
-            if work in (_PRODUCTS, _DUAL):
-                second = broadcast_tensor(self.weight.new_empty(shape))
-            if work == _MATRICES:
-                all_reduce(second_derivative_sums(self.features, self.weight, parameters))
-            elif work == _PRODUCTS:
-                all_reduce(product_sums(self.features, self.weight, parameters, second))
-            elif work == _DUAL:
-                self._dual_sums(parameters, second)
+                return False
+            if work == _POLL:
+                if any_rank(stop()):
+                    return True
             else:
-                self._sums(parameters, _DTYPES[work % _WITH_CURVATURE], with_curvature=work >= _WITH_CURVATURE)
+                self._add_rows(count, work)
+
+    def _add_rows(self, count: int, work: int) -> None:
+        """Adds this rank's rows to something that the first rank computes for some penalties."""
+        shape = count, self.num_nodes, self.features.num_features + 1
+        parameters = broadcast_tensor(self.weight.new_empty(shape))
+        if work in (_PRODUCTS, _DUAL):
+            second = broadcast_tensor(self.weight.new_empty(shape))
+        if work == _MATRICES:
+            all_reduce(second_derivative_sums(self.features, self.weight, parameters))
+        elif work == _PRODUCTS:
+            all_reduce(product_sums(self.features, self.weight, parameters, second))
+        elif work == _DUAL:
+            self._dual_sums(parameters, second)
+        else:
+            self._sums(parameters, _DTYPES[work % _WITH_CURVATURE], with_curvature=work >= _WITH_CURVATURE)
 
     def release_ranks(self) -> None:
         """Ends `serve` on the other ranks."""

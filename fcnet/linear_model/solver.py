@@ -33,6 +33,10 @@ _SINGLE_SHARE = 0.8
 """The gradient to reach in float32 relative to that in float64, so that mostly one evaluation in float64 is enough."""
 
 
+class SearchStopped(Exception):  # noqa: N818 - a request that was carried out, not an error
+    """A search ended on request, on all ranks."""
+
+
 class Progress(NamedTuple):
     """The state of the work after a pass over the features.
 
@@ -40,12 +44,14 @@ class Progress(NamedTuple):
         passes: the passes of this call.
         gradient: the largest entry of the gradient of each objective, float64 (K,); inf before the first pass.
         ended: whether the search for each minimum has ended, bool (K,).
+        stopping: whether the work stops here.
         state: returns what `solve` needs to resume here.
     """
 
     passes: int
     gradient: Tensor
     ended: Tensor
+    stopping: bool
     state: Callable[[], dict[str, Tensor]]
 
 
@@ -78,6 +84,7 @@ def solve(
     tol: float,
     max_iter: int,
     on_pass: Callable[[Progress], None] | None = None,
+    stop: Callable[[], bool] | None = None,
     state: dict[str, Tensor] | None = None,
 ) -> Minima:
     """Minimises the objectives in groups that fit in memory, from the strongest penalty on.
@@ -91,15 +98,20 @@ def solve(
         start: the points to start from, (K, O, D + 1), but 0 where an objective is less there; None for 0.
         tol: the largest entry of the gradient at a minimum, and the share by which the objective may be above it.
         max_iter: the largest number of steps for each objective.
-        on_pass: takes the progress after each pass.
+        on_pass: takes the progress after each pass, on the first rank.
+        stop: called on each rank after each pass; if it returns True on any, the work stops.
         state: what `Progress.state` returned in an interrupted call with the same arguments.
+
+    Raises:
+        SearchStopped: the work has stopped.
     """
     if rank() == 0:
-        work = _Work(problem, preconditioner, strength, start, tol, max_iter)
-        result = work.run(on_pass, state or {})
+        work = _Work(problem, preconditioner, strength, start, tol, max_iter, on_pass, stop)
+        result = work.run(state or {})
         problem.release_ranks()
     else:
-        problem.serve()
+        if problem.serve(stop or (lambda: False)):
+            raise SearchStopped
         count, values = len(strength), strength.new_zeros(len(strength))
         iterations = torch.zeros(count, dtype=torch.int64, device=strength.device)
         result = Minima(problem.zeros(), iterations, values, values.clone(), values.clone(), iterations > 0)
@@ -117,7 +129,10 @@ class _Work:
         start: Tensor | None,
         tol: float,
         max_iter: int,
+        on_pass: Callable[[Progress], None] | None,
+        stop: Callable[[], bool] | None,
     ) -> None:
+        self._on_pass, self._stop = on_pass, stop
         self._problem, self._preconditioner, self._strength = problem, preconditioner, strength
         self._tol, self._max_iter, self._start = tol, max_iter, start
         size = _BYTES_PER_PARAMETER * problem.num_nodes * (problem.features.num_features + 1)
@@ -125,7 +140,7 @@ class _Work:
         self._parts: list[Minima] = []
         self._passes = 0
 
-    def run(self, on_pass: Callable[[Progress], None] | None, state: dict[str, Tensor]) -> Minima:
+    def run(self, state: dict[str, Tensor]) -> Minima:
         self._load(state)
         search_state = {name.removeprefix("search."): part for name, part in state.items() if "search." in name}
         double_stage = self._preconditioner is None or "single_iterations" in state
@@ -134,11 +149,11 @@ class _Work:
             start, spent = self._first_points(problem, group), torch.zeros_like(group)
             if not double_stage:
                 tol = max(_SINGLE_SHARE * self._tol, _SINGLE_TOL)
-                single = self._search(problem, group, start, spent, torch.float32, tol, on_pass, search_state)
+                single = self._search(problem, group, start, spent, torch.float32, tol, search_state)
                 start, spent, search_state = single.result, single.iterations, {}
             elif state:
                 spent = state["single_iterations"].to(group.device)
-            double = self._search(problem, group, start, spent, torch.float64, self._tol, on_pass, search_state)
+            double = self._search(problem, group, start, spent, torch.float64, self._tol, search_state)
             state, search_state, double_stage = {}, {}, self._preconditioner is None
             self._parts.append(self._finish(problem, double, spent + double.iterations))
         return Minima(*(torch.cat(column) for column in zip(*self._parts, strict=True)))
@@ -151,7 +166,6 @@ class _Work:
         spent: Tensor,
         dtype: torch.dtype,
         tol: float,
-        on_pass: Callable[[Progress], None] | None,
         state: dict[str, Tensor],
     ) -> Search:
         strength, max_iter = self._strength[group], self._max_iter - spent
@@ -165,8 +179,11 @@ class _Work:
         while len(search.active):
             search.advance()
             self._passes += 1
-            if on_pass is not None:
-                on_pass(self._progress(search, group, spent, dtype))
+            stopping = self._stop is not None and problem.poll(stop=self._stop())
+            if self._on_pass is not None:
+                self._on_pass(self._progress(search, group, spent, dtype, stopping=stopping))
+            if stopping:
+                raise SearchStopped
         return search
 
     def _finish(self, problem: Problem, search: Search, iterations: Tensor) -> Minima:
@@ -181,7 +198,9 @@ class _Work:
         gap = objective_gaps(problem, self._preconditioner, parameters, found, tight=_TIGHT * self._tol)
         return Minima(parameters, iterations, gradient, gap, found.value, search.converged)
 
-    def _progress(self, search: Search, group: Tensor, spent: Tensor, dtype: torch.dtype) -> Progress:
+    def _progress(
+        self, search: Search, group: Tensor, spent: Tensor, dtype: torch.dtype, *, stopping: bool
+    ) -> Progress:
         gradient = torch.full_like(self._strength, torch.inf)
         ended = torch.zeros_like(gradient, dtype=torch.bool)
         for part, indices in zip(self._parts, self._groups, strict=False):
@@ -199,7 +218,7 @@ class _Work:
                 result |= {f"group{index}.{name}": value for name, value in part._asdict().items()}
             return {name: part.to("cpu", copy=True) for name, part in result.items()}
 
-        return Progress(self._passes, gradient, ended, state)
+        return Progress(self._passes, gradient, ended, stopping, state)
 
     def _load(self, state: dict[str, Tensor]) -> None:
         """Restores the groups that have ended."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fcnet import cli
+from fcnet.experiment.build_training import rank_threads
 from fcnet.experiment.image_classifier import load
 from fcnet.experiment.provenance import CommandRecord
 from fcnet.experiment.run_folder import claim_folder
@@ -31,10 +32,10 @@ from fcnet.probe.splits import few_shot_rows, make_splits
 from fcnet.probe.training_data import open_training_data
 from fcnet.probe.work import Work
 from fcnet.report.page import ensure_report
-from fcnet.runtime import memory
+from fcnet.runtime import distributed, memory
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.formatting import format_count, format_duration
-from fcnet.runtime.hardware import MAX_THREADS, num_threads
+from fcnet.runtime.hardware import MAX_THREADS
 from fcnet.runtime.signals import defer_signals
 from fcnet.runtime.startup import command_line
 
@@ -50,41 +51,89 @@ if TYPE_CHECKING:
 def main(arguments: list[str]) -> int:
     """Parses the arguments, fits, chooses and writes the results; returns the exit code."""
     flags = parse_flags(arguments)
-    run = find_run(flags.out) if flags.resume else None
-    if run is None:
-        if flags.features is None:
-            if flags.out is None:
-                raise UserError(
-                    f"--resume found no probe in runs; name its folder: {command_line('probe')} --resume RUN"
-                )
-            raise UserError(
-                f"--resume needs the run folder of a probe, got {flags.out}: {describe_no_probe(flags.out)}"
-            )
-        check_new(flags.out, flags.out_flag)
+    run, record = _find_run(flags), None
     with contextlib.ExitStack() as stack:
-        record = None
         if run is not None:
-            stack.enter_context(run.run.lock())
+            if distributed.is_first_process():
+                stack.enter_context(run.run.lock())
             record = run.record()
             check_agreement(record.settings, flags.given)
             if run.finished:
-                return _show_finished(run)
+                return _show_finished(run) if distributed.is_first_process() else 0
         command = CommandRecord("probe", arguments)
         stack.callback(command.close)
         device = cli.choose_device(flags.device)
-        torch.set_num_threads(_choose_threads(record))
+        stack.enter_context(cli.process_group(device))
+        return _probe(run, record, flags, command, device, stack)
+
+
+def _find_run(flags: Flags) -> ProbeRun | None:
+    """Finds the run to resume; None for a new one, whose folder is checked."""
+    run = find_run(flags.out) if flags.resume else None
+    if run is not None:
+        return run
+    if flags.features is None:
+        if flags.out is None:
+            raise UserError(f"--resume found no probe in runs; name its folder: {command_line('probe')} --resume RUN")
+        raise UserError(f"--resume needs the run folder of a probe, got {flags.out}: {describe_no_probe(flags.out)}")
+    check_new(flags.out, flags.out_flag)
+    return None
+
+
+def _probe(
+    run: ProbeRun | None,
+    record: ProbeRecord | None,
+    flags: Flags,
+    command: CommandRecord,
+    device: torch.device,
+    stack: contextlib.ExitStack,
+) -> int:
+    """Does what is left of a run, or of a new one; returns the exit code. All ranks take part."""
+    torch.set_num_threads(_choose_threads(record))
+    # Each rank reads all features: it needs all labels, and the digest tells whether all ranks see the same.
+    with distributed.long_work():
         features, settings, data = _open(flags, run, record)
-        if run is None or record is None:
-            run = ProbeRun(claim_folder(flags.out, NAME))
-            stack.enter_context(run.run.lock())
-            record = _make_record(features, settings, data, device)
-            run.write_record(record)
-        for line in _notes(record, device):
-            cli.print_status(f"note: {line}")
+    _check_shared(run, features, data)
+    if run is None or record is None:
+        record = _make_record(features, settings, data, device)
+        run = _create_run(flags.out, record, stack)
+    for line in _notes(record, device):
+        cli.print_status(f"note: {line}")
+    if distributed.rank() == 0:
         run.run.remove_temporary_files()
         run.run.add_command(command.to_dict({}), lambda line: cli.print_status(f"note: {line}"))
-        _describe_start(run, data, settings, device)
+        run.state.mkdir(exist_ok=True)
+    _describe_start(run, data, settings, device)
+    try:
         return _work(run, str(features), settings, data, device, flags.save_seconds)
+    except distributed.LostRankError as error:
+        raise UserError(f"{error}; resume with: {_resume_command(run)}") from error
+
+
+def _check_shared(run: ProbeRun | None, features: Path, data: TrainingData) -> None:
+    """Checks that all ranks resume the same run, or that none does, and see the same features."""
+    folders = distributed.all_gather(run is not None and str(run.path))
+    if different := [str(rank) for rank, folder in enumerate(folders) if folder != folders[0]]:
+        raise UserError(
+            "--resume needs a run folder that all ranks see, on a shared file system: "
+            f"rank {', '.join(different)} sees another one than rank 0"
+        )
+    fingerprints = distributed.all_gather(data.fingerprint)
+    if different := [str(rank) for rank, fingerprint in enumerate(fingerprints) if fingerprint != fingerprints[0]]:
+        raise UserError(
+            f"{features} must hold the same examples on all ranks: rank {', '.join(different)} sees others than rank 0"
+        )
+
+
+def _create_run(out: Path | None, record: ProbeRecord, stack: contextlib.ExitStack) -> ProbeRun:
+    """Creates and locks a run folder on the first rank; tells the others its path."""
+    path = ""
+    if distributed.rank() == 0:
+        run = ProbeRun(claim_folder(out, NAME))
+        stack.enter_context(run.run.lock())
+        run.write_record(record)
+        path = str(run.path)
+    return ProbeRun(Path(distributed.broadcast(path)))
 
 
 def _open(flags: Flags, run: ProbeRun | None, record: ProbeRecord | None) -> tuple[Path, Settings, TrainingData]:
@@ -130,6 +179,7 @@ def _make_record(features: Path, settings: Settings, data: TrainingData, device:
         data=data.fingerprint,
         threads=torch.get_num_threads(),
         device=str(device),
+        ranks=distributed.world_size(),
         fcnet=version("fcnet"),
         torch=str(torch.__version__),
     )
@@ -137,12 +187,17 @@ def _make_record(features: Path, settings: Settings, data: TrainingData, device:
 
 def _choose_threads(record: ProbeRecord | None) -> int:
     """Returns the number of threads of an interrupted run, which may change the last bits, or this machine's."""
-    return record.threads if record is not None and 1 <= record.threads <= MAX_THREADS else num_threads()
+    return record.threads if record is not None and 1 <= record.threads <= MAX_THREADS else rank_threads()
 
 
 def _notes(record: ProbeRecord, device: torch.device) -> list[str]:
     """Returns a line for each thing that may change the last bits of a resumed run."""
-    now = {"device": str(device), "fcnet": version("fcnet"), "torch": str(torch.__version__)}
+    now = {
+        "device": str(device),
+        "ranks": distributed.world_size(),
+        "fcnet": version("fcnet"),
+        "torch": str(torch.__version__),
+    }
     return [
         f"the run began with {name} {getattr(record, name)} and continues with {value}; "
         "the result may not be that of an uninterrupted run to the last bit"
@@ -156,7 +211,8 @@ def _describe_start(run: ProbeRun, data: TrainingData, settings: Settings, devic
     splits = f"{data.num_train:,} training" + (f" and {own:,} validation" if own else "")
     cli.print_status(
         f"{splits} examples of {format_count(data.num_features, 'feature')} in {len(data.classes):,} classes; "
-        f"{_describe_protocol(settings)}; {device}, {format_count(torch.get_num_threads(), 'thread')}; {run.path}"
+        f"{_describe_protocol(settings)}; {device}, {format_count(torch.get_num_threads(), 'thread')}"
+        f"{f', {distributed.world_size()} ranks' * (distributed.world_size() > 1)}; {run.path}"
     )
     for note in data.notes:
         cli.print_status(f"note: {note}")
@@ -197,7 +253,6 @@ def _work(
     run: ProbeRun, features: str, settings: Settings, data: TrainingData, device: torch.device, save_seconds: float
 ) -> int:
     """Does what is left of the work, and writes the results; returns the exit code."""
-    run.state.mkdir(exist_ok=True)
     x = data.features(normalize=settings.l2_normalize)
     with defer_signals() as received_signal, cli.show_fraction() as show:
         screen = _Screen(plan(data, settings), show)
@@ -214,9 +269,7 @@ def _work(
             with memory.phase("fitting the regressions"):
                 outcome = run_phases(work, data, x, settings, screen)
         except Stopped:
-            cli.print_status(
-                f"stopped and saved; resume with: {command_line('probe')} --resume {shlex.quote(str(run.path))}"
-            )
+            cli.print_status(f"stopped and saved; resume with: {_resume_command(run)}")
             return 128 + (received_signal() or signal.SIGTERM)
     with cli.say_if_slow("judging the chosen model"), memory.phase("saving the run"):
         notes = write_results(run, features, settings, data, x, outcome, device, work.seconds)
@@ -224,10 +277,16 @@ def _work(
         cli.print_status(f"note: {note}")
     for warning in convergence_warnings(outcome, settings):
         cli.print_error(f"note: {warning}")
+    if distributed.rank() > 0:  # they may not see the folder
+        return 0
     with cli.say_if_slow("writing the report"):
         ensure_report(run.run)
     run.remove_state()
     return _print_result(run)
+
+
+def _resume_command(run: ProbeRun) -> str:
+    return f"{command_line('probe')} --resume {shlex.quote(str(run.path))}"
 
 
 def _print_result(run: ProbeRun) -> int:

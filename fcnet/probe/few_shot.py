@@ -14,6 +14,7 @@ from fcnet.data.transforms.pipeline import l2_normalize
 from fcnet.probe.selection import choose, evaluate_path
 from fcnet.probe.splits import few_shot_rows
 from fcnet.probe.work import path_from_tensors, path_to_tensors, pick
+from fcnet.runtime.distributed import all_gather, rank_slice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +80,7 @@ def fit_few_shots(
 
 @torch.no_grad()
 def test_accuracies(fits: Sequence[FewShotFit], x: Tensor, y: Tensor, *, normalize: bool) -> list[float]:
-    """Returns the accuracy of each fit on labelled features, which are read once.
+    """Returns the accuracy of each fit on labelled features, which are read once; collective.
 
     Args:
         fits: the fits, of the same classes.
@@ -88,12 +89,14 @@ def test_accuracies(fits: Sequence[FewShotFit], x: Tensor, y: Tensor, *, normali
         normalize: whether to scale each row to unit norm.
     """
     counts = [0] * len(fits)
-    for rows in iter_slices(len(x), x.shape[1] * 8):
-        block = l2_normalize(x[rows]) if normalize else x[rows]
-        labels = y[rows].numpy()
+    own = rank_slice(len(x))
+    x_own, y_own = x[own], y[own]
+    for rows in iter_slices(len(x_own), x.shape[1] * 8):
+        block = l2_normalize(x_own[rows]) if normalize else x_own[rows]
+        labels = y_own[rows].numpy()
         for number, fit in enumerate(fits):
             counts[number] += int((fit.path.predict(block)[0] == labels).sum())
-    return [count / len(x) for count in counts]
+    return [sum(each) / len(x) for each in zip(*all_gather(counts), strict=True)]
 
 
 def summarize(values: Sequence[float]) -> tuple[float, float | None, tuple[float, float] | None]:

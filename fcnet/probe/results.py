@@ -19,6 +19,7 @@ from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.models.mlp import LogisticRegression
 from fcnet.probe.few_shot import summarize, test_accuracies
 from fcnet.probe.selection import equal_range
+from fcnet.runtime import distributed
 from fcnet.runtime.files import ChecksummedFolder
 from fcnet.runtime.formatting import csv_text, format_count
 from fcnet.runtime.seeds import generator
@@ -106,7 +107,7 @@ def write_results(
     run: ProbeRun, features: str, settings: Settings, data: TrainingData, x: JoinedRows, outcome: Outcome,
     device: torch.device, seconds: float,
 ) -> tuple[str, ...]:  # fmt: skip
-    """Judges the chosen model on the test split, and writes all results; the summary is the last file.
+    """Judges the chosen model on the test split, and writes all results; the summary is the last file; collective.
 
     Args:
         run: the run folder.
@@ -122,10 +123,21 @@ def write_results(
         Sentences on what of the data is not used.
     """
     config = configuration(features, settings)
+    with distributed.long_work():
+        classifier = make_classifier(outcome.refit, x, data.classes, normalize=settings.l2_normalize).to(device)
+    test = _judge(classifier, config, outcome, device) if data.has_test else None
+    with distributed.long_work():
+        if distributed.rank() == 0:
+            _write_files(run, config, settings, data, outcome, classifier, test, device, seconds)
+    return () if test is None else test.notes
+
+
+def _write_files(
+    run: ProbeRun, config: Config, settings: Settings, data: TrainingData, outcome: Outcome,
+    classifier: ImageClassifier, test: _Test | None, device: torch.device, seconds: float,
+) -> None:  # fmt: skip
     files = ChecksummedFolder(run.path)
     run.run.remove_results()
-    classifier = make_classifier(outcome.refit, x, data.classes, normalize=settings.l2_normalize).to(device)
-    test = _judge(classifier, config, outcome, device) if data.has_test else None
     environment = describe_environment(
         device, seed=settings.seed, data=data.fingerprint if test is None else test.fingerprint
     )
@@ -159,12 +171,12 @@ def write_results(
             "probe": probe_entry(outcome, settings, few_shots),
         }
     )
-    return () if test is None else test.notes
 
 
 def _judge(classifier: ImageClassifier, config: Config, outcome: Outcome, device: torch.device) -> _Test:
-    """Reads the test split for the first time."""
-    store = open_data(config.data)
+    """Reads the test split for the first time; collective."""
+    with distributed.long_work():
+        store = open_data(config.data)
     result, predictions, scores = evaluate_fully(classifier.model, test_batches(store, classifier, device))
     figures = {
         "test_accuracy": result.accuracy,

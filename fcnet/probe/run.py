@@ -10,7 +10,7 @@ import contextlib
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -45,6 +45,7 @@ class ProbeRecord(BaseModel):
         data: the fingerprint of the training and validation examples.
         threads: the number of threads, on which the last bits of sums depend.
         device: the device.
+        ranks: the number of processes.
         fcnet: the version of fcnet.
         torch: the version of torch.
     """
@@ -56,6 +57,7 @@ class ProbeRecord(BaseModel):
     data: str
     threads: int
     device: str
+    ranks: int
     fcnet: str
     torch: str
 
@@ -115,7 +117,7 @@ class ProbeRun:
         if not stem.with_suffix(".json").is_file():
             return None
         try:
-            tensors, metadata = read_checksummed(stem)
+            tensors, metadata = _read(stem)
         except UserError as error:
             note(f"{error}; it is computed again")
             return None
@@ -143,7 +145,7 @@ class ProbeRun:
                     found.append((metadata["number"], slot, metadata["seconds"]))
         for number, slot, seconds in sorted(found, reverse=True):
             with contextlib.suppress(UserError):
-                tensors, _ = read_checksummed(self.state / f"search-{slot}")
+                tensors, _ = _read(self.state / f"search-{slot}")
                 self._slot, self._number = slot, number
                 return tensors, float(seconds)
         return None
@@ -151,6 +153,12 @@ class ProbeRun:
     def remove_state(self) -> None:
         """Removes what an interrupted run resumes from."""
         shutil.rmtree(self.state, ignore_errors=True)
+
+
+def _read(stem: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads tensors into memory of their own: last bits of products depend on where in memory a matrix begins."""
+    tensors, metadata = read_checksummed(stem)
+    return {name: part.clone() for name, part in tensors.items()}, metadata
 
 
 def find_run(out: Path | None) -> ProbeRun | None:

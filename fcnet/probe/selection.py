@@ -10,6 +10,7 @@ import torch
 
 from fcnet.metrics import holm_adjust, mcnemar_test, wilson_interval
 from fcnet.metrics.intervals import NORMAL_QUANTILE_95
+from fcnet.runtime.distributed import all_gather, rank_slice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +69,7 @@ class HeldOut:
 
 @torch.no_grad()
 def evaluate_path(path: LogisticPath, x: JoinedRows, y: Tensor, rows: Tensor, device: torch.device) -> HeldOut:
-    """Evaluates all regressions of a path on some examples, in float64, block by block.
+    """Evaluates all regressions of a path on some examples, in float64, block by block; collective.
 
     Args:
         path: the regressions.
@@ -84,6 +85,12 @@ def evaluate_path(path: LogisticPath, x: JoinedRows, y: Tensor, rows: Tensor, de
         >>> held_out.is_correct.tolist()
         [[True, False, False, True]]
     """
+    own = rows[rank_slice(len(rows))]
+    parts = all_gather(_evaluate_rows(path, x, y, own, device) if len(own) else None)
+    return merge([part for part in parts if part is not None])
+
+
+def _evaluate_rows(path: LogisticPath, x: JoinedRows, y: Tensor, rows: Tensor, device: torch.device) -> HeldOut:
     coef, intercept = path.coef.to(device), path.intercept.to(device)
     num_penalties, num_nodes, _ = coef.shape
     place = torch.full((max(int(y.max()), int(path.classes.max())) + 1,), -1, dtype=torch.int64)

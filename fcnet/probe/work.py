@@ -1,4 +1,7 @@
-"""The fits of a probe, each of which is done once: an interrupted run resumes them from its folder."""
+"""The fits of a probe, each of which is done once: an interrupted run resumes them from its folder.
+
+Of several ranks, each holds a part of the examples of every fit, and the first one has the folder.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fcnet.experiment.runner import Stopped
-from fcnet.linear_model import LogisticPath, fit_path
+from fcnet.linear_model import LogisticPath, SearchStopped, fit_path
+from fcnet.runtime import distributed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,7 +37,8 @@ class Work:
         settings: the settings.
         device: the device to compute on.
         save_seconds: the least seconds between two saved states of a search; 0 saves as often as is cheap.
-        stop: called after each pass over the features; if it returns True, the state is saved and `Stopped` raised.
+        stop: called between parts and after each pass over the features; if it returns True on any rank, the first one
+            saves the state, and all raise `Stopped`.
         show: called after each pass with the fraction of the fit that is done, about, and a phrase.
         note: called with one line for each damaged file.
 
@@ -58,19 +63,23 @@ class Work:
         self._stop, self._show, self._note = stop, show, note
 
     def stage(self, name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Returns the result of a part of the work, which is computed unless an earlier command has done so.
+        """Returns the result of a part of the work, computed unless an earlier command has done so; collective.
 
         Args:
             name: the name of the part, of the file's name.
             compute: computes the result, with at most one call of `fit`.
         """
-        if (found := self._run.result(name, self._note)) is not None:
-            result, seconds = found
+        if distributed.any_rank(self._stop()):
+            raise Stopped
+        found = self._run.result(name, self._note) if distributed.rank() == 0 else None
+        if distributed.any_rank(found is not None):
+            result, seconds = found or ({}, 0.0)
             self.seconds += seconds
-            return result
+            return _share(result)
         before = self.seconds
         result = compute()
-        self._run.write_result(name, result, self.seconds - before)
+        if distributed.rank() == 0:
+            self._run.write_result(name, result, self.seconds - before)
         return result
 
     def fit(
@@ -83,7 +92,7 @@ class Work:
         rows: Tensor | None = None,
         start: LogisticPath | None = None,
     ) -> LogisticPath:
-        """Minimises the objectives, from the state that an interrupted command has saved.
+        """Minimises the objectives, from the state that an interrupted command has saved; collective.
 
         Args:
             stage: the part of the work to which the fit belongs.
@@ -93,7 +102,7 @@ class Work:
             rows: int64, ascending, the examples to fit; None for all.
             start: where to start; None for 0.
         """
-        saved = self._run.search_state(stage)
+        saved = self._run.search_state(stage) if distributed.rank() == 0 else None
         earlier = 0.0 if saved is None else saved[1]
         began, settings = time.monotonic(), self._settings
         watch = _Watch(settings.tol)
@@ -101,28 +110,33 @@ class Work:
 
         def on_pass(progress: Progress) -> None:
             self._show(*watch.describe(progress))
-            stopping, now = self._stop(), time.monotonic()
-            if stopping or now >= due[0]:
+            now = time.monotonic()
+            if progress.stopping or now >= due[0]:
                 self._run.save_search(stage, progress.state(), earlier + now - began)
                 after = time.monotonic()
                 due[0] = after + max(self._save_seconds, (after - now) / _MAX_SAVING)
-            if stopping:
-                raise Stopped
 
-        path = fit_path(
-            x,
-            y,
-            Cs,
-            rows=rows,
-            start=start,
-            on_pass=on_pass,
-            state=None if saved is None else saved[0],
-            class_weight=settings.class_weight,
-            standardize=settings.standardize,
-            tol=settings.tol,
-            max_iter=settings.max_iter,
-            device=self.device,
-        )
+        if distributed.world_size() > 1:
+            rows = torch.arange(len(x)) if rows is None else rows
+            rows = rows[distributed.rank_slice(len(rows))]
+        try:
+            path = fit_path(
+                x,
+                y,
+                Cs,
+                rows=rows,
+                start=start,
+                on_pass=on_pass,
+                stop=self._stop,
+                state=None if saved is None else saved[0],
+                class_weight=settings.class_weight,
+                standardize=settings.standardize,
+                tol=settings.tol,
+                max_iter=settings.max_iter,
+                device=self.device,
+            )
+        except SearchStopped:
+            raise Stopped from None
         self.seconds += earlier + time.monotonic() - began
         return path
 
@@ -143,6 +157,15 @@ class _Watch:
         ended = progress.ended.cpu()
         fraction = float(torch.where(ended, 1.0, done).mean())
         return fraction, f"{int(ended.sum())} of {len(ended)} penalties done" * (len(ended) > 1)
+
+
+def _share(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the first rank's tensors on every rank."""
+    layout = distributed.all_gather({name: (part.shape, part.dtype) for name, part in tensors.items()})[0]
+    return {
+        name: distributed.broadcast_tensor(tensors.get(name, torch.empty(shape, dtype=dtype)))
+        for name, (shape, dtype) in layout.items()
+    }
 
 
 def path_to_tensors(path: LogisticPath) -> dict[str, Tensor]:

@@ -116,6 +116,7 @@ def _details(run: RunData) -> list[tuple[str, str]]:
         scaling.append("the same weight of all classes together")
     refit = probe["refit"]
     device = results["processor"] if results["device"] == "cpu" else results["device"]
+    ranks = f", {results['ranks']:,} processes" if results["ranks"] > 1 else ""
     return [
         *run_origin(run),
         ("data", f"{PurePath(run.config.data.path).name}: {shape}, {len(run.classes):,} classes"),
@@ -125,7 +126,7 @@ def _details(run: RunData) -> list[tuple[str, str]]:
         ),
         ("features in the penalty", ", ".join(scaling)),
         ("last search", f"{format_count(refit['iterations'], 'step')}, {_describe_end(refit)}"),
-        ("machine", f"{device}, {format_count(results['threads'], 'thread')}; {results['platform']}"),
+        ("machine", f"{device}, {format_count(results['threads'], 'thread')}{ranks}; {results['platform']}"),
         ("software", f"fcnet {results['fcnet']}, torch {results['torch']}, Python {results['python']}"),
     ]
 

@@ -155,6 +155,11 @@ def _check_deadline(deadline: float, problem: str) -> None:
     time.sleep(_POLL_SECONDS)
 
 
+def is_first_process() -> bool:
+    """Returns whether this is the first process that a launcher started, before it joins the others."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def world_size() -> int:
     """Returns the number of processes that train together: 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from fcnet.linear_model import Progress, fit_path, logistic_path
+from fcnet.linear_model import Progress, SearchStopped, fit_path, logistic_path
 
 
 def problem(count: int = 300, width: int = 6, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,6 +42,14 @@ def test_an_interrupted_call_resumes_bit_for_bit(from_start: bool, monkeypatch: 
         resumed = fit_path(x, y, [0.01, 1.0, 100.0], state=state, tol=1e-9)
         assert torch.equal(resumed.coef, whole.coef)
         assert torch.equal(resumed.iterations, whole.iterations)
+
+
+def test_a_call_that_is_asked_to_stop_takes_its_last_state_and_raises() -> None:
+    x, y = problem()
+    stopping: list[bool] = []
+    with pytest.raises(SearchStopped):
+        fit_path(x, y, [0.01], on_pass=lambda it: stopping.append(it.stopping), stop=lambda: len(stopping) == 2)
+    assert stopping == [False, False, True]
 
 
 @pytest.mark.parametrize("size", [300.0, 1e200])

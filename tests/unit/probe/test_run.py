@@ -19,7 +19,9 @@ def make_run(path: str = "runs/probe") -> ProbeRun:
     run = ProbeRun(Path(path))
     settings = Settings(Cs=(1e-6, 1 / 3), folds=3)
     run.write_record(
-        ProbeRecord(features="f", settings=settings, data="made", threads=2, device="cpu", fcnet="0", torch="1")
+        ProbeRecord(
+            features="f", settings=settings, data="made", threads=2, device="cpu", ranks=1, fcnet="0", torch="1"
+        )
     )
     return run
 
@@ -95,3 +97,13 @@ def test_a_new_run_needs_a_new_folder(working_folder: Path) -> None:
         check_new(Path("runs/probe"), "--out")
     with pytest.raises(UserError, match=r"^--out: runs is not empty and holds no run"):
         check_new(Path("runs"), "--out")
+
+
+def test_tensors_that_are_read_begin_where_computed_ones_do(working_folder: Path) -> None:
+    run = make_run()
+    tensors = {name: torch.randn(size) for name, size in (("a", 3), ("b", 5), ("c", 7))}
+    run.write_result("fit", tensors, 1.0)
+    run.save_search("other", tensors, 1.0)
+    for found in (run.result("fit", print), run.search_state("other")):
+        assert found is not None
+        assert [part.data_ptr() % 64 for part in found[0].values()] == [0, 0, 0]
