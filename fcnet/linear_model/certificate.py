@@ -53,7 +53,7 @@ def objective_gaps(
     # Σ_i s_i H(p_i) / S = the mean loss − Σ_i s_i (p_i − t_i) · z_i / S, since z = W x + b.
     entropy = found.mean_loss - (slopes * parameters).sum((1, 2))
     gap = _gaps(problem, parameters, found, entropy, slopes)
-    has_empty_classes = bool((problem.frequencies == 0.0).any())
+    has_empty_classes = problem.intercept and bool((problem.frequencies == 0.0).any())
     if has_empty_classes:  # p gives them some probability, which the condition forbids; q does not
         gap = torch.full_like(gap, torch.inf)
     shifts, left = torch.zeros_like(parameters), gap

@@ -66,6 +66,8 @@ class NewtonSearch(Search):
         assert self._point is not None
         result = torch.zeros_like(self.parameters)
         fresh = (self.halvings == 0).nonzero()[:, 0]  # the others still shorten their steps
+        if not len(fresh):
+            return result
         if not has_small_matrices(self._problem):
             result[fresh] = -self._conjugate_gradients(fresh)
             return _center_nodes(result)

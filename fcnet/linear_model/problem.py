@@ -184,7 +184,8 @@ class Problem:
     def evaluate_dual(self, parameters: Tensor, shifts: Tensor, penalties: Tensor) -> tuple[Tensor, Tensor]:
         """Evaluates probabilities q near p in the dual, in float64; on the first rank, the others must be in `serve`.
 
-        q_i is p_i − A x_i − a, held between p_i / 6 and 6 p_i, 0 for classes without examples, and divided by its sum.
+        q_i is p_i − A x_i − a, held between p_i / 6 and 6 p_i, and divided by its sum. With an intercept it is 0 for
+        classes without examples.
 
         Args:
             parameters: float64 (A, O, D + 1), the points whose probabilities are p.
@@ -289,7 +290,8 @@ class Problem:
                 logits, change = torch.cat([torch.zeros_like(logits), logits], 1), torch.cat([-change, change], 1)
             p = logits.softmax(1)
             q = (p - change).clamp_(p / _MOST_CHANGED, p * _MOST_CHANGED)
-            q *= (self.frequencies > 0.0)[:, None]
+            if self.intercept:
+                q *= (self.frequencies > 0.0)[:, None]
             q /= q.sum(1, keepdim=True)
             entropy += torch.special.entr(q).sum(1) @ s
             residuals = (q - self._probabilities(rows, torch.float64))[:, -nodes:].mul_(s).reshape(count * nodes, -1)
