@@ -293,8 +293,12 @@ class Problem:
             if self.intercept:
                 q *= (self.frequencies > 0.0)[:, None]
             q /= q.sum(1, keepdim=True)
-            entropy += torch.special.entr(q).sum(1) @ s
-            residuals = (q - self._probabilities(rows, torch.float64))[:, -nodes:].mul_(s).reshape(count * nodes, -1)
+            # Confident examples keep the digits of 1 − q only as the sum of the others.
+            best = q.argmax(1, keepdim=True)
+            others = q.scatter(1, best, 0.0).sum(1, keepdim=True)
+            entropy += torch.special.entr(q).scatter_(1, best, (others - 1.0) * (-others).log1p()).sum(1) @ s
+            residuals = _complete(q - self._probabilities(rows, torch.float64), best)
+            residuals = residuals[:, -nodes:].mul_(s).reshape(count * nodes, -1)
             sums[:, :-1] += block.adjoint(residuals)
             sums[:, -1] += residuals.sum(1)
         for part in (sums, entropy):
@@ -328,12 +332,12 @@ class Problem:
             losses, scale = label_losses(logits, target.expand(len(logits), 1, -1), 1, logits)
             return losses[:, 0], logits.mul_(scale)
         t = self._probabilities(rows, logits.dtype)
-        top = logits.amax(1, keepdim=True)
+        top, best = logits.max(1, keepdim=True)
         differences = logits.sub_(top)
         powers = differences.exp()
-        sums = powers.sum(1, keepdim=True)
-        losses = sums.log() - (t * differences).sum(1, keepdim=True)
-        return losses[:, 0], powers.div_(sums).sub_(t)
+        others = powers.scatter(1, best, 0.0).sum(1, keepdim=True)
+        losses = others.log1p() - (t * differences).sum(1, keepdim=True)
+        return losses[:, 0], _complete(powers.div_(1.0 + others).sub_(t), best)
 
     def _class_sums(self) -> tuple[Tensor, Tensor]:
         """Returns 1/S Σ_i s_i t_i, (C,), and 1/S Σ_i s_i t_i x_iᵀ, (C, D)."""
@@ -344,3 +348,9 @@ class Problem:
             frequencies += weighted.sum(1)
             sums += block.adjoint(weighted)
         return all_reduce(frequencies) / self.total, all_reduce(sums) / self.total
+
+
+def _complete(residuals: Tensor, best: Tensor) -> Tensor:
+    """Computes q − t of the most probable class as minus that of the others, (A, C, rows): 1 − q loses digits."""
+    residuals.scatter_(1, best, 0.0)
+    return residuals.scatter_(1, best, -residuals.sum(1, keepdim=True))

@@ -40,6 +40,11 @@ def _with_labels(change: Callable[[Array], Array], **arguments: Any) -> HardProb
     return HardProblem(x, change(y), arguments)
 
 
+def _separable_targets(classes: int) -> HardProblem:
+    x, y = _draw(c=classes, noise=0.0)
+    return HardProblem(x, np.eye(classes)[y])
+
+
 def _with_rows(rows: Array) -> HardProblem:
     x, y = _draw()
     return HardProblem(x[rows], y[rows])
@@ -86,7 +91,9 @@ PROBLEMS: dict[str, Callable[[], HardProblem]] = {
     "many classes": lambda: HardProblem(*_draw(240, 6, 24, noise=0.3)),
     "soft targets": lambda: _with_labels(lambda _: _random().dirichlet(np.ones(3), 200)),
     "hard and soft targets of two classes": lambda: _with_labels(lambda y: np.stack([y / 2.0, 1.0 - y / 2.0], 1)),
-    "heavy tails": lambda: _with_features(lambda x: _random().standard_cauchy(x.shape)),
+    "separable by targets of 0 and 1": lambda: _separable_targets(3),
+    "two classes separable by targets of 0 and 1": lambda: _separable_targets(2),
+    "heavy tails": lambda: _with_features(lambda x: np.asarray(_random().standard_cauchy(x.shape))),
     "noise": lambda: _with_labels(lambda _: _random().integers(0, 3, 200)),
     "features of 0 and 1": lambda: _with_features(lambda x: np.where(x > 0.0, 1.0, 0.0)),
     "duplicated rows": lambda: _with_rows(np.repeat(np.arange(20), 10)),

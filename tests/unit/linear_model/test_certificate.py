@@ -30,7 +30,7 @@ class Case(NamedTuple):
         found = self.problem.evaluate(points, torch.float64, ALL)
         features, weight = self.problem.features, self.problem.weight
         preconditioner = Preconditioner(features, weight, torch.ones_like(features.std)) if corrected else None
-        return found.value - self.least, objective_gaps(self.problem, preconditioner, points, found)
+        return found.value - self.least, objective_gaps(self.problem, preconditioner, points, found, tight=1e-9)
 
 
 def make_case(name: str) -> Case:
@@ -119,7 +119,7 @@ def test_no_penalty_has_no_gap_without_a_correction() -> None:
     problem = make_case("plain").problem.select(ALL)
     problem.penalty = torch.zeros_like(problem.penalty)
     found = problem.evaluate(problem.zeros(), torch.float64, ALL)
-    assert (objective_gaps(problem, None, problem.zeros(), found) > 1e300).all()
+    assert (objective_gaps(problem, None, problem.zeros(), found, tight=1e-9) > 1e300).all()
 
 
 def test_a_class_without_examples_has_a_finite_gap_with_an_intercept_or_without() -> None:
@@ -138,6 +138,6 @@ def test_a_point_that_is_not_finite_has_an_infinite_gap() -> None:
     found = case.problem.evaluate(case.best, torch.float64, ALL)
     broken = ObjectiveValues(*(part.clone() for part in found))
     broken.grad[0] = torch.nan
-    gap = objective_gaps(case.problem, None, points, broken)
+    gap = objective_gaps(case.problem, None, points, broken, tight=1e-9)
     assert gap[0].isinf()
     assert gap[1:].isfinite().all()

@@ -119,7 +119,7 @@ def test_a_small_gradient_alone_is_no_minimum() -> None:
     assert slope.abs() <= 2e-3 * search.end.value[0]
 
 
-@pytest.mark.parametrize("after", [0, 1, 7, 20])
+@pytest.mark.parametrize("after", [1, 2, 7, 20])
 def test_a_restored_search_continues_bit_for_bit(after: int) -> None:
     search, whole = make_search()[0], run(make_search()[0])
     for _ in range(after):

@@ -93,7 +93,7 @@ def test_value_and_gradient_are_those_of_autograd(problem: Problem, dtype: torch
 
 def test_curvature_is_the_mean_of_the_second_derivatives_in_the_logits(problem: Problem) -> None:
     points = draw_points(problem)
-    found = problem.evaluate(points, torch.float64, ALL).curvature
+    _, found = problem.evaluate_with_curvature(points, torch.float64, ALL)
     for point, matrix in zip(points, found, strict=True):
         p = log_probabilities(problem, point).exp()[:, -problem.num_nodes :]
         second = torch.diag_embed(p) - p[:, :, None] * p[:, None]
@@ -103,9 +103,9 @@ def test_curvature_is_the_mean_of_the_second_derivatives_in_the_logits(problem: 
 def test_very_many_nodes_have_the_diagonal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = make_problem(4)
     points = draw_points(problem)
-    matrix = problem.evaluate(points, torch.float64, ALL).curvature
+    _, matrix = problem.evaluate_with_curvature(points, torch.float64, ALL)
     monkeypatch.setattr("fcnet.linear_model.problem._MOST_COUPLED", 3)
-    diagonal = problem.evaluate(points, torch.float64, ALL).curvature
+    _, diagonal = problem.evaluate_with_curvature(points, torch.float64, ALL)
     assert_close(diagonal, matrix.diagonal(dim1=1, dim2=2)[..., None])
 
 
@@ -113,12 +113,13 @@ def test_some_examples_represent_all_in_the_curvature(monkeypatch: pytest.Monkey
     monkeypatch.setattr("fcnet.linear_model.problem._FEWEST_ROWS", 64)
     problem = make_problem(4)
     points = draw_points(problem)
-    few = problem.evaluate(points, torch.float64, ALL)
+    few, some = problem.evaluate_with_curvature(points, torch.float64, ALL)
     monkeypatch.undo()
-    every = make_problem(4).evaluate(points, torch.float64, ALL)
+    every, whole = make_problem(4).evaluate_with_curvature(points, torch.float64, ALL)
     assert torch.equal(few.grad, every.grad)
-    assert not torch.equal(few.curvature, every.curvature)
-    assert_close(few.curvature, every.curvature, rtol=0.3, atol=0.03)
+    assert not torch.equal(some, whole)
+    assert_close(some, whole, rtol=0.3, atol=0.03)
+    assert torch.equal(make_problem(4).evaluate(points, torch.float64, ALL).grad, every.grad)
 
 
 def test_second_derivatives_are_those_of_autograd(problem: Problem) -> None:
@@ -198,3 +199,28 @@ def test_confident_examples_keep_the_digits_of_their_loss() -> None:
     for dtype in (torch.float32, torch.float64):
         found = problem.evaluate(torch.tensor([[[50.0, 0.0]]], dtype=torch.float64), dtype, torch.arange(1))
         assert_close(found.value, torch.tensor([-50.0], dtype=torch.float64).exp(), rtol=1e-5, atol=0.0)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("soft", [False, True])
+def test_confident_examples_keep_the_digits_of_gradients_and_of_the_dual(classes: int, soft: bool) -> None:
+    x, weight = torch.tensor([[1.0], [-1.0]], dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    features = FeatureBlocks(x, weight, center=False, device=torch.device("cpu"))
+    labels = torch.tensor([classes - 1, 0])
+    target = torch.nn.functional.one_hot(labels, classes).double() if soft else labels
+    problem = Problem(features, target, classes, weight, torch.zeros(1, 1).double(), intercept=False)
+    logits = torch.linspace(
+        -20.0, 20.0, classes, dtype=torch.float64
+    )  # of the first example; the second's are reversed
+    point = problem.zeros()
+    point[0, :, 0] = logits if classes > 2 else 40.0
+    powers = (logits - 20.0).exp()
+    wrong = powers[:-1].sum() / powers.sum()  # the probability of all classes but the right one
+    expected = -0.5 * (wrong + powers[0] / powers.sum())
+    found = problem.evaluate(point, torch.float64, torch.arange(1))
+    assert_close(found.value[0], -(-wrong).log1p(), rtol=1e-12, atol=0.0)
+    assert_close(found.grad[0, -1, 0], expected, rtol=1e-12, atol=0.0)
+    entropy, slopes = problem.evaluate_dual(point, problem.zeros(), torch.arange(1))
+    others = powers[:-1] / powers.sum()
+    assert_close(entropy[0], torch.special.entr(others).sum() + (wrong - 1.0) * (-wrong).log1p(), rtol=1e-12, atol=0.0)
+    assert_close(slopes[0, -1, 0], expected, rtol=1e-12, atol=0.0)
