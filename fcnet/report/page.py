@@ -10,7 +10,7 @@ from fcnet.report.comparison import paired_tests
 from fcnet.report.evaluation_sections import EvaluationSection, evaluation_section
 from fcnet.report.example_images import CaptionedImage, ExamplesSection, examples_section, weight_images
 from fcnet.report.live_demo import live_sections
-from fcnet.report.probe_page import render_probe_page
+from fcnet.report.probe_page import probe_figures, render_probe_page
 from fcnet.report.render import render
 from fcnet.report.run_data import read_run_data
 from fcnet.report.settings_section import list_settings
@@ -70,10 +70,15 @@ class RunReport:
     diagnostics: DiagnosticsSection | None
     speed: Chart | None
 
+    @property
+    def is_probe(self) -> bool:
+        """Whether the run is a probe, which has no epochs."""
+        return self.run.is_probe
+
 
 def render_report(runs: Sequence[RunData]) -> str:
     """Renders the HTML report of one or more runs; a single probe has a page of its own."""
-    if len(runs) == 1 and runs[0].summary.get("probe"):
+    if len(runs) == 1 and runs[0].is_probe:
         return render_probe_page(runs[0])
     several = len(runs) > 1
     names = [run.name for run in runs]
@@ -83,7 +88,7 @@ def render_report(runs: Sequence[RunData]) -> str:
         RunReport(
             run,
             name,
-            key_figures=key_figures(run),
+            key_figures=probe_figures(run) if run.is_probe else key_figures(run),
             details=run_details(run),
             parameters=parameters_section(run),
             learning_curves=learning_curves(run),
@@ -95,15 +100,19 @@ def render_report(runs: Sequence[RunData]) -> str:
         )
         for run, name in zip(runs, names, strict=True)
     ]
+    trained = [report for report in reports if not report.is_probe]
     return render(
         "report.html.j2",
         sections=live_sections(runs, names),
         reports=reports,
         title=" and ".join([", ".join(names[:-1]), names[-1]] if several else names),
-        comparison_charts=comparison_curves(runs, names) if several else [],
+        comparison_charts=(
+            comparison_curves([each.run for each in trained], [each.name for each in trained])
+            if len(trained) > 1
+            else []
+        ),
         tests=_paired_test_rows(runs, names),
-        settings=list_settings(runs),
-        names=names,
+        settings=list_settings([each.run for each in trained]),
         diagnostics_header=DIAGNOSTICS_HEADER,
     )
 

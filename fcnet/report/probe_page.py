@@ -124,7 +124,7 @@ def _details(run: RunData) -> list[tuple[str, str]]:
             "examples",
             f"{results['train_images']:,} to fit and to choose by, {results['test_images']:,} to test",
         ),
-        ("features in the penalty", ", ".join(scaling)),
+        ("features", ", ".join(scaling)),
         ("last search", f"{format_count(refit['iterations'], 'step')}, {_describe_end(refit)}"),
         ("machine", f"{device}, {format_count(results['threads'], 'thread')}{ranks}; {results['platform']}"),
         ("software", f"fcnet {results['fcnet']}, torch {results['torch']}, Python {results['python']}"),

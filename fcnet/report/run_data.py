@@ -65,6 +65,11 @@ class RunData:
     commands: Sequence[dict[str, Any]] = ()
 
     @property
+    def is_probe(self) -> bool:
+        """Whether the run is a finished probe."""
+        return self.summary.get("probe") is not None
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The class names; empty if there is no trained model."""
         return self.classifier.classes if self.classifier is not None else ()

@@ -44,16 +44,16 @@ def key_figures(run: RunData) -> list[tuple[str, str, str]]:
     results = run.summary
     if not results:
         return [("epochs", f"{len(run.records):,} of {run.config.train.epochs:,}", "the run is not finished")]
-    figures = []
+    figures, noun = [], "example" if run.config.data.source == "features" else "image"
     if results["test_accuracy"] is not None:
         interval = f"95% interval {format_interval(*results['test_interval'][:2])}"
         figures += [
             ("test accuracy", format_percent(results["test_accuracy"]), interval),
-            ("test loss", format_loss(results["test_loss"]), format_count(results["test_images"], "image")),
+            ("test loss", format_loss(results["test_loss"]), format_count(results["test_images"], noun)),
         ]
     if results["validation_accuracy"] is not None:
-        images = format_count(results["validation_images"], "image")
-        figures.append(("validation accuracy", format_percent(results["validation_accuracy"]), images))
+        count = format_count(results["validation_images"], noun)
+        figures.append(("validation accuracy", format_percent(results["validation_accuracy"]), count))
     length = f"{format_count(results['epochs'], 'epoch')}, {format_count(results['steps'], 'step')}"
     if results.get("probe"):
         length = "of all fits"
@@ -75,6 +75,8 @@ def run_details(run: RunData) -> list[tuple[str, str]]:
         f"{results['train_images']:,} training, {results['validation_images']:,} validation "
         f"and {results['test_images']:,} test images"
     )
+    if run.is_probe:  # the held-out examples are training examples in the end
+        splits = f"{results['train_images']:,} examples to fit and to choose by, {results['test_images']:,} to test,"
     shape = " × ".join(map(str, run.classifier.shape))
     ranks = f", {results['ranks']:,} processes" if results["ranks"] > 1 else ""
     device = results["processor"] if results["device"] == "cpu" else results["device"]

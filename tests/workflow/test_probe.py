@@ -139,6 +139,27 @@ def test_a_probe_is_compared_with_a_trained_network(working_folder: Path) -> Non
     page = Path("report.html").read_text()
     assert "McNemar’s tests" in page
     assert "linear probe, C = 0.01 of 3 values" in page
+    assert "<dt>chosen C</dt>" in page
+    assert "features.npz: 120 examples to fit and to choose by, 60 to test, of shape 6 in 3 classes" in page
+    assert "No epoch has finished yet" not in page
+    sections = {
+        key: text.partition("</section>")[0] for key, text in re.findall(r'<h2 id="(\w+)">(.*?)(?=<h2|$)', page, re.S)
+    }
+    for key in ("summary", "test", "confusion"):
+        assert re.findall("<h3>(.*?)</h3>", sections[key]) == ["probe", "features"]
+    for key in ("curves", "layers", "speed"):
+        assert re.findall("<h3>(.*?)</h3>", sections[key]) == ["features"]
+    assert re.findall('<th scope="col">(.*?)</th>', sections["configuration"])[:2] == ["setting", "features"]
+
+
+def test_probes_are_compared_without_sections_of_training(working_folder: Path) -> None:
+    write_features()
+    for name in ("one", "two"):
+        command_output(probe.main, "features.npz", *FEW, "--out", name)
+    command_output(report.main, "one", "two")
+    page = Path("report.html").read_text()
+    assert re.findall(r'<h2 id="([\w-]+)">', page)[:2] == ["summary", "comparison"]
+    assert not {"curves", "layers", "speed", "configuration"} & set(re.findall(r'(?:id="|href="#)([\w-]+)"', page))
 
 
 def test_the_test_split_is_not_read_before_the_choice(working_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
