@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 import torch
+from torch import Tensor
 from torch.testing import assert_close
 
+from fcnet.data.features.joined_rows import JoinedRows
+from fcnet.data.features.statistics import feature_mean_and_std
 from fcnet.linear_model import fit_path
+from fcnet.probe.selection import evaluate_path
 from fcnet.probe.training_data import TrainingData, open_training_data
 from tests.unit.probe.helpers import CLASSES, NUM_TRAIN, make_arrays, write_features
-
-if TYPE_CHECKING:
-    from tests.processes import WarmServer
 
 COLUMNS = {"feature_column": "embedding", "label_column": "label"}
 
@@ -47,21 +48,25 @@ def test_both_splits_become_one_matrix(working_folder: Path) -> None:
     assert_close(data.features(normalize=True)[:].norm(dim=1), torch.ones(NUM_TRAIN + 30))
 
 
-def fit_mapped_features(*suffixes: str) -> None:
-    """Fits one penalty to some arrays of a folder, two steps long."""
-    parts = [torch.from_numpy(np.load(f"x_{suffix}.npy", mmap_mode="c")) for suffix in suffixes]
-    y = torch.arange(sum(map(len, parts))) % 3
-    data = TrainingData(tuple(parts), y, len(parts[0]), CLASSES, "", (), has_test=False)
-    fit_path(data.features(normalize=False), y, [1.0], rows=torch.arange(len(y)), max_iter=2)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_features_are_read_in_blocks_and_never_copied_whole(
+    *, normalize: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a matrix of both splits nor one of scaled rows is ever built."""
+    x, y = torch.randn(40_000, 256, generator=torch.Generator().manual_seed(0)).half(), torch.arange(40_000) % 3
+    data = TrainingData((x[:30_000], x[30_000:]), y, 30_000, CLASSES, "", (), has_test=False)
+    joined = data.features(normalize=normalize)
+    assert all(part is kept for part, kept in zip(joined.parts, data.parts, strict=True))
+    read, sizes = JoinedRows.__getitem__, []
 
+    def note(x: JoinedRows, rows: slice | Tensor) -> Tensor:
+        sizes.append(len(found := read(x, rows)))
+        return found
 
-def test_a_validation_split_does_not_raise_the_peak_of_the_memory(working_folder: Path, warm: WarmServer) -> None:
-    x = np.random.default_rng(0).standard_normal((120_000, 256), np.float32).astype(np.float16)
-    for suffix, part in {"train": x[:100_000], "val": x[100_000:], "whole": x}.items():
-        np.save(f"x_{suffix}.npy", part)
-    peaks = []
-    for suffixes in (("whole",), ("train", "val")):
-        ended = warm.start(fit_mapped_features, *suffixes).wait()
-        assert (ended.code, ended.err) == (0, "")
-        peaks.append(ended.peak_bytes)
-    assert peaks[1] - peaks[0] < x.nbytes / 2
+    monkeypatch.setattr(JoinedRows, "__getitem__", note)
+    every = torch.arange(len(y))
+    path = fit_path(joined, y, [1.0], rows=every, max_iter=1)
+    evaluate_path(path, joined, y, every[:100], torch.device("cpu"))
+    feature_mean_and_std(joined, every)
+    assert sum(sizes) > 3 * len(y)
+    assert max(sizes) <= len(y) / 4
