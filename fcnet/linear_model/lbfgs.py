@@ -53,6 +53,8 @@ class Search:
         that is still negative at a point proves that the step to it is a descent, whatever rounding does to the values.
     """
 
+    _MARGIN = 0.1
+    """Of the slope at a minimum, relative to the tolerance: 2 where the next step is exactly that of Newton."""
     _PATIENCE = 60
     """Steps in which the gradient must have become smaller than ever before; else rounding has the last word."""
     _OF_ALL = "result", "gradient", "last_step", "converged", "iterations"
@@ -142,8 +144,11 @@ class Search:
         accepted &= found.value.isfinite()
         self._update_curvature(curvature, accepted)
         self._remember(point, candidate, found, accepted)
-        self.parameters = torch.where(accepted[:, None, None], candidate, self.parameters)
-        self._point = point.where(accepted, found)
+        if bool(accepted.all()):  # the usual case, without copies
+            self.parameters, self._point = candidate, found
+        else:
+            self.parameters = torch.where(accepted[:, None, None], candidate, self.parameters)
+            self._point = point.where(accepted, found)
         self.steps_taken += accepted
         # The secant through both slopes is exact for a quadratic; a wild value falls back on a tenth.
         secant = self.length * (self.slope / (self.slope - slope)).nan_to_num(nan=0.1).clamp(0.1, 0.7)
@@ -163,8 +168,9 @@ class Search:
         is_less = sizes < self.least
         self.least = torch.where(is_less, sizes, self.least)
         self.least_at = torch.where(is_less, self.steps_taken, self.least_at)
-        # Half the slope of a Newton step is about the excess over the minimum. Without a penalty there may be none.
-        is_low = (self.slope.abs() <= 2.0 * self._tol * self._point.value) | (self._strength == 0.0)
+        # Half the slope of a Newton step is about the excess over the minimum; the preconditioner knows Newton's step
+        # roughly, hence a margin. Without a penalty there may be no minimum.
+        is_low = (self.slope.abs() <= self._MARGIN * self._tol * self._point.value) | (self._strength == 0.0)
         is_minimum = (sizes <= self._tol) & is_low
         is_stuck = (
             (self.halvings > _MOST_HALVINGS) | (self.steps_taken - self.least_at > self._PATIENCE) | (self.slope >= 0.0)
@@ -208,10 +214,10 @@ class Search:
         step, change = candidate - self.parameters, found.grad - point.grad
         product, lengths = _dots(step, change), _dots(step, step) * _dots(change, change)
         usable = accepted & (product > 1e-10 * lengths.sqrt())
-        change = change.float()
+        step, change = step.float(), change.float()
         gamma = product / _dots(change, self._preconditioner.multiply(change, self._curvature, self._strength))
         self.gamma = torch.where(usable, gamma, self.gamma)
-        self._steps.append(step.float().masked_fill_(~usable[:, None, None], 0.0))
+        self._steps.append(step.masked_fill_(~usable[:, None, None], 0.0))
         self._changes.append(change.masked_fill_(~usable[:, None, None], 0.0))
         self._inverse_products.append(torch.where(usable, 1.0 / product, 0.0))
         for history in (self._steps, self._changes, self._inverse_products):

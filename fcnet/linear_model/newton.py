@@ -44,6 +44,7 @@ class NewtonSearch(Search):
     which the objective stays the same.
     """
 
+    _MARGIN = 2.0
     _PATIENCE = 10
 
     def __init__(self, problem: Problem, strength: Tensor, start: Tensor, *, tol: float, max_iter: Tensor) -> None:

@@ -140,16 +140,17 @@ class Problem:
         return self._values(parameters, penalties, sums, loss), curvature
 
     def _values(self, parameters: Tensor, penalties: Tensor, sums: Tensor, loss: Tensor) -> ObjectiveValues:
-        grad = sums.view_as(parameters) / self.total
+        grad = sums.view_as(parameters).div_(self.total)
         if parameters.shape[1] > 1:
             grad -= grad.mean(1, keepdim=True)  # 0 but for rounding
         if not self.intercept:
             grad[..., -1] = 0.0
         penalty = self.penalty[penalties][:, None]
         weights = parameters[..., :-1]
-        grad[..., :-1] += penalty * weights
+        grad[..., :-1].addcmul_(penalty, weights)
+        norms = torch.linalg.vector_norm(weights, dim=1).square()
         mean_loss = loss / self.total
-        return ObjectiveValues(mean_loss + 0.5 * (penalty * weights**2).sum((1, 2)), grad, mean_loss)
+        return ObjectiveValues(mean_loss + 0.5 * (penalty[:, 0] * norms).sum(1), grad, mean_loss)
 
     def second_derivatives(self, parameters: Tensor, penalties: Tensor) -> Tensor:
         """Computes the second derivatives of some objectives, on the first rank; the others must be in `serve`.
@@ -256,7 +257,7 @@ class Problem:
         """
         count, nodes, width = parameters.shape
         points = parameters.view(-1, width).to(dtype)
-        weights, intercepts = points[:, :-1].contiguous(), points[:, -1]
+        weights, intercepts = points[:, :-1], points[:, -1]
         sums = parameters.new_zeros(count * nodes, width)
         loss, represented = parameters.new_zeros(count), parameters.new_zeros(())
         is_matrix = nodes <= _MOST_COUPLED
@@ -280,16 +281,15 @@ class Problem:
     def _dual_sums(self, parameters: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
         """Returns Σ_i s_i (q_i − t_i) (x_i, 1)ᵀ, (A O, D + 1), and Σ_i s_i H(q_i), (A,), of all ranks."""
         count, nodes, width = parameters.shape
-        points = torch.cat([parameters, shifts]).view(-1, width)
-        weights, intercepts = points[:, :-1].contiguous(), points[:, -1]
+        points = [point.view(-1, width) for point in (parameters, shifts)]
         sums, entropy = parameters.new_zeros(count * nodes, width), parameters.new_zeros(count)
         for rows, block in self.features.blocks(torch.float64, num_columns=2 * count * nodes):
             s = self.weight[rows]
-            logits, change = block.forward(weights, intercepts).view(2, count, nodes, -1)
+            logits, change = (block.forward(x[:, :-1], x[:, -1]).view(count, nodes, -1) for x in points)
             if nodes == 1:  # as two classes, the first with logit 0
                 logits, change = torch.cat([torch.zeros_like(logits), logits], 1), torch.cat([-change, change], 1)
             p = logits.softmax(1)
-            q = (p - change).clamp_(p / _MOST_CHANGED, p * _MOST_CHANGED)
+            q = change.neg_().add_(p).clamp_(p / _MOST_CHANGED, p * _MOST_CHANGED)
             if self.intercept:
                 q *= (self.frequencies > 0.0)[:, None]
             q /= q.sum(1, keepdim=True)
