@@ -53,7 +53,7 @@ class Search:
         that is still negative at a point proves that the step to it is a descent, whatever rounding does to the values.
     """
 
-    _MARGIN = 0.1
+    _MARGIN = 0.01
     """Of the slope at a minimum, relative to the tolerance: 2 where the next step is exactly that of Newton."""
     _PATIENCE = 60
     """Steps in which the gradient must have become smaller than ever before; else rounding has the last word."""
