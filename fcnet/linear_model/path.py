@@ -44,7 +44,7 @@ class LogisticPath:
         objective: float64 (K,), C Σ_i s_i ℓ_i + ½ ‖W‖².
         gap: float64 (K,), a proven upper bound of the objective minus its minimum, rounding included.
         iterations: int64 (K,), the steps of the search.
-        converged: bool (K,), whether the largest entry of the gradient, in float64, is at most ``tol``.
+        converged: bool (K,), whether the search ended near the minimum, by ``tol``. It is an estimate, ``gap`` a proof.
     """
 
     Cs: Tensor
@@ -125,8 +125,8 @@ def logistic_path(
             together; None for 1.
         fit_intercept: whether there is b.
         standardize: whether W in the penalty is that of the standardised features, or that of ``x``.
-        tol: the largest entry of the gradient of the mean objective in the standardised features at which a search
-            ends.
+        tol: the largest entry of the gradient of the mean objective in the standardised features at a minimum. The
+            next step must also be expected to lower the objective by less than this share of it, with a margin.
         max_iter: the largest number of steps for each C.
         device: the device to compute on; None for that of ``x``.
 
