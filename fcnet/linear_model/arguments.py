@@ -65,8 +65,8 @@ def _check_device(name: str | torch.device) -> torch.device:
     return device
 
 
-def check_target(y: Any, count: int) -> tuple[np.ndarray[Any, Any], Tensor]:  # noqa: ANN401
-    """Returns the classes of all ranks, and class indices or probabilities.
+def check_target(y: Any, count: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:  # noqa: ANN401
+    """Returns the classes of this rank, and labels (N,) or float64 probabilities (N, C).
 
     Args:
         y: labels (N,), or probabilities (N, C).
@@ -76,18 +76,33 @@ def check_target(y: Any, count: int) -> tuple[np.ndarray[Any, Any], Tensor]:  # 
     if y.ndim not in (1, 2) or len(y) != count:
         raise UserError(f"y must hold {count:,} labels, one for each row of x, got the shape {y.shape}")
     if y.ndim == 2:
-        return np.arange(y.shape[1]), torch.from_numpy(_check_probabilities(y))
+        return np.arange(y.shape[1]), _check_probabilities(y)
     if y.dtype.kind == "f" and not np.isfinite(y).all():
         raise UserError("y must hold labels, got NaN or infinity")
     try:
-        classes = np.unique(np.concatenate(all_gather(np.unique(y))))
-        indices = np.searchsorted(classes, y)
+        return np.unique(y), y
     except TypeError:
         kinds = ", ".join(sorted({type(label).__name__ for label in y.tolist()}))
         raise UserError(f"y must hold labels of one kind, which can be sorted, got {kinds}") from None
+
+
+def check_agreement(**arguments: object) -> None:
+    """Checks that arguments are equal on all ranks; each rank raises the same error otherwise."""
+    ranks = all_gather(arguments)
+    for name, first in ranks[0].items():
+        for other in ranks[1:]:
+            if other[name] != first:
+                raise UserError(f"all ranks must have the same {name.replace('_', ' ')}, got {first} and {other[name]}")
+
+
+def number_classes(classes: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], Tensor]:
+    """Returns the classes of all ranks, and class indices int64 (N,) or probabilities (N, C)."""
+    if y.ndim == 2:
+        return classes, torch.from_numpy(y)
+    classes = np.unique(np.concatenate(all_gather(classes)))
     if len(classes) < 2:
         raise UserError(f"y must hold at least two classes, got only {classes[0]!s}")
-    return classes, torch.from_numpy(indices.astype(np.int64))
+    return classes, torch.from_numpy(np.searchsorted(classes, y).astype(np.int64))
 
 
 def _to_array(y: Any) -> np.ndarray[Any, Any]:  # noqa: ANN401

@@ -9,14 +9,22 @@ import numpy as np
 import torch
 
 from fcnet.data.arrays import to_tensor
-from fcnet.linear_model.arguments import check_features, check_penalties, check_target, check_weight, class_factors
+from fcnet.linear_model.arguments import (
+    check_agreement,
+    check_features,
+    check_penalties,
+    check_target,
+    check_weight,
+    class_factors,
+    number_classes,
+)
 from fcnet.linear_model.feature_blocks import FeatureBlocks
 from fcnet.linear_model.newton import is_fast_from_the_start
 from fcnet.linear_model.preconditioner import Preconditioner
 from fcnet.linear_model.problem import Problem
 from fcnet.linear_model.solver import Minima, solve
 from fcnet.models.mlp import LogisticRegression, logits_to_probabilities
-from fcnet.runtime.distributed import all_reduce
+from fcnet.runtime.distributed import all_reduce, long_work
 from fcnet.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -114,7 +122,8 @@ def logistic_path(
     """Minimises C Σ_i s_i ℓ_i + ½ ‖W‖² for every C at once; ℓ is the cross-entropy, and b is not penalised.
 
     One product over the features serves all penalties, and those that have converged drop out. The search runs in
-    float32 and ends in float64, where ``gap`` is computed.
+    float32 and ends in float64, where ``gap`` is computed. In a process group, each rank passes its own rows, and all
+    ranks return the regressions of all rows.
 
     Args:
         x: (N, D), float16, bfloat16, float32 or float64; a memory map stays on the disk.
@@ -131,7 +140,7 @@ def logistic_path(
         device: the device to compute on; None for that of ``x``.
 
     Raises:
-        UserError: an argument does not fit.
+        UserError: an argument does not fit, on this rank or on another.
 
     Example:
         >>> x, y = torch.tensor([[0.0], [1.0], [2.0], [3.0]]), ["no", "yes", "no", "yes"]
@@ -193,10 +202,20 @@ def fit_path(
         max_iter: as for `logistic_path`.
         device: as for `logistic_path`.
     """
-    values = check_penalties(DEFAULT_CS if Cs is None else Cs)
-    x, place = check_features(x, device)
-    weight = check_weight(sample_weight, len(x))
-    classes, target = check_target(y, len(x))
+    with long_work():  # a refusal on one rank ends all
+        values = check_penalties(DEFAULT_CS if Cs is None else Cs)
+        x, place = check_features(x, device)
+        weight = check_weight(sample_weight, len(x))
+        classes, y = check_target(y, len(x))
+    check_agreement(
+        Cs=values.tolist(),
+        number_of_features=x.shape[1],
+        dtype_of_x=str(x.dtype),
+        kind_of_y=f"probabilities of {len(classes)} classes" if y.ndim == 2 else f"labels ({y.dtype.kind})",
+        class_weight=class_weight,
+        options=(fit_intercept, standardize, tol, max_iter),
+    )
+    classes, target = number_classes(classes, y)
     if rows is not None:
         target, weight = target[rows], weight[rows]
     scale_weight = weight.to(place)

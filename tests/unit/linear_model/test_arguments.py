@@ -11,7 +11,15 @@ import torch
 from torch.testing import assert_close
 
 from fcnet import UserError, logistic_path
-from fcnet.linear_model.arguments import check_features, check_penalties, check_target, check_weight, class_factors
+from fcnet.linear_model.arguments import (
+    check_agreement,
+    check_features,
+    check_penalties,
+    check_target,
+    check_weight,
+    class_factors,
+    number_classes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +27,11 @@ if TYPE_CHECKING:
 
 X = np.arange(8.0).reshape(4, 2)
 Y = ["no", "yes", "no", "yes"]
+
+
+def number(y: Any, count: int) -> tuple[np.ndarray[Any, Any], torch.Tensor]:
+    """Returns the classes, and indices or probabilities."""
+    return number_classes(*check_target(y, count))
 
 
 def refuse(message: str) -> Any:
@@ -137,7 +150,7 @@ def test_the_row_of_a_nan_is_counted_over_all_blocks(tmp_path: Path) -> None:
     ],
 )
 def test_labels_are_sorted_and_numbered(y: Any, classes: list[Any], indices: list[int]) -> None:
-    found, target = check_target(y, 3)
+    found, target = number(y, 3)
     assert found.tolist() == classes
     assert target.dtype == torch.int64
     assert target.tolist() == indices
@@ -146,7 +159,7 @@ def test_labels_are_sorted_and_numbered(y: Any, classes: list[Any], indices: lis
 def test_classes_of_other_ranks_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = np.array(["cat", "eel"])
     monkeypatch.setattr("fcnet.linear_model.arguments.all_gather", lambda value: [value, elsewhere])
-    classes, target = check_target(["dog", "eel", "dog"], 3)
+    classes, target = number(["dog", "eel", "dog"], 3)
     assert classes.tolist() == ["cat", "dog", "eel"]
     assert target.tolist() == [1, 2, 1]
 
@@ -156,10 +169,18 @@ def test_probabilities_of_any_precision_add_up_to_1_in_float64(dtype: torch.dtyp
     y = torch.rand(50, 7, generator=torch.Generator().manual_seed(0)).softmax(1).to(dtype)
     if dtype == torch.bfloat16:  # its rounding is too coarse for most rows
         y = torch.tensor([[0.25, 0.75]]).to(dtype)
-    classes, target = check_target(y, len(y))
+    classes, target = number(y, len(y))
     assert classes.tolist() == list(range(y.shape[1]))
     assert_close(target.sum(1), torch.ones(len(y)).double(), rtol=0, atol=1e-15)
     assert_close(target, y.double(), rtol=2e-3, atol=0)
+
+
+def test_what_must_be_equal_on_all_ranks_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = {"Cs": [1.0], "number_of_features": 3}
+    monkeypatch.setattr("fcnet.linear_model.arguments.all_gather", lambda value: [value, other])
+    check_agreement(Cs=[1.0], number_of_features=3)
+    with refuse("all ranks must have the same number of features, got 4 and 3"):
+        check_agreement(Cs=[1.0], number_of_features=4)
 
 
 def test_weights_are_float64() -> None:
@@ -170,28 +191,28 @@ def test_weights_are_float64() -> None:
 
 
 def test_balanced_classes_weigh_the_same_together() -> None:
-    classes, target = check_target(["a", "b", "a", "c", "a"], 5)
+    classes, target = number(["a", "b", "a", "c", "a"], 5)
     weight = torch.tensor([1.0, 2.0, 0.5, 4.0, 0.0]).double()
     balanced = weight * class_factors("balanced", classes, target, weight)
     assert_close(torch.bincount(target, balanced), torch.full((3,), 7.5 / 3).double())
 
 
 def test_a_class_without_weight_is_no_nan_where_classes_are_balanced() -> None:
-    classes, target = check_target(["a", "b", "a", "c"], 4)
+    classes, target = number(["a", "b", "a", "c"], 4)
     weight = torch.tensor([1.0, 0.0, 1.0, 1.0]).double()
     balanced = weight * class_factors("balanced", classes, target, weight)
     assert balanced.tolist() == [0.5, 0.0, 0.5, 1.0]
 
 
 def test_classes_are_balanced_over_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    classes, target = check_target(["a", "b"], 2)
+    classes, target = number(["a", "b"], 2)
     weight = torch.ones(2).double()
     monkeypatch.setattr("fcnet.linear_model.arguments.all_gather", lambda value: [value, [0.0, 4.0]])
     assert class_factors("balanced", classes, target, weight).tolist() == [3.0, 0.6]
 
 
 def test_classes_that_a_mapping_leaves_out_have_the_factor_1() -> None:
-    classes, target = check_target([3, 5, 3], 3)
+    classes, target = number([3, 5, 3], 3)
     assert class_factors({np.int64(5): 4}, classes, target, torch.ones(3).double()).tolist() == [1.0, 4.0, 1.0]
 
 

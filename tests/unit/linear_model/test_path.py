@@ -1,12 +1,20 @@
 """Paths of logistic regressions: the minimum, the certificate, resumption."""
 
-import dataclasses
+from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from fcnet.linear_model import Progress, SearchStopped, fit_path, logistic_path
+from fcnet.data.features import open_features
+from fcnet.linear_model import Progress, SearchStopped, feature_blocks, fit_path, logistic_path, newton
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def problem(count: int = 300, width: int = 6, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,3 +86,36 @@ def test_the_gap_bounds_the_distance_of_objective_and_coefficients_from_the_mini
     path = logistic_path(x, y, [1e-3, 1.0, 1e3], standardize=False, max_iter=max_iter)
     assert bool((path.objective - exact.objective <= path.gap).all())
     assert bool(((path.coef - exact.coef).flatten(1).norm(dim=1) <= (2.0 * path.gap).sqrt()).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["memory map", "mapped tensor"])
+def test_features_past_memory_are_read_in_blocks(
+    kind: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = problem(3000)
+    x = x.to(dtype)
+    expected = logistic_path(x, y, [0.01, 10.0], tol=1e-9)
+    np.save(tmp_path / "x_train.npy", x.numpy())
+    np.save(tmp_path / "y_train.npy", y.numpy())
+    np.save(tmp_path / "x_test.npy", x[:3].numpy())
+    np.save(tmp_path / "y_test.npy", y[:3].numpy())
+    mapped: Any = np.load(tmp_path / "x_train.npy", mmap_mode="r")
+    if kind == "mapped tensor":
+        mapped = open_features(tmp_path).train.x
+    monkeypatch.setattr(feature_blocks, "_MOST_COPIED", 0)
+    monkeypatch.setattr(feature_blocks, "_BLOCK_VALUES", 1)
+    monkeypatch.setattr(newton, "_CHEAP_FLOPS", 0)  # so that both precisions are read
+    sizes, convert = set(), feature_blocks.to_floating
+
+    def note(values: Any) -> torch.Tensor:
+        sizes.add(len(values))
+        result: torch.Tensor = convert(values)
+        return result
+
+    monkeypatch.setattr(feature_blocks, "to_floating", note)
+    path = logistic_path(mapped, y, [0.01, 10.0], tol=1e-9)
+    assert max(sizes) == 512
+    assert path.converged.all()
+    torch.testing.assert_close(path.objective, expected.objective, rtol=1e-9, atol=0.0)
+    torch.testing.assert_close(path.coef, expected.coef, rtol=1e-4, atol=1e-5)
