@@ -52,7 +52,9 @@ def check_features(x: Any, device: str | torch.device | None) -> tuple[Any, torc
             row = int((~block.isfinite()).any(1).nonzero()[0])
             found = "NaN" if bool(block[row].isnan().any()) else "infinity"
             raise UserError(f"x must hold finite numbers, got {found} in row {start + row}")
-    return x, _check_device(device) if device is not None else getattr(x, "device", torch.device("cpu"))
+    if device is not None:
+        return x, _check_device(device)
+    return x, x.device if isinstance(x, torch.Tensor) else torch.device("cpu")
 
 
 def _check_device(name: str | torch.device) -> torch.device:

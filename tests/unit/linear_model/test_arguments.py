@@ -127,7 +127,10 @@ def test_other_numbers_become_floating_without_a_loss(dtype: str, expected: str)
 def test_a_memory_map_is_not_copied(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", X)
     x = np.load(tmp_path / "x.npy", mmap_mode="r")
-    assert check_features(x, None)[0] is x
+    checked, device = check_features(x, None)
+    assert checked is x
+    assert device == torch.device("cpu")
+    assert isinstance(device, torch.device)
 
 
 def test_the_row_of_a_nan_is_counted_over_all_blocks(tmp_path: Path) -> None:
