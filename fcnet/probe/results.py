@@ -62,7 +62,9 @@ class _Test(NamedTuple):
     notes: tuple[str, ...]
 
 
-def make_classifier(path: LogisticPath, x: JoinedRows, classes: Sequence[str], *, normalize: bool) -> ImageClassifier:
+def make_classifier(
+    path: LogisticPath, x: Tensor | JoinedRows, classes: Sequence[str], *, normalize: bool
+) -> ImageClassifier:
     """Returns the first regression of a path as a model of the features as they are.
 
     It standardizes features by the mean and standard deviation of ``x``, also where the penalty did not: in float32,
@@ -104,7 +106,7 @@ def configuration(features: str, settings: Settings) -> Config:
 
 
 def write_results(
-    run: ProbeRun, features: str, settings: Settings, data: TrainingData, x: JoinedRows, outcome: Outcome,
+    run: ProbeRun, features: str, settings: Settings, data: TrainingData, x: Tensor | JoinedRows, outcome: Outcome,
     device: torch.device, seconds: float,
 ) -> tuple[str, ...]:  # fmt: skip
     """Judges the chosen model on the test split, and writes all results; the summary is the last file; collective.

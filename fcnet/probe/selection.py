@@ -68,7 +68,7 @@ class HeldOut:
 
 
 @torch.no_grad()
-def evaluate_path(path: LogisticPath, x: JoinedRows, y: Tensor, rows: Tensor, device: torch.device) -> HeldOut:
+def evaluate_path(path: LogisticPath, x: Tensor | JoinedRows, y: Tensor, rows: Tensor, device: torch.device) -> HeldOut:
     """Evaluates all regressions of a path on some examples, in float64, block by block; collective.
 
     Args:
@@ -90,7 +90,9 @@ def evaluate_path(path: LogisticPath, x: JoinedRows, y: Tensor, rows: Tensor, de
     return merge([part for part in parts if part is not None])
 
 
-def _evaluate_rows(path: LogisticPath, x: JoinedRows, y: Tensor, rows: Tensor, device: torch.device) -> HeldOut:
+def _evaluate_rows(
+    path: LogisticPath, x: Tensor | JoinedRows, y: Tensor, rows: Tensor, device: torch.device
+) -> HeldOut:
     coef, intercept = path.coef.to(device), path.intercept.to(device)
     num_penalties, num_nodes, _ = coef.shape
     place = torch.full((max(int(y.max()), int(path.classes.max())) + 1,), -1, dtype=torch.int64)

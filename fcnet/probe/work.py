@@ -85,7 +85,7 @@ class Work:
     def fit(
         self,
         stage: str,
-        x: JoinedRows,
+        x: Tensor | JoinedRows,
         y: Tensor,
         Cs: Sequence[float],  # noqa: N803 - scikit-learn's name
         *,

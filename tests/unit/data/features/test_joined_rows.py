@@ -44,8 +44,8 @@ def test_reads_are_those_of_the_built_matrix(dtypes: list[torch.dtype], *, norma
         assert torch.equal(x[rows], built[rows]), rows
         assert x[rows].dtype == built.dtype
     draws = torch.Generator().manual_seed(1)
-    for rows in (*(torch.randint(N, (size,), generator=draws) for size in (0, 1, 9)), torch.arange(N)):
-        assert torch.equal(x[rows], built[rows])
+    for numbers in (*(torch.randint(N, (size,), generator=draws) for size in (0, 1, 9)), torch.arange(N)):
+        assert torch.equal(x[numbers], built[numbers])
 
 
 def test_a_single_part_that_is_used_as_it_is_is_not_copied() -> None:
