@@ -87,7 +87,7 @@ class LogisticRegressionCV(LinearClassifier):
         >>> x, y = load_iris(return_X_y=True)
         >>> classifier = LogisticRegressionCV(Cs=[0.01, 1.0, 100.0]).fit(x, y)
         >>> classifier.C_, classifier.scores_.shape
-        (1.0, (5, 1, 3))
+        (100.0, (5, 1, 3))
     """
 
     __metadata_request__score = {"sample_weight": UNUSED}  # noqa: RUF012 - scikit-learn reads it; the scorer gets them

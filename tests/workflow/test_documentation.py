@@ -266,6 +266,7 @@ EXPECTED: dict[str, dict[str, Shown]] = {
             lambda: image_folder("my/images"),
             "--weights random --size 32",
         ),
+        "program 1": Shown([r"\(30, 512\) float32 \(30,\)"]),
         "python -m fcnet.probe features": Shown(
             [r"all penalties: 45 penalties on 27 examples, .*", r"test accuracy .* on 30 examples; .*"], smaller=LOOSE
         ),
@@ -280,7 +281,6 @@ EXPECTED: dict[str, dict[str, Shown]] = {
             LOOSE,
         ),
         "python -m fcnet.predict runs/folds new.npy": Shown([r"new\.npy\[0\]: [012] \(\d+\.\d%\)"]),
-        "program 1": Shown([r"\(30, 512\) float32 \(30,\)"]),
         "program 2": Shown([r"C = \S+: \d+\.\d% on test images", r"at most [1-9]e-\d\d above the minimum"]),
         "program 3": Shown(["236 TFLOP and 0.93 TB", r"118 s on a server, 4\.7 s on a GPU"]),
     },
