@@ -149,8 +149,8 @@ class FeatureBlocks:
 
     def blocks(self, dtype: torch.dtype, *, num_columns: int = 0, step: int = 1) -> Iterator[tuple[slice, DenseBlock]]:
         """Yields slices of rows and their standardised features; see `Features`."""
-        for rows, block in self._blocks(dtype, num_columns):
-            yield (rows, DenseBlock(block)) if step == 1 else (rows, DenseBlock(block[::step]))
+        for rows, block in self._blocks(dtype, num_columns, step):
+            yield rows, DenseBlock(block)
 
     def _measure(self, weight: Tensor, *, center: bool) -> tuple[Tensor, Tensor]:
         """Finds mean and standard deviation in two passes, so that no digits cancel."""
@@ -193,14 +193,15 @@ class FeatureBlocks:
         for start in range(0, self.num_rows, rows_at_once):
             yield slice(start, min(start + rows_at_once, self.num_rows))
 
-    def _blocks(self, dtype: torch.dtype, num_columns: int = 0) -> Iterator[tuple[slice, Tensor]]:
+    def _blocks(self, dtype: torch.dtype, num_columns: int, step: int) -> Iterator[tuple[slice, Tensor]]:
         is_copied = dtype == torch.float32 and self._is_copied
         if is_copied and self._copy is None:
             self._copy = torch.empty(self.num_rows, self.num_features, device=self._device)
             for rows in self._slices():
                 self._copy[rows] = self._standardize(rows, dtype)
         for rows in self._slices(num_columns):
-            yield rows, self._copy[rows] if is_copied and self._copy is not None else self._standardize(rows, dtype)
+            some = slice(rows.start, rows.stop, step)  # the others are not even read
+            yield rows, self._copy[some] if is_copied and self._copy is not None else self._standardize(some, dtype)
 
     def _standardize(self, rows: slice, dtype: torch.dtype) -> Tensor:
         block = self._read(rows)

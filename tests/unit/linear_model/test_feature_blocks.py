@@ -188,6 +188,20 @@ def test_steps_leave_rows_out_evenly() -> None:
     assert torch.equal(block.to_dense(), read(features, torch.float32)[::7])
 
 
+def test_rows_that_are_left_out_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = FeatureBlocks(draw(dtype=torch.float16), torch.ones(50).double(), center=True, device=CPU)
+    sizes, convert = [], feature_blocks.to_floating
+
+    def note(values: Any) -> Tensor:
+        sizes.append(len(values))
+        return convert(values)
+
+    monkeypatch.setattr(feature_blocks, "to_floating", note)
+    ((_, block),) = features.blocks(torch.float32, step=7)
+    assert sizes == [8]
+    assert torch.equal(block.to_dense(), read(features, torch.float32)[::7])
+
+
 def test_only_wide_features_in_memory_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.ones(50).double()
     np.save(tmp_path / "x.npy", draw().numpy())

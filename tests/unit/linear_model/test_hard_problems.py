@@ -70,8 +70,9 @@ def fit(name: str, dtype: str, **arguments: Any) -> tuple[LogisticPath, np.ndarr
 def test_the_minimum_is_that_of_another_method(name: str, dtype: str, tol: float, method: str) -> None:
     path, excess = fit(name, dtype, tol=tol)
     objective = path.objective.numpy()
-    if method == "L-BFGS":  # it knows the curvature roughly, and rounding may stop it
-        assert (excess <= 100.0 * tol * objective)[path.converged].all(), excess / objective
+    if method == "L-BFGS":  # it estimates the excess, and rounding may stop it
+        margin = 10.0 if name == "weights of all sizes" else 1.0
+        assert (excess <= margin * tol * objective)[path.converged].all(), excess / objective
         assert path.converged[:3].all()
     else:
         assert path.converged.all()
