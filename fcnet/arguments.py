@@ -88,6 +88,10 @@ class Parser(argparse.ArgumentParser):
         """Adds ``--out``: ``out``, a path or None. The description states the default."""
         self.add_argument("--out", type=Path, metavar=metavar, help=description)
 
+    def add_resume(self, description: str) -> None:
+        """Adds ``--resume``, which `run_folder_of` reads: ``resume``, None, or the name of the run folder or ``""``."""
+        self.add_argument("--resume", nargs="?", const="", metavar="RUN", help=description)
+
     def add_device(self) -> None:
         """Adds ``--device``, which `fcnet.cli.choose_device` takes."""
         self.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, … (default: auto)")
@@ -229,3 +233,16 @@ def _reword(message: str, parser: Parser) -> str | None:
         verb = "are" if "," in found[1] else "is"
         return f"{found[1].replace(', ', ' and ')} {verb} missing: {parser.prog} {positional}"
     return None
+
+
+def run_folder_of(flags: argparse.Namespace) -> tuple[Path | None, str]:
+    """Returns the run folder that ``--resume`` or ``--out`` names, or None, and the argument that names it.
+
+    Raises:
+        UserError: they name different folders.
+    """
+    if not flags.resume:
+        return flags.out, "--out"
+    if flags.out not in (None, Path(flags.resume)):
+        raise UserError(f"--resume {flags.resume} and --out {flags.out} must name the same folder; leave one out")
+    return Path(flags.resume), "--resume"

@@ -64,7 +64,7 @@ def _run(main: Callable[[list[str]], int]) -> int:
         code = main(sys.argv[1:])
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else 0
-    except (UserError, OSError, MemoryError, RuntimeError, ImportError) as error:
+    except (UserError, OSError, MemoryError, RuntimeError, ImportError, SystemError) as error:
         lines = _error_lines(error)
         if not lines:
             raise

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fcnet import cli
-from fcnet.arguments import Parser
+from fcnet.arguments import Parser, run_folder_of
 from fcnet.config.presets import config_name, find_config, list_presets, preset_summary
 from fcnet.config.selection import CRITERIA
 from fcnet.config.toml import check_agreement, config_sources, dump_config, load_config
@@ -114,13 +114,7 @@ def _parse_flags(arguments: list[str]) -> argparse.Namespace:
     parser.add_set()
     parser.add_out("run folder (default: runs/NAME for CONFIG NAME)")
     parser.add_device()
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const="",
-        metavar="RUN",
-        help="continue a run from its last checkpoint (default: --out, or the newest of CONFIG)",
-    )
+    parser.add_resume("continue a run from its last checkpoint (default: --out, or the newest of CONFIG)")
     parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events to the run folder")
     parser.add_argument("--find-lr", action="store_true", help="run a learning-rate range test instead of training")
     parser.add_argument("--print-config", action="store_true", help="print the whole configuration and exit")
@@ -157,15 +151,10 @@ def _choose_config(flags: argparse.Namespace) -> None:
 
 def _choose_run(flags: argparse.Namespace) -> None:
     """Makes the folder that ``--resume`` names the run folder, and ``resume`` a truth value."""
-    name, flags.out_flag = flags.resume, "--out"
+    name, (flags.out, flags.out_flag) = flags.resume, run_folder_of(flags)
     flags.resume = name is not None
-    if not name:
-        return
-    if flags.out not in (None, Path(name)):
-        raise UserError(f"--resume {name} and --out {flags.out} must name the same folder; leave one out")
-    if flags.config is None and not Run(Path(name)).started:
-        raise UserError(f"--resume needs a run folder, got {name}: {describe_no_run(Path(name))}")
-    flags.out, flags.out_flag = Path(name), "--resume"
+    if name and flags.config is None and not Run(flags.out).started:
+        raise UserError(f"--resume needs a run folder, got {name}: {describe_no_run(flags.out)}")
 
 
 def _may_change(override: str) -> bool:

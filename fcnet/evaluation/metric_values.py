@@ -211,7 +211,18 @@ def _count_classes(count: int) -> str:
     return "1 class" if count == 1 else f"{count:,} classes"
 
 
-def average_precisions(scores: ScoreMetrics, classes: Sequence[str]) -> dict[str, float | None] | None:
+def summary_entries(result: Evaluation, scores: ScoreMetrics, classes: Sequence[str]) -> dict[str, Any]:
+    """Returns the entries of ``summary.json`` on the test set."""
+    return {
+        "test_accuracy": result.accuracy,
+        "test_interval": result.interval,
+        "test_loss": result.loss,
+        "test_metrics": {each.name: each.to_dict() for each in metric_values(result, scores)},
+        "class_average_precision": _average_precisions(scores, classes),
+    }
+
+
+def _average_precisions(scores: ScoreMetrics, classes: Sequence[str]) -> dict[str, float | None] | None:
     """Returns the average precision of each class, null without images; None for all if there are no rankings."""
     if scores.rankings is None:
         return None

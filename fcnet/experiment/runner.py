@@ -12,7 +12,7 @@ from fcnet.config.selection import CRITERIA
 from fcnet.diagnostics import advice, idle_units
 from fcnet.evaluation.classification import evaluate
 from fcnet.evaluation.full_evaluation import evaluate_fully
-from fcnet.evaluation.metric_values import average_precisions, metric_values
+from fcnet.evaluation.metric_values import summary_entries
 from fcnet.evaluation.prediction_files import write_predictions
 from fcnet.evaluation.selection import evaluate_by
 from fcnet.experiment.calibration import calibrate
@@ -209,11 +209,7 @@ def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> 
             classifier.save(run.path / "model", {"environment": environment, **origin})
             write_predictions(run.path, predictions, classifier.classes, experiment.fingerprint)
             summary = {
-                "test_accuracy": result.accuracy,
-                "test_interval": result.interval,
-                "test_loss": result.loss,
-                "test_metrics": {each.name: each.to_dict() for each in metric_values(result, scores)},
-                "class_average_precision": average_precisions(scores, classifier.classes),
+                **summary_entries(result, scores, classifier.classes),
                 **figures,
                 "epochs": training.epoch,
                 "best_epoch": training.best_epoch,

@@ -7,7 +7,7 @@ Losses have the shape of the logits with one class.
 The sum over the classes appears in three forms here, since each is the fastest where it applies:
 
 - `odds_and_grad`: class indices and finite powers. It takes differences to x_y, so it needs no search for k.
-- `label_losses`: class indices and any logits. It takes differences to x_k, so no power overflows.
+- `_far_label_losses`: class indices and any logits. It takes differences to x_k, so no power overflows.
 - `_target_losses`: any targets, that is, class probabilities and smoothed labels.
 
 `fcnet.functional.triton_kernels` has the sum once more, for the GPU.
@@ -208,7 +208,7 @@ def losses_and_grad(x: Tensor, targets: Targets, grad_logits: Tensor | None) -> 
 def odds_and_grad(x: Tensor, index: Tensor, dim: int, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Computes the odds against y, r = Σ_{j≠y} e^(x_j − x_y), and (1 + r) times the gradient of log(1 + r).
 
-    The loss is −log p̂_y = log(1 + r). This form takes half the operations of `label_losses`. It is as exact while
+    The loss is −log p̂_y = log(1 + r). This form takes half the operations of `_far_label_losses`. It is as exact while
     r is moderate, but a difference x_j − x_y above 8 rounds by more than a few units in the last place of the power,
     and r is inf or NaN where a power overflows or a logit is not finite.
 
@@ -238,7 +238,7 @@ def _odds_losses(x: Tensor, index: Tensor, grad_logits: Tensor) -> Tensor:
 
 
 def _label_losses(x: Tensor, labels: Labels, grad_logits: Tensor | None, *, by_odds: bool) -> tuple[Tensor, Tensor]:
-    """w_y log(1 + r) for every label, by `odds_and_grad` where it is exact if ``by_odds``, else by `label_losses`.
+    """w_y log(1 + r) for every label, by `odds_and_grad` where it is exact if ``by_odds``, else by `_far_label_losses`.
 
     Writes (1 + r) times the gradient for w = 1; the factor returned is w_y / (1 + r).
     """
@@ -246,7 +246,7 @@ def _label_losses(x: Tensor, labels: Labels, grad_logits: Tensor | None, *, by_o
 
     def chunk(x: Tensor, grad_logits: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor]:
         if not by_odds or not x.numel():
-            return label_losses(x, index, dim, grad_logits)
+            return _far_label_losses(x, index, dim, grad_logits)
         odds, powers = odds_and_grad(x, index, dim, out=grad_logits)
         losses, scale = odds.log1p(), odds.add_(1.0).reciprocal_()
         if not powers.max().item() < MAX_POWER:  # or NaN
@@ -254,7 +254,7 @@ def _label_losses(x: Tensor, labels: Labels, grad_logits: Tensor | None, *, by_o
             far = (powers.amax(dim) < MAX_POWER).logical_not_()
             x, index, *results = (part.movedim(dim, -1) for part in (x, index, powers, losses, scale))
             far_powers = torch.empty_like(x[far])
-            far_losses, far_scale = label_losses(x[far], index[far], 1, far_powers)
+            far_losses, far_scale = _far_label_losses(x[far], index[far], 1, far_powers)
             for result, far_result in zip(results, (far_powers, far_losses, far_scale), strict=True):
                 result[far] = far_result
         return losses, scale
@@ -266,7 +266,7 @@ def _label_losses(x: Tensor, labels: Labels, grad_logits: Tensor | None, *, by_o
     return losses if labels.ignored is None else losses.masked_fill_(labels.ignored, 0.0), scale
 
 
-def label_losses(x: Tensor, index: Tensor, dim: int, out: Tensor | None) -> tuple[Tensor, Tensor]:
+def _far_label_losses(x: Tensor, index: Tensor, dim: int, out: Tensor | None) -> tuple[Tensor, Tensor]:
     """−log p̂_y = log(1 + r) − d, with d = x_y − x_k and r = R + e^d − 1, R = Σ_{j≠y} e^(x_j − x_k), for any logits.
 
     Writes (1 + r) times the gradient to ``out``, which may be ``x``; returns the losses and 1 / (1 + r).

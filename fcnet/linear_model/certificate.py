@@ -48,11 +48,11 @@ def objective_gaps(
         found: the objectives there, evaluated in float64.
         tight: the gap relative to the objective that need not be made smaller.
     """
-    slopes = found.grad.clone()
-    slopes[..., :-1] -= problem.penalty[:, None] * parameters[..., :-1]
+    loss_grad = found.grad.clone()
+    loss_grad[..., :-1] -= problem.penalty[:, None] * parameters[..., :-1]
     # Σ_i s_i H(p_i) / S = the mean loss − Σ_i s_i (p_i − t_i) · z_i / S, since z = W x + b.
-    entropy = found.mean_loss - (slopes * parameters).sum((1, 2))
-    gap = _gaps(problem, parameters, found, entropy, slopes)
+    entropy = found.mean_loss - (loss_grad * parameters).sum((1, 2))
+    gap = _gaps(problem, parameters, found, entropy, loss_grad)
     has_empty_classes = problem.intercept and bool((problem.frequencies == 0.0).any())
     if has_empty_classes:  # p gives them some probability, which the condition forbids; q does not
         gap = torch.full_like(gap, torch.inf)
@@ -60,47 +60,47 @@ def objective_gaps(
     active = torch.arange(len(gap), device=gap.device)
     for _ in range(_MOST_CORRECTIONS if preconditioner is not None else int(has_empty_classes)):
         loose = left > tight * found.value[active]
-        active, left, slopes = active[loose], left[loose], slopes[loose]
+        active, left, loss_grad = active[loose], left[loose], loss_grad[loose]
         if not len(active):
             break
         part, points = problem.select(active), parameters[active]
-        residual = slopes[..., :-1] + part.penalty[:, None] * points[..., :-1]
+        residual = loss_grad[..., :-1] + part.penalty[:, None] * points[..., :-1]
         if preconditioner is not None:
             shifts[active, :, :-1] += preconditioner.solve_covariance(residual)
-            shifts[active, :, -1] += slopes[..., -1] * problem.intercept
-        entropy, slopes = part.evaluate_dual(points, shifts[active], active)
-        corrected = _gaps(part, points, found.select(active), entropy, slopes)
+            shifts[active, :, -1] += loss_grad[..., -1] * problem.intercept
+        entropy, loss_grad = part.evaluate_dual(points, shifts[active])
+        corrected = _gaps(part, points, found.select(active), entropy, loss_grad)
         gap = gap.index_put((active,), torch.minimum(gap[active], corrected))
         useful = corrected < 0.5 * left
-        active, left, slopes = active[useful], corrected[useful], slopes[useful]
+        active, left, loss_grad = active[useful], corrected[useful], loss_grad[useful]
     return gap
 
 
-def _gaps(problem: Problem, parameters: Tensor, found: ObjectiveValues, entropy: Tensor, slopes: Tensor) -> Tensor:
+def _gaps(problem: Problem, parameters: Tensor, found: ObjectiveValues, entropy: Tensor, loss_grad: Tensor) -> Tensor:
     """Returns F − D(q) and the most that rounding adds, (K,), from the mean entropy and the losses' gradient at q."""
-    bias_slopes, slopes = slopes[..., -1], slopes[..., :-1]
+    bias_grad, loss_grad = loss_grad[..., -1], loss_grad[..., :-1]
     if problem.intercept:
-        theta, mixed, class_slopes = _mixture(problem, bias_slopes)
+        theta, mixed, class_grad = _mixture(problem, bias_grad)
         entropy = (1.0 - theta) * entropy + theta * torch.special.entr(mixed).sum(1)
-        slopes = slopes + theta[:, None, None] * (class_slopes - slopes)
-    dual = entropy - (slopes.square() / problem.penalty[:, None]).sum((1, 2)) / 2.0
+        loss_grad = loss_grad + theta[:, None, None] * (class_grad - loss_grad)
+    dual = entropy - (loss_grad.square() / problem.penalty[:, None]).sum((1, 2)) / 2.0
     # Each term is a sum whose rounding is far below that of one addition per block of rows.
-    size = found.value + found.mean_loss + (slopes * parameters[..., :-1]).abs().sum((1, 2)) + entropy.abs()
+    size = found.value + found.mean_loss + (loss_grad * parameters[..., :-1]).abs().sum((1, 2)) + entropy.abs()
     gap = (found.value - dual).clamp_min(0.0) + 16.0 * _EPSILON * size
     return gap.nan_to_num(nan=torch.inf)
 
 
-def _mixture(problem: Problem, bias_slopes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _mixture(problem: Problem, bias_grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Returns θ (K,), u (K, C), and the gradient of the losses in W where every q_i is u, (K, O, D)."""
     if problem.num_nodes == 1:
-        bias_slopes = torch.cat([-bias_slopes, bias_slopes], 1)
+        bias_grad = torch.cat([-bias_grad, bias_grad], 1)
     frequencies = problem.frequencies  # Σ_i s_i t_i / S
-    mean = frequencies + bias_slopes  # Σ_i s_i q_i / S
+    mean = frequencies + bias_grad  # Σ_i s_i q_i / S
     # u = q̄ + (t̄ − q̄) / θ must not be negative: the smallest such θ.
-    theta = (bias_slopes / mean).masked_fill(mean == 0.0, 0.0).amax(1).clamp(0.0, 1.0)
+    theta = (bias_grad / mean).masked_fill(mean == 0.0, 0.0).amax(1).clamp(0.0, 1.0)
     # Rounding must not make u negative; a larger θ is as valid.
     theta = (theta * (1.0 + 1e-12) + 1e-300).clamp_max(1.0)
-    mixed = (mean - bias_slopes / theta[:, None]).clamp_min(0.0)
+    mixed = (mean - bias_grad / theta[:, None]).clamp_min(0.0)
     mixed = mixed / mixed.sum(1, keepdim=True)
     means = mixed[..., None] * problem.feature_means - problem.class_means
     return theta, mixed, means[:, 1:] if problem.num_nodes == 1 else means

@@ -83,13 +83,7 @@ class LogisticPath:
 
     def model(self, k: int) -> LogisticRegression:
         """Returns the regression of the penalty ``Cs[k]`` as a network on the features as they are, in float32."""
-        net = LogisticRegression(self.coef.shape[2], len(self.classes), generator=torch.Generator().manual_seed(0))
-        (layer,) = net.dense_layers()
-        with torch.no_grad():
-            layer.weight.copy_(self.coef[k])
-            assert layer.bias is not None
-            layer.bias.copy_(self.intercept[k])
-        return net
+        return LogisticRegression.from_weights(self.coef[k].float(), self.intercept[k].float())
 
     def _indices(self, x: Any) -> Tensor:  # noqa: ANN401 - a tensor or an array
         parts = [(z > 0).long() if z.ndim == 2 else z.argmax(2) for z in self._logits(x)]
@@ -121,9 +115,10 @@ def logistic_path(
 ) -> LogisticPath:
     """Minimises C Σ_i s_i ℓ_i + ½ ‖W‖² for every C at once; ℓ is the cross-entropy, and b is not penalised.
 
-    One product over the features serves all penalties, and those that have converged drop out. The search runs in
-    float32 and ends in float64, where ``gap`` is computed. In a process group, each rank passes its own rows, and all
-    ranks return the regressions of all rows.
+    One product over the features serves all penalties, and those that have converged drop out. With more than 1,024
+    nodes in all, groups of penalties follow one another, from the strongest penalty on, each from the end of the last.
+    The search runs in float32 and ends in float64, where ``gap`` is computed. In a process group, each rank passes its
+    own rows, and all ranks return the regressions of all rows.
 
     Args:
         x: (N, D), float16, bfloat16, float32 or float64; a memory map stays on the disk.

@@ -14,6 +14,8 @@ import torch
 from fcnet.runtime.distributed import all_reduce
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from fcnet.linear_model.feature_blocks import Features
@@ -97,30 +99,28 @@ class Preconditioner:
         Returns:
             float32 (A, O, D + 1).
         """
-        basis, scale = self._single_basis, self._scale.float()
         mu, strength = curvature.values[..., None].float(), strength[:, None, None].float()
         nodes = curvature.rotate(grad)
-        scaled = nodes[..., :-1] / scale
-        parts = scaled @ basis
-        if self._is_whole:
-            result = parts.div_(mu * self._variances.float() + strength) @ basis.T
-        else:
-            others = 1.0 / (mu * self._rest.float() + strength)
-            inverse = 1.0 / (mu * self._variances.float() + strength)
-            result = scaled * others + (parts * (inverse - others)) @ basis.T
-        return curvature.rotate_back(torch.cat([result.div_(scale), nodes[..., -1:] / mu], 2))
+        weights = self._multiply(
+            nodes[..., :-1], self._single_basis, lambda variances: 1.0 / (mu * variances.float() + strength)
+        )
+        return curvature.rotate_back(torch.cat([weights, nodes[..., -1:] / mu], 2))
 
     def solve_covariance(self, grad: Tensor) -> Tensor:
         """Computes G Σ⁻¹, (A, O, D) -> (A, O, D), in float64."""
-        inverse = 1.0 / self._variances
-        scaled = grad / self._scale
-        parts = scaled @ self._basis
+        return self._multiply(grad, self._basis, torch.reciprocal)
+
+    def _multiply(self, grad: Tensor, basis: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Multiplies by a function of Σ, given for its eigenvalues, in the dtype of the basis."""
+        scale = self._scale.to(basis.dtype)
+        scaled = grad / scale
+        parts, factors = scaled @ basis, function(self._variances)
         if self._is_whole:
-            result = (parts * inverse) @ self._basis.T
+            result = parts.mul_(factors) @ basis.T
         else:
-            others = 1.0 / self._rest
-            result = scaled * others + (parts * (inverse - others)) @ self._basis.T
-        return torch.div(result, self._scale)
+            others = function(self._rest)
+            result = scaled * others + parts.mul_(factors - others) @ basis.T
+        return result.div_(scale)
 
 
 def _covariance(features: Features, weight: Tensor, num_rows: int) -> Tensor:

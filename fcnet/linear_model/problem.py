@@ -17,18 +17,19 @@ import torch
 from torch import Tensor
 
 from fcnet.functional.binary_cross_entropy import losses_and_grad as binary_losses_and_grad
-from fcnet.functional.softmax_loss import label_losses
+from fcnet.functional.softmax_loss import Labels, Probabilities, losses_and_grad
 from fcnet.linear_model.second_derivatives import product_sums, second_derivative_sums
 from fcnet.runtime.distributed import all_reduce, any_rank, broadcast_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fcnet.functional.softmax_loss import Targets
     from fcnet.linear_model.feature_blocks import Features
 
 
 _DTYPES = torch.float32, torch.float64
-_MATRICES, _PRODUCTS, _DUAL, _POLL, _WITH_CURVATURE = 2, 3, 4, 5, 8
+_MATRICES, _PRODUCTS, _DUAL, _POLL, _RELEASE, _WITH_CURVATURE = 2, 3, 4, 5, 6, 8
 """What `serve` is asked for, in place of the index of a dtype; the last is added to it."""
 _MOST_CHANGED = 6.0
 _MOST_COUPLED = 2048
@@ -122,7 +123,7 @@ class Problem:
             dtype: float32 or float64.
             penalties: int64 (A,), indices into the K penalties.
         """
-        self._announce(len(penalties), _DTYPES.index(dtype), parameters)
+        self._announce(_DTYPES.index(dtype), parameters)
         sums, loss, _ = self._sums(parameters, dtype, with_curvature=False)
         return self._values(parameters, penalties, sums, loss)
 
@@ -135,7 +136,7 @@ class Problem:
             The objectives, and 1/S Σ_i s_i (diag p_i − p_i p_iᵀ), (A, O, O), or its diagonal, (A, O, 1), for very many
             nodes. Some of the examples represent all.
         """
-        self._announce(len(penalties), _WITH_CURVATURE + _DTYPES.index(dtype), parameters)
+        self._announce(_WITH_CURVATURE + _DTYPES.index(dtype), parameters)
         sums, loss, curvature = self._sums(parameters, dtype, with_curvature=True)
         return self._values(parameters, penalties, sums, loss), curvature
 
@@ -162,7 +163,7 @@ class Problem:
         Returns:
             float64 (A, P, P), in the order of the P = O (D + 1) flattened parameters.
         """
-        self._announce(len(penalties), _MATRICES, parameters)
+        self._announce(_MATRICES, parameters)
         result = all_reduce(second_derivative_sums(self.features, self.weight, parameters)) / self.total
         by_node = result.view(-1, self.num_nodes, parameters.shape[2], self.num_nodes, parameters.shape[2])
         if not self.intercept:
@@ -175,14 +176,14 @@ class Problem:
 
     def multiply(self, parameters: Tensor, directions: Tensor, penalties: Tensor) -> Tensor:
         """Multiplies such second derivatives by a direction each, (A, O, D + 1), like `second_derivatives`."""
-        self._announce(len(penalties), _PRODUCTS, parameters, directions)
+        self._announce(_PRODUCTS, parameters, directions)
         result = all_reduce(product_sums(self.features, self.weight, parameters, directions)) / self.total
         if not self.intercept:
             result[..., -1] = 0.0
         result[..., :-1] += self.penalty[penalties][:, None] * directions[..., :-1]
         return result
 
-    def evaluate_dual(self, parameters: Tensor, shifts: Tensor, penalties: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate_dual(self, parameters: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
         """Evaluates probabilities q near p in the dual, in float64; on the first rank, the others must be in `serve`.
 
         q_i is p_i − A x_i − a, held between p_i / 6 and 6 p_i, and divided by its sum. With an intercept it is 0 for
@@ -191,24 +192,24 @@ class Problem:
         Args:
             parameters: float64 (A, O, D + 1), the points whose probabilities are p.
             shifts: float64 (A, O, D + 1), A and a.
-            penalties: int64 (A,), indices into the K penalties.
 
         Returns:
             The mean entropy 1/S Σ_i s_i H(q_i), (A,), and 1/S Σ_i s_i (q_i − t_i) (x_i, 1)ᵀ, (A, O, D + 1).
         """
-        self._announce(len(penalties), _DUAL, parameters, shifts)
+        self._announce(_DUAL, parameters, shifts)
         sums, entropy = self._dual_sums(parameters, shifts)
         return entropy / self.total, sums.view_as(parameters) / self.total
 
-    def _announce(self, count: int, kind: int, *points: Tensor) -> None:
-        """Tells the other ranks what to evaluate."""
-        broadcast_tensor(torch.tensor([count, kind], device=self.weight.device))
+    def _announce(self, work: int, *points: Tensor) -> None:
+        """Tells the other ranks what to compute, and for which points."""
+        count = len(points[0]) if points else 0
+        broadcast_tensor(torch.tensor([count, work], device=self.weight.device))
         for point in points:
             broadcast_tensor(point)
 
     def poll(self, *, stop: bool) -> bool:
         """Returns whether any rank wants to stop; on the first rank, the others must be in `serve`."""
-        self._announce(1, _POLL)
+        self._announce(_POLL)
         return any_rank(stop)
 
     def serve(self, stop: Callable[[], bool]) -> bool:
@@ -222,7 +223,7 @@ class Problem:
         """
         while True:
             count, work = broadcast_tensor(torch.zeros(2, dtype=torch.int64, device=self.weight.device)).tolist()
-            if not count:
+            if work == _RELEASE:
                 return False
             if work == _POLL:
                 if any_rank(stop()):
@@ -247,7 +248,7 @@ class Problem:
 
     def release_ranks(self) -> None:
         """Ends `serve` on the other ranks."""
-        self._announce(0, 0)
+        self._announce(_RELEASE)
 
     def _sums(self, parameters: Tensor, dtype: torch.dtype, *, with_curvature: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Adds up the examples of all ranks.
@@ -329,15 +330,11 @@ class Problem:
             losses, residuals = binary_losses_and_grad(logits, second.to(logits.dtype).expand_as(logits))
             return losses[:, 0], residuals
         if target.ndim == 1:
-            losses, scale = label_losses(logits, target.expand(len(logits), 1, -1), 1, logits)
-            return losses[:, 0], logits.mul_(scale)
-        t = self._probabilities(rows, logits.dtype)
-        top, best = logits.max(1, keepdim=True)
-        differences = logits.sub_(top)
-        powers = differences.exp()
-        others = powers.scatter(1, best, 0.0).sum(1, keepdim=True)
-        losses = others.log1p() - (t * differences).sum(1, keepdim=True)
-        return losses[:, 0], _complete(powers.div_(1.0 + others).sub_(t), best)
+            targets: Targets = Labels(target.expand(len(logits), 1, -1), None, None, 0.0, 1)
+        else:
+            targets = Probabilities(self._probabilities(rows, logits.dtype).expand_as(logits), None, 0.0, 1)
+        losses, scale = losses_and_grad(logits, targets, logits)
+        return losses[:, 0], logits.mul_(scale)
 
     def _class_sums(self) -> tuple[Tensor, Tensor]:
         """Returns 1/S Σ_i s_i t_i, (C,), and 1/S Σ_i s_i t_i x_iᵀ, (C, D)."""

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _MOST_HISTORY = 1 << 31
 """Bytes of the searches that run together."""
 _BYTES_PER_PARAMETER = 160
+_MOST_COLUMNS = 1024
+"""Nodes of the searches that run together. More share no cost of a product, and start far from their minima."""
 _TIGHT = 0.1
 """The gap that need not be made smaller, relative to the objective and to the tolerance."""
 _SINGLE_TOL = 3e-7
@@ -87,7 +89,7 @@ def solve(
     stop: Callable[[], bool] | None = None,
     state: dict[str, Tensor] | None = None,
 ) -> Minima:
-    """Minimises the objectives in groups that fit in memory, from the strongest penalty on.
+    """Minimises the objectives in groups, from the strongest penalty on; each group starts where the last one ended.
 
     The first rank searches; the others evaluate the objectives on their rows.
 
@@ -136,7 +138,8 @@ class _Work:
         self._problem, self._preconditioner, self._strength = problem, preconditioner, strength
         self._tol, self._max_iter, self._start = tol, max_iter, start
         size = _BYTES_PER_PARAMETER * problem.num_nodes * (problem.features.num_features + 1)
-        self._groups = torch.arange(len(strength), device=strength.device).split(max(1, _MOST_HISTORY // size))
+        most = min(_MOST_HISTORY // size, _MOST_COLUMNS // problem.num_nodes)
+        self._groups = torch.arange(len(strength), device=strength.device).split(max(most, 1))
         self._parts: list[Minima] = []
         self._passes = 0
 

@@ -10,7 +10,7 @@ import itertools
 import numbers
 import operator
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -201,6 +201,24 @@ class LogisticRegression(MLP):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(in_features, (), num_classes, bias=bias, generator=generator)
+
+    @classmethod
+    def from_weights(cls, weight: Tensor, bias: Tensor | None = None) -> Self:
+        """Returns a model with a copy of W (C, D), or (1, D) for two classes, and b (C,) or (1,), in the dtype of W.
+
+        Example:
+            >>> LogisticRegression.from_weights(torch.eye(3), torch.tensor([0.0, 1.0, 2.0]))(torch.zeros(1, 3))
+            tensor([[0., 1., 2.]], grad_fn=<AddmmBackward0>)
+        """
+        nodes, width = weight.shape
+        unused = torch.Generator().manual_seed(0)  # keeps torch's global generator untouched
+        net = cls(width, max(nodes, 2), bias=bias is not None, generator=unused).to(weight.dtype)
+        (layer,) = net.dense_layers()
+        with torch.no_grad():
+            layer.weight.copy_(weight)
+            if layer.bias is not None and bias is not None:
+                layer.bias.copy_(bias)
+        return net
 
 
 def num_parameters(widths: Sequence[int], *, bias: bool = True) -> int:

@@ -155,7 +155,7 @@ def _open(flags: Flags, run: ProbeRun | None, record: ProbeRecord | None) -> tup
             )
     make_splits(data, settings)
     if settings.shots and not data.has_test:
-        raise UserError(f"--shots must be left out for {features}, which has no test split to judge its fits on")
+        raise UserError(f"--shots must be left out for {features}, which has no test split to evaluate its fits on")
     for shots in settings.shots[-1:]:
         few_shot_rows(data, shots, 0, settings.seed)
     return features, settings, data
@@ -271,7 +271,7 @@ def _work(
         except Stopped:
             cli.print_status(f"stopped and saved; resume with: {_resume_command(run)}")
             return 128 + (received_signal() or signal.SIGTERM)
-    with cli.say_if_slow("judging the chosen model"), memory.phase("saving the run"):
+    with cli.say_if_slow("evaluating the chosen model"), memory.phase("saving the run"):
         notes = write_results(run, features, settings, data, x, outcome, device, work.seconds)
     for note in (*(note for note in notes if note not in data.notes), *choice_advice(outcome, settings)):
         cli.print_status(f"note: {note}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fcnet.arguments import Parser
+from fcnet.arguments import Parser, run_folder_of
 from fcnet.config.schema import ListAsTuple
 from fcnet.runtime.errors import UserError
 
@@ -36,7 +36,7 @@ class Settings(BaseModel):
         shots: the numbers of examples of each class in the few-shot fits; none without.
         repeats: the number of draws for each.
         seed: the seed of all draws.
-        tol: the largest entry of the gradient at a minimum.
+        tol: the tolerance of a minimum; see `fcnet.logistic_path`.
         max_iter: the most steps for each C.
         feature_column: the column of vectors in Parquet files.
         label_column: the column of labels in Parquet files.
@@ -90,7 +90,7 @@ def parse_flags(arguments: list[str]) -> Flags:
     """
     parser = Parser(
         "probe",
-        "Fit logistic regressions to features, choose the penalty on held-out examples, and judge the choice on the "
+        "Fit logistic regressions to features, choose the penalty on held-out examples, and evaluate the choice on the "
         "test split.",
         ["features", "features.npz --folds 5 --Cs 1e-3..1e3:13"],
     )
@@ -125,19 +125,13 @@ def parse_flags(arguments: list[str]) -> Flags:
     parser.add_argument("--shots", metavar="LIST", help="also fit to few examples of each class: 1,2,4,8,16")
     parser.add_argument("--repeats", type=int, metavar="N", help="draws for each number of shots (default: 5)")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of all draws (default: 0)")
-    parser.add_argument("--tol", type=float, metavar="TOL", help="largest gradient at a minimum (default: 1e-6)")
+    parser.add_argument("--tol", type=float, metavar="TOL", help="tolerance of a minimum (default: 1e-6)")
     parser.add_argument("--max-iter", type=int, metavar="N", help="most steps for each C (default: 1000)")
     parser.add_argument("--feature-column", metavar="NAME", help="of Parquet files (default: embedding)")
     parser.add_argument("--label-column", metavar="NAME", help="of Parquet files (default: label)")
     parser.add_out("run folder (default: runs/probe)")
     parser.add_device()
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const="",
-        metavar="RUN",
-        help="continue an interrupted run (default: --out, or the newest of runs/probe)",
-    )
+    parser.add_resume("continue an interrupted run (default: --out, or the newest of runs/probe)")
     parser.add_argument(
         "--save-seconds", type=float, default=SAVE_SECONDS, metavar="S", help="between saves (default: 30)"
     )
@@ -148,7 +142,7 @@ def parse_flags(arguments: list[str]) -> Flags:
         given["Cs"] = parse_penalties(given["Cs"])
     if "shots" in given:
         given["shots"] = parse_shots(given["shots"])
-    out, out_flag = _choose_folder(flags)
+    out, out_flag = run_folder_of(flags)
     if flags.features is None and flags.resume is None:
         raise UserError(f"FEATURES is missing: {parser.prog} features")
     return Flags(flags.features, given, out, out_flag, flags.resume is not None, flags.device, flags.save_seconds)
@@ -268,12 +262,3 @@ def _check(flags: argparse.Namespace) -> None:
             raise UserError(f"--{flag} must be {rule}, got {value}")
     if flags.repeats is not None and flags.shots is None and flags.resume is None:
         raise UserError("--repeats needs --shots, such as --shots 1,2,4,8,16")
-
-
-def _choose_folder(flags: argparse.Namespace) -> tuple[Path | None, str]:
-    """Returns the run folder, which ``--resume`` may name, and the argument that names it."""
-    if not flags.resume:
-        return flags.out, "--out"
-    if flags.out not in (None, Path(flags.resume)):
-        raise UserError(f"--resume {flags.resume} and --out {flags.out} must name the same folder; leave one out")
-    return Path(flags.resume), "--resume"

@@ -11,7 +11,7 @@ from fcnet.config.schema import Config, Data, Model, Optimizer, Train
 from fcnet.config.toml import dump_config
 from fcnet.data.features.statistics import feature_mean_and_std
 from fcnet.evaluation.full_evaluation import evaluate_fully
-from fcnet.evaluation.metric_values import average_precisions, metric_values
+from fcnet.evaluation.metric_values import summary_entries
 from fcnet.evaluation.prediction_files import write_predictions
 from fcnet.experiment.build import open_data, test_batches
 from fcnet.experiment.environment import describe_environment
@@ -22,7 +22,6 @@ from fcnet.probe.selection import equal_range
 from fcnet.runtime import distributed
 from fcnet.runtime.files import ChecksummedFolder
 from fcnet.runtime.formatting import csv_text, format_count
-from fcnet.runtime.seeds import generator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -77,12 +76,8 @@ def make_classifier(
         normalize: whether the rows of ``x`` have been scaled to unit norm, which the model then does as well.
     """
     mean, std = feature_mean_and_std(x, torch.arange(len(x)))
-    model = LogisticRegression(x.shape[1], len(classes), generator=generator(0, "unused"))
-    (layer,) = model.dense_layers()
-    assert layer.bias is not None
-    with torch.no_grad():
-        layer.weight.copy_(path.coef[0] * std.double())
-        layer.bias.copy_(path.intercept[0] + path.coef[0] @ mean.double())
+    weight, bias = path.coef[0] * std.double(), path.intercept[0] + path.coef[0] @ mean.double()
+    model = LogisticRegression.from_weights(weight.float(), bias.float())
     classifier = ImageClassifier(
         model, classes=classes, shape=(x.shape[1],), mean=mean, std=std, l2_normalize=normalize
     )
@@ -109,7 +104,7 @@ def write_results(
     run: ProbeRun, features: str, settings: Settings, data: TrainingData, x: Tensor | JoinedRows, outcome: Outcome,
     device: torch.device, seconds: float,
 ) -> tuple[str, ...]:  # fmt: skip
-    """Judges the chosen model on the test split, and writes all results; the summary is the last file; collective.
+    """Evaluates the chosen model on the test split, and writes all results; the summary is the last file; collective.
 
     Args:
         run: the run folder.
@@ -127,7 +122,7 @@ def write_results(
     config = configuration(features, settings)
     with distributed.long_work():
         classifier = make_classifier(outcome.refit, x, data.classes, normalize=settings.l2_normalize).to(device)
-    test = _judge(classifier, config, outcome, device) if data.has_test else None
+    test = _evaluate(classifier, config, outcome, device) if data.has_test else None
     with distributed.long_work():
         if distributed.rank() == 0:
             _write_files(run, config, settings, data, outcome, classifier, test, device, seconds)
@@ -175,17 +170,13 @@ def _write_files(
     )
 
 
-def _judge(classifier: ImageClassifier, config: Config, outcome: Outcome, device: torch.device) -> _Test:
+def _evaluate(classifier: ImageClassifier, config: Config, outcome: Outcome, device: torch.device) -> _Test:
     """Reads the test split for the first time; collective."""
     with distributed.long_work():
         store = open_data(config.data)
     result, predictions, scores = evaluate_fully(classifier.model, test_batches(store, classifier, device))
     figures = {
-        "test_accuracy": result.accuracy,
-        "test_interval": result.interval,
-        "test_loss": result.loss,
-        "test_metrics": {each.name: each.to_dict() for each in metric_values(result, scores)},
-        "class_average_precision": average_precisions(scores, classifier.classes),
+        **summary_entries(result, scores, classifier.classes),
         "test_images": result.count,
         "predictions": predictions,
     }
@@ -203,7 +194,7 @@ def convergence_warnings(outcome: Outcome, settings: Settings) -> list[str]:
         where = "" if len(outcome.paths) == 1 else " in one or more folds"
         penalties = ", ".join(f"{end['C']:g}" for end in unconverged)
         lines.append(
-            f"not converged to a gradient of {settings.tol:g}{where}: C = {penalties}; the objectives exceed their "
+            f"not converged to a tolerance of {settings.tol:g}{where}: C = {penalties}; the objectives exceed their "
             f"minima by {_describe_gaps(unconverged)}; {remedy}"
         )
     if not bool(outcome.refit.converged[0]):

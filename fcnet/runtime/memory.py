@@ -222,9 +222,10 @@ def describe_out_of_memory(error: Exception) -> str:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Returns whether an error means that memory ran out."""
-    # On the CPU torch raises a plain RuntimeError, and the loader of libraries an ImportError: only the message tells.
+    # On the CPU torch raises a plain RuntimeError, the loader of libraries an ImportError, and an interpreter without
+    # memory for a call a SystemError: only the message tells.
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(
-        re.search("allocate memory|Storage size|failed to map segment", str(error))
+        re.search("allocate memory|Storage size|failed to map segment|return without exception set", str(error))
     )
 
 

@@ -12,7 +12,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from fcnet import models
-from fcnet.runtime.seeds import generator
 from fcnet.sklearn import parameters
 from fcnet.sklearn.base import BaseClassifier
 from fcnet.sklearn.linear_minima import Task
@@ -95,13 +94,8 @@ class LinearClassifier(BaseClassifier):
         """
         self.mean_, self.std_ = mean, std
         self.coef_, self.intercept_ = coef.astype(dtype), intercept.astype(dtype)
-        unused = generator(0, "initialisation")  # keeps torch's global generator untouched
-        net = models.LogisticRegression(len(mean), len(self.classes_), bias=has_bias, generator=unused).double()
-        (layer,) = net.dense_layers()
-        with torch.no_grad():
-            layer.weight.copy_(torch.from_numpy(coef * std))
-            if layer.bias is not None:
-                layer.bias.copy_(torch.from_numpy(intercept + coef @ mean))
+        bias = torch.from_numpy(intercept + coef @ mean) if has_bias else None
+        net = models.LogisticRegression.from_weights(torch.from_numpy(coef * std), bias)
         is_single = np.dtype(dtype) == np.float32
         self.model_ = (net.float() if is_single else net).eval().requires_grad_(requires_grad=False)
 

@@ -165,7 +165,7 @@ class _Work:
         if not bool(self._is_free.any()):
             return self._refine(self._solve(points, tol)), np.zeros(len(self._strength), bool)
         early = self._solve(points, max(_GROWTH * tol, 1e-9))
-        found = self._refine(early if self._reached(early, tol) else self._go_on(early, tol))
+        found = self._refine(early if self._reached(early, tol) else self._resume(early, tol))
         return found, self._find_growth(early.parameters, found.parameters).numpy()
 
     def _set_scales(self, rows: npt.NDArray[np.int64] | None, weight: Floats) -> None:
@@ -201,8 +201,8 @@ class _Work:
             on_pass=self._on_pass,
         )
 
-    def _go_on(self, found: Minima, tol: float) -> Minima:
-        """Goes on from where a search ended."""
+    def _resume(self, found: Minima, tol: float) -> Minima:
+        """Resumes where a search ended."""
         further = self._solve(found.parameters, tol, int(found.iterations.max()))
         return further._replace(iterations=found.iterations + further.iterations)
 
@@ -210,7 +210,7 @@ class _Work:
         return bool((found.gradient <= tol).all()) or int(found.iterations.max()) >= self._task.max_iter
 
     def _refine(self, found: Minima) -> Minima:
-        """Goes on until the gradient in the features whose W is penalised is at most ``tol``, or does not fall."""
+        """Resumes until the gradient in the features whose W is penalised is at most ``tol``, or does not fall."""
         tol = self._task.tol
         measured = self._measure(found)
         for _ in range(_MOST_REFINEMENTS):
@@ -219,7 +219,7 @@ class _Work:
             above = measured.gradient > tol
             # The gradient of the search that belongs to half the tolerance, or half of what is reached.
             needed = 0.5 * (found.gradient * (tol / measured.gradient).clamp_max(1.0))[above].min()
-            found, before = self._go_on(found, float(needed)), measured
+            found, before = self._resume(found, float(needed)), measured
             measured = self._measure(found)
             if bool((measured.gradient > 0.5 * before.gradient)[above].all()):
                 break

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import re
 import resource
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from benchmarks.probe_methods import METHODS, Data, Setting, Solution, cross_ent
 from benchmarks.report import OURS, Measurement, print_measurements, seconds
 from fcnet.linear_model import fit_path
 from fcnet.linear_model.path import DEFAULT_CS
+from fcnet.probe.arguments import parse_penalties
 from fcnet.runtime.hardware import num_processors
 
 if TYPE_CHECKING:
@@ -58,19 +58,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--classes", type=int, default=10, help="classes of synthetic labels")
     group.add_argument("--Cs", type=parse_penalties, default=DEFAULT_CS, help="LOW..HIGH:N or a list such as 0.01,1")
     group.add_argument("--limit", type=float, default=math.inf, help="seconds that a method may take for all penalties")
-
-
-def parse_penalties(text: str) -> tuple[float, ...]:
-    """Parses penalties: a list, or numbers evenly spaced in the logarithm.
-
-    Example:
-        >>> parse_penalties("0.01..100:3"), parse_penalties("1,0.1")
-        ((0.01, 1.0, 100.0), (0.1, 1.0))
-    """
-    if spaced := re.fullmatch(r"(.+)\.\.(.+):(\d+)", text):
-        low, high, count = float(spaced[1]), float(spaced[2]), int(spaced[3])
-        return tuple(float(f"{value:.6g}") for value in np.geomspace(low, high, count))
-    return tuple(sorted(float(part) for part in text.split(",")))
 
 
 def synthetic_features(

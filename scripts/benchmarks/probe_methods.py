@@ -251,13 +251,14 @@ def _ladder(single: Sequence[float], double: Sequence[float] = ()) -> tuple[Sett
     )
 
 
+_TOLERANCES = _ladder((1e-4, 1e-5, 1e-6), (1e-6, 1e-7))
 METHODS = (
     Method(OURS, "tol", fit_ours, _ladder((1e-4, 1e-5, 1e-6, 1e-7, 1e-8)), fits_together=True),
     Method(
         "LogisticRegression",
         "tol",
         fit_sklearn,
-        _ladder((1e-4, 1e-5, 1e-6), (1e-6, 1e-7)),
+        _TOLERANCES,
         fits_together=False,
         note="L-BFGS, a loop over the penalties with warm_start",
     ),
@@ -265,7 +266,7 @@ METHODS = (
         "LogisticRegressionCV",
         "tol",
         fit_sklearn_cv,
-        _ladder((1e-4, 1e-5, 1e-6), (1e-6, 1e-7)),
+        _TOLERANCES,
         fits_together=True,
         note="L-BFGS, one split that trains on all rows, no refit",
     ),
@@ -273,7 +274,7 @@ METHODS = (
         "torch.optim.LBFGS",
         "tolerance_grad",
         fit_lbfgs,
-        _ladder((1e-4, 1e-5, 1e-6), (1e-6, 1e-7)),
+        _TOLERANCES,
         fits_together=False,
         note="strong Wolfe line search, one penalty after another, each from the end of the one before",
     ),

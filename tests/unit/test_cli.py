@@ -111,8 +111,23 @@ def test_an_unusable_file_is_one_line_and_the_exit_code_is_2(
     assert run(read_file(tmp_path), capsys) == (2, f"{tmp_path}: Is a directory\n")
 
 
+@pytest.mark.parametrize("error", [MemoryError(), SystemError("error return without exception set")], ids=repr)
+def test_a_lack_of_memory_is_one_line_and_the_exit_code_is_2(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = "out of memory; free memory for this command, or choose another device\n"
+    assert run(raising(error), capsys) == (2, line)
+
+
 @pytest.mark.parametrize(
-    "bug", [KeyError("ours"), ValueError("ours"), io.UnsupportedOperation("ours"), AssertionError("ours")]
+    "bug",
+    [
+        KeyError("ours"),
+        ValueError("ours"),
+        io.UnsupportedOperation("ours"),
+        AssertionError("ours"),
+        SystemError("ours"),
+    ],
 )
 def test_a_bug_keeps_its_traceback(bug: Exception) -> None:
     with pytest.raises(type(bug)) as error:

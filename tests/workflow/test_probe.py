@@ -198,7 +198,7 @@ def test_features_without_a_test_split_have_no_test_figures(working_folder: Path
     write_features("other.npz")
     assert "accuracy " in command_output(evaluate.main, "runs/probe", "--data", "other.npz")
     code, _, error = run_command(probe.main, "features.npz", *FEW, "--shots", "1")
-    rule = "--shots must be left out for features.npz, which has no test split to judge its fits on\n"
+    rule = "--shots must be left out for features.npz, which has no test split to evaluate its fits on\n"
     assert (code, error) == (2, rule)
 
 

@@ -143,7 +143,7 @@ def test_second_derivatives_are_those_of_autograd(problem: Problem) -> None:
 
 def test_the_dual_changes_each_probability_within_limits(problem: Problem) -> None:
     points, shifts = draw_points(problem), draw(K, problem.num_nodes, D + 1, seed=5)
-    entropy, slopes = problem.evaluate_dual(points, shifts, ALL)
+    entropy, slopes = problem.evaluate_dual(points, shifts)
     x, total = standardized(problem), problem.weight.sum()
     for k, point in enumerate(points):
         p = log_probabilities(problem, point).exp()
@@ -163,7 +163,7 @@ def test_the_dual_gives_classes_without_examples_no_probability_where_the_interc
     features = FeatureBlocks(x, weight, center=intercept, device=torch.device("cpu"))
     target = (x[:, 0] > 0.0).long()
     problem = Problem(features, target, 3, weight, torch.ones(1, D).double(), intercept=intercept)
-    _, slopes = problem.evaluate_dual(problem.zeros(), problem.zeros(), torch.arange(1))
+    _, slopes = problem.evaluate_dual(problem.zeros(), problem.zeros())
     expected = [0.5, 0.5, 0.0] if intercept else [1.0 / 3.0] * 3
     assert_close(slopes[0, :, -1] + problem.frequencies, torch.tensor(expected, dtype=torch.float64))
 
@@ -220,7 +220,7 @@ def test_confident_examples_keep_the_digits_of_gradients_and_of_the_dual(classes
     found = problem.evaluate(point, torch.float64, torch.arange(1))
     assert_close(found.value[0], -(-wrong).log1p(), rtol=1e-12, atol=0.0)
     assert_close(found.grad[0, -1, 0], expected, rtol=1e-12, atol=0.0)
-    entropy, slopes = problem.evaluate_dual(point, problem.zeros(), torch.arange(1))
+    entropy, slopes = problem.evaluate_dual(point, problem.zeros())
     others = powers[:-1] / powers.sum()
     assert_close(entropy[0], torch.special.entr(others).sum() + (wrong - 1.0) * (-wrong).log1p(), rtol=1e-12, atol=0.0)
     assert_close(slopes[0, -1, 0], expected, rtol=1e-12, atol=0.0)

@@ -43,10 +43,16 @@ def find(start: Tensor | None = None, *, newton: bool = False, **arguments: Any)
     return solve(problem, preconditioner, STRENGTH, start, **options)
 
 
-def test_groups_find_the_same_minima(monkeypatch: pytest.MonkeyPatch) -> None:
+TWO_TOGETHER = pytest.mark.parametrize(
+    ("limit", "most"), [("_MOST_HISTORY", 2 * solver._BYTES_PER_PARAMETER * 3 * 6), ("_MOST_COLUMNS", 2 * 3)]
+)
+
+
+@TWO_TOGETHER
+def test_groups_find_the_same_minima(monkeypatch: pytest.MonkeyPatch, limit: str, most: int) -> None:
     together = find()
     assert together.converged.all()
-    monkeypatch.setattr(solver, "_MOST_HISTORY", 2 * solver._BYTES_PER_PARAMETER * 3 * 6)
+    monkeypatch.setattr(solver, limit, most)
     progress: list[Progress] = []
     grouped = find(on_pass=progress.append)
     assert_close(grouped.value, together.value, rtol=1e-9, atol=0.0)
@@ -59,8 +65,9 @@ def test_groups_find_the_same_minima(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [each.passes for each in progress] == list(range(1, len(progress) + 1))
 
 
-def test_groups_resume_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(solver, "_MOST_HISTORY", 2 * solver._BYTES_PER_PARAMETER * 3 * 6)
+@TWO_TOGETHER
+def test_groups_resume_bit_for_bit(monkeypatch: pytest.MonkeyPatch, limit: str, most: int) -> None:
+    monkeypatch.setattr(solver, limit, most)
     states: list[dict[str, Tensor]] = []
     whole = find(on_pass=lambda progress: states.append(progress.state()))
     for state in states[::4]:

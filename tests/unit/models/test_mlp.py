@@ -340,3 +340,15 @@ def test_one_exported_program_takes_batches_of_every_size() -> None:
     program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
     for size in (2, 15, 16, 40):
         assert_close(program(x[:size]), model(x[:size]))
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_a_model_from_weights_has_them_and_draws_nothing(nodes: int, has_bias: bool) -> None:
+    weight, bias = torch.randn(nodes, 4, dtype=torch.float64), torch.arange(nodes).double() if has_bias else None
+    x, before = torch.randn(5, 4, dtype=torch.float64), torch.get_rng_state()
+    model = LogisticRegression.from_weights(weight, bias)
+    assert torch.equal(torch.get_rng_state(), before)
+    expected = x @ weight.T + (0.0 if bias is None else bias)
+    torch.testing.assert_close(model(x), expected[:, 0] if nodes == 1 else expected)
+    assert len(list(model.parameters())) == 1 + has_bias

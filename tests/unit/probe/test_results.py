@@ -79,7 +79,7 @@ def test_what_has_not_converged_is_said_in_words() -> None:
         few_shots=[FewShotFit(1, 1, outcome.refit, 0.5, 2), FewShotFit(1, 2, outcome.refit, 0.5, 0)],
     )
     first, second, third = convergence_warnings(outcome, Settings(Cs=CS))
-    rule = "not converged to a gradient of 1e-06: C = 1; the objectives exceed their minima by a fraction of at most "
+    rule = "not converged to a tolerance of 1e-06: C = 1; the objectives exceed their minima by a fraction of at most "
     assert first.startswith(rule)
     assert second == (
         "the model is no minimum: its search has not converged, and its objective exceeds the minimum by an unknown "

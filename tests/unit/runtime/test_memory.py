@@ -134,6 +134,7 @@ def test_free_memory_is_limited_by_the_machine_and_by_the_control_group(
         (MemoryError(), True),
         (torch.OutOfMemoryError("CUDA out of memory"), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True),
+        (SystemError("error return without exception set"), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (ValueError("x"), False),
     ],
