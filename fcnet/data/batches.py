@@ -23,7 +23,7 @@ from fcnet.data.transforms.pipeline import (
     scale_and_offset,
     standardize,
 )
-from fcnet.runtime import distributed
+from fcnet.runtime import distributed, memory
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.seeds import generator
 
@@ -124,30 +124,42 @@ class Batches:
         names: Sequence[str] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.preprocessing = preprocessing or Preprocessing()
-        self.augmentation = augmentation or Augmentation()
-        needs_uint8 = self.augmentation != Augmentation() or self.preprocessing.whitening is not None
-        _check_arguments(images, labels, batch_size, balance, needs_uint8=needs_uint8)
+        _check_arguments(images, labels)
         if names is not None and len(names) != len(images):
             raise UserError(f"names must be one for each of the {len(images):,} images, got {len(names):,}")
         self.device = torch.device(device)
-        self.batch_size = batch_size
-        self.balance = balance
         self.names = names
         self.images = _move_if_fits(images, self.device)
         self.labels = labels.to(self.device)
-        self.rows = torch.arange(len(labels)) if rows is None else rows
         self.num_classes = num_classes or max(2, int(labels.max()) + 1 if len(labels) else 0)
         self._flat_images = self.images.view(len(images), -1)
+        self._configure(
+            torch.arange(len(labels)) if rows is None else rows, batch_size, preprocessing, augmentation, balance
+        )
+
+    def _configure(
+        self,
+        rows: Tensor,
+        batch_size: int,
+        preprocessing: Preprocessing | None,
+        augmentation: Augmentation | None,
+        balance: str,
+    ) -> None:
+        """Sets everything but the images, the labels and their device."""
+        self.rows, self.batch_size, self.balance = rows, batch_size, balance
+        self.preprocessing = preprocessing or Preprocessing()
+        self.augmentation = augmentation or Augmentation()
+        needs_uint8 = self.augmentation != Augmentation() or self.preprocessing.whitening is not None
+        _check_settings(self.images, batch_size, balance, needs_uint8=needs_uint8)
         self._statistics: tuple[Tensor, Tensor] | None = None
         mean, std = self.preprocessing.mean, self.preprocessing.std
-        if images.dtype != torch.uint8 and mean is not None and std is not None:
+        if self.images.dtype != torch.uint8 and mean is not None and std is not None:
             self._statistics = mean.to(self.device), std.to(self.device)
-        if images.dtype == torch.uint8:
+        if self.images.dtype == torch.uint8:
             # One value for each pixel, as the flat images have them.
             self._scale, self._offset = (
-                values[:, None, None].expand(images.shape[1:]).reshape(-1)
-                for values in self.preprocessing.scale_and_offset(images.shape[1], self.device)
+                values[:, None, None].expand(self.images.shape[1:]).reshape(-1)
+                for values in self.preprocessing.scale_and_offset(self.images.shape[1], self.device)
             )
 
     @property
@@ -169,6 +181,20 @@ class Batches:
         selected = copy.copy(self)
         selected.rows = self.rows[rows]
         return selected
+
+    def derive(
+        self,
+        *,
+        rows: Tensor,
+        batch_size: int,
+        preprocessing: Preprocessing | None = None,
+        augmentation: Augmentation | None = None,
+        balance: str = "none",
+    ) -> Batches:
+        """Returns batches of the same images with other settings; see the class. They share the tensors."""
+        derived = copy.copy(self)
+        derived._configure(rows, batch_size, preprocessing, augmentation, balance)
+        return derived
 
     def example(self) -> Tensor:
         """Returns the first image as a batch of one, preprocessed, on the device."""
@@ -363,13 +389,13 @@ def _stack_partners(values: Tensor, mixture: MixupParams | None) -> Tensor:
 
 
 def _move_if_fits(images: Tensor, device: torch.device) -> Tensor:
-    if device.type != "cuda" or images.device == device:
+    if device.type == "cpu" or images.device == device:
         return images
-    free_bytes, _ = torch.cuda.mem_get_info(device)
-    return images.to(device) if images.nbytes <= free_bytes // 2 else images
+    free_bytes = memory.free_bytes(device)
+    return images.to(device) if free_bytes is not None and images.nbytes <= free_bytes // 2 else images
 
 
-def _check_arguments(images: Tensor, labels: Tensor, batch_size: int, balance: str, *, needs_uint8: bool) -> None:
+def _check_arguments(images: Tensor, labels: Tensor) -> None:
     if labels.ndim != 1 or len(images) != len(labels):
         raise UserError(f"expected images (N, …) and labels (N,), got {tuple(images.shape)} and {tuple(labels.shape)}")
     if labels.dtype != torch.int64:
@@ -378,6 +404,9 @@ def _check_arguments(images: Tensor, labels: Tensor, batch_size: int, balance: s
         raise UserError(f"uint8 images must be (N, C, H, W), got {tuple(images.shape)}")
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise UserError(f"images must be uint8 or of a floating dtype, got {images.dtype}")
+
+
+def _check_settings(images: Tensor, batch_size: int, balance: str, *, needs_uint8: bool) -> None:
     if needs_uint8 and images.dtype != torch.uint8:
         raise UserError(f"images must be uint8 to be augmented or whitened, got {images.dtype}")
     if batch_size < 1:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from fcnet.data.batches import Batches, Preprocessing
@@ -140,26 +139,29 @@ def build(
     free_bytes = memory.free_bytes(device)
     if free_bytes is not None:
         memory_estimate.check_parameters(free_bytes)
-    make_batches = partial(Batches, store.train.pixels, labels, device=device)
     preprocessing = Preprocessing(*statistics, l2_normalize=initial is not None and initial.classifier.l2_normalize)
+    with memory.phase("reading the data"):
+        # The training split moves to the device here, once. What follows derives its batches from these.
+        split = Batches(store.train.pixels, labels, rows=train_rows, preprocessing=preprocessing, device=device)
     if config.data.whiten:
         whitening = None if initial is None else initial.classifier.whitening
         if whitening is None:
-            normalized = make_batches(rows=train_rows, preprocessing=preprocessing)
             with memory.phase("fitting the whitening"):
-                whitening = load_or_fit_whitening(store, normalized, config.data.whiten)
+                whitening = load_or_fit_whitening(store, split, config.data.whiten)
         preprocessing = replace(preprocessing, whitening=whitening.to(device))
-    make_batches = partial(make_batches, preprocessing=preprocessing)
     with memory.phase("reading the data"):
-        batches = make_batches(
+        batches = split.derive(
             rows=train_rows,
             batch_size=len(train_rows) if config.train.batch_size == "all" else config.train.batch_size,
+            preprocessing=preprocessing,
             augmentation=make_augmentation(config.data.augment),
             balance=config.data.balance,
         )
         validation = own_validation_batches(store, classes, preprocessing, device)
         if len(validation_rows):
-            validation = make_batches(rows=validation_rows, batch_size=EVALUATION_BATCH_SIZE)
+            validation = split.derive(
+                rows=validation_rows, batch_size=EVALUATION_BATCH_SIZE, preprocessing=preprocessing
+            )
         check_selection(config, validation, len(classes))
     with memory.phase("building the network"):
         model = make_model(config, config.data.whiten or math.prod(store.shape), len(classes)).to(device)

@@ -168,9 +168,11 @@ def free_bytes(device: torch.device) -> int | None:
     For the CPU (on Linux) this is the available memory and swap, limited by the control group and by the process's
     address space.
     """
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type in {"cuda", "xpu"}:
+        module = torch.get_device_module(device)
+        free, _ = module.mem_get_info(device)
+        # The allocator keeps blocks that no tensor uses any more.
+        return int(free + module.memory_reserved(device) - module.memory_allocated(device))
     if device.type != "cpu" or not _MEMINFO.is_file():
         return None
     import resource

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from fcnet.data.batches import Augmentation, Batch, Batches, Preprocessing, normalize, smallest_part, split_validation
 from fcnet.data.transforms.augment import Flip, Shift
-from fcnet.runtime import distributed
+from fcnet.runtime import distributed, memory
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.seeds import generator
 
@@ -210,3 +210,30 @@ def test_features_are_standardized_batch_by_batch(dtype: torch.dtype) -> None:
     assert torch.equal(found, normalize(x, mean, std))
     torch.testing.assert_close(found.double(), (x.double() - mean) / std, rtol=1e-6, atol=1e-6)
     assert torch.equal(batches.images, x)
+
+
+@pytest.mark.parametrize(
+    ("free_bytes", "moved"), [(None, False), (2 * PIXELS.nbytes - 1, False), (2 * PIXELS.nbytes, True)]
+)
+def test_images_move_if_they_take_at_most_half_of_the_free_memory(
+    free_bytes: int | None, moved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda _: free_bytes)
+    there = Batches(PIXELS, LABELS, device="meta")
+    assert there.images.device.type == ("meta" if moved else "cpu")
+    assert there.labels.device.type == "meta"
+
+
+def test_derived_batches_share_the_tensors_and_have_their_own_settings() -> None:
+    original = batches(augment=AUGMENT)
+    rows = torch.tensor([3, 1, 4])
+    derived = original.derive(rows=rows, batch_size=2, balance="weights")
+    same = Batches(PIXELS, LABELS, rows=rows, batch_size=2, balance="weights")
+    assert derived.images is original.images
+    assert derived.labels is original.labels
+    for ours, theirs in zip(derived.epoch(0, 1), same.epoch(0, 1), strict=True):
+        assert torch.equal(ours.images, theirs.images)
+        assert torch.equal(ours.target, theirs.target)
+    assert (original.batch_size, original.balance, original.num_images) == (5, "none", 23)
+    with pytest.raises(UserError, match="batch_size must be at least 1, got 0"):
+        original.derive(rows=rows, batch_size=0)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch.testing import assert_close
 
+from fcnet.data import batches as batches_module
 from fcnet.data.batches import Augmentation
 from tests.unit.experiment.helpers import build_experiment
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("isolated_cache")
 
@@ -89,3 +97,32 @@ def test_whitening_is_fitted_on_the_training_images_and_shared() -> None:
     assert experiment.training.validation is not None
     assert experiment.training.validation.preprocessing.whitening is experiment.classifier.whitening
     assert experiment.test.preprocessing.whitening is experiment.classifier.whitening
+
+
+@pytest.mark.parametrize("whiten", [0, 7])
+@pytest.mark.parametrize("own_validation", [False, True])
+def test_each_split_moves_to_the_device_once(
+    whiten: int, own_validation: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    sizes = {"train": 40, "test": 6} | ({"validation": 8} if own_validation else {})
+    arrays: dict[str, Any] = {}
+    for name, size in sizes.items():
+        arrays |= {f"x_{name}": rng.integers(256, size=(size, 5, 4), dtype=np.uint8), f"y_{name}": np.arange(size) % 2}
+    np.savez(tmp_path / "x.npz", **arrays)
+    uploads: list[int] = []
+    on_device: list[Tensor] = []
+
+    def move(images: Tensor, device: torch.device) -> Tensor:
+        if not any(images is tensor for tensor in on_device):
+            uploads.append(len(images))
+            on_device.append(images.clone())
+        return on_device[-1]
+
+    monkeypatch.setattr(batches_module, "_move_if_fits", move)
+    data = {"source": "arrays", "path": str(tmp_path / "x.npz"), "validation": 0.25, "whiten": whiten}
+    experiment = build_experiment(data)
+    assert experiment.training.validation is not None
+    assert sorted(uploads) == sorted(sizes.values())
+    parts = (experiment.training.batches, experiment.training.validation, experiment.test)
+    assert len({batches.labels.data_ptr() for batches in parts}) == len(sizes)

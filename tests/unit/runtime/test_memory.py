@@ -128,6 +128,14 @@ def test_free_memory_is_limited_by_the_machine_and_by_the_control_group(
     assert memory.free_bytes(torch.device("meta")) is None
 
 
+@pytest.mark.parametrize("kind", ["cuda", "xpu"])
+def test_unused_blocks_of_the_allocator_are_free(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = torch.get_device_module(kind)
+    for name, value in {"mem_get_info": (500, 9000), "memory_reserved": 4000, "memory_allocated": 1000}.items():
+        monkeypatch.setattr(module, name, lambda _, value=value: value)
+    assert memory.free_bytes(torch.device(kind, 0)) == 3500
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
