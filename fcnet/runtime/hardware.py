@@ -1,4 +1,4 @@
-"""Processors of this machine: their number and name, and the number of threads to use; devices that it lacks."""
+"""Processors of this machine: their number and name, and the number of threads to use; devices and their queues."""
 
 from __future__ import annotations
 
@@ -60,3 +60,17 @@ def unavailable_reason(device: torch.device) -> str | None:
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         return first_line(error).rstrip(".")
     return None
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits until a device has finished all work that is queued on it; on a CPU there is none.
+
+    Example:
+        >>> import torch
+        >>> synchronize(torch.device("cpu"))
+    """
+    if device.type in {"cpu", "meta"}:
+        return
+    import torch  # this module serves processes that do without
+
+    torch.accelerator.synchronize(device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -112,11 +111,12 @@ class Training(TrainingState[BatchesT]):
         """
         while not self.ended:
             self.model.train()
-            since = time.perf_counter()
+            self.stopwatch.start()
             for _ in self._run_epoch():
-                self.seconds += time.perf_counter() - since
+                if self.reads_losses:  # the step is finished; elsewhere it is queued, and only a wait tells its time
+                    self.stopwatch.stop()
                 yield None
-                since = time.perf_counter()
+                self.stopwatch.start()
             yield self._finish_epoch()
         if self.early_stopping is not None:
             self.early_stopping.restore_best(self.model)
@@ -141,10 +141,9 @@ class Training(TrainingState[BatchesT]):
             yield
 
     def _finish_epoch(self) -> EpochRecord:
-        self.check_finite()
-        since = time.perf_counter()
         train_loss, train_accuracy = self.metrics.compute()
-        self.seconds += time.perf_counter() - since
+        self.stopwatch.stop()
+        self.check_finite()
         self.epoch += 1
         validation, value = (None, None) if self.validation is None else self._validate(self.validation)
         record = EpochRecord(
@@ -161,7 +160,7 @@ class Training(TrainingState[BatchesT]):
         )
         self.metrics.reset()
         self.previous_seconds += self.seconds
-        self.seconds = 0.0
+        self.stopwatch.reset()
         return record
 
     def _validate(self, held_out: BatchesT) -> tuple[Evaluation, float]:

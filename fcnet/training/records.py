@@ -33,7 +33,7 @@ class EpochRecord:
             larger part.
         validation_loss: the mean cross-entropy on the validation set after the epoch.
         validation_accuracy: the accuracy on the validation set after the epoch.
-        seconds: seconds spent in the training steps of this epoch.
+        seconds: seconds spent in the training steps of this epoch, until the device has finished them.
         images_per_second: training images divided by ``seconds``.
         validation_score: the validation figure that ``select`` of `GradientDescent` names, if it is neither the loss
             nor the accuracy; else None.

@@ -32,6 +32,7 @@ from fcnet.training.dropout_seeds import DropoutRng
 from fcnet.training.early_stopping import EarlyStopping
 from fcnet.training.ema import WeightAverage
 from fcnet.training.records import MetricAccumulator
+from fcnet.training.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,7 +61,7 @@ class TrainingState(Generic[BatchesT]):
     Attributes:
         epoch: finished epochs.
         step: finished steps.
-        seconds: seconds spent in steps of the current epoch.
+        stopwatch: measures the steps of the current epoch. It runs while steps are queued, on a CPU during each step.
         previous_seconds: seconds spent in steps of all earlier epochs.
         reads_losses: whether each step reads its loss before the parameters change, as on a CPU. Elsewhere that would
             wait for the device, so the check happens at the end of an epoch and at each save.
@@ -93,7 +94,7 @@ class TrainingState(Generic[BatchesT]):
         self.model, self.batches, self.algorithm = model, batches, algorithm
         self.validation, self.seed = validation, seed
         self.epoch = self.step = 0
-        self.seconds = self.previous_seconds = 0.0
+        self.stopwatch, self.previous_seconds = Stopwatch(batches.device), 0.0
         self.metrics = MetricAccumulator(batches.device)
         self.average = WeightAverage(model, algorithm.ema_decay) if algorithm.ema_decay else None
         self.early_stopping = EarlyStopping(algorithm.patience, algorithm.select) if algorithm.patience else None
@@ -113,6 +114,11 @@ class TrainingState(Generic[BatchesT]):
     def num_steps(self) -> int:
         """The number of steps of the whole training."""
         return self.algorithm.epochs * len(self.batches)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent in steps of the current epoch."""
+        return self.stopwatch.seconds
 
     @property
     def train_seconds(self) -> float:
@@ -186,7 +192,8 @@ class TrainingState(Generic[BatchesT]):
     def state(self, others: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Returns the state as tensors by name, and metadata in JSON types.
 
-        All ranks must call it at the same step, because it sums the metrics over them.
+        It waits for the device to finish the steps, which counts as training; what the caller does with the state does
+        not. All ranks must call it at the same step, because it sums the metrics over them.
 
         Args:
             others: more tensors, to check and to save with the state.
@@ -194,6 +201,7 @@ class TrainingState(Generic[BatchesT]):
         Raises:
             NonFiniteError: as `check_finite` does, and if the optimizer's state or the average is not finite.
         """
+        self.stopwatch.stop()
         self.check_finite()
         moments, optimizer = split_state(self.algorithm.optimizer)
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
@@ -264,7 +272,8 @@ class TrainingState(Generic[BatchesT]):
             self.early_stopping.weights = select_prefix(tensors, "best")
         self.metrics.restore(tensors["metrics"], metadata["images"])
         self.epoch, self.step = metadata["epoch"], metadata["step"]
-        self.seconds, self.previous_seconds = metadata["seconds"], metadata["previous_seconds"]
+        self.stopwatch.reset(metadata["seconds"])
+        self.previous_seconds = metadata["previous_seconds"]
         self._monitor, self._monitor_start = NonFiniteMonitor(self.batches.device), self.step
         if self.graphed_steps is not None:
             # the optimizer has new tensors, and a graph reads and writes the old ones

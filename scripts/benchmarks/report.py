@@ -13,7 +13,7 @@ import torch
 from matplotlib.ticker import LogFormatter
 
 from fcnet.figures.style import LIGHT, figure_bytes, new_figure, use_theme
-from fcnet.runtime.hardware import num_processors, processor_name
+from fcnet.runtime.hardware import num_processors, processor_name, synchronize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -58,12 +58,6 @@ class Measurement:
     def ratio_to(self, other: Measurement) -> float:
         """Returns the median ratio to the values of another contender in the same repeats."""
         return statistics.median(a / b for a, b in zip(self.values, other.values, strict=True))
-
-
-def synchronize(device: torch.device) -> None:
-    """Waits until a device is idle."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def seconds(run: Callable[[], object], device: torch.device, calls: int = 1) -> float:

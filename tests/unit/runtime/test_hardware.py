@@ -7,9 +7,10 @@ import platform
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from fcnet.runtime import hardware
-from fcnet.runtime.hardware import num_processors, num_threads, processor_name
+from fcnet.runtime.hardware import num_processors, num_threads, processor_name, synchronize
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,3 +59,11 @@ def test_the_environment_can_lower_the_number_of_threads(
     assert num_threads() == threads
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert num_threads() == 4
+
+
+def test_a_device_is_waited_for_and_a_cpu_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    for name in ("cpu", "meta", "cuda:1", "mps"):
+        synchronize(torch.device(name))
+    assert waited == [torch.device("cuda:1"), torch.device("mps")]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import importlib
 import itertools
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,6 @@ from fcnet.data.transforms.whitening import fit_whitening
 from fcnet.experiment.build import build
 from fcnet.experiment.run_folder import Run
 from fcnet.experiment.runner import Stopped, run_experiment
-from fcnet.functional import binary_cross_entropy, softmax_loss
 from fcnet.losses import CrossEntropy
 from fcnet.models.mlp import MLP
 from fcnet.optim.optimizers import LBFGS, Muon, parameter_groups
@@ -32,6 +30,7 @@ from fcnet.training.algorithm import GradientDescent
 from fcnet.training.cuda_graphs import GraphedSteps, num_steps_per_graph, unsupported_reason
 from fcnet.training.fit import fit
 from fcnet.training.loop import Training
+from tests.unit.training.helpers import avoid_free_reads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -120,11 +119,7 @@ class Recorder:
 
 @pytest.fixture(autouse=True)
 def device_without_free_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the losses avoid host syncs also outside a capture, as on a GPU."""
-    # `fcnet.functional` has a function of the module's name.
-    cross_entropy = importlib.import_module("fcnet.functional.cross_entropy")
-    for module in (binary_cross_entropy, cross_entropy, softmax_loss):
-        monkeypatch.setattr(module, "can_read_without_sync", lambda tensor: False)
+    avoid_free_reads(monkeypatch)
 
 
 def failing_capture(work: Callable[[], None], generators: Sequence[torch.Generator]) -> Replay:
