@@ -18,7 +18,7 @@ from fcnet.config.selection import CRITERIA, DEFAULT_SELECTION
 from fcnet.runtime import distributed, memory, output, signals
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.formatting import format_count, format_percent
-from fcnet.runtime.hardware import unavailable_reason
+from fcnet.runtime.hardware import GPU_TYPES, unavailable_reason
 from fcnet.runtime.terminal import MIN_BAR_CELLS, first_fitting, fitting_postfix, meter_format, terminal_columns
 
 if TYPE_CHECKING:
@@ -77,9 +77,10 @@ def _run(main: Callable[[list[str]], int]) -> int:
 
 
 def choose_device(name: str) -> torch.device:
-    """Returns the device for ``--device``; ``auto`` is the GPU if there is one, else the CPU.
+    """Returns the device for ``--device``; ``auto`` is the CUDA or ROCm GPU if there is one, else the CPU.
 
-    Each rank takes the GPU with its own number on its machine.
+    Each rank takes the GPU with its own number on its machine. A GPU becomes torch's current device, so that streams
+    and graphs belong to it.
 
     Raises:
         UserError: torch does not know the device, or cannot use it on this machine.
@@ -88,15 +89,17 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        if device.type == "cuda":
+        if device.type in GPU_TYPES:
             local_rank = distributed.launch_variable("LOCAL_RANK", default=0)
-            device = torch.device("cuda", local_rank if device.index is None else device.index)
+            device = torch.device(device.type, local_rank if device.index is None else device.index)
     except RuntimeError:
         rule = "must be auto, cpu, cuda or another device of torch"
         raise UserError(f"--device {rule}, got {name!r}{_suggest_device(name)}") from None
     if reason := unavailable_reason(device):
         remedy = "" if name == "cpu" else "; --device cpu uses the processor"
         raise UserError(f"device {name} is not available: {reason}{remedy}")
+    if device.type in GPU_TYPES:
+        torch.get_device_module(device).set_device(device)
     return device
 
 
@@ -115,10 +118,15 @@ def process_group(device: torch.device) -> Iterator[None]:
     """Joins the process group while the block runs, if a launcher such as ``torchrun`` started several processes.
 
     SIGINT and SIGTERM end a rank within seconds also while it waits for other ranks.
+
+    Raises:
+        UserError: the processes cannot exchange sums on such a device; or see `fcnet.runtime.distributed`.
     """
     if distributed.launched_ranks() == 1:
         yield
         return
+    if device.type not in {"cpu", "cuda"}:
+        raise UserError(f"--device must be cpu or cuda for several processes, got {device.type}")
     with signals.exit_if_blocked(), distributed.process_group(device):
         yield
 

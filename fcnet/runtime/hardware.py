@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 MAX_THREADS = 1024
 """The most threads that fcnet uses, on any machine and for any file."""
+GPU_TYPES = ("cuda", "xpu")
+"""Device types of which a machine may have several, with streams of their own and a known amount of memory."""
 _CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -55,8 +57,14 @@ def unavailable_reason(device: torch.device) -> str | None:
     """
     import torch  # this module serves processes that do without
 
+    if device.type == "mps":
+        return None if torch.backends.mps.is_available() else "torch finds no GPU of Apple's"
     try:
-        torch.empty(1, device=device).cpu()
+        if device.type in GPU_TYPES:
+            # Opens the device as its first tensor would, and computes nothing there.
+            torch.get_device_module(device).mem_get_info(device)
+        else:
+            torch.empty(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         return first_line(error).rstrip(".")
     return None

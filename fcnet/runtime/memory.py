@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fcnet.runtime.errors import UserError
+from fcnet.runtime.hardware import GPU_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -168,7 +169,7 @@ def free_bytes(device: torch.device) -> int | None:
     For the CPU (on Linux) this is the available memory and swap, limited by the control group and by the process's
     address space.
     """
-    if device.type in {"cuda", "xpu"}:
+    if device.type in GPU_TYPES:
         module = torch.get_device_module(device)
         free, _ = module.mem_get_info(device)
         # The allocator keeps blocks that no tensor uses any more.

@@ -11,12 +11,11 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from fcnet import cli
 from fcnet.arguments import Parser
@@ -321,16 +320,51 @@ def test_an_unavailable_device_is_an_error(name: str) -> None:
 def test_each_rank_takes_the_gpu_with_its_number(
     name: str, rank: str | None, has_gpu: bool, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def empty(size: int, device: torch.device) -> Tensor:
-        return torch.zeros(size)
-
+    current: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
-    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1, 1))
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
     if rank is None:
         monkeypatch.delenv("LOCAL_RANK", raising=False)
     else:
         monkeypatch.setenv("LOCAL_RANK", rank)
     assert cli.choose_device(name) == torch.device(device)
+    assert current == ([] if device == "cpu" else [torch.device(device)])
+
+
+def test_a_gpu_that_cannot_be_opened_is_one_line_and_no_tensor_is_made_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise AssertionError("a tensor only to try the device")
+
+    def busy(_: torch.device) -> NoReturn:
+        raise RuntimeError("CUDA-capable device(s) is/are busy or unavailable\nCompile with TORCH_USE_CUDA_DSA")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", busy)
+    monkeypatch.setattr(torch, "empty", refuse)
+    with pytest.raises(UserError) as error:
+        cli.choose_device("cuda:1")
+    reason = "CUDA-capable device(s) is/are busy or unavailable"
+    assert str(error.value) == f"device cuda:1 is not available: {reason}; --device cpu uses the processor"
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="has a GPU of Apple's")
+def test_a_missing_gpu_of_apples_is_one_short_line() -> None:
+    with pytest.raises(UserError) as error:
+        cli.choose_device("mps")
+    reason = "torch finds no GPU of Apple's"
+    assert str(error.value) == f"device mps is not available: {reason}; --device cpu uses the processor"
+
+
+@pytest.mark.parametrize("kind", ["mps", "xpu"])
+def test_several_processes_need_a_device_that_can_add_up(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in ranks.items():
+        monkeypatch.setenv(name, value)
+    with (
+        pytest.raises(UserError, match=f"^--device must be cpu or cuda for several processes, got {kind}$"),
+        cli.process_group(torch.device(kind)),
+    ):
+        pass
 
 
 def test_a_single_process_joins_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
