@@ -153,7 +153,9 @@ class _Work:
             if not double_stage:
                 tol = max(_SINGLE_SHARE * self._tol, _SINGLE_TOL)
                 single = self._search(problem, group, start, spent, torch.float32, tol, search_state)
-                start, spent, search_state = single.result, single.iterations, {}
+                # The next step would have been good; in float64 the point after it is evaluated instead.
+                start = single.result + single.last_step * single.converged[:, None, None]
+                spent, search_state = single.iterations, {}
             elif state:
                 spent = state["single_iterations"].to(group.device)
             double = self._search(problem, group, start, spent, torch.float64, self._tol, search_state)
@@ -190,14 +192,16 @@ class _Work:
         return search
 
     def _finish(self, problem: Problem, search: Search, iterations: Tensor) -> Minima:
-        """Takes the last step of each search that was not cut short, where that is better; bounds what is left."""
+        """Takes Newton's last step of each search that was not cut short, where it is better; bounds what is left."""
         assert search.end is not None
-        stepped = search.result + search.last_step
-        candidate = problem.evaluate(stepped, torch.float64, torch.arange(len(stepped), device=stepped.device))
-        gradient = candidate.grad.abs().amax((1, 2))
-        better = (candidate.value <= search.end.value) & (gradient <= search.gradient) & (iterations < self._max_iter)
-        parameters = torch.where(better[:, None, None], stepped, search.result)
-        found, gradient = search.end.where(better, candidate), torch.where(better, gradient, search.gradient)
+        parameters, found, gradient = search.result, search.end, search.gradient
+        if isinstance(search, NewtonSearch):
+            stepped = parameters + search.last_step
+            candidate = problem.evaluate(stepped, torch.float64, torch.arange(len(stepped), device=stepped.device))
+            sizes = candidate.grad.abs().amax((1, 2))
+            better = (candidate.value <= found.value) & (sizes <= gradient) & (iterations < self._max_iter)
+            parameters = torch.where(better[:, None, None], stepped, parameters)
+            found, gradient = found.where(better, candidate), torch.where(better, sizes, gradient)
         gap = objective_gaps(problem, self._preconditioner, parameters, found, tight=_TIGHT * self._tol)
         return Minima(parameters, iterations, gradient, gap, found.value, search.converged)
 
