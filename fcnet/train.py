@@ -206,8 +206,7 @@ def _train(
     device: torch.device,
     tensorboard: bool,
 ) -> int:
-    # Each rank may have images to decode.
-    with cli.say_if_slow("preparing the data"), cli.show_decoding() as progress, distributed.long_work():
+    with cli.say_if_slow("preparing the data"), cli.show_decoding() as progress:
         experiment = build(config, device, progress, run=run)
     _check_shared(run)
     if run is None:

@@ -32,7 +32,7 @@ from fcnet.experiment.build_training import (
 )
 from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.experiment.initial_weights import load_initial_weights
-from fcnet.runtime import memory
+from fcnet.runtime import distributed, memory
 from fcnet.runtime.formatting import format_count
 from fcnet.training.loop import Training
 
@@ -112,6 +112,8 @@ def build(
 ) -> Experiment:
     """Opens the data, and builds the model and the training.
 
+    Collective: every rank must call it. All get the first rank's whitening, and the smallest number of threads of any.
+
     Args:
         config: the configuration of the experiment.
         device: the device of the model and, if it fits, of the data.
@@ -119,8 +121,19 @@ def build(
         run: the run to resume, which has a copy of the weights that it started from.
 
     Raises:
-        UserError: the data or the run ``model.init_from`` is missing or broken, or does not fit the configuration.
+        UserError: the data or the run ``model.init_from`` is missing or broken, or does not fit the configuration; or
+            another rank failed.
     """
+    with distributed.long_work():  # each rank may have images to decode, and the first one fits the whitening
+        experiment = _build(config, device, progress, run)
+    if experiment.classifier.whitening is not None:
+        for tensor in experiment.classifier.whitening.buffers():
+            distributed.broadcast_tensor(tensor)
+    # Each rank updates its own copy of the weights. With other threads a copy would be rounded otherwise.
+    return replace(experiment, threads=min(distributed.all_gather(experiment.threads)))
+
+
+def _build(config: schema.Config, device: torch.device, progress: Progress | None, run: Run | None) -> Experiment:
     with memory.phase("reading the data"):
         store = open_data(config.data, progress)
         check_data(config, store)

@@ -221,14 +221,16 @@ def make_augmentation(augment: schema.Augment) -> Augmentation:
 def load_or_fit_whitening(store: Store, batches: Batches, num_components: int) -> Whitening:
     """Returns the whitening of a training set, cached in the folder of the store.
 
-    The cache key covers the rows, the number of components, and whatever changes the rounding. Without a cache entry
-    every rank fits the whitening by itself, and the first rank writes it.
+    The cache key covers the rows, the number of components, and whatever changes the rounding. The first rank reads or
+    fits the whitening. The others return zeros, for the first rank's values.
 
     Args:
         store: the store of the images.
         batches: the training set, without whitening.
         num_components: the number of principal components to keep.
     """
+    if distributed.rank() > 0:
+        return Whitening(num_components, math.prod(store.shape))
     device = batches.device
     # The rounding depends on the number of threads, which sum in another order, and on the version of torch.
     inputs = [num_components, VARIANCE_FLOOR, device.type, torch.get_num_threads(), str(torch.__version__)]
@@ -242,9 +244,8 @@ def load_or_fit_whitening(store: Store, batches: Batches, num_components: int) -
             return whitening.to(device)
     parts = (batches.get_images(rows.to(batches.images.device)) for rows in batches.rows.split(_WHITENING_BATCH_SIZE))
     whitening = fit_whitening(parts, num_components)
-    if distributed.rank() == 0:
-        with contextlib.suppress(UserError, OSError):  # a read-only or full cache costs time, nothing else
-            write_checksummed(stem, whitening.state_dict(), {"key": key})
+    with contextlib.suppress(UserError, OSError):  # a read-only or full cache costs time, nothing else
+        write_checksummed(stem, whitening.state_dict(), {"key": key})
     return whitening
 
 

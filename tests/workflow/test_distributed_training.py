@@ -12,6 +12,7 @@ import signal
 import socket
 import weakref
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -23,10 +24,11 @@ import fcnet
 from fcnet import cli
 from fcnet.config.toml import dump_config, load_config
 from fcnet.data.batches import Batches
+from fcnet.data.transforms.whitening import fit_whitening
 from fcnet.experiment.build import build
 from fcnet.experiment.run_folder import Run
 from fcnet.runtime import distributed
-from fcnet.runtime.errors import NonFiniteError
+from fcnet.runtime.errors import NonFiniteError, UserError
 from fcnet.runtime.seeds import generator
 from fcnet.training.algorithm import GradientDescent
 from tests.helpers import (
@@ -237,13 +239,13 @@ def start_ranks(
     warm: WarmServer,
     function: Callable[..., None],
     *arguments: object,
-    cwds: tuple[Path | None, Path | None] = (None, None),
+    cwds: tuple[Path | None, ...] = (None, None),
 ) -> list[WarmProcess]:
-    """Starts two processes that call a function, with the variables that a launcher sets."""
+    """Starts processes that call a function, two or one for each folder, with the variables that a launcher sets."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = str(listener.getsockname()[1])
-    launch: dict[str, Any] = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    launch: dict[str, Any] = {"WORLD_SIZE": str(len(cwds)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return [warm.start(function, *arguments, cwd=cwd, RANK=str(rank), **launch) for rank, cwd in enumerate(cwds)]
 
 
@@ -358,6 +360,76 @@ def test_ranks_of_torchrun_that_stop_print_one_line(tmp_path: Path, monkeypatch:
     assert line.startswith("NaN or inf in step 2 of ")
     assert "fcnet/training/loop.py" not in process.stderr  # torchrun prints its own traceback, but none of fcnet
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+
+
+WHITENED = """
+[data]
+whiten = 20
+[model]
+hidden = [1024, 64]
+normalization = "batch"
+[optimizer]
+name = "muon"
+lr = 0.01
+clip_norm = 0.1
+[train]
+epochs = 1
+batch_size = 165
+"""
+
+
+def train_with_other_processors(folder: Path) -> None:
+    """Trains with more processors on each later rank; writes the whitening, the weights and the number of fits."""
+    with cli.process_group(CPU), pytest.MonkeyPatch.context() as patch:
+        fits = Mock(wraps=fit_whitening)
+        patch.setattr("fcnet.experiment.build_data.fit_whitening", fits)
+        rank = distributed.rank()
+        patch.setattr("fcnet.experiment.build_training.num_processors", lambda: distributed.world_size() * (1 + rank))
+        torch.set_num_threads(1 + rank)
+        experiment = build(load_config(folder / "whitened.toml"), CPU)
+        torch.set_num_threads(experiment.threads)
+        assert experiment.training.batches.preprocessing.whitening is experiment.classifier.whitening
+        for _ in experiment.training.advance():
+            pass
+        whitening = experiment.classifier.whitening
+        assert whitening is not None
+        tensors = experiment.training.model.state_dict() | {
+            f"whitening.{k}": v for k, v in whitening.state_dict().items()
+        }
+        save_file(tensors | {"fits": torch.tensor(fits.call_count)}, folder / f"{rank}.safetensors")
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_all_ranks_have_the_whitening_of_the_first_and_the_same_weights(
+    ranks: int, warm: WarmServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "whitened.toml").write_text(WHITENED)
+    assert_ranks_succeed(start_ranks(warm, train_with_other_processors, tmp_path, cwds=(None,) * ranks))
+    first, *others = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(ranks))
+    assert first.pop("fits") == 1
+    assert first["whitening.weight"].any()
+    for other in others:
+        assert other.pop("fits") == 0
+        assert {name: tensor.equal(other[name]) for name, tensor in first.items()} == dict.fromkeys(first, True)
+
+
+def fail_to_fit_whitening(*arguments: str) -> None:
+    """Trains as a rank whose whitening cannot be fitted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fcnet.experiment.build_data.fit_whitening", Mock(side_effect=UserError("no whitening")))
+        call_command("train", *arguments)
+
+
+def test_a_whitening_that_cannot_be_fitted_ends_all_ranks_with_one_line(
+    warm: WarmServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FCNET_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "whitened.toml").write_text(WHITENED)
+    flags = ("--config", str(tmp_path / "whitened.toml"), "--out", str(tmp_path / "run"))
+    ended = [rank.wait() for rank in start_ranks(warm, fail_to_fit_whitening, *flags)]
+    assert [each.code for each in ended] == [2, 2]
+    assert [each.err for each in ended] == ["no whitening\n", "rank 1 of 2 stopped: another rank failed\n"]
 
 
 def train_run_until_stopped(config: Path, out: Path) -> None:
