@@ -65,13 +65,13 @@ def fast_step(optimizer: torch.optim.Optimizer) -> None:
         tensor([0.9000, 0.8000])
     """
     unwrapped = _UNWRAPPED_STEPS.get(type(optimizer))
-    if unwrapped is None or _has_hooks(optimizer):
+    if unwrapped is None or has_step_hooks(optimizer):
         optimizer.step()
     else:
         unwrapped(optimizer)
 
 
-def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:
+def has_step_hooks(optimizer: torch.optim.Optimizer) -> bool:
     """Returns whether any code runs around the optimizer's step."""
     return bool(
         "step" in vars(optimizer)  # torch's schedulers replace the method of the instance to count its calls

@@ -93,14 +93,33 @@ def _add_gradients(total: Tensor | None, gradient: Tensor | None) -> Tensor | No
 def can_backpropagate(model: nn.Module) -> TypeGuard[MLP]:
     """Returns whether `backpropagate` covers the model: dense layers without normalization or dropout.
 
-    All parameters must be trainable. A hook rules the model out, because `backpropagate` does not call the layers.
+    All parameters must be trainable. A hook rules the model out, because `backpropagate` calls neither layers nor
+    autograd.
     """
     return (
         isinstance(model, MLP)
         and type(model) in (MLP, LogisticRegression)  # a subclass may compute something else
         and all(layer.normalization is None and layer.dropout is None for layer in model.dense_layers())
         and all(parameter.requires_grad for parameter in model.parameters())
-        and not any(module._forward_hooks or module._backward_hooks for module in model.modules())
+        and not has_hooks(model)
+    )
+
+
+def has_hooks(model: nn.Module) -> bool:
+    """Returns whether a module or a parameter of a model has a hook.
+
+    Example:
+        >>> model = MLP(4, (3,), 2)
+        >>> has_hooks(model)
+        False
+        >>> handle = next(model.parameters()).register_post_accumulate_grad_hook(lambda parameter: None)
+        >>> has_hooks(model)
+        True
+    """
+    of_modules = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    of_parameters = ("_backward_hooks", "_post_accumulate_grad_hooks")
+    return any(getattr(module, name) for module in model.modules() for name in of_modules) or any(
+        getattr(parameter, name) for parameter in model.parameters() for name in of_parameters
     )
 
 

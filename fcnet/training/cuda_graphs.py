@@ -11,14 +11,16 @@ of the training, and warms up the device. The second is captured, and it and all
 from __future__ import annotations
 
 import contextlib
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from fcnet.optim.optimizers import FUSED_OPTIMIZERS, Muon
+from fcnet.optim.optimizers import FUSED_OPTIMIZERS, Muon, has_step_hooks
 from fcnet.runtime import distributed
+from fcnet.training.backpropagation import has_hooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -49,16 +51,33 @@ def cuda_graph(device: torch.device, work: Callable[[], None], generators: Seque
         A function that launches the graph and does not wait for it.
 
     Raises:
-        RuntimeError: the work waits for the device, or cannot be captured for another reason.
+        RuntimeError: the work waits for the device, or cannot be captured for another reason. The device is then as it
+            was before.
     """
-    graph = torch.cuda.CUDAGraph()
+    index = torch.cuda.current_device() if device.index is None else device.index
+    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
     for generator in generators:
         graph.register_generator_state(generator)
-    capture = torch.cuda.graph(graph, stream=torch.cuda.Stream(device))
-    # When a capture fails, torch leaves its own stream current. The outer stream context restores the previous one.
-    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)), capture:
-        work()
+    capture = torch.cuda.graph(graph, pool=pool, stream=_capture_stream(index))
+    try:
+        # When a capture fails, torch leaves its own stream current. The outer stream context restores the previous one.
+        with torch.cuda.device(index), torch.cuda.stream(torch.cuda.current_stream(index)), capture:
+            work()
+    except BaseException:
+        graph.reset()
+        # Some versions of torch end the use of the pool in a successful capture alone. Their allocator would take this
+        # one to be under way for ever.
+        with contextlib.suppress(RuntimeError):  # it has ended
+            torch._C._cuda_endAllocateToPool(index, pool)
+            torch._C._cuda_releasePool(index, pool)
+        raise
     return graph.replay
+
+
+@functools.cache
+def _capture_stream(index: int) -> torch.cuda.Stream:
+    """Returns the stream of all captures on a device. cuBLAS keeps a workspace for each stream that it has seen."""
+    return torch.cuda.Stream(torch.device("cuda", index))
 
 
 def unsupported_reason(model: nn.Module, batches: Batches, algorithm: GradientDescent) -> str | None:
@@ -85,8 +104,8 @@ def unsupported_reason(model: nn.Module, batches: Batches, algorithm: GradientDe
     flag = "fused" if type(optimizer) in FUSED_OPTIMIZERS else "capturable" if isinstance(optimizer, Muon) else ""
     if not all(group.get(flag) for group in optimizer.param_groups):
         return f"the optimizer {type(optimizer).__name__} reads values on the host; use a fused SGD, Adam or AdamW"
-    if any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks for module in model.modules()):
-        return "a module of the network has a hook"
+    if has_hooks(model) or has_step_hooks(optimizer):
+        return "a module, a parameter or the optimizer has a hook"
     parts = [*model.modules(), algorithm.loss, *batches.augmentation.transforms]
     unknown = [part for part in parts if type(part).__module__.partition(".")[0] not in _KNOWN_PACKAGES]
     if not unknown:
@@ -235,6 +254,7 @@ class GraphedSteps:
         except RuntimeError as error:
             # Ending a broken capture raises a second error. The first one, its context, has the cause.
             self.capture_error = str(error.__context__ or error).partition("\n")[0]
+            self._graphs.clear()
         else:
             self._graphs[sizes] = _CapturedGraph(inputs, generators, replay)
 

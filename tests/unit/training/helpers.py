@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pytest
+    from torch.utils.hooks import RemovableHandle
 
     from fcnet.training.records import EpochRecord
 
@@ -46,6 +47,15 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "layer norm": {"hidden": (6, 6), "activation": "gelu", "normalization": "layer"},
     "all": {"hidden": (6, 6), "activation": "relu", "normalization": "batch", "dropout": 0.3, "residual": True},
 }
+HOOKS = (
+    "register_forward_hook",
+    "register_forward_pre_hook",
+    "register_full_backward_hook",
+    "register_full_backward_pre_hook",
+    "register_hook",
+    "register_post_accumulate_grad_hook",
+)
+"""The methods of a module and of a parameter that register a hook."""
 PIXELS = random_images(37, (1, 4, 5), seed=0)
 
 
@@ -98,6 +108,13 @@ def record_without_timings(record: EpochRecord | None) -> dict[str, Any] | None:
 
 def copy_weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def register_hook(layer: nn.Module, register: str, hook: Callable[..., None]) -> RemovableHandle:
+    """Registers a hook on a layer, or on its weight where the method is a tensor's."""
+    owner = layer if hasattr(layer, register) else layer.weight
+    handle: RemovableHandle = getattr(owner, register)(hook)
+    return handle
 
 
 def avoid_free_reads(monkeypatch: pytest.MonkeyPatch) -> None:

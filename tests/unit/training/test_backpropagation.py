@@ -13,7 +13,8 @@ from torch.testing import assert_close
 
 from fcnet.losses import CrossEntropy
 from fcnet.models.mlp import MLP, LogisticRegression
-from fcnet.training.backpropagation import backpropagate, can_backpropagate
+from fcnet.training.backpropagation import backpropagate, can_backpropagate, has_hooks
+from tests.unit.training.helpers import HOOKS, register_hook
 
 NETWORKS = st.fixed_dictionaries(
     {
@@ -93,6 +94,13 @@ def test_only_plain_dense_networks_are_differentiated_by_hand() -> None:
     frozen = MLP(4, (3,), 2)
     frozen.dense_layers()[0].weight.requires_grad_(False)
     assert not can_backpropagate(frozen)
-    hooked = MLP(4, (3,), 2)
-    hooked.layers[0].register_forward_hook(lambda module, inputs, output: output)
-    assert not can_backpropagate(hooked)
+
+
+@pytest.mark.parametrize("register", HOOKS)
+def test_a_hook_rules_differentiation_by_hand_out_until_it_is_removed(register: str) -> None:
+    model = MLP(4, (3,), 2)
+    handle = register_hook(model.layers[0], register, lambda *_: None)
+    assert has_hooks(model)
+    assert not can_backpropagate(model)
+    handle.remove()
+    assert can_backpropagate(model)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+import functools
 import itertools
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,14 +28,15 @@ from fcnet.losses import CrossEntropy
 from fcnet.models.mlp import MLP
 from fcnet.optim.optimizers import LBFGS, Muon, parameter_groups
 from fcnet.optim.schedules import add_warmup, cosine, multi_step
+from fcnet.training import cuda_graphs
 from fcnet.training.algorithm import GradientDescent
-from fcnet.training.cuda_graphs import GraphedSteps, num_steps_per_graph, unsupported_reason
+from fcnet.training.cuda_graphs import GraphedSteps, cuda_graph, num_steps_per_graph, unsupported_reason
 from fcnet.training.fit import fit
 from fcnet.training.loop import Training
-from tests.unit.training.helpers import avoid_free_reads
+from tests.unit.training.helpers import HOOKS, avoid_free_reads, register_hook
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from fcnet.experiment.build import Experiment
@@ -359,6 +362,22 @@ def test_a_failed_capture_changes_nothing_and_stores_its_reason(optimizer: str, 
     assert ours.graphed_steps.capture_error == "operation not permitted when stream is capturing"
 
 
+def test_a_failed_capture_ends_the_replays_of_the_captured_runs() -> None:
+    recorder = Recorder()
+
+    def record_once(work: Callable[[], None], generators: Sequence[torch.Generator]) -> Replay:
+        if recorder.recorded:
+            raise RuntimeError("no second graph")
+        return recorder(work, generators)
+
+    ours, theirs = training(record_once), training(None)
+    assert train(ours) == train(theirs)
+    assert_same_state(ours, theirs)
+    assert ours.graphed_steps is not None
+    assert ours.graphed_steps.capture_error == "no second graph"
+    assert recorder.replayed == 3  # the second run of the first epoch, and two before the short run of the second
+
+
 def test_a_network_with_a_host_sync_is_not_captured() -> None:
     class Waits(nn.ReLU):
         def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
@@ -371,6 +390,9 @@ def test_a_network_with_a_host_sync_is_not_captured() -> None:
     assert made.graphed_steps.capture_error == "_local_scalar_dense is not permitted when a stream is capturing"
 
 
+HOOK_REASON = "a module, a parameter or the optimizer has a hook"
+
+
 class CustomLinear(nn.Linear):
     pass
 
@@ -379,9 +401,16 @@ class CustomLoss(CrossEntropy):
     pass
 
 
-def with_hook(model: nn.Module) -> nn.Module:
-    model.register_forward_hook(lambda *_: None)
+def with_hook(register: str) -> nn.Module:
+    model = nn.Linear(20, 3)
+    register_hook(model, register, lambda *_: None)
     return model
+
+
+def hooked_sgd(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    optimizer = OPTIMIZERS["sgd"](groups)
+    optimizer.register_step_post_hook(lambda *_: None)
+    return optimizer
 
 
 @pytest.mark.parametrize(
@@ -397,7 +426,8 @@ def with_hook(model: nn.Module) -> nn.Module:
         ),
         (CustomLinear(20, 3), OPTIMIZERS["sgd"], {}, "CustomLinear is not part of fcnet or torch"),
         (nn.Linear(20, 3), OPTIMIZERS["sgd"], {"loss": CustomLoss()}, "CustomLoss is not part of fcnet or torch"),
-        (with_hook(nn.Linear(20, 3)), OPTIMIZERS["sgd"], {}, "a module of the network has a hook"),
+        *((with_hook(register), OPTIMIZERS["sgd"], {}, HOOK_REASON) for register in HOOKS),
+        (nn.Linear(20, 3), hooked_sgd, {}, HOOK_REASON),
     ],
 )
 def test_the_reason_against_graphs_is_known_in_advance(
@@ -506,3 +536,134 @@ def test_nothing_is_captured_on_a_cpu() -> None:
 )
 def test_a_graph_has_fewer_steps_the_larger_they_are(parameters: int, batch_size: int, steps: int) -> None:
     assert num_steps_per_graph(nn.ParameterList([torch.empty(parameters, device="meta")]), batch_size) == steps
+
+
+# --- a capture that is refused -----------------------------------------------------------------------------------
+
+
+class Cuda:
+    """Stands in for torch's streams, graphs and allocator on a GPU.
+
+    Attributes:
+        streams: all streams that were made.
+        current: the current stream.
+        recording: the memory pools to which the allocator directs a capture's tensors.
+        uses: the number of uses of each memory pool.
+        ends_broken_captures: whether the end of a broken capture ends the use of its pool, as newer versions of torch
+            do.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, ends_broken_captures: bool) -> None:
+        self.main = self.current = object()
+        self.streams: list[object] = []
+        self.recording: set[tuple[int, int]] = set()
+        self.uses: dict[tuple[int, int], int] = {}
+        self.is_broken, self.ends_broken_captures = False, ends_broken_captures
+        replacements = {
+            "CUDAGraph": lambda: FakeGraph(self),
+            "Stream": self._new_stream,
+            "current_device": lambda: 0,
+            "current_stream": lambda index: self.current,
+            "device": contextlib.nullcontext,
+            "graph": self.capture,
+            "graph_pool_handle": lambda: (0, len(self.uses) + 1),
+            "stream": self.use_stream,
+        }
+        for name, replacement in replacements.items():
+            monkeypatch.setattr(torch.cuda, name, replacement)
+        monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", self._end, raising=False)
+        monkeypatch.setattr(torch._C, "_cuda_releasePool", self._release, raising=False)
+        monkeypatch.setattr(cuda_graphs, "_capture_stream", functools.cache(cuda_graphs._capture_stream.__wrapped__))
+
+    def _new_stream(self, device: torch.device) -> object:
+        self.streams.append(object())
+        return self.streams[-1]
+
+    @contextlib.contextmanager
+    def use_stream(self, stream: object) -> Iterator[None]:
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = before
+
+    @contextlib.contextmanager
+    def capture(self, graph: FakeGraph, *, pool: tuple[int, int], stream: object) -> Iterator[None]:
+        """As `torch.cuda.graph`, which does not restore the stream if the end of the capture raises."""
+        before, self.current, self.is_broken = self.current, stream, False
+        graph.pool = pool
+        self.recording.add(pool)
+        self.uses[pool] = self.uses.get(pool, 0) + 1
+        try:
+            yield
+        finally:
+            if not self.is_broken or self.ends_broken_captures:
+                self._end(0, pool)
+            if self.is_broken:
+                raise RuntimeError("operation failed due to a previous error during capture")
+            graph.has_ended = True
+            self.current = before
+
+    def wait(self) -> None:
+        """Waits for the device, which breaks a capture."""
+        self.is_broken = True
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    def _end(self, index: int, pool: tuple[int, int]) -> None:
+        if pool not in self.recording:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        self.recording.remove(pool)
+
+    def _release(self, index: int, pool: tuple[int, int]) -> None:
+        self.uses[pool] -= 1
+        assert self.uses[pool] >= 0
+
+
+class FakeGraph:
+    """A graph, which gives its pool back when it is reset, if its capture has ended."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda = cuda
+        self.pool = (0, 0)
+        self.has_ended = False
+
+    def replay(self) -> None:
+        raise AssertionError("nothing to replay")
+
+    def reset(self) -> None:
+        if self.has_ended or self._cuda.ends_broken_captures:
+            self._cuda._release(0, self.pool)
+        self.has_ended = False
+
+
+@pytest.mark.parametrize("ends_broken_captures", [False, True])
+@pytest.mark.parametrize("is_broken", [True, False], ids=["a wait", "another error"])
+def test_a_refused_capture_leaves_nothing_behind(
+    is_broken: bool, ends_broken_captures: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = Cuda(monkeypatch, ends_broken_captures=ends_broken_captures)
+
+    def work() -> None:
+        assert cuda.current is cuda.streams[0]
+        if is_broken:
+            cuda.wait()
+        raise RuntimeError("no graph of this")
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError) as raised:
+            cuda_graph(torch.device("cuda"), work, [])
+        assert str(raised.value.__context__ or raised.value).startswith(("operation not permitted", "no graph of this"))
+        assert cuda.current is cuda.main
+        assert not cuda.recording
+        assert set(cuda.uses.values()) == {0}
+    assert len(cuda.uses) == 2
+
+
+def test_captures_share_a_stream_and_have_pools_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = Cuda(monkeypatch, ends_broken_captures=True)
+    for _ in range(3):
+        cuda_graph(torch.device("cuda:0"), lambda: None, [])
+    assert cuda.current is cuda.main
+    assert len(cuda.streams) == 1
+    assert list(cuda.uses.values()) == [1, 1, 1]
+    assert not cuda.recording

@@ -26,6 +26,7 @@ from fcnet.training.algorithm import GradientDescent
 from fcnet.training.loop import Training
 from tests.helpers import assert_identical
 from tests.unit.training.helpers import (
+    HOOKS,
     NETWORKS,
     OPTIMIZERS,
     PIXELS,
@@ -36,6 +37,7 @@ from tests.unit.training.helpers import (
     make_sgd,
     make_training,
     record_without_timings,
+    register_hook,
 )
 
 if TYPE_CHECKING:
@@ -190,6 +192,14 @@ def test_training_calls_the_hooks_of_a_layer(name: str) -> None:
     model.layers[0].register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[0]))
     fit(model, Batches(PIXELS, make_labels(), batch_size=8), GradientDescent(make_sgd(model), epochs=1))
     assert sizes == [8, 8, 8, 8, 5]
+
+
+@pytest.mark.parametrize("register", HOOKS)
+def test_training_calls_every_hook_of_a_layer_and_its_weight(register: str) -> None:
+    model, calls = make_model("plain"), []
+    register_hook(model.layers[1], register, lambda *_: calls.append(register))
+    fit(model, Batches(PIXELS, make_labels(), batch_size=8), GradientDescent(make_sgd(model), epochs=1))
+    assert len(calls) == 5
 
 
 def test_weight_decay_spares_biases_and_normalizations() -> None:
