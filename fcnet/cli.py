@@ -18,7 +18,7 @@ from fcnet.config.selection import CRITERIA, DEFAULT_SELECTION
 from fcnet.runtime import distributed, memory, output, signals
 from fcnet.runtime.errors import UserError
 from fcnet.runtime.formatting import format_count, format_percent
-from fcnet.runtime.hardware import GPU_TYPES, unavailable_reason
+from fcnet.runtime.hardware import GPU_TYPES, has_float64, unavailable_reason
 from fcnet.runtime.terminal import MIN_BAR_CELLS, first_fitting, fitting_postfix, meter_format, terminal_columns
 
 if TYPE_CHECKING:
@@ -76,14 +76,18 @@ def _run(main: Callable[[list[str]], int]) -> int:
     return code
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, *, needs_float64: bool = False) -> torch.device:
     """Returns the device for ``--device``; ``auto`` is the CUDA or ROCm GPU if there is one, else the CPU.
 
     Each rank takes the GPU with its own number on its machine. A GPU becomes torch's current device, so that streams
     and graphs belong to it.
 
+    Args:
+        name: what follows ``--device``.
+        needs_float64: whether the command computes in float64.
+
     Raises:
-        UserError: torch does not know the device, or cannot use it on this machine.
+        UserError: torch does not know the device, or cannot use it on this machine; or the device lacks float64.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -98,6 +102,8 @@ def choose_device(name: str) -> torch.device:
     if reason := unavailable_reason(device):
         remedy = "" if name == "cpu" else "; --device cpu uses the processor"
         raise UserError(f"device {name} is not available: {reason}{remedy}")
+    if needs_float64 and not has_float64(device):
+        raise UserError(f"--device must compute in float64 here, as cpu and cuda do, got {name}")
     if device.type in GPU_TYPES:
         torch.get_device_module(device).set_device(device)
     return device

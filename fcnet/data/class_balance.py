@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fcnet.runtime.hardware import to_float64
+
 
 def class_weights(labels: Tensor, num_classes: int) -> Tensor:
     """Computes N / (C · n_c) for each class, with C the number of classes that have images.
@@ -25,9 +27,9 @@ def class_weights(labels: Tensor, num_classes: int) -> Tensor:
         >>> class_weights(torch.tensor([0, 0, 0, 1]), 2)
         tensor([0.6667, 2.0000])
     """
-    counts = labels.bincount(minlength=num_classes).double()
+    counts = to_float64(labels.bincount(minlength=num_classes))
     present = (counts > 0).sum()
-    return torch.where(counts > 0, len(labels) / (present * counts), 0.0).float()
+    return torch.where(counts > 0, len(labels) / (present * counts), 0.0).float().to(labels.device)
 
 
 def sample_balanced(labels: Tensor, generator: torch.Generator) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fcnet.runtime.hardware import to_float64
+
 
 @torch.no_grad()
 def singular_values(weight: Tensor) -> Tensor:
@@ -22,7 +24,7 @@ def singular_values(weight: Tensor) -> Tensor:
         >>> singular_values(torch.tensor([[3.0, 0.0, 0.0], [0.0, -4.0, 0.0]]))
         tensor([4., 3.], dtype=torch.float64)
     """
-    matrix = weight.detach().flatten(1).double()
+    matrix = to_float64(weight.detach().flatten(1))
     if matrix.shape[0] > matrix.shape[1]:
         matrix = matrix.T
     gram = matrix @ matrix.T  # its eigenvalues take a fraction of the time of an SVD of W

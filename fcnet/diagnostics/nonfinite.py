@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fcnet.models.mlp import MLP
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import NonFiniteError
+from fcnet.runtime.hardware import to_float64
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -76,7 +77,7 @@ class NonFiniteMonitor:
 
     def read(self) -> int | None:
         """Returns the number of steps before the first non-finite loss, or None; synchronizes with the device."""
-        flag, count = torch.stack([self._flag.double(), self._count.double()]).tolist()
+        flag, count = torch.stack([to_float64(self._flag), to_float64(self._count)]).tolist()
         return None if flag == 0.0 else int(count)
 
 
@@ -257,7 +258,7 @@ def _find_nonfinite(model: nn.Module, tensors: dict[str, Tensor]) -> list[NonFin
     if not floating:
         return []
     # One scalar per tensor and one sync for all. In float64 the sum of two finite float32 extremes cannot overflow.
-    extremes = [torch.stack(torch.aminmax(tensor.detach())).double().sum() for tensor in floating.values()]
+    extremes = [to_float64(torch.stack(torch.aminmax(tensor.detach()))).sum() for tensor in floating.values()]
     finite = torch.stack(extremes).isfinite().tolist()
     return [_location(model, name) for name, is_finite in zip(floating, finite, strict=True) if not is_finite]
 

@@ -18,6 +18,7 @@ from fcnet.models.input_checks import check_fit, input_kind
 from fcnet.models.mlp import logits_to_classes
 from fcnet.runtime import distributed, memory
 from fcnet.runtime.errors import UserError
+from fcnet.runtime.hardware import float64_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -124,12 +125,12 @@ def evaluate(
     """
     loss = CrossEntropy() if loss is None else loss
     batches = _to_batches(model, data, loss)
-    total = torch.zeros((), dtype=torch.float64, device=batches.device)
+    total = torch.zeros((), dtype=torch.float64, device=float64_device(batches.device))
     cells, num_classes = list[Tensor](), 2
     with memory.phase("evaluating the model"), eval_mode(model):
         for batch in batches:
             logits = model(batch.images)
-            total += loss(logits, batch.labels)
+            total += loss(logits, batch.labels).to(total.device)
             num_classes = 2 if logits.ndim == 1 else logits.shape[1]
             # Each image's cell of the table of C × C counts. They are counted at the end: the table may be huge, and
             # counting would wait for the device.

@@ -16,6 +16,7 @@ from torch import Tensor
 from fcnet import metrics
 from fcnet.functional.softmax import propagate_nan_, sub_max
 from fcnet.runtime import distributed
+from fcnet.runtime.hardware import to_float64
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -157,7 +158,9 @@ class ScoreCollector:
 
 def _measure(logits: Tensor, labels: Tensor, *, keeps_logits: bool) -> _Rows:
     """Computes the values of some images, on the CPU."""
-    x, own = logits.double(), labels[:, None]
+    x = to_float64(logits)
+    labels = labels.to(x.device)
+    own = labels[:, None]
     top, k = x.max(1, keepdim=True)
     differences = sub_max(x, top)
     # As in `fcnet.functional.log_softmax`, the largest logit's power, 1, is left out of the sum R to keep its digits.

@@ -16,6 +16,7 @@ from fcnet.evaluation.classification import evaluate
 from fcnet.models.mlp import MLP
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import UserError
+from fcnet.runtime.hardware import to_float64
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -149,7 +150,7 @@ def divide_logits(model: nn.Module, temperature: float) -> None:
     if not 0.0 < temperature < math.inf:
         raise UserError(f"temperature must be greater than 0 and finite, got {temperature}")
     for parameter in network.dense_layers()[-1].parameters():
-        parameter.copy_(parameter.double() / temperature)
+        parameter.copy_(to_float64(parameter) / temperature)
 
 
 def _fit(batches: Sequence[tuple[Tensor, Tensor]], *, gathered: bool = False) -> TemperatureFit:

@@ -7,6 +7,7 @@ the device.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from fcnet.functional.autograd import Context, can_use_custom_backward, differentiable_grad
+from fcnet.runtime.errors import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,8 +118,8 @@ def losses(x: Tensor, spec: TargetSpec, grad_logits: Tensor | None = None) -> Te
             BLOCK=block,
             GROUP=_ALIGNMENT // read.itemsize,
             num_warps=warps,
-            maxnreg=_MAX_REGISTERS,
             sanitize_overflow=False,
+            **_register_limit(),
         )
     if grad_logits is not None and written is not grad_logits:
         grad_logits.copy_(written)
@@ -204,6 +206,11 @@ def _block_size(num_classes: int, itemsize: int, kind: int) -> tuple[int, int]:
     return block, max(1, 8 * block // most)
 
 
+def _register_limit() -> dict[str, int]:
+    """Returns the launch argument that limits the registers; Triton's compiler for AMD's GPUs knows none."""
+    return {} if torch.version.hip else {"maxnreg": _MAX_REGISTERS}
+
+
 @cache
 def _kernels() -> ModuleType:
     from fcnet.functional import triton_kernels  # imports Triton, which is optional and slow to load
@@ -213,10 +220,15 @@ def _kernels() -> ModuleType:
 
 @cache
 def _triton_works(device: torch.device) -> bool:
-    """Tests once per device that Triton is installed and compiles."""
+    """Tests once per device that Triton is installed and compiles, and warns if it is installed and does not."""
     try:
         x = torch.zeros(1, 2, device=device)
         losses(x, TargetSpec(torch.zeros(1, dtype=torch.int64, device=device)))
-    except Exception:  # noqa: BLE001  a missing or broken compiler raises anything, and the plain form needs none
+    except ModuleNotFoundError:
+        return False
+    except Exception as error:  # noqa: BLE001  a missing or broken compiler raises anything, and the plain form needs none
+        reason = first_line(error)
+        message = f"the cross-entropy uses torch's operations, because its Triton kernel fails on {device}: {reason}"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
         return False
     return True

@@ -14,7 +14,7 @@ from fcnet.data.features.joined_rows import JoinedRows
 from fcnet.linear_model.feature_blocks import to_floating
 from fcnet.runtime.distributed import all_gather
 from fcnet.runtime.errors import UserError
-from fcnet.runtime.hardware import unavailable_reason
+from fcnet.runtime.hardware import has_float64, unavailable_reason
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,9 +52,9 @@ def check_features(x: Any, device: str | torch.device | None) -> tuple[Any, torc
             row = int((~block.isfinite()).any(1).nonzero()[0])
             found = "NaN" if bool(block[row].isnan().any()) else "infinity"
             raise UserError(f"x must hold finite numbers, got {found} in row {start + row}")
-    if device is not None:
-        return x, _check_device(device)
-    return x, x.device if isinstance(x, torch.Tensor) else torch.device("cpu")
+    if device is None:
+        device = x.device if isinstance(x, torch.Tensor) else "cpu"
+    return x, _check_device(device)
 
 
 def _check_device(name: str | torch.device) -> torch.device:
@@ -64,6 +64,8 @@ def _check_device(name: str | torch.device) -> torch.device:
         raise UserError(f"device must be one of torch, such as cpu or cuda, got {name!r}") from None
     if reason := unavailable_reason(device):
         raise UserError(f"device {device} is not available: {reason}")
+    if not has_float64(device):
+        raise UserError(f"device must compute in float64, as cpu and cuda do, got {device}")
     return device
 
 

@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
                 return _show_finished(run) if distributed.is_first_process() else 0
         command = CommandRecord("probe", arguments)
         stack.callback(command.close)
-        device = cli.choose_device(flags.device)
+        device = cli.choose_device(flags.device, needs_float64=True)
         stack.enter_context(cli.process_group(device))
         return _probe(run, record, flags, command, device, stack)
 

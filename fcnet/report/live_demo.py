@@ -108,7 +108,7 @@ def live_section(
     images, labels = images.cpu(), labels.cpu()
     full, packed = _full_and_packed_probabilities(classifier, pack, images)
     predicted = full.argmax(1) if len(full) else labels
-    mean, std = classifier.mean.double().cpu(), classifier.std.double().cpu()
+    mean, std = classifier.mean.cpu().double(), classifier.std.cpu().double()
     html = render_template(
         "live.html.j2",
         title=title,

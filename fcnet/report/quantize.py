@@ -172,9 +172,12 @@ def _fuse(name: str, layer: Dense) -> FusedLayer:
     norm = layer.normalization
     if isinstance(norm, BatchNorm):
         # γ (z − μ) / √(σ² + ε) + β = gain · z + (β − gain · μ)
-        gain = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-        shift = norm.bias.double() - norm.running_mean.double() * gain
-        return fused._replace(weight=_to_float32(layer.weight.double() * gain[:, None]), bias=_to_float32(shift))
+        weight, gamma, beta, mean, variance = (
+            values.detach().cpu().double()
+            for values in (layer.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        )
+        gain = gamma / (variance + norm.eps).sqrt()
+        return fused._replace(weight=(weight * gain[:, None]).float(), bias=(beta - mean * gain).float())
     if isinstance(norm, nn.LayerNorm):
         return fused._replace(gain=_to_float32(norm.weight), shift=_to_float32(norm.bias), epsilon=norm.eps)
     return fused

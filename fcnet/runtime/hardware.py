@@ -70,6 +70,39 @@ def unavailable_reason(device: torch.device) -> str | None:
     return None
 
 
+def has_float64(device: torch.device) -> bool:
+    """Returns whether a device computes in float64: not Apple's GPUs, and not all of Intel's.
+
+    Example:
+        >>> import torch
+        >>> has_float64(torch.device("cpu")), has_float64(torch.device("mps"))
+        (True, False)
+    """
+    if device.type == "xpu":
+        import torch  # this module serves processes that do without
+
+        return bool(torch.xpu.get_device_properties(device).has_fp64)
+    return device.type != "mps"
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """Returns where to keep the float64 sums of a device: there, or on the CPU if the device has no float64.
+
+    Example:
+        >>> import torch
+        >>> float64_device(torch.device("cuda:1")), float64_device(torch.device("mps"))
+        (device(type='cuda', index=1), device(type='cpu'))
+    """
+    import torch  # this module serves processes that do without
+
+    return device if has_float64(device) else torch.device("cpu")
+
+
+def to_float64(tensor: torch.Tensor) -> torch.Tensor:
+    """Returns a tensor in float64, on its device or, if the device has no float64, on the CPU."""
+    return tensor.to(float64_device(tensor.device)).double()
+
+
 def synchronize(device: torch.device) -> None:
     """Waits until a device has finished all work that is queued on it; on a CPU there is none.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fcnet.models.mlp import logits_to_classes
 from fcnet.runtime import distributed
+from fcnet.runtime.hardware import float64_device
 
 if TYPE_CHECKING:
     from fcnet.data.batches import Batch
@@ -54,19 +55,22 @@ class EpochRecord:
 class MetricAccumulator:
     """Sums the loss, the correct predictions and the images of an epoch, on the device until they are read.
 
+    A device without float64 cannot hold the sums. They are on the CPU then, and batches are added several at once.
+
     Attributes:
         num_images: the number of images so far, over all ranks.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._loss = torch.zeros((), dtype=torch.float64, device=device)
-        self._num_correct = torch.zeros((), dtype=torch.int64, device=device)
+        self._loss = torch.zeros((), dtype=torch.float64, device=float64_device(device))
+        self._on_host = self._loss.device.type != device.type
+        self._num_correct = torch.zeros((), dtype=torch.int64, device=self._loss.device)
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self.num_images = 0
 
     @property
     def loss(self) -> Tensor:
-        """The sum of this rank's losses, float64, on the device."""
+        """The sum of this rank's losses, float64, on the device if it has float64."""
         self._flush()
         return self._loss
 
@@ -81,7 +85,7 @@ class MetricAccumulator:
                 a small batch.
         """
         self.num_images += batch.size
-        if deferred:
+        if deferred or self._on_host:
             self._pending.append((loss, logits, batch.labels))
             if len(self._pending) * logits.numel() >= _MAX_PENDING_LOGITS:
                 self._flush()
@@ -96,7 +100,7 @@ class MetricAccumulator:
         losses, logits, labels = zip(*self._pending, strict=True)
         # One loss after another, so that the rounding of the sum does not depend on when it was flushed.
         self._loss.fill_(functools.reduce(operator.add, torch.stack(losses).tolist(), self._loss.item()))
-        self._num_correct += _count_correct(torch.cat(logits), torch.cat(labels))
+        self._num_correct += _count_correct(torch.cat(logits), torch.cat(labels)).to(self._num_correct.device)
         self._pending.clear()
 
     def reset(self) -> None:
@@ -107,7 +111,7 @@ class MetricAccumulator:
         self.num_images = 0
 
     def sums(self) -> Tensor:
-        """Returns the loss and the correct predictions, summed over all ranks, float64 (2,), on the device."""
+        """Returns the loss and the correct predictions, summed over all ranks, float64 (2,)."""
         self._flush()
         return distributed.all_reduce(torch.stack([self._loss, self._num_correct.double()]))
 

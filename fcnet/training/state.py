@@ -247,7 +247,7 @@ class TrainingState(Generic[BatchesT]):
         """Raises if the tensors or the counters cannot be those of this training."""
         model = self.model.state_dict()
         expected = {f"model.{name}": tensor for name, tensor in model.items()}
-        expected["metrics"] = torch.empty(2, dtype=torch.float64, device="meta")
+        expected["metrics"] = torch.empty(2, dtype=torch.float64)
         if self.average is not None:
             expected |= {f"average.{name}": tensor for name, tensor in self.average.weights.items()}
         if self.early_stopping is not None and metadata.best and metadata.best[0]:

@@ -355,6 +355,13 @@ def test_a_missing_gpu_of_apples_is_one_short_line() -> None:
     assert str(error.value) == f"device mps is not available: {reason}; --device cpu uses the processor"
 
 
+def test_a_command_that_needs_float64_refuses_a_device_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert cli.choose_device("mps") == torch.device("mps")
+    with pytest.raises(UserError, match=r"^--device must compute in float64 here, as cpu and cuda do, got mps$"):
+        cli.choose_device("mps", needs_float64=True)
+
+
 @pytest.mark.parametrize("kind", ["mps", "xpu"])
 def test_several_processes_need_a_device_that_can_add_up(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ranks = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, pad
 
+from fcnet.runtime.hardware import has_float64
+
 _LUMA = (0.299, 0.587, 0.114)
 """The weights of red, green and blue in the luma (ITU-R BT.601)."""
 
@@ -113,7 +115,8 @@ class ColorJitter:
         """Changes the colours of the images."""
         brightness, contrast, saturation = draws[..., None, None, None].unbind(1)
         sums = images.sum((2, 3), keepdim=True, dtype=torch.int64)  # exact in any order
-        mean = _to_grayscale(sums.double() / math.prod(images.shape[2:])).float()
+        dtype = torch.float64 if has_float64(images.device) else torch.float32
+        mean = _to_grayscale(sums.to(dtype) / math.prod(images.shape[2:])).float()
         values = images.float()
         grey = _to_grayscale(values)
         values = values.sub_(grey).mul_(saturation).add_(grey)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fcnet.runtime.errors import UserError
+from fcnet.runtime.hardware import float64_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,7 +62,7 @@ def fit_whitening(images: Iterable[Tensor], num_components: int) -> Whitening:
         num_components: k, from 1 to D.
 
     Returns:
-        The whitening, on the device of the images.
+        The whitening, on the device of the images. It is computed on the CPU if the device has no float64.
 
     Raises:
         UserError: an image has fewer than k values, or there is no image.
@@ -77,7 +78,7 @@ def fit_whitening(images: Iterable[Tensor], num_components: int) -> Whitening:
     """
     count, total, squares = 0, None, None
     for batch in images:
-        x = batch.flatten(1)
+        x = batch.to(float64_device(batch.device)).flatten(1)
         if total is None or squares is None:
             if not 1 <= num_components <= x.shape[1]:
                 raise UserError(
@@ -99,4 +100,4 @@ def fit_whitening(images: Iterable[Tensor], num_components: int) -> Whitening:
     scale = (variances.clamp(min=0.0) + VARIANCE_FLOOR).rsqrt().unsqueeze(1)
     whitening.weight.copy_(directions * largest.sign() * scale)
     whitening.bias.copy_(-(whitening.weight.double() @ mean))
-    return whitening
+    return whitening.to(batch.device)

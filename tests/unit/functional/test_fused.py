@@ -44,9 +44,28 @@ def test_without_triton_or_a_compiler_the_plain_form_runs(monkeypatch: pytest.Mo
     expected = torch.nn.functional.cross_entropy(x, y)
     monkeypatch.setattr(fused, "_kernels", fails)
     fused._triton_works.cache_clear()
-    assert not fused.is_supported(x, y, None)
+    with pytest.warns(RuntimeWarning, match="its Triton kernel fails on cpu: no compiler$"):
+        assert not fused.is_supported(x, y, None)
     assert_close(F.cross_entropy(x, y), expected)
     fused._triton_works.cache_clear()
+
+
+def test_a_machine_without_triton_gets_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise ModuleNotFoundError("No module named 'triton'")
+
+    monkeypatch.setattr(fused, "_kernels", fails)
+    fused._triton_works.cache_clear()
+    assert not fused._triton_works(torch.device("cpu"))
+    fused._triton_works.cache_clear()
+
+
+@pytest.mark.parametrize(("hip", "limited"), [(None, True), ("7.0", False)])
+def test_only_nvidias_triton_gets_a_limit_of_registers(
+    hip: str | None, limited: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "hip", hip)
+    assert fused._register_limit() == ({"maxnreg": 96} if limited else {})
 
 
 def test_importing_the_package_does_not_import_triton() -> None:

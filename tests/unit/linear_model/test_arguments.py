@@ -224,3 +224,9 @@ def test_arrays_of_any_library_give_the_same_path(convert: Callable[[Any], Any])
     expected = logistic_path(X, [0, 1, 0, 1], [1.0])
     path = logistic_path(convert(X.tolist()), convert([0, 1, 0, 1]), [1.0], sample_weight=convert([1, 1, 1, 1]))
     assert_close(path.coef, expected.coef, rtol=1e-5, atol=0)
+
+
+def test_a_device_without_float64_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    with refuse("device must compute in float64, as cpu and cuda do, got mps"):
+        check_features(X, "mps")
