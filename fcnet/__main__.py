@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import sys
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
@@ -61,7 +60,9 @@ def main() -> NoReturn:
         if name in {"--help", "-h", "help"}:
             lines = help_text(program).split("\n")
         elif name in {"--version", "-V", "version"}:
-            lines = [f"fcnet {version('fcnet')}"]
+            from fcnet.arguments import describe_version
+
+            lines = [describe_version()]
         else:
             raise SystemExit(output.write_error(describe_unknown(name, program)))
         for line in lines:

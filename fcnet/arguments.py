@@ -22,6 +22,8 @@ from fcnet.runtime.startup import command_line
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+GPU_STATUS = "not yet run on a GPU"
+"""What has been tried on a GPU. ``--version``, the documentation and the changelog say it."""
 DOCUMENTATION = "documentation: docs/guide.md in the source, or python -m pydoc fcnet"
 _HelpFormatter = partial(argparse.RawDescriptionHelpFormatter, max_help_position=28)
 
@@ -36,6 +38,16 @@ _FLAG_SYNONYMS = {
     "--find-lr": "lrfind lrfinder autolr",
 }
 _MEANT_BY = {name: flag for flag, names in _FLAG_SYNONYMS.items() for name in names.split()}
+
+
+def describe_version() -> str:
+    """Returns what ``--version`` prints: the version, and what has been tried on a GPU.
+
+    Example:
+        >>> describe_version().endswith(f" ({GPU_STATUS})")
+        True
+    """
+    return f"fcnet {version('fcnet')} ({GPU_STATUS})"
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,9 +69,7 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=_HelpFormatter,
         )
-        self.add_argument(
-            "--version", action="version", version=f"fcnet {version('fcnet')}", help="show the version and exit"
-        )
+        self.add_argument("--version", action="version", version=describe_version(), help="show the version and exit")
 
     def add_run(self, *, several: bool = False) -> None:
         """Adds the argument RUN: ``run``, a path, or ``runs``, a list of one or more."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from fcnet.__main__ import COMMANDS
-from fcnet.arguments import DOCUMENTATION, Parser
+from fcnet.arguments import DOCUMENTATION, GPU_STATUS, Parser
 from fcnet.runtime.errors import UserError
 from tests.helpers import command_output
 
-if TYPE_CHECKING:
-    from pathlib import Path
+ROOT = Path(__file__).parents[2]
+GPU_PAGES = ("README.md", "CHANGELOG.md", "docs/exactness.md", "docs/guide.md", "docs/installation.md")
 
 
 def make_parser(*, settings: bool = False) -> Parser:
@@ -78,3 +78,10 @@ def test_messages_name_the_command_as_it_was_called(monkeypatch: pytest.MonkeyPa
     for called, name in (("fcnet train", "fcnet train"), (str(tmp_path / "train.py"), "python -m fcnet.train")):
         monkeypatch.setattr(sys, "argv", [called])
         assert make_parser().prog == name
+
+
+@pytest.mark.parametrize("page", GPU_PAGES)
+def test_a_page_on_gpus_says_what_version_says_of_them(page: str) -> None:
+    if not (ROOT / page).is_file():
+        pytest.skip("no documentation beside the tests")
+    assert GPU_STATUS in " ".join((ROOT / page).read_text(encoding="utf-8").split())

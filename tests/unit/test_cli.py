@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from fcnet import cli
-from fcnet.arguments import Parser
+from fcnet.arguments import GPU_STATUS, Parser
 from fcnet.data.batches import Batches
 from fcnet.models.mlp import LogisticRegression
 from fcnet.runtime import memory, signals
@@ -55,7 +55,9 @@ def make_parser() -> Parser:
     return parser
 
 
-@pytest.mark.parametrize(("flag", "start"), [("--version", f"fcnet {version('fcnet')}\n"), ("--help", "usage: python")])
+@pytest.mark.parametrize(
+    ("flag", "start"), [("--version", f"fcnet {version('fcnet')} ({GPU_STATUS})\n"), ("--help", "usage: python")]
+)
 def test_version_and_help_go_to_standard_output(flag: str, start: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exiting:
         make_parser().parse([flag])

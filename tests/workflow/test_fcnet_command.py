@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fcnet import __main__ as fcnet_command
-from fcnet.arguments import DOCUMENTATION
+from fcnet.arguments import DOCUMENTATION, GPU_STATUS
 from tests.helpers import run_python, subprocess_environment
 
 
@@ -93,7 +93,7 @@ def test_a_command_gets_its_arguments_and_is_named_as_it_was_called(
 
 def test_the_module_runs_as_the_program_does(tmp_path: Path) -> None:
     done = run_python("-m", "fcnet", "--version", cwd=tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"fcnet {version('fcnet')}\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"fcnet {version('fcnet')} ({GPU_STATUS})\n", "")
 
 
 @pytest.mark.parametrize("flag", ["--version", "--help"])
