@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fcnet.config.selection import CRITERIA
 from fcnet.data.batches import Batches
+from fcnet.data.epoch_plan import EpochPlan
 from fcnet.evaluation.selection import evaluate_by
 from fcnet.optim.optimizers import fast_step
 from fcnet.runtime import distributed
@@ -109,32 +110,43 @@ class Training(TrainingState[BatchesT]):
         It yields None after each step, or after each CUDA graph of several steps, and a record after each epoch. The
         state is complete at each yield, so the caller may save it there.
         """
+        drawn: dict[int, Iterator[Batch] | EpochPlan] = {}  # by the first step
         while not self.ended:
             self.model.train()
             self.stopwatch.start()
-            for _ in self._run_epoch():
+            for _ in self._run_epoch(drawn.pop(self.step) if self.step in drawn else self._draw_epoch(self.epoch)):
                 if self.reads_losses:  # the step is finished; elsewhere it is queued, and only a wait tells its time
                     self.stopwatch.stop()
                 yield None
                 self.stopwatch.start()
+            if not self.reads_losses and self.epoch + 1 < self.algorithm.epochs:
+                drawn = {self.step: self._draw_epoch(self.epoch + 1)}  # while the device works
             yield self._finish_epoch()
         if self.early_stopping is not None:
             self.early_stopping.restore_best(self.model)
         elif self.average is not None:
             self.average.copy_to(self.batches, self.seed)
 
-    def _run_epoch(self) -> Iterator[None]:
-        """Makes the remaining steps of the epoch. It yields after each step, or after each CUDA graph."""
-        first = self.epoch * len(self.batches)
+    def _draw_epoch(self, epoch: int) -> Iterator[Batch] | EpochPlan:
+        """Draws everything random of an epoch but dropout, for its remaining steps: as a plan if graphs replay them."""
         if self.graphed_steps is None or self.graphed_steps.unsupported_reason or self.reads_losses:
-            for batch in self.batches.epoch(self.seed, self.epoch, start=self.step - first, reuse_buffer=True):
+            start = self.step - epoch * len(self.batches)
+            return self.batches.epoch(self.seed, epoch, start=start, reuse_buffer=True)
+        assert isinstance(self.batches, Batches)  # graphs index into its tensors
+        return self.batches.plan_epoch(self.seed, epoch)
+
+    def _run_epoch(self, drawn: Iterator[Batch] | EpochPlan) -> Iterator[None]:
+        """Makes the remaining steps of the epoch. It yields after each step, or after each CUDA graph."""
+        if not isinstance(drawn, EpochPlan):
+            for batch in drawn:
                 train_step(self, batch)
                 yield
             return
-        assert isinstance(self.batches, Batches)  # graphs index into its tensors
-        plan = self.batches.plan_epoch(self.seed, self.epoch)
+        assert isinstance(self.batches, Batches)
+        assert self.graphed_steps is not None
+        first = self.epoch * len(self.batches)
         step_inputs = [self.step_inputs(step) for step in range(first, first + len(self.batches))]
-        for done in self.graphed_steps.epoch(plan, step_inputs, first, self.step - first, partial(train_step, self)):
+        for done in self.graphed_steps.epoch(drawn, step_inputs, first, self.step - first, partial(train_step, self)):
             # A replay does not run the Python code that counts steps, and a capture runs it without making a step.
             self.step = first + done
             self.metrics.num_images = min(done * self.batches.batch_size, self.batches.num_images)

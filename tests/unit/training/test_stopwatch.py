@@ -18,14 +18,25 @@ from fcnet.training import cuda_graphs, loop, stopwatch
 from fcnet.training.algorithm import GradientDescent
 from fcnet.training.loop import Training
 from fcnet.training.stopwatch import Stopwatch
-from tests.unit.training.helpers import PIXELS, avoid_free_reads, make_labels, make_model, make_sgd
+from tests.helpers import assert_identical
+from tests.unit.training.helpers import (
+    PIXELS,
+    avoid_free_reads,
+    copy_weights,
+    make_labels,
+    make_model,
+    make_sgd,
+    record_without_timings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     import torch
 
-HOST, DEVICE = 0.25, 1.0
+    from fcnet.data.epoch_plan import EpochPlan
+
+HOST, DEVICE, DRAWING = 0.25, 1.0, 0.5
 STEPS, EPOCHS = 5, 3
 WAITS = {"tolist", "item", "__bool__", "__float__", "__int__", "cpu", "numpy", "nonzero"}
 
@@ -78,11 +89,13 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[LateDevice]:
         yield late
 
 
-def make_late_training(*, graphed: bool = False) -> Training:
+def make_late_training(*, graphed: bool = False, patience: int = 0) -> Training:
     """Returns a training whose steps wait for no device, one by one or two at a time as CUDA graphs."""
     model, labels = make_model("plain"), make_labels()
     batches, held_out = Batches(PIXELS, labels, batch_size=8), Batches(PIXELS, labels, batch_size=10)
-    training = Training(model, batches, GradientDescent(make_sgd(model), epochs=EPOCHS), validation=held_out)
+    training = Training(
+        model, batches, GradientDescent(make_sgd(model), epochs=EPOCHS, patience=patience), validation=held_out
+    )
     training.reads_losses = False
     if graphed:
         training.graphed_steps = cuda_graphs.GraphedSteps(
@@ -112,6 +125,48 @@ def test_the_seconds_of_an_epoch_contain_the_work_that_the_device_has_yet_to_do(
     assert [record.seconds for record in records] == EPOCHS * [HOST + STEPS * DEVICE]
     assert [record.images_per_second for record in records] == EPOCHS * [37 / (HOST + STEPS * DEVICE)]
     assert training.train_seconds == EPOCHS * (HOST + STEPS * DEVICE)
+
+
+@pytest.mark.parametrize("graphed", [False, True], ids=["steps", "graphs"])
+def test_an_epoch_is_drawn_while_the_device_works_on_the_one_before(
+    device: LateDevice, graphed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, drawn = make_late_training(graphed=graphed), []
+    plan_epoch = training.batches.plan_epoch
+
+    def plan_slowly(seed: int, epoch: int, **options: Any) -> EpochPlan:
+        drawn.append(epoch)
+        device.now += DRAWING
+        return plan_epoch(seed, epoch, **options)
+
+    monkeypatch.setattr(training.batches, "plan_epoch", plan_slowly)
+    seconds = [event.seconds for event in training.advance() if event is not None]
+    assert seconds == [DRAWING + HOST + STEPS * DEVICE, *(EPOCHS - 1) * [HOST + STEPS * DEVICE]]
+    assert drawn == list(range(EPOCHS))
+
+
+@pytest.mark.parametrize("patience", [0, 1])
+def test_an_epoch_that_is_drawn_ahead_is_the_same(device: LateDevice, patience: int) -> None:
+    ahead, plain = make_late_training(patience=patience), make_late_training(patience=patience)
+    plain.reads_losses = True
+    ours, theirs = (
+        [record_without_timings(event) for event in training.advance() if event is not None]
+        for training in (ahead, plain)
+    )
+    assert ours == theirs
+    assert len(ours) == EPOCHS - patience  # the accuracy does not rise after the first epoch
+    assert_identical(copy_weights(ahead.model), copy_weights(plain.model))
+
+
+def test_a_training_that_is_restored_between_epochs_drops_what_was_drawn_for_another(device: LateDevice) -> None:
+    whole, again = make_late_training(), make_late_training()
+    list(whole.advance())
+    saved = make_late_training().state()
+    events = again.advance()
+    next(event for event in events if event is not None)
+    again.restore(*saved)
+    list(events)
+    assert_identical(copy_weights(again.model), copy_weights(whole.model))
 
 
 def test_a_save_waits_for_the_steps_on_the_clock_and_writes_off_it(device: LateDevice) -> None:
