@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fcnet.data.class_balance import class_weights, sample_balanced
 from fcnet.data.epoch_plan import EpochPlan
+from fcnet.data.read_ahead import RowUploader, read_ahead
 from fcnet.data.transforms.mixup import soft_target
 from fcnet.data.transforms.pipeline import (
     Augmentation,
@@ -85,8 +86,8 @@ class Batches:
             does neither.
         num_classes: C, for mixed or weighted targets; None for the largest label plus one, at least two.
         names: the name of each of ``images``, such as its path; None if they have no names.
-        device: the device of the batches. The images move there if they take at most half of its free memory;
-            otherwise each batch moves.
+        device: the device of the batches. The images move there if they take at most half of its free memory.
+            Otherwise each batch moves, on a CUDA device while the one before is used.
 
     Raises:
         UserError: shapes or dtypes do not fit, or a value is outside its range; a ValueError.
@@ -172,6 +173,11 @@ class Batches:
         return -(-self.num_images // self.batch_size)
 
     @property
+    def _reads_ahead(self) -> bool:
+        """Whether images are on the way to a GPU, which has streams for that, before their batch is asked for."""
+        return self.device.type == "cuda" and self.images.device.type == "cpu"
+
+    @property
     def selected_labels(self) -> Tensor:
         """The labels of the images in ``rows``, int64, on the device."""
         return self.labels.index_select(0, self.rows.to(self.device))
@@ -236,16 +242,22 @@ class Batches:
         """Returns the number of images in a global batch, given its number from 0."""
         return min(self.batch_size, self.num_images - number * self.batch_size)
 
-    def make_batch(self, plan: EpochPlan, size: int, buffer: Tensor | None = None) -> Batch:
+    def make_batch(
+        self, plan: EpochPlan, size: int, buffer: Tensor | None = None, pixels: Tensor | None = None
+    ) -> Batch:
         """Makes this rank's slice of a global batch.
 
         Args:
             plan: the batch's slice of an epoch plan.
             size: the number of images in the global batch.
             buffer: see `get_images`.
+            pixels: the flattened images of the plan's rows, if they are on the device already.
         """
         draws = [values.flatten(0, 1) for values in plan.draws]
-        images = self.get_images(plan.rows.flatten(), draws, plan.mixture, buffer)
+        if pixels is None:
+            images = self.get_images(plan.rows.flatten(), draws, plan.mixture, buffer)
+        else:
+            images = self._preprocess(pixels, draws, plan.mixture, buffer)
         labels = plan.labels[0]
         if plan.mixture is None and plan.weights is None:
             return Batch(images, labels, labels, size)
@@ -271,8 +283,14 @@ class Batches:
         Returns:
             float32 (B, C, H, W), or (B, k) if whitened; floating images unchanged, or standardized float32 (B, D).
         """
-        shape = self.images.shape[1:]
         pixels = self._flat_images.index_select(0, rows).to(self.device, non_blocking=True)
+        return self._preprocess(pixels, draws, mixture, buffer)
+
+    def _preprocess(
+        self, pixels: Tensor, draws: Sequence[Tensor], mixture: MixupParams | None, buffer: Tensor | None
+    ) -> Tensor:
+        """Augments, mixes and preprocesses flattened images (B, C · H · W) or features (B, D); see `get_images`."""
+        shape = self.images.shape[1:]
         if pixels.dtype != torch.uint8:
             x = l2_normalize(pixels) if self.preprocessing.l2_normalize else pixels
             return x.view(-1, *shape) if self._statistics is None else standardize(x, *self._statistics)
@@ -315,12 +333,23 @@ class Batches:
         )
 
     def _iter_batches(self, plan: EpochPlan, *, start: int, buffer: Tensor | None = None) -> Iterator[Batch]:
+        slices = self._iter_slices(plan, start)
+        if not self._reads_ahead:
+            for batch_plan, size in slices:
+                yield self.make_batch(batch_plan, size, buffer)
+            return
+        uploader = RowUploader(self._flat_images, self.device)
+        for (batch_plan, size), sent in read_ahead(lambda part: uploader.send(part[0].rows.flatten()), slices):
+            yield self.make_batch(batch_plan, size, buffer, uploader.receive(*sent))
+
+    def _iter_slices(self, plan: EpochPlan, start: int) -> Iterator[tuple[EpochPlan, int]]:
+        """Yields this rank's slice of the plan for each batch, and the size of the global batch."""
         rest = plan.slice(slice(start * self.batch_size, None))
         for number, batch_plan in zip(range(start, len(self)), rest.split(self.batch_size), strict=False):
             size = self.batch_size_at(number)
             if distributed.world_size() > 1:
                 batch_plan = batch_plan.slice(distributed.rank_slice(size))
-            yield self.make_batch(batch_plan, size, buffer)
+            yield batch_plan, size
 
 
 def smallest_part(size: int, num_parts: int) -> int:

@@ -60,9 +60,11 @@ class Examples(Batches):
         is_even = weight is None or bool((weight == weight[0]).all())
         self._weight = None if weight is None or is_even else torch.from_numpy(weight / weight.mean()).float()
 
-    def make_batch(self, plan: EpochPlan, size: int, buffer: Tensor | None = None) -> Batch:
+    def make_batch(
+        self, plan: EpochPlan, size: int, buffer: Tensor | None = None, pixels: Tensor | None = None
+    ) -> Batch:
         """Makes a batch, with class probabilities times weights for targets."""
-        batch = super().make_batch(plan, size, buffer)
+        batch = super().make_batch(plan, size, buffer, pixels)
         if self._weight is None:
             return batch
         target = torch.zeros(len(batch.labels), self.num_classes)
