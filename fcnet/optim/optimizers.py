@@ -256,15 +256,24 @@ class LBFGS(torch.optim.LBFGS):
 
         def penalized() -> float:
             value = closure()
-            # A Python float is a float64: the line search compares losses that differ in their last digits.
-            loss: float = value.item() if isinstance(value, Tensor) else value
             with torch.no_grad():
-                for parameter, decay in self._decays:
-                    loss += 0.5 * decay * parameter.square().sum().item()
+                # A device is asked once for all values: each read waits for it.
+                scalars = [value.reshape(())] if isinstance(value, Tensor) else []
+                scalars += [parameter.square().sum() for parameter, _ in self._decays]
+                values = torch.stack(scalars).tolist() if scalars else []
+                # A Python float is a float64: the line search compares losses that differ in their last digits.
+                loss: float = values.pop(0) if isinstance(value, Tensor) else value
+                for (parameter, decay), square in zip(self._decays, values, strict=True):
+                    loss += 0.5 * decay * square
                     parameter.grad.add_(parameter, alpha=decay)
             return loss
 
         return super().step(penalized)  # type: ignore[no-untyped-call]
+
+    def _add_grad(self, step_size: float | Tensor, direction: Tensor) -> None:
+        """Moves the parameters as torch does, but reads a step size on a device once, not for each parameter."""
+        step_size = step_size.item() if isinstance(step_size, Tensor) else step_size
+        super()._add_grad(step_size, direction)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns torch's state without ``al``, which is scratch space within a step."""

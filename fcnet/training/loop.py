@@ -76,7 +76,7 @@ def train_step(training: TrainingState[Any], batch: Batch, step_inputs: Sequence
     if isinstance(optimizer, torch.optim.LBFGS):
         # A line search compares the loss at several points. The first is the current one, which is known by now.
         known = [scalars[0]]
-        optimizer.step(lambda: ((known.pop() if known else compute_gradient()[2][0]) / batch.size).item())
+        optimizer.step(lambda: (known.pop() if known else compute_gradient()[2][0]) / batch.size)
     else:
         fast_step(optimizer)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fcnet.models.mlp import MLP
 from fcnet.optim.optimizers import LBFGS, Muon, fast_step, parameter_groups
@@ -294,3 +295,56 @@ def test_lbfgs_reaches_the_minimum_of_loss_and_decay(decay: float) -> None:
     for _ in range(15):
         optimizer.step(closure)
     assert_close(weight.detach(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_lbfgs_takes_a_loss_as_a_tensor_or_a_number() -> None:
+    converts: list[Callable[[Tensor], Tensor | float]] = [torch.clone, partial(torch.reshape, shape=(1,)), Tensor.item]
+    weights = []
+    for convert in converts:
+        weight, closure, _ = ridge_regression(1.0)
+        optimizer = LBFGS([{"params": [weight], "weight_decay": 1.0}])
+
+        def converted(convert: Any = convert, closure: Callable[[], Tensor] = closure) -> Tensor | float:
+            return convert(closure())  # type: ignore[no-any-return]
+
+        for _ in range(5):
+            optimizer.step(converted)
+        weights.append(weight.detach())
+    assert torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[0], weights[2])
+
+
+class CountReads(TorchDispatchMode):
+    """Counts the reads of values, each of which waits for a device."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.count += func.overloadpacket.__name__ == "_local_scalar_dense"
+        return func(*args, **(kwargs or {}))
+
+
+def test_lbfgs_reads_as_many_values_for_many_parameters_as_for_one() -> None:
+    counts: list[list[int]] = []
+    for num_parts in (1, 8):
+        parts = [nn.Parameter(part.clone()) for part in torch.linspace(-1.5, 1.5, 16).chunk(num_parts)]
+        optimizer = LBFGS([{"params": parts, "weight_decay": 2.0**-7}])
+
+        def closure(parts: list[nn.Parameter] = parts) -> Tensor:
+            x = torch.cat(list(parts))
+            loss = ((1.0 - x[:-1]).square() + 4.0 * (x[1:] - x[:-1].square()).square()).sum()
+            for part, gradient in zip(parts, torch.autograd.grad(loss, parts), strict=True):
+                part.grad = gradient
+            return loss.detach()
+
+        counts.append([])
+        for _ in range(6):
+            with CountReads() as reads:
+                optimizer.step(closure)
+            counts[-1].append(reads.count)
+    assert counts[0] == counts[1]
+    assert min(counts[0]) > 0
