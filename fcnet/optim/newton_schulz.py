@@ -22,6 +22,15 @@ _QUINTIC_COEFFICIENTS = ((8.0934, -23.6204, 17.4462), (3.6366, -2.7219, 0.5365),
 The first is the polynomial nearest to 1 on [0.01, 1]. Each other is the nearest to 1 on the range of the one before.
 """
 
+_BFLOAT16_COEFFICIENTS = tuple((a / 1.01, b / 1.01**3, c / 1.01**5) for a, b, c in _QUINTIC_COEFFICIENTS)
+"""The same for steps in bfloat16, each of which shrinks the singular values by 1% first.
+
+The quintics grow fast above their range: a singular value that rounding lifts from 1 to 1.004 would end at 15. Rounding
+each entry of A by up to 2⁻⁸ changes the bound, the Schatten-4 norm of A, by at most 2⁻⁸ ‖A‖. Where ‖A‖ is far above the
+bound, the bound is above the largest eigenvalue. So this eigenvalue exceeds the rounded bound by less than 2%, and its
+root by less than 1%, for any n up to 65,536.
+"""
+
 
 def orthogonalize(matrices: Sequence[Tensor]) -> list[Tensor]:
     """Approximates U Vᵀ of each matrix U Σ Vᵀ by three Newton–Schulz steps with optimal coefficients.
@@ -30,7 +39,7 @@ def orthogonalize(matrices: Sequence[Tensor]) -> list[Tensor]:
     1.270, smaller ones between 0 and 0.731, in their order. Rounding adds up to 0.0005 in float32. A single row or
     column is divided by its length, which is exact. On a CPU most products are between n × n matrices, with n the short
     side, and only two involve X. Matrices with the same short side share batched products. On a GPU the steps iterate X
-    itself, in bfloat16, whose rounding widens the range to about 0.6 to 1.6.
+    itself and all products are in bfloat16, whose rounding widens the range to about 0.5 to 1.3.
 
     Args:
         matrices: floating-point tensors with two axes each, on one device. float16 and bfloat16 are computed in float32
@@ -109,9 +118,15 @@ def _polynomial_factors(gram: Tensor) -> Tensor:
 
 def _newton_schulz(x: Tensor) -> Tensor:
     """Computes q(A) X of each X in (k, n, m), in bfloat16, where a GPU's products are fastest."""
+    x = x.bfloat16()
+    # The bound comes from A and A² of the first step, so it costs no product of its own.
     gram = x @ x.mT
-    x = (x / _spectral_bound(gram @ gram).sqrt()).bfloat16()
-    for a, b, c in _QUINTIC_COEFFICIENTS:
+    square = gram @ gram
+    bound = _spectral_bound(square.float())
+    (a, b, c), *rest = _BFLOAT16_COEFFICIENTS
+    factor = (gram * (b / bound) + square * (c / bound.square())).bfloat16()
+    x = (torch.baddbmm(x, factor, x, beta=a) / bound.sqrt()).bfloat16()
+    for a, b, c in rest:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import TYPE_CHECKING, Any, ClassVar
+
 import pytest
 import torch
+from torch import Tensor
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fcnet.optim.newton_schulz import _newton_schulz, orthogonalize
 from tests.helpers import random_tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.mark.parametrize("shape", [(5, 5), (3, 17), (17, 3), (1, 6), (40, 64), (64, 40), (300, 200)])
@@ -93,8 +101,47 @@ def test_matrices_give_the_same_result_together_and_alone() -> None:
     assert orthogonalize([]) == []
 
 
+# The CPU runs the GPU's form of the iteration in the tests below.
+
+
 def test_the_bfloat16_iteration_of_a_gpu_agrees_to_its_precision() -> None:
-    """The CPU runs the GPU's form of the iteration here."""
     matrix = random_tensor(40, 64)
+    u, values, v = torch.linalg.svd(matrix, full_matrices=False)
+    expected = values / values.pow(8).sum() ** 0.125
+    for a, b, c in ((8.0934, -23.6204, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526)):
+        expected = expected / 1.01  # the margin of each step
+        expected = a * expected + b * expected**3 + c * expected**5
     ours = _newton_schulz((matrix / matrix.norm())[None])[0].float()
-    assert (ours - orthogonalize([matrix])[0]).norm() < 0.03 * ours.norm()
+    assert (ours - u @ expected.diag() @ v).norm() < 0.03 * ours.norm()
+
+
+KINDS: dict[str, Callable[[int, int, int], Tensor]] = {
+    "normal": lambda n, m, seed: random_tensor(n, m, seed=seed),
+    "equal entries": lambda n, m, seed: torch.full((n, m), 1.0 + seed),
+    "rank one": lambda n, m, seed: random_tensor(n, 1, seed=seed) @ random_tensor(1, m, seed=seed + 1),
+    "positive": lambda n, m, seed: random_tensor(n, m, seed=seed).abs(),
+    "steep": lambda n, m, seed: random_tensor(n, m, seed=seed) * torch.logspace(0, -3, m),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bound_holds_for_products_in_bfloat16_and_no_singular_value_grows(kind: str) -> None:
+    """Without its margin, matrices of rank one end at up to 15."""
+    for seed, (n, m) in enumerate(itertools.product((2, 3, 5, 8, 21), (21, 34, 55))):
+        matrix = KINDS[kind](n, m, seed)
+        result = _newton_schulz((matrix / matrix.norm())[None])[0].double()
+        assert torch.linalg.matrix_norm(result, 2) < 1.3
+
+
+def test_all_products_of_a_gpu_are_in_bfloat16_and_the_bound_needs_none() -> None:
+    class Products(TorchDispatchMode):
+        dtypes: ClassVar[list[torch.dtype]] = []
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if "mm" in func.overloadpacket.__name__:
+                self.dtypes.append(args[0].dtype)
+            return func(*args, **(kwargs or {}))
+
+    with Products():  # type: ignore[no-untyped-call]
+        _newton_schulz(torch.eye(3)[None] / 3**0.5)
+    assert Products.dtypes == 9 * [torch.bfloat16]  # three a step
