@@ -33,7 +33,16 @@ if TYPE_CHECKING:
 
     from fcnet.data.transforms.mixup import MixupParams
 
-__all__ = ["Augmentation", "Batch", "Batches", "Preprocessing", "normalize", "smallest_part", "split_validation"]
+__all__ = [
+    "Augmentation",
+    "Batch",
+    "Batches",
+    "Preprocessing",
+    "fits_on_device",
+    "normalize",
+    "smallest_part",
+    "split_validation",
+]
 
 BALANCE_MODES = ("none", "weights", "sampling")
 
@@ -352,6 +361,16 @@ class Batches:
             yield batch_plan, size
 
 
+def fits_on_device(num_bytes: int, free_bytes: int | None) -> bool:
+    """Returns whether images move to a device: if they take at most half of its free memory.
+
+    Args:
+        num_bytes: bytes of the images.
+        free_bytes: bytes that are free on the device; None if unknown.
+    """
+    return free_bytes is not None and num_bytes <= free_bytes // 2
+
+
 def smallest_part(size: int, num_parts: int) -> int:
     """Returns the number of images, over all ranks, in the smallest part of a global batch; see `Batch.split`.
 
@@ -420,8 +439,7 @@ def _stack_partners(values: Tensor, mixture: MixupParams | None) -> Tensor:
 def _move_if_fits(images: Tensor, device: torch.device) -> Tensor:
     if device.type == "cpu" or images.device == device:
         return images
-    free_bytes = memory.free_bytes(device)
-    return images.to(device) if free_bytes is not None and images.nbytes <= free_bytes // 2 else images
+    return images.to(device) if fits_on_device(images.nbytes, memory.free_bytes(device)) else images
 
 
 def _check_arguments(images: Tensor, labels: Tensor) -> None:

@@ -148,8 +148,8 @@ def _build(config: schema.Config, device: torch.device, progress: Progress | Non
         initial.check_fit(config, store.shape)
         statistics = initial.classifier.mean, initial.classifier.std
     # Fail before the model is allocated, where the operating system may kill the process without a message.
-    memory_estimate = estimate_step_memory(config, store, len(train_rows), len(classes), device)
     free_bytes = memory.free_bytes(device)
+    memory_estimate = estimate_step_memory(config, store, len(train_rows), len(classes), device, free_bytes)
     if free_bytes is not None:
         memory_estimate.check_parameters(free_bytes)
     preprocessing = Preprocessing(*statistics, l2_normalize=initial is not None and initial.classifier.l2_normalize)

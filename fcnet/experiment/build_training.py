@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fcnet import losses, optim
-from fcnet.data.batches import smallest_part
+from fcnet.data.batches import fits_on_device, smallest_part
 from fcnet.models.mlp import MLP, LogisticRegression
 from fcnet.optim import schedules
 from fcnet.runtime import distributed, memory
@@ -158,13 +158,17 @@ def check_batch_norm(config: schema.Config, num_images: int) -> None:
 
 
 def estimate_step_memory(
-    config: schema.Config, store: Store, train_images: int, num_classes: int, device: torch.device
+    config: schema.Config,
+    store: Store,
+    train_images: int,
+    num_classes: int,
+    device: torch.device,
+    free_bytes: int | None = None,
 ) -> MemoryEstimate:
     """Estimates the memory that a training step takes in this process."""
     model, pixels = config.model, math.prod(store.shape)
     is_logistic = model.kind == "logistic"
     images = train_images if config.train.batch_size == "all" else min(config.train.batch_size, train_images)
-    data_bytes = sum(split.pixels.nbytes for split in (store.train, store.validation, store.test))
     widths = [
         config.data.whiten or pixels,
         *(() if is_logistic else model.hidden),
@@ -178,9 +182,18 @@ def estimate_step_memory(
         dropout=not is_logistic and model.dropout > 0.0,
         moments=MOMENTS[config.optimizer.name] + (config.train.ema_decay > 0.0) + (config.train.patience > 0),
         num_pixels=pixels if config.data.whiten else 0,
-        data_bytes=data_bytes if device.type == "cuda" else 0,
+        data_bytes=0 if device.type == "cpu" or free_bytes is None else _bytes_on_device(store, free_bytes),
         remedy=_memory_remedy(config, store),
     )
+
+
+def _bytes_on_device(store: Store, free_bytes: int) -> int:
+    """Returns the bytes of the splits that move to a device, one after another, while they fit."""
+    total = 0
+    for split in (store.train, store.validation, store.test):
+        if fits_on_device(split.pixels.nbytes, free_bytes - total):
+            total += split.pixels.nbytes
+    return total
 
 
 def _memory_remedy(config: schema.Config, store: Store) -> str:

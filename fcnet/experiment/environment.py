@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fcnet.runtime import distributed
-from fcnet.runtime.hardware import processor_name
+from fcnet.runtime.hardware import device_name, processor_name
 
 
 def describe_environment(device: torch.device, *, seed: int, data: str) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def describe_environment(device: torch.device, *, seed: int, data: str) -> dict[
         'cpu'
     """
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "device": device_name(device),
         "processor": processor_name(),
         "threads": torch.get_num_threads(),
         "ranks": distributed.world_size(),

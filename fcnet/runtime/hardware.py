@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,19 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def device_name(device: torch.device) -> str:
+    """Returns the name of a GPU, or torch's name of any other device.
+
+    Example:
+        >>> import torch
+        >>> device_name(torch.device("cpu"))
+        'cpu'
+    """
+    import torch  # this module serves processes that do without
+
+    return str(torch.get_device_module(device).get_device_name(device) if device.type in GPU_TYPES else device)
+
+
 def unavailable_reason(device: torch.device) -> str | None:
     """Returns why torch cannot use a device on this machine, or None if it can.
 
@@ -63,11 +77,32 @@ def unavailable_reason(device: torch.device) -> str | None:
         if device.type in GPU_TYPES:
             # Opens the device as its first tensor would, and computes nothing there.
             torch.get_device_module(device).mem_get_info(device)
-        else:
-            torch.empty(1, device=device).cpu()
+            return _lacking_kernels(device) if device.type == "cuda" else None
+        torch.empty(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         return first_line(error).rstrip(".")
     return None
+
+
+def _lacking_kernels(device: torch.device) -> str | None:
+    """Returns that torch's build has no kernels for a GPU of NVIDIA's, or None if it has or does not say.
+
+    Machine code runs on GPUs of its own major version from its minor version on, and PTX on all later GPUs.
+    """
+    import torch  # this module serves processes that do without
+
+    names = torch.cuda.get_arch_list()
+    built = [re.fullmatch(r"(sm|compute)_(\d+)(\d)[af]?", name) for name in names]
+    own = torch.cuda.get_device_capability(device)
+    for match in built:
+        if match is None:  # an AMD GPU's, or a newer form
+            return None
+        major, minor = int(match[2]), int(match[3])
+        if (major, minor) <= own and (match[1] == "compute" or major == own[0]):
+            return None
+    if not built:
+        return None
+    return f"torch's build has no kernels for {device_name(device)}, sm_{own[0]}{own[1]}, but for {', '.join(names)}"
 
 
 def has_float64(device: torch.device) -> bool:

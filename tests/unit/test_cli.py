@@ -325,6 +325,8 @@ def test_each_rank_takes_the_gpu_with_its_number(
     current: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1, 1))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", list)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
     if rank is None:
         monkeypatch.delenv("LOCAL_RANK", raising=False)

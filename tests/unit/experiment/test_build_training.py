@@ -238,3 +238,20 @@ def test_a_lack_of_memory_for_photos_names_data_size() -> None:
         config = schema.Config(data=schema.Data(source="images", path="pets", size=size))
         estimate = estimate_step_memory(config, photos, 100, 10, torch.device("cpu"))
         assert estimate.remedy == f"{remedy}: images have 4000×3000 pixels, or lower model.hidden"
+
+
+@pytest.mark.parametrize(
+    ("free", "on_device"),
+    [
+        (None, ()),
+        (6_000, ("train", "test")),  # 3,000 and 900 bytes; half of the rest holds the test split too
+        (5_999, ("test",)),
+        (1_799, ()),
+    ],
+)
+def test_only_images_that_move_count_as_memory_of_the_device(free: int | None, on_device: tuple[str, ...]) -> None:
+    store = build_experiment().store
+    arguments = schema.Config(data=schema.Data(source="synthetic")), store, 100, 4
+    estimate = estimate_step_memory(*arguments, torch.device("cuda"), free)
+    assert estimate.data_bytes == sum(getattr(store, name).pixels.nbytes for name in on_device)
+    assert estimate_step_memory(*arguments, torch.device("cpu"), 10**9).data_bytes == 0

@@ -67,3 +67,39 @@ def test_a_device_is_waited_for_and_a_cpu_is_not(monkeypatch: pytest.MonkeyPatch
     for name in ("cpu", "meta", "cuda:1", "mps"):
         synchronize(torch.device(name))
     assert waited == [torch.device("cuda:1"), torch.device("mps")]
+
+
+@pytest.mark.parametrize(
+    ("built", "capability", "runs"),
+    [
+        (["sm_75", "sm_80"], (7, 5), True),
+        (["sm_75", "sm_80"], (8, 9), True),
+        (["sm_75", "sm_80"], (7, 0), False),
+        (["sm_75", "sm_80"], (9, 0), False),
+        (["sm_75", "compute_80"], (9, 0), True),
+        (["compute_80"], (7, 5), False),
+        (["sm_90a", "sm_120"], (9, 0), True),
+        (["sm_90a", "sm_120"], (10, 0), False),
+        (["sm_100"], (9, 0), False),
+        (["gfx942"], (9, 4), True),
+        ([], (3, 0), True),
+    ],
+)
+def test_a_gpu_without_kernels_in_torchs_build_is_found_before_a_kernel_fails(
+    built: list[str], capability: tuple[int, int], runs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1, 1))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla V100")
+    reason = hardware.unavailable_reason(torch.device("cuda", 0))
+    own = f"sm_{capability[0]}{capability[1]}"
+    lacking = f"torch's build has no kernels for Tesla V100, {own}, but for {', '.join(built)}"
+    assert reason == (None if runs else lacking)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu"])
+def test_a_gpu_has_the_name_of_its_maker(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.get_device_module(kind), "get_device_name", lambda device: f"GPU {device.index}")
+    assert hardware.device_name(torch.device(kind, 3)) == "GPU 3"
+    assert hardware.device_name(torch.device("mps")) == "mps"
