@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import fcnet.functional as F
 from fcnet.functional import binary_cross_entropy, softmax_loss
 from fcnet.functional.reductions import apply_weight
+from fcnet.functional.softmax_loss import Labels, Probabilities, Targets
 from fcnet.runtime.errors import UserError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -79,6 +80,17 @@ class CrossEntropy:
         if target.is_floating_point():
             return softmax_loss.loss_and_grad(logits, _smooth_labels(target.to(logits.dtype), self.label_smoothing))
         return softmax_loss.loss_and_grad(logits, target, self.label_smoothing)
+
+    def chunkable_target(self, target: Tensor, dtype: torch.dtype) -> Targets:
+        """Returns a target of C classes, smoothed, as `fcnet.functional.linear_cross_entropy` takes it.
+
+        Args:
+            target: class indices int64 (B,), or class probabilities, floating (B, C).
+            dtype: the dtype to compute in.
+        """
+        if target.is_floating_point():
+            return Probabilities(_smooth_labels(target.to(dtype), self.label_smoothing), None, 0.0, 1)
+        return Labels(target.unsqueeze(1), None, None, self.label_smoothing, 1)
 
     def _second_class_target(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
         """Returns the probability of the second class, and the weights of the images, None for 1."""

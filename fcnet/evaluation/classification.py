@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from fcnet.losses import Loss
     from fcnet.metrics import Confusion
 
+_MAX_LOGITS = 1 << 21
+"""Logits in memory at a time, 8 MiB of float32: a batch for a thousand classes stays whole."""
+
 
 class ImageBatches(Protocol):
     """An iterable over batches of labelled images, such as `fcnet.data.batches.Batches`."""
@@ -109,7 +112,7 @@ def evaluate(
             order and without augmentation.
         loss: (logits, labels) -> the sum of the losses of a batch. None for the cross-entropy, whatever the training
             loss was, so that models can be compared.
-        on_batch: called with the logits and labels of each batch of this rank.
+        on_batch: called with the logits and labels of each batch of this rank, in parts if the logits are many.
 
     Returns:
         The mean loss and the counts of predictions.
@@ -126,17 +129,24 @@ def evaluate(
     loss = CrossEntropy() if loss is None else loss
     batches = _to_batches(model, data, loss)
     total = torch.zeros((), dtype=torch.float64, device=float64_device(batches.device))
-    cells, num_classes = list[Tensor](), 2
+    known = getattr(model, "num_classes", None)
+    cells, num_classes = list[Tensor](), known if isinstance(known, int) else 2
+
+    def split(batch: Batch) -> list[Batch]:
+        # The parts of several ranks would be out of order for `on_batch`: a rank has a slice of each batch.
+        is_whole = on_batch is not None and distributed.world_size() > 1
+        return batch.split(1 if is_whole else -(-len(batch.labels) * num_classes // _MAX_LOGITS))
+
     with memory.phase("evaluating the model"), eval_mode(model):
-        for batch in batches:
-            logits = model(batch.images)
-            total += loss(logits, batch.labels).to(total.device)
+        for part in (part for batch in batches for part in split(batch)):
+            logits = model(part.images)
+            total += loss(logits, part.labels).to(total.device)
             num_classes = 2 if logits.ndim == 1 else logits.shape[1]
             # Each image's cell of the table of C × C counts. They are counted at the end: the table may be huge, and
             # counting would wait for the device.
-            cells.append(batch.labels * num_classes + logits_to_classes(logits))
+            cells.append(part.labels * num_classes + logits_to_classes(logits))
             if on_batch is not None:
-                on_batch(logits, batch.labels)
+                on_batch(logits, part.labels)
         distributed.all_reduce(total)
         confusion = _count_cells(cells, num_classes)
     if not confusion.count:

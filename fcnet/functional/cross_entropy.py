@@ -220,15 +220,15 @@ class _CrossEntropy(torch.autograd.Function):
 
 def prepare_targets(
     input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, label_smoothing: float
-) -> tuple[Targets, torch.dtype]:
+) -> tuple[Targets, torch.dtype, torch.dtype]:
     """Checks the arguments of `cross_entropy` without reading a logit.
 
     Returns:
-        The targets, and the dtype to compute in.
+        The targets, the dtype to compute in, and the dtype of the loss.
     """
     ignore_index, label_smoothing = to_int("ignore_index", ignore_index), to_real("label_smoothing", label_smoothing)
-    target, w, compute_dtype, _ = _check_arguments(input, target, weight, ignore_index, label_smoothing)
-    return _make_targets(input, target, w, compute_dtype, ignore_index, label_smoothing), compute_dtype
+    target, w, compute_dtype, dtype = _check_arguments(input, target, weight, ignore_index, label_smoothing)
+    return _make_targets(input, target, w, compute_dtype, ignore_index, label_smoothing), compute_dtype, dtype
 
 
 def _make_targets(

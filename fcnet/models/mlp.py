@@ -264,6 +264,11 @@ def logits_to_classes(logits: Tensor) -> Tensor:
     return (logits > 0).long() if logits.ndim == 1 else logits.argmax(1)
 
 
+def outputs_to_classes(outputs: Tensor) -> Tensor:
+    """Returns the most probable class of each row, int64 (B,), from logits or from these classes themselves."""
+    return logits_to_classes(outputs) if outputs.is_floating_point() else outputs
+
+
 def _to_widths(hidden: Any) -> list[int]:  # noqa: ANN401 - checked here
     """Returns the widths of the hidden layers; a number is the width of a single one."""
     if isinstance(hidden, str) or not isinstance(hidden, numbers.Integral | Iterable):

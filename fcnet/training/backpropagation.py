@@ -7,6 +7,9 @@ Each matrix has one row per example, B in all. With δ[l] = ∂R/∂z[l], the ch
     ∂R/∂W[l] = δ[l]ᵀ a[l−1],   ∂R/∂b[l] = Σ_B δ[l],   ∂R/∂a[l−1] = δ[l] W[l] (+ ∂R/∂a[l] in a residual layer).
 
 Small networks spend more time in autograd's bookkeeping than in these products.
+
+The logits of thousands of classes can take more memory than all else. For many of them the last layer and its loss are
+computed over chunks of rows, forward and backward at once, so that only a chunk's logits exist at a time.
 """
 
 from __future__ import annotations
@@ -17,9 +20,10 @@ from typing import TYPE_CHECKING, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from fcnet.functional.linear_cross_entropy import linear_loss_and_grads, takes_chunks
 from fcnet.losses import CrossEntropy
-from fcnet.models.layers import ACTIVATION_GRADS
-from fcnet.models.mlp import MLP, LogisticRegression
+from fcnet.models.layers import ACTIVATION_GRADS, Dense
+from fcnet.models.mlp import MLP, LogisticRegression, outputs_to_classes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,16 +44,20 @@ def make_gradient_fn(model: nn.Module, loss: Loss, precision: torch.dtype) -> Gr
 
     Returns:
         A function of this rank's slice of a global batch. It sets ``grad`` of every parameter, which must be None, to
-        the slice's part of the gradient of the global mean loss, and returns the sum of the losses and the logits.
+        the slice's part of the gradient of the global mean loss. It returns the sum of the losses, and the logits or,
+        where they never exist all at once, the predicted classes, int64 (B,).
     """
     if precision == torch.float32 and isinstance(loss, CrossEntropy) and can_backpropagate(model):
         return lambda batch: backpropagate(model, batch.images, batch.target, loss, scale=1.0 / batch.size)
 
     def by_autograd(batch: Batch) -> tuple[Tensor, Tensor]:
+        scale = 1.0 / batch.size  # the mean over the global batch, not this rank's slice
+        if can_chunk_logits(model, loss, batch.images):
+            return _chunked_by_autograd(model, batch, loss, precision, scale)
         with autocast(precision, batch.images.device):
             logits: Tensor = model(batch.images)
             total = loss(logits, batch.target)
-        total.backward(total.new_full((), 1.0 / batch.size))  # the mean over the global batch, not this rank's slice
+        total.backward(total.new_full((), scale))
         return total.detach(), logits.detach()
 
     return by_autograd
@@ -66,21 +74,22 @@ def accumulate_gradients(
         parameters: the parameters that get a gradient.
 
     Returns:
-        The sum of the losses, and the logits of all micro-batches in order.
+        The sum of the losses, and the logits of the only micro-batch or the predicted classes of all in order.
     """
     results = []
     gradients: list[Tensor | None] = [None] * len(parameters)
     for micro_batch in micro_batches:
         for parameter in parameters:
             parameter.grad = None
-        results.append(compute_gradients(micro_batch))
+        loss, outputs = compute_gradients(micro_batch)
         if len(micro_batches) == 1:
-            return results[0]
+            return loss, outputs
+        results.append((loss, outputs_to_classes(outputs)))
         gradients = [_add_gradients(total, p.grad) for total, p in zip(gradients, parameters, strict=True)]
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
-    losses, logits = zip(*results, strict=True)
-    return torch.stack(losses).sum(), torch.cat(logits)
+    losses, classes = zip(*results, strict=True)
+    return torch.stack(losses).sum(), torch.cat(classes)
 
 
 def _add_gradients(total: Tensor | None, gradient: Tensor | None) -> Tensor | None:
@@ -88,6 +97,87 @@ def _add_gradients(total: Tensor | None, gradient: Tensor | None) -> Tensor | No
     if total is None or gradient is None:
         return gradient if total is None else total
     return total.add_(gradient)
+
+
+def can_chunk_logits(model: nn.Module, loss: Loss, x: Tensor) -> bool:
+    """Returns whether the last layer and its loss can, and should, be computed over chunks of rows.
+
+    They should if the logits are many. A hook rules chunks out, because neither the model nor its last layer is called.
+
+    Args:
+        model: any model.
+        loss: any loss.
+        x: the inputs of a batch (B, …).
+
+    Example:
+        >>> x, loss = torch.zeros(1024, 4), CrossEntropy()
+        >>> can_chunk_logits(MLP(4, (3,), 10), loss, x), can_chunk_logits(MLP(4, (3,), 20_000), loss, x)
+        (False, True)
+    """
+    if not (isinstance(model, MLP) and model.num_classes > 2 and takes_chunks(len(x), model.num_classes)):
+        return False
+    head = model.dense_layers()[-1]
+    return (
+        type(model) in (MLP, LogisticRegression)
+        and type(head) is Dense
+        and type(loss) is CrossEntropy
+        and x.dtype == head.weight.dtype
+        and not has_hooks(model)
+    )
+
+
+def _chunked_by_autograd(
+    model: nn.Module, batch: Batch, loss: Loss, precision: torch.dtype, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Backpropagates the last layer over chunks of rows, and the layers below by autograd."""
+    assert isinstance(model, MLP)
+    assert isinstance(loss, CrossEntropy)
+    *hidden, head = model.dense_layers()
+    with autocast(precision, batch.images.device):
+        a = model.flatten_inputs(batch.images)
+        for layer in hidden:
+            a = layer(a)
+    dtype = precision if head.weight.dtype == torch.float32 else head.weight.dtype  # as autocast has it
+    with torch.no_grad():
+        total, classes, grad_a = _backpropagate_head(
+            head, a, batch.target, loss, scale=scale, dtype=dtype, needs_grad=a.requires_grad
+        )
+    if grad_a is not None:
+        a.backward(grad_a)
+    return total, classes
+
+
+def _backpropagate_head(
+    head: Dense,
+    a: Tensor,
+    target: Tensor,
+    loss: CrossEntropy,
+    *,
+    scale: float,
+    dtype: torch.dtype,
+    needs_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Sets the gradients of the last layer, over chunks of rows.
+
+    Returns:
+        The sum of the losses, the predicted classes, and ``scale`` times the gradient in a, None if it is not needed.
+    """
+    parameters = [head.weight] if head.bias is None else [head.weight, head.bias]
+    wanted = needs_grad, head.weight.requires_grad, head.bias is not None and head.bias.requires_grad
+    classes = torch.empty(len(a), dtype=torch.int64, device=a.device)
+    total, (grad_a, *grads) = linear_loss_and_grads(
+        a,
+        head.weight,
+        head.bias,
+        loss.chunkable_target(target, torch.promote_types(dtype, torch.float32)),
+        wanted,
+        1.0 / scale,
+        dtype=dtype,
+        classes=classes,
+    )
+    for parameter, grad in zip(parameters, grads, strict=False):
+        parameter.grad = grad
+    return total, classes, grad_a
 
 
 def can_backpropagate(model: nn.Module) -> TypeGuard[MLP]:
@@ -137,7 +227,8 @@ def backpropagate(
         scale: the factor on the gradient, 1 / B for the mean loss.
 
     Returns:
-        The loss without the factor, a scalar, and the logits, (B,) or (B, C).
+        The loss without the factor, a scalar; and the logits, (B,) or (B, C), or the predicted classes, int64 (B,), if
+        there are too many logits to hold all at once.
 
     Source:
         Rumelhart, Hinton and Williams, "Learning representations by back-propagating errors", 1986.
@@ -151,21 +242,29 @@ def backpropagate(
         >>> torch.testing.assert_close(by_hand, list(by_autograd))
     """
     layers = model.dense_layers()
+    chunked = can_chunk_logits(model, loss, x)
+    whole = layers[:-1] if chunked else layers
 
     # Forward, keeping a[l−1] and z[l] of each layer.
     inputs, preactivations = [], []
     a = model.flatten_inputs(x)
-    for layer in layers:
+    for layer in whole:
         z = layer.preactivation(a)
         inputs.append(a)
         preactivations.append(z)
         a = layer.output(z, a)
-    logits = a.squeeze(1) if model.num_classes == 2 else a
 
     # Backward, from ∂R/∂a of the last layer, whose activation is the identity.
-    total, grad = loss.loss_and_grad(logits, target)
-    grad_a = grad.mul_(scale).view(a.shape)
-    for layer, a_before, z in zip(reversed(layers), reversed(inputs), reversed(preactivations), strict=True):
+    if chunked:
+        total, outputs, grad_a = _backpropagate_head(
+            layers[-1], a, target, loss, scale=scale, dtype=a.dtype, needs_grad=len(layers) > 1
+        )
+    else:
+        outputs = a.squeeze(1) if model.num_classes == 2 else a
+        total, grad = loss.loss_and_grad(outputs, target)
+        grad_a = grad.mul_(scale).view(a.shape)
+    for layer, a_before, z in zip(reversed(whole), reversed(inputs), reversed(preactivations), strict=True):
+        assert grad_a is not None
         delta = ACTIVATION_GRADS[layer.activation](grad_a, z)  # δ[l] = ∂R/∂a[l] · g′(z[l])
         layer.weight.grad = delta.T @ a_before
         if layer.bias is not None:
@@ -173,7 +272,7 @@ def backpropagate(
         if layer is not layers[0]:
             grad_before = delta @ layer.weight
             grad_a = grad_before.add_(grad_a) if layer.residual else grad_before
-    return total, logits
+    return total, outputs
 
 
 def autocast(dtype: torch.dtype, device: torch.device) -> contextlib.AbstractContextManager[object]:

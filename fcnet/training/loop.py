@@ -53,7 +53,7 @@ def train_step(training: TrainingState[Any], batch: Batch, step_inputs: Sequence
             training.dropout_rng.reseed(training.step)
 
         # Forward and backward: `grad` of each parameter becomes this rank's part of the global batch's mean gradient.
-        loss, logits = accumulate_gradients(training.compute_gradients, batch.split(algorithm.accumulate), parameters)
+        loss, outputs = accumulate_gradients(training.compute_gradients, batch.split(algorithm.accumulate), parameters)
 
         # All-reduce: sum the gradients and the losses of all ranks.
         scalars = [distributed.all_reduce_gradients(parameters, loss)]
@@ -61,9 +61,9 @@ def train_step(training: TrainingState[Any], batch: Batch, step_inputs: Sequence
         # Clip. The norm is that of the global gradient, so clipping follows the all-reduce.
         if algorithm.clip_norm:
             scalars.append(nn.utils.clip_grad_norm_(parameters, algorithm.clip_norm))
-        return loss, logits, scalars
+        return loss, outputs, scalars
 
-    loss, logits, scalars = compute_gradient()
+    loss, outputs, scalars = compute_gradient()
 
     # Finite check, before the parameters can take up a NaN.
     training.check_step(batch, *scalars)
@@ -85,7 +85,7 @@ def train_step(training: TrainingState[Any], batch: Batch, step_inputs: Sequence
         training.average.update(ema_weight)
 
     # Metrics: the loss and the predictions before the step. On a CPU they are cheaper to add up several at a time.
-    training.metrics.update(loss, logits, batch, deferred=training.reads_losses)
+    training.metrics.update(loss, outputs, batch, deferred=training.reads_losses)
     training.step += 1
 
 

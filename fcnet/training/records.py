@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fcnet.models.mlp import logits_to_classes
+from fcnet.models.mlp import outputs_to_classes
 from fcnet.runtime import distributed
 from fcnet.runtime.hardware import float64_device
 
@@ -74,33 +74,35 @@ class MetricAccumulator:
         self._flush()
         return self._loss
 
-    def update(self, loss: Tensor, logits: Tensor, batch: Batch, *, deferred: bool = False) -> None:
+    def update(self, loss: Tensor, outputs: Tensor, batch: Batch, *, deferred: bool = False) -> None:
         """Adds one batch, without a host sync.
 
         Args:
             loss: the sum of the losses of this rank's slice.
-            logits: the logits of this rank's slice.
+            outputs: the logits of this rank's slice, or its predicted classes, int64 (B,).
             batch: this rank's slice of the global batch.
             deferred: whether to add several batches at once later. On a CPU the calls cost more than the arithmetic on
                 a small batch.
         """
         self.num_images += batch.size
         if deferred or self._on_host:
-            self._pending.append((loss, logits, batch.labels))
-            if len(self._pending) * logits.numel() >= _MAX_PENDING_LOGITS:
+            if self._pending and self._pending[-1][1].shape[1:] != outputs.shape[1:]:
+                self._flush()  # logits after classes, or classes after logits
+            self._pending.append((loss, outputs, batch.labels))
+            if len(self._pending) * outputs.numel() >= _MAX_PENDING_LOGITS:
                 self._flush()
         else:
             self._loss += loss
-            self._num_correct += _count_correct(logits, batch.labels)
+            self._num_correct += _count_correct(outputs, batch.labels)
 
     def _flush(self) -> None:
         """Adds the pending batches."""
         if not self._pending:
             return
-        losses, logits, labels = zip(*self._pending, strict=True)
+        losses, outputs, labels = zip(*self._pending, strict=True)
         # One loss after another, so that the rounding of the sum does not depend on when it was flushed.
         self._loss.fill_(functools.reduce(operator.add, torch.stack(losses).tolist(), self._loss.item()))
-        self._num_correct += _count_correct(torch.cat(logits), torch.cat(labels)).to(self._num_correct.device)
+        self._num_correct += _count_correct(torch.cat(outputs), torch.cat(labels)).to(self._num_correct.device)
         self._pending.clear()
 
     def reset(self) -> None:
@@ -129,5 +131,5 @@ class MetricAccumulator:
         self.num_images = num_images
 
 
-def _count_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    return (logits_to_classes(logits) == labels).sum()
+def _count_correct(outputs: Tensor, labels: Tensor) -> Tensor:
+    return (outputs_to_classes(outputs) == labels).sum()

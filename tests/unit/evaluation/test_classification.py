@@ -49,6 +49,35 @@ def test_loss_and_confusion_matrix_agree_with_torch_for_any_batch_size(num_class
     assert result.confusion.table() == tuple(map(tuple, counts.tolist()))
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_batch_of_many_logits_is_evaluated_in_parts(monkeypatch: pytest.MonkeyPatch, *, known: bool) -> None:
+    model, whole, parts = make_model(5), list[Tensor](), list[Tensor]()
+    tested: nn.Module = model if known else nn.Sequential(model)  # without `num_classes`
+    expected = evaluate(tested, make_batches(5), on_batch=lambda *given: whole.extend(given))
+    monkeypatch.setattr("fcnet.evaluation.classification._MAX_LOGITS", 10)
+    result = evaluate(tested, make_batches(5), on_batch=lambda *given: parts.extend(given))
+    sizes = [len(labels) for labels in parts[1::2]]
+    assert sizes == ([2, 2, 2, 1] if known else [4, 3]) + [2, 2, 2, 1] * 2 + [2]
+    assert_close(torch.cat(parts[0::2]), torch.cat(whole[0::2]))
+    assert torch.cat(parts[1::2]).equal(torch.cat(whole[1::2]))
+    assert result.loss == pytest.approx(expected.loss, rel=1e-6)
+    assert result.confusion.table() == expected.confusion.table()
+
+
+@pytest.mark.parametrize("collected", [False, True])
+def test_several_ranks_collect_whole_slices_to_keep_the_order(
+    monkeypatch: pytest.MonkeyPatch, *, collected: bool
+) -> None:
+    ranks = {"world_size": lambda: 2, "rank": lambda: 0, "all_reduce": lambda x: x, "all_gather": lambda x: [x]}
+    for name, function in ranks.items():
+        monkeypatch.setattr(f"fcnet.runtime.distributed.{name}", function)
+    monkeypatch.setattr("fcnet.evaluation.classification._MAX_LOGITS", 10)
+    model, sizes = make_model(5), list[int]()
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    evaluate(model, make_batches(5, 8), on_batch=(lambda *_: None) if collected else None)
+    assert sizes == ([4, 4, 3] if collected else [2, 2, 2, 2, 2, 1])
+
+
 @given(st.sampled_from([2, 3, 5]), st.integers(1, 30))
 def test_the_figures_follow_from_the_confusion_matrix(num_classes: int, batch_size: int) -> None:
     result = evaluate(make_model(num_classes), make_batches(num_classes, batch_size))

@@ -155,13 +155,44 @@ def test_torch_func_and_the_compiler_give_the_same() -> None:
     assert_close(whole(x, w, y), F.linear_cross_entropy(x, w, y), rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_that_of_the_cross_entropy(dtype: torch.dtype) -> None:
-    given = make_arguments()
-    x, w = given["input"].detach().to(dtype), given["linear_weight"].detach().to(dtype)
-    expected = F.cross_entropy(torch.nn.functional.linear(x, w), given["target"])
-    assert torch.equal(F.linear_cross_entropy(x, w, given["target"]), expected)
+def test_chunks_in_half_precision_round_as_all_logits_do(
+    dtype: torch.dtype, *, autocast: bool, soft: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = make_arguments(soft=soft, bias=True, label_smoothing=0.1)
+    for name, value in given.items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            given[name] = value.detach().to(torch.float32 if autocast else dtype).requires_grad_(value.requires_grad)
+
+    def compute() -> list[Tensor]:
+        with torch.autocast("cpu", dtype=dtype, enabled=autocast):
+            loss = F.linear_cross_entropy(**given)
+        return [loss, *torch.autograd.grad(loss, leaves(given))]
+
+    whole = compute()
+    monkeypatch.setattr(LINEAR, "_MIN_CHUNKED_LOGITS", 0)
+    chunks = compute()
+    assert_close(chunks, whole, rtol=0.01, atol=0.002)  # a digit of bfloat16 is 1 / 128
+    assert [part.dtype for part in chunks] == [part.dtype for part in whole]
+    assert_close(chunks[0], whole[0], rtol=1e-6 if autocast else 0.01, atol=0)  # the same rounded logits
+
+
+def test_the_loss_is_differentiable_twice_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = make_arguments(bias=True)
+    for name in ("input", "linear_weight", "linear_bias"):
+        given[name] = given[name].detach().float().requires_grad_()
+
+    def second() -> list[Tensor]:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = F.linear_cross_entropy(**given)
+        grads = torch.autograd.grad(loss, leaves(given), create_graph=True)
+        return list(torch.autograd.grad(torch.stack([grad.square().sum() for grad in grads]).sum(), leaves(given)))
+
+    whole = second()
+    monkeypatch.setattr(LINEAR, "_MIN_CHUNKED_LOGITS", 0)
+    assert_close(second(), whole, rtol=0.02, atol=0.01)
 
 
 @pytest.mark.usefixtures("small_chunks")

@@ -64,6 +64,15 @@ def test_pending_batches_are_added_before_they_hold_many_logits(monkeypatch: pyt
     assert pending[:4] == [40, 80, 0, 40]
 
 
+@pytest.mark.parametrize("deferred", [False, True])
+def test_predicted_classes_count_as_their_logits_do(*, deferred: bool) -> None:
+    expected, metrics = MetricAccumulator(torch.device("cpu")), MetricAccumulator(torch.device("cpu"))
+    for number, (loss, logits, batch) in enumerate(batches(6, 8, 10)):
+        expected.update(loss, logits, batch)
+        metrics.update(loss, logits if number % 3 else logits.argmax(1), batch, deferred=deferred)
+    assert metrics.sums().tolist() == expected.sums().tolist()
+
+
 def test_reset_and_restore_drop_pending_batches() -> None:
     metrics, (first, second, third) = MetricAccumulator(torch.device("cpu")), batches(3, 4, 10)
     metrics.update(*first, deferred=True)
