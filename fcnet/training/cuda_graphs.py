@@ -65,9 +65,11 @@ def cuda_graph(device: torch.device, work: Callable[[], None], generators: Seque
             work()
     except BaseException:
         graph.reset()
-        # Some versions of torch end the use of the pool in a successful capture alone. Their allocator would take this
-        # one to be under way for ever.
-        with contextlib.suppress(RuntimeError):  # it has ended
+        # Some versions of torch end the use of the pool in a successful capture alone. To their allocator and to their
+        # default generator, from which torch's dropout draws, this one would be under way for ever.
+        default = torch.cuda.default_generators[index]
+        default.graphsafe_set_state(default.clone_state())  # a clone is not in a capture
+        with contextlib.suppress(RuntimeError):  # the use has ended
             torch._C._cuda_endAllocateToPool(index, pool)
             torch._C._cuda_releasePool(index, pool)
         raise

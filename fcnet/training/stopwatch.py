@@ -47,7 +47,9 @@ class Stopwatch:
     def stop(self) -> None:
         """Waits until the device has finished its work, and stops."""
         synchronize(self._device)
-        self.reset(self.seconds)
+        if self._since is not None:
+            self._stopped += time.perf_counter() - self._since
+            self._since = None
 
     def reset(self, seconds: float = 0.0) -> None:
         """Stops now and sets the seconds."""

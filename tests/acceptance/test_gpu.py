@@ -194,6 +194,7 @@ def test_a_model_that_synchronizes_trains_without_graphs_and_leaves_the_device_u
     assert training.graphed_steps is not None
     assert training.graphed_steps.capture_error is not None
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    assert torch.rand(3, device="cuda").device.type == "cuda"
     again = make_training()
     final_state(again)
     assert again.graphed_steps is not None

@@ -547,6 +547,7 @@ class Cuda:
     Attributes:
         streams: all streams that were made.
         current: the current stream.
+        generator: the default generator.
         recording: the memory pools to which the allocator directs a capture's tensors.
         uses: the number of uses of each memory pool.
         ends_broken_captures: whether the end of a broken capture ends the use of its pool, as newer versions of torch
@@ -559,11 +560,13 @@ class Cuda:
         self.recording: set[tuple[int, int]] = set()
         self.uses: dict[tuple[int, int], int] = {}
         self.is_broken, self.ends_broken_captures = False, ends_broken_captures
+        self.generator = FakeGenerator()
         replacements = {
             "CUDAGraph": lambda: FakeGraph(self),
             "Stream": self._new_stream,
             "current_device": lambda: 0,
             "current_stream": lambda index: self.current,
+            "default_generators": (self.generator,),
             "device": contextlib.nullcontext,
             "graph": self.capture,
             "graph_pool_handle": lambda: (0, len(self.uses) + 1),
@@ -593,6 +596,7 @@ class Cuda:
         before, self.current, self.is_broken = self.current, stream, False
         graph.pool = pool
         self.recording.add(pool)
+        self.generator.is_capturing = True
         self.uses[pool] = self.uses.get(pool, 0) + 1
         try:
             yield
@@ -601,7 +605,7 @@ class Cuda:
                 self._end(0, pool)
             if self.is_broken:
                 raise RuntimeError("operation failed due to a previous error during capture")
-            graph.has_ended = True
+            graph.has_ended, self.generator.is_capturing = True, False
             self.current = before
 
     def wait(self) -> None:
@@ -617,6 +621,19 @@ class Cuda:
     def _release(self, index: int, pool: tuple[int, int]) -> None:
         self.uses[pool] -= 1
         assert self.uses[pool] >= 0
+
+
+class FakeGenerator:
+    """A generator, whose state a broken capture leaves in a capture."""
+
+    def __init__(self) -> None:
+        self.is_capturing = False
+
+    def clone_state(self) -> FakeGenerator:
+        return FakeGenerator()
+
+    def graphsafe_set_state(self, other: FakeGenerator) -> None:
+        self.is_capturing = other.is_capturing
 
 
 class FakeGraph:
@@ -655,6 +672,7 @@ def test_a_refused_capture_leaves_nothing_behind(
         assert str(raised.value.__context__ or raised.value).startswith(("operation not permitted", "no graph of this"))
         assert cuda.current is cuda.main
         assert not cuda.recording
+        assert not cuda.generator.is_capturing
         assert set(cuda.uses.values()) == {0}
     assert len(cuda.uses) == 2
 
