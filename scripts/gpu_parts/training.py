@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.report import synchronize
 from fcnet.config.presets import list_presets
+from fcnet.runtime.hardware import synchronize
 from fcnet.training.algorithm import GradientDescent
 from fcnet.training.loop import Training
 from gpu_parts.settings import Result
