@@ -50,6 +50,7 @@ PARTS = {
     "recorded_seconds": Part(training.recorded_seconds),
     "bit_identity": Part(training.bit_identity),
     "step_profile": Part(training.step_profile),
+    "precisions": Part(training.precisions),
     "losses": Part(losses.losses),
     "refused_capture": Part(training.refused_capture, not_cuda),
     "second_device": Part(training.second_device, no_second_gpu),

@@ -235,8 +235,9 @@ class Train(Section):
     Validation and test losses are always the cross-entropy."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Label smoothing ε: the target is (1 − ε) · one-hot + ε / C."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Dtype of matrix products. Parameters and sums stay float32."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Precision of matrix products. Parameters and sums stay float32. tf32 rounds the factors of products to 10 bits on
+    an NVIDIA GPU; elsewhere it is float32."""
     ema_decay: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Decay of an exponential moving average of the weights, which replaces them in validation and in the final model.
     0: no average."""

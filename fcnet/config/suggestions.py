@@ -50,7 +50,7 @@ _KEY_SYNONYMS = {
     "train.accumulate": "accumulation gradaccum accumulategradbatches gradientaccumulationsteps accumulationsteps",
     "train.loss": "criterion lossfn lossfunction objective",
     "train.label_smoothing": "smoothing labelsmooth",
-    "train.precision": "amp fp16 bf16 half dtype mixedprecision",
+    "train.precision": "amp fp16 bf16 half dtype mixedprecision allowtf32",
     "train.ema_decay": "ema averaging",
     "train.patience": "earlystopping earlystop",
     "train.select": "monitor metric bestmetric metricforbestmodel selection selectby criterionforbest",

@@ -6,7 +6,7 @@ B images. "Finite" means neither NaN nor ±inf.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -168,7 +168,7 @@ def nonfinite_error(
     lr: float,
     clip_norm: float,
     warmed: bool,
-    precision: torch.dtype,
+    precision: torch.dtype | Literal["tf32"],
 ) -> NonFiniteError:
     """Builds the error for NaN or inf in a training, with advice that fits its settings.
 
@@ -179,7 +179,7 @@ def nonfinite_error(
         lr: the learning rate before the schedule.
         clip_norm: the bound of the gradient norm; 0 for none.
         warmed: whether the learning rate is warmed up.
-        precision: the dtype of matrix products.
+        precision: the dtype of matrix products, or ``"tf32"``.
 
     Example:
         >>> location = NonFiniteLocation(2, "z of layer 2")

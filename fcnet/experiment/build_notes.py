@@ -60,6 +60,8 @@ def setting_notes(config: schema.Config, batches: Batches) -> Iterator[str]:
     """
     yield from schedule_notes(config)
     yield from selection_notes(config)
+    if config.train.precision == "tf32" and batches.device.type != "cuda":
+        yield f'train.precision = "tf32" is float32 on the device {batches.device}: TF32 needs an NVIDIA GPU'
     if config.model.kind == "mlp" and config.model.hidden and config.model.normalization == "batch":
         yield from batch_norm_notes(config.train, batches.num_images, batches.batch_size)
 

@@ -68,7 +68,7 @@ def make_algorithm(config: schema.Config, model: MLP, steps_per_epoch: int) -> G
             else losses.ScoreLoss(train.loss, train.label_smoothing)
         ),
         clip_norm=config.optimizer.clip_norm,
-        precision=torch.bfloat16 if train.precision == "bfloat16" else torch.float32,
+        precision="tf32" if train.precision == "tf32" else getattr(torch, train.precision),
         accumulate=train.accumulate,
         ema_decay=train.ema_decay,
         patience=train.patience,

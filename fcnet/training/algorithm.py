@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -34,6 +34,7 @@ class GradientDescent:
         clip_norm: the largest norm of the global batch's gradient, over all parameters together. Clipping shortens a
             longer gradient to this norm; 0 turns it off.
         precision: the dtype of matrix products. ``torch.bfloat16`` runs the forward pass and the loss under autocast.
+            ``"tf32"`` rounds the factors of float32 products to 10 bits, on an NVIDIA GPU alone.
         accumulate: the number of micro-batches per batch. They pass through the network one after another, to save
             memory, and their gradients add up to the batch's. Batch norm uses the statistics of each micro-batch.
         ema_decay: β of the exponential moving average of the weights, W̄ ← β W̄ + (1 − β) W after each step.
@@ -59,7 +60,7 @@ class GradientDescent:
     schedule: Schedule = field(default_factory=constant)
     loss: Loss = field(default_factory=CrossEntropy)
     clip_norm: float = 0.0
-    precision: torch.dtype = torch.float32
+    precision: torch.dtype | Literal["tf32"] = torch.float32
     accumulate: int = 1
     ema_decay: float = 0.0
     patience: int = 0
@@ -77,7 +78,7 @@ class GradientDescent:
             "schedule": ("a function of the step such as fcnet.optim.schedules.cosine(1000)", callable(self.schedule)),
             "loss": ("a function such as fcnet.losses.CrossEntropy()", _is_function(self.loss)),
             "clip_norm": ("a number of at least 0", _is_number(self.clip_norm)),
-            "precision": ("a dtype such as torch.bfloat16", isinstance(self.precision, torch.dtype)),
+            "precision": ('a dtype such as torch.bfloat16, or "tf32"', _is_precision(self.precision)),
             "accumulate": ("a whole number of at least 1", _is_count(self.accumulate, 1)),
             "ema_decay": ("a number from 0 to less than 1", _is_number(self.ema_decay) and self.ema_decay < 1.0),
             "patience": ("a whole number of at least 0", _is_count(self.patience, 0)),
@@ -97,6 +98,10 @@ def _is_count(value: object, least: int) -> bool:
 
 def _is_number(value: object) -> bool:
     return not isinstance(value, bool) and isinstance(value, numbers.Real) and 0.0 <= float(value) < math.inf
+
+
+def _is_precision(value: object) -> bool:
+    return isinstance(value, torch.dtype) or value == "tf32"
 
 
 def _is_function(value: object) -> bool:

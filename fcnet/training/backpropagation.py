@@ -15,7 +15,7 @@ computed over chunks of rows, forward and backward at once, so that only a chunk
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -34,19 +34,21 @@ if TYPE_CHECKING:
     GradientFn = Callable[[Batch], tuple[Tensor, Tensor]]
 
 
-def make_gradient_fn(model: nn.Module, loss: Loss, precision: torch.dtype) -> GradientFn:
+def make_gradient_fn(model: nn.Module, loss: Loss, precision: torch.dtype | Literal["tf32"]) -> GradientFn:
     """Returns a function that computes the gradient of a batch: by hand for plain dense layers, else by autograd.
 
     Args:
         model: computes logits from images.
         loss: returns the sum of a batch's losses.
-        precision: the dtype of matrix products.
+        precision: the dtype of matrix products, or ``"tf32"``.
 
     Returns:
         A function of this rank's slice of a global batch. It sets ``grad`` of every parameter, which must be None, to
         the slice's part of the gradient of the global mean loss. It returns the sum of the losses, and the logits or,
         where they never exist all at once, the predicted classes, int64 (B,).
     """
+    if precision == "tf32":
+        return _in_tf32(make_gradient_fn(model, loss, torch.float32))
     if precision == torch.float32 and isinstance(loss, CrossEntropy) and can_backpropagate(model):
         return lambda batch: backpropagate(model, batch.images, batch.target, loss, scale=1.0 / batch.size)
 
@@ -61,6 +63,23 @@ def make_gradient_fn(model: nn.Module, loss: Loss, precision: torch.dtype) -> Gr
         return total.detach(), logits.detach()
 
     return by_autograd
+
+
+def _in_tf32(compute_gradients: GradientFn) -> GradientFn:
+    """Returns a function that computes gradients with products in TF32 on an NVIDIA GPU, and as they are elsewhere."""
+
+    def in_tf32(batch: Batch) -> tuple[Tensor, Tensor]:
+        if batch.images.device.type != "cuda":
+            return compute_gradients(batch)
+        # The setting is the process's, not the thread's, so it holds for autograd's threads too.
+        matmul = torch.backends.cuda.matmul
+        before, matmul.fp32_precision = matmul.fp32_precision, "tf32"
+        try:
+            return compute_gradients(batch)
+        finally:
+            matmul.fp32_precision = before
+
+    return in_tf32
 
 
 def accumulate_gradients(
@@ -275,8 +294,10 @@ def backpropagate(
     return total, outputs
 
 
-def autocast(dtype: torch.dtype, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Returns a context that computes matrix products in a dtype. float32 needs none."""
-    if dtype == torch.float32:
+def autocast(
+    precision: torch.dtype | Literal["tf32"], device: torch.device
+) -> contextlib.AbstractContextManager[object]:
+    """Returns a context that computes matrix products in a dtype. float32 and TF32 need none."""
+    if precision == "tf32" or precision == torch.float32:
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=dtype)
+    return torch.autocast(device.type, dtype=precision)

@@ -108,6 +108,19 @@ def step_profile(settings: Settings) -> Result:
     )
 
 
+def precisions(settings: Settings) -> Result:
+    """Times an epoch in each precision, after two that warm up and capture."""
+    figures: dict[str, Any] = {}
+    for precision in ("float32", "tf32", "bfloat16"):
+        training = settings.build("data.validation=0.0", "train.epochs=5", f'train.precision="{precision}"').training
+        records = [record for record in training.advance() if record is not None]
+        figures[precision] = {
+            "milliseconds_a_step": 1e3 * min(record.seconds for record in records[2:]) / len(training.batches),
+            "train_loss": records[-1].train_loss,
+        }
+    return Result(figures)
+
+
 class _SynchronizingReLU(nn.ReLU):
     """A ReLU that reads a value, so that no graph can be captured."""
 

@@ -103,6 +103,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "all": {"accumulate": 2, "clip_norm": 0.5, "ema_decay": 0.9, "loss": CrossEntropy(0.1)},
     "bfloat16": {"precision": torch.bfloat16},
+    "tf32": {"precision": "tf32"},
 }
 OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] = {
     "sgd": partial(torch.optim.SGD, lr=0.1, momentum=0.9, fused=True),
@@ -225,6 +226,16 @@ def test_a_captured_loss_equals_the_plain_loss(target: str) -> None:
     graph.replay()
     assert_close(captured, step())
     assert_close(captured[0].cpu(), F.cross_entropy(x.cpu(), y.cpu(), label_smoothing=0.1 * (target == "smoothed")))
+
+
+def test_tf32_rounds_the_products_of_steps_and_nothing_beside_them() -> None:
+    losses = {}
+    for settings in ("plain", "tf32"):
+        record = next(record for record in make_training(settings=settings).advance() if record is not None)
+        losses[settings] = record.train_loss
+    assert losses["tf32"] != losses["plain"]
+    assert losses["tf32"] == pytest.approx(losses["plain"], rel=1e-2)
+    assert torch.backends.cuda.matmul.fp32_precision == "none"
 
 
 TRANSFORMS = (Flip(), Shift(1), Affine(15.0, 0.2), ColorJitter(0.4), Cutout(3))

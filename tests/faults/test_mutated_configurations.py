@@ -65,7 +65,7 @@ CHOICES: dict[str, list[object]] = {
     "train.batch_size": [1, 7, 64, "all"],
     "train.accumulate": [1, 3, LARGE],
     "train.label_smoothing": [0.0, 0.1],
-    "train.precision": ["float32", "bfloat16"],
+    "train.precision": ["float32", "tf32", "bfloat16"],
     "train.ema_decay": [0.0, 0.9],
     "train.epochs": [1, 3, LARGE],
 }

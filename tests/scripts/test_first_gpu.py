@@ -92,6 +92,13 @@ def test_the_profile_is_a_table_of_an_epochs_operations(measured: Callable[[str]
     assert "aten::mm" in entry["text"]
 
 
+def test_each_precision_has_the_time_of_a_step(measured: Callable[[str], dict[str, Any]]) -> None:
+    figures = measured("precisions")["figures"]
+    assert list(figures) == ["float32", "tf32", "bfloat16"]
+    assert figures["tf32"]["train_loss"] == figures["float32"]["train_loss"]  # on a CPU
+    assert all(each["milliseconds_a_step"] > 0.0 for each in figures.values())
+
+
 def test_each_loss_has_its_bandwidth_and_its_errors(measured: Callable[[str], dict[str, Any]]) -> None:
     figures = measured("losses")["figures"]
     assert {row["loss"] for row in figures["bandwidth"]} >= {"fcnet", "torch"}

@@ -377,7 +377,7 @@ ERRORS = [
         "sead = 1\n[model]\nhidden = [8, 0]\ndropout = 1\n[train]\nprecision = 'float64'\n",
         "model.hidden.1 (x.toml:3) must be at least 1, got 0",
         "model.dropout (x.toml:4) must be less than 1.0, got 1",
-        "train.precision (x.toml:6) must be one of \"float32\", \"bfloat16\", got \"float64\"; "
+        "train.precision (x.toml:6) must be one of \"float32\", \"tf32\", \"bfloat16\", got \"float64\"; "
         "the nearest is \"float32\"",
         "sead (x.toml:1) is not a known key; the nearest is seed"),
     on_config("no path for images", "[data]\nsource = 'images'\n",

@@ -214,3 +214,12 @@ def test_the_parts_named_by_the_note_are_those_of_a_batch() -> None:
 
 def test_networks_without_batch_normalization_take_batches_of_any_size() -> None:
     assert build_experiment(train={"batch_size": 1}).notes == ()
+
+
+@pytest.mark.parametrize(("precision", "is_noted"), [("tf32", True), ("float32", False), ("bfloat16", False)])
+def test_tf32_on_a_cpu_is_said_to_be_float32(
+    precision: Literal["tf32", "float32", "bfloat16"], is_noted: bool, tmp_path: Path
+) -> None:
+    data = write_arrays(tmp_path / "own.npz")
+    notes = build_data(data, train=schema.Train(precision=precision)).notes
+    assert ('train.precision = "tf32" is float32 on the device cpu: TF32 needs an NVIDIA GPU' in notes) is is_noted

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +18,9 @@ from torch.utils._pytree import tree_leaves
 
 from fcnet.data.batches import Batch, Batches
 from fcnet.losses import CrossEntropy
+from fcnet.models.layers import Dropout
 from fcnet.models.mlp import MLP, LogisticRegression
+from fcnet.training import backpropagation
 from fcnet.training.algorithm import GradientDescent
 from fcnet.training.backpropagation import (
     accumulate_gradients,
@@ -232,3 +236,40 @@ def test_no_tensor_of_a_step_with_many_classes_is_as_large_as_its_logits(
     assert largest.num_bytes <= size * num_classes * precision.itemsize // share
     assert 9.0 < loss < 11.0  # log 21,841 is 9.99
     assert accuracy < 0.01
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cuda", "tf32"), ("cpu", "none")])
+@pytest.mark.parametrize("fails", [False, True])
+def test_tf32_is_set_for_the_gradient_on_cuda_alone_and_restored(
+    device: str, expected: str, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matmul, seen = torch.backends.cuda.matmul, []
+
+    def record(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        seen.append(matmul.fp32_precision)
+        if fails:
+            raise ValueError("a loss that fails")
+        return torch.zeros(()), torch.zeros(())
+
+    monkeypatch.setattr(backpropagation, "backpropagate", record)
+    compute_gradients = make_gradient_fn(MLP(4, (3,), 2), CrossEntropy(), "tf32")
+    batch: Any = SimpleNamespace(images=SimpleNamespace(device=torch.device(device)), target=None, size=1)
+    with contextlib.suppress(ValueError):
+        compute_gradients(batch)
+    assert seen == [expected]
+    assert matmul.fp32_precision == "none"
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_tf32_is_float32_on_a_cpu(dropout: float) -> None:
+    _, x, target = make_problem({"in_features": 4, "hidden": [3], "num_classes": 3}, 5, 0)
+    model = MLP(4, (3,), 3, dropout=dropout, generator=torch.Generator().manual_seed(0))
+    batch, gradients = Batch(x.float(), target, target, 5), []
+    for precision in ("tf32", torch.float32):
+        for layer in model.modules():
+            if isinstance(layer, Dropout):
+                layer.generator = torch.Generator().manual_seed(1)
+        model.zero_grad()
+        make_gradient_fn(model, CrossEntropy(), precision)(batch)
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert_close(gradients[0], gradients[1], rtol=0.0, atol=0.0)
