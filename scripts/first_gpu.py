@@ -52,6 +52,7 @@ PARTS = {
     "step_profile": Part(training.step_profile),
     "precisions": Part(training.precisions),
     "losses": Part(losses.losses),
+    "images_on_the_host": Part(training.images_on_the_host, not_cuda),
     "refused_capture": Part(training.refused_capture, not_cuda),
     "second_device": Part(training.second_device, no_second_gpu),
     "cifar10_gpu": Part(training.cifar10_gpu, limit_seconds=600.0),

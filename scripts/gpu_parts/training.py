@@ -10,11 +10,14 @@ import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
 from fcnet.config.presets import list_presets
+from fcnet.data import batches as batches_module
+from fcnet.data.batches import Batches
 from fcnet.runtime.hardware import synchronize
 from fcnet.training.algorithm import GradientDescent
 from fcnet.training.loop import Training
@@ -119,6 +122,29 @@ def precisions(settings: Settings) -> Result:
             "train_loss": records[-1].train_loss,
         }
     return Result(figures)
+
+
+def images_on_the_host(settings: Settings) -> Result:
+    """Compares an epoch of images on the device with one of images that stay on the host, read ahead or not.
+
+    Raises:
+        RuntimeError: reading ahead changes the losses.
+    """
+    seconds, losses = {}, {}
+    for name, on_host, ahead in (("on the device", False, False), ("read ahead", True, True), ("in turn", True, False)):
+        with contextlib.ExitStack() as stack:
+            if on_host:
+                patch = mock.patch.object(batches_module, "_move_if_fits", lambda images, device: images)
+                stack.enter_context(patch)
+            if on_host and not ahead:
+                stack.enter_context(mock.patch.object(Batches, "_reads_ahead", new=False))
+            training = settings.build("data.validation=0.0", "train.epochs=3").training
+            records = [record for record in training.advance() if record is not None]
+        seconds[name] = min(record.seconds for record in records[1:])
+        losses[name] = [record.train_loss for record in records]
+    if losses["read ahead"] != losses["in turn"]:
+        raise RuntimeError(f"losses differ: {losses}")
+    return Result({"epoch_seconds": seconds, "losses": losses})
 
 
 class _SynchronizingReLU(nn.ReLU):

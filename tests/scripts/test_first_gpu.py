@@ -99,6 +99,14 @@ def test_each_precision_has_the_time_of_a_step(measured: Callable[[str], dict[st
     assert all(each["milliseconds_a_step"] > 0.0 for each in figures.values())
 
 
+def test_images_on_the_host_are_timed_with_and_without_reading_ahead(
+    measured: Callable[[str], dict[str, Any]],
+) -> None:
+    figures = measured("images_on_the_host")["figures"]
+    assert set(figures["epoch_seconds"]) == {"on the device", "read ahead", "in turn"}
+    assert all(seconds > 0.0 for seconds in figures["epoch_seconds"].values())
+
+
 def test_each_loss_has_its_bandwidth_and_its_errors(measured: Callable[[str], dict[str, Any]]) -> None:
     figures = measured("losses")["figures"]
     assert {row["loss"] for row in figures["bandwidth"]} >= {"fcnet", "torch"}
@@ -129,6 +137,6 @@ def test_the_whole_script_runs_on_a_cpu(program: Callable[[str], Any], tmp_path:
     code, entries, _ = run_script(program, tmp_path, "--device", "cpu", "--quick")
     assert code == 0
     left_out = [name for name, entry in entries.items() if entry["status"] == "left out"]
-    assert left_out == ["gpu_tests", "refused_capture", "second_device"]
+    assert left_out == ["gpu_tests", "images_on_the_host", "refused_capture", "second_device"]
     assert entries["bit_identity"]["figures"]["identical_runs"] == ["one", "other", "killed"]
     assert entries["cifar10_gpu"]["figures"]["epochs"] == 3
