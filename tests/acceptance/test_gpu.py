@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import fcnet.functional as F
-from fcnet import train
+from fcnet import cli, train
 from fcnet.data import batches as batches_module
 from fcnet.data.batches import Augmentation, Batches, Preprocessing
 from fcnet.data.transforms.augment import Affine, ColorJitter, Cutout, Flip, Shift
@@ -97,6 +98,35 @@ def test_batches_equal_the_cpus_whether_or_not_the_images_fit_on_the_gpu(
         assert theirs.images.device.type == theirs.labels.device.type == "cuda"
         assert_close(theirs.images.cpu(), ours.images)
         assert_close(theirs.labels.cpu(), ours.labels)
+
+
+def test_images_on_the_host_are_read_ahead_until_the_loop_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches_module, "_move_if_fits", lambda images, device: images)
+    x = torch.rand(4096, 1024)
+    batches = Batches(x, torch.arange(4096), batch_size=64, device="cuda")
+    weight = torch.rand(1024, 1024, device="cuda")
+    seen: list[Tensor] = []
+    rows: list[Tensor] = []
+    for batch in batches.epoch(0, 0):
+        for _ in range(20):
+            torch.mm(weight, weight)  # the GPU lags behind the host
+        seen.append(batch.images.clone())
+        rows.append(batch.labels)
+        if len(seen) == 40:
+            break
+    assert torch.equal(torch.cat(seen).cpu(), x[torch.cat(rows).cpu()])
+    names = {thread.name for thread in threading.enumerate()}
+    assert "read-ahead" not in names
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_the_chosen_gpu_is_torchs_current_one() -> None:
+    before = torch.cuda.current_device()
+    try:
+        assert cli.choose_device("cuda:1") == torch.device("cuda", 1)
+        assert torch.cuda.current_device() == 1
+    finally:
+        torch.cuda.set_device(before)
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
