@@ -256,7 +256,7 @@ class Train(Section):
     """Seconds of training between checkpoints. 0: save after every step."""
     diagnostics_every: int = Field(default=10, ge=0, le=2**31 - 1)
     """Epochs between snapshots of activations, weights and gradients. One more is taken before the first epoch and one
-    after the last. 0: no snapshots."""
+    after the last. On a GPU the interval grows where snapshots would take more than 2% of the time. 0: no snapshots."""
 
 
 class Config(Section):

@@ -191,6 +191,23 @@ def cuda_graph_advice(reason: str | None) -> list[str]:
     return [] if reason is None else [f"steps were launched one by one, not replayed as a CUDA graph: {reason}"]
 
 
+def snapshot_advice(interval: int | None, every: int) -> list[str]:
+    """Says that a run took fewer diagnostics snapshots than configured, because they took too long.
+
+    Args:
+        interval: the number of epochs between the snapshots that were taken; None if it is that of the configuration.
+        every: ``train.diagnostics_every``.
+
+    Example:
+        >>> print(*snapshot_advice(40, 10))
+        diagnostics snapshots were taken every 40 epochs, not every 10, to take at most about 2% of the training time
+    """
+    if interval is None:
+        return []
+    taken = f"diagnostics snapshots were taken every {interval:,} epochs, not every {every:,}"
+    return [f"{taken}, to take at most about 2% of the training time"]
+
+
 def layer_advice(layers: Layers) -> list[str]:
     """Checks the activations, idle units, weights and gradients of each layer.
 

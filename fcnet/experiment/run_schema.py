@@ -73,6 +73,7 @@ class SnapshotLine(_Object):
     dead_inputs: Fraction | None
     layers: Annotated[list[LayerEntry], Field(min_length=1)]
     warnings: list[str]
+    interval: Number | None = None
 
 
 class MetricEntry(_Object):

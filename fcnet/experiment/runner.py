@@ -20,7 +20,7 @@ from fcnet.experiment.environment import describe_environment
 from fcnet.experiment.run_folder import nan_to_none
 from fcnet.experiment.run_identity import check_identity, identity_notes, run_identity
 from fcnet.experiment.run_schema import CheckpointEntries, check_object
-from fcnet.experiment.snapshots import Snapshots
+from fcnet.experiment.snapshots import Snapshots, chosen_interval, max_share
 from fcnet.losses import CrossEntropy, ScoreLoss
 from fcnet.optim.state import select_prefix
 from fcnet.runtime import distributed, memory
@@ -148,7 +148,7 @@ def _train(
             raise Stopped
     with memory.phase("saving the run"):
         training.check_finite()
-        _finish(experiment, run, records)
+        _finish(experiment, run, records, snapshots)
 
 
 def _to_line(record: EpochRecord, experiment: Experiment) -> dict[str, Any]:
@@ -164,7 +164,8 @@ def _snapshot_fn(experiment: Experiment, run: Run, lines: list[dict[str, Any]]) 
     if distributed.rank() != 0 or not experiment.diagnostics_every:
         return lambda: None
     training = experiment.training
-    snapshots = Snapshots(training, experiment.diagnostics_every)
+    share = max_share(training.batches.device)
+    snapshots = Snapshots(training, experiment.diagnostics_every, lines, max_share=share)
 
     def take_snapshot() -> None:
         is_taken = bool(lines) and lines[-1]["epoch"] == training.epoch
@@ -192,12 +193,13 @@ def _save(experiment: Experiment, run: Run, records: list[dict[str, Any]], snaps
             run.checkpoints.save(experiment.training.step, tensors, metadata)
 
 
-def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]]) -> None:
+def _finish(experiment: Experiment, run: Run, records: list[dict[str, Any]], snapshots: list[dict[str, Any]]) -> None:
     """Evaluates on the test set and writes the model, the predictions and the summary."""
     training, classifier = experiment.training, experiment.classifier
     calibration = calibrate(experiment) if experiment.config.train.calibrate else None
     result, predictions, scores = evaluate_fully(training.model, experiment.test)
     warnings = _training_warnings(experiment, records, result)
+    warnings += advice.snapshot_advice(chosen_interval(snapshots), experiment.diagnostics_every)
     figures = _validation_figures(experiment, records, is_calibrated=calibration is not None)
     if calibration is not None and calibration["reason"] is not None:
         warnings.append(f"the temperature of train.calibrate stays 1: {calibration['reason']}")

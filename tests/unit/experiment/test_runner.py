@@ -14,6 +14,7 @@ from fcnet.config.schema import Config
 from fcnet.config.toml import dump_config
 from fcnet.evaluation.prediction_files import read_predictions
 from fcnet.evaluation.selection import evaluate_by
+from fcnet.experiment import runner
 from fcnet.experiment.build import build
 from fcnet.experiment.image_classifier import load
 from fcnet.experiment.run_folder import Run
@@ -230,6 +231,25 @@ def test_snapshots_are_taken_every_n_epochs_and_change_nothing(every: int, epoch
     assert [line["epoch"] for line in run.snapshots()] == epochs
     assert (run.path / "diagnostics.jsonl").exists() is (every > 0)
     assert (run.path / "model.safetensors").read_bytes() == (other.path / "model.safetensors").read_bytes()
+
+
+def test_snapshots_that_take_too_long_become_rarer_and_stay_so_when_a_run_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(train={"diagnostics_every": 2})
+    run = make_run(tmp_path / "run", config)
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "max_share", lambda device: 1e-9)  # any snapshot takes longer
+        stop_after(run, config, 3 * STEPS_PER_EPOCH)
+    train_to_end(run, config)
+    lines = run.snapshots()
+    assert [line["epoch"] for line in lines] == [0, 2, 6]
+    interval = lines[1]["interval"]
+    assert interval > 6
+    assert interval % 2 == 0
+    assert [line for line in lines if "interval" in line] == [lines[1]]
+    warning = f"diagnostics snapshots were taken every {interval:,} epochs, not every 2, "
+    assert any(line.startswith(warning) for line in run.summary()["warnings"])
 
 
 def test_the_warnings_of_a_run_name_dead_layers_with_the_learning_rate(tmp_path: Path) -> None:

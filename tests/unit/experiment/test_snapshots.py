@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
 import pytest
@@ -134,6 +136,22 @@ def test_a_restored_training_is_due_at_the_same_epochs() -> None:
     assert state is not None
     restored.restore(*state)
     assert due_epochs(restored, [2]) == due_epochs(make_training(epochs=5), []) == [2, 4, 5]
+
+
+@pytest.mark.parametrize(("max_share", "expected"), [(math.inf, 2), (0.5, 2), (0.1, 4), (0.02, 12)])
+def test_the_interval_grows_until_its_snapshot_takes_at_most_a_share_of_the_training(
+    max_share: float, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A snapshot of 0.24 s, after two epochs of 1 s each, is 12% of the training time."""
+    training = make_training(epochs=2)
+    snapshots = Snapshots(training, 2, max_share=max_share)
+    list(training.advance())
+    monkeypatch.setattr(type(training), "train_seconds", 2.0)
+    monkeypatch.setattr(time, "perf_counter", iter([0.0, 0.24]).__next__)
+    line = snapshots.take()
+    assert snapshots.interval == expected
+    assert line.get("interval", 2) == expected
+    assert Snapshots(training, 2, [line]).interval == expected
 
 
 def test_snapshots_work_with_torch_modules() -> None:
