@@ -25,9 +25,11 @@ from fcnet.experiment.image_classifier import ImageClassifier
 from fcnet.experiment.snapshots import Snapshots
 from fcnet.losses import CrossEntropy, ScoreLoss
 from fcnet.models.mlp import MLP
+from fcnet.optim.newton_schulz import _newton_schulz
 from fcnet.optim.optimizers import Muon, parameter_groups
 from fcnet.optim.schedules import cosine
 from fcnet.training.algorithm import GradientDescent
+from fcnet.training.backpropagation import can_chunk_logits
 from fcnet.training.cuda_graphs import GraphedSteps
 from fcnet.training.loop import Training, train_step
 from fcnet.training.lr_finder import lr_range_test
@@ -153,6 +155,23 @@ def test_losses_of_a_score_stay_on_the_device(device: StandIn, name: str, balanc
         batches = make_batches(num_classes=2, balance=balance)
         training = make_training(batches, num_classes=2, loss=ScoreLoss(name, 0.1))
     take_steps(device, training)
+
+
+@pytest.mark.parametrize("network", ["plain", "dropout", "all"])
+@pytest.mark.parametrize("settings", ["plain", "bfloat16", "all"])
+def test_a_head_of_many_classes_is_computed_in_chunks_on_the_device(
+    device: StandIn, network: str, settings: str
+) -> None:
+    with device.permit():
+        batches = make_batches(1024, (1, 2, 2), num_classes=20_000, batch_size=1024)
+        training = make_training(batches, network, num_classes=20_000, in_features=4, **SETTINGS[settings])
+        assert can_chunk_logits(training.model, training.algorithm.loss, torch.zeros(1024, 4))
+    take_steps(device, training)
+
+
+def test_muons_products_in_bfloat16_stay_on_the_device(device: StandIn) -> None:
+    assert _newton_schulz(torch.empty(2, 8, 16, device=DEVICE)).shape == (2, 8, 16)
+    assert device.waits == device.copies == []
 
 
 def test_steps_on_whitened_images_and_on_features_stay_on_the_device(device: StandIn) -> None:
