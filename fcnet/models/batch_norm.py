@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from fcnet.runtime import distributed
 
@@ -69,18 +70,59 @@ class BatchNorm(nn.Module):
         )
 
     def _sync_forward(self, z: Tensor) -> Tensor:
-        """Normalizes by sums over all ranks. Unlike torch's kernel it also takes a batch of one row."""
+        """Normalizes by the moments of all ranks. Unlike torch's kernel it also takes a batch of one row."""
         values = z.float()  # bfloat16 would lose the digits of a sum over the batch
-        count = distributed.all_reduce(torch.full((), float(len(z)), device=z.device))
-        mean = distributed.differentiable_all_reduce(values.sum(0)) / count
-        centered = values - mean
-        variance = distributed.differentiable_all_reduce(centered.square().sum(0)) / count
+        count, mean, variance = _GlobalMoments.apply(values) if distributed.world_size() > 1 else _moments(values)
         with torch.no_grad():
             # torch's convention: σ² of the batch normalizes, the unbiased estimate enters the running average
             unbiased = variance * (count / (count - 1.0).clamp(min=1.0))
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(unbiased, self.momentum)
-        return (centered * (variance + self.eps).rsqrt() * self.weight + self.bias).to(z.dtype)
+        return ((values - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias).to(z.dtype)
+
+
+def _moments(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns B, the mean and the variance of each unit; zeros for an empty batch."""
+    count = torch.full((), float(len(values)), device=values.device)
+    mean = values.sum(0) / count.clamp(min=1.0)
+    return count, mean, (values - mean).square().sum(0) / count.clamp(min=1.0)
+
+
+class _Context(FunctionCtx):
+    saved_tensors: tuple[Tensor, ...]
+
+
+class _GlobalMoments(torch.autograd.Function):
+    """B, the mean μ and the variance σ² of each unit over all ranks, in one message; another in the backward pass.
+
+    With B[r], μ[r] and σ²[r] of rank r, μ = Σ_r B[r] μ[r] / B and σ² = Σ_r B[r] (σ²[r] + (μ[r] − μ)²) / B. No digits
+    cancel, as they would in a sum of squares.
+    """
+
+    @staticmethod
+    def forward(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        count, mean, variance = _moments(values)
+        counts, means, variances = distributed.all_gather_tensor(torch.cat([count.view(1), mean, variance])).split(
+            [1, len(mean), len(mean)], 1
+        )
+        count = counts.sum()
+        mean = (counts * means).sum(0) / count
+        variance = (counts * (variances + (means - mean).square())).sum(0) / count
+        return count, mean, variance
+
+    @staticmethod
+    def setup_context(ctx: _Context, inputs: tuple[Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        """Saves what ∂μ/∂z = 1 / B and ∂σ²/∂z = 2 (z − μ) / B need."""
+        count, mean, _ = output
+        ctx.mark_non_differentiable(count)
+        ctx.save_for_backward(*inputs, count, mean)
+
+    @staticmethod
+    def backward(ctx: _Context, _: Tensor, grad_mean: Tensor, grad_variance: Tensor) -> Tensor:
+        values, count, mean = ctx.saved_tensors
+        total = distributed.all_reduce(torch.cat([grad_mean, grad_variance])) / count
+        grad_mean, grad_variance = total.chunk(2)
+        return grad_mean + 2.0 * grad_variance * (values - mean)
 
 
 @contextlib.contextmanager

@@ -184,10 +184,14 @@ def all_reduce(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def differentiable_all_reduce(tensor: Tensor) -> Tensor:
-    """Returns the sum of ``tensor`` over all ranks. Gradients flow back to every rank."""
-    total: Tensor = _AllReduce.apply(tensor) if world_size() > 1 else tensor
-    return total
+def all_gather_tensor(tensor: Tensor) -> Tensor:
+    """Returns the tensors (…) of all ranks, of one shape and dtype, as (ranks, …). Gradients do not flow through it."""
+    if world_size() == 1:
+        return tensor[None]
+    tensors = [torch.empty_like(tensor) for _ in range(world_size())]
+    with _named_loss():
+        dist.all_gather(tensors, tensor)
+    return torch.stack(tensors)
 
 
 def all_reduce_gradients(parameters: Iterable[Tensor], loss: Tensor) -> Tensor:
@@ -303,17 +307,3 @@ def _named_loss() -> Iterator[None]:
         waited = re.search(r"Timed out waiting (\d+)000ms", str(error))
         reason = f"did not answer for {waited[1]} s" if waited else "ended"
         raise LostRankError(f"rank {rank()} of {world_size()} stopped: another rank {reason}") from error
-
-
-class _AllReduce(torch.autograd.Function):
-    @staticmethod
-    def forward(tensor: Tensor) -> Tensor:
-        return all_reduce(tensor.clone())
-
-    @staticmethod
-    def setup_context(ctx: object, inputs: object, output: object) -> None:
-        """Saves nothing: the gradient of a sum over ranks is the sum of the gradients over ranks."""
-
-    @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:
-        return all_reduce(gradient.clone())

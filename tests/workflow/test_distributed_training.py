@@ -5,6 +5,7 @@ The fixture runs the same jobs twice: here as one process, and as two ranks. The
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
@@ -12,7 +13,7 @@ import signal
 import socket
 import weakref
 from typing import TYPE_CHECKING, Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from fcnet.data.batches import Batches
 from fcnet.data.transforms.whitening import fit_whitening
 from fcnet.experiment.build import build
 from fcnet.experiment.run_folder import Run
+from fcnet.models.batch_norm import BatchNorm
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import NonFiniteError, UserError
 from fcnet.runtime.seeds import generator
@@ -43,7 +45,7 @@ from tests.helpers import (
 from tests.processes import call_command
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.processes import WarmProcess, WarmServer
@@ -258,8 +260,8 @@ def assert_ranks_succeed(ranks: list[WarmProcess]) -> None:
 def folders(warm: WarmServer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The folders of the jobs that one process ran, and of those that two ranks ran."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    with pytest.MonkeyPatch.context() as patch, preserve_process_state():
-        patch.setenv("FCNET_CACHE", str(tmp_path_factory.mktemp("cache")))
+    with pytest.MonkeyPatch.context() as monkeypatch, preserve_process_state():
+        monkeypatch.setenv("FCNET_CACHE", str(tmp_path_factory.mktemp("cache")))
         for folder in (one, two):
             for name, text in CONFIGS.items():
                 (folder / f"{name}.toml").write_text(text)
@@ -380,11 +382,13 @@ batch_size = 165
 
 def train_with_other_processors(folder: Path) -> None:
     """Trains with more processors on each later rank; writes the whitening, the weights and the number of fits."""
-    with cli.process_group(CPU), pytest.MonkeyPatch.context() as patch:
+    with cli.process_group(CPU), pytest.MonkeyPatch.context() as monkeypatch:
         fits = Mock(wraps=fit_whitening)
-        patch.setattr("fcnet.experiment.build_data.fit_whitening", fits)
+        monkeypatch.setattr("fcnet.experiment.build_data.fit_whitening", fits)
         rank = distributed.rank()
-        patch.setattr("fcnet.experiment.build_training.num_processors", lambda: distributed.world_size() * (1 + rank))
+        monkeypatch.setattr(
+            "fcnet.experiment.build_training.num_processors", lambda: distributed.world_size() * (1 + rank)
+        )
         torch.set_num_threads(1 + rank)
         experiment = build(load_config(folder / "whitened.toml"), CPU)
         torch.set_num_threads(experiment.threads)
@@ -414,10 +418,65 @@ def test_all_ranks_have_the_whitening_of_the_first_and_the_same_weights(
         assert {name: tensor.equal(other[name]) for name, tensor in first.items()} == dict.fromkeys(first, True)
 
 
+def normalize_as_rank(folder: Path) -> None:
+    """Normalizes this rank's rows of batches of 1,000 ± 1; writes results, gradients and the number of messages."""
+    results = dict[str, Tensor]()
+    with cli.process_group(CPU), count_messages() as messages:
+        for size in (2, 7, 50):
+            x, weights = offset_batch(size)
+            norm, own = BatchNorm(5), distributed.rank_slice(size)
+            z = x[own].clone().requires_grad_()
+            (norm(z) * weights[own]).sum().backward()
+            assert z.grad is not None
+            results |= {f"{size}.z": norm(x[own]).detach(), f"{size}.grad": z.grad, f"{size}.var": norm.running_var}
+            results[f"{size}.mean"] = norm.running_mean
+        results["messages"] = torch.tensor(len(messages))
+    save_file(results, folder / f"{distributed.launch_variable('RANK')}.safetensors")
+
+
+def offset_batch(size: int) -> tuple[Tensor, Tensor]:
+    draws = torch.Generator().manual_seed(size)
+    return 1000.0 + torch.randn(size, 5, generator=draws), torch.randn(size, 5, generator=draws)
+
+
+@contextlib.contextmanager
+def count_messages() -> Iterator[list[str]]:
+    """Yields the names of all exchanges of tensors in the block."""
+    messages = list[str]()
+    with contextlib.ExitStack() as stack:
+        for name in ("all_reduce", "all_gather", "broadcast"):
+            function = getattr(torch.distributed, name)
+
+            def counted(*args: Any, function: Any = function, name: str = name, **kwargs: Any) -> Any:
+                messages.append(name)
+                return function(*args, **kwargs)
+
+            stack.enter_context(patch.object(torch.distributed, name, counted))
+        yield messages
+
+
+def test_ranks_normalize_as_one_process_does_with_two_messages(warm: WarmServer, tmp_path: Path) -> None:
+    assert_ranks_succeed(start_ranks(warm, normalize_as_rank, tmp_path, cwds=(None,) * 3))
+    ranks = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(3)]
+    assert [int(rank["messages"]) for rank in ranks] == [3 * (2 + 1)] * 3  # a second forward pass for each size
+    for size in (2, 7, 50):
+        x, weights = (part.double() for part in offset_batch(size))
+        norm = torch.nn.BatchNorm1d(5).double()
+        z = x.clone().requires_grad_()
+        (norm(z) * weights).sum().backward()
+        expected = {"z": norm(x).detach(), "grad": z.grad}
+        for name, value in expected.items():
+            found = torch.cat([rank[f"{size}.{name}"] for rank in ranks]).double()
+            assert_close(found, value, rtol=1e-3, atol=2e-3 if size > 2 else 0.1)
+        assert_close(ranks[0][f"{size}.var"].double(), norm.running_var, rtol=1e-4, atol=0)
+        for name in ("mean", "var"):
+            assert all(rank[f"{size}.{name}"].equal(ranks[0][f"{size}.{name}"]) for rank in ranks)
+
+
 def fail_to_fit_whitening(*arguments: str) -> None:
     """Trains as a rank whose whitening cannot be fitted."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fcnet.experiment.build_data.fit_whitening", Mock(side_effect=UserError("no whitening")))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("fcnet.experiment.build_data.fit_whitening", Mock(side_effect=UserError("no whitening")))
         call_command("train", *arguments)
 
 

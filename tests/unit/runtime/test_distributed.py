@@ -49,16 +49,12 @@ def use_every_function(rank: int) -> dict[str, Any]:
     parameters = [torch.zeros(2, 3), torch.zeros(4, dtype=torch.float64), torch.zeros(1)]
     parameters[0].grad = torch.full((2, 3), float(rank + 1))
     parameters[1].grad = torch.arange(4, dtype=torch.float64) * (rank + 1)
-    x = torch.tensor([1.0 + rank, 2.0], requires_grad=True)
-    total = distributed.differentiable_all_reduce(x)
-    (total * torch.tensor([1.0, 10.0 + rank])).sum().backward()
     loss = torch.tensor(0.5 + rank)
     return {
         "rank": (distributed.rank(), distributed.world_size()),
         "rows": (distributed.rank_slice(5).start, distributed.rank_slice(5).stop),
         "sum": distributed.all_reduce(torch.tensor([rank, 1])),
-        "total": total.detach(),
-        "grad": x.grad,
+        "tensors": distributed.all_gather_tensor(torch.tensor([[1.0 + rank, 2.0]])),
         "loss": (distributed.all_reduce_gradients(parameters, loss), loss),
         "gradients": [parameter.grad for parameter in parameters],
         "any": [distributed.any_rank(rank == 1), distributed.any_rank(False)],
@@ -74,8 +70,7 @@ def test_two_ranks_sum_gather_and_agree(tmp_path: Path) -> None:
     assert (first["rows"], second["rows"]) == ((0, 2), (2, 5))
     for result in (first, second):
         assert result["sum"].tolist() == [1, 2]
-        assert result["total"].tolist() == [3.0, 4.0]
-        assert result["grad"].tolist() == [2.0, 21.0]  # each rank's gradient of the sum, added up
+        assert result["tensors"].tolist() == [[[1.0, 2.0]], [[2.0, 2.0]]]
         assert result["loss"][0].item() == 2.0
         assert result["gradients"][0].tolist() == [[3.0] * 3] * 2
         assert result["gradients"][1].tolist() == [0.0, 3.0, 6.0, 9.0]
@@ -268,7 +263,7 @@ def test_a_single_process_gets_its_own_values_back() -> None:
     tensor, loss = torch.ones(3, requires_grad=True), torch.tensor(2.0)
     assert (distributed.world_size(), distributed.rank(), distributed.rank_slice(7)) == (1, 0, slice(0, 7))
     assert distributed.all_reduce(tensor) is tensor
-    assert distributed.differentiable_all_reduce(tensor) is tensor
+    assert distributed.all_gather_tensor(tensor).tolist() == [[1.0, 1.0, 1.0]]
     assert distributed.all_reduce_gradients([tensor], loss) is loss
     assert (distributed.any_rank(True), distributed.any_rank(False)) == (True, False)
     assert distributed.broadcast("text") == "text"
