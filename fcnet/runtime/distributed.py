@@ -24,7 +24,7 @@ from fcnet.runtime import signals
 from fcnet.runtime.errors import UserError, first_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
 if dist.is_available():
     # This module binds the process group as a default argument when it is first imported, and torch imports it during
@@ -184,6 +184,24 @@ def all_reduce(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def start_all_reduce(tensor: Tensor) -> Callable[[], None]:
+    """Starts to sum ``tensor`` over all ranks in place.
+
+    Returns:
+        A function that waits for the sum. On a GPU it lets later kernels wait, not the host.
+    """
+    if world_size() == 1:
+        return lambda: None
+    with _named_loss():
+        work = dist.all_reduce(tensor, async_op=True)
+
+    def wait() -> None:
+        with _named_loss():
+            work.wait()
+
+    return wait
+
+
 def all_gather_tensor(tensor: Tensor) -> Tensor:
     """Returns the tensors (…) of all ranks, of one shape and dtype, as (ranks, …). Gradients do not flow through it."""
     if world_size() == 1:
@@ -192,32 +210,6 @@ def all_gather_tensor(tensor: Tensor) -> Tensor:
     with _named_loss():
         dist.all_gather(tensors, tensor)
     return torch.stack(tensors)
-
-
-def all_reduce_gradients(parameters: Iterable[Tensor], loss: Tensor) -> Tensor:
-    """Sums the gradients over all ranks in place, in one message for each dtype and device.
-
-    Args:
-        parameters: parameters with this rank's gradients; those without a gradient are skipped.
-        loss: this rank's loss, a scalar; it travels with the gradients.
-
-    Returns:
-        The sum of the ranks' losses.
-    """
-    if world_size() == 1:
-        return loss
-    total = loss.clone()
-    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {(total.dtype, total.device): [total]}
-    for parameter in parameters:
-        if parameter.grad is not None:
-            groups.setdefault((parameter.dtype, parameter.device), []).append(parameter.grad)
-    for tensors in groups.values():
-        # One flat tensor for each group: a message costs mostly its latency.
-        flat = all_reduce(torch.cat([tensor.reshape(-1) for tensor in tensors]))
-        sums = flat.split([tensor.numel() for tensor in tensors])
-        for tensor, summed in zip(tensors, sums, strict=True):
-            tensor.copy_(summed.view_as(tensor))
-    return total
 
 
 def any_rank(flag: bool) -> bool:  # noqa: FBT001 - it reads as a fact

@@ -26,12 +26,13 @@ from fcnet.models.layers import ACTIVATION_GRADS, Dense
 from fcnet.models.mlp import MLP, LogisticRegression, outputs_to_classes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from fcnet.data.batches import Batch
     from fcnet.losses import Loss
 
-    GradientFn = Callable[[Batch], tuple[Tensor, Tensor]]
+    OnGradient = Callable[[Tensor], None]
+    GradientFn = Callable[[Batch, OnGradient | None], tuple[Tensor, Tensor]]
 
 
 def make_gradient_fn(model: nn.Module, loss: Loss, precision: torch.dtype | Literal["tf32"]) -> GradientFn:
@@ -45,21 +46,25 @@ def make_gradient_fn(model: nn.Module, loss: Loss, precision: torch.dtype | Lite
     Returns:
         A function of this rank's slice of a global batch. It sets ``grad`` of every parameter, which must be None, to
         the slice's part of the gradient of the global mean loss. It returns the sum of the losses, and the logits or,
-        where they never exist all at once, the predicted classes, int64 (B,).
+        where they never exist all at once, the predicted classes, int64 (B,). Its second argument, or None, is called
+        with each parameter as soon as that has its gradient.
     """
     if precision == "tf32":
         return _in_tf32(make_gradient_fn(model, loss, torch.float32))
     if precision == torch.float32 and isinstance(loss, CrossEntropy) and can_backpropagate(model):
-        return lambda batch: backpropagate(model, batch.images, batch.target, loss, scale=1.0 / batch.size)
+        return lambda batch, on_gradient: backpropagate(
+            model, batch.images, batch.target, loss, scale=1.0 / batch.size, on_gradient=on_gradient
+        )
 
-    def by_autograd(batch: Batch) -> tuple[Tensor, Tensor]:
+    def by_autograd(batch: Batch, on_gradient: OnGradient | None) -> tuple[Tensor, Tensor]:
         scale = 1.0 / batch.size  # the mean over the global batch, not this rank's slice
         if can_chunk_logits(model, loss, batch.images):
-            return _chunked_by_autograd(model, batch, loss, precision, scale)
+            return _chunked_by_autograd(model, batch, loss, precision, scale, on_gradient)
         with autocast(precision, batch.images.device):
             logits: Tensor = model(batch.images)
             total = loss(logits, batch.target)
-        total.backward(total.new_full((), scale))
+        with _watched_gradients(model, on_gradient):
+            total.backward(total.new_full((), scale))
         return total.detach(), logits.detach()
 
     return by_autograd
@@ -68,14 +73,14 @@ def make_gradient_fn(model: nn.Module, loss: Loss, precision: torch.dtype | Lite
 def _in_tf32(compute_gradients: GradientFn) -> GradientFn:
     """Returns a function that computes gradients with products in TF32 on an NVIDIA GPU, and as they are elsewhere."""
 
-    def in_tf32(batch: Batch) -> tuple[Tensor, Tensor]:
+    def in_tf32(batch: Batch, on_gradient: OnGradient | None) -> tuple[Tensor, Tensor]:
         if batch.images.device.type != "cuda":
-            return compute_gradients(batch)
+            return compute_gradients(batch, on_gradient)
         # The setting is the process's, not the thread's, so it holds for autograd's threads too.
         matmul = torch.backends.cuda.matmul
         before, matmul.fp32_precision = matmul.fp32_precision, "tf32"
         try:
-            return compute_gradients(batch)
+            return compute_gradients(batch, on_gradient)
         finally:
             matmul.fp32_precision = before
 
@@ -83,7 +88,10 @@ def _in_tf32(compute_gradients: GradientFn) -> GradientFn:
 
 
 def accumulate_gradients(
-    compute_gradients: GradientFn, micro_batches: Sequence[Batch], parameters: Sequence[Tensor]
+    compute_gradients: GradientFn,
+    micro_batches: Sequence[Batch],
+    parameters: Sequence[Tensor],
+    on_gradient: OnGradient | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sets every parameter's ``grad`` to the sum of the gradients of a batch's micro-batches.
 
@@ -91,6 +99,7 @@ def accumulate_gradients(
         compute_gradients: the result of `make_gradient_fn`.
         micro_batches: the parts of a batch, at least one.
         parameters: the parameters that get a gradient.
+        on_gradient: called with each parameter as soon as that has its gradient, if there is a single micro-batch.
 
     Returns:
         The sum of the losses, and the logits of the only micro-batch or the predicted classes of all in order.
@@ -100,9 +109,9 @@ def accumulate_gradients(
     for micro_batch in micro_batches:
         for parameter in parameters:
             parameter.grad = None
-        loss, outputs = compute_gradients(micro_batch)
         if len(micro_batches) == 1:
-            return loss, outputs
+            return compute_gradients(micro_batch, on_gradient)
+        loss, outputs = compute_gradients(micro_batch, None)
         results.append((loss, outputs_to_classes(outputs)))
         gradients = [_add_gradients(total, p.grad) for total, p in zip(gradients, parameters, strict=True)]
     for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -146,7 +155,12 @@ def can_chunk_logits(model: nn.Module, loss: Loss, x: Tensor) -> bool:
 
 
 def _chunked_by_autograd(
-    model: nn.Module, batch: Batch, loss: Loss, precision: torch.dtype, scale: float
+    model: nn.Module,
+    batch: Batch,
+    loss: Loss,
+    precision: torch.dtype,
+    scale: float,
+    on_gradient: OnGradient | None,
 ) -> tuple[Tensor, Tensor]:
     """Backpropagates the last layer over chunks of rows, and the layers below by autograd."""
     assert isinstance(model, MLP)
@@ -161,9 +175,23 @@ def _chunked_by_autograd(
         total, classes, grad_a = _backpropagate_head(
             head, a, batch.target, loss, scale=scale, dtype=dtype, needs_grad=a.requires_grad
         )
+    _report_gradients(head, on_gradient)
     if grad_a is not None:
-        a.backward(grad_a)
+        with _watched_gradients(model, on_gradient):
+            a.backward(grad_a)
     return total, classes
+
+
+@contextlib.contextmanager
+def _watched_gradients(model: nn.Module, on_gradient: OnGradient | None) -> Iterator[None]:
+    """Calls a function with each parameter that gets its gradient in the block."""
+    parameters = [] if on_gradient is None else [p for p in model.parameters() if p.requires_grad]
+    handles = [p.register_post_accumulate_grad_hook(on_gradient) for p in parameters]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _backpropagate_head(
@@ -234,7 +262,13 @@ def has_hooks(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def backpropagate(
-    model: MLP, x: Tensor, target: Tensor, loss: CrossEntropy, *, scale: float = 1.0
+    model: MLP,
+    x: Tensor,
+    target: Tensor,
+    loss: CrossEntropy,
+    *,
+    scale: float = 1.0,
+    on_gradient: OnGradient | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sets every parameter's ``grad`` to the gradient of ``scale`` times the loss, by the chain rule.
 
@@ -244,6 +278,7 @@ def backpropagate(
         target: class indices int64 (B,), or the probability of each class, floating (B, C).
         loss: computes the sum of the batch's losses and its gradient in the logits.
         scale: the factor on the gradient, 1 / B for the mean loss.
+        on_gradient: called with each parameter as soon as that has its gradient.
 
     Returns:
         The loss without the factor, a scalar; and the logits, (B,) or (B, C), or the predicted classes, int64 (B,), if
@@ -278,6 +313,7 @@ def backpropagate(
         total, outputs, grad_a = _backpropagate_head(
             layers[-1], a, target, loss, scale=scale, dtype=a.dtype, needs_grad=len(layers) > 1
         )
+        _report_gradients(layers[-1], on_gradient)
     else:
         outputs = a.squeeze(1) if model.num_classes == 2 else a
         total, grad = loss.loss_and_grad(outputs, target)
@@ -288,10 +324,17 @@ def backpropagate(
         layer.weight.grad = delta.T @ a_before
         if layer.bias is not None:
             layer.bias.grad = delta.sum(0)
+        _report_gradients(layer, on_gradient)
         if layer is not layers[0]:
             grad_before = delta @ layer.weight
             grad_a = grad_before.add_(grad_a) if layer.residual else grad_before
     return total, outputs
+
+
+def _report_gradients(layer: Dense, on_gradient: OnGradient | None) -> None:
+    if on_gradient is not None:
+        for parameter in layer.parameters():
+            on_gradient(parameter)
 
 
 def autocast(

@@ -16,6 +16,7 @@ from fcnet.evaluation.selection import evaluate_by
 from fcnet.optim.optimizers import fast_step
 from fcnet.runtime import distributed
 from fcnet.training.backpropagation import accumulate_gradients
+from fcnet.training.gradient_sums import GradientSums
 from fcnet.training.records import EpochRecord
 from fcnet.training.state import BatchesT, TrainingState
 
@@ -53,10 +54,16 @@ def train_step(training: TrainingState[Any], batch: Batch, step_inputs: Sequence
             training.dropout_rng.reseed(training.step)
 
         # Forward and backward: `grad` of each parameter becomes this rank's part of the global batch's mean gradient.
-        loss, outputs = accumulate_gradients(training.compute_gradients, batch.split(algorithm.accumulate), parameters)
+        sums = GradientSums(parameters)
+        loss, outputs = accumulate_gradients(
+            training.compute_gradients,
+            batch.split(algorithm.accumulate),
+            parameters,
+            sums.add if distributed.world_size() > 1 else None,
+        )
 
-        # All-reduce: sum the gradients and the losses of all ranks.
-        scalars = [distributed.all_reduce_gradients(parameters, loss)]
+        # All-reduce: sum the gradients and the losses of all ranks. Some are on their way already.
+        scalars = [sums.finish(loss)]
 
         # Clip. The norm is that of the global gradient, so clipping follows the all-reduce.
         if algorithm.clip_norm:

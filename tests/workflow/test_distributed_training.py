@@ -29,10 +29,12 @@ from fcnet.data.transforms.whitening import fit_whitening
 from fcnet.experiment.build import build
 from fcnet.experiment.run_folder import Run
 from fcnet.models.batch_norm import BatchNorm
+from fcnet.models.mlp import MLP
 from fcnet.runtime import distributed
 from fcnet.runtime.errors import NonFiniteError, UserError
 from fcnet.runtime.seeds import generator
 from fcnet.training.algorithm import GradientDescent
+from fcnet.training.loop import Training, train_step
 from tests.helpers import (
     advance_run,
     preserve_process_state,
@@ -471,6 +473,46 @@ def test_ranks_normalize_as_one_process_does_with_two_messages(warm: WarmServer,
         assert_close(ranks[0][f"{size}.var"].double(), norm.running_var, rtol=1e-4, atol=0)
         for name in ("mean", "var"):
             assert all(rank[f"{size}.{name}"].equal(ranks[0][f"{size}.{name}"]) for rank in ranks)
+
+
+def step_as_rank(folder: Path) -> None:
+    """Makes two steps with buckets of several sizes; writes the weights and the number of messages of each."""
+    draws = torch.Generator().manual_seed(0)
+    x, y = torch.randn(33, 6, generator=draws), torch.arange(33) % 3
+    results = dict[str, Tensor]()
+    with cli.process_group(CPU), pytest.MonkeyPatch.context() as monkeypatch:
+        for normalization, bucket_bytes in itertools.product(("none", "batch"), (1, 100, 1 << 24)):
+            monkeypatch.setattr("fcnet.training.gradient_sums._BUCKET_BYTES", bucket_bytes)
+            model = MLP(6, (5, 5, 5), 3, normalization=normalization, generator=torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+            algorithm = GradientDescent(torch.optim.SGD(model.parameters(), lr=0.1), epochs=1)
+            training = Training(model.train(), Batches(x, y, batch_size=33), algorithm)
+            with count_messages() as messages:
+                for epoch in range(2):
+                    train_step(training, next(training.batches.epoch(0, epoch)))
+            name = f"{normalization} {bucket_bytes}"
+            results |= {f"{name} {key}": value for key, value in model.state_dict().items()}
+            results[f"messages {name}"] = torch.tensor(len(messages) // 2)
+    save_file(results, folder / f"{distributed.launch_variable('RANK')}.safetensors")
+
+
+def test_buckets_of_gradients_change_no_sum_and_few_messages_are_sent(warm: WarmServer, tmp_path: Path) -> None:
+    assert_ranks_succeed(start_ranks(warm, step_as_rank, tmp_path))
+    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
+    assert {name: value.equal(second[name]) for name, value in first.items()} == dict.fromkeys(first, True)
+    for name, value in first.items():
+        if " 1 " in name:
+            assert value.equal(first[name.replace(" 1 ", " 100 ")])
+            assert value.equal(first[name.replace(" 1 ", f" {1 << 24} ")])
+    counts = {name.removeprefix("messages "): int(value) for name, value in first.items() if "messages" in name}
+    # Four layers: three batch normalizations with two messages each, and the gradients.
+    assert counts == {
+        "none 1": 8,
+        "none 100": 3,
+        f"none {1 << 24}": 1,
+        "batch 1": 3 * 2 + 11,
+        "batch 100": 3 * 2 + 4,
+        f"batch {1 << 24}": 3 * 2 + 1,
+    }
 
 
 def fail_to_fit_whitening(*arguments: str) -> None:

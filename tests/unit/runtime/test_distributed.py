@@ -46,17 +46,14 @@ def on_all_ranks(function: Callable[[int], Any], folder: Path) -> list[Any]:
 
 
 def use_every_function(rank: int) -> dict[str, Any]:
-    parameters = [torch.zeros(2, 3), torch.zeros(4, dtype=torch.float64), torch.zeros(1)]
-    parameters[0].grad = torch.full((2, 3), float(rank + 1))
-    parameters[1].grad = torch.arange(4, dtype=torch.float64) * (rank + 1)
-    loss = torch.tensor(0.5 + rank)
+    started = torch.tensor([rank, 2.0])
+    distributed.start_all_reduce(started)()
     return {
         "rank": (distributed.rank(), distributed.world_size()),
         "rows": (distributed.rank_slice(5).start, distributed.rank_slice(5).stop),
         "sum": distributed.all_reduce(torch.tensor([rank, 1])),
         "tensors": distributed.all_gather_tensor(torch.tensor([[1.0 + rank, 2.0]])),
-        "loss": (distributed.all_reduce_gradients(parameters, loss), loss),
-        "gradients": [parameter.grad for parameter in parameters],
+        "started": started,
         "any": [distributed.any_rank(rank == 1), distributed.any_rank(False)],
         "text": distributed.broadcast(f"from {rank}"),
         "values": distributed.all_gather([rank, "x"]),
@@ -71,15 +68,10 @@ def test_two_ranks_sum_gather_and_agree(tmp_path: Path) -> None:
     for result in (first, second):
         assert result["sum"].tolist() == [1, 2]
         assert result["tensors"].tolist() == [[[1.0, 2.0]], [[2.0, 2.0]]]
-        assert result["loss"][0].item() == 2.0
-        assert result["gradients"][0].tolist() == [[3.0] * 3] * 2
-        assert result["gradients"][1].tolist() == [0.0, 3.0, 6.0, 9.0]
-        assert result["gradients"][1].dtype == torch.float64
-        assert result["gradients"][2] is None
+        assert result["started"].tolist() == [1.0, 4.0]
         assert result["any"] == [True, False]
         assert result["text"] == "from 0"
         assert result["values"] == [[0, "x"], [1, "x"]]
-    assert [result["loss"][1].item() for result in (first, second)] == [0.5, 1.5]  # the rank's own loss stays
 
 
 @given(size=st.integers(0, 1000), ranks=st.integers(1, 64))
@@ -260,11 +252,12 @@ def test_an_error_in_long_work_is_raised() -> None:
 
 
 def test_a_single_process_gets_its_own_values_back() -> None:
-    tensor, loss = torch.ones(3, requires_grad=True), torch.tensor(2.0)
+    tensor = torch.ones(3)
     assert (distributed.world_size(), distributed.rank(), distributed.rank_slice(7)) == (1, 0, slice(0, 7))
     assert distributed.all_reduce(tensor) is tensor
     assert distributed.all_gather_tensor(tensor).tolist() == [[1.0, 1.0, 1.0]]
-    assert distributed.all_reduce_gradients([tensor], loss) is loss
+    distributed.start_all_reduce(tensor)()
+    assert tensor.tolist() == [1.0, 1.0, 1.0]
     assert (distributed.any_rank(True), distributed.any_rank(False)) == (True, False)
     assert distributed.broadcast("text") == "text"
     assert distributed.all_gather(3) == [3]

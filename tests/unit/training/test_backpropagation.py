@@ -255,7 +255,7 @@ def test_tf32_is_set_for_the_gradient_on_cuda_alone_and_restored(
     compute_gradients = make_gradient_fn(MLP(4, (3,), 2), CrossEntropy(), "tf32")
     batch: Any = SimpleNamespace(images=SimpleNamespace(device=torch.device(device)), target=None, size=1)
     with contextlib.suppress(ValueError):
-        compute_gradients(batch)
+        compute_gradients(batch, None)
     assert seen == [expected]
     assert matmul.fp32_precision == "none"
 
@@ -270,6 +270,6 @@ def test_tf32_is_float32_on_a_cpu(dropout: float) -> None:
             if isinstance(layer, Dropout):
                 layer.generator = torch.Generator().manual_seed(1)
         model.zero_grad()
-        make_gradient_fn(model, CrossEntropy(), precision)(batch)
+        make_gradient_fn(model, CrossEntropy(), precision)(batch, None)
         gradients.append([parameter.grad for parameter in model.parameters()])
     assert_close(gradients[0], gradients[1], rtol=0.0, atol=0.0)

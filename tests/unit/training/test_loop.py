@@ -165,9 +165,9 @@ def test_lbfgs_evaluates_no_point_twice() -> None:
     )
     points, compute_gradients = [], training.compute_gradients
 
-    def count(batch: Any) -> tuple[Tensor, Tensor]:
+    def count(*arguments: Any) -> tuple[Tensor, Tensor]:
         points.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
-        return compute_gradients(batch)
+        return compute_gradients(*arguments)
 
     training.compute_gradients = count
     list(training.advance())
