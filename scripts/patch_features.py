@@ -174,6 +174,7 @@ def main(arguments: list[str]) -> int:
         folder.start()
         steps = iter_embedding(images, backbone, folder, batch_size=BATCH_SIZE, skip_broken=flags.skip_broken)
         with cli.show_image_progress("embedding", "embedded") as progress:
+            progress(sum(folder.num_done.values()), sum(counts.values()))
             for done in steps:
                 progress(done, sum(counts.values()))
         folder.finish(images.classes, {**recipe, "notes": images.notes})

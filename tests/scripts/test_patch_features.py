@@ -95,6 +95,26 @@ def test_the_folder_is_that_of_embed_and_depends_on_the_seed_alone(program: Call
 
 
 @pytest.mark.usefixtures("pets")
+def test_the_last_line_speaks_of_an_earlier_run_only_after_one(
+    program: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, arguments = program("patch_features"), (*SMALL, "--out", "f")
+    monkeypatch.setattr(module, "BATCH_SIZE", 4)
+    finish = module.FeatureFolder.finish
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with preserve_process_state():
+        assert "earlier" not in command_output(module.main, *SMALL, "--out", "whole")
+        monkeypatch.setattr(module.FeatureFolder, "finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            module.main(list(arguments))
+        monkeypatch.setattr(module.FeatureFolder, "finish", finish)
+        assert ", 14 of them in an earlier run" in command_output(module.main, *arguments, "--resume")
+
+
+@pytest.mark.usefixtures("pets")
 def test_mistakes_are_one_line(program: Callable[[str], Any]) -> None:
     main = program("patch_features").main
     with preserve_process_state():

@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 
 from fcnet import cli, evaluate, predict, train
+from fcnet.arguments import describe_version
 from fcnet.config.toml import load_config
 from fcnet.diagnostics import advice
 from fcnet.experiment.run_folder import Run
@@ -319,7 +320,7 @@ def test_find_lr_suggests_a_learning_rate_and_plots_the_loss() -> None:
 
 @pytest.mark.parametrize("main", [train.main, evaluate.main, predict.main])
 def test_version_prints_the_packages_version(main: Main) -> None:
-    assert command_output(main, "--version") == f"fcnet {version('fcnet')}\n"
+    assert command_output(main, "--version") == f"{describe_version()}\n"
 
 
 @pytest.mark.parametrize(
