@@ -265,8 +265,8 @@ def cross_entropy_forward(
         BLOCK: classes in a tile.
         GROUP: elements in 16 bytes.
     """
-    row = tl.program_id(0)
-    num_rows = tl.num_programs(0)
+    row = tl.program_id(0).to(tl.int64)  # a multiple of it passes 2^31 from 429 million rows on
+    num_rows = tl.num_programs(0).to(tl.int64)
     start, head = row_start(x, row, num_classes, GROUP)
     length = num_classes
     label = -1
@@ -354,9 +354,9 @@ def cross_entropy_backward(
     element of ``grad``, with the stride ``grad_stride`` (0: one element for all rows), and with MEAN divided by
     ``total``.
     """
-    row = tl.program_id(0)
+    row = tl.program_id(0).to(tl.int64)
     tile = tl.program_id(1)
-    num_rows = tl.num_programs(0)
+    num_rows = tl.num_programs(0).to(tl.int64)
     start, head = row_start(x, row, num_classes, GROUP)
     factor = tl.load(grad + row * grad_stride)
     if MEAN:

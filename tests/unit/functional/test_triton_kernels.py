@@ -86,6 +86,26 @@ def test_the_kernels_compile_for_a_gpu_without_spilling_registers(
     assert spilled == [0, 0]
 
 
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("cross_entropy_forward", {"WRITE_GRAD": True, "WEIGHTED": True}),
+        ("cross_entropy_backward", {"MEAN": True, "WEIGHTED": True}),
+    ],
+)
+def test_offsets_of_rows_are_computed_in_64_bits(
+    name: str, flags: dict[str, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five times 429,496,730 rows, where the last row statistics begin, is more than 2^31."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    lines = compile_kernel(name, "fp32", 1, **flags).asm["ttir"].splitlines()
+    rows = [line.split()[0] for line in lines if "tt.get_program_id x" in line or "tt.get_num_programs x" in line]
+    assert len(rows) == 2
+    uses = [line for line in lines for row in rows if re.search(rf"{row}\b(?! = tt)", line)]
+    assert len(uses) >= 2
+    assert all("arith.extsi" in use and "i32 to i64" in use for use in uses), uses
+
+
 @pytest.mark.parametrize("name", ["cross_entropy_forward", "cross_entropy_backward"])
 def test_no_number_is_compiled_into_a_kernel(name: str) -> None:
     """Triton would compile another program for 1 and for every multiple of 16."""
