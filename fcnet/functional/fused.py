@@ -1,8 +1,9 @@
 """The GPU path of the cross-entropy: when the Triton kernels apply, and how they are launched.
 
 N examples, C classes. The forward kernel reads the logits once and keeps a few numbers per row. The backward kernel
-reads them again and writes the gradient, rounded once. Launch parameters depend on shapes alone, so no launch waits for
-the device.
+reads them again and writes the gradient, rounded once. If rows are few and long, several blocks of the forward kernel
+share a row, so that more of the GPU works, and a small kernel joins their results. Launch parameters depend on shapes
+alone, so no launch waits for the device.
 """
 
 from __future__ import annotations
@@ -33,6 +34,14 @@ _TILE_WITH_TARGETS = 2048
 """Classes in a tile if it holds as many targets as logits."""
 _MAX_REGISTERS = 96
 """Registers per thread of the forward kernel. By default, the assembler takes more, or stops at 64 or 80 and spills."""
+_MAX_ROWS = 2**31 - 1
+"""Blocks of a launch along its first axis."""
+_MAX_CLASSES = 2**26
+"""Classes of a row in 32 bits, and in tiles of 2048, fewer than the 65,535 blocks of a launch along its second axis."""
+_BLOCKS = 256
+"""Blocks that keep a large GPU busy: two for each of some 130 multiprocessors."""
+_MIN_TILES_PER_PART = 2
+"""Fewer cost more to join than they save."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -53,7 +62,7 @@ class TargetSpec:
 
 
 def is_supported(x: Tensor, target: Tensor, weight: Tensor | None) -> bool:
-    """True if the kernels apply: plain CUDA tensors of a supported dtype, and no transform or dispatch mode is active.
+    """True if the kernels apply: CUDA tensors of a supported size and dtype, no transform or dispatch mode active.
 
     Args:
         x: logits.
@@ -65,7 +74,8 @@ def is_supported(x: Tensor, target: Tensor, weight: Tensor | None) -> bool:
         x.device.type == _DEVICE_TYPE
         and all(can_use_custom_backward(part) for part in given)
         and x.ndim == 2
-        and x.numel() > 0
+        and 0 < len(x) <= _MAX_ROWS
+        and 0 < x.shape[1] <= _MAX_CLASSES
         and all(type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device == x.device for tensor in given)
         and x.dtype in _DTYPES
         and all(part.dtype in _DTYPES and not part.requires_grad for part in given[1:] if part.is_floating_point())
@@ -91,7 +101,7 @@ def loss(x: Tensor, spec: TargetSpec, reduction: str, plain: Callable[[Tensor], 
 
 
 def losses(x: Tensor, spec: TargetSpec, grad_logits: Tensor | None = None) -> Tensor:
-    """Computes the rows' losses and, with ``grad_logits``, their gradients, while each row is in the cache.
+    """Computes the rows' losses and, with ``grad_logits``, their gradients, while a row of one block is in the cache.
 
     Args:
         x: logits (N, C) that `is_supported` accepts.
@@ -108,19 +118,31 @@ def losses(x: Tensor, spec: TargetSpec, grad_logits: Tensor | None = None) -> Te
     kind, target, weight, own, even = _kernel_arguments(read, spec)
     row_stats = read.new_empty(6 if kind else 4, len(read), dtype=torch.float32)
     block, warps = _block_size(read.shape[1], read.itemsize, kind)
+    parts = _num_parts(len(read), read.shape[1], block)
+    states = row_stats if parts == 1 else read.new_empty(6, len(read), parts, dtype=torch.float32)
+    constants = {
+        "KIND": kind,
+        "WEIGHTED": spec.weight is not None,
+        "PARTS": parts,
+        "EXACT": read.dtype == torch.float32,
+    }
     with torch.cuda.device_of(read):
-        _kernels().cross_entropy_forward[(len(read),)](
-            *(read, target, weight, row_stats, written, read.shape[1], spec.ignore_index, own, even),
-            KIND=kind,
-            WEIGHTED=spec.weight is not None,
-            WRITE_GRAD=grad_logits is not None,
-            EXACT=read.dtype == torch.float32,
+        _kernels().cross_entropy_forward[(len(read), parts)](
+            *(read, target, weight, states, written, read.shape[1], spec.ignore_index, own, even),
+            **constants,
+            WRITE_GRAD=grad_logits is not None and parts == 1,
             BLOCK=block,
             GROUP=_ALIGNMENT // read.itemsize,
             num_warps=warps,
             sanitize_overflow=False,
             **_register_limit(),
         )
+        if parts > 1:
+            _kernels().cross_entropy_join[(len(read),)](
+                *(read, target, weight, states, row_stats, read.shape[1], spec.ignore_index), **constants, num_warps=1
+            )
+    if grad_logits is not None and parts > 1:
+        _write_logits_grad(written, read, spec, row_stats, row_stats.new_ones(()), None)
     if grad_logits is not None and written is not grad_logits:
         grad_logits.copy_(written)
     return row_stats
@@ -162,6 +184,14 @@ def _logits_grad(x: Tensor, spec: TargetSpec, row_stats: Tensor, grad: Tensor, t
     """Returns the gradient in the logits, multiplied by ``grad``, (N) or (), and divided by ``total``."""
     read = _align(x)
     grad_logits = torch.empty_like(read)
+    _write_logits_grad(grad_logits, read, spec, row_stats, grad, total)
+    return grad_logits
+
+
+def _write_logits_grad(
+    grad_logits: Tensor, read: Tensor, spec: TargetSpec, row_stats: Tensor, grad: Tensor, total: Tensor | None
+) -> None:
+    """Launches the backward kernel; ``grad_logits`` and ``read``, the logits, are aligned and may be one tensor."""
     kind, target, weight, own, even = _kernel_arguments(read, spec)
     block, warps = _block_size(read.shape[1], read.itemsize, kind)
     group = _ALIGNMENT // read.itemsize
@@ -178,7 +208,6 @@ def _logits_grad(x: Tensor, spec: TargetSpec, row_stats: Tensor, grad: Tensor, t
             GROUP=group,
             num_warps=warps,
         )
-    return grad_logits
 
 
 def _kernel_arguments(x: Tensor, spec: TargetSpec) -> tuple[int, Tensor, Tensor, float, float]:
@@ -204,6 +233,12 @@ def _block_size(num_classes: int, itemsize: int, kind: int) -> tuple[int, int]:
     span = num_classes if num_classes % group == 0 else num_classes + group - 1
     block = min(most, max(32 * group, 1 << (span - 1).bit_length()))
     return block, max(1, 8 * block // most)
+
+
+def _num_parts(num_rows: int, num_classes: int, block: int) -> int:
+    """Returns the number of blocks that share a row, a power of two: 1 unless rows are few and long."""
+    most = min(_BLOCKS // num_rows, num_classes // (_MIN_TILES_PER_PART * block))
+    return 1 << max(0, most.bit_length() - 1)
 
 
 def _register_limit() -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The GPU path of the cross-entropy: two Triton kernels, one pass over the logits each.
+"""The GPU path of the cross-entropy: two Triton kernels, one pass over the logits each, and one to join parts of a row.
 
 C classes, x the logits of a row, t its targets, m the row's largest logit. A row is read in the tiles of
 `fcnet.functional.triton_tiles`.
@@ -114,21 +114,76 @@ def _accumulate_tile(
 
 
 @triton.jit
-def _reduce_state(state: tl.tensor, num_classes: tl.tensor, EXACT: tl.constexpr) -> tl.tensor:
-    """Combines the groups' states to that of the row: its largest logit, R, and the rest."""
-    tops, number, rest, of_top, of_rest, target_dot = state
+def _merge_states(states: tl.tensor, EXACT: tl.constexpr) -> tl.tensor:
+    """Combines the states of groups, or of parts of a row, to one."""
+    tops, number, rest, of_top, of_rest, target_dot = states
     top = tl.max(tops, axis=0)
     highest = tops == top
     step = tl.where(highest, 0.0, tops - top)
-    others = tl.sum(tl.where(highest, rest, (rest + number) * exp(step, EXACT)), axis=0)
-    ties = tl.sum(tl.where(highest, number, 0.0), axis=0) - 1.0
-    # Elements outside the row are −∞ too. If all logits are, their number comes from C, not from counting.
-    others += tl.where(top == -_INF, (num_classes - 1).to(tl.float32), ties)
+    rest = tl.sum(tl.where(highest, rest, (rest + number) * exp(step, EXACT)), axis=0)
+    number = tl.sum(tl.where(highest, number, 0.0), axis=0)
     total = of_top + of_rest
     target_dot = tl.sum(target_dot + tl.where(total == 0.0, 0.0, total * step), axis=0)
     of_rest = tl.sum(tl.where(highest, of_rest, total), axis=0)
     of_top = tl.sum(tl.where(highest, of_top, 0.0), axis=0)
-    return top, others, of_top, of_rest, target_dot
+    return top, number, rest, of_top, of_rest, target_dot
+
+
+@triton.jit
+def _load_label(
+    target: tl.tensor,
+    weight: tl.tensor,
+    row: tl.tensor,
+    num_classes: tl.tensor,
+    ignore_index: tl.tensor,
+    KIND: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+) -> tl.tensor:
+    """Returns the row's label, its weight, and the classes to read: C, or 0 for an ignored row."""
+    if KIND == PROBABILITIES:
+        return -1, 1.0, num_classes
+    given = tl.load(target + row)
+    counts = given != ignore_index
+    valid = (given >= 0) & (given < num_classes)
+    tl.device_assert(valid | ~counts, "target must be in [0, C) or ignore_index")
+    label = tl.where(counts & valid, given, 0).to(tl.int32)
+    factor = 1.0
+    if WEIGHTED:
+        factor = tl.load(weight + label)
+    return label, tl.where(counts, factor, 0.0), tl.where(counts, num_classes, 0)
+
+
+@triton.jit
+def _store_row(
+    row_stats: tl.tensor,
+    state: tl.tensor,
+    own_x: tl.tensor,
+    factor: tl.tensor,
+    row: tl.tensor,
+    num_rows: tl.tensor,
+    num_classes: tl.tensor,
+    length: tl.tensor,
+    KIND: tl.constexpr,
+) -> tl.tensor:
+    """Writes the row's loss and statistics; returns what `_grad_tile` takes: m, R, and the two sums of targets."""
+    top, number, rest, of_top, of_rest, target_dot = state
+    # Elements outside the row are −∞ too. If all logits are, their number comes from C, not from counting.
+    rest += tl.where(top == -_INF, (num_classes - 1).to(tl.float32), number - 1.0)
+    if KIND == LABELS:
+        loss = log1p(rest) - tl.where(own_x == top, 0.0, own_x - top)
+        loss = tl.where((factor == 0.0) & (loss == _INF), 0.0, loss * factor)
+    else:
+        loss = (of_top + of_rest) * log1p(rest) - target_dot
+    if KIND != PROBABILITIES:
+        loss = tl.where(length > 0, loss, 0.0)
+    tl.store(row_stats + row, loss)
+    tl.store(row_stats + num_rows + row, factor)
+    tl.store(row_stats + 2 * num_rows + row, top)
+    tl.store(row_stats + 3 * num_rows + row, rest)
+    if KIND != LABELS:
+        tl.store(row_stats + 4 * num_rows + row, of_top)
+        tl.store(row_stats + 5 * num_rows + row, of_rest)
+    return top, rest, of_top, of_rest
 
 
 @triton.jit
@@ -241,18 +296,22 @@ def cross_entropy_forward(
     KIND: tl.constexpr,
     WEIGHTED: tl.constexpr,
     WRITE_GRAD: tl.constexpr,
+    PARTS: tl.constexpr,
     EXACT: tl.constexpr,
     BLOCK: tl.constexpr,
     GROUP: tl.constexpr,
 ) -> None:
     """Computes one row's loss in one pass; with WRITE_GRAD also its gradient, in a second pass over the cached row.
 
+    With PARTS > 1, computes the state of one part of a row, for `cross_entropy_join`.
+
     Args:
         x: logits (N, C), contiguous, starting at a multiple of 16 bytes, as do ``target`` and ``grad_logits``.
         target: labels (N), or probabilities (N, C).
         weight: class weights (C), float32; any pointer without WEIGHTED.
         row_stats: float32 (6, N), written: the loss; the weight in a mean; m; R; and, for smoothed labels and
-            probabilities, the targets of the largest logits and of the others.
+            probabilities, the targets of the largest logits and of the others. With PARTS > 1, (6, N, PARTS): each
+            part's state.
         grad_logits: (N, C), written with WRITE_GRAD alone; may be ``x``.
         num_classes: C.
         ignore_index: the label of rows with loss 0.
@@ -260,7 +319,8 @@ def cross_entropy_forward(
         even: ε / C.
         KIND: LABELS, SMOOTHED or PROBABILITIES.
         WEIGHTED: there are class weights.
-        WRITE_GRAD: the gradient is wanted.
+        WRITE_GRAD: the gradient is wanted; with PARTS = 1 alone.
+        PARTS: blocks that share a row.
         EXACT: powers are correct to float32's last place or so.
         BLOCK: classes in a tile.
         GROUP: elements in 16 bytes.
@@ -268,63 +328,84 @@ def cross_entropy_forward(
     row = tl.program_id(0).to(tl.int64)  # a multiple of it passes 2^31 from 429 million rows on
     num_rows = tl.num_programs(0).to(tl.int64)
     start, head = row_start(x, row, num_classes, GROUP)
-    length = num_classes
-    label = -1
-    factor = 1.0
+    label, factor, length = _load_label(target, weight, row, num_classes, ignore_index, KIND, WEIGHTED)
     t = target
+    own_x = 0.0
     if KIND == PROBABILITIES:
         t = target + start
-    else:
-        given = tl.load(target + row)
-        counts = given != ignore_index
-        valid = (given >= 0) & (given < num_classes)
-        tl.device_assert(valid | ~counts, "target must be in [0, C) or ignore_index")
-        length = tl.where(counts, num_classes, 0)
-        label = tl.where(counts & valid, given, 0).to(tl.int32)
-        if WEIGHTED:
-            factor = tl.load(weight + label)
-        factor = tl.where(counts, factor, 0.0)
+    elif PARTS == 1:
         own_x = tl.load(x + start + (head + label)).to(tl.float32)
     none = tl.zeros([BLOCK // GROUP], tl.float32)
     state = (none - _INF, none, none, none, none, none)
-    num_tiles = tl.cdiv(head + length, BLOCK)
+    first = 0
+    last = tl.cdiv(head + length, BLOCK)
+    if PARTS > 1:
+        per_part = tl.cdiv(last, PARTS)
+        first = tl.program_id(1) * per_part
+        last = tl.minimum(first + per_part, last)
+    # A part without a tile reads nothing here.
     state = _accumulate_tile(
-        state, x + start, t, weight, label, own, even, 0, head, length, KIND, WEIGHTED, EXACT, BLOCK, GROUP, True
+        state, x + start, t, weight, label, own, even, first, head, length, KIND, WEIGHTED, EXACT, BLOCK, GROUP, True
     )
-    for tile in range(1, num_tiles - 1):
+    for tile in range(first + 1, last - 1):
         state = _accumulate_tile(
             state, x + start, t, weight, label, own, even, tile, head, length,
             KIND, WEIGHTED, EXACT, BLOCK, GROUP, False,
         )  # fmt: skip
-    if num_tiles > 1:
+    if last > first + 1:
         state = _accumulate_tile(
-            state, x + start, t, weight, label, own, even, num_tiles - 1, head, length,
+            state, x + start, t, weight, label, own, even, last - 1, head, length,
             KIND, WEIGHTED, EXACT, BLOCK, GROUP, True,
         )  # fmt: skip
-    top, rest, of_top, of_rest, target_dot = _reduce_state(state, num_classes, EXACT)
-    if KIND == LABELS:
-        loss = log1p(rest) - tl.where(own_x == top, 0.0, own_x - top)
-        loss = tl.where((factor == 0.0) & (loss == _INF), 0.0, loss * factor)
+    state = _merge_states(state, EXACT)
+    if PARTS > 1:
+        at = row_stats + row * PARTS + tl.program_id(1)
+        for k in tl.static_range(6):
+            tl.store(at + k * num_rows * PARTS, state[k])
     else:
-        loss = (of_top + of_rest) * log1p(rest) - target_dot
+        row_state = _store_row(row_stats, state, own_x, factor, row, num_rows, num_classes, length, KIND)
+        if WRITE_GRAD:
+            if KIND != LABELS:
+                factor = 1.0
+            for tile in range(tl.cdiv(head + num_classes, BLOCK)):
+                _write_grad(
+                    x + start, t, weight, grad_logits + start, label, own, even, row_state, factor, tile, head, length,
+                    num_classes, KIND, WEIGHTED, EXACT, BLOCK, GROUP,
+                )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["num_classes", "ignore_index"])
+def cross_entropy_join(
+    x: tl.tensor,
+    target: tl.tensor,
+    weight: tl.tensor,
+    states: tl.tensor,
+    row_stats: tl.tensor,
+    num_classes: tl.tensor,
+    ignore_index: tl.tensor,
+    KIND: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+    PARTS: tl.constexpr,
+    EXACT: tl.constexpr,
+) -> None:
+    """Computes one row's loss and statistics from the states of its parts, (6, N, PARTS).
+
+    Arguments are those of `cross_entropy_forward`, which wrote ``states``.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    num_rows = tl.num_programs(0).to(tl.int64)
+    label, factor, length = _load_label(target, weight, row, num_classes, ignore_index, KIND, WEIGHTED)
+    own_x = 0.0
     if KIND != PROBABILITIES:
-        loss = tl.where(counts, loss, 0.0)
-    tl.store(row_stats + row, loss)
-    tl.store(row_stats + num_rows + row, factor)
-    tl.store(row_stats + 2 * num_rows + row, top)
-    tl.store(row_stats + 3 * num_rows + row, rest)
-    if KIND != LABELS:
-        tl.store(row_stats + 4 * num_rows + row, of_top)
-        tl.store(row_stats + 5 * num_rows + row, of_rest)
-    if WRITE_GRAD:
-        row_state = (top, rest, of_top, of_rest)
-        if KIND != LABELS:
-            factor = 1.0
-        for tile in range(tl.cdiv(head + num_classes, BLOCK)):
-            _write_grad(
-                x + start, t, weight, grad_logits + start, label, own, even, row_state, factor, tile, head, length,
-                num_classes, KIND, WEIGHTED, EXACT, BLOCK, GROUP,
-            )  # fmt: skip
+        own_x = tl.load(x + row * num_classes + label).to(tl.float32)
+    at = states + row * PARTS + tl.arange(0, PARTS)
+    size = num_rows * PARTS
+    state = (
+        tl.load(at), tl.load(at + size), tl.load(at + 2 * size),
+        tl.load(at + 3 * size), tl.load(at + 4 * size), tl.load(at + 5 * size),
+    )  # fmt: skip
+    state = _merge_states(state, EXACT)
+    _store_row(row_stats, state, own_x, factor, row, num_rows, num_classes, length, KIND)
 
 
 @triton.jit(do_not_specialize=["num_classes", "ignore_index", "grad_stride"])

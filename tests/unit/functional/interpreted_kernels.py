@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
 
 import pytest
 import torch
@@ -47,6 +47,12 @@ def kernels_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def set_tiles(monkeypatch: pytest.MonkeyPatch, groups: int) -> None:
     monkeypatch.setattr(fused, "_block_size", lambda num_classes, itemsize, kind: (groups * 16 // itemsize, 1))
+
+
+@pytest.fixture(params=[1, 4])
+def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row is read by one block, or by four, some of which have one tile or none."""
+    monkeypatch.setattr(fused, "_num_parts", lambda num_rows, num_classes, block: request.param)
 
 
 def random_tensor(*shape: int, seed: int = 0, scale: float = 3.0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -132,6 +138,7 @@ def test_the_number_of_classes_and_the_tiles_change_nothing(
     assert_close(ours, tuple(part.float() for part in float64_value_and_gradient(function, x)), rtol=2e-6, atol=2e-7)
 
 
+@pytest.mark.usefixtures("parts")
 @pytest.mark.parametrize("order", ["up", "down", "equal", "ties", "late"])
 @pytest.mark.parametrize("kind", ["index", "smoothed", "soft"])
 def test_the_largest_logit_may_come_anywhere_and_more_than_once(kind: str, order: str) -> None:
@@ -155,6 +162,7 @@ def test_the_largest_logit_may_come_anywhere_and_more_than_once(kind: str, order
     assert_close(ours, tuple(part.float() for part in exact), rtol=2e-6, atol=1e-8)
 
 
+@pytest.mark.usefixtures("parts")
 @pytest.mark.parametrize("offset", [0.0, 4096.0, -4096.0])
 @pytest.mark.parametrize("kind", ["index", "one-hot"])
 @pytest.mark.parametrize("place", [0, 9])
@@ -173,6 +181,7 @@ def test_a_confident_row_keeps_its_digits(place: int, kind: str, offset: float) 
     assert_close(gradient[0, other].item(), UNLIKELY, rtol=1e-6, atol=0)
 
 
+@pytest.mark.usefixtures("parts")
 @pytest.mark.parametrize("kind", ["index", "soft"])
 def test_tails_keep_their_relative_precision(kind: str) -> None:
     x = random_tensor(8, 21, scale=12.0)
@@ -187,6 +196,7 @@ def test_tails_keep_their_relative_precision(kind: str) -> None:
     assert_close(ours, tuple(part.float() for part in exact), rtol=8e-6, atol=1e-37)
 
 
+@pytest.mark.usefixtures("parts")
 @pytest.mark.parametrize("junk", [NAN, INF, -INF, 1e38])
 @pytest.mark.parametrize(("weighted", "smoothing"), [(False, 0.0), (True, 0.0), (True, 0.1)])
 def test_an_ignored_row_changes_no_other_whatever_it_holds(weighted: bool, smoothing: float, junk: float) -> None:
@@ -210,6 +220,7 @@ def test_if_every_row_is_ignored_the_mean_is_undefined_and_the_sum_0() -> None:
     assert F.cross_entropy(x, y, reduction="sum").item() == 0.0
 
 
+@pytest.mark.usefixtures("parts")
 @pytest.mark.parametrize("kind", ["index", "soft", "smoothed"])
 @pytest.mark.parametrize(
     ("logits", "label", "loss"),
@@ -241,6 +252,7 @@ def test_an_infinite_logit_gives_the_loss_0_if_right_and_infinity_if_wrong(
         assert_close(gradient, torch.zeros_like(x), rtol=0, atol=0)
 
 
+@pytest.mark.usefixtures("parts")
 @pytest.mark.parametrize("everywhere", [INF, -INF])
 @pytest.mark.parametrize("kind", ["index", "soft"])
 def test_equal_infinite_logits_have_equal_probabilities(kind: str, everywhere: float) -> None:
@@ -252,6 +264,7 @@ def test_equal_infinite_logits_have_equal_probabilities(kind: str, everywhere: f
     assert_close(gradient, (1 / 11 - one_hot) * 0.5)
 
 
+@pytest.mark.usefixtures("parts")
 @pytest.mark.parametrize("kind", ["index", "smoothed", "soft"])
 @pytest.mark.parametrize("place", [0, 5, 10, None])
 def test_a_nan_logit_makes_its_row_nan_and_no_other(place: int | None, kind: str) -> None:
@@ -274,6 +287,7 @@ def test_0_times_an_infinite_loss_is_0() -> None:
     assert F.cross_entropy(x, torch.tensor([[1.0, 1.0, 0.0]]), weight, reduction="sum").item() == 0.0
 
 
+@pytest.mark.usefixtures("parts")
 def test_no_finite_logit_overflows() -> None:
     large = torch.finfo(torch.float32).max / 4
     x = torch.tensor([[large, -large, 0.0], [-large, -large, -large]])
@@ -330,6 +344,7 @@ def test_arguments_and_neighboring_memory_stay_as_they_are() -> None:
     assert (gradient != 7.0).all()
 
 
+@pytest.mark.usefixtures("parts")
 @pytest.mark.parametrize("groups", [1, 4, 32])
 @pytest.mark.parametrize("kind", ["index", "smoothed", "soft"])
 def test_loss_and_gradient_by_one_kernel_are_those_by_two(
@@ -370,6 +385,18 @@ def test_a_linear_layer_and_its_loss_call_the_kernels_chunk_by_chunk(
     assert launches.call_count == 3
 
 
+def test_few_long_rows_take_two_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = random_tensor(3, 50), torch.tensor([0, -100, 49])
+    join = MagicMock()
+    join.__getitem__.side_effect = fused._kernels().cross_entropy_join.__getitem__
+    monkeypatch.setattr(fused._kernels(), "cross_entropy_join", join)
+    shared = F.cross_entropy(x, y)
+    assert join.__getitem__.call_count == 1
+    monkeypatch.setattr(fused, "_BLOCKS", 3)
+    assert_close(F.cross_entropy(x, y), shared, rtol=1e-6, atol=0)
+    assert join.__getitem__.call_count == 1
+
+
 def test_a_second_backward_pass_gives_the_same_and_a_second_derivative_that_of_the_plain_form() -> None:
     x, y = random_tensor(4, 7).requires_grad_(), make_labels(4, 7, ignored=True)
     value = F.cross_entropy(x, y)
@@ -408,6 +435,8 @@ def test_the_kernels_leave_other_arguments_to_the_plain_form() -> None:
     assert not fused.is_supported(x, t.double(), None)
     assert not fused.is_supported(x.view(2, 2, 5), y.view(2, 2), None)
     assert not fused.is_supported(x[:0], y[:0], None)
+    assert not fused.is_supported(x[:1, :1].expand(2**31, 1), y, None)
+    assert not fused.is_supported(x[:1, :1].expand(1, 2**26 + 1), y, None)
     assert not fused.is_supported(x, t.requires_grad_(), None)
     assert not fused.is_supported(x, y, w.requires_grad_())
     assert_close(

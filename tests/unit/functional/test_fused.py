@@ -27,6 +27,25 @@ def test_a_short_row_takes_one_tile_wherever_in_16_bytes_it_starts(
     assert warps in (1, 2, 4, 8)
 
 
+@pytest.mark.parametrize(
+    ("num_rows", "num_classes", "parts"),
+    [
+        (1, 10, 1),
+        (1, 4095, 1),
+        (1, 128_256, 16),
+        (8, 128_256, 16),
+        (32, 128_256, 8),
+        (128, 128_256, 2),
+        (129, 128_256, 1),
+        (2**31 - 1, 1000, 1),
+        (1, 2**26, 256),
+    ],
+)
+def test_few_long_rows_are_shared_by_several_blocks(num_rows: int, num_classes: int, parts: int) -> None:
+    """At most 256 blocks in all, a power of two for each row, at least two tiles for each."""
+    assert fused._num_parts(num_rows, num_classes, fused._block_size(num_classes, 4, 0)[0]) == parts
+
+
 def test_kernels_read_from_multiples_of_16_bytes() -> None:
     """A GPU reads elsewhere, or fails, where the interpreter does not."""
     for start in range(4):

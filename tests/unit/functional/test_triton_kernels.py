@@ -16,14 +16,14 @@ from tests.unit.functional.helpers import run_in_interpreter
 triton = pytest.importorskip("triton")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-POINTERS = ("x", "target", "weight", "row_stats", "grad", "total", "grad_logits")
+POINTERS = ("x", "target", "weight", "states", "row_stats", "grad", "total", "grad_logits")
 
 
 def test_the_rules_hold_in_the_interpreter() -> None:
     run_in_interpreter("interpreted_kernels.py")
 
 
-def compile_kernel(name: str, dtype: str, kind: int, **flags: bool) -> Any:
+def compile_kernel(name: str, dtype: str, kind: int, **flags: int) -> Any:
     """Compiles a kernel for an H100, which need not be present, with the largest tiles."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -34,10 +34,11 @@ def compile_kernel(name: str, dtype: str, kind: int, **flags: bool) -> Any:
     itemsize = DTYPES[dtype].itemsize
     block, warps = fused._block_size(128_256, itemsize, kind)
     constants = {"KIND": kind, "EXACT": dtype == "fp32", "BLOCK": block, "GROUP": 16 // itemsize, **flags}
+    constants = {each: value for each, value in constants.items() if each in kernel.arg_names}
     types = {
         "target": f"*{dtype}" if kind == 2 else "*i64",
         **dict.fromkeys(("x", "grad_logits"), f"*{dtype}"),
-        **dict.fromkeys(("weight", "row_stats", "grad", "total"), "*fp32"),
+        **dict.fromkeys(("weight", "states", "row_stats", "grad", "total"), "*fp32"),
         **dict.fromkeys(("num_classes", "ignore_index", "grad_stride"), "i32"),
         **dict.fromkeys(("own", "even"), "fp32"),
         **dict.fromkeys(constants, "constexpr"),
@@ -58,13 +59,14 @@ def compile_kernel(name: str, dtype: str, kind: int, **flags: bool) -> Any:
 @pytest.mark.parametrize(
     ("name", "flags"),
     [
-        ("cross_entropy_forward", {"WRITE_GRAD": False, "WEIGHTED": True}),
-        ("cross_entropy_forward", {"WRITE_GRAD": True, "WEIGHTED": True}),
+        ("cross_entropy_forward", {"WRITE_GRAD": False, "WEIGHTED": True, "PARTS": 1}),
+        ("cross_entropy_forward", {"WRITE_GRAD": True, "WEIGHTED": True, "PARTS": 1}),
+        ("cross_entropy_forward", {"WRITE_GRAD": False, "WEIGHTED": True, "PARTS": 32}),
         ("cross_entropy_backward", {"MEAN": True, "WEIGHTED": True}),
     ],
 )
 def test_the_kernels_compile_for_a_gpu_without_spilling_registers(
-    name: str, flags: dict[str, bool], kind: int, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, flags: dict[str, int], kind: int, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And load and store 16 bytes at a time, whatever the number of classes."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
@@ -89,12 +91,14 @@ def test_the_kernels_compile_for_a_gpu_without_spilling_registers(
 @pytest.mark.parametrize(
     ("name", "flags"),
     [
-        ("cross_entropy_forward", {"WRITE_GRAD": True, "WEIGHTED": True}),
+        ("cross_entropy_forward", {"WRITE_GRAD": True, "WEIGHTED": True, "PARTS": 1}),
+        ("cross_entropy_forward", {"WRITE_GRAD": False, "WEIGHTED": True, "PARTS": 32}),
+        ("cross_entropy_join", {"WEIGHTED": True, "PARTS": 32}),
         ("cross_entropy_backward", {"MEAN": True, "WEIGHTED": True}),
     ],
 )
 def test_offsets_of_rows_are_computed_in_64_bits(
-    name: str, flags: dict[str, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, flags: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Five times 429,496,730 rows, where the last row statistics begin, is more than 2^31."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
@@ -106,7 +110,16 @@ def test_offsets_of_rows_are_computed_in_64_bits(
     assert all("arith.extsi" in use and "i32 to i64" in use for use in uses), uses
 
 
-@pytest.mark.parametrize("name", ["cross_entropy_forward", "cross_entropy_backward"])
+@pytest.mark.parametrize("kind", [0, 1, 2])
+@pytest.mark.parametrize("parts", [2, 64])
+def test_the_kernel_that_joins_parts_compiles_for_a_gpu(
+    parts: int, kind: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    assert compile_kernel("cross_entropy_join", "bf16", kind, WEIGHTED=True, PARTS=parts).asm["cubin"]
+
+
+@pytest.mark.parametrize("name", ["cross_entropy_forward", "cross_entropy_join", "cross_entropy_backward"])
 def test_no_number_is_compiled_into_a_kernel(name: str) -> None:
     """Triton would compile another program for 1 and for every multiple of 16."""
     numbers = ("num_classes", "ignore_index", "grad_stride")
