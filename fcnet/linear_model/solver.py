@@ -5,6 +5,7 @@ The search in float64 is Newton's where second derivatives cost little, and L-BF
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -27,6 +28,9 @@ _MOST_HISTORY = 1 << 31
 _BYTES_PER_PARAMETER = 160
 _MOST_COLUMNS = 1024
 """Nodes of the searches that run together. More share no cost of a product, and start far from their minima."""
+_MIN_COLUMNS, _MOST_BETWEEN = 256, 4
+"""Nodes from which a product costs about as much for each alone, so that fewer evaluations pay in spite of more passes;
+and the distance of the penalties that come first then."""
 _TIGHT = 0.1
 """The gap that need not be made smaller, relative to the objective and to the tolerance."""
 _SINGLE_TOL = 3e-7
@@ -137,9 +141,7 @@ class _Work:
         self._on_pass, self._stop = on_pass, stop
         self._problem, self._preconditioner, self._strength = problem, preconditioner, strength
         self._tol, self._max_iter, self._start = tol, max_iter, start
-        size = _BYTES_PER_PARAMETER * problem.num_nodes * (problem.features.num_features + 1)
-        most = min(_MOST_HISTORY // size, _MOST_COLUMNS // problem.num_nodes)
-        self._groups = torch.arange(len(strength), device=strength.device).split(max(most, 1))
+        self._groups = self._make_groups()
         self._parts: list[Minima] = []
         self._passes = 0
 
@@ -161,7 +163,28 @@ class _Work:
             double = self._search(problem, group, start, spent, torch.float64, self._tol, search_state)
             state, search_state, double_stage = {}, {}, self._preconditioner is None
             self._parts.append(self._finish(problem, double, spent + double.iterations))
-        return Minima(*(torch.cat(column) for column in zip(*self._parts, strict=True)))
+        order = torch.argsort(torch.cat(self._groups))
+        return Minima(*(torch.cat(column)[order] for column in zip(*self._parts, strict=True)))
+
+    def _make_groups(self) -> list[Tensor]:
+        """Returns the indices of the penalties that are searched together, for one search after another.
+
+        A few penalties come first, at most a factor of ten apart, so that the others start between two of their minima.
+        """
+        problem, every = self._problem, torch.arange(len(self._strength), device=self._strength.device)
+        size = _BYTES_PER_PARAMETER * problem.num_nodes * (problem.features.num_features + 1)
+        most = max(min(_MOST_HISTORY // size, _MOST_COLUMNS // problem.num_nodes), 1)
+        step = self._coarse_step()
+        is_first = (every % step == 0) | (every == every[-1])
+        return [group for part in (every[is_first], every[~is_first]) for group in part.split(most) if len(group)]
+
+    def _coarse_step(self) -> int:
+        """Returns the distance of the penalties that come first; 1 where all start together."""
+        count = len(self._strength)
+        if self._preconditioner is None or self._start is not None or count * self._problem.num_nodes < _MIN_COLUMNS:
+            return 1
+        spacing = float((self._strength[0] / self._strength[-1]).log()) / (count - 1)
+        return max(1, min(_MOST_BETWEEN, int(math.log(10.0) / spacing * (1.0 + 1e-9)))) if spacing > 0.0 else 1
 
     def _search(
         self,
@@ -235,11 +258,21 @@ class _Work:
             self._parts.append(Minima(*parts))
 
     def _first_points(self, problem: Problem, group: Tensor) -> Tensor:
+        """Returns the points to start from: between the minima of the nearest penalties that are known, or there."""
         if self._start is not None:
             return _lesser(problem, self._start[group])
-        if self._parts:
-            return self._parts[-1].parameters[-1:].expand(len(group), -1, -1).clone()
-        return problem.zeros()
+        result, logs = problem.zeros(), self._strength.log().tolist()
+        pairs = zip(self._groups, self._parts, strict=False)
+        known = {k: point for part, found in pairs for k, point in zip(part.tolist(), found.parameters, strict=True)}
+        for point, k in zip(result, group.tolist(), strict=True):
+            before = max((other for other in known if other < k), default=None)
+            after = min((other for other in known if other > k), default=None)
+            if before is None:
+                continue
+            point.copy_(known[before])
+            if after is not None and logs[before] > logs[after]:
+                point.lerp_(known[after], (logs[before] - logs[k]) / (logs[before] - logs[after]))
+        return result
 
 
 def _lesser(problem: Problem, start: Tensor) -> Tensor:
