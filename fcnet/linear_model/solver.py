@@ -155,8 +155,10 @@ class _Work:
             if not double_stage:
                 tol = max(_SINGLE_SHARE * self._tol, _SINGLE_TOL)
                 single = self._search(problem, group, start, spent, torch.float32, tol, search_state)
-                # The next step would have been good; in float64 the point after it is evaluated instead.
-                start = single.result + single.last_step * single.converged[:, None, None]
+                # The next step of a search is good, and float64 evaluates the point after it. That of a start which was
+                # a minimum is rounding.
+                is_good = single.converged & (single.iterations > 0)
+                start = single.result + single.last_step * is_good[:, None, None]
                 spent, search_state = single.iterations, {}
             elif state:
                 spent = state["single_iterations"].to(group.device)
@@ -181,7 +183,9 @@ class _Work:
     def _coarse_step(self) -> int:
         """Returns the distance of the penalties that come first; 1 where all start together."""
         count = len(self._strength)
-        if self._preconditioner is None or self._start is not None or count * self._problem.num_nodes < _MIN_COLUMNS:
+        if count == 1 or self._preconditioner is None or self._start is not None:
+            return 1
+        if count * self._problem.num_nodes < _MIN_COLUMNS:
             return 1
         spacing = float((self._strength[0] / self._strength[-1]).log()) / (count - 1)
         return max(1, min(_MOST_BETWEEN, int(math.log(10.0) / spacing * (1.0 + 1e-9)))) if spacing > 0.0 else 1

@@ -27,20 +27,20 @@ def _lbfgs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fcnet.linear_model.newton._MOST_PARAMETERS", 0)
 
 
-def make_problem() -> Problem:
+def make_problem(strength: Tensor = STRENGTH) -> Problem:
     g = torch.Generator().manual_seed(0)
     x = torch.randn(300, 5, generator=g).double()
     y = (x @ torch.randn(5, 3, generator=g).double() + torch.randn(300, 3, generator=g)).argmax(1)
     weight = torch.ones(300, dtype=torch.float64)
     features = FeatureBlocks(x, weight, center=True, device=torch.device("cpu"))
-    return Problem(features, y, 3, weight, STRENGTH[:, None].expand(-1, 5), intercept=True)
+    return Problem(features, y, 3, weight, strength[:, None].expand(-1, 5), intercept=True)
 
 
-def find(start: Tensor | None = None, *, newton: bool = False, **arguments: Any) -> Minima:
-    problem = make_problem()
+def find(start: Tensor | None = None, *, newton: bool = False, strength: Tensor = STRENGTH, **arguments: Any) -> Minima:
+    problem = make_problem(strength)
     preconditioner = None if newton else Preconditioner(problem.features, problem.weight, torch.ones(5).double())
     options: dict[str, Any] = {"tol": 1e-9, "max_iter": 500, **arguments}
-    return solve(problem, preconditioner, STRENGTH, start, **options)
+    return solve(problem, preconditioner, strength, start, **options)
 
 
 TWO_TOGETHER = pytest.mark.parametrize(
@@ -84,6 +84,56 @@ def test_the_gradient_of_the_progress_falls_and_is_infinite_before_the_first_pas
     assert gradients[0].isinf().tolist() == [False, True, True, True, True]
     assert (gradients[-1] <= 1e-9).all()
     assert_close(gradients[-1][:-1], found.gradient[:-1])
+
+
+def test_most_penalties_of_a_long_path_start_between_the_minima_of_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    strength = torch.logspace(0, -4, 17, dtype=torch.float64)
+    options: dict[str, Any] = {"strength": strength, "tol": 1e-5}
+    together = find(**options)
+    monkeypatch.setattr(solver, "_MIN_COLUMNS", 3 * 17)
+    states: list[dict[str, Tensor]] = []
+    ended: list[Tensor] = []
+
+    def note(progress: Progress) -> None:
+        states.append(progress.state())
+        ended.append(progress.ended.clone())
+
+    path = find(**options, on_pass=note)
+    assert path.converged.all()
+    assert_close(path.value, together.value, rtol=1e-6, atol=0.0)
+    first = torch.arange(17) % 4 == 0  # a factor of ten apart
+    assert torch.equal(next(each for each in ended if each.any()) & ~first, torch.zeros(17, dtype=torch.bool))
+    assert (path.iterations - together.iterations)[first].abs().max() <= 1  # rounded differently
+    assert path.iterations[~first].sum() < 0.7 * together.iterations[~first].sum()
+    for state in states[::9]:
+        for found, expected in zip(find(**options, state=state), path, strict=True):
+            assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("strength", "step"),
+    [
+        (torch.logspace(0, -4, 17, dtype=torch.float64), 4),
+        (torch.logspace(0, -4, 9, dtype=torch.float64), 2),
+        (torch.logspace(0, -4, 5, dtype=torch.float64), 1),
+        (torch.logspace(0, -1, 17, dtype=torch.float64), 4),
+        (torch.ones(17), 1),
+        (torch.tensor([1.0, 1e-3, 0.0]), 1),
+        (torch.ones(1), 1),
+    ],
+)
+def test_the_penalties_that_come_first_are_at_most_a_factor_of_ten_apart(
+    monkeypatch: pytest.MonkeyPatch, strength: Tensor, step: int
+) -> None:
+    monkeypatch.setattr(solver, "_MIN_COLUMNS", 1)
+    first = torch.full((len(strength),), -1)
+
+    def note(progress: Progress) -> None:
+        first[progress.gradient.isfinite() & (first < 0)] = progress.passes
+
+    find(strength=strength.double(), max_iter=1, on_pass=note)
+    expected = [k for k in range(len(strength)) if k % step == 0 or k == len(strength) - 1]
+    assert (first == 1).nonzero().flatten().tolist() == expected
 
 
 def test_newtons_method_and_lbfgs_end_at_the_same_minima(monkeypatch: pytest.MonkeyPatch) -> None:
