@@ -115,10 +115,10 @@ def logistic_path(
 ) -> LogisticPath:
     """Minimises C Σ_i s_i ℓ_i + ½ ‖W‖² for every C at once; ℓ is the cross-entropy, and b is not penalised.
 
-    One product over the features serves all penalties, and those that have converged drop out. With more than 1,024
-    nodes in all, groups of penalties follow one another, from the strongest penalty on, each from the end of the last.
-    The search runs in float32 and ends in float64, where ``gap`` is computed. In a process group, each rank passes its
-    own rows, and all ranks return the regressions of all rows.
+    One product over the features serves all penalties, and those that have converged drop out. On a long path a few
+    penalties come first, and the others start between two of their minima. With more than 1,024 nodes in all, groups of
+    penalties follow one another. The search runs in float32 and ends in float64, where ``gap`` is computed. In a
+    process group, each rank passes its own rows, and all ranks return the regressions of all rows.
 
     Args:
         x: (N, D), float16, bfloat16, float32 or float64; a memory map stays on the disk.

@@ -93,7 +93,7 @@ def solve(
     stop: Callable[[], bool] | None = None,
     state: dict[str, Tensor] | None = None,
 ) -> Minima:
-    """Minimises the objectives in groups, from the strongest penalty on; each group starts where the last one ended.
+    """Minimises the objectives in groups; the later ones start between the minima of the nearest penalties before them.
 
     The first rank searches; the others evaluate the objectives on their rows.
 

@@ -221,7 +221,7 @@ def test_what_has_not_converged_is_said_everywhere(working_folder: Path) -> None
     code, _, error = run_command(probe.main, "features.npz", *FEW, "--tol", "1e-30")
     assert code == 0
     lines = error.splitlines()
-    assert lines[0].startswith("note: not converged to a gradient of 1e-30: C = 0.0001, 0.01, 10; ")
+    assert lines[0].startswith("note: not converged to a tolerance of 1e-30: C = 0.0001, 0.01, 10; ")
     assert lines[1].startswith("note: the model is no minimum: ")
     page = html.unescape(Path("runs/probe/report.html").read_text())
     assert all(line.removeprefix("note: ") in page for line in lines)
