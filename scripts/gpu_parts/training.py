@@ -95,7 +95,7 @@ def step_profile(settings: Settings) -> Result:
     if on_gpu:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     synchronize(settings.device)
-    with torch.profiler.profile(activities=activities) as profile:
+    with torch.profiler.profile(activities=activities, acc_events=True) as profile:
         since = time.perf_counter()
         while next(events) is None:
             pass
