@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Loss = Callable[[Tensor, Tensor], Tensor]
 
-_SIZES = ((65_536, 10), (16_384, 1_000), (4_096, 32_000), (2_048, 128_256))
+_SIZES = ((65_536, 10), (16_384, 1_000), (4_096, 32_000), (2_048, 128_256), (8, 128_256))
 _QUICK_SIZES = ((64, 10), (16, 1_000))
 _DTYPES = (torch.bfloat16, torch.float32)
 _REPEATS = 5
