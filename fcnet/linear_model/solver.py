@@ -28,9 +28,10 @@ _MOST_HISTORY = 1 << 31
 _BYTES_PER_PARAMETER = 160
 _MOST_COLUMNS = 1024
 """Nodes of the searches that run together. More share no cost of a product, and start far from their minima."""
-_MIN_COLUMNS, _MOST_BETWEEN = 256, 4
-"""Nodes from which a product costs about as much for each alone, so that fewer evaluations pay in spite of more passes;
-and the distance of the penalties that come first then."""
+_MIN_COLUMNS = 256
+"""Nodes of all penalties from which fewer evaluations pay in spite of more passes: each costs as much alone."""
+_MOST_STEP = 4
+"""The largest distance between the penalties of a long path that are searched first."""
 _TIGHT = 0.1
 """The gap that need not be made smaller, relative to the objective and to the tolerance."""
 _SINGLE_TOL = 3e-7
@@ -188,7 +189,7 @@ class _Work:
         if count * self._problem.num_nodes < _MIN_COLUMNS:
             return 1
         spacing = float((self._strength[0] / self._strength[-1]).log()) / (count - 1)
-        return max(1, min(_MOST_BETWEEN, int(math.log(10.0) / spacing * (1.0 + 1e-9)))) if spacing > 0.0 else 1
+        return max(1, min(_MOST_STEP, int(math.log(10.0) / spacing * (1.0 + 1e-9)))) if spacing > 0.0 else 1
 
     def _search(
         self,
@@ -265,16 +266,16 @@ class _Work:
         """Returns the points to start from: between the minima of the nearest penalties that are known, or there."""
         if self._start is not None:
             return _lesser(problem, self._start[group])
-        result, logs = problem.zeros(), self._strength.log().tolist()
-        pairs = zip(self._groups, self._parts, strict=False)
+        result = problem.zeros()
+        if not self._parts:
+            return result
+        logs, pairs = self._strength.log().tolist(), zip(self._groups, self._parts, strict=False)
         known = {k: point for part, found in pairs for k, point in zip(part.tolist(), found.parameters, strict=True)}
         for point, k in zip(result, group.tolist(), strict=True):
-            before = max((other for other in known if other < k), default=None)
-            after = min((other for other in known if other > k), default=None)
-            if before is None:
-                continue
+            before = max(other for other in known if other < k)  # the first group has the strongest penalty
+            after = min((other for other in known if other > k), default=before)
             point.copy_(known[before])
-            if after is not None and logs[before] > logs[after]:
+            if logs[before] > logs[after]:
                 point.lerp_(known[after], (logs[before] - logs[k]) / (logs[before] - logs[after]))
         return result
 

@@ -146,11 +146,10 @@ def can_chunk_logits(model: nn.Module, loss: Loss, x: Tensor) -> bool:
         return False
     head = model.dense_layers()[-1]
     return (
-        type(model) in (MLP, LogisticRegression)
-        and type(head) is Dense
+        type(head) is Dense
         and type(loss) is CrossEntropy
         and x.dtype == head.weight.dtype
-        and not has_hooks(model)
+        and _computes_by_layers_alone(model)
     )
 
 
@@ -235,11 +234,15 @@ def can_backpropagate(model: nn.Module) -> TypeGuard[MLP]:
     """
     return (
         isinstance(model, MLP)
-        and type(model) in (MLP, LogisticRegression)  # a subclass may compute something else
+        and _computes_by_layers_alone(model)
         and all(layer.normalization is None and layer.dropout is None for layer in model.dense_layers())
         and all(parameter.requires_grad for parameter in model.parameters())
-        and not has_hooks(model)
     )
+
+
+def _computes_by_layers_alone(model: MLP) -> bool:
+    """Returns whether a model computes what its layers do and nothing else; a subclass or a hook may do more."""
+    return type(model) in (MLP, LogisticRegression) and not has_hooks(model)
 
 
 def has_hooks(model: nn.Module) -> bool:
